@@ -1,0 +1,1 @@
+"""The lab: claims that are taught about batch normalization, re-run on real data, each with a verdict."""
