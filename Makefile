@@ -1,0 +1,67 @@
+# What a developer types; `make` alone lists it. Everything happens in $(VENV), inside this clone.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PINS := requirements/constraints.txt
+EXTRAS := lab,dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+REPORT := report
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format docs pins clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## create .venv with the pinned dependencies and the package in it
+	@echo "Set up: $(BIN)/normwise is ready."
+
+demo: setup  ## run the lab's experiments and write their report to report/index.html
+	$(BIN)/normwise lab run --out $(REPORT)
+	@echo "The report is $(CURDIR)/$(REPORT)/index.html; open it in a browser."
+
+test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: setup  ## see that format, lint, types, the import law and the generated docs are in order
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+format: setup  ## format the code, and fix what ruff can fix by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: setup  ## write the generated pages under docs/ anew
+	$(BIN)/python docs/generate.py
+
+# A venv of its own, without the pins, so that the newest versions come in. The CUDA libraries stay out: the builds of
+# torch that need them name their exact versions themselves.
+pins:  ## write requirements/constraints.txt anew with today's versions (torch stays where it is pinned)
+	$(PYTHON) -m venv --clear build/pins
+	grep '^torch==' $(PINS) > build/torch-pin.txt
+	build/pins/bin/python -m pip install -qq -c build/torch-pin.txt -e '.[$(EXTRAS)]'
+	{ sed -n '/^#/p' $(PINS); \
+	  build/pins/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' \
+	  | grep -v -i -E '^(pip|nvidia|cuda|triton)[-a-z0-9]*(==| @)'; } > build/constraints.txt
+	mv build/constraints.txt $(PINS)
+
+clean:  ## remove .venv, the report, build folders and caches
+	rm -rf $(VENV) $(REPORT) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find src tests docs -type d \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+
+# The stamp: set-up runs again when a dependency or a pin changed, and otherwise not.
+$(READY): pyproject.toml $(PINS)
+	@command -v '$(PYTHON)' > /dev/null || { echo "make: there is no '$(PYTHON)' here; install Python 3.11 or newer, or name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: '$(PYTHON)' is $$('$(PYTHON)' --version 2>&1), and normwise needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2> /dev/null || { echo "make: '$(PYTHON)' cannot create virtual environments; install its venv module (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@command -v c++ > /dev/null || command -v g++ > /dev/null || echo "make: no C++ compiler (c++ or g++) found; nothing needs one yet, the compiled kernels will" >&2
+	@echo "Setting up $(VENV) with the pinned dependencies; the first time, this takes a few minutes."
+	@test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)
+	@$(PIP) install -qq -c $(PINS) setuptools || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }
+	@$(PIP) install -qq -c $(PINS) --no-build-isolation -e '.[$(EXTRAS)]' || { echo "make: pip could not install the dependencies; its message above says why (is there a network?)" >&2; exit 1; }
+	@touch $@

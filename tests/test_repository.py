@@ -1,0 +1,89 @@
+"""The repository as a newcomer finds it: what stands in it, what stays out, and what the package asks for."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib.metadata import entry_points, metadata, requires
+from pathlib import Path
+
+import pytest
+
+import normwise
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE_DEPENDENCIES = {"numpy", "click", "rich"}
+# Written so that this file does not find itself.
+MACHINE_PATHS = re.compile("|".join(rf"(?<![\w.])/{folder}/" for folder in ("root", "home", "work", "Users", "tmp")))
+
+
+def tracked_files() -> list[Path]:
+    """What git holds or would hold, or nothing where the sources did not come by git."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so nothing tells the project's files from others")
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    files = tracked_files()
+    assert files
+    found = {
+        str(path.relative_to(ROOT)): hits
+        for path in files
+        if (hits := MACHINE_PATHS.findall(path.read_bytes().decode("utf-8", errors="ignore")))
+    }
+    assert found == {}
+
+
+def test_nothing_is_tracked_that_is_generated_on_the_machine() -> None:
+    names = {part for path in tracked_files() for part in path.relative_to(ROOT).parts}
+    assert names & {"__pycache__", ".venv", "build", "dist", ".mypy_cache", ".ruff_cache"} == set()
+
+
+@pytest.mark.parametrize(("page", "limit"), [("README.md", 150), ("CONTRIBUTING.md", 100)])
+def test_a_page_that_everybody_reads_stays_short(page: str, limit: int) -> None:
+    assert len((ROOT / page).read_text("utf-8").splitlines()) < limit
+
+
+def test_the_base_install_asks_for_a_few_small_packages_only() -> None:
+    base = {re.split(r"[^\w-]", line)[0] for line in requires("normwise") or [] if "extra ==" not in line}
+    assert base == BASE_DEPENDENCIES
+
+
+def test_the_extras_are_the_documented_ones() -> None:
+    assert set(metadata("normwise").get_all("Provides-Extra") or []) == {"torch", "keras", "lab", "all", "dev"}
+
+
+def test_the_command_is_installed() -> None:
+    (command,) = entry_points(group="console_scripts", name="normwise")
+    assert command.value == "normwise.cli:main"
+
+
+def test_the_version_stands_in_one_place() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        declared = tomllib.load(file)["project"]["version"]
+    assert normwise.__version__ == declared
+
+
+def test_every_dependency_says_what_it_is_for() -> None:
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    listed = [line for line in text.splitlines() if re.match(r'\s+"[\w\[\]-]+(>=[\d.]+)?",', line) and ">=" in line]
+    assert len(listed) >= 15
+    assert [line for line in listed if "#" not in line] == []
+
+
+def test_every_ignored_warning_says_why() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        ignores = [line for line in tomllib.load(file)["tool"]["pytest"]["filterwarnings"] if line != "error"]
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    explained = [line for line in text.splitlines() if re.match(r"\s+[\"']ignore", line) and "#" in line]
+    assert len(ignores) == len(explained)
+
+
+def test_what_is_pinned_is_what_the_package_asks_for() -> None:
+    lines = (ROOT / "requirements/constraints.txt").read_text("utf-8").splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    asked = {re.split(r"[^\w-]", line)[0].lower() for line in requires("normwise") or []}
+    assert asked - pinned == {"keras", "normwise"}  # `make` does not install Keras, and the package is the clone
