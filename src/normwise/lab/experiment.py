@@ -1,0 +1,158 @@
+"""What an experiment is, where experiments are found, and what their docstrings say.
+
+An experiment is one file in the folder ``experiments``. The file name is its name everywhere. It holds:
+
+* a docstring: one sentence, then the sections in ``HEADINGS``;
+* ``Settings``, a frozen dataclass of plain values with defaults, and ``FULL``, the larger variant;
+* ``Trial``, a frozen dataclass with a ``seed`` and whatever else tells one unit of work from another;
+* ``trials(settings, seeds)``, which lists them;
+* ``run(trial, settings)``, which does one and returns numbers by name (what JSON can hold);
+* ``conclude(settings, outcomes)``, which turns all of them into a ``results.Conclusion``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from normwise.errors import MissingExtra, NormwiseError, UnknownName
+
+if TYPE_CHECKING:  # outcomes need NumPy, and listing must not wait for it
+    from normwise.lab.outcomes import Outcomes
+    from normwise.lab.results import Conclusion
+
+FOLDER = Path(__file__).parent / "experiments"
+HEADINGS = ("Question", "Claim", "What would refute it", "Settings", "Verdict", "References")
+LIBRARIES = ("torch", "sklearn")
+"""What the experiments import; looked for before an experiment is loaded, to name the extra that is missing."""
+
+
+class Experiment(Protocol):
+    """The names that an experiment's module has to define; see the head of this file."""
+
+    Settings: Any
+    FULL: Any
+    Trial: Any
+
+    def trials(self, settings: Any, seeds: Sequence[int]) -> list[Any]:
+        """Every unit of work, in the order in which it is best begun."""
+
+    def run(self, trial: Any, settings: Any) -> dict[str, Any]:
+        """Do one unit of work; seeded by the trial alone."""
+
+    def conclude(self, settings: Any, outcomes: Outcomes) -> Conclusion:
+        """Statements, table and figures from everything that was measured."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an experiment's docstring says, section by section; ``claim`` includes whose it is and where it stands."""
+
+    name: str
+    summary: str
+    question: str
+    claim: str
+    refuted_by: str
+    settings: str
+    verdict: str
+    references: tuple[str, ...]
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """The experiments that exist, in alphabetical order.
+
+    Args:
+        folder: where to look; another one than the package's own serves tests.
+    """
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def source(name: str, folder: Path = FOLDER) -> str:
+    """The text of an experiment's file.
+
+    Raises:
+        UnknownName: no experiment is called so.
+    """
+    if name not in names(folder):
+        raise UnknownName("experiment", name, names(folder))
+    return (folder / f"{name}.py").read_text(encoding="utf-8")
+
+
+def describe(name: str, folder: Path = FOLDER) -> Description:
+    """What an experiment asks and how, read from its docstring without importing it.
+
+    Raises:
+        UnknownName: no experiment is called so.
+        NormwiseError: the docstring lacks a section.
+    """
+    docstring = ast.get_docstring(ast.parse(source(name, folder))) or ""
+    summary, sections = _sections(inspect.cleandoc(docstring))
+    missing = [heading for heading in HEADINGS if not sections.get(heading)]
+    if missing:
+        wanted = ", ".join(f"'{heading}:'" for heading in missing)
+        raise NormwiseError(f"the docstring of experiment {name!r} lacks {wanted}: write each as a heading with text.")
+    words = {heading: " ".join(" ".join(lines).split()) for heading, lines in sections.items()}
+    return Description(
+        name=name,
+        summary=summary,
+        question=words["Question"],
+        claim=words["Claim"],
+        refuted_by=words["What would refute it"],
+        settings=words["Settings"],
+        verdict=words["Verdict"],
+        references=_items(sections["References"]),
+    )
+
+
+def load(name: str, folder: Path = FOLDER) -> Experiment:
+    """Import an experiment.
+
+    Raises:
+        UnknownName: no experiment is called so.
+        MissingExtra: a library that experiments need is not installed.
+    """
+    source(name, folder)  # for its error
+    if folder == FOLDER:
+        for library in LIBRARIES:
+            if importlib.util.find_spec(library) is None:
+                raise MissingExtra(library, extra="lab")
+        return cast(Experiment, importlib.import_module(f"normwise.lab.experiments.{name}"))
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None  # a file that exists and ends in .py always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up there
+    spec.loader.exec_module(module)
+    return cast(Experiment, module)
+
+
+def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
+    """The first paragraph, and the indented lines under each known heading."""
+    summary: list[str] = []
+    sections: dict[str, list[str]] = {}
+    lines = summary
+    for line in docstring.splitlines():
+        heading = line.removesuffix(":")
+        if line.endswith(":") and heading in HEADINGS:
+            lines = sections.setdefault(heading, [])
+        elif line.strip():
+            lines.append(line)
+    return " ".join(" ".join(summary).split()), sections
+
+
+def _items(lines: list[str]) -> tuple[str, ...]:
+    """One item per line; a line that is indented deeper than the first continues the one before."""
+    margin = len(lines[0]) - len(lines[0].lstrip())
+    items: list[str] = []
+    for line in lines:
+        if len(line) - len(line.lstrip()) > margin and items:
+            items[-1] += " " + line.strip()
+        else:
+            items.append(line.strip())
+    return tuple(items)
