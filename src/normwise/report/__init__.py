@@ -1,0 +1,1 @@
+"""Results as a page and as terminal text; the only room that draws."""

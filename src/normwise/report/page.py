@@ -1,0 +1,107 @@
+"""One self-contained HTML page: no network, no script, readable in light, in dark, on paper and on a phone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from normwise import __version__
+from normwise.errors import MissingExtra
+from normwise.lab.results import Result
+from normwise.report import columns, figures, looks, wording
+
+
+def require() -> None:
+    """Checks that a page could be written, before the minutes that the results take.
+
+    Raises:
+        MissingExtra: jinja2 or matplotlib is not installed.
+    """
+    for library in ("jinja2", "matplotlib"):
+        if find_spec(library) is None:
+            raise MissingExtra(library, extra="lab")
+
+
+def write(results: Sequence[Result], path: Path) -> None:
+    """Writes the page; an older one is replaced at once or, on an error, not touched.
+
+    Args:
+        results: what the experiments concluded, in the order in which they shall stand on the page.
+        path: of the HTML file; folders above it are made where they are missing.
+
+    Raises:
+        ValueError: there is no result to show.
+        MissingExtra: jinja2 or matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    html = render(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.write_text(html, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def render(results: Sequence[Result]) -> str:
+    """The page as text; see :func:`write`."""
+    if not results:
+        raise ValueError("there is no result to show on the page: run at least one experiment first")
+    require()
+    import jinja2
+    import markupsafe
+
+    room = files("normwise.report")
+    page = (room / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({"page.html": page}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda thing: thing if hasattr(thing, "__html__") else wording.printable(str(thing)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        css=markupsafe.Markup((room / "page.css").read_text(encoding="utf-8")),
+        version=__version__,
+        wording=wording,
+        numeric=columns.numeric,
+        paragraphs=paragraphs,
+        title=title,
+    )
+    # Only the drawings and the style sheet enter the page unescaped; ElementTree has escaped what is in the drawings.
+    drawings = [_drawings(result, f"figure-{n + 1}", markupsafe.Markup) for n, result in enumerate(results)]
+    return environment.get_template("page.html").render(results=results, drawings=drawings)
+
+
+def _drawings(result: Result, prefix: str, markup: Any) -> list[dict[str, Any]]:
+    look = looks.styles(result.conclusion.figures)
+    drawn = []
+    for n, figure in enumerate(result.conclusion.figures):
+        name = f"{prefix}-{n + 1}"
+        drawn.append(
+            {
+                "id": name,
+                "figure": figure,
+                "panels": [markup(panel) for panel in figures.draw(figure, look, prefix=name)],
+                "keys": [(key.label, markup(key.swatch)) for key in figures.legend(figure, look, prefix=name)],
+            }
+        )
+    return drawn
+
+
+def title(name: str) -> str:
+    """The name of an experiment, which is its question: ``does_it_train`` becomes ``Does it train?``."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:] + "?"
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs of a text in which blank lines stand between them; line breaks inside one mean nothing."""
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]

@@ -1,0 +1,136 @@
+"""Numbers and verdicts in words, the same ones on the page and in the terminal."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from normwise.lab.results import Estimate, Result, Statement, Verdict
+
+SYMBOLS = {Verdict.HOLDS: "✓", Verdict.DOES_NOT_HOLD: "✗", Verdict.UNDECIDED: "?"}
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_BEFORE = {"ratio": "ratio", "log10": "log₁₀"}  # units that are no units and read better in front
+_NARROW_SPACE = "\u202f"
+
+
+def power_of_ten(exponent: int) -> str:
+    """``10`` with the exponent in superscript digits.
+
+    Example:
+        >>> power_of_ten(-7)
+        '10⁻⁷'
+    """
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
+
+
+def number(value: float, decimals: int) -> str:
+    """A number with a real minus sign, in scientific notation where that many decimals would not show it.
+
+    Example:
+        >>> number(-1.5, 2), number(0.00000013, 9), number(float("nan"), 1)
+        ('−1.50', '1.3×10⁻⁷', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value and not 1e-3 <= abs(value) < 1e6 and abs(value) >= 10.0 ** -(decimals + 1):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}×{power_of_ten(int(exponent))}".replace("-", "−")
+    text = f"{value:,.{decimals}f}" if abs(value) >= 1e4 else f"{value:.{decimals}f}"
+    if not text.strip("-0."):
+        text = text.lstrip("-")  # a rounded −0.0 says nothing that 0.0 does not
+    return text.replace(",", _NARROW_SPACE).replace("-", "−")
+
+
+def decimals_for(estimate: Estimate) -> int:
+    """As many decimals as the interval deserves, and enough that an end that is not zero does not look like it."""
+    half = (estimate.high - estimate.low) / 2
+    if not (math.isfinite(half) and half > 0):
+        size = abs(estimate.value)
+        return 2 if not math.isfinite(size) or size == 0 else max(0, 2 - math.floor(math.log10(size)))
+    decimals = max(0, -math.floor(math.log10(half / 2)))
+    if estimate.low * estimate.high > 0:
+        smallest = min(abs(estimate.low), abs(estimate.high))
+        decimals = max(decimals, -math.floor(math.log10(smallest)))
+    return decimals
+
+
+def value(estimate: Estimate) -> str:
+    """The estimate with its unit.
+
+    Example:
+        >>> value(Estimate(2.345, 2.1, 2.6, 10, "points")), value(Estimate(4.27, 3.61, 5.02, 10, "ratio"))
+        ('2.3 points', 'ratio 4.3')
+    """
+    shown = number(estimate.value, decimals_for(estimate))
+    if estimate.unit in _BEFORE:
+        return f"{_BEFORE[estimate.unit]} {shown}"
+    return f"{shown} {estimate.unit}".rstrip()
+
+
+def interval(estimate: Estimate) -> str:
+    """The 95 % interval.
+
+    Example:
+        >>> interval(Estimate(2.345, 2.1, 2.6, 10, "points"))
+        '2.1 to 2.6'
+    """
+    decimals = decimals_for(estimate)
+    return f"{number(estimate.low, decimals)} to {number(estimate.high, decimals)}"
+
+
+def statements(results: Iterable[Result]) -> list[Statement]:
+    """All statements of all experiments, in their order."""
+    return [statement for result in results for statement in result.conclusion.statements]
+
+
+def count(results: Iterable[Result]) -> dict[Verdict, int]:
+    """How many statements got each verdict; verdicts that nothing got are listed with 0."""
+    found = Counter(statement.verdict for statement in statements(results))
+    return {verdict: found[verdict] for verdict in Verdict}
+
+
+def plural(amount: int, noun: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """The seeds, shortened where they are a range.
+
+    Example:
+        >>> seeds((0, 1, 2, 3)), seeds((3, 5))
+        ('0 to 3', '3, 5')
+    """
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+def setting(thing: Any) -> str:
+    """A value of the settings or of the stamp in words.
+
+    Example:
+        >>> setting({"torch": "2.13.0", "rates": (0.1, 1.0)})
+        'torch 2.13.0, rates 0.1, 1'
+    """
+    if isinstance(thing, bool):
+        return "yes" if thing else "no"
+    if thing is None:
+        return "none"
+    if isinstance(thing, float):
+        return f"{thing:g}".replace("e-0", "e-").replace("e+0", "e+")
+    if isinstance(thing, Mapping):
+        return ", ".join(f"{key} {setting(item)}" for key, item in thing.items())
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return ", ".join(setting(item) for item in thing)
+    return str(thing)
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which no SVG, page or terminal should be given."""
+    return "".join(letter for letter in text if unicodedata.category(letter) not in {"Cc", "Cs"} or letter == "\n")
