@@ -42,3 +42,7 @@ class MissingExtra(NormwiseError, ImportError):
 
     def __init__(self, library: str, *, extra: str) -> None:
         super().__init__(f"{library} is not installed; install it with: pip install 'normwise[{extra}]'")
+
+
+class KernelUnavailable(NormwiseError, RuntimeError):
+    """An implementation was asked for by name and cannot serve the call."""

@@ -1,0 +1,78 @@
+"""What every estimator is: a pure step from the statistics so far and a batch's moments to the next statistics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from normwise.moments import Array, Moments, where
+
+
+@dataclass(frozen=True, eq=False)
+class RunningStatistics:
+    """The statistics used at inference, and what is needed to carry on with them.
+
+    Args:
+        mean: shape (C,), the estimate of the population's mean.
+        var: shape (C,), the estimate of the population's variance (unbiased, where the estimator can be).
+        updates: how many batches entered.
+        count: how many values per channel entered.
+    """
+
+    mean: Array
+    var: Array
+    updates: Array
+    count: Array
+
+    @classmethod
+    def start(cls, channels: int) -> RunningStatistics:
+        """Before the first batch: mean 0, variance 1, as every framework starts.
+
+        Example:
+            >>> RunningStatistics.start(2).var
+            array([1., 1.])
+        """
+        return cls(np.zeros(channels), np.ones(channels), 0, 0)
+
+
+class Estimator(ABC):
+    """A stream of Moments in, inference statistics out.
+
+    A member is a frozen dataclass of settings. Its docstring says what it *Assumes* of the stream and its *Bias*. It
+    is written with operators only, so the same code serves NumPy arrays and tensors inside a compiled graph.
+    """
+
+    needs_count: ClassVar[bool] = False  # whether the number of values has to be kept beside mean, var and updates
+
+    @abstractmethod
+    def update(self, statistics: RunningStatistics, batch: Moments) -> RunningStatistics:
+        """The statistics after one more batch.
+
+        Args:
+            statistics: what was estimated so far.
+            batch: the moments of the new batch; one with fewer than two values per channel changes nothing, because
+                it has no variance to offer.
+        """
+
+
+def averaged(statistics: RunningStatistics, batch: Moments, weight_of_new: Array) -> RunningStatistics:
+    r"""Move the statistics towards the batch's mean and unbiased variance; the step of all averaging estimators.
+
+    .. math:: \mu \leftarrow \mu + w (\mu_B - \mu), \quad
+        \sigma^2 \leftarrow \sigma^2 + w (\tfrac{n}{n-1} v_B - \sigma^2)
+
+    Args:
+        statistics: what was estimated so far.
+        batch: the new batch.
+        weight_of_new: :math:`w`, between 0 (ignore the batch) and 1 (forget everything else).
+    """
+    enough = batch.count > 1
+    return RunningStatistics(
+        where(enough, statistics.mean + weight_of_new * (batch.mean - statistics.mean), statistics.mean),
+        where(enough, statistics.var + weight_of_new * (batch.population_var() - statistics.var), statistics.var),
+        statistics.updates + enough,
+        statistics.count + enough * batch.count,
+    )

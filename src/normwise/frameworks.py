@@ -1,0 +1,31 @@
+"""Whose object is this, and which frameworks are installed: answered without importing any."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+FRAMEWORKS = ("torch", "keras", "tensorflow", "jax")
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, or None; reads its metadata and imports nothing.
+
+    Example:
+        >>> installed_version("no-such-package") is None
+        True
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def loaded() -> list[str]:
+    """The frameworks that this process has imported so far.
+
+    Example:
+        >>> isinstance(loaded(), list)
+        True
+    """
+    return [name for name in FRAMEWORKS if name in sys.modules]

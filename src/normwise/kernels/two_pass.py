@@ -1,0 +1,106 @@
+"""Batch norm from PyTorch's elementary operations: exact in every layout and at any mean, with or without a mask.
+
+The mean is taken first and the squares are summed about it, so nothing cancels. The mean's own rounding error, which
+costs a few digits of x where the mean is large, is measured in the second pass and put right (``low``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normwise.kernels.torch_activations import activate
+from normwise.moments import Moments
+
+
+class Gathered(NamedTuple):
+    """The first step's outcome: x about its mean, what the mean's rounding left over, and the moments."""
+
+    centred: Tensor  # x - mean in the accumulation dtype, the shape of x
+    low: Tensor  # mean of centred, the keepdim shape (1, C, 1, ...)
+    mean: Tensor  # keepdim shape
+    var: Tensor  # keepdim shape
+    count: int | Tensor
+
+    def moments(self) -> Moments:
+        """Shape (C,), without a gradient."""
+        return Moments((self.mean + self.low).detach().flatten(), self.var.detach().flatten(), self.count)
+
+
+def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
+    """The moments of (N, C, *spatial) over all axes but the second, and x about its mean.
+
+    Args:
+        x: values; float16 and bfloat16 are gathered in float32.
+        mask: boolean, (N, 1, *spatial) or 1 in place of any of these; values where it is False do not count.
+    """
+    over = [axis for axis in range(x.dim()) if axis != 1]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if mask is None:
+        count = x.numel() // max(x.shape[1], 1)
+        mean = x.mean(over, keepdim=True, dtype=wide)
+        centred = x - mean
+        low = centred.mean(over, keepdim=True)
+        var = centred.square().mean(over, keepdim=True)
+    else:
+        counted = mask.sum() * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
+        share = 1 / counted.clamp(min=1).to(wide)
+        inside = x.to(wide).masked_fill(~mask, 0)  # a NaN in the padding stays there
+        mean = inside.sum(over, keepdim=True) * share
+        centred = (inside - mean).masked_fill(~mask, 0)
+        low = centred.sum(over, keepdim=True) * share
+        var = centred.square().sum(over, keepdim=True) * share
+        count = counted
+    # About a rounded mean the squares are too large by low^2; a constant channel must come out as 0, never below.
+    return Gathered(centred, low, mean, (var - low.square()).clamp(min=0), count)
+
+
+def forward_batch(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Moments]:
+    """``reference.forward_batch`` for (N, C, *spatial); the moments carry no gradient."""
+    gathered = gather(x, mask)
+    along = gathered.mean.shape
+    factor = torch.rsqrt(gathered.var + eps)
+    if scale is not None:
+        factor = factor * scale.view(along)
+    offset = -gathered.low * factor
+    if shift is not None:
+        offset = offset + shift.view(along)
+    y = activate(torch.addcmul(offset, gathered.centred, factor).to(x.dtype), activation, residual)
+    return (y if mask is None else y.masked_fill(~mask, 0)), gathered.moments()
+
+
+def forward_fixed(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """``reference.forward_fixed`` for (N, C, *spatial)."""
+    along = (1, -1, *[1] * (x.dim() - 2))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    inside = x.to(wide) if mask is None else x.to(wide).masked_fill(~mask, 0)
+    factor = torch.rsqrt(var.to(wide) + eps).view(along)
+    if scale is not None:
+        factor = factor * scale.view(along)
+    y = (inside - mean.to(wide).view(along)) * factor
+    if shift is not None:
+        y = y + shift.view(along)
+    y = activate(y.to(x.dtype), activation, residual)
+    return y if mask is None else y.masked_fill(~mask, 0)

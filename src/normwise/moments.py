@@ -1,0 +1,97 @@
+"""Mean, variance and count of a set of values, and how two of them become one.
+
+Only operators are used, so the fields may be NumPy arrays or any framework's tensors; no framework is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a number, a NumPy array or a framework's tensor
+
+
+def where(condition: Array, yes: Array, no: Array) -> Array:
+    """``yes`` where ``condition`` holds, else ``no``, for numbers, arrays and tensors alike.
+
+    Example:
+        >>> where(True, 1.0, 2.0)
+        1.0
+    """
+    if isinstance(condition, bool | np.bool_):
+        return yes if condition else no
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, yes, no)
+    return yes.where(condition, no) if hasattr(yes, "where") else no.where(~condition, yes)  # a framework's tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    r"""The mean, the biased variance and the count of the values of each channel.
+
+    .. math:: \mu = \frac{\sum_i w_i x_i}{n}, \quad v = \frac{\sum_i w_i (x_i - \mu)^2}{n}, \quad n = \sum_i w_i
+
+    Args:
+        mean: shape (C,), in the unit of the values.
+        var: shape (C,), divided by ``count``, in the unit of the values squared.
+        count: how many values (or the sum of their weights) stand behind it: a number, or one per channel. Nothing
+            seen yet is ``mean`` 0, ``var`` 0, ``count`` 0.
+
+    Example:
+        >>> a, b = Moments(1.0, 0.0, 2), Moments(4.0, 0.0, 1)
+        >>> a.merge(b)
+        Moments(mean=2.0, var=2.0, count=3)
+    """
+
+    mean: Array
+    var: Array
+    count: Array
+
+    def merge(self, other: Moments) -> Moments:
+        r"""The moments of both sets of values together, exact for any counts, an empty side included.
+
+        .. math:: n = n_a + n_b, \quad \delta = \mu_b - \mu_a, \quad \mu = \mu_a + \delta \tfrac{n_b}{n}, \quad
+            v = \tfrac{n_a v_a + n_b v_b}{n} + \delta^2 \tfrac{n_a n_b}{n^2}
+
+        References:
+            Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+        """
+        count = self.count + other.count
+        safe = count + (count == 0)  # 0 becomes 1: two empty sets stay mean 0, var 0 without a division by zero
+        new, old = other.count / safe, self.count / safe
+        delta = other.mean - self.mean
+        var = self.var * old + other.var * new + delta * delta * (old * new)
+        return Moments(self.mean + delta * new, var, count)
+
+    def population_var(self) -> Array:
+        r"""The unbiased estimate of the variance of the population that the values were drawn from.
+
+        .. math:: \hat\sigma^2 = \frac{n}{n - 1} v
+
+        Returns:
+            shape (C,); NaN where fewer than two values were seen, because one value says nothing about spread.
+
+        References:
+            Ioffe and Szegedy 2015, algorithm 2.
+
+        Example:
+            >>> Moments(0.0, 2.0, 4).population_var()
+            2.6666666666666665
+        """
+        known = self.count > 1
+        return where(known, self.var * (self.count / where(known, self.count - 1, 1)), self.var * float("nan"))
+
+    @classmethod
+    def from_population_var(cls, mean: Array, population_var: Array, count: Array) -> Moments:
+        r"""Moments from an unbiased variance, the inverse of ``population_var``.
+
+        .. math:: v = \frac{n - 1}{n} \hat\sigma^2
+
+        Example:
+            >>> Moments.from_population_var(0.0, 2.6666666666666665, 4).var
+            2.0
+        """
+        safe = count + (count == 0)
+        return cls(mean, population_var * ((safe - 1) / safe), count)

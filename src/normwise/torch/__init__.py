@@ -1,0 +1,36 @@
+"""Batch normalization for PyTorch: drop-in layers, in PyTorch's names.
+
+Example:
+    >>> import torch
+    >>> from normwise.torch import BatchNorm2d
+    >>> layer = BatchNorm2d(16, activation="relu")
+    >>> layer(torch.randn(8, 16, 4, 4)).min().item()
+    0.0
+"""
+
+from normwise.errors import MissingExtra, NormwiseError
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtra("torch", extra="torch") from error
+
+if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
+    raise NormwiseError(
+        f"normwise.torch needs PyTorch 2.11 or newer, received {torch.__version__}: "
+        "upgrade it with: pip install --upgrade 'normwise[torch]'"
+    )
+
+from normwise.torch import functional
+from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "functional",
+]
