@@ -61,7 +61,7 @@ $(READY): pyproject.toml $(PINS)
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2> /dev/null || { echo "make: '$(PYTHON)' cannot create virtual environments; install its venv module (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@command -v c++ > /dev/null || command -v g++ > /dev/null || echo "make: no C++ compiler (c++ or g++) found; nothing needs one yet, the compiled kernels will" >&2
 	@echo "Setting up $(VENV) with the pinned dependencies; the first time, this takes a few minutes."
-	@test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)
+	@$(PIP) --version > /dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
 	@$(PIP) install -qq -c $(PINS) setuptools || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }
 	@$(PIP) install -qq -c $(PINS) --no-build-isolation -e '.[$(EXTRAS)]' || { echo "make: pip could not install the dependencies; its message above says why (is there a network?)" >&2; exit 1; }
 	@touch $@
