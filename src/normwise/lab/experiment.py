@@ -147,12 +147,12 @@ def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def _items(lines: list[str]) -> tuple[str, ...]:
-    """One item per line; a line that is indented deeper than the first continues the one before."""
+    """One item per line, with or without a dash; a line that is indented deeper than the first continues the one before."""
     margin = len(lines[0]) - len(lines[0].lstrip())
     items: list[str] = []
     for line in lines:
         if len(line) - len(line.lstrip()) > margin and items:
             items[-1] += " " + line.strip()
         else:
-            items.append(line.strip())
+            items.append(line.strip().removeprefix("- "))
     return tuple(items)

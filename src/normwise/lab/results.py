@@ -5,9 +5,12 @@ Plain data without any framework, so that the terminal, the JSON file and the HT
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import math
+import types
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 Scale = Literal["linear", "log"]
 
@@ -145,3 +148,45 @@ class Result:
     stamp: dict[str, Any]
     command: str
     references: tuple[str, ...] = field(default=())
+
+
+def to_json(result: Result) -> str:
+    """A result as JSON text; a number that is not finite becomes ``null``, which every reader of JSON understands."""
+    return json.dumps(_finite(asdict(result)), indent=1, allow_nan=False)
+
+
+def from_json(text: str) -> Result:
+    """The result that ``to_json`` wrote; a ``null`` where a number is due becomes NaN.
+
+    Raises:
+        ValueError: the text is not JSON.
+        KeyError: a field is missing.
+        TypeError: a field is of another kind.
+    """
+    return cast(Result, _build(Result, json.loads(text)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Make the value of a type annotation from what JSON gave, so that a new field needs no new code here."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return cast(type, kind)(**{each.name: _build(hints[each.name], value[each.name]) for each in fields(kind)})
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        return tuple(_build(each, item) for each, item in zip(kinds, value, strict=True))
+    if get_origin(kind) is types.UnionType:  # float | None, a gap in a line
+        return None if value is None else _build(get_args(kind)[0], value)
+    if kind is float:
+        return math.nan if value is None else float(value)
+    if kind is Verdict:
+        return Verdict(value)
+    return value

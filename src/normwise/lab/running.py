@@ -112,7 +112,6 @@ class _Run:
         self.origin = stamp.origin(self.name, folder)
         self.trials = experiment.trials(self.settings, seeds)
         self.tasks = [Task(self.name, folder, asdict(self.settings), asdict(trial)) for trial in self.trials]
-        self.files = {id(task): store.trial_file(task, self.origin) for task in self.tasks}
         self.command = f"normwise lab run {self.name} --seeds {len(seeds)}{' --full' if full else ''}"
 
     def result(self, pool: Workers) -> Result:
@@ -136,14 +135,18 @@ class _Run:
 
     def _measure(self, pool: Workers) -> list[Done]:
         """What every trial measured, in the order of the trials whatever the order in which they finished."""
-        found = {id(task): self.store.load_trial(self.files[id(task)]) for task in self.tasks}
-        missing = [task for task in self.tasks if found[id(task)] is None]
+        files = [self._file(task) for task in self.tasks]
+        found = {file: self.store.load_trial(file) for file in files}
+        missing = [task for task, file in zip(self.tasks, files, strict=True) if found[file] is None]
         self.progress.on_start(self.name, len(self.tasks), len(self.tasks) - len(missing))
         for task, done in pool.do(missing):
-            self.store.save_trial(self.files[id(task)], task, done)
-            found[id(task)] = done
+            self.store.save_trial(self._file(task), task, done)
+            found[self._file(task)] = done
             self.progress.on_trial_done(self.name, task.words())
-        return [done for task in self.tasks if (done := found[id(task)]) is not None]
+        return [done for file in files if (done := found[file]) is not None]
+
+    def _file(self, task: Task) -> Path:
+        return self.store.trial_file(task, self.origin)
 
     def _conclude(self, done: list[Done], workers: int) -> Result:
         from normwise.lab.outcomes import Outcomes  # NumPy, which listing does not need

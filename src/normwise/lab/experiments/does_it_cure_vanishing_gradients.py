@@ -1,0 +1,257 @@
+"""How large is the gradient 30 layers below, with and without batch normalization, before any training?
+
+Question:
+    A gradient that each layer multiplies by 0.9 arrives 30 layers below as 0.9^30 = 0.04 of what it was. Does batch
+    normalization keep it at its size?
+
+Claim:
+    Batch normalization prevents small changes of the parameters from being amplified or dying out through the layers,
+    makes the back-propagated gradient independent of the scale of the weights, and may keep the singular values of the
+    layers' Jacobians near 1 (Ioffe & Szegedy 2015, section 3.3). Against it: a network with batch normalization has
+    exploding gradients at initialization. With ReLU, the squared norm grows per layer towards the input by a factor
+    that falls with the batch size B to pi / (pi - 1) = 1.467 (Yang et al. 2019, theorem 8).
+
+What would refute it:
+    With batch normalization the norm changes more than tenfold over 30 layers, or depends on the scale of the initial
+    weights.
+
+Settings:
+    31 dense layers of 256 units on one batch of 60 digits, in float64, before any training; sigmoid, tanh and ReLU;
+    initial weights of Glorot's scale (sigmoid, tanh) or He's (ReLU), times 0.5, 0.9, 1, 1.1 and 2. Measured is the norm
+    of dL/dz for the output z of each linear layer; the factor is the norm at the lowest layer divided by that 30
+    layers above.
+
+Verdict:
+    Each statement has its rule beside it, applied to the mean of log10 of the factor over seeds and its interval.
+    "Near 1" means between 0.1 and 10 over 30 layers. "Independent of the scale" means that weights four times as large
+    change the factor by less than 10 %. "At the rate of theorem 8" means that the logarithm of the growth per layer,
+    fitted over the layers 5 to 25, is within 10 % of the theorem's.
+
+References:
+    - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+      Shift, 2015, arXiv:1502.03167.
+    - G. Yang, J. Pennington, V. Rao, J. Sohl-Dickstein and S. S. Schoenholz, A Mean Field Theory of Batch
+      Normalization, 2019, arXiv:1902.08129.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from normwise.lab.data import batches, digits
+from normwise.lab.models import Dense, glorot, he
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
+from normwise.lab.statistics import Numbers, band, mean, transformed
+from normwise.lab.verdict import AtLeast, AtMost, Within, judge
+
+FAIR = 0.9
+"""The factor per layer of the textbook example; ReLU layers of He's scale times this have it in the mean."""
+NEAR_ONE = 1.0
+"""In powers of ten, over all layers."""
+SAME = math.log10(1.1)
+"""Change of the factor, in powers of ten, below which it counts as independent of the scale."""
+PAPER = "Ioffe & Szegedy 2015, section 3.3"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is varied and how large the networks are."""
+
+    layers: int = 30
+    width: int = 256
+    batch: int = 60
+    activations: tuple[str, ...] = ("sigmoid", "tanh", "relu")
+    scales: tuple[float, ...] = (0.5, 0.9, 1.0, 1.1, 2.0)
+
+
+FULL = Settings(width=512)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network at initialization."""
+
+    activation: str
+    batch_norm: bool
+    scale: float
+    seed: int
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
+    """Every activation with and without batch normalization, at every scale, with every seed."""
+    return [
+        Trial(activation, batch_norm, scale, seed)
+        for activation in settings.activations
+        for batch_norm in (False, True)
+        for scale in settings.scales
+        for seed in seeds
+    ]
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Measure log10 of the norm of dL/dz at every layer, from the input upwards."""
+    spread = he if trial.activation == "relu" else glorot
+    model = Dense(
+        depth=settings.layers + 1,
+        width=settings.width,
+        activation=trial.activation,
+        batch_norm=trial.batch_norm,
+        std=lambda fan_in: trial.scale * spread(fan_in),
+        seed=trial.seed,
+        dtype=torch.float64,  # 0.125^30 squared is no float32
+    )
+    outputs: list[torch.Tensor] = []
+    for layer in model.linear:
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))  # noqa: ARG005  # torch's
+    images, labels = next(batches(digits(trial.seed).train, settings.batch, trial.seed))
+    loss = cross_entropy(model(images.double()), labels)
+    gradients = torch.autograd.grad(loss, outputs)
+    return {"log10_norm": [math.log10(float(gradient.norm())) for gradient in gradients]}
+
+
+def theorem_8(batch: float) -> float:
+    """Growth per layer of the squared gradient norm towards the input, for ReLU and batches of ``batch`` > 3.
+
+    With c = -1 / (B - 1), J(c) = (sqrt(1 - c^2) + (pi - arccos c) c) / pi and J'(c) = 1 - arccos(c) / pi:
+
+        (J'(c) + B - 1) / ((B - 3) (1 - J(c))) - 1 / (B - 3)
+
+    Example:
+        >>> round(theorem_8(60), 4), round(theorem_8(1e9), 4)
+        (1.4949, 1.4669)
+    """
+    c = -1 / (batch - 1)
+    j = (math.sqrt(1 - c * c) + (math.pi - math.acos(c)) * c) / math.pi
+    slope = 1 - math.acos(c) / math.pi
+    return (slope + batch - 1) / ((batch - 3) * (1 - j)) - 1 / (batch - 3)
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Judge the factors over all layers, and show the norms layer by layer."""
+    return Conclusion(
+        statements=tuple(_statements(settings, outcomes)),
+        table=_table(settings, outcomes),
+        figures=(_figure(settings, outcomes),),
+        caveats=(
+            "At initialization only: after the first steps of training the sizes change (Yang et al. report that the "
+            "gradients even out), and a gradient of a good size is not yet a network that learns well.",
+            "The norms are those of the gradient of the linear layers' outputs, summed over the batch; those of the "
+            "weights' gradients also depend on the size of the signals.",
+            "The example of 0.9 per layer says what multiplication does, not what a particular network does: without "
+            "batch normalization the factor is whatever activation and initial scale make it.",
+        ),
+    )
+
+
+def _log_factor(outcomes: Outcomes, activation: str, batch_norm: bool, scale: float) -> Numbers:
+    norms = outcomes.where(activation=activation, batch_norm=batch_norm, scale=scale).array("log10_norm")
+    return norms[:, 0] - norms[:, -1]
+
+
+def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+    smallest, largest, n = min(settings.scales), max(settings.scales), settings.layers
+    found = []
+    if "relu" in settings.activations and FAIR in settings.scales:
+        factor = transformed(mean(_log_factor(outcomes, "relu", False, FAIR), "ratio"), _power_of_ten)
+        text = f"Without batch normalization, ReLU layers of {FAIR} times He's scale leave {FAIR}^{n} of the gradient."
+        published = f"{FAIR}^{n} = {FAIR**n:.3g}, the textbook example"
+        found.append(judge(text, factor, Within(FAIR**n / 2, FAIR**n * 2), published))
+    if "sigmoid" in settings.activations:
+        text = f"Without batch normalization, the gradient of a sigmoid network vanishes over {n} layers."
+        rule = AtMost(-n / 3, nothing=0.0)
+        found.append(judge(text, mean(_log_factor(outcomes, "sigmoid", False, 1.0), "log10"), rule))
+    changes = {
+        batch_norm: [
+            _log_factor(outcomes, activation, batch_norm, largest)
+            - _log_factor(outcomes, activation, batch_norm, smallest)
+            for activation in settings.activations
+        ]
+        for batch_norm in (False, True)
+    }
+    text = f"Without batch normalization, the factor over {n} layers depends on the scale of the weights"
+    least = np.min(np.abs(changes[False]), axis=0)
+    found.append(judge(f"{text} (the least dependent activation).", mean(least, "log10"), AtLeast(1.0)))
+    text = f"With batch normalization, the factor over {n} layers does not depend on the scale of the weights"
+    most = np.max(np.abs(changes[True]), axis=0)
+    found.append(judge(f"{text} (the most dependent activation).", mean(most, "log10"), Within(-SAME, SAME), PAPER))
+    for activation in settings.activations:
+        text = f"With batch normalization and {activation}, the gradient keeps its size over {n} layers."
+        effect = mean(_log_factor(outcomes, activation, True, 1.0), "log10")
+        found.append(judge(text, effect, Within(-NEAR_ONE, NEAR_ONE), f"conjectured in {PAPER}"))
+    if "relu" in settings.activations:
+        theorem = math.log10(theorem_8(settings.batch)) / 2
+        found.append(
+            judge(
+                "With batch normalization and ReLU, the gradient grows towards the input at the rate of theorem 8 "
+                "(measured over predicted log growth per layer).",
+                transformed(_growth(settings, outcomes), lambda slope: slope / theorem),
+                Within(0.9, 1.1),
+                f"norm times {10**theorem:.4f} per layer at batches of {settings.batch}, Yang et al. 2019, theorem 8",
+            )
+        )
+    return found
+
+
+def _growth(settings: Settings, outcomes: Outcomes) -> Estimate:
+    """Log10 of the growth of the norm per layer towards the input, fitted where both ends are out of sight."""
+    norms = outcomes.where(activation="relu", batch_norm=True, scale=1.0).array("log10_norm")
+    layers = np.arange(settings.layers + 1)
+    middle = slice(settings.layers // 6, settings.layers - settings.layers // 6 + 1)
+    return mean(-np.polyfit(layers[middle], norms[:, middle].T, 1)[0], "ratio")
+
+
+def _table(settings: Settings, outcomes: Outcomes) -> Table:
+    rows = []
+    for activation in settings.activations:
+        for batch_norm in (False, True):
+            cells = []
+            for scale in settings.scales:
+                logs = mean(_log_factor(outcomes, activation, batch_norm, scale), "log10")
+                cells.append(f"{logs.value:+.2f} [{logs.low:+.2f}, {logs.high:+.2f}]")
+            rows.append((activation, "with" if batch_norm else "without", *cells))
+    n = len(outcomes.where(activation=settings.activations[0], batch_norm=True, scale=1.0))
+    caption = (
+        f"Gradient at the lowest layer over that {settings.layers} layers above, in powers of ten, by the scale of the "
+        f"initial weights: mean [95 % interval] over {n} seeds; 0 means that it keeps its size"
+    )
+    return Table(caption, ("activation", "batch norm", *(f"× {scale:g}" for scale in settings.scales)), tuple(rows))
+
+
+def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
+    layers = tuple(float(layer) for layer in range(settings.layers + 1))
+    panels = []
+    for activation in settings.activations:
+        lines = []
+        for batch_norm in (False, True):
+            for scale in sorted({min(settings.scales), 1.0, max(settings.scales)}):
+                norms = outcomes.where(activation=activation, batch_norm=batch_norm, scale=scale).array("log10_norm")
+                middle, low, high = (10**line for line in band(norms - norms[:, -1:]))
+                label = f"{'with' if batch_norm else 'without'}, weights × {scale:g}"
+                lines.append(Series(label, layers, tuple(middle), tuple(low), tuple(high)))
+        if activation == "relu":
+            growth = math.sqrt(theorem_8(settings.batch))
+            predicted = tuple(growth ** (settings.layers - layer) for layer in layers)
+            lines.append(Series("theorem 8 (with)", layers, predicted))
+        panels.append(Panel(activation, tuple(lines)))
+    return Figure(
+        name="gradient_by_layer",
+        title="Size of the gradient, layer by layer, before training",
+        caption="Norm of dL/dz relative to the topmost layer; a level line keeps its size. With batch normalization "
+        "the lines of all scales lie on each other. Line: geometric mean over seeds; band: smallest to largest.",
+        x_label="layer, from the input upwards",
+        y_label="norm of dL/dz, topmost layer = 1",
+        panels=tuple(panels),
+        y_scale="log",
+    )
+
+
+def _power_of_ten(exponent: float) -> float:
+    return float(10.0**exponent)
