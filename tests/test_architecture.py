@@ -160,8 +160,3 @@ def test_an_experiment_is_itself_its_test_and_its_page(name: str) -> None:
 def test_an_estimator_is_itself_its_test_and_its_page(name: str) -> None:
     assert (ROOT / f"tests/estimators/test_{name}.py").exists()
     assert (ROOT / f"docs/estimators/{name}.md").exists()
-
-
-def test_the_families_have_members() -> None:
-    assert ESTIMATORS
-    assert EXPERIMENTS
