@@ -125,7 +125,8 @@ def load(name: str, folder: Path = FOLDER) -> Experiment:
                 raise MissingExtra(library, extra="lab")
         return cast(Experiment, importlib.import_module(f"normwise.lab.experiments.{name}"))
     spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None  # a file that exists and ends in .py always has both
+    assert spec is not None  # a file that exists and ends in .py always has a specification and a loader
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their own module up there
     spec.loader.exec_module(module)
@@ -147,7 +148,7 @@ def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def _items(lines: list[str]) -> tuple[str, ...]:
-    """One item per line, with or without a dash; a line that is indented deeper than the first continues the one before."""
+    """One item per line, its dash removed; a line that is indented deeper than the first continues the one before."""
     margin = len(lines[0]) - len(lines[0].lstrip())
     items: list[str] = []
     for line in lines:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import BatchNorm1d
 
 from normwise.lab.data import CLASSES, PIXELS
+from normwise.torch import BatchNorm1d
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
@@ -20,7 +21,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def constant(std: float) -> Callable[[int], float]:
     """The same standard deviation for every layer, as in "small random Gaussian values"."""
-    return lambda fan_in: std
+    return lambda _: std
 
 
 def glorot(fan_in: int) -> float:
@@ -64,8 +65,7 @@ class Dense(nn.Module):
         self.activate = ACTIVATIONS[activation]
         sizes = [PIXELS] + [width] * depth
         self.linear = nn.ModuleList(
-            nn.Linear(before, after, bias=not batch_norm, dtype=dtype)
-            for before, after in zip(sizes, sizes[1:], strict=False)
+            nn.Linear(before, after, bias=not batch_norm, dtype=dtype) for before, after in pairwise(sizes)
         )
         self.normalize = nn.ModuleList(
             BatchNorm1d(width, dtype=dtype) if batch_norm else nn.Identity() for _ in range(depth)

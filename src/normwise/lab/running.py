@@ -136,14 +136,14 @@ class _Run:
     def _measure(self, pool: Workers) -> list[Done]:
         """What every trial measured, in the order of the trials whatever the order in which they finished."""
         files = [self._file(task) for task in self.tasks]
-        found = {file: self.store.load_trial(file) for file in files}
+        found: dict[Path, Done | None] = {file: self.store.load_trial(file) for file in files}
         missing = [task for task, file in zip(self.tasks, files, strict=True) if found[file] is None]
         self.progress.on_start(self.name, len(self.tasks), len(self.tasks) - len(missing))
         for task, done in pool.do(missing):
             self.store.save_trial(self._file(task), task, done)
             found[self._file(task)] = done
             self.progress.on_trial_done(self.name, task.words())
-        return [done for file in files if (done := found[file]) is not None]
+        return [kept for file in files if (kept := found[file]) is not None]
 
     def _file(self, task: Task) -> Path:
         return self.store.trial_file(task, self.origin)

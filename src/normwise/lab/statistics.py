@@ -72,6 +72,16 @@ def transformed(estimate: Estimate, function: Callable[[float], float]) -> Estim
     return Estimate(value, low, high, estimate.n, estimate.unit)
 
 
+def cell(estimate: Estimate, decimals: int) -> str:
+    """The estimate with its interval, for a table whose caption says what the brackets are.
+
+    Example:
+        >>> cell(Estimate(97.52, 96.81, 98.13, 5, "%"), 1)
+        '97.5 [96.8, 98.1]'
+    """
+    return f"{estimate.value:.{decimals}f} [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
+
+
 def band(values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     """Mean, smallest and largest over seeds, for a line with its band: shape (seeds, points) to three of (points,)."""
     return values.mean(axis=0), values.min(axis=0), values.max(axis=0)

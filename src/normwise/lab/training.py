@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -47,7 +48,7 @@ def train(
         with torch.no_grad():  # by hand: the optimizer classes take a fifth of the time of a step of these small nets
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.sub_(gradient, alpha=rate)
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss.item()):
             return False
         if look is not None and step in look_at:
             model.eval()
@@ -69,7 +70,8 @@ def accuracy(model: nn.Module, data: Split) -> float:
 
 def looks(steps: int, *, growth: float = 1.1, first: int = 10) -> list[int]:
     """Numbers of steps, each about ``growth`` times the one before: the same relative precision early and late."""
-    found, at = [], float(first)
+    found: list[int] = []
+    at = float(first)
     while at < steps:
         if not found or round(at) > found[-1]:
             found.append(round(at))

@@ -1,0 +1,1 @@
+"""One experiment per file; the lab finds them by listing this folder."""

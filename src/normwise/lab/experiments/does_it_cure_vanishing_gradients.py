@@ -22,7 +22,7 @@ Settings:
     layers above.
 
 Verdict:
-    Each statement has its rule beside it, applied to the mean of log10 of the factor over seeds and its interval.
+    Each statement has its rule beside it, applied to the geometric mean of the factor over seeds and its interval.
     "Near 1" means between 0.1 and 10 over 30 layers. "Independent of the scale" means that weights four times as large
     change the factor by less than 10 %. "At the rate of theorem 8" means that the logarithm of the growth per layer,
     fitted over the layers 5 to 25, is within 10 % of the theorem's.
@@ -49,15 +49,14 @@ from normwise.lab.data import batches, digits
 from normwise.lab.models import Dense, glorot, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, mean, transformed
+from normwise.lab.statistics import Numbers, band, cell, mean, transformed
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 FAIR = 0.9
-"""The factor per layer of the textbook example; ReLU layers of He's scale times this have it in the mean."""
-NEAR_ONE = 1.0
-"""In powers of ten, over all layers."""
-SAME = math.log10(1.1)
-"""Change of the factor, in powers of ten, below which it counts as independent of the scale."""
+"""The factor per layer of the usual example; ReLU layers of He's scale times this have it in the mean."""
+GONE = 1e-10
+NEAR_ONE = (0.1, 10.0)
+SAME = (0.9, 1.1)
 PAPER = "Ioffe & Szegedy 2015, section 3.3"
 
 
@@ -110,7 +109,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     )
     outputs: list[torch.Tensor] = []
     for layer in model.linear:
-        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))  # noqa: ARG005  # torch's
+        layer.register_forward_hook(lambda *seen: outputs.append(seen[-1]))
     images, labels = next(batches(digits(trial.seed).train, settings.batch, trial.seed))
     loss = cross_entropy(model(images.double()), labels)
     gradients = torch.autograd.grad(loss, outputs)
@@ -156,18 +155,22 @@ def _log_factor(outcomes: Outcomes, activation: str, batch_norm: bool, scale: fl
     return norms[:, 0] - norms[:, -1]
 
 
+def _factor(logs: Numbers) -> Estimate:
+    """The geometric mean of the factors, from their log10."""
+    return transformed(mean(logs, "ratio"), lambda log: float(10.0**log))
+
+
 def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
     smallest, largest, n = min(settings.scales), max(settings.scales), settings.layers
     found = []
     if "relu" in settings.activations and FAIR in settings.scales:
-        factor = transformed(mean(_log_factor(outcomes, "relu", False, FAIR), "ratio"), _power_of_ten)
+        factor = _factor(_log_factor(outcomes, "relu", False, FAIR))
         text = f"Without batch normalization, ReLU layers of {FAIR} times He's scale leave {FAIR}^{n} of the gradient."
-        published = f"{FAIR}^{n} = {FAIR**n:.3g}, the textbook example"
+        published = f"{FAIR}^{n} = {FAIR**n:.3g}, the usual example"
         found.append(judge(text, factor, Within(FAIR**n / 2, FAIR**n * 2), published))
     if "sigmoid" in settings.activations:
         text = f"Without batch normalization, the gradient of a sigmoid network vanishes over {n} layers."
-        rule = AtMost(-n / 3, nothing=0.0)
-        found.append(judge(text, mean(_log_factor(outcomes, "sigmoid", False, 1.0), "log10"), rule))
+        found.append(judge(text, _factor(_log_factor(outcomes, "sigmoid", False, 1.0)), AtMost(GONE, nothing=1.0)))
     changes = {
         batch_norm: [
             _log_factor(outcomes, activation, batch_norm, largest)
@@ -176,16 +179,15 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
         ]
         for batch_norm in (False, True)
     }
-    text = f"Without batch normalization, the factor over {n} layers depends on the scale of the weights"
-    least = np.min(np.abs(changes[False]), axis=0)
-    found.append(judge(f"{text} (the least dependent activation).", mean(least, "log10"), AtLeast(1.0)))
-    text = f"With batch normalization, the factor over {n} layers does not depend on the scale of the weights"
-    most = np.max(np.abs(changes[True]), axis=0)
-    found.append(judge(f"{text} (the most dependent activation).", mean(most, "log10"), Within(-SAME, SAME), PAPER))
+    times = f"{largest / smallest:g} times larger weights"
+    text = f"Without batch normalization, {times} change the factor over {n} layers (least affected activation)."
+    found.append(judge(text, _factor(np.min(np.abs(changes[False]), axis=0)), AtLeast(10.0, nothing=1.0)))
+    text = f"With batch normalization, {times} do not change the factor over {n} layers (most affected activation)."
+    found.append(judge(text, _factor(np.max(np.abs(changes[True]), axis=0)), Within(*SAME), PAPER))
     for activation in settings.activations:
         text = f"With batch normalization and {activation}, the gradient keeps its size over {n} layers."
-        effect = mean(_log_factor(outcomes, activation, True, 1.0), "log10")
-        found.append(judge(text, effect, Within(-NEAR_ONE, NEAR_ONE), f"conjectured in {PAPER}"))
+        effect = _factor(_log_factor(outcomes, activation, True, 1.0))
+        found.append(judge(text, effect, Within(*NEAR_ONE), f"conjectured in {PAPER}"))
     if "relu" in settings.activations:
         theorem = math.log10(theorem_8(settings.batch)) / 2
         found.append(
@@ -215,7 +217,7 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
             cells = []
             for scale in settings.scales:
                 logs = mean(_log_factor(outcomes, activation, batch_norm, scale), "log10")
-                cells.append(f"{logs.value:+.2f} [{logs.low:+.2f}, {logs.high:+.2f}]")
+                cells.append(cell(logs, 2))
             rows.append((activation, "with" if batch_norm else "without", *cells))
     n = len(outcomes.where(activation=settings.activations[0], batch_norm=True, scale=1.0))
     caption = (
@@ -251,7 +253,3 @@ def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
         panels=tuple(panels),
         y_scale="log",
     )
-
-
-def _power_of_ten(exponent: float) -> float:
-    return float(10.0**exponent)

@@ -44,8 +44,8 @@ import torch
 from normwise.lab.data import CLASSES, digits
 from normwise.lab.models import Dense, constant
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, difference, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
 from normwise.lab.training import accuracy, looks, train
 from normwise.lab.verdict import AtLeast, judge
 
@@ -114,7 +114,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     validation, test, percentiles = [], [], []
 
     def look(step: int) -> None:  # noqa: ARG001  # the steps are known: at
-        hook = model.normalize[-1].register_forward_hook(lambda module, args, output: inputs.append(output))  # noqa: ARG005
+        hook = model.normalize[-1].register_forward_hook(lambda *seen: inputs.append(seen[-1]))
         validation.append(accuracy(model, data.validation))
         hook.remove()
         test.append(accuracy(model, data.test))
@@ -178,15 +178,15 @@ def _fastest(settings: Settings, arm: Outcomes, pixels: str, deviations: Sequenc
     """The trials of the deviation and rate that reach the target first on validation images, in the geometric mean."""
     at = looks(settings.steps)
     sweep = [arm.where(deviation=deviation, rate=rate) for deviation in deviations for rate in settings.rates]
-    mean_steps = [np.log(steps_to(TARGETS[pixels], cell.array("validation"), at)).mean() for cell in sweep]
-    final = [cell.array("validation")[:, -1].mean() for cell in sweep]  # decides when none gets there
+    mean_steps = [np.log(steps_to(TARGETS[pixels], runs.array("validation"), at)).mean() for runs in sweep]
+    final = [runs.array("validation")[:, -1].mean() for runs in sweep]  # decides when none gets there
     return min(zip(mean_steps, [-x for x in final], range(len(sweep)), sweep, strict=True))[3]
 
 
 def _highest(settings: Settings, arm: Outcomes) -> Outcomes:
     """The trials of the deviation and rate that end highest on validation images."""
     sweep = [arm.where(deviation=d, rate=rate) for d in settings.deviations for rate in settings.rates]
-    return max(sweep, key=lambda cell: float(cell.array("validation")[:, -1].mean()))
+    return max(sweep, key=lambda runs: float(runs.array("validation")[:, -1].mean()))
 
 
 def _statements(settings: Settings, outcomes: Outcomes, pixels: str) -> list[Statement]:
@@ -200,7 +200,7 @@ def _statements(settings: Settings, outcomes: Outcomes, pixels: str) -> list[Sta
         if not set(deviations) <= set(settings.deviations):
             continue  # a tiny setting without the small one
         chosen = {b: _fastest(settings, arm, pixels, deviations) for b, arm in arms.items()}
-        steps = {b: steps_to(target, cell.array("test"), at) for b, cell in chosen.items()}
+        steps = {b: steps_to(target, runs.array("test"), at) for b, runs in chosen.items()}
         text = f"With {pixels} pixels, training to {target:.2f} takes at least {FASTER:g} times fewer steps, {words}."
         published = (
             "above .95 at 1000 to 2000 steps with, between 10,000 and 50,000 without (read off figure 1a, MNIST)"
@@ -224,27 +224,29 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
     for pixels in settings.inputs:
         for batch_norm, arm in ARMS.items():
             for deviation in settings.deviations:
-                cell = _fastest(settings, outcomes.where(pixels=pixels, batch_norm=batch_norm), pixels, [deviation])
-                steps, n = steps_to(TARGETS[pixels], cell.array("test"), at), len(cell)
-                reached = int((cell.array("test").max(axis=1) >= TARGETS[pixels]).sum())
+                runs = _fastest(settings, outcomes.where(pixels=pixels, batch_norm=batch_norm), pixels, [deviation])
+                test, n = runs.array("test"), len(runs)
+                steps = ratio(steps_to(TARGETS[pixels], test, at), np.ones(n))  # for its geometric mean
+                reached = int((test.max(axis=1) >= TARGETS[pixels]).sum())
                 rows.append(
                     (
                         pixels,
                         arm,
                         f"{deviation:g}",
-                        f"{next(iter(cell))[0].rate:g}",
-                        _cell(ratio(steps, np.ones(n)), 0),
+                        f"{next(iter(runs))[0].rate:g}",
+                        cell(steps, 0),
                         f"{reached} of {n}",
-                        _cell(mean(100 * cell.array("test")[:, -1], "%"), 1),
-                        _cell(mean(cell.array("drift"), "widths"), 2),
+                        cell(mean(100 * test[:, -1], "%"), 1),
+                        cell(mean(runs.array("drift"), "widths"), 2),
                     )
                 )
+    targets = ", of ".join(f"{TARGETS[pixels]:.2f} with {pixels} pixels" for pixels in settings.inputs)
     caption = (
-        f"Each arm at the rate that reaches the accuracy first on validation images: mean [95 % interval] over {n} seeds "
-        f"(of the steps: geometric); {', '.join(f'{TARGETS[p]:.2f} with {p} pixels' for p in settings.inputs)}; "
-        f"{settings.steps} steps in all"
+        f"Steps to a test accuracy of {targets}, out of {settings.steps}, each network at the rate that gets there first "
+        f"on validation images; accuracy after the last step. Mean [95 % interval] over {n} seeds, of the steps the "
+        "geometric one."
     )
-    columns = ("pixels", "network", "initial std", "rate", "steps to accuracy", "got there", "test accuracy, %", "drift")
+    columns = ("pixels", "network", "initial std", "rate", "steps", "got there", "test accuracy, %", "drift")
     return Table(caption, columns, tuple(rows))
 
 
@@ -255,8 +257,8 @@ def _curves(settings: Settings, outcomes: Outcomes) -> Figure:
         lines = []
         for batch_norm, arm in ARMS.items():
             both = outcomes.where(pixels=pixels, batch_norm=batch_norm)
-            cell = _fastest(settings, both, pixels, settings.deviations)
-            lines.append(Series(arm, at, *(tuple(line) for line in band(cell.array("test")))))
+            runs = _fastest(settings, both, pixels, settings.deviations)
+            lines.append(Series(arm, at, *(tuple(line) for line in band(runs.array("test")))))
         marks = ((TARGETS[pixels], f"{TARGETS[pixels]:.2f}"),)
         panels.append(Panel(f"{pixels} pixels", tuple(lines), marks))
     return Figure(
@@ -319,8 +321,3 @@ def _sweep(settings: Settings, outcomes: Outcomes) -> Figure:
         x_scale="log",
         y_scale="log",
     )
-
-
-def _cell(estimate: Estimate, digits_after_point: int) -> str:
-    value, low, high = (f"{x:.{digits_after_point}f}" for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"
