@@ -38,8 +38,7 @@ def estimator_class(name: str) -> type[Estimator]:
     """
     if name not in names():
         raise UnknownName("estimator", name, names())
-    found = getattr(import_module(f"{__name__}.{name}"), _class_name(name))
-    assert issubclass(found, Estimator)
+    found: type[Estimator] = getattr(import_module(f"{__name__}.{name}"), _class_name(name))
     return found
 
 
@@ -59,7 +58,7 @@ def named(name: str, *, weight_of_new: float | None = None) -> Estimator:
         Ema(weight_of_new=0.1)
     """
     cls = estimator_class(name)
-    settings = [field.name for field in fields(cls)]
+    settings = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # every member is a dataclass
     if settings == ["weight_of_new"]:
         if weight_of_new is None:
             raise NormwiseError(
@@ -69,7 +68,8 @@ def named(name: str, *, weight_of_new: float | None = None) -> Estimator:
     if settings:
         given = ", ".join(f"{setting}=..." for setting in settings)
         raise NormwiseError(
-            f"estimator {name!r} has settings, received only its name: pass normwise.estimators.{cls.__name__}({given})."
+            f"estimator {name!r} has settings, received only its name: "
+            f"pass normwise.estimators.{cls.__name__}({given})."
         )
     return cls()
 

@@ -95,7 +95,16 @@ def forward_batch(
     """
     batch = moments(x, weights=weights, axis=axis)
     y = forward_fixed(
-        x, batch.mean, batch.var, scale, shift, eps, activation=activation, residual=residual, weights=weights, axis=axis
+        x,
+        batch.mean,
+        batch.var,
+        scale,
+        shift,
+        eps,
+        activation=activation,
+        residual=residual,
+        weights=weights,
+        axis=axis,
     )
     return y, batch
 
@@ -121,7 +130,13 @@ def forward_fixed(
         x: values.
         mean: :math:`\mu`, shape (C,).
         var: :math:`v`, shape (C,).
-        scale, shift, eps, activation, residual, weights, axis: as in ``forward_batch``.
+        scale: :math:`\gamma`, shape (C,), or None for 1.
+        shift: :math:`\beta`, shape (C,), or None for 0.
+        eps: added to the variance.
+        activation: a name of ``ACTIVATIONS``, or None.
+        residual: added before the activation, or None.
+        weights: how much each value counts; 0 makes the output 0.
+        axis: the axis of the channels.
 
     Example:
         >>> forward_fixed([[-1.0], [5.0]], [1.0], [4.0], None, None, eps=0.0, activation="relu").ravel()
@@ -155,7 +170,14 @@ def backward_batch(
 
     Args:
         dy: the gradient of the loss for y.
-        x, scale, shift, eps, activation, residual, weights, axis: as in ``forward_batch``.
+        x: values.
+        scale: :math:`\gamma`, shape (C,), or None for 1.
+        shift: :math:`\beta`, shape (C,), or None for 0.
+        eps: added to the variance.
+        activation: a name of ``ACTIVATIONS``, or None.
+        residual: added before the activation, or None.
+        weights: how much each value counts; 0 makes the output 0.
+        axis: the axis of the channels.
 
     Example:
         >>> backward_batch([[1.0], [1.0]], [[1.0], [3.0]], [2.0], [0.0], eps=0.0).x.ravel()
@@ -203,7 +225,16 @@ def backward_fixed(
 
     Args:
         dy: the gradient of the loss for y.
-        x, mean, var, scale, shift, eps, activation, residual, weights, axis: as in ``forward_fixed``.
+        x: values.
+        mean: :math:`\mu`, shape (C,).
+        var: :math:`v`, shape (C,).
+        scale: :math:`\gamma`, shape (C,), or None for 1.
+        shift: :math:`\beta`, shape (C,), or None for 0.
+        eps: added to the variance.
+        activation: a name of ``ACTIVATIONS``, or None.
+        residual: added before the activation, or None.
+        weights: how much each value counts; 0 makes the output 0.
+        axis: the axis of the channels.
 
     Example:
         >>> backward_fixed([[1.0]], [[3.0]], [1.0], [4.0], [6.0], [0.0], eps=0.0)
@@ -224,9 +255,7 @@ def backward_fixed(
     )
 
 
-def _pre_activation(
-    x: F64, mean: Any, var: Any, scale: Any, shift: Any, eps: float, residual: Any, axis: int
-) -> F64:
+def _pre_activation(x: F64, mean: Any, var: Any, scale: Any, shift: Any, eps: float, residual: Any, axis: int) -> F64:
     inv = _along(1.0 / np.sqrt(np.asarray(var, np.float64) + eps), x, axis)
     normalized = (x - _along(mean, x, axis)) * inv
     z = normalized * _channels(scale, 1.0, x, axis) + _channels(shift, 0.0, x, axis)

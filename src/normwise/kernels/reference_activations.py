@@ -20,7 +20,7 @@ class Activation(NamedTuple):
 
 
 def _erf(z: F64) -> F64:
-    return np.vectorize(math.erf, otypes=[np.float64])(z)
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(z))
 
 
 def _sigmoid(z: F64) -> F64:
@@ -33,7 +33,7 @@ def _softplus(z: F64) -> F64:
 
 
 def _normal_density(z: F64) -> F64:
-    return np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+    return np.exp(-0.5 * np.clip(z, -40.0, 40.0) ** 2) / math.sqrt(2.0 * math.pi)  # 0 from 39 on, without overflow
 
 
 def _normal_share(z: F64) -> F64:

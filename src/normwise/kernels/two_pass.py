@@ -22,11 +22,11 @@ class Gathered(NamedTuple):
     low: Tensor  # mean of centred, the keepdim shape (1, C, 1, ...)
     mean: Tensor  # keepdim shape
     var: Tensor  # keepdim shape
-    count: int | Tensor
+    number: int | Tensor  # of values per channel
 
     def moments(self) -> Moments:
         """Shape (C,), without a gradient."""
-        return Moments((self.mean + self.low).detach().flatten(), self.var.detach().flatten(), self.count)
+        return Moments((self.mean + self.low).detach().flatten(), self.var.detach().flatten(), self.number)
 
 
 def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
@@ -39,22 +39,21 @@ def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
     over = [axis for axis in range(x.dim()) if axis != 1]
     wide = torch.promote_types(x.dtype, torch.float32)
     if mask is None:
-        count = x.numel() // max(x.shape[1], 1)
+        number: int | Tensor = x.numel() // max(x.shape[1], 1)
         mean = x.mean(over, keepdim=True, dtype=wide)
         centred = x - mean
         low = centred.mean(over, keepdim=True)
         var = centred.square().mean(over, keepdim=True)
     else:
-        counted = mask.sum() * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
-        share = 1 / counted.clamp(min=1).to(wide)
+        number = mask.sum() * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
+        share = 1 / number.clamp(min=1).to(wide)
         inside = x.to(wide).masked_fill(~mask, 0)  # a NaN in the padding stays there
         mean = inside.sum(over, keepdim=True) * share
         centred = (inside - mean).masked_fill(~mask, 0)
         low = centred.sum(over, keepdim=True) * share
         var = centred.square().sum(over, keepdim=True) * share
-        count = counted
     # About a rounded mean the squares are too large by low^2; a constant channel must come out as 0, never below.
-    return Gathered(centred, low, mean, (var - low.square()).clamp(min=0), count)
+    return Gathered(centred, low, mean, (var - low.square()).clamp(min=0), number)
 
 
 def forward_batch(

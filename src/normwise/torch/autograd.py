@@ -11,8 +11,9 @@ from normwise.kernels import two_pass
 
 
 class TwoPassBatchNorm(torch.autograd.Function):
-    """Batch norm by the batch's own moments: ``apply(x, scale, shift, eps) -> (y, mean, var)``, moments without gradient.
+    """Batch norm by the batch's own moments: ``apply(x, scale, shift, eps) -> (y, mean, var, ...)``.
 
+    The moments carry no gradient; what follows them is for the backward.
     The first derivative is the formula of ``reference.backward_batch``. Where a graph of it is asked for, the forward
     is redone from elementary operations and differentiated, so that every higher derivative is right too.
     """
@@ -45,7 +46,7 @@ class TwoPassBatchNorm(torch.autograd.Function):
         x, scale, shift, mean, low, inv = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a graph of the gradient is wanted
-            y, _ = two_pass.forward_batch(x, scale, shift, ctx.eps)
+            y = two_pass.forward_batch(x, scale, shift, ctx.eps)[0]
             inputs = [tensor for tensor, wanted in zip((x, scale, shift), needed, strict=True) if wanted]
             found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True))
             return (*(next(found) if wanted else None for wanted in needed), None)

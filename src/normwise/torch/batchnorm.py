@@ -35,9 +35,7 @@ class FusedBatchNorm(_BatchNorm):
                 "pass for example 'pooled'."
             )
         self.activation = activation
-        self.estimator = (
-            named(estimator, weight_of_new=self.momentum) if isinstance(estimator, str) else estimator
-        )
+        self.estimator = named(estimator, weight_of_new=self.momentum) if isinstance(estimator, str) else estimator
         # One given by name takes its weight from ``momentum``, which schedules may change.
         self._follows_momentum = isinstance(estimator, str) and hasattr(self.estimator, "weight_of_new")
         counted = self.estimator is not None and self.estimator.needs_count and self.track_running_stats
@@ -53,7 +51,7 @@ class FusedBatchNorm(_BatchNorm):
         by_batch = self.training or (mean is None and var is None)
         averages = self.estimator is not None or self.momentum is None
         if not tracks or input.numel() == 0 or (mask is None and (updates is None or not averages)):
-            keep = not self.training or tracks and input.numel() > 0  # an empty batch has nothing to say
+            keep = not self.training or (tracks and input.numel() > 0)  # an empty batch has nothing to say
             y = batch_norm(
                 input,
                 mean if keep else None,
@@ -80,7 +78,8 @@ class FusedBatchNorm(_BatchNorm):
             residual=residual,
             mask=check_mask(mask, input),
         )
-        assert mean is not None and var is not None  # tracks says so
+        assert mean is not None  # tracks says so
+        assert var is not None
         update_running(self._estimator(), batch, mean, var, updates, self.running_count)
         return y
 
@@ -102,7 +101,7 @@ class FusedBatchNorm(_BatchNorm):
         """Torch's line, and what is set beyond it."""
         activation = "" if self.activation is None else f", activation={self.activation}"
         estimator = "" if self.estimator is None else f", estimator={self._estimator()!r}"
-        return super().extra_repr() + activation + estimator
+        return f"{super().extra_repr()}{activation}{estimator}"
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
@@ -128,9 +127,7 @@ class _BatchNormNd(FusedBatchNorm):
         activation: str | None = None,
         estimator: Estimator | str | None = None,
     ) -> None:
-        super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, **torch_bias(bias)
-        )
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **torch_bias(bias))
         self._settle(activation, estimator)
 
 

@@ -78,12 +78,13 @@ def batch_norm(
         if mask is None or not _serviceable(input, *parameters, needs_statistics=True):
             y = F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
             return activate(y, activation, residual)
-        assert running_mean is not None and running_var is not None
+        assert running_mean is not None  # serviceable says so
+        assert running_var is not None
         return two_pass.forward_fixed(
             input, running_mean, running_var, weight, bias, eps, activation=activation, residual=residual, mask=mask
         )
     choice = choose(input, masked=mask is not None, compiling=torch.compiler.is_compiling())
-    if mask is None and (choice.name == "aten" and not choice.verify or not _serviceable(input, *parameters)):
+    if mask is None and ((choice.name == "aten" and not choice.verify) or not _serviceable(input, *parameters)):
         y = F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
         return activate(y, activation, residual)
     y, batch = normalize_by_batch(
@@ -113,9 +114,7 @@ def normalize_by_batch(
         F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
     if mask is not None:
         check_masked_count(mask, input)
-        return two_pass.forward_batch(
-            input, weight, bias, eps, activation=activation, residual=residual, mask=mask
-        )
+        return two_pass.forward_batch(input, weight, bias, eps, activation=activation, residual=residual, mask=mask)
     if choice.name == "aten":
         y, batch = aten.forward_batch(input, weight, bias, eps)
         if not choice.verify or _trustworthy(batch):
@@ -138,7 +137,8 @@ def update_running(
     Args:
         estimator: how.
         batch: the batch's moments.
-        running_mean, running_var: shape (C,).
+        running_mean: shape (C,).
+        running_var: shape (C,), unbiased.
         updates: int64, how many batches entered, or None where nobody counts.
         count: int64, how many values per channel entered, or None where the estimator does not need it.
     """
