@@ -78,7 +78,7 @@ class Program(Group):
 
 
 def _fail(sentence: str) -> NoReturn:
-    click.echo(f"normwise: {sentence}", err=True)
+    click.echo(f"normwise: {sentence[:1].lower()}{sentence[1:]}", err=True)
     sys.exit(COULD_NOT)
 
 
@@ -138,7 +138,7 @@ def _kernels() -> list[dict[str, Any]]:
 @main.group(cls=Group, invoke_without_command=True, epilog="Example: normwise lab list")
 @click.pass_context
 def lab(ctx: click.Context) -> None:
-    """Re-run claims about batch normalization on real data and see which hold."""
+    """Measure which claims about batch normalization hold."""
     _help_alone(ctx)
 
 
@@ -162,7 +162,7 @@ def lab_list(as_json: bool) -> None:
 
 @lab.command("run", epilog="Example: normwise lab run does_it_train_faster --seeds 10")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--seeds", type=click.IntRange(min=2), metavar="N", help="Repeat every trial with N seeds, at least 2.")
+@click.option("--seeds", type=int, metavar="N", help="Repeat every trial with N seeds, at least 2.")
 @click.option("--full", is_flag=True, help="Run larger grids with more seeds.")
 @click.option(
     "--out",
@@ -174,9 +174,9 @@ def lab_list(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 @click.pass_context
 def lab_run(ctx: click.Context, names: Sequence[str], seeds: int | None, full: bool, out: Path, as_json: bool) -> None:
-    """Run experiments, all of them where none is named, and write a page of what was found.
+    """Run experiments and write a page of what they found.
 
-    A run that was interrupted continues where it stopped; what is finished is not run again.
+    Without a NAME all of them are run. A run that was interrupted continues where it stopped; what is finished is not run again.
     """
     from rich.console import Console
 

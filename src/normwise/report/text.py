@@ -32,41 +32,66 @@ def show(results: Sequence[Result], console: Console) -> None:
         console.print()
         console.print(_plain(result.experiment, "bold"))
         console.print(_plain(" ".join(result.question.split()), "dim"))
+        console.print()
         console.print(_statements(result.conclusion.statements))
         if result.conclusion.table.columns:
-            console.print(_table(result.conclusion.table))
-        for caveat in result.conclusion.caveats:
-            console.print(_plain(f"Caveat: {caveat}", "dim"))
+            console.print()
+            console.print(_table(result.conclusion.table, console.width))
     console.print()
     console.print(_count(results))
 
 
 def _statements(statements: Sequence[Statement]) -> Grid:
-    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, expand=False, header_style="bold")
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     grid.add_column("Verdict", no_wrap=True)
-    grid.add_column("Statement", ratio=1, overflow="fold")
-    grid.add_column("Measured, 95 % interval", overflow="fold", min_width=16)
-    for place, statement in enumerate(statements):
-        words = _plain(statement.text)
-        words.append(_plain(f"\nholds if {statement.counts_as_holding}", "dim"))
-        if statement.published:
-            words.append(_plain(f"\npublished: {statement.published}", "dim"))
+    grid.add_column("Statement")
+    grid.add_column("Measured, 95 % interval", min_width=18)
+    for statement in statements:
         effect = statement.effect
         measured = _plain(wording.value(effect), "bold")
-        measured.append(_plain(f"\n{wording.interval(effect)}\nn = {effect.n}", "dim"))
-        grid.add_row(_verdict(statement.verdict), words, measured, end_section=place == len(statements) - 1)
+        measured.append(_plain(f"\n{wording.interval(effect)}, n = {effect.n}", "not bold dim"))
+        grid.add_row(_verdict(statement.verdict), _plain(statement.text), measured)
     return grid
 
 
-def _table(table: Table) -> Grid:
-    grid = Grid(
-        title=_plain(table.caption, "bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, header_style="bold"
-    )
-    for column, right in zip(table.columns, numeric(table), strict=True):
-        grid.add_column(_plain(column), justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
+def _table(table: Table, width: int) -> Grid:
+    rows = [[wording.minus(cell) for cell in row] for row in table.rows]
+    right = numeric(table)
+    natural = _widths([table.columns, *rows])
+    narrow = sum(natural) + 3 * len(natural) > width
+    columns: list[int | None] = [None] * len(natural)
+    if narrow:  # an interval goes beneath its number, and stays in one piece if there is room for all of them
+        rows = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
+        columns = _fitted(table, rows, width)
+    padding = (0, 0 if narrow else 1)  # beside the blank that stands between columns anyway
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding, header_style="bold")
+    grid.title, grid.title_justify = _plain(table.caption, "bold"), "left"
+    for column, flush, fixed in zip(table.columns, right, columns, strict=True):
+        grid.add_column(_plain(column), justify="right" if flush else "left", width=fixed, overflow="fold")
+    for row in rows:
         grid.add_row(*(_plain(cell) for cell in row))
     return grid
+
+
+def _fitted(table: Table, rows: Sequence[Sequence[str]], width: int) -> list[int | None]:
+    """The widths at which numbers stay whole and only words are wrapped; none where there is no such choice."""
+    words = _widths([[cell.replace(" ", "\n") for cell in row] for row in (table.columns, *rows)])
+    lines = _widths(rows)
+    right = numeric(table)
+    fitted = [max(word, line) if flush else word for word, line, flush in zip(words, lines, right, strict=True)]
+    spare = width - sum(fitted) - len(fitted) + 1
+    if spare < 0:
+        return [None] * len(fitted)
+    for place, flush in enumerate(right):
+        more = 0 if flush else min(spare, max(0, lines[place] - fitted[place]))
+        fitted[place] += more
+        spare -= more
+    return list(fitted)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The longest line of every column."""
+    return [max(len(line) for cell in cells for line in cell.split("\n")) for cells in zip(*rows, strict=True)]
 
 
 def _verdict(verdict: Verdict) -> Text:

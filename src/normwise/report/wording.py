@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,7 +53,7 @@ def decimals_for(estimate: Estimate) -> int:
     if not (math.isfinite(half) and half > 0):
         size = abs(estimate.value)
         return 2 if not math.isfinite(size) or size == 0 else max(0, 2 - math.floor(math.log10(size)))
-    decimals = max(0, -math.floor(math.log10(half / 2)))
+    decimals = max(0, -math.floor(math.log10(half / 3)))
     if estimate.low * estimate.high > 0:
         smallest = min(abs(estimate.low), abs(estimate.high))
         decimals = max(decimals, -math.floor(math.log10(smallest)))
@@ -81,6 +82,16 @@ def interval(estimate: Estimate) -> str:
     """
     decimals = decimals_for(estimate)
     return f"{number(estimate.low, decimals)} to {number(estimate.high, decimals)}"
+
+
+def minus(text: str) -> str:
+    """A text whose negative numbers have a real minus sign.
+
+    Example:
+        >>> minus("-1.5 [-2, -1], see 1-3")
+        '−1.5 [−2, −1], see 1-3'
+    """
+    return re.sub(r"(?<![\w.)\]])-(?=\.?\d)", "−", text)
 
 
 def statements(results: Iterable[Result]) -> list[Statement]:
