@@ -65,7 +65,7 @@ def test_gradients_are_those_of_finite_differences(activation: str | None, with_
         options: dict[str, Any] = {"activation": activation, "weights": weights}
         residual = given["residual"] if with_residual else None
 
-        def by_batch(x: F64, scale: F64, shift: F64, r: F64 | None, o: dict[str, Any] = {**options}) -> F64:
+        def by_batch(x: F64, scale: F64, shift: F64, r: F64 | None, o: dict[str, Any] = options) -> F64:
             return reference.forward_batch(x, scale, shift, EPS, residual=r, **o)[0]
 
         def by_fixed(
@@ -73,19 +73,20 @@ def test_gradients_are_those_of_finite_differences(activation: str | None, with_
             scale: F64,
             shift: F64,
             r: F64 | None,
-            o: dict[str, Any] = {**options},
+            o: dict[str, Any] = options,
             given: dict[str, Any] = given,
         ) -> F64:
             return reference.forward_fixed(x, given["mean"], given["var"], scale, shift, EPS, residual=r, **o)
 
         inputs: list[Any] = [given["x"], given["scale"], given["shift"], residual]
         parameters = (given["scale"], given["shift"], EPS)
-        options["residual"] = residual
         for forward, gradients in (
-            (by_batch, reference.backward_batch(given["dy"], given["x"], *parameters, **options)),
+            (by_batch, reference.backward_batch(given["dy"], given["x"], *parameters, residual=residual, **options)),
             (
                 by_fixed,
-                reference.backward_fixed(given["dy"], given["x"], given["mean"], given["var"], *parameters, **options),
+                reference.backward_fixed(
+                    given["dy"], given["x"], given["mean"], given["var"], *parameters, residual=residual, **options
+                ),
             ),
         ):
             for position, analytic in enumerate(gradients):
