@@ -20,7 +20,6 @@ setup: $(READY)  ## create .venv with the pinned dependencies and the package in
 
 demo: setup  ## run the lab's experiments and write their report to report/index.html
 	$(BIN)/normwise lab run --out $(REPORT)
-	@echo "The report is $(CURDIR)/$(REPORT)/index.html; open it in a browser."
 
 test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
 	$(BIN)/python -m pytest -n auto $(ARGS)
