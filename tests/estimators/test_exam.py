@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,35 +16,25 @@ from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import Estimator, RunningStatistics
 from normwise.kernels import reference
 from normwise.moments import Moments
+from tests.estimators.streams import after, stream
 
-# One representative of every member; a new member must be added here or take no settings.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "ema": {"weight_of_new": 0.1},
-    "debiased_ema": {"weight_of_new": 0.1},
-    "window": {"start": 3, "stop": 9},
-}
 NAMES = estimators.names()
 
 
 def make(name: str) -> Estimator:
-    """The member with its settings of this exam."""
-    return estimators.estimator_class(name)(**SETTINGS.get(name, {}))
+    """The member as its own test file says it is to be examined: ``EXAMINED`` in ``test_<name>.py``."""
+    spec = spec_from_file_location(f"examined_{name}", Path(__file__).with_name(f"test_{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert isinstance(module.EXAMINED, estimators.estimator_class(name))
+    return module.EXAMINED
 
 
-def stream(sizes: list[int], *, drift: float = 0.0, seed: int = 0) -> Iterator[tuple[np.ndarray, Moments]]:
-    """Batches of 3 channels whose mean moves by ``drift`` per batch."""
-    rng = np.random.default_rng(seed)
-    for step, size in enumerate(sizes):
-        values = rng.normal([0.0, 5.0, -100.0], [1.0, 0.1, 30.0], (size, 3)) + drift * step
-        yield values, reference.moments(values)
-
-
-def run(name: str, batches: list[Moments]) -> RunningStatistics:
+def run(name: str, batches: Iterable[Moments]) -> RunningStatistics:
     """The statistics after all batches."""
-    statistics = RunningStatistics.start(3)
-    for batch in batches:
-        statistics = make(name).update(statistics, batch)
-    return statistics
+    return after(make(name), batches)
 
 
 def test_there_are_the_members_that_the_documentation_names() -> None:
@@ -125,65 +116,6 @@ def test_uses_operators_only(name: str) -> None:
     tree = ast.parse(inspect.getsource(estimators.estimator_class(name).update).lstrip())
     assert not any(isinstance(node, ast.If | ast.IfExp | ast.While) for node in ast.walk(tree))
     assert "np." not in ast.unparse(tree)
-
-
-def test_ema_is_the_closed_form() -> None:
-    """(1 - w)^k of the start, and w (1 - w)^(k - j) of batch j."""
-    batches = [batch for _, batch in stream([8] * 12, drift=1.0)]
-    weights = np.array([0.1 * 0.9 ** (11 - j) for j in range(12)])
-    statistics = run("ema", batches)
-    np.testing.assert_allclose(statistics.mean, weights @ np.array([b.mean for b in batches]), rtol=1e-12)
-    expected = 0.9**12 + weights @ np.array([b.population_var() for b in batches])
-    np.testing.assert_allclose(statistics.var, expected, rtol=1e-12)
-
-
-def test_debiased_ema_is_the_weighted_average_at_every_step() -> None:
-    """The same weights, divided by their sum: no trace of the start."""
-    batches = [batch for _, batch in stream([8] * 12, drift=1.0)]
-    for k in (1, 2, 12):
-        weights = np.array([0.9 ** (k - 1 - j) for j in range(k)])
-        expected = weights @ np.array([b.mean for b in batches[:k]]) / weights.sum()
-        np.testing.assert_allclose(run("debiased_ema", batches[:k]).mean, expected, rtol=1e-12)
-
-
-def test_cumulative_is_algorithm_2() -> None:
-    """E[x] = E_B[mu_B], Var[x] = m/(m-1) E_B[v_B] for batches of one size m."""
-    batches = [batch for _, batch in stream([8] * 20)]
-    statistics = run("cumulative", batches)
-    np.testing.assert_allclose(statistics.mean, np.mean([b.mean for b in batches], axis=0), rtol=1e-12)
-    np.testing.assert_allclose(statistics.var, 8 / 7 * np.mean([b.var for b in batches], axis=0), rtol=1e-12)
-
-
-@pytest.mark.parametrize("sizes", [[64, 64, 2], [1, 5, 1], [8] * 10], ids=str)
-@pytest.mark.parametrize("drift", [0.0, 10.0], ids=["shuffled", "sorted"])
-def test_pooled_is_one_big_batch(sizes: list[int], drift: float) -> None:
-    """Ragged, sorted, in any order: mean and unbiased variance of everything seen."""
-    seen = list(stream(sizes, drift=drift))
-    everything = np.concatenate([values for values, _ in seen])
-    for order in (seen, seen[::-1]):
-        statistics = run("pooled", [batch for _, batch in order])
-        np.testing.assert_allclose(statistics.mean, everything.mean(0), rtol=1e-12)
-        np.testing.assert_allclose(statistics.var, everything.var(0, ddof=1), rtol=1e-11)
-
-
-def test_window_drops_the_early_and_the_late_batches() -> None:
-    """Batches 3 to 8 of 15 count; before the window opens it is the average so far; after it nothing moves."""
-    batches = [batch for _, batch in stream([8] * 15, drift=1.0)]
-    means = np.array([b.mean for b in batches])
-    np.testing.assert_allclose(run("window", batches[:2]).mean, means[:2].mean(0), rtol=1e-12)
-    np.testing.assert_allclose(run("window", batches[:4]).mean, means[3], rtol=1e-12)
-    np.testing.assert_allclose(run("window", batches).mean, means[3:9].mean(0), rtol=1e-12)
-
-
-@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 3), (4, 2)])
-def test_window_refuses_bounds_that_hold_nothing(start: int, stop: int) -> None:
-    """With what was received and what to do."""
-    with pytest.raises(NormwiseError) as error:
-        estimators.estimator_class("window")(start=start, stop=stop)  # type: ignore[call-arg]  # Estimator has none
-    assert str(error.value) == (
-        f"a window needs 0 <= start < stop, received start={start} and stop={stop}: "
-        "state both as numbers of batches, counted from 0."
-    )
 
 
 def test_names_lead_to_members() -> None:
