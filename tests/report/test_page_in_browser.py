@@ -7,13 +7,18 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
+
+from normwise.lab.results import Result
+from normwise.report import page
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _QUIET = (
@@ -26,6 +31,15 @@ _QUIET = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
+
+# Chromium expects its ends of the pipe at the descriptors 3 and 4.
+_BRIDGE = """
+import fcntl, os, sys
+reads, writes = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3])
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find() -> str:
@@ -71,10 +85,11 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         here_reads, there_writes = os.pipe()
         there_reads, here_writes = os.pipe()
-        # Chromium expects the pipe at the descriptors 3 and 4.
-        bridge = f'exec "$@" 3<&{there_reads} 4>&{there_writes}'
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", bridge, "sh", executable, *_QUIET, f"--user-data-dir={self._folder.name}"],
+            [
+                *(sys.executable, "-c", _BRIDGE, str(there_reads), str(there_writes)),
+                *(executable, *_QUIET, f"--user-data-dir={self._folder.name}"),
+            ],
             pass_fds=(there_reads, there_writes),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -104,7 +119,7 @@ class Browser:
         """Opens a file and waits until it is drawn."""
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
-        page = self._pages[session] = Page(self, session)
+        shown = self._pages[session] = Page(self, session)
         for domain in ("Page", "Network", "Log", "Runtime"):
             self.call(f"{domain}.enable", session=session)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -113,13 +128,13 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", screen, session=session)
         self.call("Page.navigate", {"url": path.as_uri()}, session=session)
         until = time.monotonic() + 30
-        while page.ask("document.readyState + location.protocol") != "completefile:":
+        while shown.ask("document.readyState + location.protocol") != "completefile:":
             assert time.monotonic() < until, f"{path.name} did not load within 30 seconds"
             time.sleep(0.02)
         # A short wait, in which a request that the page must not make would be seen.
         time.sleep(0.2)
-        page.ask("0")
-        return page
+        shown.ask("0")
+        return shown
 
     def call(self, method: str, parameters: dict[str, Any] | None = None, session: str | None = None) -> Any:
         """Sends one command, and notes the events that come before its answer."""
@@ -145,13 +160,95 @@ class Browser:
         return answer
 
     def _note(self, event: dict[str, Any]) -> None:
-        page = self._pages.get(event.get("sessionId", ""))
-        if page is None:
+        shown = self._pages.get(event.get("sessionId", ""))
+        if shown is None:
             return
         details = event["params"]
         if event["method"] == "Network.requestWillBeSent":
-            page.requests.append(details["request"]["url"])
+            shown.requests.append(details["request"]["url"])
         elif event["method"] == "Log.entryAdded":
-            page.complaints.append(details["entry"]["text"])
+            shown.complaints.append(details["entry"]["text"])
         elif event["method"] in {"Runtime.consoleAPICalled", "Runtime.exceptionThrown"}:
-            page.complaints.append(json.dumps(details))
+            shown.complaints.append(json.dumps(details))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of this file."""
+    with Browser(find()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 768, 390])
+def test_the_page_is_quiet_complete_and_fits(
+    width: int, dark: bool, results: list[Result], hostile: Result, browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.html"
+    page.write([*results, hostile], path)
+    shown = browser.open(path, width=width, dark=dark)
+    assert shown.complaints == []
+    assert shown.requests == [path.as_uri()]
+    assert shown.ask("document.title") == "Batch normalization: which claims hold? · normwise lab"
+    assert shown.ask("document.documentElement.scrollWidth <= innerWidth")
+    figures = [figure for result in (*results, hostile) for figure in result.conclusion.figures]
+    sizes = shown.ask(
+        "[...document.querySelectorAll('figure .panels > svg')].map(svg => svg.getBoundingClientRect())"
+        ".map(box => [box.width, box.height])"
+    )
+    assert len(sizes) == sum(len(figure.panels) for figure in figures)
+    assert all(wide > 250 and high > 180 for wide, high in sizes)
+
+
+def test_the_check_would_notice_a_request_and_a_complaint(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text("<img src='missing.png'><script>console.error('boom')</script>", encoding="utf-8")
+    shown = browser.open(path)
+    assert any("missing.png" in address for address in shown.requests)
+    assert any("boom" in complaint for complaint in shown.complaints)
+
+
+def test_words_run_nothing(hostile: Result, browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    page.write([hostile], path)
+    shown = browser.open(path)
+    assert shown.ask("document.querySelectorAll('script, img').length") == 0
+    assert shown.requests == [path.as_uri()]
+
+
+@pytest.mark.parametrize(("dark", "paper", "ink"), [(False, 255, 27), (True, 20, 228)], ids=["light", "dark"])
+def test_lines_and_letters_follow_the_colour_scheme(
+    dark: bool, paper: int, ink: int, results: list[Result], browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.html"
+    page.write(results, path)
+    shown = browser.open(path, dark=dark)
+    assert f"rgb({paper}," in shown.ask("getComputedStyle(document.body).backgroundColor")
+    assert f"rgb({ink}," in shown.ask("getComputedStyle(document.querySelector('figure svg text')).fill")
+    strokes = shown.ask("[...document.querySelectorAll('.legend svg path')].map(path => getComputedStyle(path).stroke)")
+    assert ("rgb(98, 176, 238)" if dark else "rgb(0, 103, 165)") in strokes
+
+
+def test_letters_in_figures_can_be_read_on_a_phone(results: list[Result], browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    page.write(results, path)
+    smallest = browser.open(path, width=390).ask(
+        "Math.min(...[...document.querySelectorAll('figure .panels > svg text')].map(text => "
+        "parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getScreenCTM().a))"
+    )
+    assert smallest >= 9
+
+
+def test_no_legend_covers_a_drawing(results: list[Result], browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    page.write(results, path)
+    for width in (1200, 390):
+        overlaps = browser.open(path, width=width).ask(
+            "[...document.querySelectorAll('figure')].filter(figure => {"
+            " const key = figure.querySelector('.legend').getBoundingClientRect();"
+            " return [...figure.querySelectorAll('.panels > svg')].some(svg => {"
+            "  const box = svg.getBoundingClientRect();"
+            "  return key.left < box.right && box.left < key.right && key.top < box.bottom && box.top < key.bottom"
+            " })}).length"
+        )
+        assert overlaps == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,16 +32,26 @@ class Style:
 
 
 def styles(figures: Iterable[Figure]) -> dict[str, Style]:
-    """Gives every label its style, in the order in which the labels first occur.
+    """Gives every label a style; a label looks the same everywhere, and no two look alike in one figure.
 
     Args:
         figures: all figures that shall agree, usually those of one experiment.
     """
-    labels = dict.fromkeys(line.label for figure in figures for panel in figure.panels for line in panel.series)
-    return {
-        label: Style(COLOURS[n % len(COLOURS)], _DASHES[n % len(_DASHES)], _MARKERS[n % len(_MARKERS)])
-        for n, label in enumerate(labels)
-    }
+    places: dict[str, int] = {}
+    for figure in figures:
+        labels = list(dict.fromkeys(line.label for panel in figure.panels for line in panel.series))
+        taken = {places[label] for label in labels if label in places}
+        for label in labels:
+            if label not in places:
+                # A style that nothing on the page has yet, if there is one, else the first that this figure lacks.
+                fresh = (n for n in range(len(COLOURS)) if n not in places.values())
+                places[label] = next(fresh, next(n for n in itertools.count() if n not in taken))
+                taken.add(places[label])
+    return {label: _style(place) for label, place in places.items()}
+
+
+def _style(place: int) -> Style:
+    return Style(COLOURS[place % len(COLOURS)], _DASHES[place % len(_DASHES)], _MARKERS[place % len(_MARKERS)])
 
 
 @contextmanager

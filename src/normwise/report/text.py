@@ -36,6 +36,7 @@ def show(results: Sequence[Result], console: Console) -> None:
         console.print(_statements(result.conclusion.statements))
         if result.conclusion.table.columns:
             console.print()
+            console.print(_plain(result.conclusion.table.caption, "bold"))
             console.print(_table(result.conclusion.table, console.width))
     console.print()
     console.print(_count(results))
@@ -65,7 +66,6 @@ def _table(table: Table, width: int) -> Grid:
         columns = _fitted(table, rows, width)
     padding = (0, 0 if narrow else 1)  # beside the blank that stands between columns anyway
     grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding, header_style="bold")
-    grid.title, grid.title_justify = _plain(table.caption, "bold"), "left"
     for column, flush, fixed in zip(table.columns, right, columns, strict=True):
         grid.add_column(_plain(column), justify="right" if flush else "left", width=fixed, overflow="fold")
     for row in rows:

@@ -21,12 +21,12 @@ def positions(low: float, high: float, scale: Scale) -> list[float]:
 
     Example:
         >>> positions(0.02, 40.0, "log"), positions(0.0, 9.0, "linear")
-        ([0.1, 1.0, 10.0], [0.0, 2.0, 4.0, 6.0, 8.0])
+        ([0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0], [0.0, 2.0, 4.0, 6.0, 8.0])
     """
     if scale == "log":
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         choices = [
-            [n * 10.0**e for e in range(first, last + 1) for n in leads if low <= n * 10.0**e <= high]
+            [float(f"{n}e{e}") for e in range(first, last + 1) for n in leads if low <= float(f"{n}e{e}") <= high]
             for leads in ((1, 2, 5), (1, 3), (1,))
         ]
         fitting = [choice for choice in choices if 3 <= len(choice) <= _MOST]
@@ -34,7 +34,7 @@ def positions(low: float, high: float, scale: Scale) -> list[float]:
             return fitting[0]
         every = math.ceil(len(choices[-1]) / _MOST)
         if every > 1:
-            return [10.0**e for e in range(first, last + 1) if e % every == 0 and low <= 10.0**e <= high]
+            return [tick for tick in choices[-1] if round(math.log10(tick)) % every == 0]
     rough = (high - low) / 5
     base = 10.0 ** math.floor(math.log10(rough))
     step = next(n * base for n in (1, 2, 2.5, 5, 10) if n * base >= rough * 0.999)

@@ -65,7 +65,7 @@ def value(estimate: Estimate) -> str:
 
     Example:
         >>> value(Estimate(2.345, 2.1, 2.6, 10, "points")), value(Estimate(4.27, 3.61, 5.02, 10, "ratio"))
-        ('2.3 points', 'ratio 4.3')
+        ('2.35 points', 'ratio 4.3')
     """
     shown = number(estimate.value, decimals_for(estimate))
     if estimate.unit in _BEFORE:
@@ -78,7 +78,7 @@ def interval(estimate: Estimate) -> str:
 
     Example:
         >>> interval(Estimate(2.345, 2.1, 2.6, 10, "points"))
-        '2.1 to 2.6'
+        '2.10 to 2.60'
     """
     decimals = decimals_for(estimate)
     return f"{number(estimate.low, decimals)} to {number(estimate.high, decimals)}"

@@ -1,0 +1,100 @@
+"""The page as text: complete, whole or not written at all, and safe with any words in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from normwise.errors import MissingExtra
+from normwise.lab.results import Result
+from normwise.report import page
+
+
+def test_everything_that_a_result_says_is_on_the_page(results: list[Result]) -> None:
+    html = page.render(results)
+    for result in results:
+        assert page.title(result.experiment) in html
+        assert result.question in html
+        assert result.refuted_by in html
+        assert result.command in html
+        for statement in result.conclusion.statements:
+            assert html.count(statement.text) == 2  # in the summary and in its section
+            assert f"</span>{statement.verdict.value}</span>" in html
+            assert statement.published in html
+        for text in (*result.conclusion.caveats, *result.references):
+            assert text in html
+        for figure in result.conclusion.figures:
+            assert figure.caption in html
+    assert "ratio 4.3" in html
+    assert "3.6 to 5.0, n&nbsp;=&nbsp;10" in html
+
+
+def test_the_page_refers_to_nothing_outside_of_it(results: list[Result], hostile: Result) -> None:
+    html = page.render([*results, hostile])
+    outside = re.findall(r'<(?!/)[^<>]*\b(?:src|href|xlink:href|action)\s*=\s*"(?!#|data:,")[^"]*"', html)
+    assert outside == []
+    assert not re.search(r"@import|url\((?!#)|<script|<iframe|<object|<embed", html)
+    assert "default-src 'none'" in html
+
+
+def test_words_cannot_break_out(hostile: Result) -> None:
+    html = page.render([hostile])
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "\x07" not in html
+    assert "&lt;script&gt;" in html
+    assert "$x_1$" in html  # and is not set as mathematics
+
+
+def test_part_of_the_experiments_is_a_page_too(results: list[Result]) -> None:
+    html = page.render(results[:1])
+    assert "1 experiment with 2 statements" in html
+    assert "Experiment 1 of 1" in html
+
+
+def test_the_same_results_give_the_same_page(results: list[Result]) -> None:
+    assert page.render(results) == page.render(results)
+
+
+def test_without_a_result_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^there is no result to show on the page: run at least one experiment first$"
+    ):
+        page.write([], tmp_path / "index.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_are_made_and_nothing_else_is_left_behind(results: list[Result], tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "index.html"
+    page.write(results, path)
+    assert path.read_text(encoding="utf-8") == page.render(results)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_older_page_as_it_was(
+    results: list[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.html"
+    path.write_text("older", encoding="utf-8")
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        page.write(results, path)
+    assert path.read_text(encoding="utf-8") == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_a_missing_extra_names_its_command(
+    library: str, results: list[Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "find_spec", lambda name: None if name == library else object())
+    sentence = f"{library} is not installed; install it with: pip install 'normwise[lab]'"
+    with pytest.raises(MissingExtra, match=f"^{re.escape(sentence)}$"):
+        page.render(results)
