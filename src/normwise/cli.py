@@ -176,7 +176,8 @@ def lab_list(as_json: bool) -> None:
 def lab_run(ctx: click.Context, names: Sequence[str], seeds: int | None, full: bool, out: Path, as_json: bool) -> None:
     """Run experiments and write a page of what they found.
 
-    Without a NAME all of them are run. A run that was interrupted continues where it stopped; what is finished is not run again.
+    Without a NAME all of them are run. A run that was interrupted continues where it stopped; what is finished is not
+    run again.
     """
     from rich.console import Console
 
