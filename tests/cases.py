@@ -152,7 +152,7 @@ def _sizes(p: Problem, batch: Moments) -> Sizes:
         ratio=np.abs(mean).reshape(along) * inv,
         inv=inv,
         scale=np.abs(scale),
-        count=max(batch.count, 1.0),
+        values=max(batch.count, 1.0),
     )
 
 
@@ -171,14 +171,23 @@ def law(p: Problem) -> tuple[Law, Tensor]:
         near = np.min([np.abs(z - kink) for kink in KINKS], axis=0) < 16 * unit(p.x.dtype) * (4 + sizes.ratio)
         dy = dy.masked_fill(torch.from_numpy(near), 0)
     dy = dy.to(p.x.dtype)
-    statistics = () if p.training else (array(p.mean), array(p.var))
-    forward = reference.forward_batch if p.training else reference.forward_fixed
-    backward = reference.backward_batch if p.training else reference.backward_fixed
-    arguments = (array(p.x), *statistics, array(p.scale), array(p.shift), p.eps)
-    extras = {"activation": p.activation, "residual": None if p.residual is None else array(p.residual)}
-    y = forward(*arguments, **extras, weights=weights)  # type: ignore[operator]  # two functions of one form
-    gradients = backward(array(dy), *arguments, **extras, weights=weights)  # type: ignore[operator]  # as above
-    return Law(y[0] if p.training else y, batch, gradients, sizes), dy
+    activation, residual = p.activation, None if p.residual is None else array(p.residual)
+    x, scale, shift, mean, var = (array(tensor) for tensor in (p.x, p.scale, p.shift, p.mean, p.var))
+    if p.training:
+        y, _ = reference.forward_batch(
+            x, scale, shift, p.eps, activation=activation, residual=residual, weights=weights
+        )
+        gradients = reference.backward_batch(
+            array(dy), x, scale, shift, p.eps, activation=activation, residual=residual, weights=weights
+        )
+    else:
+        y = reference.forward_fixed(
+            x, mean, var, scale, shift, p.eps, activation=activation, residual=residual, weights=weights
+        )
+        gradients = reference.backward_fixed(
+            array(dy), x, mean, var, scale, shift, p.eps, activation=activation, residual=residual, weights=weights
+        )
+    return Law(y, batch, gradients, sizes), dy
 
 
 def allowed(p: Problem, said: Law, dy: Tensor, *, kept: torch.dtype | None, running: bool = False) -> Bounds:
@@ -193,3 +202,18 @@ def allowed(p: Problem, said: Law, dy: Tensor, *, kept: torch.dtype | None, runn
         running=running,
         by_batch=p.training,
     )
+
+
+def running(layer: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    """A layer's running statistics, which it has."""
+    mean, var = layer.running_mean, layer.running_var
+    assert isinstance(mean, Tensor)
+    assert isinstance(var, Tensor)
+    return mean, var
+
+
+def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of tensors that have one."""
+    found = tuple(tensor.grad for tensor in tensors if tensor.grad is not None)
+    assert len(found) == len(tensors)
+    return found

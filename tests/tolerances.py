@@ -43,7 +43,7 @@ class Sizes(NamedTuple):
     ratio: F64  # |mean| / s
     inv: F64  # 1 / s
     scale: F64  # |scale|
-    count: float  # values per channel
+    values: float  # per channel
 
 
 class Bounds(NamedTuple):
@@ -93,12 +93,12 @@ def bounds(
     over = tuple(axis for axis in range(dy.ndim) if axis != 1)
 
     # the error of a normalized value, and of the value that enters the activation
-    e = acc * (1 + np.abs(sizes.normalized)) + unit(torch.float64) * np.sqrt(sizes.count) * sizes.ratio
+    e = acc * (1 + np.abs(sizes.normalized)) + unit(torch.float64) * np.sqrt(sizes.values) * sizes.ratio
     if kept is not None:
         e = e + unit(kept) * sizes.ratio
         e = e + unit(kept) * np.abs(sizes.normalized)  # the spread is kept in it too
     if running:
-        e = e + acc * np.sqrt(sizes.count) * (1 + sizes.ratio) * (1 + np.abs(sizes.normalized))
+        e = e + acc * np.sqrt(sizes.values) * (1 + sizes.ratio) * (1 + np.abs(sizes.normalized))
     rounded = u * (np.abs(sizes.linear) + np.abs(sizes.normalized * sizes.scale) + np.abs(sizes.residual))
     z = rounded + sizes.scale * e
 
@@ -110,11 +110,11 @@ def bounds(
     dscale = (dg * np.abs(sizes.normalized) + g * e).sum(over, keepdims=True) + (acc * 4 + unit(parameters)) * products
     dx = dg + g * e
     if by_batch:
-        share_of_shift, share_of_scale = sum_g / sizes.count, products / sizes.count
+        share_of_shift, share_of_scale = sum_g / sizes.values, products / sizes.values
         dx = (
             dx
-            + dshift / sizes.count
-            + dscale / sizes.count * np.abs(sizes.normalized)
+            + dshift / sizes.values
+            + dscale / sizes.values * np.abs(sizes.normalized)
             + share_of_scale * e
             + (u + acc) * (share_of_shift + share_of_scale * np.abs(sizes.normalized))
         )
@@ -124,7 +124,7 @@ def bounds(
 
 
 def worst(found: torch.Tensor, expected: F64, bound: F64) -> float:
-    """The largest distance in units of its bound: at most 1 where it holds, infinite where something is not a number."""
+    """The largest distance in units of its bound: at most 1 where it holds, infinite where a result is NaN."""
     apart = np.abs(found.detach().double().numpy() - expected)
     share = np.where(apart == 0, 0.0, apart / np.maximum(bound, 1e-300))
     return float(np.where(np.isnan(share), np.inf, share).max(initial=0.0))

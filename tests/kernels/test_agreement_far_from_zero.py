@@ -12,6 +12,7 @@ from torch import Tensor
 from normwise.kernels import reference, two_pass
 from normwise.torch import BatchNorm2d
 from normwise.torch.functional import batch_norm
+from tests.cases import array, gradients, running
 from tests.tolerances import SAFETY, unit
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -51,9 +52,9 @@ def test_a_layer_is_right_however_far_the_mean_is(images: str, far: float, memor
     layer = BatchNorm2d(4, momentum=1.0)
     assert off_by(layer(x), x) <= limit(far)
     batch = reference.moments(x.double().numpy())
-    assert layer.running_mean is not None and layer.running_var is not None
-    np.testing.assert_allclose(layer.running_mean.numpy(), batch.mean, rtol=1e-6, atol=limit(far))
-    np.testing.assert_allclose(layer.running_var.numpy(), batch.population_var(), rtol=2 * limit(far) + 1e-5)
+    mean, var = running(layer)
+    np.testing.assert_allclose(mean.numpy(), batch.mean, rtol=1e-6, atol=limit(far))
+    np.testing.assert_allclose(var.numpy(), batch.population_var(), rtol=2 * limit(far) + 1e-5)
 
 
 @pytest.mark.parametrize("far", [0.0, 100.0, 1e4])
@@ -75,12 +76,11 @@ def test_the_gradients_are_right_far_from_zero() -> None:
     dy = standing((8, 3, 32, 32), 0.0)
     weight, bias = torch.tensor([1.0, 2.0, 3.0], requires_grad=True), torch.zeros(3, requires_grad=True)
     batch_norm(x, None, None, weight, bias, True).backward(dy)
-    assert x.grad is not None and weight.grad is not None and bias.grad is not None
-    arrays = (tensor.detach().double().numpy() for tensor in (dy, x, weight, bias))
-    right = reference.backward_batch(*arrays, 1e-5)
-    np.testing.assert_allclose(x.grad.numpy(), right.x, atol=1e-5)
-    np.testing.assert_allclose(weight.grad.numpy(), right.scale, rtol=1e-4)
-    np.testing.assert_allclose(bias.grad.numpy(), right.shift, rtol=1e-4)
+    right = reference.backward_batch(array(dy), array(x), array(weight), array(bias), 1e-5)
+    dx, dweight, dbias = gradients(x, weight, bias)
+    np.testing.assert_allclose(dx.numpy(), right.x, atol=1e-5)
+    np.testing.assert_allclose(dweight.numpy(), right.scale, rtol=1e-4)
+    np.testing.assert_allclose(dbias.numpy(), right.shift, rtol=1e-4)
 
 
 # Why the layers do not simply call PyTorch's operator. Should it be put right, this test says so: the verification in
@@ -117,8 +117,7 @@ def test_values_on_a_grid_are_normalized_right(values: str, memory_format: str) 
     layer = BatchNorm2d(2, momentum=1.0)
     assert off_by(layer(x), x) <= limit(17.0)
     batch = reference.moments(x.double().numpy())
-    assert layer.running_var is not None
-    np.testing.assert_allclose(layer.running_var.numpy(), batch.population_var(), rtol=4e-4)
+    np.testing.assert_allclose(running(layer)[1].numpy(), batch.population_var(), rtol=4e-4)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
