@@ -1,7 +1,7 @@
 """Estimates with a 95 % interval from a handful of seeds.
 
 The interval is a bootstrap over seeds. With few seeds the usual percentile bootstrap is too narrow: from five it covers
-the true mean about 83 times in 100. The *expanded* percentile interval (Hesterberg 2015, section 4.2) takes more
+the true mean of normal data about 85 times in 100. The *expanded* percentile interval (Hesterberg 2015) takes more
 distant percentiles, so far out as to be as wide for normal data as Student's interval:
 
     tail = Phi(-sqrt(n / (n - 1)) * t(0.975, n - 1))        instead of 0.025

@@ -80,7 +80,7 @@ class Within:
 
     def words(self, unit: str) -> str:
         """The rule as a sentence."""
-        span = f"between {self.low:g} and {_with(self.high, unit)}"
+        span = f"between {self.low:.3g} and {_with(self.high, unit)}"
         return f"holds: the 95 % interval lies {span}; does not hold: it lies wholly outside"
 
 
@@ -90,4 +90,4 @@ def judge(text: str, effect: Estimate, rule: AtLeast | AtMost | Within, publishe
 
 
 def _with(number: float, unit: str) -> str:
-    return f"{number:g}" if unit == "ratio" else f"{number:g} {unit}"
+    return f"{number:.3g}" if unit == "ratio" else f"{number:.3g} {unit}"

@@ -13,16 +13,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from normwise.errors import NormwiseError
 from normwise.lab.experiment import load
-
-_LOOK_EVERY = 0.2
-"""Seconds between a worker's looks at whether it is still wanted."""
 
 
 class TrialFailed(NormwiseError):
@@ -61,7 +58,7 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count
         self._pool: ProcessPoolExecutor | None = None
-        self._unwanted: Event | None = None
+        self._lifeline: Connection | None = None
 
     def __enter__(self) -> Workers:
         return self
@@ -69,10 +66,11 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None and self._unwanted is not None:
+        if self._pool is not None and self._lifeline is not None:
             if kind is not None:  # do not wait for trials whose outcome nobody will take
-                self._unwanted.set()
+                self._lifeline.close()
             self._pool.shutdown(wait=True, cancel_futures=True)
+            self._lifeline.close()
 
     def do(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Done]]:
         """Work tasks off and hand each over as it is finished, in no particular order.
@@ -84,10 +82,9 @@ class Workers:
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._unwanted = context.Event()
-            self._pool = ProcessPoolExecutor(
-                self.count, mp_context=context, initializer=_prepare, initargs=(self._unwanted,)
-            )
+            # not an Event: setting one waits for every process that ever waited for it, dead ones included
+            theirs, self._lifeline = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_prepare, initargs=(theirs,))
         futures = {self._pool.submit(work, task): task for task in tasks}
         for future in as_completed(futures):
             task = futures[future]
@@ -140,18 +137,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"an outcome holds numbers, words and lists of them: got {type(value).__name__}")
 
 
-def _prepare(unwanted: Event) -> None:
+def _prepare(lifeline: Connection) -> None:
     """Called once in every worker, before any trial."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
-    threading.Thread(target=_leave_when_unwanted, args=(unwanted,), daemon=True).start()
+    threading.Thread(target=_leave_when_cut, args=(lifeline,), daemon=True).start()
 
 
-def _leave_when_unwanted(unwanted: Event) -> None:
-    """End this process when it is told to, or when its parent is gone, killed perhaps, and cannot tell any more."""
-    parent = multiprocessing.parent_process()
-    while not unwanted.wait(_LOOK_EVERY):
-        if parent is not None and not parent.is_alive():
-            break
-    os._exit(1)
+def _leave_when_cut(lifeline: Connection) -> None:
+    """End this process as soon as its parent closes the other end, which it does by dying, too."""
+    try:
+        lifeline.recv()  # nothing is ever sent
+    except EOFError:
+        os._exit(1)

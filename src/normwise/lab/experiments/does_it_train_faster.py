@@ -145,8 +145,11 @@ def _drift(percentiles: Numbers) -> tuple[float, int]:
     if len(percentiles) < 2 or not np.isfinite(percentiles).all():
         return float("nan"), 0
     low, middle, high = (percentiles[:, i] for i in range(3))
-    drifts = (middle.max(axis=0) - middle.min(axis=0)) / np.median(high - low, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a dead layer below: no width, hence no drift
+        drifts = (middle.max(axis=0) - middle.min(axis=0)) / np.median(high - low, axis=0)
     typical = float(np.median(drifts))
+    if not np.isfinite(typical):
+        return float("nan"), 0
     return typical, int(np.argmin(np.abs(drifts - typical)))
 
 
@@ -242,9 +245,9 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
                 )
     targets = ", of ".join(f"{TARGETS[pixels]:.2f} with {pixels} pixels" for pixels in settings.inputs)
     caption = (
-        f"Steps to a test accuracy of {targets}, out of {settings.steps}, each network at the rate that gets there first "
-        f"on validation images; accuracy after the last step. Mean [95 % interval] over {n} seeds, of the steps the "
-        "geometric one."
+        f"Steps to a test accuracy of {targets}, out of {settings.steps}, each network at the rate that gets there "
+        f"first on validation images; accuracy after the last step. Mean [95 % interval] over {n} seeds, of the steps "
+        "the geometric one."
     )
     columns = ("pixels", "network", "initial std", "rate", "steps", "got there", "test accuracy, %", "drift")
     return Table(caption, columns, tuple(rows))

@@ -1,0 +1,66 @@
+"""The learning rates' experiment in a tiny setting, and its bookkeeping on hand-made numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from normwise.lab.experiments import does_it_allow_higher_learning_rates as experiment
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Verdict
+
+SETTINGS = experiment.Settings(rates=(0.01, 0.3, 1e4), steps=30, depth=2, width=16)
+
+
+@pytest.fixture(scope="module")
+def conclusion() -> Conclusion:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    return experiment.conclude(SETTINGS, Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials]))
+
+
+def test_the_largest_usable_rate_is_that_of_each_seed() -> None:
+    accuracies = np.array([[0.97, 0.95, 0.1], [0.96, 0.94, 0.1], [0.9, 0.9, 0.1]])
+    found = experiment.largest_usable(accuracies, (0.1, 1.0, 10.0))
+    assert found[:2].tolist() == [1.0, 0.1]
+    assert math.isnan(found[2])
+
+
+def made_up(with_norm: dict[float, float], without: dict[float, float]) -> Conclusion:
+    settings = experiment.Settings(rates=tuple(with_norm))
+    trials = experiment.trials(settings, range(5))
+    outcomes = []
+    for trial in trials:
+        value = (with_norm if trial.batch_norm else without)[trial.rate]
+        outcomes.append({"finite": True, "validation": value, "test": value + 0.001 * trial.seed})
+    return experiment.conclude(settings, Outcomes(trials, outcomes))
+
+
+def test_the_verdicts_follow_the_numbers() -> None:
+    higher = made_up({0.01: 0.96, 0.1: 0.97, 1.0: 0.98}, {0.01: 0.96, 0.1: 0.96, 1.0: 0.1})
+    assert [each.verdict for each in higher.statements] == [Verdict.HOLDS] * 3
+    assert higher.statements[0].effect.value == pytest.approx(10)
+    same = made_up({0.01: 0.99, 0.1: 0.97, 1.0: 0.1}, {0.01: 0.96, 0.1: 0.985, 1.0: 0.1})
+    assert [each.verdict for each in same.statements] == [Verdict.DOES_NOT_HOLD] * 3
+    neither = made_up({0.01: 0.5, 0.1: 0.6}, {0.01: 0.5, 0.1: 0.5})
+    assert neither.statements[0].verdict is Verdict.UNDECIDED
+
+
+def test_a_rate_out_of_all_reason_guesses(conclusion: Conclusion) -> None:
+    (figure,) = conclusion.figures
+    (panel,) = figure.panels
+    assert [series.label for series in panel.series] == ["with batch norm", "without"]
+    for series in panel.series:
+        assert series.x == SETTINGS.rates
+        assert series.y[1] is not None
+        assert series.y[1] > 0.3
+        assert series.y[2] is not None
+        assert series.y[2] < 0.3
+        assert len(series.low) == len(series.high) == 3
+
+
+def test_the_table_has_a_row_for_every_rate_and_two_more(conclusion: Conclusion) -> None:
+    assert len(conclusion.table.rows) == 5
+    assert all(len(row) == 3 for row in conclusion.table.rows)
+    assert "over 2 seeds" in conclusion.table.caption

@@ -1,0 +1,69 @@
+"""The gradients' experiment in a tiny setting, and theorem 8 in its limits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from normwise.lab.experiments import does_it_cure_vanishing_gradients as experiment
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Verdict
+
+SETTINGS = experiment.Settings(layers=12, width=48, scales=(0.5, 0.9, 1.0, 2.0))
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
+
+
+@pytest.fixture(scope="module")
+def conclusion(outcomes: Outcomes) -> Conclusion:
+    return experiment.conclude(SETTINGS, outcomes)
+
+
+def test_theorem_8_in_the_limit_of_large_batches() -> None:
+    assert experiment.theorem_8(1e9) == pytest.approx(math.pi / (math.pi - 1), rel=1e-6)
+    assert experiment.theorem_8(60) == pytest.approx(1.4949, abs=1e-4)
+
+
+def test_theorem_8_falls_with_the_batch_size() -> None:
+    rates = [experiment.theorem_8(batch) for batch in (4, 8, 60, 1000)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_without_batch_norm_relu_has_the_factor_of_its_scale(outcomes: Outcomes) -> None:
+    norms = {
+        scale: outcomes.where(activation="relu", batch_norm=False, scale=scale).array("log10_norm")
+        for scale in SETTINGS.scales
+    }
+    # relu is homogeneous and biases are 0: scale s multiplies by s per layer; only the weights of the samples in the
+    # loss's gradient shift with the size of the logits
+    for scale, logs in norms.items():
+        slopes = (logs[:, 0] - logs[:, -1]) - (norms[1.0][:, 0] - norms[1.0][:, -1])
+        assert slopes == pytest.approx(12 * math.log10(scale), abs=0.1)
+
+
+def test_the_statements_come_out_as_theory_says(conclusion: Conclusion) -> None:
+    verdicts = {statement.text: statement.verdict for statement in conclusion.statements}
+    assert len(verdicts) == 8
+    (change,) = (verdicts[text] for text in verdicts if "With batch normalization, 4 times larger" in text)
+    assert change is Verdict.HOLDS
+    (change,) = (verdicts[text] for text in verdicts if "Without batch normalization, 4 times larger" in text)
+    assert change is Verdict.HOLDS
+    (growth,) = (each.effect for each in conclusion.statements if "theorem 8" in each.text)
+    assert 0.7 < growth.value < 1.3
+
+
+def test_everything_shown_is_finite(conclusion: Conclusion) -> None:
+    (figure,) = conclusion.figures
+    assert [panel.title for panel in figure.panels] == list(SETTINGS.activations)
+    assert [len(panel.series) for panel in figure.panels] == [6, 6, 7]  # theorem 8 in the panel of relu
+    for panel in figure.panels:
+        for series in panel.series:
+            assert len(series.x) == len(series.y) == 13
+            assert all(y is not None and math.isfinite(y) and y > 0 for y in series.y)
+    assert len(conclusion.table.rows) == 6
+    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)

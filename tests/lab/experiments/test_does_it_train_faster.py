@@ -1,0 +1,93 @@
+"""The paper's experiment in a tiny setting, and its bookkeeping on hand-made numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from normwise.lab.experiments import does_it_train_faster as experiment
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Verdict
+from normwise.lab.training import looks
+
+SETTINGS = experiment.Settings(deviations=(0.1,), rates=(0.5, 2.0), steps=60, width=20)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
+
+
+@pytest.fixture(scope="module")
+def conclusion(outcomes: Outcomes) -> Conclusion:
+    return experiment.conclude(SETTINGS, outcomes)
+
+
+def test_steps_are_counted_to_the_first_crossing_and_to_the_end_where_there_is_none() -> None:
+    curves = np.array([[0.1, 0.96, 0.9], [0.1, 0.2, 0.3], [0.95, 0.96, 0.97]])
+    assert experiment.steps_to(0.95, curves, (10, 20, 30)).tolist() == [20, 30, 10]
+
+
+def test_with_batch_norm_it_learns_more_in_the_same_few_steps(outcomes: Outcomes) -> None:
+    for pixels in SETTINGS.inputs:
+        ends = {
+            batch_norm: outcomes.where(pixels=pixels, batch_norm=batch_norm, rate=2.0).array("test")[:, -1]
+            for batch_norm in (False, True)
+        }
+        assert (ends[True] > ends[False] + 0.2).all()
+
+
+def test_everything_shown_is_finite_and_has_its_place(conclusion: Conclusion) -> None:
+    assert [figure.name for figure in conclusion.figures] == [
+        "accuracy_by_step",
+        "percentiles_by_step",
+        "steps_by_rate",
+    ]
+    for figure in conclusion.figures:
+        assert [len(panel.series) for panel in figure.panels] in ([2, 2], [3, 3])
+        for panel in figure.panels:
+            for series in panel.series:
+                assert len(series.x) == len(series.y) > 0
+                assert all(y is not None and math.isfinite(y) for y in series.y)
+    assert len(conclusion.table.rows) == 4
+    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
+    assert len(conclusion.statements) == 8
+
+
+def made_up(test_with: float, test_without: float) -> Conclusion:
+    """Both arms reach the target at hand-made looks, one look later for every second seed."""
+    settings = experiment.Settings(inputs=("grey",), deviations=(0.1,), rates=(1.0, 2.0), steps=1000)
+    at = looks(settings.steps)
+    trials = experiment.trials(settings, range(5))
+    outcomes = []
+    for trial in trials:
+        end = test_with if trial.batch_norm else test_without
+        when = (20 if trial.batch_norm else 200) * (1 + 0.3 * (trial.seed % 2))
+        curve = [end if step >= when else 0.1 for step in at]
+        # the second rate is better on test images only: it must not be picked
+        validation = curve if trial.rate == 1.0 else [0.1] * len(at)
+        test = curve if trial.rate == 1.0 else [1.0] * len(at)
+        typical = [[0.0, 0.5, 1.0]] * len(at)
+        drift = 0.1 if trial.batch_norm else 1.0
+        outcomes.append({"validation": validation, "test": test, "drift": drift, "typical": typical})
+    return experiment.conclude(settings, Outcomes(trials, outcomes))
+
+
+def test_rates_are_picked_on_validation_images_and_verdicts_follow_the_numbers() -> None:
+    small, best, drift, end = made_up(0.98, 0.96).statements
+    assert small.effect.value == best.effect.value == pytest.approx(10, rel=0.1)
+    assert drift.effect.value == pytest.approx(10)
+    assert end.effect.value == pytest.approx(2)
+    assert {each.verdict for each in (small, best, drift, end)} == {Verdict.HOLDS}
+    assert made_up(0.96, 0.98).statements[3].verdict is Verdict.DOES_NOT_HOLD
+
+
+def test_a_run_that_diverged_keeps_its_place_in_every_list() -> None:
+    trial = experiment.Trial("grey", False, 0.1, 1e9, 0)
+    found = experiment.run(trial, SETTINGS)
+    assert len(found["test"]) == len(looks(SETTINGS.steps))
+    assert found["test"][-1] == pytest.approx(0.1, abs=0.02)
+    assert math.isnan(found["drift"]) or found["drift"] >= 0
