@@ -43,7 +43,7 @@ def test_without_batch_norm_relu_has_the_factor_of_its_scale(outcomes: Outcomes)
     # loss's gradient shift with the size of the logits
     for scale, logs in norms.items():
         slopes = (logs[:, 0] - logs[:, -1]) - (norms[1.0][:, 0] - norms[1.0][:, -1])
-        assert slopes == pytest.approx(12 * math.log10(scale), abs=0.1)
+        assert slopes == pytest.approx(12 * math.log10(scale), abs=0.3)
 
 
 def test_the_statements_come_out_as_theory_says(conclusion: Conclusion) -> None:
