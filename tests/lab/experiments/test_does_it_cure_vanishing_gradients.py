@@ -48,7 +48,7 @@ def test_without_batch_norm_relu_has_the_factor_of_its_scale(outcomes: Outcomes)
 
 def test_the_statements_come_out_as_theory_says(conclusion: Conclusion) -> None:
     verdicts = {statement.text: statement.verdict for statement in conclusion.statements}
-    assert len(verdicts) == 8
+    assert len(verdicts) == 9
     (change,) = (verdicts[text] for text in verdicts if "With batch normalization, 4 times larger" in text)
     assert change is Verdict.HOLDS
     (change,) = (verdicts[text] for text in verdicts if "Without batch normalization, 4 times larger" in text)
@@ -58,10 +58,11 @@ def test_the_statements_come_out_as_theory_says(conclusion: Conclusion) -> None:
 
 
 def test_everything_shown_is_finite(conclusion: Conclusion) -> None:
-    (figure,) = conclusion.figures
-    assert [panel.title for panel in figure.panels] == list(SETTINGS.activations)
-    assert [len(panel.series) for panel in figure.panels] == [6, 6, 7]  # theorem 8 in the panel of relu
-    for panel in figure.panels:
+    both, close = conclusion.figures
+    assert [panel.title for panel in both.panels] == list(SETTINGS.activations)
+    assert [len(panel.series) for panel in both.panels] == [4, 4, 4]
+    assert [len(panel.series) for panel in close.panels] == [3, 3, 4]  # theorem 8 in the panel of relu
+    for panel in both.panels + close.panels:
         for series in panel.series:
             assert len(series.x) == len(series.y) == 13
             assert all(y is not None and math.isfinite(y) and y > 0 for y in series.y)
