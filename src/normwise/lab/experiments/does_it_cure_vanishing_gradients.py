@@ -169,9 +169,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
         published = f"{FAIR}^{n} = {FAIR**n:.3g}, the usual example"
         found.append(judge(text, factor, Within(FAIR**n / 2, FAIR**n * 2), published))
     if "relu" in settings.activations:
-        text = (
-            f"Without batch normalization, ReLU layers of exactly He's scale keep the gradient's size over {n} layers."
-        )
+        text = f"Without batch normalization, ReLU layers of He's scale keep the gradient's size over {n} layers."
         found.append(judge(text, _factor(_log_factor(outcomes, "relu", False, 1.0)), Within(*NEAR_ONE)))
     if "sigmoid" in settings.activations:
         text = f"Without batch normalization, the gradient of a sigmoid network vanishes over {n} layers."
