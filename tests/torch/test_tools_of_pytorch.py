@@ -14,6 +14,14 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 import normwise.torch as nt
 
 
+class LeafTracer(torch.fx.Tracer):
+    """Torch's tracer knows leaves by the name of their module, torch.nn; anyone else's have to be named."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the module is one call in the graph."""
+        return isinstance(m, nt.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
+
 def pair() -> tuple[nn.Module, nn.Module]:
     """A network with our layer, and with torch's."""
     torch.manual_seed(0)
@@ -82,10 +90,7 @@ def fused(model: nn.Module) -> nn.Module:
 def traced_by_fx(model: nn.Module) -> nn.Module:
     for x in batches():
         model(x)
-    # torch.nn's own layers are leaves by the name of their module; anyone else's have to be named
-    tracer = torch.fx.Tracer()
-    tracer.is_leaf_module = lambda module, _: isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Conv2d | nn.ReLU)  # type: ignore[method-assign]
-    return torch.fx.GraphModule(model, tracer.trace(model))
+    return torch.fx.GraphModule(model, LeafTracer().trace(model))
 
 
 def emptied_and_loaded(model: nn.Module) -> nn.Module:

@@ -1,0 +1,124 @@
+"""DistributedDataParallel over two real processes: gradients and statistics as with torch.nn's layers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+import normwise.torch as nt
+
+WORLD = 2
+SCENES = ["plain", "two forwards", "channels last", "mask", "pooled"]
+
+
+def batch(rank: int, step: int, scene: str) -> Tensor:
+    draw = torch.Generator().manual_seed(10 * rank + step)
+    size = 24 if scene == "channels last" else 6
+    x = torch.randn((4, 3, size, size), generator=draw) + rank
+    return x.contiguous(memory_format=torch.channels_last) if scene == "channels last" else x
+
+
+class Network(nn.Module):
+    """A convolution, a norm, and something to multiply."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = norm
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.norm(self.conv(x)) if mask is None else self.norm(self.conv(x), mask=mask)
+        return y
+
+
+def train(rank: int, model: nn.Module, scene: str) -> dict[str, Tensor]:
+    """Two steps; what the gradients and the state are then."""
+    for step in range(2):
+        model.zero_grad()
+        x = batch(rank, step, scene)
+        extras = {"mask": torch.ones(4, *(s - 2 for s in x.shape[2:]), dtype=torch.bool)} if scene == "mask" else {}
+        loss = model(x, **extras).pow(3).sum()
+        if scene == "two forwards":
+            loss = loss + model(x.flip(0) * 2).pow(3).sum()
+        loss.backward()
+    found = {f"grad of {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return found | {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def attempt(rank: int, norm: nn.Module, scene: str, broadcast: bool) -> Any:
+    """The outcome under DDP, or the words of the error."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(Network(norm), broadcast_buffers=broadcast)
+    try:
+        return train(rank, model, scene)
+    except RuntimeError as error:
+        return str(error).split(":", maxsplit=1)[0]
+
+
+def work(rank: int, folder: str, scenes: list[str]) -> None:
+    """One process: every scene, with our layer and with torch's; the outcomes go to a file."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    # a file, not a port: nothing that could be taken
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    outcomes = {}
+    for scene in scenes:
+        settings: dict[str, Any] = {"estimator": "pooled"} if scene == "pooled" else {}
+        for broadcast in (True, False):
+            ours = attempt(rank, nt.BatchNorm2d(4, **settings), scene, broadcast)
+            plain = "plain" if scene in ("mask", "pooled") else scene
+            outcomes[scene, broadcast] = ours, attempt(rank, nn.BatchNorm2d(4), plain, broadcast)
+    torch.save(outcomes, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What both processes found; they are ended if they take more than a minute."""
+    folder = Path(tmp_path_factory.mktemp("ranks"))
+    context = mp.spawn(work, args=(str(folder), SCENES), nprocs=WORLD, join=False)
+    assert context is not None
+    for _ in range(30):
+        if context.join(timeout=2):
+            break
+    else:
+        for process in context.processes:
+            process.kill()
+        pytest.fail("the two processes did not finish within a minute")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+@pytest.mark.parametrize("scene", SCENES)
+def test_gradients_and_statistics_are_as_with_torchs_layer(scene: str, broadcast: bool, outcomes: list[Any]) -> None:
+    for rank in range(WORLD):
+        ours, theirs = outcomes[rank][scene, broadcast]
+        if isinstance(theirs, str):  # torch's own refuses two forwards when buffers are broadcast between them
+            assert scene == "two forwards"
+            assert broadcast
+            assert ours == theirs
+            continue
+        assert not isinstance(ours, str), ours
+        assert {*theirs} <= {*ours}
+        for key, value in theirs.items():
+            if scene == "pooled" and "running" in key:
+                continue
+            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("scene", ["plain", "mask", "channels last", "pooled"])
+def test_gradients_are_the_same_on_both_sides(scene: str, outcomes: list[Any]) -> None:
+    first, second = (outcomes[rank][scene, True][0] for rank in range(WORLD))
+    gradients = [key for key in first if key.startswith("grad of")]
+    assert len(gradients) == 4
+    for key in gradients:
+        assert torch.equal(first[key], second[key]), key
+    assert not torch.equal(first["module.norm.running_mean"], second["module.norm.running_mean"])
