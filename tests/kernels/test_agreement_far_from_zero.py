@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -26,6 +26,15 @@ IMAGES = {  # name: (N, C, H, W), values per channel; the last is a large photog
 # A mean kept as one float32 is off by half a unit; torch's running sums for channels last, where they are trusted, by
 # what ``choose`` and ``functional`` promise: 2e-4 of a standard deviation at |mean| / std = 300, growing with it.
 PROMISED = 2e-4
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cut the running sums into shorter ones, so one is the worst, and it is what workers of a loader have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def off_by(y: Tensor, x: Tensor) -> float:

@@ -32,34 +32,34 @@ def plain(x: Tensor) -> Tensor:
     return nn.functional.batch_norm(x, None, None, training=True)
 
 
-def close(found: Tensor, right: Tensor) -> None:
+def assert_near(found: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("values", INPUTS)
 def test_vmap(values: str) -> None:
     x = torch.stack([INPUTS[values]() for _ in range(3)])
-    close(vmap(ours)(x), torch.stack([plain(part) for part in x]))
+    assert_near(vmap(ours)(x), torch.stack([plain(part) for part in x]))
 
 
 @pytest.mark.parametrize("values", INPUTS)
 def test_vmap_over_the_parameters_of_an_ensemble(values: str) -> None:
     x, weights = INPUTS[values](), torch.randn(4, 3, dtype=torch.float64)
     found = vmap(lambda weight: batch_norm(x, None, None, weight, None, True))(weights)
-    close(found, torch.stack([nn.functional.batch_norm(x, None, None, weight, None, True) for weight in weights]))
+    assert_near(found, torch.stack([nn.functional.batch_norm(x, None, None, weight, None, True) for weight in weights]))
 
 
 @pytest.mark.parametrize("values", INPUTS)
 def test_grad(values: str) -> None:
     x = INPUTS[values]()
-    close(grad(lambda x: ours(x).pow(3).sum())(x), grad(lambda x: plain(x).pow(3).sum())(x))
+    assert_near(grad(lambda x: ours(x).pow(3).sum())(x), grad(lambda x: plain(x).pow(3).sum())(x))
 
 
 @pytest.mark.parametrize("values", INPUTS)
 def test_gradients_per_sample_of_an_ensemble(values: str) -> None:
     x = torch.stack([INPUTS[values]() for _ in range(2)])
     found = vmap(grad(lambda x: ours(x).pow(3).sum()))(x)
-    close(found, torch.stack([grad(lambda x: plain(x).pow(3).sum())(part) for part in x]))
+    assert_near(found, torch.stack([grad(lambda x: plain(x).pow(3).sum())(part) for part in x]))
 
 
 @deprecated_inside
@@ -67,7 +67,7 @@ def test_gradients_per_sample_of_an_ensemble(values: str) -> None:
 def test_forward_mode(values: str) -> None:
     x, tangent = INPUTS[values](), torch.randn_like(INPUTS[values]())
     for found, right in zip(jvp(ours, (x,), (tangent,)), jvp(plain, (x,), (tangent,)), strict=True):
-        close(found, right)
+        assert_near(found, right)
 
 
 @deprecated_inside
@@ -76,7 +76,7 @@ def test_forward_mode(values: str) -> None:
 def test_jacobians(transform: Callable[..., Callable[[Tensor], Tensor]], values: str) -> None:
     x = INPUTS[values]()
     found, right = (transform(lambda x, f=f: f(x)[:2].pow(2).sum(1))(x) for f in (ours, plain))
-    close(found, right)
+    assert_near(found, right)
 
 
 @deprecated_inside
@@ -84,13 +84,13 @@ def test_jacobians(transform: Callable[..., Callable[[Tensor], Tensor]], values:
 def test_hessians(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_ASKED", kernel)
     x = INPUTS["few"]()
-    close(hessian(lambda x: ours(x).pow(3).sum())(x), hessian(lambda x: plain(x).pow(3).sum())(x))
+    assert_near(hessian(lambda x: ours(x).pow(3).sum())(x), hessian(lambda x: plain(x).pow(3).sum())(x))
 
 
 def test_vmap_over_residuals() -> None:
     x, residuals = INPUTS["few"](), torch.randn(4, 6, 3, dtype=torch.float64)
     found = vmap(lambda r: batch_norm(x, None, None, training=True, residual=r, activation="relu"))(residuals)
-    close(found, (plain(x) + residuals).relu())
+    assert_near(found, (plain(x) + residuals).relu())
 
 
 def test_vmap_over_masks() -> None:
@@ -98,7 +98,7 @@ def test_vmap_over_masks() -> None:
     masks = torch.arange(6) < torch.tensor([[6], [4], [2]])
     found = vmap(lambda x, mask: batch_norm(x, None, None, training=True, mask=mask))(x, masks)
     for result, part, mask in zip(found, x, masks, strict=True):
-        close(result[mask], plain(part[mask]))
+        assert_near(result[mask], plain(part[mask]))
         assert result[~mask].abs().sum() == 0
 
 
