@@ -22,7 +22,7 @@ demo: setup  ## run the lab's experiments and write their report to report/index
 	$(BIN)/normwise lab run --out $(REPORT)
 
 test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
 check: setup  ## see that format, lint, types, the import law and the generated docs are in order
 	$(BIN)/ruff format --check .
@@ -50,17 +50,18 @@ pins:  ## write requirements/constraints.txt anew with today's versions (torch s
 	mv build/constraints.txt $(PINS)
 
 clean:  ## remove .venv, the report, build folders and caches
-	rm -rf $(VENV) $(REPORT) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(REPORT) build dist src/normwise/kernels/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find src tests docs -type d \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 
-# The stamp: set-up runs again when a dependency or a pin changed, and otherwise not.
-$(READY): pyproject.toml $(PINS)
+# The stamp: set-up runs again when a dependency, a pin or a kernel changed, and otherwise not. PyTorch comes first: the
+# kernels are built against it.
+$(READY): pyproject.toml setup.py $(PINS) $(wildcard src/normwise/kernels/cpp/*)
 	@command -v '$(PYTHON)' > /dev/null || { echo "make: there is no '$(PYTHON)' here; install Python 3.11 or newer, or name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: '$(PYTHON)' is $$('$(PYTHON)' --version 2>&1), and normwise needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2> /dev/null || { echo "make: '$(PYTHON)' cannot create virtual environments; install its venv module (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	@command -v c++ > /dev/null || command -v g++ > /dev/null || echo "make: no C++ compiler (c++ or g++) found; nothing needs one yet, the compiled kernels will" >&2
+	@command -v c++ > /dev/null || command -v g++ > /dev/null || echo "make: no C++ compiler (c++ or g++) found; the compiled kernels are left out, everything else works" >&2
 	@echo "Setting up $(VENV) with the pinned dependencies; the first time, this takes a few minutes."
 	@$(PIP) --version > /dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
-	@$(PIP) install -qq -c $(PINS) setuptools || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }
+	@$(PIP) install -qq -c $(PINS) setuptools torch || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }
 	@$(PIP) install -qq -c $(PINS) --no-build-isolation -e '.[$(EXTRAS)]' || { echo "make: pip could not install the dependencies; its message above says why (is there a network?)" >&2; exit 1; }
 	@touch $@

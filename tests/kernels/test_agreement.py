@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 import normwise.torch as nt
-from normwise.kernels import aten, reference_activations, torch_activations, two_pass
-from normwise.kernels.torch_activations import activate
+from normwise.kernels import aten, cpu, reference_activations, torch_activations, two_pass
 from normwise.moments import Moments
-from normwise.torch.autograd import TwoPassBatchNorm
 from normwise.torch.functional import batch_norm
 from tests.cases import DTYPES, LAYOUTS, SHAPES, VALUES, Problem, allowed, array, law, problem, running
 from tests.tolerances import SAFETY, unit, wide, worst
@@ -61,9 +59,12 @@ def _two_pass(p: Problem, i: Inputs) -> Outcome:
     return Outcome(y)
 
 
-def _autograd(p: Problem, i: Inputs) -> Outcome:
-    y, mean, var, *_ = TwoPassBatchNorm.apply(i.x, i.scale, i.shift, p.eps)  # type: ignore[no-untyped-call]  # torch's
-    return Outcome(activate(y, p.activation, i.residual), Moments(mean, var, p.x.numel() // p.x.shape[1]))
+def _compiled(p: Problem, i: Inputs) -> Outcome:
+    given = (None, None) if p.training else (p.mean, p.var)
+    keep_bits = i.residual is not None and p.activation in cpu.ONE_BIT
+    x = i.x if cpu.serves(i.x) else i.x.contiguous()
+    y, mean, var, _ = cpu.forward(x, i.residual, i.scale, i.shift, given[0], given[1], p.eps, p.activation, keep_bits)
+    return Outcome(y, Moments(mean, var, p.x.numel() // p.x.shape[1]) if p.training else None)
 
 
 def _functional(p: Problem, i: Inputs) -> Outcome:
@@ -89,7 +90,7 @@ def _layer(p: Problem, i: Inputs) -> Outcome:
 IMPLEMENTATIONS: dict[str, Callable[[Problem, Inputs], Outcome]] = {
     "aten": _aten,
     "two_pass": _two_pass,
-    "autograd": _autograd,
+    "cpu": _compiled,
     "functional": _functional,
     "layer": _layer,
 }
@@ -100,10 +101,8 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def can(implementation: str, p: Problem) -> bool:
-    """Whether the problem is one for it: PyTorch's operator knows no mask, the autograd function only training."""
-    if implementation == "autograd":
-        return p.training and p.mask is None
-    return implementation != "aten" or p.mask is None
+    """Whether the problem is one for it: neither PyTorch's operator nor the compiled kernels know a mask."""
+    return implementation not in ("aten", "cpu") or p.mask is None
 
 
 def assert_agrees(p: Problem, implementations: dict[str, Callable[[Problem, Inputs], Outcome]]) -> int:
@@ -111,7 +110,7 @@ def assert_agrees(p: Problem, implementations: dict[str, Callable[[Problem, Inpu
     said, dy = law(p)
     served = [name for name in implementations if can(name, p)]
     for name in served:
-        exact = name in ("two_pass", "autograd") or p.mask is not None
+        exact = name in ("two_pass", "cpu") or p.mask is not None
         kept = wide(p.scale.dtype) if p.scale.dtype != p.x.dtype else p.x.dtype
         bound = allowed(
             p, said, dy, kept=None if exact and p.training else kept, running=not exact and p.x.stride(1) == 1
@@ -188,7 +187,7 @@ def test_the_grids_are_as_large_as_they_are_meant_to_be() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_and_kind_of_values(shape: str, values: str, dtype: torch.dtype, training: bool) -> None:
     served = assert_agrees(problem(SHAPES[shape], dtype, values=values, training=training), IMPLEMENTATIONS)
-    assert served == (5 if training else 4)
+    assert served == 5
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
@@ -199,7 +198,7 @@ def test_every_shape_and_kind_of_values(shape: str, values: str, dtype: torch.dt
 @pytest.mark.parametrize("shape", ["sequences", "images", "volumes"])
 def test_every_layout(shape: str, layout: str, dtype: torch.dtype, residual: bool, mask: bool, training: bool) -> None:
     p = problem(SHAPES[shape], dtype, layout=layout, activation="silu", residual=residual, mask=mask, training=training)
-    assert assert_agrees(p, IMPLEMENTATIONS) == (3 if mask else 5 if training else 4)
+    assert assert_agrees(p, IMPLEMENTATIONS) == (3 if mask else 5)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
@@ -209,7 +208,7 @@ def test_every_layout(shape: str, layout: str, dtype: torch.dtype, residual: boo
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: str, dtype: torch.dtype, residual: bool, mask: bool, training: bool) -> None:
     p = problem((3, 4, 2, 7), dtype, activation=activation, residual=residual, mask=mask, training=training)
-    assert assert_agrees(p, IMPLEMENTATIONS) == (3 if mask else 5 if training else 4)
+    assert assert_agrees(p, IMPLEMENTATIONS) == (3 if mask else 5)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
@@ -217,4 +216,4 @@ def test_every_activation(activation: str, dtype: torch.dtype, residual: bool, m
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_name)
 def test_parameters_in_the_low_precision_of_the_input(dtype: torch.dtype, mask: bool, training: bool) -> None:
     p = problem(SHAPES["images"], dtype, parameters=dtype, mask=mask, residual=True, training=training)
-    assert assert_agrees(p, IMPLEMENTATIONS) == (3 if mask else 5 if training else 4)
+    assert assert_agrees(p, IMPLEMENTATIONS) == (3 if mask else 5)

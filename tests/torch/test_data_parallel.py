@@ -110,10 +110,14 @@ def test_gradients_and_statistics_are_as_with_torchs_layer(scene: str, broadcast
             continue
         assert not isinstance(ours, str), ours
         assert {*theirs} <= {*ours}
+        largest = max(float(value.abs().max()) for key, value in theirs.items() if "grad" in key)
         for key, value in theirs.items():
             if scene == "pooled" and "running" in key:
                 continue
-            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-4, msg=key)
+            # Torch's own sums lose digits where the channels come last, and what they lose is of the size of the
+            # largest gradient: that of the convolution's bias is 0 but for them.
+            limit = 1e-4 + (1e-5 * largest if "grad" in key else 0)
+            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=limit, msg=key)
 
 
 @pytest.mark.parametrize("scene", ["plain", "mask", "channels last", "pooled"])

@@ -42,10 +42,10 @@ class Pooled(Estimator):
         """The statistics after one more batch; a batch of one value counts too, once there is another value."""
         # Before the first value the stored variance 1 is only a placeholder; count 0 gives it no weight.
         seen = Moments.from_population_var(statistics.mean, statistics.var, statistics.count).merge(batch)
-        any_seen = seen.count > 0
+        grows = batch.count > 0
         return RunningStatistics(
-            where(any_seen, seen.mean, statistics.mean),
-            where(seen.count > 1, seen.population_var(), statistics.var),
-            statistics.updates + (batch.count > 0),
+            where(grows, seen.mean, statistics.mean),
+            where(grows & (seen.count > 1), seen.population_var(), statistics.var),
+            statistics.updates + grows,
             seen.count,
         )

@@ -1,13 +1,15 @@
 """Pick the implementation for a tensor, and be able to say why.
 
-``NORMWISE_KERNEL=aten`` or ``two_pass`` in the environment asks for one by name: it is then used for every call, and a
-call that it cannot serve is an error, never a silent change to another.
+``NORMWISE_KERNEL=cpu``, ``aten`` or ``two_pass`` in the environment asks for one by name: it is then used for every
+call, and a call that it cannot serve is an error, never a silent change to another.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from normwise.errors import KernelUnavailable, UnknownName
@@ -17,25 +19,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VARIABLE = "NORMWISE_KERNEL"
-BY_NAME = ("aten", "two_pass")
+BY_NAME = ("cpu", "aten", "two_pass")
 
-# Up to here PyTorch's float32 running sums cost less than 2e-4 of a standard deviation even at |mean|/std = 300.
-FEW_VALUES = 1024
+# Fewer elements than this, and PyTorch's operator is done before the way to another one is gone.
+SMALL = 32768
+# PyTorch's CPU operator keeps plain float32 sums where the channels come last in memory; they are off by up to
+# n * 6e-8 * |mean| / std standard deviations. Up to here that is PyTorch's business, beyond it is ours.
+FEW_VALUES = 256
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An implementation and the reason for it.
-
-    Args:
-        name: the module in this folder.
-        reason: one clause, for ``normwise info``.
-        verify: the outcome has to be examined, and the exact kernel used where it turns out not to be accurate.
-    """
+    """An implementation, by the module in this folder, and one clause that says why it."""
 
     name: str
     reason: str
-    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,18 +45,22 @@ class Implementation:
     reason: str
 
 
-ASKED_ATEN = Choice("aten", f"{VARIABLE} asks for it")
-ASKED_TWO_PASS = Choice("two_pass", f"{VARIABLE} asks for it")
-MASKED = Choice("two_pass", "there is a mask, which PyTorch's operator does not know")
-COMPILED = Choice("aten", "torch.compile fuses it and takes its statistics exactly")
+MASKED = Choice("two_pass", "there is a mask, which only the elementary operations know")
+TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which elementary operations follow everywhere")
+COMPILED = Choice("aten", "torch.compile replaces it by its own fused code")
 OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator serves every device")
-CHANNELS_LAST = Choice(
-    "aten",
-    "many values per channel with the channels last in memory, where PyTorch's statistics can be wrong: they are "
-    "verified, and two_pass is used where they are",
-    verify=True,
+TOO_SMALL = Choice("aten", "the tensor is small, and PyTorch's operator has the least overhead")
+LARGE = Choice("cpu", "the compiled kernels read x once, exactly, and fuse what follows")
+INEXACT = Choice(
+    "cpu", "the channels come last in memory, where PyTorch's sums lose digits; the compiled kernels do not"
 )
-ACCURATE = Choice("aten", "PyTorch's operator agrees with the reference for this layout")
+NOT_BUILT = Choice("aten", "the compiled kernels are not built, and PyTorch's operator agrees with the reference here")
+NOT_BUILT_INEXACT = Choice(
+    "two_pass",
+    "the channels come last in memory, where PyTorch's sums lose digits, and the compiled kernels are not built",
+)
+STRANGE = Choice("aten", "the tensor is not a batch of floating-point features; PyTorch's operator says so")
+FIXED = Choice("aten", "given statistics lose no digits, and the tensor is not one that the compiled kernels win on")
 
 
 def asked_for() -> str | None:
@@ -66,47 +68,84 @@ def asked_for() -> str | None:
 
     Raises:
         UnknownName: there is no implementation of that name.
+        KernelUnavailable: it is not built.
     """
     name = os.environ.get(VARIABLE)
     if not name:
         return None
     if name not in BY_NAME:
         raise UnknownName(f"kernel in {VARIABLE}", name, BY_NAME)
+    if name == "cpu" and not built():
+        raise KernelUnavailable(
+            f"{VARIABLE}=cpu asks for the compiled kernels, which are not built with this installation: unset "
+            f"{VARIABLE}, or install next to PyTorch with: pip install --no-build-isolation --force-reinstall normwise"
+        )
     return name
 
 
-_ASKED = os.environ.get(VARIABLE) and asked_for()  # read once: the choice is made for every call of every layer
+@cache
+def built() -> bool:
+    """Whether the compiled kernels were built with this installation."""
+    return installed_version("torch") is not None and find_spec("normwise.kernels._torch_kernels") is not None
 
 
-def choose(x: Tensor, *, masked: bool = False, compiling: bool = False) -> Choice:
-    """The implementation for normalizing this tensor by its own moments.
+_ASKED = asked_for()  # read once: every call of every layer chooses
+_BUILT = built()
+
+
+def choose(
+    x: Tensor, *, by_batch: bool = True, masked: bool = False, compiling: bool = False, transformed: bool = False
+) -> Choice:
+    """The implementation for normalizing this tensor.
 
     Args:
         x: (N, C, *spatial).
+        by_batch: by its own moments, or else by given statistics.
         masked: whether some values do not count.
         compiling: whether ``torch.compile`` or ``torch.export`` is tracing.
+        transformed: whether ``torch.func`` is transforming the call.
 
     Raises:
         KernelUnavailable: the one asked for by name cannot do it.
     """
-    if _ASKED == "two_pass":
-        return ASKED_TWO_PASS
+    if _ASKED:
+        return _asked(_ASKED, masked=masked, transformed=transformed, on_cpu=x.device.type == "cpu")
     if masked:
-        if _ASKED == "aten":
-            raise KernelUnavailable(
-                f"{VARIABLE}=aten asks for PyTorch's operator, which does not know masks, and a mask was received: "
-                f"unset {VARIABLE} or set it to two_pass."
-            )
         return MASKED
-    if _ASKED == "aten":
-        return ASKED_ATEN
     if compiling:
         return COMPILED
+    if transformed:
+        return TRANSFORMED
     if x.device.type != "cpu":
         return OTHER_DEVICE
-    if x.dim() >= 2 and x.stride(1) == 1 and x.shape[1] > 1 and x.numel() > FEW_VALUES * x.shape[1]:
-        return CHANNELS_LAST
-    return ACCURATE
+    if x.dim() < 2 or not x.dtype.is_floating_point or x.dtype.itemsize == 1:
+        return STRANGE
+    channels = x.shape[1]
+    if by_batch and channels > 1 and x.stride(1) == 1 and x.numel() > FEW_VALUES * channels:
+        return INEXACT if _BUILT else NOT_BUILT_INEXACT
+    if x.numel() < SMALL:
+        return TOO_SMALL
+    if _BUILT:
+        return LARGE
+    return NOT_BUILT if by_batch else FIXED
+
+
+def _asked(name: str, *, masked: bool, transformed: bool, on_cpu: bool) -> Choice:
+    if masked and name != "two_pass":
+        raise KernelUnavailable(
+            f"{VARIABLE}={name} asks for a kernel that does not know masks, and a mask was received: "
+            f"unset {VARIABLE} or set it to two_pass."
+        )
+    if name == "cpu" and transformed:
+        raise KernelUnavailable(
+            f"{VARIABLE}=cpu asks for the compiled kernels, which torch.func does not see through, and a call under "
+            f"one of its transforms was received: unset {VARIABLE}."
+        )
+    if name == "cpu" and not on_cpu:
+        raise KernelUnavailable(
+            f"{VARIABLE}=cpu asks for the CPU kernels, and a tensor on another device was received: unset {VARIABLE}."
+        )
+    return Choice(name, f"{VARIABLE} asks for it")
 
 
 def implementations() -> list[Implementation]:
@@ -114,15 +153,21 @@ def implementations() -> list[Implementation]:
 
     Example:
         >>> [kernel.name for kernel in implementations()]
-        ['reference', 'aten', 'two_pass']
+        ['reference', 'cpu', 'aten', 'two_pass']
     """
     torch = installed_version("torch")
     with_torch = f"runs on PyTorch {torch}" if torch else "PyTorch is not installed (pip install 'normwise[torch]')"
-    uses = {
-        "aten": "PyTorch's own operator, for every call that it serves accurately",
-        "two_pass": "elementary operations, for masks and where PyTorch's statistics are not accurate",
-    }
+    if built():
+        compiled = "compiled for this machine; used for tensors of some size, and where PyTorch's sums lose digits"
+    else:
+        compiled = (
+            "not built: PyTorch and a C++ compiler have to be there when normwise is installed" if torch else with_torch
+        )
     return [
         Implementation("reference", True, "the formulas in NumPy float64 that the others are tested against"),
-        *(Implementation(name, torch is not None, f"{with_torch}: {uses[name]}") for name in BY_NAME),
+        Implementation("cpu", built(), compiled),
+        Implementation(
+            "aten", torch is not None, f"{with_torch}: PyTorch's own operator, for small tensors and other devices"
+        ),
+        Implementation("two_pass", torch is not None, f"{with_torch}: elementary operations, for masks and torch.func"),
     ]

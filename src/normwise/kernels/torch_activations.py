@@ -24,7 +24,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activate(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
-    """``activation(y + residual)``, in the memory of y where that is possible; y must not be in use elsewhere."""
+    """``activation(y + residual)`` in the dtype of y, and in its memory where possible; nobody else may use y."""
     if residual is not None:
-        y = y.add_(residual) if residual.dtype == y.dtype else y + residual
+        # Under vmap y may lack the axis that the residual has; its memory is then too small.
+        mapped = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(residual)
+        y = (y + residual).to(y.dtype) if mapped else y.add_(residual)
     return y if activation is None else ACTIVATIONS[activation](y)

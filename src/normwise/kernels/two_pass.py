@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from normwise.kernels.aten import memory_format
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
@@ -45,8 +46,10 @@ def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
         low = centred.mean(over, keepdim=True)
         var = centred.square().mean(over, keepdim=True)
     else:
-        number = mask.sum() * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
-        share = 1 / number.clamp(min=1).to(wide)
+        # In float64, wherever the device has it: integers of tensors divide in float32.
+        counting = torch.float32 if x.device.type == "mps" else torch.float64
+        number = mask.sum(dtype=counting) * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
+        share = (1 / number.clamp(min=1)).to(wide)
         inside = x.to(wide).masked_fill(~mask, 0)  # a NaN in the padding stays there
         mean = inside.sum(over, keepdim=True) * share
         centred = (inside - mean).masked_fill(~mask, 0)
@@ -75,8 +78,8 @@ def forward_batch(
     offset = -gathered.low * factor
     if shift is not None:
         offset = offset + shift.view(along)
-    y = activate(torch.addcmul(offset, gathered.centred, factor).to(x.dtype), activation, residual)
-    return (y if mask is None else y.masked_fill(~mask, 0)), gathered.moments()
+    y = torch.addcmul(offset, gathered.centred, factor).to(x.dtype)
+    return _finish(y, x, activation, residual, mask), gathered.moments()
 
 
 def forward_fixed(
@@ -101,5 +104,14 @@ def forward_fixed(
     y = (inside - mean.to(wide).view(along)) * factor
     if shift is not None:
         y = y + shift.view(along)
-    y = activate(y.to(x.dtype), activation, residual)
-    return y if mask is None else y.masked_fill(~mask, 0)
+    return _finish(y.to(x.dtype), x, activation, residual, mask)
+
+
+def _finish(y: Tensor, x: Tensor, activation: str | None, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Add, activate, blank what is masked; in the memory format that PyTorch's operator would give."""
+    if mask is not None and residual is not None:
+        residual = residual.masked_fill(~mask, 0)  # a NaN in the padding has no slope to meet
+    y = activate(y, activation, residual)
+    if mask is not None:
+        y = y.masked_fill(~mask, 0)
+    return y.contiguous(memory_format=memory_format(x))

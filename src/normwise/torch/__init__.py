@@ -21,9 +21,15 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         "upgrade it with: pip install --upgrade 'normwise[torch]'"
     )
 
+from normwise.kernels.choose import built
 from normwise.torch import functional
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+
+if built():
+    from normwise.torch import operators
+
+    operators.register()
 
 __all__ = [
     "BatchNorm1d",

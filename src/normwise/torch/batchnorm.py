@@ -13,8 +13,9 @@ from normwise.errors import NormwiseError
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
-from normwise.torch.checks import check_activation, check_mask, check_residual
-from normwise.torch.functional import batch_norm, normalize_by_batch, update_running
+from normwise.torch.checks import check_activation
+from normwise.torch.functional import batch_norm, batch_norm_with_moments
+from normwise.torch.steps import update_running
 
 # PyTorch before 2.13 may lack it; the layers then refuse it as PyTorch's own do.
 TORCH_HAS_BIAS = "bias" in inspect.signature(torch.nn.BatchNorm1d).parameters
@@ -47,11 +48,11 @@ class FusedBatchNorm(_BatchNorm):
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
         mean, var, updates = self.running_mean, self.running_var, self.num_batches_tracked
-        tracks = self.training and self.track_running_stats and mean is not None and var is not None
+        tracks = self.training and self.track_running_stats
         by_batch = self.training or (mean is None and var is None)
-        averages = self.estimator is not None or self.momentum is None
-        if not tracks or input.numel() == 0 or (mask is None and (updates is None or not averages)):
-            keep = not self.training or (tracks and input.numel() > 0)  # an empty batch has nothing to say
+        keep = not self.training or (tracks and input.numel() > 0)  # an empty batch has nothing to say
+        simple = mask is None and self.estimator is None and self.momentum is not None
+        if not tracks or not keep or simple or updates is None or mean is None or var is None:
             y = batch_norm(
                 input,
                 mean if keep else None,
@@ -68,18 +69,17 @@ class FusedBatchNorm(_BatchNorm):
             if tracks and keep and updates is not None:
                 updates.add_(1)
             return y
-        check_residual(residual, input)
-        y, batch = normalize_by_batch(
+        y, batch = batch_norm_with_moments(
             input,
+            mean,
+            var,
             self.weight,
             self.bias,
             self.eps,
             activation=self.activation,
             residual=residual,
-            mask=check_mask(mask, input),
+            mask=mask,
         )
-        assert mean is not None  # tracks says so
-        assert var is not None
         update_running(self._estimator(), batch, mean, var, updates, self.running_count)
         return y
 
@@ -87,6 +87,8 @@ class FusedBatchNorm(_BatchNorm):
         """The estimator as of now."""
         if self.estimator is None:
             return Cumulative() if self.momentum is None else Ema(self.momentum)
+        if self._follows_momentum and self.momentum is None:  # what torch's update_bn asks for, for a time
+            return Cumulative()
         if self._follows_momentum:
             return type(self.estimator)(self.momentum)  # type: ignore[call-arg]  # it has a weight_of_new
         return self.estimator
@@ -108,7 +110,8 @@ class FusedBatchNorm(_BatchNorm):
     ) -> None:
         # A checkpoint of torch's layer does not say how many values stand behind its statistics: start counting anew.
         if self.running_count is not None:
-            state_dict.setdefault(f"{prefix}running_count", torch.zeros_like(self.running_count))
+            mean = state_dict.get(f"{prefix}running_mean", self.running_count)
+            state_dict.setdefault(f"{prefix}running_count", torch.zeros((), dtype=torch.int64, device=mean.device))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 

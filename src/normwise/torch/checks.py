@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from normwise.errors import UnknownName
 from normwise.kernels.torch_activations import ACTIVATIONS
@@ -63,10 +64,62 @@ def check_masked_count(mask: Tensor, input: Tensor) -> None:
     The number has to be read on the host, which is free on the CPU only; elsewhere such a batch leaves the running
     statistics as they are and its one value becomes beta.
     """
-    if mask.device.type != "cpu" or torch.compiler.is_compiling() or mask.numel() == 0:
+    unreadable = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(mask)
+    if unreadable or mask.device.type != "cpu" or mask.numel() == 0 or input.numel() == 0:
         return
     if int(mask.sum()) * (input.numel() // input.shape[1] // mask.numel()) == 1:
         raise ValueError(
             "Expected more than 1 value per channel when training, got 1 value where the mask is True "
             f"in input size {input.size()}"
         )
+
+
+def as_torch_takes_them(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor | None, ...]:
+    """The statistics and parameters with one axis, where torch takes the arguments; else torch's own error.
+
+    Returns:
+        running_mean, running_var, weight, bias.
+    """
+    given = (running_mean, running_var, weight, bias)
+    if _is_plain(input, *given, training, momentum, eps):
+        return given
+    # Torch has the words for what is wrong; should nothing be, only copies of the statistics have moved.
+    copies = [statistic.clone() if isinstance(statistic, Tensor) else statistic for statistic in given[:2]]
+    F.batch_norm(input, copies[0], copies[1], weight, bias, training, momentum, eps)
+    return tuple(None if values is None else values.reshape(-1) for values in given)
+
+
+def _is_plain(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> bool:
+    """Whether nothing about the arguments is such that torch might refuse them."""
+    if input.dim() < 2 or not input.is_floating_point() or not isinstance(momentum, int | float):
+        return False
+    if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
+        return False
+    if eps < 0 or (training and (eps == 0 or input.numel() == input.shape[1])):
+        return False
+    given = [tensor for tensor in (weight, bias, running_mean, running_var) if tensor is not None]
+    if not all(isinstance(tensor, Tensor) for tensor in given):
+        return False
+    dtypes = {tensor.dtype for tensor in given}
+    narrow = input.dtype in (torch.float16, torch.bfloat16)
+    return (dtypes <= {input.dtype} or (narrow and dtypes == {torch.float32})) and all(
+        tensor.shape == (input.shape[1],) and tensor.device == input.device for tensor in given
+    )

@@ -1,0 +1,2 @@
+#define NORMWISE_ISA avx2
+#include "table.h"

@@ -1,0 +1,2 @@
+#define NORMWISE_ISA avx512
+#include "table.h"

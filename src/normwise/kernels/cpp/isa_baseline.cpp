@@ -1,0 +1,2 @@
+#define NORMWISE_ISA baseline
+#include "table.h"

@@ -1,0 +1,256 @@
+// Vectors of the width that the instruction set has, by the compiler's vector extensions: the same source is
+// compiled once per instruction set (see isa_*.cpp), and on any other processor with its 16-byte vectors.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace normwise::NORMWISE_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+// What is computed in: float for everything but double.
+template <class T>
+struct Wide {
+  using type = float;
+};
+template <>
+struct Wide<double> {
+  using type = double;
+};
+
+template <class F>
+constexpr int kLanes = kBytes / static_cast<int>(sizeof(F));
+
+template <class F>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kBytes)));
+  typedef int32_t integer __attribute__((vector_size(kBytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kBytes)));
+  typedef int64_t integer __attribute__((vector_size(kBytes)));
+};
+template <class F>
+using Vector = typename VectorOf<F>::type;
+template <class F>
+using Integer = typename VectorOf<F>::integer;
+
+typedef uint16_t Sixteen __attribute__((vector_size(kBytes / 2)));
+typedef uint32_t Unsigned __attribute__((vector_size(kBytes)));
+
+// The same bits as another type.
+template <class To, class From>
+inline To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <class F>
+inline Vector<F> all(F value) {
+  return value - Vector<F>{};  // broadcast
+}
+
+template <class F>
+inline F sum(Vector<F> v) {
+  F total = 0;
+  for (int i = 0; i < kLanes<F>; ++i) total += v[i];
+  return total;
+}
+
+// ---------------------------------------------------------------------------------------------- conversions, one value
+
+inline float widen(float x) { return x; }
+inline double widen(double x) { return x; }
+inline float widen(BFloat16 x) {
+  return same_bits<float>(static_cast<uint32_t>(x.bits) << 16);
+}
+inline float widen(Half x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+  if (rest >= 0x7c00) return same_bits<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);  // inf, NaN
+  if (rest >= 0x400) return same_bits<float>(sign | ((rest << 13) + 0x38000000));         // normal
+  const float magnitude = static_cast<float>(rest) * 0x1p-24f;                            // subnormal
+  return sign ? -magnitude : magnitude;
+}
+
+template <class T>
+inline T narrow(typename Wide<T>::type x) {
+  return x;
+}
+template <>
+inline BFloat16 narrow<BFloat16>(float x) {
+  const auto bits = same_bits<uint32_t>(x);
+  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to nearest, ties to even
+}
+template <>
+inline Half narrow<Half>(float x) {
+  const auto bits = same_bits<uint32_t>(x);
+  const uint16_t sign = bits >> 16 & 0x8000;
+  const uint32_t rest = bits & 0x7fffffff;
+  if (rest > 0x7f800000) return {static_cast<uint16_t>(sign | 0x7e00)};
+  if (rest >= 0x477ff000) return {static_cast<uint16_t>(sign | 0x7c00)};  // rounds to inf
+  if (rest >= 0x38800000)
+    return {static_cast<uint16_t>(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13)};
+  return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(same_bits<float>(rest) * 0x1p24f)))};
+}
+
+// ------------------------------------------------------------------------------------------------------- whole vectors
+
+template <class T>
+inline Vector<typename Wide<T>::type> load(const T* from) {
+  Vector<typename Wide<T>::type> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+template <>
+inline Vector<float> load<BFloat16>(const BFloat16* from) {
+  Sixteen half;
+  std::memcpy(&half, from, sizeof half);
+  const Unsigned bits = __builtin_convertvector(half, Unsigned) << 16;
+  return same_bits<Vector<float>>(bits);
+}
+template <>
+inline Vector<float> load<Half>(const Half* from) {
+#if defined(__AVX512F__)
+  return (Vector<float>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  Vector<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = widen(from[i]);
+  return v;
+#endif
+}
+
+inline Sixteen to_bfloat16(Vector<float> v) {
+  const auto bits = same_bits<Unsigned>(v);
+  const Unsigned rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Unsigned quiet = (bits >> 16) | 0x40;
+  const Unsigned nan = (Unsigned)(v != v);
+  return __builtin_convertvector((rounded & ~nan) | (quiet & nan), Sixteen);
+}
+
+// kStream: past the caches, for outputs that will not be read soon; the address must then be a multiple of the vector.
+template <bool kStream, class T>
+inline void store(T* to, Vector<typename Wide<T>::type> v) {
+#if defined(__AVX512F__)
+  if constexpr (kStream) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)v);
+#elif defined(__AVX2__)
+  if constexpr (kStream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)v);
+#endif
+  std::memcpy(to, &v, sizeof v);
+}
+template <bool kStream>
+inline void store_sixteen(void* to, Sixteen v) {
+#if defined(__AVX512F__)
+  if constexpr (kStream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)v);
+#elif defined(__AVX2__)
+  if constexpr (kStream) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)v);
+#endif
+  std::memcpy(to, &v, sizeof v);
+}
+template <bool kStream>
+inline void store(BFloat16* to, Vector<float> v) {
+  store_sixteen<kStream>(to, to_bfloat16(v));
+}
+template <bool kStream>
+inline void store(Half* to, Vector<float> v) {
+#if defined(__AVX512F__)
+  store_sixteen<kStream>(to, (Sixteen)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+  store_sixteen<kStream>(to, (Sixteen)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) to[i] = narrow<Half>(v[i]);
+#endif
+}
+
+// Streamed stores become visible to other threads in order only after this.
+inline void settle() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+// ----------------------------------------------------------------------------------------------------- parts of vectors
+
+// The first `count` values; the other lanes are `fill`.
+template <class T, class F = typename Wide<T>::type>
+inline Vector<F> load_part(const T* from, int64_t count, Vector<F> fill) {
+#if defined(__AVX512F__)
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(T) == 4) return (Vector<F>)_mm512_mask_loadu_ps((__m512)fill, mask, from);
+  if constexpr (sizeof(T) == 8) return (Vector<F>)_mm512_mask_loadu_pd((__m512d)fill, mask, from);
+  if constexpr (sizeof(T) == 2) {
+    T values[kLanes<F>];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm256_maskz_loadu_epi16(mask, from));
+    return (Vector<F>)_mm512_mask_mov_ps((__m512)fill, mask, (__m512)load(values));
+  }
+#endif
+  Vector<F> v = fill;
+  for (int i = 0; i < count; ++i) v[i] = widen(from[i]);
+  return v;
+}
+
+template <class T>
+inline void store_part(T* to, Vector<typename Wide<T>::type> v, int64_t count) {
+#if defined(__AVX512F__)
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(to, mask, (__m512)v);
+  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_pd(to, mask, (__m512d)v);
+  if constexpr (sizeof(T) == 2) {
+    T values[kLanes<typename Wide<T>::type>];
+    store<false>(values, v);
+    return _mm256_mask_storeu_epi16(to, mask, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
+  }
+#endif
+  for (int i = 0; i < count; ++i) to[i] = narrow<T>(v[i]);
+}
+
+// One bit per lane where the condition (all ones or all zeros per lane) holds.
+template <class F>
+inline uint32_t pack(Integer<F> condition) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(F) == 4) return _mm512_movepi32_mask((__m512i)condition);
+  return _mm512_movepi64_mask((__m512i)condition);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(F) == 4) return _mm256_movemask_ps((__m256)condition);
+  return _mm256_movemask_pd((__m256d)condition);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes<F>; ++i) bits |= static_cast<uint32_t>(condition[i] & 1) << i;
+  return bits;
+#endif
+}
+
+// The condition back from its bits.
+template <class F>
+inline Integer<F> unpack(uint32_t bits) {
+  Integer<F> lane;
+  for (int i = 0; i < kLanes<F>; ++i) lane[i] = int64_t{1} << i;
+  return ((static_cast<decltype(lane[0] + 0)>(bits) - Integer<F>{}) & lane) != 0;
+}
+
+}  // namespace normwise::NORMWISE_ISA

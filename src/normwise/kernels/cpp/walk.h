@@ -1,0 +1,103 @@
+// What forward and backward share: threads, numbers per channel, and the walk along a run.
+//
+// Where the channels come first, the unit of work is a channel: one thread reads it from memory once, and a second time
+// from the cache. Where they come last, it is a column of channels, as long as that stays in the cache; a longer column
+// is cut into blocks of rows, and swept twice, the second time from its end.
+#pragma once
+
+#include <unistd.h>
+
+#include <memory>
+#include <vector>
+
+#include "activations.h"
+#include "kernels.h"
+#include "vectors.h"
+
+namespace normwise::NORMWISE_ISA {
+
+constexpr int64_t kSerial = 16 * 1024;             // elements up to which waking threads costs more than they save
+constexpr int64_t kStreamed = int64_t{48} << 20;   // bytes from which an output is written past the caches
+constexpr int kColumn = 4;                         // vectors side by side in a column of channels
+
+inline int64_t cache_bytes() {
+  static const int64_t bytes = [] {
+    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return static_cast<int64_t>(found > 0 ? found : 1 << 20);
+  }();
+  return bytes;
+}
+
+template <class Body>
+void in_parallel(const Threads& threads, int64_t count, bool serial, const Body& body) {
+  if (serial || count <= 1 || threads.number <= 1) return body(0, count);
+  threads.run(
+      count,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<const Body*>(context))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// A number per channel, padded so that a whole vector may be read at any channel.
+template <class F>
+class PerChannel {
+ public:
+  explicit PerChannel(int64_t channels) : values_(channels + kLanes<F>) {}
+  F& operator[](int64_t c) { return values_[c]; }
+  const F* from(int64_t c) const { return values_.data() + c; }
+
+ private:
+  std::vector<F> values_;
+};
+
+// Such a number for the run at hand: one for all its elements, or one for each where the channels come last.
+template <class F, bool kLast>
+struct Along {
+  const F* values;
+  Vector<F> at(int64_t i) const {
+    if constexpr (kLast) return load(values + i);
+    return all(*values);
+  }
+};
+
+template <bool kWhole, class T, class F = typename Wide<T>::type>
+inline Vector<F> get(const T* from, int64_t count) {
+  if constexpr (kWhole) return load(from);
+  return load_part(from, count, Vector<F>{});
+}
+template <bool kWhole, bool kStream, class T>
+inline void put(T* to, Vector<typename Wide<T>::type> v, int64_t count) {
+  if constexpr (kWhole) return store<kStream>(to, v);
+  store_part(to, v, count);
+}
+
+template <class F>
+constexpr int kBitBytes = kLanes<F> >= 8 ? kLanes<F> / 8 : 1;  // per vector
+
+template <class F>
+int64_t bit_bytes_of_run(int64_t length) {
+  return (length + kLanes<F> - 1) / kLanes<F> * kBitBytes<F>;
+}
+
+// Calls step(whole, i, count) for each vector of a run, the last of which may be a part.
+template <class F, class Step>
+inline void each_vector(int64_t length, const Step& step) {
+  int64_t i = 0;
+  for (; i + kLanes<F> <= length; i += kLanes<F>) step(std::true_type{}, i, kLanes<F>);
+  if (i < length) step(std::false_type{}, i, length - i);
+}
+
+template <class T>
+bool aligned(const T* at, int64_t run) {
+  constexpr int64_t kUnit = kLanes<typename Wide<T>::type> * sizeof(T);
+  return reinterpret_cast<uintptr_t>(at) % kUnit == 0 && run * sizeof(T) % kUnit == 0;
+}
+
+// How the activation enters a loop: known to the compiler for the two that matter most.
+enum class Fused { kNone, kRelu, kAny };
+
+inline Fused fused(int activation) {
+  if (activation == static_cast<int>(Activation::kNone)) return Fused::kNone;
+  return activation == static_cast<int>(Activation::kRelu) ? Fused::kRelu : Fused::kAny;
+}
+
+}  // namespace normwise::NORMWISE_ISA

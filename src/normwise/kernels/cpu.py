@@ -1,0 +1,94 @@
+"""The compiled C++ kernels on CPU tensors: dense, channels first or last in memory, any floating dtype.
+
+They read x from memory once, take its statistics exactly at any mean, and add the residual and activate in the same
+pass. They are built when the package is installed next to PyTorch and a C++ compiler; without them all else works.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normwise.kernels.choose import built
+
+# Importing it registers the operators.
+library: Any = import_module("normwise.kernels._torch_kernels") if built() else None
+
+# The numbers that cpp/activations.h gives them.
+ACTIVATIONS = {
+    None: 0,
+    "relu": 1,
+    "leaky_relu": 2,
+    "relu6": 3,
+    "hardswish": 4,
+    "elu": 5,
+    "gelu": 6,
+    "mish": 7,
+    "sigmoid": 8,
+    "silu": 9,
+    "tanh": 10,
+}
+# Their slope is told by one bit per element, so that nothing else of the residual has to be kept for the backward.
+ONE_BIT = frozenset({"relu", "leaky_relu", "relu6"})
+
+
+class Forward(NamedTuple):
+    """What the forward gives: the output, the statistics that it used in float64, and the bits for the backward."""
+
+    y: Tensor
+    mean: Tensor
+    var: Tensor
+    bits: Tensor
+
+
+def serves(x: Tensor) -> bool:
+    """Whether the kernels take this tensor as it lies in memory: contiguous, or channels last as PyTorch has it."""
+    if x.is_contiguous():
+        return True
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    return x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def forward(
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    activation: str | None,
+    keep_bits: bool,
+) -> Forward:
+    """``reference.forward_batch``, or ``forward_fixed`` where statistics are given.
+
+    Args:
+        x: (N, C, *spatial), what ``serves`` takes.
+        residual: added before the activation, the shape of x.
+        scale: shape (C,), any floating dtype, or None for 1.
+        shift: shape (C,), or None for 0.
+        mean: shape (C,), or None to normalize by the batch.
+        var: shape (C,), with ``mean``.
+        eps: added to the variance.
+        activation: a name of ``ACTIVATIONS``.
+        keep_bits: whether to keep the bits that ``backward`` wants where there is a residual before a ``ONE_BIT``.
+    """
+    operator = torch.ops.normwise.batch_norm_forward
+    return Forward(*operator(x, residual, scale, shift, mean, var, eps, ACTIVATIONS[activation], keep_bits))
+
+
+def instruction_set() -> str:
+    """The instruction set that the kernels use on this processor, for example ``avx512``."""
+    assert library is not None
+    name: str = library.instruction_set()
+    return name
+
+
+def pool() -> dict[str, Any]:
+    """The memory pool behind large outputs: bytes at most, kept and lent, and blocks reused and fresh."""
+    assert library is not None
+    return dict(zip(("limit", "kept", "lent", "reused", "fresh"), library.pool_state(), strict=True))

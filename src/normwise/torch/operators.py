@@ -1,0 +1,158 @@
+"""What PyTorch has to know of the compiled operators: shapes for tracing, gradients, and how to map over a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normwise.kernels import cpu, two_pass
+
+FORWARD = "normwise::batch_norm_forward"
+BACKWARD = "normwise::batch_norm_backward"
+
+
+def register() -> None:
+    """Register all of it; called once, when the operators are there."""
+    torch.library.register_fake(FORWARD, _fake_forward)
+    torch.library.register_fake(BACKWARD, _fake_backward)
+    torch.library.register_autograd(FORWARD, _backward, setup_context=_keep)
+    torch.library.register_vmap(FORWARD, _one_by_one(torch.ops.normwise.batch_norm_forward.default))
+    torch.library.register_vmap(BACKWARD, _one_by_one(torch.ops.normwise.batch_norm_backward.default))
+
+
+# The shapes follow from some of the arguments only; the names of all are the operators'.
+# ruff: noqa: ARG001
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1], dtype=torch.float64)
+
+
+def _fake_forward(
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    activation: int,
+    keep_bits: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # How many bytes the bits take depends on the processor; only the kernels look inside.
+    number = torch.library.get_ctx().new_dynamic_size() if keep_bits else 0
+    return torch.empty_like(x), _per_channel(x), _per_channel(x), x.new_empty(number, dtype=torch.uint8)
+
+
+def _fake_backward(
+    dy: Tensor,
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    bits: Tensor,
+    eps: float,
+    activation: int,
+    by_batch: bool,
+    wants_dx: bool,
+    wants_dresidual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def output(wanted: bool) -> Tensor:
+        return torch.empty_like(x) if wanted else x.new_empty(0)
+
+    def gradient(parameter: Tensor | None) -> Tensor:
+        return x.new_empty(x.shape[1], dtype=torch.float64 if parameter is None else parameter.dtype)
+
+    return output(wants_dx), gradient(scale), gradient(shift), output(wants_dresidual)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep x, and of the residual only what the slope cannot be told without."""
+    x, residual, scale, shift, mean, _, eps, activation, keep_bits = inputs
+    _, used_mean, used_var, bits = output
+    ctx.mark_non_differentiable(used_mean, used_var, bits)
+    ctx.eps, ctx.activation, ctx.by_batch = eps, activation, mean is None
+    ctx.told_by_bits = keep_bits
+    kept = None if keep_bits or activation == cpu.ACTIVATIONS[None] else residual
+    ctx.save_for_backward(x, kept, scale, shift, used_mean, used_var, bits)
+
+
+def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    wants = ctx.needs_input_grad[:4]  # x, residual, scale, shift
+    if torch.is_grad_enabled():  # a graph of the gradient is wanted
+        return *_differentiable(ctx, dy, wants, *saved), *[None] * 5
+    dx, dscale, dshift, dresidual = _gradients(ctx, dy, wants, *saved)
+    found = (dx, dresidual, dscale, dshift)
+    return *(gradient if wanted else None for gradient, wanted in zip(found, wants, strict=True)), *[None] * 5
+
+
+def _gradients(
+    ctx: Any,
+    dy: Tensor,
+    wants: tuple[bool, ...],
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Any,
+    shift: Any,
+    *found: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    options = (ctx.eps, ctx.activation, ctx.by_batch, wants[0], wants[1])
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.normwise.batch_norm_backward(
+        dy, x, residual, scale, shift, *found, *options
+    )
+    return gradients
+
+
+def _differentiable(
+    ctx: Any,
+    dy: Tensor,
+    wants: tuple[bool, ...],
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    bits: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """The gradients by elementary operations, so that they have gradients themselves."""
+    activation = next(name for name, number in cpu.ACTIVATIONS.items() if number == ctx.activation)
+    g = dy
+    if ctx.told_by_bits:
+        # The residual was not kept. It has a part in the gradients only through the slope, which is constant on either
+        # side of the kink, and is what the residual's gradient comes to for a dy of 1.
+        with torch.no_grad():
+            slope = _gradients(ctx, torch.ones_like(dy), (False, True), x, None, scale, shift, mean, var, bits)[3]
+        g, activation = dy * slope, None
+    if ctx.by_batch:
+        y, _ = two_pass.forward_batch(x, scale, shift, ctx.eps, activation=activation, residual=residual)
+    else:
+        y = two_pass.forward_fixed(x, mean, var, scale, shift, ctx.eps, activation=activation, residual=residual)
+    inputs = (x, residual, scale, shift)
+    chosen = [tensor for tensor, wanted in zip(inputs, wants, strict=True) if wanted and tensor is not None]
+    found = iter(torch.autograd.grad(y, chosen, g, create_graph=True) if chosen else ())
+    return tuple(
+        None if not wanted else g if tensor is None else next(found)
+        for tensor, wanted in zip(inputs, wants, strict=True)
+    )
+
+
+def _one_by_one(operator: Any) -> Any:
+    """The rule for vmap: the kernels want one dense batch at a time."""
+
+    def rule(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        def pick(value: Any, dim: int | None, index: int) -> Any:
+            return value if dim is None else value.select(dim, index)
+
+        rows = [
+            operator(*(pick(value, dim, index) for value, dim in zip(arguments, dims, strict=True)))
+            for index in range(info.batch_size)
+        ]
+        return tuple(torch.stack(column) for column in zip(*rows, strict=True)), (0,) * len(rows[0])
+
+    return rule
