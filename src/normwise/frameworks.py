@@ -29,3 +29,19 @@ def loaded() -> list[str]:
         True
     """
     return [name for name in FRAMEWORKS if name in sys.modules]
+
+
+def framework_of(model: object) -> str | None:
+    """Whose model or layer this is, ``"torch"`` or ``"keras"``, or None; imports nothing.
+
+    Example:
+        >>> framework_of("resnet18") is None
+        True
+    """
+    keras = sys.modules.get("keras")  # before torch: with that backend, a layer of Keras's is one of torch's too
+    if keras is not None and isinstance(model, keras.Layer):
+        return "keras"
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        return "torch"
+    return None

@@ -1,0 +1,215 @@
+"""What ``fuse`` looks for: the activations, and the addition before them, that a batch norm can do itself."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Node
+from torch.nn import functional as F
+
+MODULES: dict[type[nn.Module], str] = {
+    nn.ELU: "elu",
+    nn.GELU: "gelu",
+    nn.Hardswish: "hardswish",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Mish: "mish",
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.Tanh: "tanh",
+}
+FUNCTIONS: dict[Any, str] = {
+    F.elu: "elu",
+    F.elu_: "elu",
+    F.gelu: "gelu",
+    F.hardswish: "hardswish",
+    F.leaky_relu: "leaky_relu",
+    F.leaky_relu_: "leaky_relu",
+    F.mish: "mish",
+    F.relu: "relu",
+    F.relu_: "relu",
+    F.relu6: "relu6",
+    F.sigmoid: "sigmoid",
+    F.silu: "silu",
+    F.tanh: "tanh",
+    torch.relu: "relu",
+    torch.relu_: "relu",
+    torch.sigmoid: "sigmoid",
+    torch.sigmoid_: "sigmoid",
+    torch.tanh: "tanh",
+    torch.tanh_: "tanh",
+}
+METHODS = {f"{name}{ending}": name for name in ("relu", "sigmoid", "tanh") for ending in ("", "_")}
+
+# The settings of an activation, in the order in which the functions take them, and what the layers compute.
+SETTINGS: dict[str, dict[str, object]] = {
+    "elu": {"alpha": 1.0},
+    "gelu": {"approximate": "none"},
+    "leaky_relu": {"negative_slope": 0.01},
+}
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody listens to the module."""
+    return any(getattr(module, hooks, None) for hooks in HOOKS)
+
+
+def activation_of(module: nn.Module) -> str | None:
+    """The name of the activation that this module is, or None.
+
+    Example:
+        >>> activation_of(nn.ReLU(inplace=True)), activation_of(nn.LeakyReLU(0.2))
+        ('relu', None)
+    """
+    name = MODULES.get(type(module))
+    if name is None or any(getattr(module, setting) != ours for setting, ours in SETTINGS.get(name, {}).items()):
+        return None
+    return name
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A batch norm in a graph and what follows it; without ``activation``, nothing that it could do itself."""
+
+    norm: Node
+    passed: tuple[Node, ...] = ()
+    addition: Node | None = None
+    residual: Node | None = None
+    activate: Node | None = None
+    activation: str | None = None
+
+    def __str__(self) -> str:
+        return f"add, {self.activation}" if self.addition is not None else f"{self.activation}"
+
+    def same(self, other: Pattern) -> bool:
+        """Whether both say the same of the batch norm, though they stand in two graphs."""
+        return str(self) == str(other) and self.activation_target == other.activation_target
+
+    @property
+    def activation_target(self) -> str | None:
+        """The name of the activation's module, where it is one."""
+        return str(self.activate.target) if self.activate is not None and self.activate.op == "call_module" else None
+
+
+def what_follows(norm: Node, modules: dict[str, nn.Module]) -> Pattern | str:
+    """The pattern that starts at a call of a batch norm, or why it must not be touched.
+
+    Args:
+        norm: the call.
+        modules: by the names that the graph calls them.
+    """
+    if len(norm.args) != 1 or norm.kwargs:
+        return "it is called with more than its input"
+    last, passed = _pass(norm, modules)
+    users = [*last.users]
+    if len(users) != 1:
+        of_interest = any(_activation(user, modules) or _other(user, last) is not None for user in users)
+        return "its output is used in more than one place" if of_interest else Pattern(norm)
+    addition, residual = None, None
+    if (other := _other(users[0], last)) is not None:
+        addition, residual = users[0], other
+        last, after = _pass(addition, modules)
+        passed += after
+        users = [*last.users]
+    if len(users) != 1 or (activation := _activation(users[0], modules)) is None:
+        return Pattern(norm)
+    activate = users[0]
+    if activate.op == "call_module" and hooked(modules[str(activate.target)]):
+        return f"the activation behind it, {activate.target}, has hooks"
+    if addition is not None and _may_change_between(norm, addition, modules):
+        return "something between it and the addition may change its input in place"
+    return Pattern(norm, passed, addition, residual, activate, activation)
+
+
+def _pass(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, tuple[Node, ...]]:
+    """Go through ``nn.Identity``: the last node, and those that were passed."""
+    passed: tuple[Node, ...] = ()
+    while len(node.users) == 1:
+        (user,) = node.users
+        if user.op != "call_module" or type(modules[str(user.target)]) is not nn.Identity or user.kwargs:
+            break
+        if hooked(modules[str(user.target)]):
+            break
+        node, passed = user, (*passed, user)
+    return node, passed
+
+
+def _activation(node: Node, modules: dict[str, nn.Module]) -> str | None:
+    """The activation that this node is, or None."""
+    if node.op == "call_module":
+        return None if len(node.args) != 1 or node.kwargs else activation_of(modules[str(node.target)])
+    names: dict[Any, str] = {"call_function": FUNCTIONS, "call_method": METHODS}.get(node.op, {})
+    name = names.get(node.target)
+    if name is None or not node.args:
+        return None
+    ours = SETTINGS.get(name, {})
+    order = [*ours, "inplace"]
+    if len(node.args) - 1 > len(order):
+        return None
+    given = {**dict(zip(order, node.args[1:], strict=False)), **node.kwargs}
+    inplace = given.pop("inplace", False)
+    fits = isinstance(inplace, bool) and given.keys() <= ours.keys()
+    return name if fits and all(given[setting] == ours[setting] for setting in given) else None
+
+
+def _other(node: Node, one: Node) -> Node | None:
+    """The other operand, where this node adds ``one`` and another value; None where it does not."""
+    functions, methods = (operator.add, operator.iadd, torch.add), ("add", "add_")
+    added = (node.op == "call_function" and node.target in functions) or (
+        node.op == "call_method" and node.target in methods
+    )
+    alpha = node.kwargs.get("alpha", 1)
+    if not added or len(node.args) != 2 or node.kwargs.keys() - {"alpha"} or not isinstance(alpha, int) or alpha != 1:
+        return None
+    left, right = node.args
+    if not isinstance(left, Node) or not isinstance(right, Node) or left is right:
+        return None
+    # What is added to in place is changed, which only the output of the batch norm may be: nobody else sees it.
+    if right is one and node.target in (operator.iadd, "add_"):
+        return None
+    other = right if left is one else left
+    # A parameter or a buffer is there to be broadcast; the layers add a tensor of the same shape.
+    return None if other.op == "get_attr" else other
+
+
+def _may_change_between(norm: Node, addition: Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the input of the batch norm may be another one by the time of the addition, where it will be read."""
+    (source,) = norm.args
+    if not isinstance(source, Node):
+        return True
+    fresh = source.op == "call_module" and isinstance(modules[str(source.target)], nn.modules.conv._ConvNd | nn.Linear)
+    if fresh and len(source.users) == 1:
+        return False
+    node = norm.next
+    while node is not addition:
+        if _in_place(node, modules):
+            return True
+        node = node.next
+    return False
+
+
+def _in_place(node: Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return any(getattr(part, "inplace", False) for part in modules[str(node.target)].modules())
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    by_name = (name.endswith("_") and not name.endswith("__")) or (node.target is not None and name in IN_PLACE)
+    return by_name or node.kwargs.get("inplace", False) is not False or "out" in node.kwargs
+
+
+IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem", "ipow", "ifloordiv", "imatmul"}
