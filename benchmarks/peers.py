@@ -1,0 +1,154 @@
+"""The same computation by everybody: the public door of normwise, PyTorch, torch.compile, Keras; and a plain copy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.cases import EPS, MOMENTUM, Case, Inputs
+from normwise.torch.functional import batch_norm
+
+OURS, EAGER, COMPILED, KERAS, COPY = "normwise", "PyTorch eager", "torch.compile", "Keras on PyTorch", "plain copy"
+
+Results = tuple[Tensor, ...]
+"""The output, then the gradients of ``Inputs.leaves`` where there is a backward."""
+
+
+class NoPeer(RuntimeError):
+    """This peer cannot run here; the text says why."""
+
+
+def build(peer: str, case: Case, i: Inputs) -> Callable[[], Results]:
+    """The call that is timed.
+
+    Raises:
+        NoPeer: it is not there, or does not do this.
+    """
+    if peer == COPY:
+        return _copy(case, i)
+    return _with_pass(case, i, *_MAKERS[peer](case, i))
+
+
+def _with_pass(case: Case, i: Inputs, apply: Callable[[], Tensor], leaves: tuple[Tensor, ...]) -> Callable[[], Results]:
+    """A training forward records the graph as training does, even where no backward follows."""
+
+    def inference() -> Results:
+        with torch.no_grad():
+            return (apply(),)
+
+    def forward() -> Results:
+        return (apply(),)
+
+    def both() -> Results:
+        y = apply()
+        return y, *torch.autograd.grad(y, leaves, i.dy)
+
+    return {"inference": inference, "forward": forward, "forward+backward": both}[case.phase]
+
+
+Made = tuple[Callable[[], Tensor], tuple[Tensor, ...]]
+
+
+def _ours(case: Case, i: Inputs) -> Made:
+    training, activation = case.phase != "inference", case.activation
+
+    def apply() -> Tensor:
+        return batch_norm(
+            i.x, i.mean, i.var, i.weight, i.bias, training, MOMENTUM, EPS, activation=activation, residual=i.residual
+        )
+
+    return apply, i.leaves
+
+
+def _eager(case: Case, i: Inputs) -> Made:
+    """As the usual networks are written: the addition and the relu in place."""
+    training, relu = case.phase != "inference", case.activation is not None
+
+    def apply() -> Tensor:
+        y = F.batch_norm(i.x, i.mean, i.var, i.weight, i.bias, training, MOMENTUM, EPS)
+        if i.residual is not None:
+            y += i.residual
+        return y.relu_() if relu else y
+
+    return apply, i.leaves
+
+
+def _compiled(case: Case, i: Inputs) -> Made:
+    training, relu = case.phase != "inference", case.activation is not None
+
+    def function(x: Tensor, residual: Tensor | None, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = F.batch_norm(x, mean, var, weight, bias, training, MOMENTUM, EPS)
+        if residual is not None:
+            y = y + residual
+        return y.relu() if relu else y
+
+    torch._dynamo.reset()  # each row anew: nothing is made general because of the row before
+    compiled = torch.compile(function, dynamic=False, fullgraph=True)
+    apply = lambda: compiled(i.x, i.residual, i.mean, i.var, i.weight, i.bias)  # noqa: E731
+    return apply, i.leaves
+
+
+def _keras(case: Case, i: Inputs) -> Made:
+    keras = keras_on_torch()
+    last = case.layout == "last" and i.x.dim() > 2
+    policy = case.dtype if case.dtype in ("float32", "float64") else f"mixed_{case.dtype}"
+    axis = -1 if case.layout == "last" else 1
+    layer = keras.layers.BatchNormalization(axis=axis, momentum=1 - MOMENTUM, epsilon=EPS, dtype=policy)
+
+    def turned(x: Tensor) -> Tensor:  # Keras has the channels last in the shape too; a view, outside of the time
+        return x.detach().movedim(1, -1) if last else x.detach()
+
+    x = turned(i.x).requires_grad_()
+    residual = None if i.residual is None else turned(i.residual).requires_grad_()
+    layer.build(x.shape)
+    layer.set_weights([t.detach().numpy() for t in (i.weight, i.bias, i.mean, i.var)])
+    training, relu = case.phase != "inference", case.activation is not None
+
+    def apply() -> Tensor:
+        y = layer(x, training=training)
+        y = y if residual is None else keras.ops.add(y, residual)
+        y = keras.ops.relu(y) if relu else y
+        return cast(Tensor, y.movedim(-1, 1) if last else y)
+
+    weights = (layer.gamma.value, layer.beta.value)
+    return apply, (x, *weights) if residual is None else (x, *weights, residual)
+
+
+def keras_on_torch() -> Any:
+    """The module.
+
+    Raises:
+        NoPeer: it is not installed, or was imported on another backend.
+    """
+    if find_spec("keras") is None:
+        raise NoPeer("Keras is not installed")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
+    from importlib import import_module
+
+    keras = import_module("keras")
+    if keras.backend.backend() != "torch":
+        raise NoPeer(f"Keras is on its {keras.backend.backend()} backend: unset KERAS_BACKEND")
+    return keras
+
+
+def _copy(case: Case, i: Inputs) -> Callable[[], Results]:
+    x = i.x.detach()
+    if case.memory != "reused":
+        return lambda: (x.clone(),)
+    out = x.clone()
+    return lambda: (out.copy_(x),)
+
+
+_MAKERS: dict[str, Callable[[Case, Inputs], Made]] = {
+    OURS: _ours,
+    EAGER: _eager,
+    COMPILED: _compiled,
+    KERAS: _keras,
+}

@@ -1,0 +1,85 @@
+"""Times in turn, and what is said of them: medians of paired ratios with their ends, and weighted geometric means."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+Call = Callable[[], object]
+BLOCK = 1e-3  # seconds: what is shorter is called several times in a row, because the clock and the loop cost too
+FEWEST = 5  # pairs, however long they take
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median with the smallest and the largest, and of how many."""
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values), len(values))
+
+
+def ratios(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
+    """How many times longer they took than we did, each of theirs against ours of the same round."""
+    return spread([a / b for a, b in zip(theirs, ours, strict=True)])
+
+
+def geometric_mean(values: Iterable[tuple[float, float]]) -> float:
+    """Of (value, weight); NaN where there is none.
+
+    >>> geometric_mean([(2.0, 1), (8.0, 1)])
+    4.0
+    """
+    pairs = list(values)
+    total = sum(weight for _, weight in pairs)
+    return math.exp(sum(weight * math.log(value) for value, weight in pairs) / total) if total else math.nan
+
+
+def in_turn(calls: Mapping[str, Call], *, rounds: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Times all of them in every round, A B C, B C A, ...: a slow moment of the machine meets everyone.
+
+    Args:
+        calls: what is timed, by name; what a call returns is dropped within the time.
+        rounds: at most.
+        seconds: after them no new round begins, if there are ``FEWEST``.
+
+    Returns:
+        Seconds per call of every round, and how many calls in a row make one measurement, by name.
+    """
+    names = list(calls)
+    for _ in range(2):  # the first calls compile, map memory and wake threads
+        for call in calls.values():
+            call()
+    in_a_row = {name: math.ceil(min(500.0, BLOCK / max(_seconds(call, 1), 1e-9))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for n in range(rounds):
+            turn = n % len(names)
+            for name in names[turn:] + names[:turn]:
+                times[name].append(_seconds(calls[name], in_a_row[name]))
+            if n + 1 >= FEWEST and time.perf_counter() - start > seconds:
+                break
+    finally:
+        if enabled:
+            gc.enable()
+    return times, in_a_row
+
+
+def _seconds(call: Call, in_a_row: int) -> float:
+    start = time.perf_counter()
+    for _ in range(in_a_row):
+        call()
+    return (time.perf_counter() - start) / in_a_row

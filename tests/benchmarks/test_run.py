@@ -1,0 +1,116 @@
+"""The whole way: a tiny run, its files, and what it says of the targets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks import figures, memory, peers, report, resnet, targets
+from benchmarks.cases import Case
+from benchmarks.rows import Row
+from benchmarks.run import command
+from benchmarks.shapes import RESNET50_LAYERS, TINY
+from benchmarks.timing import Spread
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    """The run sets the number of threads and the pool: both as before, for the tests that follow."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    memory.treat("default")
+
+
+def row(shape: int, ours: float, eager: float, *, copy: float = 1.0, phase: str = "forward") -> Row:
+    case = Case(RESNET50_LAYERS[shape], "float32", "first", "bn+relu", phase, "reused")
+    ratios = {peers.EAGER: Spread(eager, eager / 2, eager * 2, 5), peers.COPY: Spread(copy, copy, copy, 5)}
+    errors = {"0": {peers.OURS: (1e-7, 1e-8), peers.EAGER: (1e-6, 1e-6)}}
+    return Row(case, "cpu", "", milliseconds=Spread(ours, ours, ours, 5), ratios=ratios, accuracy=errors)
+
+
+def test_a_tiny_run_writes_its_numbers_and_a_page(tmp_path: Path) -> None:
+    options = "--network no --memory default --memory fresh --threads 1 --repeats 2 --seconds 0 --pass forward"
+    result = CliRunner().invoke(command, [*options.split(), "--only", TINY[0].name, "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    numbers, page = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert numbers.stem == page.stem
+    assert numbers.stem.endswith("-1-threads-part")
+
+    said = json.loads(numbers.read_text("utf-8"))
+    assert said["machine"]["torch"] == torch.__version__
+    assert said["machine"]["threads"] == 1
+    assert len(said["rows"]) == 2 * 2 * 2 * 3  # memory, dtypes, layouts, operations
+    first = said["rows"][0]
+    assert first["kernel"] in {"aten", "cpu", "two_pass"}
+    assert first["ratios"][peers.EAGER]["pairs"] == 2
+    assert 0 < first["ratios"][peers.EAGER]["low"] <= first["ratios"][peers.EAGER]["median"]
+    assert set(first["accuracy"]["0"]) == {peers.OURS, peers.EAGER}
+    assert {row["case"]["memory"] for row in said["rows"]} <= set(said["memory"])
+
+    HTMLParser().feed(page.read_text("utf-8"))
+    assert "How fast is it" in page.read_text("utf-8")
+
+
+def test_a_page_draws_ratios_and_bandwidth_and_stands_alone() -> None:
+    rows = (row(0, 10, 6), row(1, 2, 3), row(2, 9, 0.5))
+    run = report.Run({}, {}, rows, (), tuple(targets.means(rows)), tuple(targets.judge(rows, ())))
+    page = report.page(run)
+    assert page.count("<figure") == len(figures.all_of(rows)) == 2
+    assert page.count("<svg") >= 2
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "missed" in page
+
+
+def test_a_target_is_met_by_the_weighted_mean_or_missed() -> None:
+    rows = [row(0, 10, 8.0, copy=0.5), row(1, 2, 4.0)]  # one layer and six
+    first = targets.judge(rows, ())[0]
+    assert first.text == "bn+relu forward, float32, channels first, reused: over PyTorch eager"
+    assert first.measured == f"{(8 * 4**6) ** (1 / 7):.2f}"
+    assert first.met is False
+    assert first.note == "on 2 of 12 shapes only"
+
+
+def test_what_falls_short_is_named() -> None:
+    by_text = {target.text: target for target in targets.judge([row(0, 10, 0.9, copy=0.5), row(1, 2, 4.0)], ())}
+    worst = by_text["every row: over PyTorch eager"]
+    assert worst.met is False
+    assert [offender[:5] for offender in worst.offenders] == ["0.90:"]
+    (copied,) = (target for text, target in by_text.items() if "plain copy" in text)
+    assert (copied.measured, copied.met) == ("2.00", False)
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+    assert {target.met for target in targets.judge([], ())} == {None}
+
+
+def test_a_step_that_was_skipped_says_why_and_meets_nothing() -> None:
+    step = resnet.Step("batch 2", skipped="normwise.fuse is not there")
+    assert targets.judge([], [step])[-1].met is None
+    assert "normwise.fuse is not there" in report.page(report.Run({}, {}, (), (step,), (), ()))
+
+
+def test_memory_that_is_kept_cannot_be_made_fresh_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory._process, "heap_keeps", True)
+    with pytest.raises(memory.NoTreatment, match="before 'reused'"):
+        memory.treat("fresh")
+    monkeypatch.undo()
+
+
+def test_keras_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    with pytest.raises(peers.NoPeer, match=r"^Keras is not installed$"):
+        peers.keras_on_torch()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--only", "no such row", "--network", "no"]])
+def test_the_command_explains_itself(arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == (0 if arguments == ["--help"] else 2)
+    assert ("--quick" if arguments == ["--help"] else "nothing is selected") in result.output

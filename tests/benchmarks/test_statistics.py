@@ -1,0 +1,55 @@
+"""What the benchmarks say of their times."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from benchmarks.timing import BLOCK, FEWEST, Spread, geometric_mean, in_turn, ratios, spread
+
+
+def test_a_ratio_is_made_of_two_times_of_the_same_round() -> None:
+    # the machine was ten times slower in the second round, for both: the ratio does not see it
+    assert ratios([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == Spread(median=3.0, low=2.0, high=4.0, pairs=3)
+
+
+def test_unpaired_times_are_refused() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        ratios([1.0], [1.0, 2.0])
+
+
+def test_the_median_of_an_even_number_lies_between() -> None:
+    assert spread([4.0, 1.0, 2.0, 3.0]) == Spread(2.5, 1.0, 4.0, 4)
+
+
+def test_a_geometric_mean_counts_a_layer_as_often_as_it_stands_there() -> None:
+    assert geometric_mean([(2.0, 3), (16.0, 1)]) == pytest.approx((2.0**3 * 16.0) ** 0.25)
+    assert geometric_mean([(4.0, 2), (0.25, 2)]) == pytest.approx(1.0)
+    assert math.isnan(geometric_mean([]))
+
+
+def test_everybody_has_a_turn_in_every_round_and_nobody_is_always_first() -> None:
+    order: list[str] = []
+
+    def call(name: str) -> None:
+        order.append(name)
+        time.sleep(BLOCK)
+
+    times, in_a_row = in_turn({"a": lambda: call("a"), "b": lambda: call("b")}, rounds=4, seconds=60)
+    assert in_a_row == {"a": 1, "b": 1}
+    assert "".join(order[-8:]) == "abbaabba"
+    assert [len(times[name]) for name in "ab"] == [4, 4]
+    assert min(times["a"]) >= BLOCK
+
+
+def test_a_slow_row_ends_after_the_fewest_pairs() -> None:
+    times, _ = in_turn({"slow": lambda: time.sleep(0.002)}, rounds=100, seconds=0.0)
+    assert len(times["slow"]) == FEWEST
+
+
+def test_what_is_short_is_called_several_times_in_a_row() -> None:
+    _, in_a_row = in_turn({"short": lambda: None, "long": lambda: time.sleep(2 * BLOCK)}, rounds=1, seconds=0)
+    assert in_a_row["short"] > 50
+    assert in_a_row["long"] == 1
