@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 REPORT := report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs pins clean
+.PHONY: help setup demo test bench check format docs pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: setup  ## run the lab's experiments and write their report to report/index
 
 test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help")
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 check: setup  ## see that format, lint, types, the import law and the generated docs are in order
 	$(BIN)/ruff format --check .
