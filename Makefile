@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 REPORT := report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check format docs pins clean
+.PHONY: help setup demo test bench check sanitize format docs pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ check: setup  ## see that format, lint, types, the import law and the generated 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+
+# The kernels alone are run for a second time here, built with AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: setup  ## run the compiled kernels under sanitizers, which see every access outside a buffer (some minutes)
+	OMP_NUM_THREADS=2 $(BIN)/python tests/kernels/sanitize.py $(ARGS)
 
 format: setup  ## format the code, and fix what ruff can fix by itself
 	$(BIN)/ruff format .
