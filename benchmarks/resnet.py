@@ -24,13 +24,14 @@ BEFORE, AFTER = "before", "after"
 
 @dataclass(frozen=True)
 class Step:
-    """A training step in one setting; ``skipped`` says why there are no numbers."""
+    """A training step in one setting; ``skipped`` says why there are no numbers, ``done`` what was fused."""
 
     setting: str
     before: Spread | None = None
     after: Spread | None = None
     ratio: Spread | None = None
     skipped: str = ""
+    done: str = ""
 
 
 class Bottleneck(nn.Module):
@@ -73,11 +74,10 @@ def resnet(blocks: Sequence[int] = (3, 4, 6, 3), *, classes: int = 1000) -> nn.S
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def fused(model: nn.Module) -> nn.Module:
-    """A copy of the model after one call of the front door, whether that changes its argument or returns another."""
+def fused(model: nn.Module) -> tuple[nn.Module, str]:
+    """A copy of the model after one call of the front door, and the first line of what that says it did."""
     twin = copy.deepcopy(model)
-    result = getattr(normwise, "fuse")(twin)  # noqa: B009 - it is found when asked for
-    return result if isinstance(result, nn.Module) else twin
+    return twin, str(normwise.fuse(twin)).partition("\n")[0]
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor, *, autocast: bool) -> Callable[[], None]:
@@ -107,20 +107,19 @@ def settings(layouts: Sequence[str], dtypes: Sequence[str], batch: int, side: in
 
 def measure(layout: str, dtype: str, setting: str, *, batch: int, side: int, rounds: int, seconds: float) -> Step:
     """Times the two networks in turn, from the same weights and on the same images."""
-    if not hasattr(normwise, "fuse"):
-        return Step(setting, skipped="normwise.fuse is not there")
     torch.manual_seed(0)
     memory_format = torch.channels_last if layout == "last" else torch.contiguous_format
     model = cast(nn.Module, cast(Any, resnet()).to(memory_format=memory_format))  # torch leaves this form untyped
     images = torch.randn(batch, 3, side, side).to(memory_format=memory_format)
     labels = torch.randint(0, 1000, (batch,))
-    models = {BEFORE: model, AFTER: fused(model)}
+    twin, done = fused(model)
+    models = {BEFORE: model, AFTER: twin}
     wrong = _disagreement(models, images)
     if wrong:
         return Step(setting, skipped=f"REFUSED: {wrong}")
     calls = {name: step(each, images, labels, autocast=dtype == "bfloat16") for name, each in models.items()}
     times, _ = in_turn(calls, rounds=rounds, seconds=seconds)
-    return Step(setting, spread(times[BEFORE]), spread(times[AFTER]), ratios(times[BEFORE], times[AFTER]))
+    return Step(setting, spread(times[BEFORE]), spread(times[AFTER]), ratios(times[BEFORE], times[AFTER]), done=done)
 
 
 @torch.no_grad()

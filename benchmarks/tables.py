@@ -72,8 +72,11 @@ def of_steps(steps: Sequence[Step]) -> Table:
     """The whole network."""
     return Table(
         "A training step of ResNet-50: before over after one call of fuse(model)",
-        ("setting", "before, s", "after, s", "ratio"),
-        tuple((step.setting, step.skipped or cell(step.before), cell(step.after), cell(step.ratio)) for step in steps),
+        ("setting", "before, s", "after, s", "ratio", "fuse(model)"),
+        tuple(
+            (step.setting, step.skipped or cell(step.before), cell(step.after), cell(step.ratio), step.done)
+            for step in steps
+        ),
     )
 
 
