@@ -25,6 +25,7 @@ from normwise.report import columns, looks, wording
 from normwise.report import figures as drawing
 
 TEMPLATE = Path(__file__).with_name("page.html")
+BUSY = "The machine was busy: threads waited for each other for a millisecond and more. Do not trust these numbers."
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -56,10 +57,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def stem(date: str, about: dict[str, Any], *, complete: bool) -> str:
-    """The name of the files: date, device, and whether it is a part only."""
+def stem(date: str, about: dict[str, Any], *, complete: bool, calm: bool) -> str:
+    """The name of the files: date, device, and whether it is a part only or not to be trusted."""
     device = re.sub(r"[^a-z0-9]+", "-", str(about["processor"]).lower()).strip("-") or "cpu"
-    return f"{date[:10]}-{device}-{about['threads']}-threads{'' if complete else '-part'}"
+    return f"{date[:10]}-{device}-{about['threads']}-threads{'' if complete else '-part'}{'' if calm else '-busy'}"
 
 
 def write(run: Run, folder: Path, name: str) -> tuple[Path, Path]:
@@ -127,6 +128,7 @@ def page(run: Run) -> str:
             name: text for name, text in TREATMENTS.items() if any(row.case.memory == name for row in run.rows)
         },
         minus=wording.minus,
+        busy="" if run.machine.get("calm", True) else BUSY,
     )
 
 

@@ -20,6 +20,7 @@ from rich.table import Table as Grid
 
 from benchmarks import memory, peers, report, resnet, rows, shapes, tables, targets
 from benchmarks.cases import DTYPES, LAYOUTS, OPERATIONS, PASSES, Case, cases
+from benchmarks.timing import CALM, hand_over
 from normwise.lab.results import Table
 
 RESULTS = Path(__file__).with_name("results")
@@ -71,6 +72,7 @@ def main(
         raise click.UsageError("nothing is selected: no row's name has all of that in it")
     others = [peers.EAGER, *([peers.COMPILED] if compiled else []), peers.KERAS, peers.COPY]
     machine = report.machine()
+    before = hand_over()
     measured: list[rows.Row] = []
     steps: list[resnet.Step] = []
     interrupted = False
@@ -92,6 +94,8 @@ def main(
         except KeyboardInterrupt:
             interrupted = True
             console.print("Interrupted: what was measured is written.")
+    machine["hand-over before and after, ms"] = [round(before, 3), round(after := hand_over(), 3)]
+    machine["calm"] = calm = max(before, after) < CALM
     date = datetime.now(UTC).isoformat(timespec="seconds")
     used = {"op": op, "memories": memories, "repeats": repeats, "seconds": seconds}
     given = {name: value for name, value in context.params.items() if name != "out"}
@@ -103,7 +107,7 @@ def main(
     selected = bool(chosen_by_hand & {"only", "dtype", "layout", "op", "phase", "memories"})
     complete = not (selected or quick or interrupted or network != "yes")
     show(run, Console(width=max(Console().width, WIDTH)))
-    for path in report.write(run, out, report.stem(date, machine, complete=complete)):
+    for path in report.write(run, out, report.stem(date, machine, complete=complete, calm=calm)):
         click.echo(f"Written: {path}")
     if any(row.refused for row in measured) or any(step.skipped.startswith("REFUSED") for step in steps):
         sys.exit(1)
@@ -140,6 +144,8 @@ def show(run: report.Run, console: Console) -> None:
     for row in run.rows:
         if row.refused:
             console.print(f"[red]REFUSED[/] {escape(row.case.name)}: {escape(row.refused)}", soft_wrap=True)
+    if not run.machine["calm"]:
+        console.print(f"[red]{report.BUSY}[/]", soft_wrap=True)
     reasons = {f"{peer}: {why}" for row in run.rows for peer, why in row.absent.items()}
     for reason in sorted(reasons):
         console.print(f"Not measured: {escape(reason)}", soft_wrap=True)

@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 Call = Callable[[], object]
 BLOCK = 1e-3  # seconds: what is shorter is called several times in a row, because the clock and the loop cost too
+CALM = 1.0  # milliseconds of a hand-over, above which a machine is too busy to be measured on
 FEWEST = 5  # pairs, however long they take
 
 
@@ -42,6 +45,17 @@ def geometric_mean(values: Iterable[tuple[float, float]]) -> float:
     pairs = list(values)
     total = sum(weight for _, weight in pairs)
     return math.exp(sum(weight * math.log(value) for value, weight in pairs) / total) if total else math.nan
+
+
+def hand_over(rounds: int = 40) -> float:
+    """Milliseconds of a small addition on all threads, the 90th percentile.
+
+    Some hundredths on a machine that has nothing else to do. Where other processes want the processors, a thread that
+    is waited for gets its turn only after whole slices of the scheduler, 4 to 16 ms, and no ratio means anything.
+    """
+    x = torch.ones(200_000)
+    x.add(1)
+    return 1e3 * sorted(_seconds(lambda: x.add(1), 1) for _ in range(rounds))[rounds * 9 // 10]
 
 
 def in_turn(calls: Mapping[str, Call], *, rounds: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:

@@ -41,7 +41,7 @@ def test_a_tiny_run_writes_its_numbers_and_a_page(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     numbers, page = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
     assert numbers.stem == page.stem
-    assert numbers.stem.endswith("-1-threads-part")
+    assert numbers.stem.removesuffix("-busy").endswith("-1-threads-part")
 
     said = json.loads(numbers.read_text("utf-8"))
     assert said["machine"]["torch"] == torch.__version__
@@ -124,3 +124,10 @@ def test_a_network_is_timed_before_and_after_it_is_fused(monkeypatch: pytest.Mon
     assert step.ratio is not None
     assert step.ratio.pairs == 2
     assert step.done == "4 of 5 batch norms fused, 1 swapped, 0 left"
+
+
+def test_numbers_of_a_busy_machine_say_so() -> None:
+    assert report.BUSY in report.page(report.Run({}, {"calm": False}, (), (), (), ()))
+    about = {"processor": "Some (R) Chip", "threads": 2}
+    assert report.stem("2030-01-02T03", about, complete=True, calm=True) == "2030-01-02-some-r-chip-2-threads"
+    assert report.stem("2030-01-02T03", about, complete=False, calm=False).endswith("-2-threads-part-busy")
