@@ -62,7 +62,9 @@ def runtimes() -> str:
     compiler = os.environ.get("CXX", "g++")
     names = ("libasan.so", "libubsan.so", "libstdc++.so")
     found = [
-        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for name in names
     ]
     return " ".join(found)

@@ -125,7 +125,9 @@ def test_what_is_not_a_number_goes_where_the_reference_lets_it(shape: tuple[int,
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
     activation = data.draw(st.sampled_from([None, *ACTIVATIONS]))
     layout = data.draw(st.sampled_from(["contiguous", "channels last"]))
-    p = problem(shape, dtype, training=training, activation=activation, layout=layout, residual=data.draw(st.booleans()))
+    p = problem(
+        shape, dtype, training=training, activation=activation, layout=layout, residual=data.draw(st.booleans())
+    )
     x = p.x.clone()
     at = tuple(data.draw(st.integers(0, size - 1)) for size in shape)
     x[at] = data.draw(st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -150,7 +152,7 @@ def _plain(p: Problem, x: Tensor):  # type: ignore[no-untyped-def]  # the tuple 
 def test_nothing_in_nothing_out(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.zeros(shape, dtype=dtype, requires_grad=True)
     for mean, var in ((None, None), (torch.zeros(shape[1]), torch.ones(shape[1]))):
-        y, *_ = cpu.forward(x, None, None, None, mean, var, 1e-5, "relu", False)
+        y, *_ = cpu.forward(x, None, None, None, None, mean, var, 1e-5, "relu", False)
         assert y.shape == x.shape
         y.sum().backward()
         assert x.grad is not None
@@ -161,11 +163,9 @@ def test_a_part_of_a_vector_says_nothing_beside_the_values_in_it(activation: str
     """A constant channel so large that 0 in its place, which fills a vector up, would normalize to infinity."""
     x = torch.full((2, 3, 5), 1e37, requires_grad=True)
     shift = torch.full((3,), 0.5, requires_grad=True)
-    y, *_ = cpu.forward(x, None, None, shift, None, None, 1e-5, activation, False)
+    y, *_ = cpu.forward(x, None, None, None, shift, None, None, 1e-5, activation, False)
     y.sum().backward()
-    right = reference.backward_batch(
-        np.ones(x.shape), array(x), None, array(shift), 1e-5, activation=activation
-    )
+    right = reference.backward_batch(np.ones(x.shape), array(x), None, array(shift), 1e-5, activation=activation)
     assert shift.grad is not None
     np.testing.assert_allclose(shift.grad.numpy(), right.shift, rtol=1e-5)
 
@@ -176,7 +176,7 @@ def test_many_short_runs_are_summed_as_exactly_as_one_long(spatial: int) -> None
     draw = torch.Generator().manual_seed(0)
     x = torch.randn((4096, 16, spatial), generator=draw)
     x[0] += 4
-    _, mean, var, _ = cpu.forward(x, None, None, None, None, None, 1e-5, None, False)
+    _, mean, var, _ = cpu.forward(x, None, None, None, None, None, None, 1e-5, None, False)
     wide = x.double().transpose(0, 1).reshape(16, -1)
     assert (mean - wide.mean(1)).abs().max() < 4e-7
     assert (var - wide.var(1, correction=0)).abs().max() < 1e-6
@@ -188,14 +188,12 @@ def test_every_number_of_two_bytes_comes_through(dtype: torch.dtype) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
     x = torch.cat([every, every[:7]]).reshape(1, 1, -1)
     mean, var = torch.zeros(1), torch.ones(1)
-    y, *_ = cpu.forward(x, None, None, None, mean, var, 0.0, None, False)
+    y, *_ = cpu.forward(x, None, None, None, None, mean, var, 0.0, None, False)
     assert torch.equal(y.isnan(), x.isnan())
     assert torch.equal(y.nan_to_num(0), x.nan_to_num(0))
     # A sum needs all digits of float32, so that it is rounded: to nearest, ties to even.
     other = x.flip(-1)
-    y, *_ = cpu.forward(x, other, None, None, mean, var, 0.0, None, False)
+    y, *_ = cpu.forward(x, other, None, None, None, mean, var, 0.0, None, False)
     right = (x.float() + other.float()).to(dtype)
     assert torch.equal(y.nan_to_num(0), right.nan_to_num(0))
     assert torch.equal(y.isnan(), right.isnan())
-
-

@@ -262,7 +262,7 @@ void call(const Case& c, Inputs& in, Outputs& out) {
   b.bits = f.bits, b.scale = f.scale, b.shift = f.shift, b.mean = f.mean, b.var = f.var;
   b.dx = c.wants_dx ? out.dx.at() : nullptr, b.dresidual = c.wants_dresidual ? out.dresidual.at() : nullptr;
   b.dscale = out.dscale.at<double>(), b.dshift = out.dshift.at<double>();
-  b.eps = kEps, b.activation = c.activation, b.by_batch = c.by_batch;
+  b.eps = kEps, b.activation = c.activation, b.by_batch = c.by_batch, b.count = c.shape.values();
   c.kernels->backward(b, threads);
 }
 
