@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import ModuleType
@@ -44,6 +45,8 @@ def rewrite(graph: Graph, patterns: Iterable[Pattern]) -> None:
         for node in (activate, pattern.addition, *reversed(pattern.passed), norm):
             if node is not None:
                 graph.erase_node(node)
+    for node in graph.nodes:
+        node.type = None  # the annotations, which may be names that mean something elsewhere only
     graph.lint()
 
 
@@ -56,14 +59,20 @@ def class_with_forwards(module: nn.Module, graphs: tuple[Graph, Graph], settings
         settings: what the graphs were traced for; a call with other values of the module's attributes is an error.
     """
     codes = [graph.python_code("self") for graph in graphs]
-    names = {**codes[0].globals, **codes[1].globals}
     sources = tuple(dict.fromkeys(code.src for code in codes))
-    return _class(type(module), sources, tuple(sorted(names.items())), settings)
+    names = {**codes[0].globals, **codes[1].globals}
+    used = sorted(name for name in names if any(re.search(rf"\b{name}\b", source) for source in sources))
+    return _class(type(module), sources, tuple((name, names[name]) for name in used), settings)
 
 
 def _class(base: type[nn.Module], sources: tuple[str, ...], names: Names, settings: Settings) -> type[nn.Module]:
     """One class for all modules whose forwards read the same, so that ``torch.compile`` compiles them once."""
-    key = (base, sources, tuple((name, id(value)) for name, value in names), settings)
+    key = (
+        base,
+        sources,
+        tuple((name, value if isinstance(value, float) else id(value)) for name, value in names),
+        settings,
+    )
     found = _classes.get(key)
     if found is not None:
         return found

@@ -1,0 +1,64 @@
+"""The front door of the operations: whose model it is, and that nothing comes in before it is used."""
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import normwise
+from normwise import surgery
+from normwise.frameworks import framework_of
+
+
+class Layer:
+    """What stands for a layer of Keras's."""
+
+
+def run(program: str) -> str:
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+def test_the_door_brings_in_nothing_until_it_is_used() -> None:
+    seen = "print('normwise.surgery' in sys.modules, 'torch' in sys.modules)"
+    assert run(f"import sys, normwise; dir(normwise); {seen}") == "False False"
+    assert run(f"import sys, normwise; normwise.fuse; {seen}") == "True False"
+
+
+def test_the_door_is_listed_and_leads_to_the_room() -> None:
+    assert "fuse" in dir(normwise)
+    assert "fuse" in normwise.__all__
+    assert normwise.fuse is surgery.fuse
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'normwise' has no attribute 'fuze'$"):
+        normwise.fuze  # noqa: B018  # the look-up is the test
+
+
+@pytest.mark.parametrize("wrong", [None, "resnet18", 3])
+def test_what_is_no_model_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError) as refused:
+        normwise.fuse(wrong)
+    assert str(refused.value) == (
+        f"fuse needs a PyTorch model (torch.nn.Module), received {type(wrong).__name__}: pass the model itself."
+    )
+
+
+def test_a_model_of_keras_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras: ModuleType | SimpleNamespace = SimpleNamespace(Layer=Layer)
+    monkeypatch.setitem(sys.modules, "keras", keras)  # all that is asked of it
+    assert framework_of(Layer()) == "keras"
+    with pytest.raises(TypeError) as refused:
+        normwise.fuse(Layer())
+    assert str(refused.value) == (
+        "fuse needs a PyTorch model (torch.nn.Module), received a Keras model (Layer): pass the model itself."
+    )
+
+
+def test_nothing_is_a_model_where_no_framework_is_loaded() -> None:
+    program = "from normwise.frameworks import framework_of; print(framework_of(object()))"
+    assert run(program) == "None"
