@@ -67,8 +67,8 @@ def test_small_outputs_stay_out_of_it() -> None:
     lambda y: y.detach(),
     lambda y: y.untyped_storage(),
     lambda y: y.numpy(),
-    lambda y: torch.from_dlpack(y),
-    lambda y: np.from_dlpack(y),
+    torch.from_dlpack,
+    np.from_dlpack,
 ], ids=["view", "detach", "storage", "numpy", "dlpack", "numpy by dlpack"])  # fmt: skip
 def test_memory_that_anything_still_refers_to_is_not_handed_out(keep) -> None:  # type: ignore[no-untyped-def]  # lambdas
     lent = cpu.pool()["lent"]
@@ -139,8 +139,8 @@ def test_memory_really_goes_back(how: str) -> None:
 
 def script(text: str, **environment: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", text], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
-        timeout=120,
+        [sys.executable, "-c", text], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+        check=False, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout.strip()
@@ -184,12 +184,12 @@ def test_an_output_moves_to_shared_memory() -> None:
 
 def test_growing_an_output_is_torchs_own_clear_error_or_works() -> None:
     y = output()
+    refused = ""
     try:
         y.resize_(4, 4, MB)
     except RuntimeError as error:
-        assert "not resizable" in str(error)
-    else:
-        assert y.shape == (4, 4, MB)
+        refused = str(error)
+    assert "not resizable" in refused or y.shape == (4, 4, MB)
 
 
 def test_threads_never_share_a_block() -> None:

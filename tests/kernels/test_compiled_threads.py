@@ -74,15 +74,6 @@ def test_calls_from_many_threads_at_once_are_right() -> None:
                     torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
 
 
-def test_calls_from_torchscripts_own_tasks_are_right() -> None:
-    pair = inputs(SHAPES[1], last=False)
-    right = results(*pair)
-    futures = [torch.jit._fork(results, *pair) for _ in range(4)]
-    for future in futures:
-        for a, b in zip(right, torch.jit._wait(future), strict=True):
-            torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
-
-
 LOADER = """
 import signal, torch
 from torch.utils.data import DataLoader, Dataset
