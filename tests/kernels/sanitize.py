@@ -73,7 +73,7 @@ def runtimes() -> str:
 def main(arguments: list[str]) -> int:
     """Build, then run both; how many of them failed."""
     module, driver = build()
-    failed = subprocess.run([driver], env={**os.environ, **ENVIRONMENT}, check=False).returncode != 0
+    failed = int(subprocess.run([driver], env={**os.environ, **ENVIRONMENT}, check=False).returncode != 0)
     command = [sys.executable, __file__, "--loaded", str(module), *(arguments or TESTS)]
     environment = {**os.environ, **ENVIRONMENT, "LD_PRELOAD": runtimes(), "NORMWISE_SANITIZED": "1"}
     failed += subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0

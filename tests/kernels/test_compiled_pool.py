@@ -26,9 +26,9 @@ MB = 1 << 20
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of the process as Linux shows it")
 
 
-def output(megabytes: int = 8, value: float = 1.0, **options: bool) -> Tensor:
+def output(megabytes: int = 8, value: float = 1.0) -> Tensor:
     """Of so many MB, all equal to the value."""
-    x = torch.zeros(2, 4, megabytes * MB // 32, **options)
+    x = torch.zeros(2, 4, megabytes * MB // 32)
     shift = torch.full((4,), value)
     return cpu.forward(x, None, None, None, shift, None, None, 1e-5, None, False).y
 
@@ -67,7 +67,7 @@ def test_small_outputs_stay_out_of_it() -> None:
     lambda y: y.detach(),
     lambda y: y.untyped_storage(),
     lambda y: y.numpy(),
-    torch.from_dlpack,
+    torch.utils.dlpack.from_dlpack,
     np.from_dlpack,
 ], ids=["view", "detach", "storage", "numpy", "dlpack", "numpy by dlpack"])  # fmt: skip
 def test_memory_that_anything_still_refers_to_is_not_handed_out(keep) -> None:  # type: ignore[no-untyped-def]  # lambdas

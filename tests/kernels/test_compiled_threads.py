@@ -15,6 +15,7 @@ from torch import Tensor
 
 import normwise.torch  # noqa: F401  gives the operators their gradients
 from normwise.kernels import cpu
+from tests.cases import gradients
 
 if cpu.library is None:
     pytest.skip("the compiled kernels are not built", allow_module_level=True)
@@ -35,9 +36,9 @@ def results(x: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
     """Output, statistics and gradients, training, with ReLU behind an addition."""
     leaves = [x.detach().requires_grad_(), residual.detach().requires_grad_()]
     parameters = [torch.linspace(0.5, 1.5, x.shape[1], requires_grad=True) for _ in range(2)]
-    y, mean, var, _ = cpu.forward(*leaves, None, *parameters, None, None, 1e-5, "relu", True)  # type: ignore[call-arg, arg-type]  # four tensors
+    y, mean, var, _ = cpu.forward(*leaves, None, *parameters, None, None, 1e-5, "relu", True)
     y.backward(residual)
-    return (y.detach(), mean, var, *(leaf.grad for leaf in [*leaves, *parameters]))  # type: ignore[return-value]  # they have one
+    return (y.detach(), mean, var, *gradients(*leaves, *parameters))
 
 
 def inputs(shape: tuple[int, ...], last: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
