@@ -36,7 +36,9 @@ def results(x: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
     """Output, statistics and gradients, training, with ReLU behind an addition."""
     leaves = [x.detach().requires_grad_(), residual.detach().requires_grad_()]
     parameters = [torch.linspace(0.5, 1.5, x.shape[1], requires_grad=True) for _ in range(2)]
-    y, mean, var, _ = cpu.forward(*leaves, None, *parameters, None, None, 1e-5, "relu", True)
+    y, mean, var, _ = cpu.forward(
+        leaves[0], leaves[1], None, parameters[0], parameters[1], None, None, 1e-5, "relu", True
+    )
     y.backward(residual)
     return (y.detach(), mean, var, *gradients(*leaves, *parameters))
 
