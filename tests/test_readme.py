@@ -13,8 +13,8 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_every_room_has_an_example() -> None:
-    """Layers (two), statistics, moments."""
-    assert len(EXAMPLES) == 4
+    """Layers (three), statistics, moments."""
+    assert len(EXAMPLES) == 5
 
 
 def test_examples_print_what_they_say() -> None:

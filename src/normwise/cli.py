@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from normwise import __version__
-from normwise.errors import NormwiseError, UnknownName
+from normwise.errors import MissingExtra, NormwiseError, UnknownName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,8 +97,17 @@ def main(ctx: click.Context) -> None:
 
 @main.command(epilog="Example: normwise info --json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(as_json: bool) -> None:
+@click.option("--why", "shape", metavar="SHAPE", help="Say which kernel serves a tensor, for example 32x64x56x56.")
+@click.option("--dtype", default="float32", show_default=True, help="Of that tensor.")
+@click.option("--channels-last", is_flag=True, help="That tensor has its channels last in memory.")
+@click.option("--inference", is_flag=True, help="It is normalized by given statistics.")
+@click.option("--mask", is_flag=True, help="Some of it is masked.")
+def info(as_json: bool, shape: str | None, **how: Any) -> None:
     """Show versions, the machine, and which kernels are active and why."""
+    if shape is not None:
+        choice = _choice(shape, **how)
+        click.echo(json.dumps(choice) if as_json else f"{choice['kernel']}: {choice['reason']}.")
+        return
     from normwise.lab import stamp
 
     facts: dict[str, Any] = {
@@ -109,6 +118,7 @@ def info(as_json: bool) -> None:
         "cores": os.cpu_count(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "kernels": _kernels(),
+        "compiled": _compiled(),
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -120,6 +130,13 @@ def info(as_json: bool) -> None:
     click.echo("\nKernels")
     for kernel in facts["kernels"]:
         click.echo(f"  {kernel['name']:<12} {'active' if kernel['active'] else 'not active'}: {kernel['reason']}")
+    if facts["compiled"]:
+        pool = facts["compiled"]["pool"]
+        click.echo(f"\nInstruction set of the compiled kernels: {facts['compiled']['instruction_set']}")
+        click.echo(
+            f"Memory pool for their large outputs: at most {pool['limit'] >> 20} MB kept, "
+            f"{pool['kept'] >> 20} MB kept now (NORMWISE_POOL_MB sets the limit; 0 switches it off)"
+        )
 
 
 def _version(library: str) -> str | None:
@@ -133,6 +150,38 @@ def _kernels() -> list[dict[str, Any]]:
     from normwise.kernels import choose
 
     return [{"name": each.name, "active": each.available, "reason": each.reason} for each in choose.implementations()]
+
+
+def _compiled() -> dict[str, Any] | None:
+    from normwise.kernels import choose
+
+    if not choose.built():
+        return None
+    from normwise.kernels import cpu
+
+    return {"instruction_set": cpu.instruction_set(), "pool": cpu.pool()}
+
+
+def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mask: bool) -> dict[str, str]:
+    """The kernel for a tensor that is described in words."""
+    if _version("torch") is None:
+        raise MissingExtra("torch", extra="torch")
+    import torch
+
+    from normwise.kernels import choose
+
+    sizes = shape.lower().split("x")
+    if len(sizes) < 2 or not all(size.isdigit() for size in sizes):
+        raise click.UsageError(f"a shape is written NxC or NxCxHxW, received {shape!r}: for example 32x64x56x56.")
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    known = {str(each).removeprefix("torch."): each for each in dtypes}
+    if dtype not in known:
+        raise UnknownName("dtype", dtype, known)
+    numbers = [int(size) for size in sizes]
+    x = torch.empty([numbers[0], *numbers[2:], numbers[1]], dtype=known[dtype]).movedim(-1, 1)
+    x = x if channels_last else torch.empty(numbers, dtype=known[dtype])
+    found = choose.choose(x, by_batch=not inference, masked=mask)
+    return {"kernel": found.name, "reason": found.reason}
 
 
 @main.group(cls=Group, invoke_without_command=True, epilog="Example: normwise lab list")

@@ -42,6 +42,11 @@ def test_the_kernels_are_built_where_a_compiler_is() -> None:
         (torch.zeros(256, 4), {}, True, choose.TOO_SMALL),
         (torch.zeros(300, 1), {}, True, choose.TOO_SMALL),
         (LARGE, {"masked": True}, True, choose.MASKED),
+        (SMALL, {"masked": True}, True, choose.MASKED),
+        (LARGE, {"masked": True}, False, choose.MASKED_ELSEWHERE),
+        (LARGE, {"masked": True, "compiling": True}, True, choose.MASKED_ELSEWHERE),
+        (LARGE, {"masked": True, "transformed": True}, True, choose.MASKED_ELSEWHERE),
+        (LARGE.to("meta"), {"masked": True}, True, choose.MASKED_ELSEWHERE),
         (LARGE, {"compiling": True}, True, choose.COMPILED),
         (LARGE, {"transformed": True}, True, choose.TRANSFORMED),
         (LARGE.to("meta"), {}, True, choose.OTHER_DEVICE),
@@ -63,13 +68,13 @@ def test_a_name_is_obeyed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in choose.BY_NAME:
         monkeypatch.setattr(choose, "_ASKED", name)
         assert choose.choose(SMALL).name == name
-        if name == "two_pass":
+        if name != "aten":
             assert choose.choose(SMALL, masked=True).name == name
             continue
         with pytest.raises(KernelUnavailable) as masked:
             choose.choose(SMALL, masked=True)
         assert str(masked.value) == (
-            f"NORMWISE_KERNEL={name} asks for a kernel that does not know masks, and a mask was received: "
+            "NORMWISE_KERNEL=aten asks for PyTorch's operator, which does not know masks, and a mask was received: "
             "unset NORMWISE_KERNEL or set it to two_pass."
         )
     monkeypatch.setattr(choose, "_ASKED", "cpu")

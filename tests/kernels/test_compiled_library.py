@@ -174,11 +174,12 @@ for layout in LAYOUTS:
             assert assert_agrees(p, chosen) == 2
 sys.exit(pytest.main(sys.argv[1:]))
 """
-    said(
+    text = said(
         without(
             script, "-q", "-p", "no:cacheprovider", "tests/torch/test_drop_in.py", "tests/torch/test_memory_format.py"
         )
     )
+    assert "passed" in text
 
 
 def test_without_it_info_says_so() -> None:

@@ -28,8 +28,9 @@ def arguments(x: Tensor, activation: str | None, added: bool, fixed: bool) -> tu
     residual = torch.randn_like(x).requires_grad_() if added else None
     statistics = (torch.randn(channels), torch.rand(channels) + 0.5) if fixed else (None, None)
     scale, shift = torch.randn(channels).requires_grad_(), torch.randn(channels).requires_grad_()
+    mask = torch.rand(x.shape[0], 1, *x.shape[2:]) > 0.3 if fixed else None
     keep = added and activation in cpu.ONE_BIT
-    return x, residual, scale, shift, *statistics, 1e-5, cpu.ACTIVATIONS[activation], keep
+    return x, residual, mask, scale, shift, *statistics, 1e-5, cpu.ACTIVATIONS[activation], keep
 
 
 @pytest.mark.parametrize("layout", INPUTS)
@@ -49,7 +50,7 @@ def test_torchs_own_check_of_an_operator(layout: str, activation: str | None, ad
 
 def test_mapping_over_a_batch() -> None:
     x = torch.randn(3, 4, 5, 2)
-    one = lambda part: torch.ops.normwise.batch_norm_forward(part, *[None] * 5, 1e-5, 0, False)[0]  # noqa: E731
+    one = lambda part: torch.ops.normwise.batch_norm_forward(part, *[None] * 6, 1e-5, 0, False)[0]  # noqa: E731
     torch.testing.assert_close(torch.func.vmap(one)(x), torch.stack([one(part) for part in x]))
 
 
@@ -60,11 +61,20 @@ def test_mapping_over_a_batch() -> None:
         ({"x": torch.ones(4, 3, dtype=torch.int64)}, "float16, bfloat16, float32 or float64 is wanted"),
         ({"x": torch.randn(8, 6)[:, ::2]}, "a dense tensor is wanted, channels first or last"),
         ({"residual": torch.randn(4, 2)}, "residual must have the shape of the input"),
+        ({"mask": torch.ones(4, 3, dtype=torch.bool)}, "the mask does not fit the input"),
+        ({"mask": torch.ones(4, 1)}, "a boolean mask is wanted"),
         ({"scale": torch.randn(2)}, "weight must have one value per channel"),
         ({"shift": torch.randn(3, 1)}, "bias must have one value per channel"),
     ],
 )
 def test_called_by_hand_with_what_it_cannot_take(wrong: dict[str, Tensor], words: str) -> None:
-    given: dict[str, Tensor | None] = {"x": torch.randn(4, 3), "residual": None, "scale": None, "shift": None, **wrong}
+    given: dict[str, Tensor | None] = {
+        "x": torch.randn(4, 3),
+        "residual": None,
+        "mask": None,
+        "scale": None,
+        "shift": None,
+        **wrong,
+    }
     with pytest.raises(RuntimeError, match=words):
         torch.ops.normwise.batch_norm_forward(*given.values(), None, None, 1e-5, 0, False)

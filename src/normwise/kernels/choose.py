@@ -45,7 +45,8 @@ class Implementation:
     reason: str
 
 
-MASKED = Choice("two_pass", "there is a mask, which only the elementary operations know")
+MASKED = Choice("cpu", "there is a mask, which PyTorch's operator does not know")
+MASKED_ELSEWHERE = Choice("two_pass", "there is a mask, which here only the elementary operations know")
 TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which elementary operations follow everywhere")
 COMPILED = Choice("aten", "torch.compile replaces it by its own fused code")
 OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator serves every device")
@@ -111,7 +112,8 @@ def choose(
     if _ASKED:
         return _asked(_ASKED, masked=masked, transformed=transformed, on_cpu=x.device.type == "cpu")
     if masked:
-        return MASKED
+        plain = _BUILT and x.device.type == "cpu" and not compiling and not transformed and x.dtype.is_floating_point
+        return MASKED if plain else MASKED_ELSEWHERE
     if compiling:
         return COMPILED
     if transformed:
@@ -131,9 +133,9 @@ def choose(
 
 
 def _asked(name: str, *, masked: bool, transformed: bool, on_cpu: bool) -> Choice:
-    if masked and name != "two_pass":
+    if masked and name == "aten":
         raise KernelUnavailable(
-            f"{VARIABLE}={name} asks for a kernel that does not know masks, and a mask was received: "
+            f"{VARIABLE}=aten asks for PyTorch's operator, which does not know masks, and a mask was received: "
             f"unset {VARIABLE} or set it to two_pass."
         )
     if name == "cpu" and transformed:

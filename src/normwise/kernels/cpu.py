@@ -56,6 +56,7 @@ def serves(x: Tensor) -> bool:
 def forward(
     x: Tensor,
     residual: Tensor | None,
+    mask: Tensor | None,
     scale: Tensor | None,
     shift: Tensor | None,
     mean: Tensor | None,
@@ -69,6 +70,7 @@ def forward(
     Args:
         x: (N, C, *spatial), what ``serves`` takes.
         residual: added before the activation, the shape of x.
+        mask: boolean, (N or 1, 1, *spatial or 1); where it is False, x does not count and y is 0.
         scale: shape (C,), any floating dtype, or None for 1.
         shift: shape (C,), or None for 0.
         mean: shape (C,), or None to normalize by the batch.
@@ -78,7 +80,34 @@ def forward(
         keep_bits: whether to keep the bits that ``backward`` wants where there is a residual before a ``ONE_BIT``.
     """
     operator = torch.ops.normwise.batch_norm_forward
-    return Forward(*operator(x, residual, scale, shift, mean, var, eps, ACTIVATIONS[activation], keep_bits))
+    return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, ACTIVATIONS[activation], keep_bits))
+
+
+def move_running(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, population: float, weight_of_new: float
+) -> bool:
+    """One step of ``estimators.ema`` in place, in a microsecond instead of a dozen operations.
+
+    Args:
+        running_mean: shape (C,), moved towards ``mean``.
+        running_var: shape (C,), moved towards ``population * var``.
+        mean: shape (C,), from ``forward``.
+        var: shape (C,), from ``forward``.
+        population: n/(n-1), as ``Moments`` has it.
+        weight_of_new: how far.
+
+    Returns:
+        False where the tensors are not plain ones and nothing was done.
+    """
+    dtype = running_mean.dtype
+    if dtype not in (torch.float32, torch.float64) or mean.dtype is not torch.float64 or running_var.dtype is not dtype:
+        return False
+    tensors = (running_mean, running_var, mean, var)
+    if not all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
+        return False
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    library.move_running(*addresses, len(mean), dtype is torch.float64, population, weight_of_new)
+    return True
 
 
 def instruction_set() -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from normwise.estimators.ema import Ema
 from normwise.estimators.estimator import Estimator, RunningStatistics
 from normwise.kernels import aten, cpu, two_pass
-from normwise.kernels.choose import Choice, choose
+from normwise.kernels.choose import Choice, built, choose
 from normwise.moments import Moments
+from normwise.torch import operators
 from normwise.torch.checks import check_masked_count
 
 
@@ -46,8 +48,8 @@ def normalize_by_batch(
         return two_pass.forward_batch(input, weight, bias, eps, activation=activation, residual=residual, mask=mask)
     if kernel == "aten":
         return aten.forward_batch(input, weight, bias, eps, activation=activation, residual=residual)
-    y, mean, var, _ = _compiled(input, residual, weight, bias, None, None, eps, activation)
-    return y, Moments(mean, var, input.numel() // input.shape[1])
+    y, mean, var, _ = _compiled(input, residual, mask, weight, bias, None, None, eps, activation)
+    return y, Moments(mean, var, _count(input, mask))
 
 
 def normalize_by_fixed(
@@ -69,15 +71,22 @@ def normalize_by_fixed(
     assert mean is not None  # is_plain says so
     assert var is not None
     if kernel == "cpu":
-        return _compiled(input, residual, weight, bias, mean, var, eps, activation).y
+        return _compiled(input, residual, mask, weight, bias, mean, var, eps, activation).y
     return two_pass.forward_fixed(
         input, mean, var, weight, bias, eps, activation=activation, residual=residual, mask=mask
     )
 
 
+def _count(input: Tensor, mask: Tensor | None) -> int:
+    """How many values per channel count."""
+    values = input.numel() // max(input.shape[1], 1)
+    return values if mask is None else int(mask.sum()) * (values // max(mask.numel(), 1))
+
+
 def _compiled(
     input: Tensor,
     residual: Tensor | None,
+    mask: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     mean: Tensor | None,
@@ -92,7 +101,11 @@ def _compiled(
         tensor is not None and tensor.requires_grad for tensor in (input, residual, weight, bias)
     )
     keep_bits = learning and residual is not None and activation in cpu.ONE_BIT
-    return cpu.forward(x, residual, weight, bias, mean, var, eps, activation, keep_bits)
+    inputs = (x, residual, mask, weight, bias, mean, var, eps, cpu.ACTIVATIONS[activation], keep_bits)
+    if learning:
+        return cpu.Forward(*operators.CompiledBatchNorm.apply(*inputs))
+    with torch._C._AutoDispatchBelowAutograd():
+        return cpu.Forward(*torch.ops.normwise.batch_norm_forward.default(*inputs))
 
 
 @torch.no_grad()
@@ -114,6 +127,10 @@ def update_running(
         updates: int64, how many batches entered, or None where nobody counts.
         count: int64, how many values per channel entered, or None where the estimator does not need it.
     """
+    if type(estimator) is Ema and count is None and _moved_by_ema(estimator, batch, running_mean, running_var):
+        if updates is not None:
+            updates.add_(1)
+        return
     # Numbers of batches and values in float64, wherever the device has it: 1 - (1 - w)^k has no digits to lose.
     wide = torch.float32 if running_mean.device.type == "mps" else torch.float64
     counters = [0 if counter is None else counter.to(wide) for counter in (updates, count)]
@@ -125,3 +142,13 @@ def update_running(
         # changes it behind autograd's back too.
         target = buffer if torch.compiler.is_compiling() or transformed() else buffer.data
         target.copy_(value if isinstance(value, Tensor) else torch.as_tensor(value))
+
+
+def _moved_by_ema(ema: Ema, batch: Moments, running_mean: Tensor, running_var: Tensor) -> bool:
+    """Whether the compiled step did it: for what the compiled kernels gathered, in plain buffers."""
+    if not isinstance(batch.count, int) or batch.count < 2 or batch.mean.dtype is not torch.float64 or not built():
+        return False
+    if torch.compiler.is_compiling() or transformed() or type(batch.mean) is not Tensor:
+        return False
+    population = Moments(0.0, 1.0, batch.count).population_var()
+    return cpu.move_running(running_mean, running_var, batch.mean, batch.var, population, ema.weight_of_new)

@@ -39,61 +39,101 @@ struct Differentiator {
     const double i = inv(c);
     task.dshift[c] = sum;
     task.dscale[c] = (product - low(c) * sum) * i;
-    const double share = task.by_batch ? i * (task.scale ? task.scale[c] : 1) / shape.values() : 0;
+    const double share = task.by_batch && task.count ? i * (task.scale ? task.scale[c] : 1) / task.count : 0;
     drag[c] = static_cast<F>(-share * i * task.dscale[c]);
     base[c] = static_cast<F>(-share * task.dshift[c] + low(c) * share * i * task.dscale[c]);
   }
 
+  // The gradient behind the activation, with what it takes in registers.
   template <bool kLast, Slope kSlope>
-  struct Run {
-    const Differentiator& by;
-    const T *dy, *x, *r;
-    const uint8_t* bits;
-    Along<F, kLast> mean, factor, offset;
+  struct Slopes {
+    const T *x, *dy, *residual;
     Activation kind;
+    F off;
+    Along<F, kLast> mean, factor, offset;
+    NORMWISE_INLINE Slopes(const Differentiator& d, int64_t c)
+        : x(static_cast<const T*>(d.task.x)),
+          dy(static_cast<const T*>(d.task.dy)),
+          residual(static_cast<const T*>(d.task.residual)),
+          kind(static_cast<Activation>(d.task.activation)),
+          off(d.off),
+          mean(d.mean.from(c)),
+          factor(d.factor.from(c)),
+          offset(d.offset.from(c)) {}
 
-    Run(const Differentiator& d, int64_t at, int64_t c, const uint8_t* run_bits)
-        : by(d),
-          dy(static_cast<const T*>(d.task.dy) + at),
-          x(static_cast<const T*>(d.task.x) + at),
-          r(d.task.residual ? static_cast<const T*>(d.task.residual) + at : nullptr),
-          bits(run_bits),
-          mean{d.mean.from(c)},
-          factor{d.factor.from(c)},
-          offset{d.offset.from(c)},
-          kind(static_cast<Activation>(d.task.activation)) {}
-
-    template <class Whole>
-    V centred(Whole whole, int64_t i, int64_t count) const {
-      return get<whole>(x + i, count) - mean.at(i);
+    // What is masked is as if it lay on the mean and nobody asked for its gradient; rows are left out as a whole.
+    NORMWISE_INLINE V without_masked(V v, const uint8_t* mask, int64_t i, int64_t count) const {
+      if constexpr (kLast) return v;
+      return mask ? (allowed<F>(mask + i, count) ? v : V{}) : v;
     }
 
     template <class Whole>
-    V gradient(Whole whole, int64_t i, int64_t count, V d) const {
-      const V g = get<whole>(dy + i, count);
+    NORMWISE_INLINE V centred(Whole whole, int64_t at, int64_t i, int64_t count, const uint8_t* mask) const {
+      // Where a vector is not full, its other lanes are at the mean too.
+      const V value = Whole::value ? load(x + at + i) : load_part(x + at + i, count, mean.at(i));
+      return without_masked(value - mean.at(i), mask, i, count);
+    }
+
+    template <class Whole>
+    NORMWISE_INLINE V gradient(Whole whole, int64_t at, int64_t i, int64_t count, V d, const uint8_t* bits,
+                               const uint8_t* mask) const {
+      const V g = get<whole>(dy + at + i, count);
+      return without_masked(sloped(whole, at, i, count, d, g, bits), mask, i, count);
+    }
+
+   private:
+    template <class Whole>
+    NORMWISE_INLINE V sloped(Whole whole, int64_t at, int64_t i, int64_t count, V d, V g, const uint8_t* bits) const {
       if constexpr (kSlope == Slope::kOne) return g;
       if constexpr (kSlope == Slope::kBits) {
         uint32_t set = 0;
         std::memcpy(&set, bits + i / kLanes<F> * kBitBytes<F>, kBitBytes<F>);
-        return unpack<F>(set) ? g : g * by.off;
+        return unpack<F>(set) ? g : g * off;
       }
       V z = d * factor.at(i) + offset.at(i);
       if constexpr (kSlope == Slope::kRelu) return z <= 0 ? V{} : g;
-      if (r) z += get<whole>(r + i, count);
+      if (residual) z += get<whole>(residual + at + i, count);
       return g * slope<F>(kind, z);
     }
   };
 
+  // What is written, with what it takes in registers.
   template <bool kLast, Slope kSlope>
-  void write(const Run<kLast, kSlope>& run, int64_t at, int64_t length, int64_t c) const {
-    T* dx = task.dx ? static_cast<T*>(task.dx) + at : nullptr;
-    T* dr = task.dresidual ? static_cast<T*>(task.dresidual) + at : nullptr;
-    const Along<F, kLast> f{factor.from(c)}, p{drag.from(c)}, q{base.from(c)};
-    each_vector<F>(length, [&](auto whole, int64_t i, int64_t count) {
-      const V d = run.centred(whole, i, count), g = run.gradient(whole, i, count, d);
-      if (dr) put<whole, false>(dr + i, g, count);
-      if (dx) put<whole, false>(dx + i, g * f.at(i) + (d * p.at(i) + q.at(i)), count);
-    });
+  struct Writer {
+    const Slopes<kLast, kSlope> slopes;
+    T *dx, *dresidual;
+    Along<F, kLast> drag, base;
+    NORMWISE_INLINE Writer(const Differentiator& d, int64_t c)
+        : slopes(d, c),
+          dx(static_cast<T*>(d.task.dx)),
+          dresidual(static_cast<T*>(d.task.dresidual)),
+          drag(d.drag.from(c)),
+          base(d.base.from(c)) {}
+
+    template <class Whole>
+    NORMWISE_INLINE void one(Whole whole, int64_t at, int64_t i, int64_t count, const uint8_t* bits,
+                             const uint8_t* mask) const {
+      const V d = slopes.centred(whole, at, i, count, mask), g = slopes.gradient(whole, at, i, count, d, bits, mask);
+      if (dresidual) put<whole, false>(dresidual + at + i, g, count);
+      if (!dx) return;
+      const V all_of_it = g * slopes.factor.at(i) + (d * drag.at(i) + base.at(i));
+      put<whole, false>(dx + at + i, slopes.without_masked(all_of_it, mask, i, count), count);
+    }
+  };
+};
+
+// Of one channel, the sums of g and of g * (x - mean): in lanes for some vectors, then in double.
+template <class F>
+struct Lanes {
+  Vector<F> sum[2] = {}, product[2] = {};
+  int64_t vectors = 0;
+  double total = 0, products = 0;
+
+  void flush() {
+    sum[0] += sum[1], product[0] += product[1];
+    for (int lane = 0; lane < kLanes<F>; ++lane) total += sum[0][lane], products += product[0][lane];
+    sum[0] = sum[1] = product[0] = product[1] = Vector<F>{};
+    vectors = 0;
   }
 };
 
@@ -107,7 +147,7 @@ template <class T, bool kLast, Slope kSlope>
 struct BackwardPlan {
   using F = typename Wide<T>::type;
   using V = Vector<F>;
-  static constexpr int64_t kL = kLanes<F>, kWidth = kColumn * kL, kPatience = 4096;
+  static constexpr int64_t kL = kLanes<F>, kWidth = kColumn * kL, kPatience = 128;  // vectors
   const Backward& task;
   const Threads& threads;
   const Shape& shape = task.shape;
@@ -115,40 +155,55 @@ struct BackwardPlan {
   bool serial = shape.elements() <= kSerial;
   bool writes = task.dx || task.dresidual;
 
-  auto run_at(int64_t at, int64_t c, int64_t run) const {
-    const int64_t inside = kLast ? c / kL * kBitBytes<F> : 0;
-    const uint8_t* bits = task.bits ? task.bits + run * bit_bytes_of_run<F>(shape.run_length()) + inside : nullptr;
-    return typename Differentiator<T>::template Run<kLast, kSlope>(by, at, c, bits);
-  }
+  using Slopes = typename Differentiator<T>::template Slopes<kLast, kSlope>;
+  using Writer = typename Differentiator<T>::template Writer<kLast, kSlope>;
+  int64_t bits_per_run = bit_bytes_of_run<F>(shape.run_length());
 
-  void add_run(int64_t run, double& total, double& products) const {
-    const int64_t s = shape.s;
-    const auto here = run_at(run * s, run % shape.c, run);
-    for (int64_t begin = 0; begin < s; begin += kPatience) {
-      V sum[2] = {}, product[2] = {};
-      const int64_t length = std::min(kPatience, s - begin);
+  const uint8_t* bits_of(int64_t run, int64_t channel) const {
+    return task.bits ? task.bits + run * bits_per_run + (kLast ? channel / kL * kBitBytes<F> : 0) : nullptr;
+  }
+  const uint8_t* mask_of_run(int64_t run) const { return task.mask ? task.mask + run / shape.c * shape.s : nullptr; }
+
+  // ------------------------------------------------------------------------------------------------- channels first
+
+  void add_run(int64_t run, Lanes<F>& into) const {
+    const int64_t s = shape.s, at = run * s;
+    const Slopes slopes(by, run % shape.c);
+    const uint8_t *const bits = bits_of(run, 0), *const mask = mask_of_run(run);
+    V s0 = into.sum[0], s1 = into.sum[1], p0 = into.product[0], p1 = into.product[1];
+    const auto add = [&](auto whole, int64_t i, int64_t count, V& sum, V& product) {
+      const V d = slopes.centred(whole, at, i, count, mask), g = slopes.gradient(whole, at, i, count, d, bits, mask);
+      sum += g, product += g * d;
+    };
+    const auto keep = [&](int64_t more) {
+      into.sum[0] = s1, into.sum[1] = s0, into.product[0] = p1, into.product[1] = p0;  // short runs take turns
+      if ((into.vectors += more) >= kPatience) into.flush();
+      s0 = into.sum[0], s1 = into.sum[1], p0 = into.product[0], p1 = into.product[1];
+    };
+    for (int64_t begin = 0; begin < s; begin += kPatience * kL) {
+      const int64_t end = std::min(s, begin + kPatience * kL);
       int64_t i = begin;
-      for (; i + 2 * kL <= begin + length; i += 2 * kL)
-        for (int u = 0; u < 2; ++u) {
-          const int64_t j = i + u * kL;
-          const V d = here.centred(std::true_type{}, j, kL), g = here.gradient(std::true_type{}, j, kL, d);
-          sum[u] += g, product[u] += g * d;
-        }
-      for (; i < begin + length; i += kL) {
-        const int64_t count = std::min(kL, begin + length - i);
-        const bool whole = count == kL;
-        const V d = whole ? here.centred(std::true_type{}, i, kL) : here.centred(std::false_type{}, i, count);
-        const V g =
-            whole ? here.gradient(std::true_type{}, i, kL, d) : here.gradient(std::false_type{}, i, count, d);
-        sum[0] += g, product[0] += g * d;
-      }
-      sum[0] += sum[1], product[0] += product[1];
-      for (int lane = 0; lane < kL; ++lane) total += sum[0][lane], products += product[0][lane];
+      for (; i + 2 * kL <= end; i += 2 * kL) add(std::true_type{}, i, kL, s0, p0), add(std::true_type{}, i + kL, kL, s1, p1);
+      for (; i + kL <= end; i += kL) add(std::true_type{}, i, kL, s0, p0);
+      if (i < end) add(std::false_type{}, i, end - i, s1, p1);
+      keep((end - begin + kL - 1) / kL);
     }
   }
 
+  // The sums of a channel in the samples from..to.
+  Lanes<F> add_channel(int64_t channel, int64_t from, int64_t to) const {
+    Lanes<F> lanes;
+    for (int64_t i = from; i < to; ++i) add_run(i * shape.c + channel, lanes);
+    lanes.flush();
+    return lanes;
+  }
+
   void write_run(int64_t run) const {
-    by.template write<kLast, kSlope>(run_at(run * shape.s, run % shape.c, run), run * shape.s, shape.s, run % shape.c);
+    const Writer writer(by, run % shape.c);
+    const uint8_t *const bits = bits_of(run, 0), *const mask = mask_of_run(run);
+    each_vector<F>(shape.s, [&](auto whole, int64_t i, int64_t count) {
+      writer.one(whole, run * shape.s, i, count, bits, mask);
+    });
   }
 
   void channels_first() {
@@ -156,9 +211,8 @@ struct BackwardPlan {
     if (c >= 2 * threads.number) {
       in_parallel(threads, c, serial, [&](int64_t begin, int64_t end) {
         for (int64_t channel = begin; channel < end; ++channel) {
-          double total = 0, products = 0;
-          for (int64_t i = 0; i < n; ++i) add_run(i * c + channel, total, products);
-          by.settle_channel(channel, total, products);
+          const Lanes<F> sums = add_channel(channel, 0, n);
+          by.settle_channel(channel, sums.total, sums.products);
           for (int64_t i = n - 1; writes && i >= 0; --i) write_run(i * c + channel);
         }
       });
@@ -166,7 +220,10 @@ struct BackwardPlan {
     }
     Sums of_run(n * c);
     in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
-      for (int64_t run = begin; run < end; ++run) add_run(run, of_run.sum[run], of_run.product[run]);
+      for (int64_t run = begin; run < end; ++run) {
+        const Lanes<F> sums = add_channel(run % c, run / c, run / c + 1);
+        of_run.sum[run] = sums.total, of_run.product[run] = sums.products;
+      }
     });
     settle(of_run, n);
     if (writes)
@@ -185,38 +242,62 @@ struct BackwardPlan {
     }
   }
 
-  // Rows begin..end of the column of `channels` from `first`.
-  void add_block(int64_t begin, int64_t end, int64_t first, int64_t channels, double* sums, double* products) const {
-    double wide[2][kWidth] = {};
-    for (int64_t from = begin; from < end; from += kFold) {
-      V sum[kColumn] = {}, product[kColumn] = {};
-      for (int64_t row = from; row < std::min(end, from + kFold); ++row) {
-        const auto here = run_at(row * shape.c + first, first, row);
-        if (channels == kWidth) {
-          for (int v = 0; v < kColumn; ++v) {
-            const V d = here.centred(std::true_type{}, v * kL, kL);
-            const V g = here.gradient(std::true_type{}, v * kL, kL, d);
-            sum[v] += g, product[v] += g * d;
-          }
-        } else {
-          each_vector<F>(channels, [&](auto whole, int64_t i, int64_t count) {
-            const V d = here.centred(whole, i, count), g = here.gradient(whole, i, count, d);
-            sum[i / kL] += g, product[i / kL] += g * d;
-          });
-        }
+  // -------------------------------------------------------------------------------------------------- channels last
+
+  // Calls step(full, from, to, column, its channels), some rows of all columns at a time, so that memory is read in its
+  // order; from the end where `backwards`.
+  template <class Step>
+  void each_block(int64_t begin, int64_t end, int64_t first, int64_t channels, bool backwards, const Step& step) const {
+    for (int64_t done = begin; done < end; done += kFold) {
+      const int64_t size = std::min(kFold, end - done), from = backwards ? end - (done - begin) - size : done;
+      for (int64_t c = first; c < first + channels; c += kWidth) {
+        const int64_t width = std::min(kWidth, first + channels - c);
+        width == kWidth ? step(std::true_type{}, from, from + size, c, width)
+                        : step(std::false_type{}, from, from + size, c, width);
       }
-      fold<V, F>(sum, wide[0]);
-      fold<V, F>(product, wide[1]);
     }
-    std::copy_n(wide[0], channels, sums);
-    std::copy_n(wide[1], channels, products);
   }
 
-  void write_block(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
-    for (int64_t row = end - 1; writes && row >= begin; --row) {
-      const int64_t at = row * shape.c + first;
-      by.template write<kLast, kSlope>(run_at(at, first, row), at, channels, first);
-    }
+  // The sums of rows begin..end and the channels first..first + channels.
+  void add_rows(int64_t begin, int64_t end, int64_t first, int64_t channels, double* sums, double* products) const {
+    std::vector<double> wide_sums(channels + kWidth), wide_products(channels + kWidth);
+    each_block(begin, end, first, channels, false, [&](auto full, int64_t from, int64_t to, int64_t c, int64_t width) {
+      const Slopes slopes(by, c);
+      V sum[kColumn] = {}, product[kColumn] = {};
+      for (int64_t row = from; row < to; ++row) {
+        if (task.mask && !task.mask[row]) continue;
+        const uint8_t* const bits = bits_of(row, c);
+        each_in_column<F, full>(width, [&](auto whole, int64_t i, int64_t count) {
+          const int64_t at = row * shape.c + c;
+          const V d = slopes.centred(whole, at, i, count, nullptr);
+          const V g = slopes.gradient(whole, at, i, count, d, bits, nullptr);
+          sum[i / kL] += g, product[i / kL] += g * d;
+        });
+      }
+      fold<V, F>(sum, wide_sums.data() + (c - first));
+      fold<V, F>(product, wide_products.data() + (c - first));
+    });
+    std::copy_n(wide_sums.data(), channels, sums);
+    std::copy_n(wide_products.data(), channels, products);
+  }
+
+  void write_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
+    if (!writes) return;
+    each_block(begin, end, first, channels, true, [&](auto full, int64_t from, int64_t to, int64_t c, int64_t width) {
+      const Writer writer(by, c);
+      for (int64_t row = from; row < to; ++row) {
+        const int64_t at = row * shape.c + c;
+        if (task.mask && !task.mask[row]) {
+          for (void* out : {task.dx, task.dresidual})
+            if (out) std::memset(static_cast<T*>(out) + at, 0, width * sizeof(T));
+          continue;
+        }
+        const uint8_t* const bits = bits_of(row, c);
+        each_in_column<F, full>(width, [&](auto whole, int64_t i, int64_t count) {
+          writer.one(whole, at, i, count, bits, nullptr);
+        });
+      }
+    });
   }
 
   void channels_last() {
@@ -227,25 +308,24 @@ struct BackwardPlan {
         for (int64_t column = begin; column < end; ++column) {
           const int64_t first = column * kWidth, channels = std::min(kWidth, c - first);
           double sums[kWidth], products[kWidth];
-          add_block(0, rows, first, channels, sums, products);
+          add_rows(0, rows, first, channels, sums, products);
           for (int64_t i = 0; i < channels; ++i) by.settle_channel(first + i, sums[i], products[i]);
-          write_block(0, rows, first, channels);
+          write_rows(0, rows, first, channels);
         }
       });
       return;
     }
-    const int64_t blocks = serial ? 1 : std::min(rows, threads.number);
+    const int64_t blocks = serial ? 1 : std::max<int64_t>(1, std::min(rows, threads.number));
     Sums of_block(blocks * c);
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
-        for (int64_t first = 0; first < c; first += kWidth)
-          add_block(block * rows / blocks, (block + 1) * rows / blocks, first, std::min(kWidth, c - first),
-                    of_block.sum.data() + block * c + first, of_block.product.data() + block * c + first);
+        add_rows(block * rows / blocks, (block + 1) * rows / blocks, 0, c, of_block.sum.data() + block * c,
+                 of_block.product.data() + block * c);
     });
     settle(of_block, blocks);
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
-        write_block(block * rows / blocks, (block + 1) * rows / blocks, 0, c);
+        write_rows(block * rows / blocks, (block + 1) * rows / blocks, 0, c);
     });
   }
 

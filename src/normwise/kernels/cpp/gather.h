@@ -5,13 +5,14 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels.h"
 #include "vectors.h"
 
 namespace normwise::NORMWISE_ISA {
 
-constexpr int64_t kChunk = 4096;  // values per channel in float lanes before they go to double
+constexpr int64_t kChunk = 4096;  // rows about the same value
 constexpr int64_t kFirst = 64;    // values whose mean the first chunk is summed about
 
 struct Gathered {
@@ -24,80 +25,110 @@ struct Gathered {
     squares += other_squares + delta * delta * (count * other_count / total);
     count = total;
   }
+  // The sums of `number` values and of their squares, both less `about`.
+  void merge(double number, double about, double total, double squared) {
+    const double offset = total / number, about_mean = squared - total * offset;
+    merge(number, about + offset, about_mean < 0 ? 0 : about_mean);  // NaN stays
+  }
   void merge(const Gathered& other) { merge(other.count, other.mean, other.squares); }
   double var() const { return count == 0 ? 0 : squares / count; }
 };
 
-// A channel's values arrive run by run.
-template <class T>
+// A channel's values arrive run by run; with a mask, only those count where it is 1.
+template <class T, bool kMasked>
 class Gatherer {
   using F = typename Wide<T>::type;
   using V = Vector<F>;
-  static constexpr int64_t kL = kLanes<F>;
+  static constexpr int64_t kL = kLanes<F>, kVectors = 256;  // added up before they go to double
 
  public:
-  void add(const T* x, int64_t length) {
-    if (result_.count == 0 && pending_ == 0) about_ = start(x, length);
+  void add(const T* x, const uint8_t* mask, int64_t length) {
+    if (!started_) start(x, mask, length);
     while (length > 0) {
-      const int64_t take = std::min(length, kChunk - pending_);
-      sum_up(x, take);
-      pending_ += take;
-      if (pending_ == kChunk) flush();
+      const int64_t take = std::min(length, (kVectors - vectors_) * kL);
+      sum_up(x, mask, take);
+      values_ += take, vectors_ += (take + kL - 1) / kL;
+      if (vectors_ >= kVectors) flush();
       x += take;
+      if (kMasked) mask += take;
       length -= take;
     }
   }
 
   Gathered finish() {
-    if (pending_) flush();
+    if (vectors_) flush();
     return result_;
   }
 
  private:
-  static F start(const T* x, int64_t length) {
-    const int64_t number = std::min(length, kFirst);
+  // The first values' mean; where none of them counts, the next run is asked.
+  void start(const T* x, const uint8_t* mask, int64_t length) {
     double total = 0;
-    for (int64_t i = 0; i < number; ++i) total += widen(x[i]);
-    return static_cast<F>(total / number);
+    int64_t number = 0;
+    for (int64_t i = 0; i < length && number < kFirst; ++i)
+      if (!kMasked || mask[i]) total += widen(x[i]), ++number;
+    if (number) about_ = static_cast<F>(total / number), started_ = true;
   }
 
-  void sum_up(const T* x, int64_t length) {
+  V deviation(const T* x, const uint8_t* mask, int64_t i, V about) {
+    const V d = load(x + i) - about;
+    if constexpr (!kMasked) return d;
+    const Integer<F> in = allowed<F>(mask + i, kL);
+    counted_ -= in;
+    return in ? d : V{};
+  }
+
+  void sum_up(const T* x, const uint8_t* mask, int64_t length) {
     const V about = all(about_);
     V s0 = sum_[0], s1 = sum_[1], s2 = sum_[2], s3 = sum_[3];
     V q0 = square_[0], q1 = square_[1], q2 = square_[2], q3 = square_[3];
     int64_t i = 0;
     for (; i + 4 * kL <= length; i += 4 * kL) {
-      const V a = load(x + i) - about, b = load(x + i + kL) - about;
-      const V c = load(x + i + 2 * kL) - about, d = load(x + i + 3 * kL) - about;
+      const V a = deviation(x, mask, i, about), b = deviation(x, mask, i + kL, about);
+      const V c = deviation(x, mask, i + 2 * kL, about), d = deviation(x, mask, i + 3 * kL, about);
       s0 += a, s1 += b, s2 += c, s3 += d;
       q0 += a * a, q1 += b * b, q2 += c * c, q3 += d * d;
     }
     for (; i + kL <= length; i += kL) {
-      const V a = load(x + i) - about;
+      const V a = deviation(x, mask, i, about);
       s0 += a, q0 += a * a;
     }
     if (i < length) {
-      const V a = load_part(x + i, length - i, about) - about;
+      V a = load_part(x + i, length - i, about) - about;
+      if constexpr (kMasked) {
+        const Integer<F> in = allowed<F>(mask + i, length - i);
+        counted_ -= in;
+        a = in ? a : V{};
+      }
       s1 += a, q1 += a * a;
     }
-    sum_[0] = s0, sum_[1] = s1, sum_[2] = s2, sum_[3] = s3;
-    square_[0] = q0, square_[1] = q1, square_[2] = q2, square_[3] = q3;
+    // One place further, so that short runs take turns in the sums.
+    sum_[0] = s1, sum_[1] = s2, sum_[2] = s3, sum_[3] = s0;
+    square_[0] = q1, square_[1] = q2, square_[2] = q3, square_[3] = q0;
   }
 
   void flush() {
     const V s = (sum_[0] + sum_[1]) + (sum_[2] + sum_[3]), q = (square_[0] + square_[1]) + (square_[2] + square_[3]);
     double total = 0, squares = 0;
     for (int i = 0; i < kL; ++i) total += s[i], squares += q[i];
-    const double offset = total / pending_;
-    result_.merge(pending_, about_ + offset, std::max(squares - total * offset, 0.0));
-    if (squares != squares) result_.squares = squares;  // NaN: std::max would hide it
-    about_ = static_cast<F>(result_.mean);
+    double count = values_;
+    if constexpr (kMasked) {
+      count = 0;
+      for (int i = 0; i < kL; ++i) count += counted_[i];
+      counted_ = Integer<F>{};
+    }
+    if (count > 0) {
+      result_.merge(count, about_, total, squares);
+      about_ = static_cast<F>(result_.mean);
+    }
     for (int i = 0; i < 4; ++i) sum_[i] = square_[i] = V{};
-    pending_ = 0;
+    values_ = vectors_ = 0;
   }
 
   V sum_[4] = {}, square_[4] = {};
-  int64_t pending_ = 0;
+  Integer<F> counted_ = {};
+  int64_t values_ = 0, vectors_ = 0;
+  bool started_ = false;
   F about_ = 0;
   Gathered result_;
 };
@@ -112,49 +143,78 @@ inline void fold(const V (&lanes)[kVectors], double* into) {
   for (int i = 0; i < kVectors * kLanes<F>; ++i) into[i] += values[i];
 }
 
-// Channels in the lanes: kVectors of them side by side (the last one may be partial), rows `stride` apart.
+// Channels in the lanes: rows begin..end of the channels first..first + channels of a matrix of `stride` channels. All
+// channels of some rows are summed before the next rows, so that memory is read in its order.
 template <class T, int kVectors>
-void gather_columns(const T* x, int64_t stride, int64_t rows, int64_t channels, Gathered* into) {
+class ColumnGatherer {
   using F = typename Wide<T>::type;
   using V = Vector<F>;
-  constexpr int64_t kL = kLanes<F>, kWidth = kVectors * kL;
-  const int64_t whole = channels / kL, rest = channels % kL;
-  F about[kWidth] = {};
-  const int64_t number = std::min<int64_t>(rows, 8);
-  for (int64_t r = 0; r < number; ++r)
-    for (int64_t i = 0; i < channels; ++i) about[i] += widen(x[r * stride + i]) / number;
+  static constexpr int64_t kL = kLanes<F>, kWidth = kVectors * kL;
 
-  for (int64_t begin = 0; begin < rows; begin += kChunk) {
-    const int64_t chunk = std::min(kChunk, rows - begin);
-    double total[kWidth] = {}, squares[kWidth] = {};
-    V k[kVectors];
-    for (int v = 0; v < kVectors; ++v) k[v] = load(about + v * kL);
-    for (int64_t from = begin; from < begin + chunk; from += kFold) {
-      const int64_t to = std::min(begin + chunk, from + kFold);
-      const T* row = x + from * stride;
-      V s[kVectors] = {}, q[kVectors] = {};
-      if (channels == kWidth) {
-        for (int64_t r = from; r < to; ++r, row += stride)
-          for (int v = 0; v < kVectors; ++v) {
-            const V d = load(row + v * kL) - k[v];
-            s[v] += d, q[v] += d * d;
-          }
-      } else {
-        for (int64_t r = from; r < to; ++r, row += stride)
-          for (int v = 0; v * kL < channels; ++v) {
-            const V d = (v < whole ? load(row + v * kL) : load_part(row + v * kL, rest, V{})) - k[v];
-            s[v] += d, q[v] += d * d;
-          }
+ public:
+  explicit ColumnGatherer(int64_t channels) : channels_(channels), about_(channels + kWidth), total_(channels + kWidth),
+                                              squares_(channels + kWidth) {}
+
+  void add(const T* x, const uint8_t* mask, int64_t stride, int64_t rows, Gathered* into) {
+    start(x, mask, stride, rows);
+    for (int64_t begin = 0; begin < rows; begin += kChunk) {
+      const int64_t end = std::min(rows, begin + kChunk);
+      std::fill(total_.begin(), total_.end(), 0.0);
+      std::fill(squares_.begin(), squares_.end(), 0.0);
+      int64_t count = 0;
+      for (int64_t row = begin; row < end; ++row) count += !mask || mask[row];
+      if (count == 0) continue;
+      for (int64_t from = begin; from < end; from += kFold)
+        for (int64_t c = 0; c < channels_; c += kWidth)
+          sum_up(x + c, mask, stride, from, std::min(end, from + kFold), c);
+      for (int64_t c = 0; c < channels_; ++c) {
+        into[c].merge(count, about_[c], total_[c], squares_[c]);
+        about_[c] = static_cast<F>(into[c].mean);
       }
-      fold<V, F>(s, total);
-      fold<V, F>(q, squares);
-    }
-    for (int64_t i = 0; i < channels; ++i) {
-      const double offset = total[i] / chunk, about_mean = squares[i] - total[i] * offset;
-      into[i].merge(chunk, about[i] + offset, about_mean < 0 ? 0 : about_mean);
-      about[i] = static_cast<F>(into[i].mean);
     }
   }
-}
+
+ private:
+  // Of each channel, the mean of its first values that count.
+  void start(const T* x, const uint8_t* mask, int64_t stride, int64_t rows) {
+    std::fill(about_.begin(), about_.end(), F(0));
+    int64_t number = 0;
+    for (int64_t row = 0; row < rows && number < 8; ++row) {
+      if (mask && !mask[row]) continue;
+      ++number;
+      for (int64_t c = 0; c < channels_; ++c) about_[c] += (widen(x[row * stride + c]) - about_[c]) / number;
+    }
+  }
+
+  void sum_up(const T* x, const uint8_t* mask, int64_t stride, int64_t from, int64_t to, int64_t c) {
+    const int64_t channels = std::min(kWidth, channels_ - c), whole = channels / kL, rest = channels % kL;
+    V k[kVectors], s[kVectors] = {}, q[kVectors] = {};
+    for (int v = 0; v < kVectors; ++v) k[v] = load(about_.data() + c + v * kL);
+    const T* row = x + from * stride;
+    if (channels == kWidth) {
+      for (int64_t r = from; r < to; ++r, row += stride) {
+        if (mask && !mask[r]) continue;
+        for (int v = 0; v < kVectors; ++v) {
+          const V d = load(row + v * kL) - k[v];
+          s[v] += d, q[v] += d * d;
+        }
+      }
+    } else {
+      for (int64_t r = from; r < to; ++r, row += stride) {
+        if (mask && !mask[r]) continue;
+        for (int v = 0; v * kL < channels; ++v) {
+          const V d = (v < whole ? load(row + v * kL) : load_part(row + v * kL, rest, V{})) - k[v];
+          s[v] += d, q[v] += d * d;
+        }
+      }
+    }
+    fold<V, F>(s, total_.data() + c);
+    fold<V, F>(q, squares_.data() + c);
+  }
+
+  int64_t channels_;
+  std::vector<F> about_;
+  std::vector<double> total_, squares_;
+};
 
 }  // namespace normwise::NORMWISE_ISA

@@ -18,7 +18,7 @@ struct Shape {
   int64_t n, c, s;
   bool channels_last;
   Type type;
-  int64_t values() const { return n * s; }     // per channel
+  int64_t values() const { return n * s; }  // per channel, masked ones included
   int64_t elements() const { return n * c * s; }
   // A run is contiguous: one channel of one sample where the channels come first, a row where they come last.
   int64_t runs() const { return channels_last ? n * s : n * c; }
@@ -29,6 +29,7 @@ struct Shape {
 struct Forward {
   Shape shape;
   const void *x, *residual;    // residual may be null
+  const uint8_t* mask;         // n * s values of 0 or 1, or null: what counts, and is not blanked
   void* y;
   uint8_t* bits;              // one per element for the slope of the activation, or null
   const double *scale, *shift; // c values each, or null
@@ -42,6 +43,8 @@ struct Forward {
 struct Backward {
   Shape shape;
   const void *dy, *x, *residual;  // residual is read where the slope cannot be told without it
+  const uint8_t* mask;
+  int64_t count;                  // of values per channel that count
   const uint8_t* bits;
   void *dx, *dresidual;           // null where not needed
   const double *scale, *shift, *mean, *var;

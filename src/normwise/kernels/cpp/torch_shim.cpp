@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdlib>
+#include <numeric>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -25,9 +26,11 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
+constexpr const char* kUnknown = "normwise: NORMWISE_ISA asks for an instruction set that this processor does not have";
+
 const Kernels& active() {
   static const Kernels* const found = normwise::kernels(std::getenv("NORMWISE_ISA"));
-  STD_TORCH_CHECK(found, "normwise: NORMWISE_ISA asks for an instruction set that this processor does not have");
+  STD_TORCH_CHECK(found, kUnknown);
   return *found;
 }
 
@@ -58,7 +61,7 @@ Type type_of(const Tensor& x) {
 // A tensor like x to be written whole; a large one in memory from the pool.
 Tensor output_like(const Tensor& x) {
   const size_t bytes = x.numel() * x.element_size();
-  if (bytes < normwise::pool::kSmallest || normwise::pool::state().limit == 0) return torch::stable::empty_like(x);
+  if (bytes < normwise::pool::kSmallest || normwise::pool::state().limit <= 0) return torch::stable::empty_like(x);
   void* const block = normwise::pool::take(bytes);
   if (!block) return torch::stable::empty_like(x);  // whose allocator knows how to say that memory is out
   std::vector<int64_t> sizes(x.dim()), strides(x.dim());
@@ -69,6 +72,7 @@ Tensor output_like(const Tensor& x) {
 
 // Whether the axes in this order, outermost first, are dense in memory.
 bool dense(const Tensor& x, const std::vector<int64_t>& order) {
+  if (x.numel() == 0) return true;
   int64_t expected = 1;
   for (auto axis = order.rbegin(); axis != order.rend(); ++axis) {
     if (x.size(*axis) != 1 && x.stride(*axis) != expected) return false;
@@ -109,12 +113,34 @@ Tensor like(const Tensor& tensor, const Tensor& x, const char* name) {
 std::vector<double> doubles(const MaybeTensor& parameter, int64_t channels, const char* name) {
   if (!parameter) return {};
   STD_TORCH_CHECK(parameter->dim() == 1 && parameter->size(0) == channels, "normwise: ", name, " must have one value per channel");
-  const Tensor wide = parameter->scalar_type() == ScalarType::Double ? *parameter
-                                                                     : torch::stable::to(*parameter, ScalarType::Double);
-  const auto* values = static_cast<const double*>(wide.const_data_ptr());
   std::vector<double> result(channels);
-  for (int64_t c = 0; c < channels; ++c) result[c] = values[c * wide.stride(0)];
+  const auto read = [&](const auto* values, int64_t stride) {
+    for (int64_t c = 0; c < channels; ++c) result[c] = values[c * stride];
+  };
+  if (parameter->scalar_type() == ScalarType::Float) {  // nearly always, and then without a detour
+    read(static_cast<const float*>(parameter->const_data_ptr()), parameter->stride(0));
+  } else {
+    const Tensor wide = torch::stable::to(*parameter, ScalarType::Double);
+    read(static_cast<const double*>(wide.const_data_ptr()), wide.stride(0));
+  }
   return result;
+}
+
+// A mask (N or 1, 1, *spatial or 1) as one byte per position, positions in the order of x.
+MaybeTensor bytes_of(const MaybeTensor& mask, const Tensor& x) {
+  if (!mask) return std::nullopt;
+  STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool && mask->dim() == x.dim(), "normwise: a boolean mask is wanted");
+  std::vector<int64_t> sizes(x.dim());
+  for (int64_t axis = 0; axis < x.dim(); ++axis) {
+    sizes[axis] = axis == 1 ? 1 : x.size(axis);
+    STD_TORCH_CHECK(mask->size(axis) == 1 || mask->size(axis) == sizes[axis], "normwise: the mask does not fit the input");
+  }
+  Tensor whole = torch::stable::new_empty(*mask, sizes);
+  return torch::stable::copy_(whole, *mask);
+}
+
+const uint8_t* pointer(const MaybeTensor& bytes) {
+  return bytes ? static_cast<const uint8_t*>(bytes->const_data_ptr()) : nullptr;
 }
 
 const double* pointer(const std::vector<double>& values) { return values.empty() ? nullptr : values.data(); }
@@ -129,8 +155,8 @@ Tensor as_parameter(const Tensor& gradient, const MaybeTensor& parameter) {
 
 // Statistics given: normalize by them. Not given: by the batch's own, which are returned.
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
-    Tensor x, MaybeTensor residual, MaybeTensor scale, MaybeTensor shift, MaybeTensor mean, MaybeTensor var, double eps,
-    int64_t activation, bool keep_bits) {
+    Tensor x, MaybeTensor residual, MaybeTensor mask, MaybeTensor scale, MaybeTensor shift, MaybeTensor mean,
+    MaybeTensor var, double eps, int64_t activation, bool keep_bits) {
   const Shape shape = shape_of(x);
   const bool by_batch = !mean;
   Tensor y = output_like(x);
@@ -139,8 +165,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   Tensor mean_out = per_channel(x), var_out = per_channel(x);
   Tensor bits = torch::stable::new_empty(x, {keep_bits ? active().bytes_of_bits(shape) : 0}, ScalarType::Byte);
   const MaybeTensor added = residual ? MaybeTensor(like(*residual, x, "residual")) : std::nullopt;
+  const MaybeTensor counting = bytes_of(mask, x);
 
   Forward task{};
+  task.mask = pointer(counting);
   task.shape = shape;
   task.x = x.const_data_ptr();
   task.residual = added ? added->const_data_ptr() : nullptr;
@@ -162,8 +190,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
-    Tensor dy, Tensor x, MaybeTensor residual, MaybeTensor scale, MaybeTensor shift, Tensor mean, Tensor var, Tensor bits,
-    double eps, int64_t activation, bool by_batch, bool wants_dx, bool wants_dresidual) {
+    Tensor dy, Tensor x, MaybeTensor residual, MaybeTensor mask, MaybeTensor scale, MaybeTensor shift, Tensor mean,
+    Tensor var, Tensor bits, double eps, int64_t activation, bool by_batch, bool wants_dx, bool wants_dresidual) {
   const Shape shape = shape_of(x);
   const Tensor gradient = like(dy, x, "the gradient");
   const MaybeTensor added = residual ? MaybeTensor(like(*residual, x, "residual")) : std::nullopt;
@@ -172,7 +200,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
   const auto output = [&](bool wanted) { return wanted ? output_like(x) : torch::stable::new_empty(x, {0}); };
   Tensor dx = output(wants_dx), dresidual = output(wants_dresidual);
 
+  const MaybeTensor counting = bytes_of(mask, x);
   Backward task{};
+  task.mask = pointer(counting);
+  task.count = task.mask ? std::accumulate(task.mask, task.mask + shape.values(), int64_t{0}) : shape.values();
   task.shape = shape;
   task.dy = gradient.const_data_ptr();
   task.x = x.const_data_ptr();
@@ -197,11 +228,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
 
 STABLE_TORCH_LIBRARY(normwise, m) {
   m.def(
-      "batch_norm_forward(Tensor x, Tensor? residual, Tensor? scale, Tensor? shift, Tensor? mean, Tensor? var, "
-      "float eps, int activation, bool keep_bits) -> (Tensor, Tensor, Tensor, Tensor)");
+      "batch_norm_forward(Tensor x, Tensor? residual, Tensor? mask, Tensor? scale, Tensor? shift, Tensor? mean, "
+      "Tensor? var, float eps, int activation, bool keep_bits) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "batch_norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? scale, Tensor? shift, Tensor mean, Tensor var, "
-      "Tensor bits, float eps, int activation, bool by_batch, bool wants_dx, bool wants_dresidual) "
+      "batch_norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? mask, Tensor? scale, Tensor? shift, "
+      "Tensor mean, Tensor var, Tensor bits, float eps, int activation, bool by_batch, bool wants_dx, bool wants_dresidual) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
@@ -213,7 +244,11 @@ STABLE_TORCH_LIBRARY_IMPL(normwise, CPU, m) {
 // Importing the module loads the library, whose static initializers register the operators.
 namespace {
 
-PyObject* instruction_set(PyObject*, PyObject*) { return PyUnicode_FromString(active().name); }
+PyObject* instruction_set(PyObject*, PyObject*) {
+  if (const Kernels* const found = normwise::kernels(std::getenv("NORMWISE_ISA"))) return PyUnicode_FromString(found->name);
+  PyErr_SetString(PyExc_RuntimeError, kUnknown);
+  return nullptr;
+}
 
 PyObject* pool_state(PyObject*, PyObject*) {
   const normwise::pool::State state = normwise::pool::state();
@@ -232,7 +267,32 @@ PyObject* release_pool(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+template <class T>
+void move_towards(long long running_mean, long long running_var, const double* mean, const double* var,
+                  long long channels, double population, double weight) {
+  auto *to_mean = reinterpret_cast<T*>(running_mean), *to_var = reinterpret_cast<T*>(running_var);
+  for (long long c = 0; c < channels; ++c) {
+    to_mean[c] = static_cast<T>(to_mean[c] + weight * (mean[c] - to_mean[c]));
+    to_var[c] = static_cast<T>(to_var[c] + weight * (population * var[c] - to_var[c]));
+  }
+}
+
+// As an operator it would mark the buffers as changed, which autograd takes for a mistake where it has seen them.
+PyObject* move_running(PyObject*, PyObject* arguments) {
+  long long running_mean, running_var, mean, var, channels;
+  int is_double;
+  double population, weight;
+  if (!PyArg_ParseTuple(arguments, "LLLLLpdd", &running_mean, &running_var, &mean, &var, &channels, &is_double,
+                        &population, &weight))
+    return nullptr;
+  const auto *from_mean = reinterpret_cast<const double*>(mean), *from_var = reinterpret_cast<const double*>(var);
+  (is_double ? move_towards<double> : move_towards<float>)(running_mean, running_var, from_mean, from_var, channels,
+                                                           population, weight);
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {
+    {"move_running", move_running, METH_VARARGS, "Exponential moving average of statistics, by their addresses."},
     {"instruction_set", instruction_set, METH_NOARGS, "The instruction set that the kernels use on this processor."},
     {"pool_state", pool_state, METH_NOARGS, "Bytes at most, kept and lent; blocks reused and fresh."},
     {"set_pool_limit", set_pool_limit, METH_O, "How many bytes the pool keeps at most; 0 switches it off."},

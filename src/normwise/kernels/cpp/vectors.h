@@ -9,6 +9,9 @@
 #include <immintrin.h>
 #endif
 
+// What a loop calls for each vector: inlined always, or the vectors and pointers that it takes would live in memory.
+#define NORMWISE_INLINE __attribute__((always_inline)) inline
+
 namespace normwise::NORMWISE_ISA {
 
 #if defined(__AVX512F__)
@@ -61,7 +64,7 @@ typedef uint32_t Unsigned __attribute__((vector_size(kBytes)));
 
 // The same bits as another type.
 template <class To, class From>
-inline To same_bits(From from) {
+NORMWISE_INLINE To same_bits(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof to);
@@ -69,12 +72,12 @@ inline To same_bits(From from) {
 }
 
 template <class F>
-inline Vector<F> all(F value) {
+NORMWISE_INLINE Vector<F> all(F value) {
   return value - Vector<F>{};  // broadcast
 }
 
 template <class F>
-inline F sum(Vector<F> v) {
+NORMWISE_INLINE F sum(Vector<F> v) {
   F total = 0;
   for (int i = 0; i < kLanes<F>; ++i) total += v[i];
   return total;
@@ -82,12 +85,12 @@ inline F sum(Vector<F> v) {
 
 // ---------------------------------------------------------------------------------------------- conversions, one value
 
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
-inline float widen(BFloat16 x) {
+NORMWISE_INLINE float widen(float x) { return x; }
+NORMWISE_INLINE double widen(double x) { return x; }
+NORMWISE_INLINE float widen(BFloat16 x) {
   return same_bits<float>(static_cast<uint32_t>(x.bits) << 16);
 }
-inline float widen(Half x) {
+NORMWISE_INLINE float widen(Half x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
   if (rest >= 0x7c00) return same_bits<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);  // inf, NaN
   if (rest >= 0x400) return same_bits<float>(sign | ((rest << 13) + 0x38000000));         // normal
@@ -96,17 +99,17 @@ inline float widen(Half x) {
 }
 
 template <class T>
-inline T narrow(typename Wide<T>::type x) {
+NORMWISE_INLINE T narrow(typename Wide<T>::type x) {
   return x;
 }
 template <>
-inline BFloat16 narrow<BFloat16>(float x) {
+NORMWISE_INLINE BFloat16 narrow<BFloat16>(float x) {
   const auto bits = same_bits<uint32_t>(x);
   if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to nearest, ties to even
 }
 template <>
-inline Half narrow<Half>(float x) {
+NORMWISE_INLINE Half narrow<Half>(float x) {
   const auto bits = same_bits<uint32_t>(x);
   const uint16_t sign = bits >> 16 & 0x8000;
   const uint32_t rest = bits & 0x7fffffff;
@@ -120,20 +123,20 @@ inline Half narrow<Half>(float x) {
 // ------------------------------------------------------------------------------------------------------- whole vectors
 
 template <class T>
-inline Vector<typename Wide<T>::type> load(const T* from) {
+NORMWISE_INLINE Vector<typename Wide<T>::type> load(const T* from) {
   Vector<typename Wide<T>::type> v;
   std::memcpy(&v, from, sizeof v);
   return v;
 }
 template <>
-inline Vector<float> load<BFloat16>(const BFloat16* from) {
+NORMWISE_INLINE Vector<float> load<BFloat16>(const BFloat16* from) {
   Sixteen half;
   std::memcpy(&half, from, sizeof half);
   const Unsigned bits = __builtin_convertvector(half, Unsigned) << 16;
   return same_bits<Vector<float>>(bits);
 }
 template <>
-inline Vector<float> load<Half>(const Half* from) {
+NORMWISE_INLINE Vector<float> load<Half>(const Half* from) {
 #if defined(__AVX512F__)
   return (Vector<float>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 #elif defined(__F16C__)
@@ -145,7 +148,7 @@ inline Vector<float> load<Half>(const Half* from) {
 #endif
 }
 
-inline Sixteen to_bfloat16(Vector<float> v) {
+NORMWISE_INLINE Sixteen to_bfloat16(Vector<float> v) {
   const auto bits = same_bits<Unsigned>(v);
   const Unsigned rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Unsigned quiet = (bits >> 16) | 0x40;
@@ -155,7 +158,7 @@ inline Sixteen to_bfloat16(Vector<float> v) {
 
 // kStream: past the caches, for outputs that will not be read soon; the address must then be a multiple of the vector.
 template <bool kStream, class T>
-inline void store(T* to, Vector<typename Wide<T>::type> v) {
+NORMWISE_INLINE void store(T* to, Vector<typename Wide<T>::type> v) {
 #if defined(__AVX512F__)
   if constexpr (kStream) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)v);
 #elif defined(__AVX2__)
@@ -164,7 +167,7 @@ inline void store(T* to, Vector<typename Wide<T>::type> v) {
   std::memcpy(to, &v, sizeof v);
 }
 template <bool kStream>
-inline void store_sixteen(void* to, Sixteen v) {
+NORMWISE_INLINE void store_sixteen(void* to, Sixteen v) {
 #if defined(__AVX512F__)
   if constexpr (kStream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)v);
 #elif defined(__AVX2__)
@@ -173,11 +176,11 @@ inline void store_sixteen(void* to, Sixteen v) {
   std::memcpy(to, &v, sizeof v);
 }
 template <bool kStream>
-inline void store(BFloat16* to, Vector<float> v) {
+NORMWISE_INLINE void store(BFloat16* to, Vector<float> v) {
   store_sixteen<kStream>(to, to_bfloat16(v));
 }
 template <bool kStream>
-inline void store(Half* to, Vector<float> v) {
+NORMWISE_INLINE void store(Half* to, Vector<float> v) {
 #if defined(__AVX512F__)
   store_sixteen<kStream>(to, (Sixteen)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__)
@@ -188,7 +191,7 @@ inline void store(Half* to, Vector<float> v) {
 }
 
 // Streamed stores become visible to other threads in order only after this.
-inline void settle() {
+NORMWISE_INLINE void settle() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
@@ -198,7 +201,7 @@ inline void settle() {
 
 // The first `count` values; the other lanes are `fill`.
 template <class T, class F = typename Wide<T>::type>
-inline Vector<F> load_part(const T* from, int64_t count, Vector<F> fill) {
+NORMWISE_INLINE Vector<F> load_part(const T* from, int64_t count, Vector<F> fill) {
 #if defined(__AVX512F__)
   const uint32_t mask = (1u << count) - 1;
   if constexpr (sizeof(T) == 4) return (Vector<F>)_mm512_mask_loadu_ps((__m512)fill, mask, from);
@@ -215,7 +218,7 @@ inline Vector<F> load_part(const T* from, int64_t count, Vector<F> fill) {
 }
 
 template <class T>
-inline void store_part(T* to, Vector<typename Wide<T>::type> v, int64_t count) {
+NORMWISE_INLINE void store_part(T* to, Vector<typename Wide<T>::type> v, int64_t count) {
 #if defined(__AVX512F__)
   const uint32_t mask = (1u << count) - 1;
   if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(to, mask, (__m512)v);
@@ -229,9 +232,23 @@ inline void store_part(T* to, Vector<typename Wide<T>::type> v, int64_t count) {
   for (int i = 0; i < count; ++i) to[i] = narrow<T>(v[i]);
 }
 
+// The condition that a mask's bytes, each 0 or 1, state for the lanes.
+template <class F>
+NORMWISE_INLINE Integer<F> allowed(const uint8_t* mask, int64_t count) {
+  Integer<F> v = {};
+  if (count == kLanes<F>) {
+    typedef uint8_t Bytes __attribute__((vector_size(kLanes<F>)));
+    Bytes bytes;
+    std::memcpy(&bytes, mask, sizeof bytes);
+    return __builtin_convertvector(bytes, Integer<F>) != 0;
+  }
+  for (int i = 0; i < count; ++i) v[i] = mask[i];
+  return v != 0;
+}
+
 // One bit per lane where the condition (all ones or all zeros per lane) holds.
 template <class F>
-inline uint32_t pack(Integer<F> condition) {
+NORMWISE_INLINE uint32_t pack(Integer<F> condition) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(F) == 4) return _mm512_movepi32_mask((__m512i)condition);
   return _mm512_movepi64_mask((__m512i)condition);
@@ -247,7 +264,7 @@ inline uint32_t pack(Integer<F> condition) {
 
 // The condition back from its bits.
 template <class F>
-inline Integer<F> unpack(uint32_t bits) {
+NORMWISE_INLINE Integer<F> unpack(uint32_t bits) {
   Integer<F> lane;
   for (int i = 0; i < kLanes<F>; ++i) lane[i] = int64_t{1} << i;
   return ((static_cast<decltype(lane[0] + 0)>(bits) - Integer<F>{}) & lane) != 0;

@@ -16,7 +16,7 @@
 
 namespace normwise::NORMWISE_ISA {
 
-constexpr int64_t kSerial = 16 * 1024;             // elements up to which waking threads costs more than they save
+constexpr int64_t kSerial = 64 * 1024;             // elements up to which waking threads costs more than they save
 constexpr int64_t kStreamed = int64_t{48} << 20;   // bytes from which an output is written past the caches
 constexpr int kColumn = 4;                         // vectors side by side in a column of channels
 
@@ -37,11 +37,11 @@ void in_parallel(const Threads& threads, int64_t count, bool serial, const Body&
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// A number per channel, padded so that a whole vector may be read at any channel.
+// A number per channel, padded so that a whole column may be read from any channel.
 template <class F>
 class PerChannel {
  public:
-  explicit PerChannel(int64_t channels) : values_(channels + kLanes<F>) {}
+  explicit PerChannel(int64_t channels) : values_(channels + kColumn * kLanes<F>) {}
   F& operator[](int64_t c) { return values_[c]; }
   const F* from(int64_t c) const { return values_.data() + c; }
 
@@ -49,23 +49,24 @@ class PerChannel {
   std::vector<F> values_;
 };
 
-// Such a number for the run at hand: one for all its elements, or one for each where the channels come last.
+// Such a number in registers: one for a whole run, or one for each channel of a column where the channels come last.
 template <class F, bool kLast>
 struct Along {
-  const F* values;
-  Vector<F> at(int64_t i) const {
-    if constexpr (kLast) return load(values + i);
-    return all(*values);
+  static constexpr int kHeld = kLast ? kColumn : 1;
+  Vector<F> held[kHeld];
+  NORMWISE_INLINE explicit Along(const F* values) {
+    for (int v = 0; v < kHeld; ++v) held[v] = kLast ? load(values + v * kLanes<F>) : all(*values);
   }
+  NORMWISE_INLINE Vector<F> at(int64_t i) const { return held[kLast ? i / kLanes<F> : 0]; }
 };
 
 template <bool kWhole, class T, class F = typename Wide<T>::type>
-inline Vector<F> get(const T* from, int64_t count) {
+NORMWISE_INLINE Vector<F> get(const T* from, int64_t count) {
   if constexpr (kWhole) return load(from);
   return load_part(from, count, Vector<F>{});
 }
 template <bool kWhole, bool kStream, class T>
-inline void put(T* to, Vector<typename Wide<T>::type> v, int64_t count) {
+NORMWISE_INLINE void put(T* to, Vector<typename Wide<T>::type> v, int64_t count) {
   if constexpr (kWhole) return store<kStream>(to, v);
   store_part(to, v, count);
 }
@@ -80,10 +81,20 @@ int64_t bit_bytes_of_run(int64_t length) {
 
 // Calls step(whole, i, count) for each vector of a run, the last of which may be a part.
 template <class F, class Step>
-inline void each_vector(int64_t length, const Step& step) {
+NORMWISE_INLINE void each_vector(int64_t length, const Step& step) {
   int64_t i = 0;
   for (; i + kLanes<F> <= length; i += kLanes<F>) step(std::true_type{}, i, kLanes<F>);
   if (i < length) step(std::false_type{}, i, length - i);
+}
+
+// The same for the channels of a column: where it is full, the compiler knows how many vectors there are.
+template <class F, bool kFull, class Step>
+NORMWISE_INLINE void each_in_column(int64_t channels, const Step& step) {
+  if constexpr (kFull) {
+    for (int v = 0; v < kColumn; ++v) step(std::true_type{}, v * kLanes<F>, kLanes<F>);
+  } else {
+    each_vector<F>(channels, step);
+  }
 }
 
 template <class T>
