@@ -248,8 +248,9 @@ struct BackwardPlan {
   // order; from the end where `backwards`.
   template <class Step>
   void each_block(int64_t begin, int64_t end, int64_t first, int64_t channels, bool backwards, const Step& step) const {
-    for (int64_t done = begin; done < end; done += kFold) {
-      const int64_t size = std::min(kFold, end - done), from = backwards ? end - (done - begin) - size : done;
+    const int64_t some = rows_at_a_time(channels * sizeof(T));
+    for (int64_t done = begin; done < end; done += some) {
+      const int64_t size = std::min(some, end - done), from = backwards ? end - (done - begin) - size : done;
       for (int64_t c = first; c < first + channels; c += kWidth) {
         const int64_t width = std::min(kWidth, first + channels - c);
         width == kWidth ? step(std::true_type{}, from, from + size, c, width)
@@ -260,10 +261,12 @@ struct BackwardPlan {
 
   // The sums of rows begin..end and the channels first..first + channels.
   void add_rows(int64_t begin, int64_t end, int64_t first, int64_t channels, double* sums, double* products) const {
-    std::vector<double> wide_sums(channels + kWidth), wide_products(channels + kWidth);
+    FoldedSums<F> sum_totals(channels + kWidth), product_totals(channels + kWidth);
     each_block(begin, end, first, channels, false, [&](auto full, int64_t from, int64_t to, int64_t c, int64_t width) {
       const Slopes slopes(by, c);
-      V sum[kColumn] = {}, product[kColumn] = {};
+      V sum[kColumn], product[kColumn];
+      for (int v = 0; v < kColumn; ++v)
+        sum[v] = load(sum_totals.narrow(c - first + v * kL)), product[v] = load(product_totals.narrow(c - first + v * kL));
       for (int64_t row = from; row < to; ++row) {
         if (task.mask && !task.mask[row]) continue;
         const uint8_t* const bits = bits_of(row, c);
@@ -274,11 +277,12 @@ struct BackwardPlan {
           sum[i / kL] += g, product[i / kL] += g * d;
         });
       }
-      fold<V, F>(sum, wide_sums.data() + (c - first));
-      fold<V, F>(product, wide_products.data() + (c - first));
+      for (int v = 0; v < kColumn; ++v)
+        store<false>(sum_totals.narrow(c - first + v * kL), sum[v]), store<false>(product_totals.narrow(c - first + v * kL), product[v]);
+      const bool last_column = c + width == first + channels, full_fold = (to - begin) % kFold == 0;
+      if (last_column && (full_fold || to == end)) sum_totals.fold(), product_totals.fold();
     });
-    std::copy_n(wide_sums.data(), channels, sums);
-    std::copy_n(wide_products.data(), channels, products);
+    for (int64_t c = 0; c < channels; ++c) sums[c] = sum_totals[c], products[c] = product_totals[c];
   }
 
   void write_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
@@ -302,7 +306,8 @@ struct BackwardPlan {
 
   void channels_last() {
     const int64_t c = shape.c, rows = shape.values(), columns = (c + kWidth - 1) / kWidth;
-    const bool fits = 2 * rows * kWidth * static_cast<int64_t>(sizeof(T)) <= cache_bytes();
+    const int64_t bytes = sizeof(T);
+    const bool fits = 2 * rows * kWidth * bytes <= cache_bytes() && c * bytes < kPage;  // else each row is another page
     if (fits && columns >= 2 * threads.number) {
       in_parallel(threads, columns, serial, [&](int64_t begin, int64_t end) {
         for (int64_t column = begin; column < end; ++column) {

@@ -159,8 +159,9 @@ struct ForwardPlan {
   // Rows begin..end of the channels first..first + channels, some rows of all columns at a time, from the end.
   void normalize_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
     normalizer.with_kind([&](auto fused, auto residual) {
-      for (int64_t to = end; to > begin; to -= kFold) {
-        const int64_t from = std::max(begin, to - kFold);
+      const int64_t some = rows_at_a_time(channels * sizeof(T));
+      for (int64_t to = end; to > begin; to -= some) {
+        const int64_t from = std::max(begin, to - some);
         for (int64_t c = first; c < first + channels; c += kWidth) {
           const int64_t width = std::min(kWidth, first + channels - c);
           if (width == kWidth) {
@@ -194,7 +195,8 @@ struct ForwardPlan {
 
   void channels_last() {
     const int64_t c = shape.c, rows = shape.values(), columns = (c + kWidth - 1) / kWidth;
-    const bool fits = rows * kWidth * static_cast<int64_t>(sizeof(T)) <= cache_bytes();
+    const int64_t bytes = sizeof(T);
+    const bool fits = rows * kWidth * bytes <= cache_bytes() && c * bytes < kPage;  // else each row is another page
     if (task.by_batch && fits && columns >= 2 * threads.number) {
       in_parallel(threads, columns, serial, [&](int64_t begin, int64_t end) {
         for (int64_t column = begin; column < end; ++column) {

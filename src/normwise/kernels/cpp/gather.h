@@ -133,15 +133,33 @@ class Gatherer {
   Gathered result_;
 };
 
-// Float lanes are added to double ones before they lose digits: a sum of 64 terms keeps all but the last bit.
+// Of channels side by side, sums in float that go to double before they lose digits: one of 64 terms keeps all but the
+// last bit.
 constexpr int64_t kFold = 64;
 
-template <class V, class F, int kVectors>
-inline void fold(const V (&lanes)[kVectors], double* into) {
-  F values[kVectors * kLanes<F>];
-  std::memcpy(values, lanes, sizeof lanes);
-  for (int i = 0; i < kVectors * kLanes<F>; ++i) into[i] += values[i];
+// So many rows of all channels are walked at a time, a part of kFold: few enough for them to stay in the nearest cache,
+// and their pages known; enough to pay for what a column takes into registers.
+inline int64_t rows_at_a_time(int64_t row_bytes) {
+  int64_t rows = kFold;
+  while (rows > 8 && rows * row_bytes > 16 * 1024) rows /= 2;
+  return rows;
 }
+
+template <class F>
+class FoldedSums {
+ public:
+  explicit FoldedSums(int64_t channels) : narrow_(channels), wide_(channels) {}
+  F* narrow(int64_t c) { return narrow_.data() + c; }
+  double operator[](int64_t c) const { return wide_[c]; }
+  void clear() { std::fill(wide_.begin(), wide_.end(), 0.0); }
+  void fold() {
+    for (size_t c = 0; c < wide_.size(); ++c) wide_[c] += narrow_[c], narrow_[c] = 0;
+  }
+
+ private:
+  std::vector<F> narrow_;
+  std::vector<double> wide_;
+};
 
 // Channels in the lanes: rows begin..end of the channels first..first + channels of a matrix of `stride` channels. All
 // channels of some rows are summed before the next rows, so that memory is read in its order.
@@ -152,21 +170,24 @@ class ColumnGatherer {
   static constexpr int64_t kL = kLanes<F>, kWidth = kVectors * kL;
 
  public:
-  explicit ColumnGatherer(int64_t channels) : channels_(channels), about_(channels + kWidth), total_(channels + kWidth),
-                                              squares_(channels + kWidth) {}
+  explicit ColumnGatherer(int64_t channels)
+      : channels_(channels), about_(channels + kWidth), total_(channels + kWidth), squares_(channels + kWidth) {}
 
   void add(const T* x, const uint8_t* mask, int64_t stride, int64_t rows, Gathered* into) {
     start(x, mask, stride, rows);
     for (int64_t begin = 0; begin < rows; begin += kChunk) {
       const int64_t end = std::min(rows, begin + kChunk);
-      std::fill(total_.begin(), total_.end(), 0.0);
-      std::fill(squares_.begin(), squares_.end(), 0.0);
+      total_.clear();
+      squares_.clear();
       int64_t count = 0;
       for (int64_t row = begin; row < end; ++row) count += !mask || mask[row];
       if (count == 0) continue;
-      for (int64_t from = begin; from < end; from += kFold)
+      const int64_t some = rows_at_a_time(channels_ * sizeof(T));
+      for (int64_t from = begin; from < end; from += some) {
         for (int64_t c = 0; c < channels_; c += kWidth)
-          sum_up(x + c, mask, stride, from, std::min(end, from + kFold), c);
+          sum_up(x + c, mask, stride, from, std::min(end, from + some), c);
+        if ((from - begin) % kFold == kFold - some || from + some >= end) total_.fold(), squares_.fold();
+      }
       for (int64_t c = 0; c < channels_; ++c) {
         into[c].merge(count, about_[c], total_[c], squares_[c]);
         about_[c] = static_cast<F>(into[c].mean);
@@ -188,8 +209,11 @@ class ColumnGatherer {
 
   void sum_up(const T* x, const uint8_t* mask, int64_t stride, int64_t from, int64_t to, int64_t c) {
     const int64_t channels = std::min(kWidth, channels_ - c), whole = channels / kL, rest = channels % kL;
-    V k[kVectors], s[kVectors] = {}, q[kVectors] = {};
-    for (int v = 0; v < kVectors; ++v) k[v] = load(about_.data() + c + v * kL);
+    V k[kVectors], s[kVectors], q[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      k[v] = load(about_.data() + c + v * kL);
+      s[v] = load(total_.narrow(c + v * kL)), q[v] = load(squares_.narrow(c + v * kL));
+    }
     const T* row = x + from * stride;
     if (channels == kWidth) {
       for (int64_t r = from; r < to; ++r, row += stride) {
@@ -208,13 +232,13 @@ class ColumnGatherer {
         }
       }
     }
-    fold<V, F>(s, total_.data() + c);
-    fold<V, F>(q, squares_.data() + c);
+    for (int v = 0; v < kVectors; ++v)
+      store<false>(total_.narrow(c + v * kL), s[v]), store<false>(squares_.narrow(c + v * kL), q[v]);
   }
 
   int64_t channels_;
   std::vector<F> about_;
-  std::vector<double> total_, squares_;
+  FoldedSums<F> total_, squares_;
 };
 
 }  // namespace normwise::NORMWISE_ISA

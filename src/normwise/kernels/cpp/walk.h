@@ -18,6 +18,7 @@ namespace normwise::NORMWISE_ISA {
 
 constexpr int64_t kSerial = 64 * 1024;             // elements up to which waking threads costs more than they save
 constexpr int64_t kStreamed = int64_t{48} << 20;   // bytes from which an output is written past the caches
+constexpr int64_t kPage = 4096;
 constexpr int kColumn = 4;                         // vectors side by side in a column of channels
 
 inline int64_t cache_bytes() {
