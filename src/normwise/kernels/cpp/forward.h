@@ -101,11 +101,12 @@ struct ForwardPlan {
     return task.mask ? gather_channel<true>(channel, from, to) : gather_channel<false>(channel, from, to);
   }
 
-  // Every `step`th run down from `last` to `first`.
+  // Every `step`th run from `first` to `last`: what was gathered last comes first, for it is still in the cache.
   void normalize_runs(int64_t first, int64_t last, int64_t step) const {
-    const int64_t s = shape.s, c = shape.c;
+    const int64_t s = shape.s, c = shape.c, number = (last - first) / step + 1;
     normalizer.with_kind([&](auto fused, auto residual) {
-      for (int64_t run = last; run >= first; run -= step) {
+      for (int64_t i = 0; i < number; ++i) {
+        const int64_t run = task.by_batch ? last - i * step : first + i * step;
         const typename Normalizer<T>::template Constants<false> by(normalizer, run % c);
         uint8_t* const bits = task.bits ? task.bits + run * bits_per_run : nullptr;
         const uint8_t* const mask = mask_from(run / c * s);
@@ -156,12 +157,14 @@ struct ForwardPlan {
     ColumnGatherer<T, kColumn>(channels).add(x + begin * shape.c + first, mask_from(begin), shape.c, end - begin, into);
   }
 
-  // Rows begin..end of the channels first..first + channels, some rows of all columns at a time, from the end.
+  // Rows begin..end of the channels first..first + channels, some rows of all columns at a time; what was gathered last
+  // comes first.
   void normalize_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
     normalizer.with_kind([&](auto fused, auto residual) {
       const int64_t some = rows_at_a_time(channels * sizeof(T));
-      for (int64_t to = end; to > begin; to -= some) {
-        const int64_t from = std::max(begin, to - some);
+      for (int64_t done = begin; done < end; done += some) {
+        const int64_t size = std::min(some, end - done);
+        const int64_t from = task.by_batch ? end - (done - begin) - size : done, to = from + size;
         for (int64_t c = first; c < first + channels; c += kWidth) {
           const int64_t width = std::min(kWidth, first + channels - c);
           if (width == kWidth) {
