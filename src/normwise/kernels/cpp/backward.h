@@ -139,7 +139,7 @@ struct Lanes {
 
 // Per channel: of g, and of g * (x - mean).
 struct Sums {
-  std::vector<double> sum, product;
+  Array<double> sum, product;
   explicit Sums(int64_t number) : sum(number), product(number) {}
 };
 

@@ -133,7 +133,7 @@ struct ForwardPlan {
       });
       return;
     }
-    std::vector<Gathered> of_run(task.by_batch ? n * c : 0);
+    Array<Gathered> of_run(task.by_batch ? n * c : 0);
     if (task.by_batch) {
       in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
         for (int64_t run = begin; run < end; ++run) of_run[run] = gather_channel(run % c, run / c, run / c + 1);
@@ -214,7 +214,7 @@ struct ForwardPlan {
       return;
     }
     const int64_t blocks = serial ? 1 : std::max<int64_t>(1, std::min(rows, threads.number));
-    std::vector<Gathered> of_block(task.by_batch ? blocks * c : 0);
+    Array<Gathered> of_block(task.by_batch ? blocks * c : 0);
     if (task.by_batch) {
       in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
         for (int64_t block = begin; block < end; ++block)

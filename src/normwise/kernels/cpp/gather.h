@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels.h"
 #include "vectors.h"
@@ -151,14 +150,14 @@ class FoldedSums {
   explicit FoldedSums(int64_t channels) : narrow_(channels), wide_(channels) {}
   F* narrow(int64_t c) { return narrow_.data() + c; }
   double operator[](int64_t c) const { return wide_[c]; }
-  void clear() { std::fill(wide_.begin(), wide_.end(), 0.0); }
+  void clear() { std::fill_n(wide_.data(), wide_.size(), 0.0); }
   void fold() {
-    for (size_t c = 0; c < wide_.size(); ++c) wide_[c] += narrow_[c], narrow_[c] = 0;
+    for (int64_t c = 0; c < wide_.size(); ++c) wide_[c] += narrow_[c], narrow_[c] = 0;
   }
 
  private:
-  std::vector<F> narrow_;
-  std::vector<double> wide_;
+  Array<F> narrow_;
+  Array<double> wide_;
 };
 
 // Channels in the lanes: rows begin..end of the channels first..first + channels of a matrix of `stride` channels. All
@@ -198,7 +197,7 @@ class ColumnGatherer {
  private:
   // Of each channel, the mean of its first values that count.
   void start(const T* x, const uint8_t* mask, int64_t stride, int64_t rows) {
-    std::fill(about_.begin(), about_.end(), F(0));
+    std::fill_n(about_.data(), about_.size(), F(0));
     int64_t number = 0;
     for (int64_t row = 0; row < rows && number < 8; ++row) {
       if (mask && !mask[row]) continue;
@@ -237,7 +236,7 @@ class ColumnGatherer {
   }
 
   int64_t channels_;
-  std::vector<F> about_;
+  Array<F> about_;
   FoldedSums<F> total_, squares_;
 };
 

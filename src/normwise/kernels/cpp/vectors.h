@@ -71,6 +71,26 @@ NORMWISE_INLINE To same_bits(From from) {
   return to;
 }
 
+// Numbers in memory, all 0. Not a std::vector: its code would be compiled for this instruction set under a name that all
+// share, and the linker could hand it to a processor that cannot run it.
+template <class F>
+class Array {
+ public:
+  explicit Array(int64_t size) : size_(size), values_(new F[size]()) {}
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+  ~Array() { delete[] values_; }
+  int64_t size() const { return size_; }
+  F* data() { return values_; }
+  const F* data() const { return values_; }
+  F& operator[](int64_t i) { return values_[i]; }
+  const F& operator[](int64_t i) const { return values_[i]; }
+
+ private:
+  int64_t size_;
+  F* values_;
+};
+
 template <class F>
 NORMWISE_INLINE Vector<F> all(F value) {
   return value - Vector<F>{};  // broadcast

@@ -7,8 +7,6 @@
 
 #include <unistd.h>
 
-#include <memory>
-#include <vector>
 
 #include "activations.h"
 #include "kernels.h"
@@ -47,7 +45,7 @@ class PerChannel {
   const F* from(int64_t c) const { return values_.data() + c; }
 
  private:
-  std::vector<F> values_;
+  Array<F> values_;
 };
 
 // Such a number in registers: one for a whole run, or one for each channel of a column where the channels come last.
