@@ -8,7 +8,6 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +15,7 @@ import click
 
 from normwise import __version__
 from normwise.errors import MissingExtra, NormwiseError, UnknownName
+from normwise.frameworks import installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +116,7 @@ def info(as_json: bool, shape: str | None, **how: Any) -> None:
         "system": platform.platform(),
         "cpu": stamp.cpu(),
         "cores": os.cpu_count(),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name: installed_version(name) for name in _LIBRARIES},
         "kernels": _kernels(),
         "compiled": _compiled(),
     }
@@ -139,13 +139,6 @@ def info(as_json: bool, shape: str | None, **how: Any) -> None:
         )
 
 
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
 def _kernels() -> list[dict[str, Any]]:
     from normwise.kernels import choose
 
@@ -164,7 +157,7 @@ def _compiled() -> dict[str, Any] | None:
 
 def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mask: bool) -> dict[str, str]:
     """The kernel for a tensor that is described in words."""
-    if _version("torch") is None:
+    if installed_version("torch") is None:
         raise MissingExtra("torch", extra="torch")
     import torch
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-FRAMEWORKS = ("torch", "keras", "tensorflow", "jax")
-
 
 def installed_version(package: str) -> str | None:
     """The version of an installed package, or None; reads its metadata and imports nothing.
@@ -19,16 +17,6 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def loaded() -> list[str]:
-    """The frameworks that this process has imported so far.
-
-    Example:
-        >>> isinstance(loaded(), list)
-        True
-    """
-    return [name for name in FRAMEWORKS if name in sys.modules]
 
 
 def framework_of(model: object) -> str | None:

@@ -101,11 +101,12 @@ def _compiled(
         tensor is not None and tensor.requires_grad for tensor in (input, residual, weight, bias)
     )
     keep_bits = learning and residual is not None and activation in cpu.ONE_BIT
-    inputs = (x, residual, mask, weight, bias, mean, var, eps, cpu.ACTIVATIONS[activation], keep_bits)
+    inputs = (x, residual, mask, weight, bias, mean, var, eps)
     if learning:
-        return cpu.Forward(*operators.CompiledBatchNorm.apply(*inputs))
+        number = cpu.ACTIVATIONS[activation]
+        return cpu.Forward(*operators.CompiledBatchNorm.apply(*inputs, number, keep_bits))
     with torch._C._AutoDispatchBelowAutograd():
-        return cpu.Forward(*torch.ops.normwise.batch_norm_forward.default(*inputs))
+        return cpu.forward(*inputs, activation, keep_bits)
 
 
 @torch.no_grad()

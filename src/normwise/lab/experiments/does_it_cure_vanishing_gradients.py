@@ -188,7 +188,8 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
     text = f"With batch normalization, {times} do not change the factor over {n} layers (most affected activation)."
     found.append(judge(text, _factor(np.max(np.abs(changes[True]), axis=0)), Within(*SAME), PAPER))
     for activation in settings.activations:
-        text = f"With batch normalization and {activation}, the gradient keeps its size over {n} layers."
+        name = {"relu": "ReLU"}.get(activation, activation)
+        text = f"With batch normalization and {name}, the gradient keeps its size over {n} layers."
         effect = _factor(_log_factor(outcomes, activation, True, 1.0))
         found.append(judge(text, effect, Within(*NEAR_ONE), f"conjectured in {PAPER}"))
     if "relu" in settings.activations:
