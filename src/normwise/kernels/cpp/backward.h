@@ -45,12 +45,12 @@ struct Differentiator {
   }
 
   // The gradient behind the activation, with what it takes in registers.
-  template <bool kLast, Slope kSlope>
+  template <int kVectors, Slope kSlope>
   struct Slopes {
     const T *x, *dy, *residual;
     Activation kind;
     F off;
-    Along<F, kLast> mean, factor, offset;
+    Along<F, kVectors> mean, factor, offset;
     NORMWISE_INLINE Slopes(const Differentiator& d, int64_t c)
         : x(static_cast<const T*>(d.task.x)),
           dy(static_cast<const T*>(d.task.dy)),
@@ -63,7 +63,7 @@ struct Differentiator {
 
     // What is masked is as if it lay on the mean and nobody asked for its gradient; rows are left out as a whole.
     NORMWISE_INLINE V without_masked(V v, const uint8_t* mask, int64_t i, int64_t count) const {
-      if constexpr (kLast) return v;
+      if constexpr (kVectors > 0) return v;
       return mask ? (allowed<F>(mask + i, count) ? v : V{}) : v;
     }
 
@@ -81,6 +81,12 @@ struct Differentiator {
       return without_masked(sloped(whole, at, i, count, d, g, bits), mask, i, count);
     }
 
+    // Asks for what the vector at this element will take.
+    NORMWISE_INLINE void prefetch_at(int64_t element) const {
+      prefetch(x + element), prefetch(dy + element);
+      if (kSlope == Slope::kAny && residual) prefetch(residual + element);
+    }
+
    private:
     template <class Whole>
     NORMWISE_INLINE V sloped(Whole whole, int64_t at, int64_t i, int64_t count, V d, V g, const uint8_t* bits) const {
@@ -88,7 +94,7 @@ struct Differentiator {
       if constexpr (kSlope == Slope::kBits) {
         uint32_t set = 0;
         std::memcpy(&set, bits + i / kLanes<F> * kBitBytes<F>, kBitBytes<F>);
-        return unpack<F>(set) ? g : g * off;
+        return scale_unset<F>(set, g, off);
       }
       V z = d * factor.at(i) + offset.at(i);
       if constexpr (kSlope == Slope::kRelu) return z <= 0 ? V{} : g;
@@ -98,11 +104,11 @@ struct Differentiator {
   };
 
   // What is written, with what it takes in registers.
-  template <bool kLast, Slope kSlope>
+  template <int kVectors, Slope kSlope>
   struct Writer {
-    const Slopes<kLast, kSlope> slopes;
+    const Slopes<kVectors, kSlope> slopes;
     T *dx, *dresidual;
-    Along<F, kLast> drag, base;
+    Along<F, kVectors> drag, base;
     NORMWISE_INLINE Writer(const Differentiator& d, int64_t c)
         : slopes(d, c),
           dx(static_cast<T*>(d.task.dx)),
@@ -110,30 +116,31 @@ struct Differentiator {
           drag(d.drag.from(c)),
           base(d.base.from(c)) {}
 
-    template <class Whole>
+    // Asks for where the vector at this element will be written.
+    NORMWISE_INLINE void prefetch_at(int64_t element) const {
+      if (dx) prefetch(dx + element);
+      if (dresidual) prefetch(dresidual + element);
+    }
+
+    template <bool kStream, class Whole>
     NORMWISE_INLINE void one(Whole whole, int64_t at, int64_t i, int64_t count, const uint8_t* bits,
                              const uint8_t* mask) const {
       const V d = slopes.centred(whole, at, i, count, mask), g = slopes.gradient(whole, at, i, count, d, bits, mask);
-      if (dresidual) put<whole, false>(dresidual + at + i, g, count);
+      if (dresidual) put<whole, kStream>(dresidual + at + i, g, count);
       if (!dx) return;
       const V all_of_it = g * slopes.factor.at(i) + (d * drag.at(i) + base.at(i));
-      put<whole, false>(dx + at + i, slopes.without_masked(all_of_it, mask, i, count), count);
+      put<whole, kStream>(dx + at + i, slopes.without_masked(all_of_it, mask, i, count), count);
     }
   };
 };
 
-// Of one channel, the sums of g and of g * (x - mean): in lanes for some vectors, then in double.
-template <class F>
-struct Lanes {
-  Vector<F> sum[2] = {}, product[2] = {};
-  int64_t vectors = 0;
-  double total = 0, products = 0;
+// Of one channel, the sums of g and of g * (x - mean).
+struct ChannelSums {
+  double sum = 0, product = 0;
 
-  void flush() {
-    sum[0] += sum[1], product[0] += product[1];
-    for (int lane = 0; lane < kLanes<F>; ++lane) total += sum[0][lane], products += product[0][lane];
-    sum[0] = sum[1] = product[0] = product[1] = Vector<F>{};
-    vectors = 0;
+  template <class V, int kLanes = sizeof(V) / sizeof(V{}[0])>
+  void add(V more, V more_products) {
+    for (int lane = 0; lane < kLanes; ++lane) sum += more[lane], product += more_products[lane];
   }
 };
 
@@ -155,81 +162,94 @@ struct BackwardPlan {
   bool serial = shape.elements() <= kSerial;
   bool writes = task.dx || task.dresidual;
 
-  using Slopes = typename Differentiator<T>::template Slopes<kLast, kSlope>;
-  using Writer = typename Differentiator<T>::template Writer<kLast, kSlope>;
+  template <int kVectors>
+  using SlopesOf = typename Differentiator<T>::template Slopes<kVectors, kSlope>;
+  template <int kVectors>
+  using WriterOf = typename Differentiator<T>::template Writer<kVectors, kSlope>;
+  using Slopes = SlopesOf<0>;
+  using Writer = WriterOf<0>;
   int64_t bits_per_run = bit_bytes_of_run<F>(shape.run_length());
+  int64_t ahead = lookahead(shape, sizeof(T));
 
   const uint8_t* bits_of(int64_t run, int64_t channel) const {
     return task.bits ? task.bits + run * bits_per_run + (kLast ? channel / kL * kBitBytes<F> : 0) : nullptr;
   }
-  const uint8_t* mask_of_run(int64_t run) const { return task.mask ? task.mask + run / shape.c * shape.s : nullptr; }
+  const uint8_t* mask_of_sample(int64_t sample) const { return task.mask ? task.mask + sample * shape.s : nullptr; }
 
   // ------------------------------------------------------------------------------------------------- channels first
 
-  void add_run(int64_t run, Lanes<F>& into) const {
-    const int64_t s = shape.s, at = run * s;
-    const Slopes slopes(by, run % shape.c);
-    const uint8_t *const bits = bits_of(run, 0), *const mask = mask_of_run(run);
-    V s0 = into.sum[0], s1 = into.sum[1], p0 = into.product[0], p1 = into.product[1];
-    const auto add = [&](auto whole, int64_t i, int64_t count, V& sum, V& product) {
-      const V d = slopes.centred(whole, at, i, count, mask), g = slopes.gradient(whole, at, i, count, d, bits, mask);
-      sum += g, product += g * d;
-    };
-    const auto keep = [&](int64_t more) {
-      into.sum[0] = s1, into.sum[1] = s0, into.product[0] = p1, into.product[1] = p0;  // short runs take turns
-      if ((into.vectors += more) >= kPatience) into.flush();
-      s0 = into.sum[0], s1 = into.sum[1], p0 = into.product[0], p1 = into.product[1];
-    };
-    for (int64_t begin = 0; begin < s; begin += kPatience * kL) {
-      const int64_t end = std::min(s, begin + kPatience * kL);
+  // The sums of a channel in the samples from..to: in lanes for some vectors, then in double.
+  ChannelSums add_channel(int64_t channel, int64_t from, int64_t to) const {
+    const Slopes slopes(by, channel);
+    ChannelSums sums;
+    const int64_t vectors = (shape.s + kL - 1) / kL, samples = std::max<int64_t>(kPatience / std::max<int64_t>(vectors, 1), 1);
+    for (int64_t sample = from; sample < to; sample += samples) {
+      for (int64_t begin = 0; begin < shape.s; begin += kPatience * kL)
+        add_part(slopes, channel, sample, std::min(to, sample + samples), begin, std::min(shape.s, begin + kPatience * kL), sums);
+    }
+    return sums;
+  }
+
+  // The values begin..end of the channel's run in each of the samples from..to.
+  void add_part(const Slopes& given, int64_t channel, int64_t from, int64_t to, int64_t begin, int64_t end,
+                ChannelSums& sums) const {
+    const Slopes slopes = given;  // in registers
+    V s0{}, s1{}, p0{}, p1{};
+    for (int64_t sample = from; sample < to; ++sample) {
+      const int64_t run = sample * shape.c + channel, at = run * shape.s;
+      const uint8_t *const bits = bits_of(run, 0), *const mask = mask_of_sample(sample);
+      const auto add = [&](auto whole, int64_t i, int64_t count, V& sum, V& product) __attribute__((always_inline)) {
+        slopes.prefetch_at(at + i + ahead);
+        const V d = slopes.centred(whole, at, i, count, mask), g = slopes.gradient(whole, at, i, count, d, bits, mask);
+        sum += g, product += g * d;
+      };
       int64_t i = begin;
       for (; i + 2 * kL <= end; i += 2 * kL) add(std::true_type{}, i, kL, s0, p0), add(std::true_type{}, i + kL, kL, s1, p1);
-      for (; i + kL <= end; i += kL) add(std::true_type{}, i, kL, s0, p0);
+      if (i + kL <= end) add(std::true_type{}, i, kL, s0, p0), i += kL;
       if (i < end) add(std::false_type{}, i, end - i, s1, p1);
-      keep((end - begin + kL - 1) / kL);
     }
+    sums.add(s0 + s1, p0 + p1);
   }
 
-  // The sums of a channel in the samples from..to.
-  Lanes<F> add_channel(int64_t channel, int64_t from, int64_t to) const {
-    Lanes<F> lanes;
-    for (int64_t i = from; i < to; ++i) add_run(i * shape.c + channel, lanes);
-    lanes.flush();
-    return lanes;
-  }
-
-  void write_run(int64_t run) const {
-    const Writer writer(by, run % shape.c);
-    const uint8_t *const bits = bits_of(run, 0), *const mask = mask_of_run(run);
-    each_vector<F>(shape.s, [&](auto whole, int64_t i, int64_t count) {
-      writer.one(whole, run * shape.s, i, count, bits, mask);
+  template <bool kStream>
+  NORMWISE_INLINE void write_run(const Writer& writer, int64_t run, int64_t sample) const {
+    const int64_t at = run * shape.s;
+    const uint8_t *const bits = bits_of(run, 0), *const mask = mask_of_sample(sample);
+    each_vector<F>(shape.s, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+      if constexpr (!kStream) writer.prefetch_at(at + i + ahead);
+      writer.template one<kStream>(whole, at, i, count, bits, mask);
     });
   }
 
+  template <bool kStream>
   void channels_first() {
     const int64_t n = shape.n, c = shape.c;
     if (c >= 2 * threads.number) {
       in_parallel(threads, c, serial, [&](int64_t begin, int64_t end) {
         for (int64_t channel = begin; channel < end; ++channel) {
-          const Lanes<F> sums = add_channel(channel, 0, n);
-          by.settle_channel(channel, sums.total, sums.products);
-          for (int64_t i = n - 1; writes && i >= 0; --i) write_run(i * c + channel);
+          const ChannelSums sums = add_channel(channel, 0, n);
+          by.settle_channel(channel, sums.sum, sums.product);
+          if (!writes) continue;
+          const Writer writer(by, channel);
+          for (int64_t i = n - 1; i >= 0; --i) write_run<kStream>(writer, i * c + channel, i);
         }
+        if (kStream) drain();
       });
       return;
     }
     Sums of_run(n * c);
     in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
       for (int64_t run = begin; run < end; ++run) {
-        const Lanes<F> sums = add_channel(run % c, run / c, run / c + 1);
-        of_run.sum[run] = sums.total, of_run.product[run] = sums.products;
+        const ChannelSums sums = add_channel(run % c, run / c, run / c + 1);
+        of_run.sum[run] = sums.sum, of_run.product[run] = sums.product;
       }
     });
     settle(of_run, n);
-    if (writes)
-      in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
-        for (int64_t run = end - 1; run >= begin; --run) write_run(run);
-      });
+    if (!writes) return;
+    in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
+      for (int64_t run = end - 1; run >= begin; --run) write_run<kStream>(Writer(by, run % c), run, run / c);
+      if (kStream) drain();
+    });
   }
 
   // The channels' sums from those of `parts` parts, each with all channels side by side.
@@ -244,66 +264,82 @@ struct BackwardPlan {
 
   // -------------------------------------------------------------------------------------------------- channels last
 
-  // Calls step(full, from, to, column, its channels), some rows of all columns at a time, so that memory is read in its
-  // order; from the end where `backwards`.
+  // Calls step(vectors, whole, from, to, column, its width), some rows of all columns at a time, so that memory is read in
+  // its order; from the end where `backwards`.
   template <class Step>
   void each_block(int64_t begin, int64_t end, int64_t first, int64_t channels, bool backwards, const Step& step) const {
     const int64_t some = rows_at_a_time(channels * sizeof(T));
     for (int64_t done = begin; done < end; done += some) {
       const int64_t size = std::min(some, end - done), from = backwards ? end - (done - begin) - size : done;
-      for (int64_t c = first; c < first + channels; c += kWidth) {
-        const int64_t width = std::min(kWidth, first + channels - c);
-        width == kWidth ? step(std::true_type{}, from, from + size, c, width)
-                        : step(std::false_type{}, from, from + size, c, width);
-      }
+      each_column<F>(first, channels, [&](auto vectors, auto whole, int64_t c, int64_t width) {
+        step(vectors, whole, from, from + size, c, width);
+      });
     }
   }
 
   // The sums of rows begin..end and the channels first..first + channels.
   void add_rows(int64_t begin, int64_t end, int64_t first, int64_t channels, double* sums, double* products) const {
-    FoldedSums<F> sum_totals(channels + kWidth), product_totals(channels + kWidth);
-    each_block(begin, end, first, channels, false, [&](auto full, int64_t from, int64_t to, int64_t c, int64_t width) {
-      const Slopes slopes(by, c);
-      V sum[kColumn], product[kColumn];
-      for (int v = 0; v < kColumn; ++v)
-        sum[v] = load(sum_totals.narrow(c - first + v * kL)), product[v] = load(product_totals.narrow(c - first + v * kL));
-      for (int64_t row = from; row < to; ++row) {
-        if (task.mask && !task.mask[row]) continue;
-        const uint8_t* const bits = bits_of(row, c);
-        each_in_column<F, full>(width, [&](auto whole, int64_t i, int64_t count) {
-          const int64_t at = row * shape.c + c;
-          const V d = slopes.centred(whole, at, i, count, nullptr);
-          const V g = slopes.gradient(whole, at, i, count, d, bits, nullptr);
-          sum[i / kL] += g, product[i / kL] += g * d;
-        });
-      }
-      for (int v = 0; v < kColumn; ++v)
-        store<false>(sum_totals.narrow(c - first + v * kL), sum[v]), store<false>(product_totals.narrow(c - first + v * kL), product[v]);
+    FoldedSums<F> sum_totals(channels + kL), product_totals(channels + kL);
+    each_block(begin, end, first, channels, false,
+               [&](auto vectors, auto whole, int64_t from, int64_t to, int64_t c, int64_t width) {
+      add_column<vectors, whole>(from, to, c, width, sum_totals.narrow(c - first), product_totals.narrow(c - first));
       const bool last_column = c + width == first + channels, full_fold = (to - begin) % kFold == 0;
       if (last_column && (full_fold || to == end)) sum_totals.fold(), product_totals.fold();
     });
     for (int64_t c = 0; c < channels; ++c) sums[c] = sum_totals[c], products[c] = product_totals[c];
   }
 
+  template <int kVectors, bool kWhole>
+  void add_column(int64_t from, int64_t to, int64_t c, int64_t width, F* sums, F* products) const {
+    const SlopesOf<kVectors> slopes(by, c);
+    const uint8_t* const mask = task.mask;
+    const int64_t stride = shape.c, next = (to - from) * stride;
+    V sum[kVectors], product[kVectors];
+    for (int v = 0; v < kVectors; ++v) sum[v] = load(sums + v * kL), product[v] = load(products + v * kL);
+    for (int64_t row = from; row < to; ++row) {
+      if (mask && !mask[row]) continue;
+      const uint8_t* const bits = bits_of(row, c);
+      const int64_t at = row * stride + c;
+      each_in_column<F, kVectors, kWhole>(width, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+        slopes.prefetch_at(at + i + next);
+        const V d = slopes.centred(whole, at, i, count, nullptr);
+        const V g = slopes.gradient(whole, at, i, count, d, bits, nullptr);
+        sum[i / kL] += g, product[i / kL] += g * d;
+      });
+    }
+    for (int v = 0; v < kVectors; ++v) store<false>(sums + v * kL, sum[v]), store<false>(products + v * kL, product[v]);
+  }
+
+  template <bool kStream>
   void write_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
     if (!writes) return;
-    each_block(begin, end, first, channels, true, [&](auto full, int64_t from, int64_t to, int64_t c, int64_t width) {
-      const Writer writer(by, c);
-      for (int64_t row = from; row < to; ++row) {
-        const int64_t at = row * shape.c + c;
-        if (task.mask && !task.mask[row]) {
-          for (void* out : {task.dx, task.dresidual})
-            if (out) std::memset(static_cast<T*>(out) + at, 0, width * sizeof(T));
-          continue;
-        }
-        const uint8_t* const bits = bits_of(row, c);
-        each_in_column<F, full>(width, [&](auto whole, int64_t i, int64_t count) {
-          writer.one(whole, at, i, count, bits, nullptr);
-        });
-      }
+    each_block(begin, end, first, channels, true,
+               [&](auto vectors, auto whole, int64_t from, int64_t to, int64_t c, int64_t width) {
+      write_column<kStream, vectors, whole>(from, to, c, width);
     });
   }
 
+  template <bool kStream, int kVectors, bool kWhole>
+  void write_column(int64_t from, int64_t to, int64_t c, int64_t width) const {
+    const WriterOf<kVectors> writer(by, c);
+    const uint8_t* const mask = task.mask;
+    const int64_t stride = shape.c, next = (from - to) * stride;
+    for (int64_t row = from; row < to; ++row) {
+      const int64_t at = row * stride + c;
+      if (mask && !mask[row]) {
+        for (T* out : {writer.dx, writer.dresidual})
+          if (out) std::memset(out + at, 0, width * sizeof(T));
+        continue;
+      }
+      const uint8_t* const bits = bits_of(row, c);
+      each_in_column<F, kVectors, kWhole>(width, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+        if constexpr (!kStream) writer.prefetch_at(at + i + next);
+        writer.template one<kStream>(whole, at, i, count, bits, nullptr);
+      });
+    }
+  }
+
+  template <bool kStream>
   void channels_last() {
     const int64_t c = shape.c, rows = shape.values(), columns = (c + kWidth - 1) / kWidth;
     const int64_t bytes = sizeof(T);
@@ -315,8 +351,9 @@ struct BackwardPlan {
           double sums[kWidth], products[kWidth];
           add_rows(0, rows, first, channels, sums, products);
           for (int64_t i = 0; i < channels; ++i) by.settle_channel(first + i, sums[i], products[i]);
-          write_rows(0, rows, first, channels);
+          write_rows<kStream>(0, rows, first, channels);
         }
+        if (kStream) drain();
       });
       return;
     }
@@ -330,15 +367,18 @@ struct BackwardPlan {
     settle(of_block, blocks);
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
-        write_rows(block * rows / blocks, (block + 1) * rows / blocks, 0, c);
+        write_rows<kStream>(block * rows / blocks, (block + 1) * rows / blocks, 0, c);
+      if (kStream) drain();
     });
   }
 
   void go() {
+    const auto suits = [&](const void* out) { return !out || aligned(static_cast<const T*>(out), shape.run_length()); };
+    const bool stream = shape.elements() * static_cast<int64_t>(sizeof(T)) >= kStreamed && suits(task.dx) && suits(task.dresidual);
     if constexpr (kLast) {
-      channels_last();
+      stream ? channels_last<true>() : channels_last<false>();
     } else {
-      channels_first();
+      stream ? channels_first<true>() : channels_first<false>();
     }
   }
 };

@@ -13,12 +13,12 @@ struct Normalizer {
   PerChannel<F> mean, factor, offset;  // (x - mean) * factor + offset; what mean cannot hold is in offset
 
   // What a loop takes, in registers: stores to y could change the task as far as the compiler knows.
-  template <bool kLast>
+  template <int kVectors>
   struct Constants {
     const T *x, *residual;
     T* y;
     Activation kind;
-    Along<F, kLast> mean, factor, offset;
+    Along<F, kVectors> mean, factor, offset;
     NORMWISE_INLINE Constants(const Normalizer& n, int64_t c)
         : x(static_cast<const T*>(n.task.x)),
           residual(static_cast<const T*>(n.task.residual)),
@@ -40,16 +40,14 @@ struct Normalizer {
   }
 
   // What follows the statistics, for the vector at element `at` + i.
-  template <bool kStream, bool kMasked, Fused kFused, bool kResidual, bool kLast, class Whole>
-  static NORMWISE_INLINE void one(Whole whole, int64_t at, int64_t i, int64_t count, const Constants<kLast>& by,
+  template <bool kStream, bool kMasked, Fused kFused, Added kAdded, int kVectors, class Whole>
+  static NORMWISE_INLINE void one(Whole whole, int64_t at, int64_t i, int64_t count, const Constants<kVectors>& by,
                                   uint8_t* bits, const uint8_t* mask) {
     Vector<F> z = (get<whole>(by.x + at + i, count) - by.mean.at(i)) * by.factor.at(i) + by.offset.at(i);
-    if constexpr (kResidual) {
-      z += get<whole>(by.residual + at + i, count);
-      if (bits) {
-        const uint32_t set = pack<F>(slope<F>(by.kind, z) == 1);
-        std::memcpy(bits + i / kLanes<F> * kBitBytes<F>, &set, kBitBytes<F>);
-      }
+    if constexpr (kAdded != Added::kNothing) z += get<whole>(by.residual + at + i, count);
+    if constexpr (kAdded == Added::kResidualWithBits) {
+      const uint32_t set = kFused == Fused::kRelu ? pack_positive<F>(z) : pack<F>(slope<F>(by.kind, z) == 1);
+      std::memcpy(bits + i / kLanes<F> * kBitBytes<F>, &set, kBitBytes<F>);
     }
     if constexpr (kFused == Fused::kRelu) z = z < 0 ? Vector<F>{} : z;
     if constexpr (kFused == Fused::kAny) z = activate<F>(by.kind, z);
@@ -57,19 +55,21 @@ struct Normalizer {
     put<whole, kStream>(by.y + at + i, z, count);
   }
 
-  // Calls call(fused, residual) with what the compiler is to know of the task.
+  // Calls call(fused, added) with what the compiler is to know of the task.
   template <class Call>
   void with_kind(const Call& call) const {
-    const auto with_residual = [&](auto fused) {
-      task.residual ? call(fused, std::true_type{}) : call(fused, std::false_type{});
+    const auto with_fused = [&](auto fused) {
+      if (!task.residual) return call(fused, std::integral_constant<Added, Added::kNothing>{});
+      if (!task.bits) return call(fused, std::integral_constant<Added, Added::kResidual>{});
+      call(fused, std::integral_constant<Added, Added::kResidualWithBits>{});
     };
     switch (fused(task.activation)) {
       case Fused::kNone:
-        return with_residual(std::integral_constant<Fused, Fused::kNone>{});
+        return with_fused(std::integral_constant<Fused, Fused::kNone>{});
       case Fused::kRelu:
-        return with_residual(std::integral_constant<Fused, Fused::kRelu>{});
+        return with_fused(std::integral_constant<Fused, Fused::kRelu>{});
       case Fused::kAny:
-        return with_residual(std::integral_constant<Fused, Fused::kAny>{});
+        return with_fused(std::integral_constant<Fused, Fused::kAny>{});
     }
   }
 };
@@ -85,38 +85,61 @@ struct ForwardPlan {
   Normalizer<T> normalizer{task};
   bool serial = shape.elements() <= kSerial;
   int64_t bits_per_run = bit_bytes_of_run<F>(shape.run_length());
+  int64_t ahead = lookahead(shape, sizeof(T));
 
   const uint8_t* mask_from(int64_t position) const { return task.mask ? task.mask + position : nullptr; }
 
   // ------------------------------------------------------------------------------------------------- channels first
 
-  template <bool kMasked>
   Gathered gather_channel(int64_t channel, int64_t from, int64_t to) const {
-    Gatherer<T, kMasked> gatherer;
-    for (int64_t i = from; i < to; ++i)
-      gatherer.add(x + (i * shape.c + channel) * shape.s, mask_from(i * shape.s), shape.s);
-    return gatherer.finish();
-  }
-  Gathered gather_channel(int64_t channel, int64_t from, int64_t to) const {
-    return task.mask ? gather_channel<true>(channel, from, to) : gather_channel<false>(channel, from, to);
+    const auto gathered = [&](auto gatherer) {
+      gatherer.add(x + (from * shape.c + channel) * shape.s, mask_from(from * shape.s), shape.s, to - from,
+                   shape.c * shape.s, ahead);
+      return gatherer.result();
+    };
+    return task.mask ? gathered(Gatherer<T, true>()) : gathered(Gatherer<T, false>());
   }
 
-  // Every `step`th run from `first` to `last`: what was gathered last comes first, for it is still in the cache.
-  void normalize_runs(int64_t first, int64_t last, int64_t step) const {
-    const int64_t s = shape.s, c = shape.c, number = (last - first) / step + 1;
-    normalizer.with_kind([&](auto fused, auto residual) {
-      for (int64_t i = 0; i < number; ++i) {
-        const int64_t run = task.by_batch ? last - i * step : first + i * step;
-        const typename Normalizer<T>::template Constants<false> by(normalizer, run % c);
-        uint8_t* const bits = task.bits ? task.bits + run * bits_per_run : nullptr;
-        const uint8_t* const mask = mask_from(run / c * s);
-        each_vector<F>(s, [&](auto whole, int64_t i, int64_t count) {
-          if (mask) {
-            Normalizer<T>::template one<kStream, true, fused, residual>(whole, run * s, i, count, by, bits, mask);
-          } else {
-            Normalizer<T>::template one<kStream, false, fused, residual>(whole, run * s, i, count, by, bits, nullptr);
-          }
-        });
+  template <bool kMasked, Fused kFused, Added kAdded>
+  NORMWISE_INLINE void normalize_run(int64_t run, const uint8_t* mask,
+                                     const typename Normalizer<T>::template Constants<0>& by) const {
+    const int64_t at = run * shape.s;
+    uint8_t* const bits = kAdded == Added::kResidualWithBits ? task.bits + run * bits_per_run : nullptr;
+    each_vector<F>(shape.s, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+      if constexpr (kAdded != Added::kNothing) prefetch(by.residual + at + i + ahead);
+      if constexpr (!kStream) prefetch(by.y + at + i + ahead);
+      Normalizer<T>::template one<kStream, kMasked, kFused, kAdded>(whole, at, i, count, by, bits, mask);
+    });
+  }
+
+  // The runs of a channel, from the last: what was gathered last comes first, for it is still in the cache.
+  void normalize_channel(int64_t channel) const {
+    normalizer.with_kind([&](auto fused, auto added) {
+      const typename Normalizer<T>::template Constants<0> by(normalizer, channel);
+      for (int64_t i = shape.n - 1; i >= 0; --i) {
+        const int64_t run = i * shape.c + channel;
+        if (task.mask) {
+          normalize_run<true, fused, added>(run, mask_from(i * shape.s), by);
+        } else {
+          normalize_run<false, fused, added>(run, nullptr, by);
+        }
+      }
+    });
+  }
+
+  // The runs begin..end as they lie in memory.
+  void normalize_runs(int64_t begin, int64_t end) const {
+    if (begin == end) return;
+    normalizer.with_kind([&](auto fused, auto added) {
+      int64_t sample = begin / shape.c, channel = begin % shape.c;
+      for (int64_t run = begin; run < end; ++run) {
+        const typename Normalizer<T>::template Constants<0> by(normalizer, channel);
+        if (task.mask) {
+          normalize_run<true, fused, added>(run, mask_from(sample * shape.s), by);
+        } else {
+          normalize_run<false, fused, added>(run, nullptr, by);
+        }
+        if (++channel == shape.c) channel = 0, ++sample;
       }
     });
   }
@@ -127,9 +150,9 @@ struct ForwardPlan {
       in_parallel(threads, c, serial, [&](int64_t begin, int64_t end) {
         for (int64_t channel = begin; channel < end; ++channel) {
           normalizer.settle_channel(channel, gather_channel(channel, 0, n));
-          normalize_runs(channel, (n - 1) * c + channel, c);
+          normalize_channel(channel);
         }
-        if (kStream) settle();
+        if (kStream) drain();
       });
       return;
     }
@@ -146,52 +169,50 @@ struct ForwardPlan {
       normalizer.settle_channel(channel, all_runs);
     }
     in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
-      normalize_runs(begin, end - 1, 1);
-      if (kStream) settle();
+      normalize_runs(begin, end);
+      if (kStream) drain();
     });
   }
 
   // -------------------------------------------------------------------------------------------------- channels last
 
   void gather_rows(int64_t begin, int64_t end, int64_t first, int64_t channels, Gathered* into) const {
-    ColumnGatherer<T, kColumn>(channels).add(x + begin * shape.c + first, mask_from(begin), shape.c, end - begin, into);
+    ColumnGatherer<T>(channels).add(x + begin * shape.c + first, mask_from(begin), shape.c, end - begin, into);
   }
 
   // Rows begin..end of the channels first..first + channels, some rows of all columns at a time; what was gathered last
   // comes first.
   void normalize_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
-    normalizer.with_kind([&](auto fused, auto residual) {
+    normalizer.with_kind([&](auto fused, auto added) {
       const int64_t some = rows_at_a_time(channels * sizeof(T));
       for (int64_t done = begin; done < end; done += some) {
         const int64_t size = std::min(some, end - done);
         const int64_t from = task.by_batch ? end - (done - begin) - size : done, to = from + size;
-        for (int64_t c = first; c < first + channels; c += kWidth) {
-          const int64_t width = std::min(kWidth, first + channels - c);
-          if (width == kWidth) {
-            normalize_column<fused, residual, true>(from, to, c, width);
-          } else {
-            normalize_column<fused, residual, false>(from, to, c, width);
-          }
-        }
+        each_column<F>(first, channels, [&](auto vectors, auto whole, int64_t c, int64_t width) {
+          normalize_column<fused, added, vectors, whole>(from, to, c, width);
+        });
       }
     });
   }
 
-  template <Fused kFused, bool kResidual, bool kFull>
-  void normalize_column(int64_t from, int64_t to, int64_t first, int64_t channels) const {
-    const typename Normalizer<T>::template Constants<true> by(normalizer, first);
+  template <Fused kFused, Added kAdded, int kVectors, bool kWhole>
+  void normalize_column(int64_t from, int64_t to, int64_t first, int64_t width) const {
+    const typename Normalizer<T>::template Constants<kVectors> by(normalizer, first);
     const int64_t inside = first / kLanes<F> * kBitBytes<F>, stride = shape.c, bit_stride = bits_per_run;
+    const int64_t next = (task.by_batch ? -1 : 1) * (to - from) * stride;  // where the next rows are
     uint8_t* const all_bits = task.bits;
     const uint8_t* const mask = task.mask;
     for (int64_t row = from; row < to; ++row) {
       const int64_t at = row * stride + first;
       if (mask && !mask[row]) {
-        std::memset(by.y + at, 0, channels * sizeof(T));
+        std::memset(by.y + at, 0, width * sizeof(T));
         continue;
       }
-      uint8_t* const bits = all_bits ? all_bits + row * bit_stride + inside : nullptr;
-      each_in_column<F, kFull>(channels, [&](auto whole, int64_t i, int64_t count) {
-        Normalizer<T>::template one<kStream, false, kFused, kResidual>(whole, at, i, count, by, bits, nullptr);
+      uint8_t* const bits = kAdded == Added::kResidualWithBits ? all_bits + row * bit_stride + inside : nullptr;
+      each_in_column<F, kVectors, kWhole>(width, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+        if constexpr (kAdded != Added::kNothing) prefetch(by.residual + at + i + next);
+        if constexpr (!kStream) prefetch(by.y + at + i + next);
+        Normalizer<T>::template one<kStream, false, kFused, kAdded>(whole, at, i, count, by, bits, nullptr);
       });
     }
   }
@@ -209,7 +230,7 @@ struct ForwardPlan {
           for (int64_t i = 0; i < channels; ++i) normalizer.settle_channel(first + i, gathered[i]);
           normalize_rows(0, rows, first, channels);
         }
-        if (kStream) settle();
+        if (kStream) drain();
       });
       return;
     }
@@ -230,7 +251,7 @@ struct ForwardPlan {
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
         normalize_rows(block * rows / blocks, (block + 1) * rows / blocks, 0, c);
-      if (kStream) settle();
+      if (kStream) drain();
     });
   }
 };

@@ -6,8 +6,7 @@
 
 #include <algorithm>
 
-#include "kernels.h"
-#include "vectors.h"
+#include "walk.h"
 
 namespace normwise::NORMWISE_ISA {
 
@@ -33,7 +32,7 @@ struct Gathered {
   double var() const { return count == 0 ? 0 : squares / count; }
 };
 
-// A channel's values arrive run by run; with a mask, only those count where it is 1.
+// A channel's values arrive as runs at equal distances; with a mask, only those count where it is 1.
 template <class T, bool kMasked>
 class Gatherer {
   using F = typename Wide<T>::type;
@@ -41,23 +40,30 @@ class Gatherer {
   static constexpr int64_t kL = kLanes<F>, kVectors = 256;  // added up before they go to double
 
  public:
-  void add(const T* x, const uint8_t* mask, int64_t length) {
-    if (!started_) start(x, mask, length);
-    while (length > 0) {
-      const int64_t take = std::min(length, (kVectors - vectors_) * kL);
-      sum_up(x, mask, take);
-      values_ += take, vectors_ += (take + kL - 1) / kL;
-      if (vectors_ >= kVectors) flush();
-      x += take;
-      if (kMasked) mask += take;
-      length -= take;
+  // `runs` runs of `length` values, `distance` values apart in x and `length` apart in the mask. What lies `ahead` values
+  // further on is asked for on the way: it is what this thread will want soon.
+  void add(const T* x, const uint8_t* mask, int64_t length, int64_t runs, int64_t distance, int64_t ahead) {
+    if (length == 0) return;
+    for (int64_t run = 0; run < runs && !started_; ++run) start(x + run * distance, kMasked ? mask + run * length : nullptr, length);
+    if (length <= kVectors * kL / 2) {  // several runs between two flushes
+      const int64_t vectors = (length + kL - 1) / kL, at_once = std::min<int64_t>(kVectors / vectors, 64);
+      for (int64_t run = 0; run < runs; run += at_once) {
+        const int64_t some = std::min(at_once, runs - run);
+        sum_up(x + run * distance, kMasked ? mask + run * length : nullptr, length, some, distance, ahead);
+        flush(length * some);
+      }
+      return;
+    }
+    for (int64_t run = 0; run < runs; ++run) {
+      for (int64_t from = 0; from < length; from += kVectors * kL) {
+        const int64_t take = std::min(length - from, kVectors * kL);
+        sum_up(x + run * distance + from, kMasked ? mask + run * length + from : nullptr, take, 1, 0, ahead);
+        flush(take);
+      }
     }
   }
 
-  Gathered finish() {
-    if (vectors_) flush();
-    return result_;
-  }
+  const Gathered& result() const { return result_; }
 
  private:
   // The first values' mean; where none of them counts, the next run is asked.
@@ -69,64 +75,51 @@ class Gatherer {
     if (number) about_ = static_cast<F>(total / number), started_ = true;
   }
 
-  V deviation(const T* x, const uint8_t* mask, int64_t i, V about) {
-    const V d = load(x + i) - about;
-    if constexpr (!kMasked) return d;
-    const Integer<F> in = allowed<F>(mask + i, kL);
-    counted_ -= in;
-    return in ? d : V{};
+  static NORMWISE_INLINE void take(V deviation, const uint8_t* mask, int64_t count, V& sum, V& square,
+                                   Integer<F>& counted) {
+    if constexpr (kMasked) {
+      const Integer<F> in = allowed<F>(mask, count);
+      counted -= in;
+      deviation = in ? deviation : V{};
+    }
+    sum += deviation, square += deviation * deviation;
   }
 
-  void sum_up(const T* x, const uint8_t* mask, int64_t length) {
+  void sum_up(const T* x, const uint8_t* mask, int64_t length, int64_t runs, int64_t distance, int64_t ahead) {
     const V about = all(about_);
-    V s0 = sum_[0], s1 = sum_[1], s2 = sum_[2], s3 = sum_[3];
-    V q0 = square_[0], q1 = square_[1], q2 = square_[2], q3 = square_[3];
-    int64_t i = 0;
-    for (; i + 4 * kL <= length; i += 4 * kL) {
-      const V a = deviation(x, mask, i, about), b = deviation(x, mask, i + kL, about);
-      const V c = deviation(x, mask, i + 2 * kL, about), d = deviation(x, mask, i + 3 * kL, about);
-      s0 += a, s1 += b, s2 += c, s3 += d;
-      q0 += a * a, q1 += b * b, q2 += c * c, q3 += d * d;
+    V s0{}, s1{}, s2{}, s3{}, q0{}, q1{}, q2{}, q3{};
+    Integer<F> counted{};
+    for (int64_t run = 0; run < runs; ++run, x += distance) {
+      const auto one = [&](int64_t i, V& sum, V& square) __attribute__((always_inline)) {
+        prefetch(x + i + ahead);
+        take(load(x + i) - about, kMasked ? mask + i : nullptr, kL, sum, square, counted);
+      };
+      int64_t i = 0;
+      for (; i + 4 * kL <= length; i += 4 * kL)
+        one(i, s0, q0), one(i + kL, s1, q1), one(i + 2 * kL, s2, q2), one(i + 3 * kL, s3, q3);
+      if (i + 2 * kL <= length) one(i, s0, q0), one(i + kL, s1, q1), i += 2 * kL;
+      if (i + kL <= length) one(i, s2, q2), i += kL;
+      if (i < length)
+        take(load_part(x + i, length - i, about) - about, kMasked ? mask + i : nullptr, length - i, s3, q3, counted);
+      if constexpr (kMasked) mask += length;
     }
-    for (; i + kL <= length; i += kL) {
-      const V a = deviation(x, mask, i, about);
-      s0 += a, q0 += a * a;
-    }
-    if (i < length) {
-      V a = load_part(x + i, length - i, about) - about;
-      if constexpr (kMasked) {
-        const Integer<F> in = allowed<F>(mask + i, length - i);
-        counted_ -= in;
-        a = in ? a : V{};
-      }
-      s1 += a, q1 += a * a;
-    }
-    // One place further, so that short runs take turns in the sums.
-    sum_[0] = s1, sum_[1] = s2, sum_[2] = s3, sum_[3] = s0;
-    square_[0] = q1, square_[1] = q2, square_[2] = q3, square_[3] = q0;
+    sum_ = (s0 + s1) + (s2 + s3), square_ = (q0 + q1) + (q2 + q3), counted_ = counted;
   }
 
-  void flush() {
-    const V s = (sum_[0] + sum_[1]) + (sum_[2] + sum_[3]), q = (square_[0] + square_[1]) + (square_[2] + square_[3]);
-    double total = 0, squares = 0;
-    for (int i = 0; i < kL; ++i) total += s[i], squares += q[i];
-    double count = values_;
+  void flush(int64_t values) {
+    double total = 0, squares = 0, count = values;
+    for (int i = 0; i < kL; ++i) total += sum_[i], squares += square_[i];
     if constexpr (kMasked) {
       count = 0;
       for (int i = 0; i < kL; ++i) count += counted_[i];
-      counted_ = Integer<F>{};
     }
-    if (count > 0) {
-      result_.merge(count, about_, total, squares);
-      about_ = static_cast<F>(result_.mean);
-    }
-    for (int i = 0; i < 4; ++i) sum_[i] = square_[i] = V{};
-    values_ = vectors_ = 0;
+    if (count == 0) return;
+    result_.merge(count, about_, total, squares);
+    about_ = static_cast<F>(result_.mean);
   }
 
-  V sum_[4] = {}, square_[4] = {};
+  V sum_ = {}, square_ = {};
   Integer<F> counted_ = {};
-  int64_t values_ = 0, vectors_ = 0;
   bool started_ = false;
   F about_ = 0;
   Gathered result_;
@@ -160,17 +153,17 @@ class FoldedSums {
   Array<double> wide_;
 };
 
-// Channels in the lanes: rows begin..end of the channels first..first + channels of a matrix of `stride` channels. All
-// channels of some rows are summed before the next rows, so that memory is read in its order.
-template <class T, int kVectors>
+// Channels in the lanes: all rows of some channels of a matrix of `stride` channels. All channels of some rows are summed
+// before the next rows, so that memory is read in its order.
+template <class T>
 class ColumnGatherer {
   using F = typename Wide<T>::type;
   using V = Vector<F>;
-  static constexpr int64_t kL = kLanes<F>, kWidth = kVectors * kL;
+  static constexpr int64_t kL = kLanes<F>;
 
  public:
   explicit ColumnGatherer(int64_t channels)
-      : channels_(channels), about_(channels + kWidth), total_(channels + kWidth), squares_(channels + kWidth) {}
+      : channels_(channels), about_(channels + kL), total_(channels + kL), squares_(channels + kL) {}
 
   void add(const T* x, const uint8_t* mask, int64_t stride, int64_t rows, Gathered* into) {
     start(x, mask, stride, rows);
@@ -183,9 +176,11 @@ class ColumnGatherer {
       if (count == 0) continue;
       const int64_t some = rows_at_a_time(channels_ * sizeof(T));
       for (int64_t from = begin; from < end; from += some) {
-        for (int64_t c = 0; c < channels_; c += kWidth)
-          sum_up(x + c, mask, stride, from, std::min(end, from + some), c);
-        if ((from - begin) % kFold == kFold - some || from + some >= end) total_.fold(), squares_.fold();
+        const int64_t to = std::min(end, from + some);
+        each_column<F>(0, channels_, [&](auto vectors, auto whole, int64_t c, int64_t width) {
+          sum_up<vectors, whole>(x + from * stride + c, mask ? mask + from : nullptr, stride, to - from, c, width);
+        });
+        if ((from - begin) % kFold == kFold - some || to == end) total_.fold(), squares_.fold();
       }
       for (int64_t c = 0; c < channels_; ++c) {
         into[c].merge(count, about_[c], total_[c], squares_[c]);
@@ -206,33 +201,23 @@ class ColumnGatherer {
     }
   }
 
-  void sum_up(const T* x, const uint8_t* mask, int64_t stride, int64_t from, int64_t to, int64_t c) {
-    const int64_t channels = std::min(kWidth, channels_ - c), whole = channels / kL, rest = channels % kL;
-    V k[kVectors], s[kVectors], q[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      k[v] = load(about_.data() + c + v * kL);
-      s[v] = load(total_.narrow(c + v * kL)), q[v] = load(squares_.narrow(c + v * kL));
-    }
-    const T* row = x + from * stride;
-    if (channels == kWidth) {
-      for (int64_t r = from; r < to; ++r, row += stride) {
-        if (mask && !mask[r]) continue;
-        for (int v = 0; v < kVectors; ++v) {
-          const V d = load(row + v * kL) - k[v];
-          s[v] += d, q[v] += d * d;
-        }
-      }
-    } else {
-      for (int64_t r = from; r < to; ++r, row += stride) {
-        if (mask && !mask[r]) continue;
-        for (int v = 0; v * kL < channels; ++v) {
-          const V d = (v < whole ? load(row + v * kL) : load_part(row + v * kL, rest, V{})) - k[v];
-          s[v] += d, q[v] += d * d;
-        }
-      }
+  template <int kVectors, bool kWhole>
+  void sum_up(const T* x, const uint8_t* mask, int64_t stride, int64_t rows, int64_t c, int64_t width) {
+    const Along<F, kVectors> about(about_.data() + c);
+    V sum[kVectors], square[kVectors];
+    for (int v = 0; v < kVectors; ++v)
+      sum[v] = load(total_.narrow(c + v * kL)), square[v] = load(squares_.narrow(c + v * kL));
+    const T* row = x;
+    for (int64_t r = 0; r < rows; ++r, row += stride) {
+      if (mask && !mask[r]) continue;
+      each_in_column<F, kVectors, kWhole>(width, [&](auto full, int64_t i, int64_t count) __attribute__((always_inline)) {
+        prefetch(row + i + rows * stride);  // the next rows'
+        const V d = get<full>(row + i, count) - about.at(i);
+        sum[i / kL] += d, square[i / kL] += d * d;
+      });
     }
     for (int v = 0; v < kVectors; ++v)
-      store<false>(total_.narrow(c + v * kL), s[v]), store<false>(squares_.narrow(c + v * kL), q[v]);
+      store<false>(total_.narrow(c + v * kL), sum[v]), store<false>(squares_.narrow(c + v * kL), square[v]);
   }
 
   int64_t channels_;

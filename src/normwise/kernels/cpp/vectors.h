@@ -158,7 +158,7 @@ NORMWISE_INLINE Vector<float> load<BFloat16>(const BFloat16* from) {
 template <>
 NORMWISE_INLINE Vector<float> load<Half>(const Half* from) {
 #if defined(__AVX512F__)
-  return (Vector<float>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 #elif defined(__F16C__)
   return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 #else
@@ -202,7 +202,7 @@ NORMWISE_INLINE void store(BFloat16* to, Vector<float> v) {
 template <bool kStream>
 NORMWISE_INLINE void store(Half* to, Vector<float> v) {
 #if defined(__AVX512F__)
-  store_sixteen<kStream>(to, (Sixteen)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_sixteen<kStream>(to, (Sixteen)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__)
   store_sixteen<kStream>(to, (Sixteen)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
@@ -210,8 +210,14 @@ NORMWISE_INLINE void store(Half* to, Vector<float> v) {
 #endif
 }
 
+// Asks for what is at this address, to be in the second cache when it is wanted; the address may be anything.
+template <class T>
+NORMWISE_INLINE void prefetch(const T* at) {
+  __builtin_prefetch(at, 0, 2);
+}
+
 // Streamed stores become visible to other threads in order only after this.
-NORMWISE_INLINE void settle() {
+NORMWISE_INLINE void drain() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
@@ -282,12 +288,35 @@ NORMWISE_INLINE uint32_t pack(Integer<F> condition) {
 #endif
 }
 
+// One bit per lane where the value is above 0, or not a number.
+template <class F>
+NORMWISE_INLINE uint32_t pack_positive(Vector<F> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(F) == 4) return _mm512_cmp_ps_mask((__m512)v, __m512{}, _CMP_NLE_UQ);
+  return _mm512_cmp_pd_mask((__m512d)v, __m512d{}, _CMP_NLE_UQ);
+#else
+  return pack<F>(~(v <= 0));
+#endif
+}
+
 // The condition back from its bits.
 template <class F>
 NORMWISE_INLINE Integer<F> unpack(uint32_t bits) {
   Integer<F> lane;
   for (int i = 0; i < kLanes<F>; ++i) lane[i] = int64_t{1} << i;
   return ((static_cast<decltype(lane[0] + 0)>(bits) - Integer<F>{}) & lane) != 0;
+}
+
+// v where the lane's bit is set, v * factor where it is not.
+template <class F>
+NORMWISE_INLINE Vector<F> scale_unset(uint32_t bits, Vector<F> v, F factor) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(F) == 4)
+    return (Vector<F>)_mm512_mask_mul_ps((__m512)v, static_cast<__mmask16>(~bits), (__m512)v, (__m512)all(factor));
+  return (Vector<F>)_mm512_mask_mul_pd((__m512d)v, static_cast<__mmask8>(~bits), (__m512d)v, (__m512d)all(factor));
+#else
+  return unpack<F>(bits) ? v : v * factor;
+#endif
 }
 
 }  // namespace normwise::NORMWISE_ISA

@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 
 #include "activations.h"
 #include "kernels.h"
@@ -48,15 +49,16 @@ class PerChannel {
   Array<F> values_;
 };
 
-// Such a number in registers: one for a whole run, or one for each channel of a column where the channels come last.
-template <class F, bool kLast>
+// Such a number in registers: where the channels come first (kVectors = 0), one for a whole run; where they come last, one
+// for each channel of a column of so many vectors.
+template <class F, int kVectors>
 struct Along {
-  static constexpr int kHeld = kLast ? kColumn : 1;
-  Vector<F> held[kHeld];
+  Vector<F> held[kVectors ? kVectors : 1];
   NORMWISE_INLINE explicit Along(const F* values) {
-    for (int v = 0; v < kHeld; ++v) held[v] = kLast ? load(values + v * kLanes<F>) : all(*values);
+    if constexpr (kVectors == 0) held[0] = all(*values);
+    for (int v = 0; v < kVectors; ++v) held[v] = load(values + v * kLanes<F>);
   }
-  NORMWISE_INLINE Vector<F> at(int64_t i) const { return held[kLast ? i / kLanes<F> : 0]; }
+  NORMWISE_INLINE Vector<F> at(int64_t i) const { return held[kVectors ? i / kLanes<F> : 0]; }
 };
 
 template <bool kWhole, class T, class F = typename Wide<T>::type>
@@ -78,6 +80,17 @@ int64_t bit_bytes_of_run(int64_t length) {
   return (length + kLanes<F> - 1) / kLanes<F> * kBitBytes<F>;
 }
 
+// Where the channels come first, how many values ahead of a run lies what is wanted soon: within long runs, memory is
+// read in its order and the processor sees it coming; of short ones, which lie far apart, the same sample's run some
+// channels on, as many as the cache holds beside what it is needed for.
+inline int64_t lookahead(const Shape& shape, int64_t bytes_per_value) {
+  const int64_t run = shape.s * bytes_per_value, channel = shape.n * run;
+  if (channel == 0) return 0;
+  if (run >= kPage) return 2048 / bytes_per_value;
+  const int64_t channels = std::min(kPage / run, cache_bytes() / 4 / channel);
+  return channels > 0 ? channels * shape.s : shape.c * shape.s;
+}
+
 // Calls step(whole, i, count) for each vector of a run, the last of which may be a part.
 template <class F, class Step>
 NORMWISE_INLINE void each_vector(int64_t length, const Step& step) {
@@ -86,13 +99,29 @@ NORMWISE_INLINE void each_vector(int64_t length, const Step& step) {
   if (i < length) step(std::false_type{}, i, length - i);
 }
 
-// The same for the channels of a column: where it is full, the compiler knows how many vectors there are.
-template <class F, bool kFull, class Step>
-NORMWISE_INLINE void each_in_column(int64_t channels, const Step& step) {
-  if constexpr (kFull) {
-    for (int v = 0; v < kColumn; ++v) step(std::true_type{}, v * kLanes<F>, kLanes<F>);
+template <int kVectors>
+using Vectors = std::integral_constant<int, kVectors>;
+
+// Calls step(vectors, whole, c, width) for the columns of some channels: of kColumn vectors while there are so many, then of
+// one, the last of which may be a part.
+template <class F, class Step>
+NORMWISE_INLINE void each_column(int64_t first, int64_t channels, const Step& step) {
+  constexpr int64_t kL = kLanes<F>;
+  int64_t c = first;
+  const int64_t end = first + channels;
+  for (; c + kColumn * kL <= end; c += kColumn * kL) step(Vectors<kColumn>{}, std::true_type{}, c, kColumn * kL);
+  for (; c + kL <= end; c += kL) step(Vectors<1>{}, std::true_type{}, c, kL);
+  if (c < end) step(Vectors<1>{}, std::false_type{}, c, end - c);
+}
+
+// Calls step(whole, i, count) for each vector of a column; the compiler knows how many there are.
+template <class F, int kVectors, bool kWhole, class Step>
+NORMWISE_INLINE void each_in_column(int64_t width, const Step& step) {
+  if constexpr (kWhole) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) step(std::true_type{}, v * kLanes<F>, kLanes<F>);
   } else {
-    each_vector<F>(channels, step);
+    step(std::false_type{}, 0, width);
   }
 }
 
@@ -104,6 +133,8 @@ bool aligned(const T* at, int64_t run) {
 
 // How the activation enters a loop: known to the compiler for the two that matter most.
 enum class Fused { kNone, kRelu, kAny };
+// What is added, and whether one bit per value is kept for the slope.
+enum class Added { kNothing, kResidual, kResidualWithBits };
 
 inline Fused fused(int activation) {
   if (activation == static_cast<int>(Activation::kNone)) return Fused::kNone;
