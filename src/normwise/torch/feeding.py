@@ -164,7 +164,7 @@ class Batches:
 
     Args:
         batches: any iterable of batches.
-        at_most: go through so many; None for all.
+        at_most: go through so many; None for all. May be changed between two passes, to 0 too.
         called: the operation, for the progress bar and the errors.
 
     Raises:
@@ -190,6 +190,8 @@ class Batches:
         self.at_most, self.called = at_most, called
 
     def __iter__(self) -> Iterator[Any]:
+        if self.at_most == 0:
+            return
         total = len(self._source) if isinstance(self._source, Sized) else None
         total = self.at_most if total is None else min(total, self.at_most or total)
         source = self._again() if self._once else iter(self._source)

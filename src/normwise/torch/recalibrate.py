@@ -1,0 +1,268 @@
+"""Inference statistics from data: what the running statistics should have been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from normwise.errors import NormwiseError, UnknownName
+from normwise.estimators import Estimator
+from normwise.estimators.cumulative import Cumulative
+from normwise.estimators.pooled import Pooled
+from normwise.torch.feeding import Batches, ForwardFn, call, samples_in, unwrapped
+from normwise.torch.ranks import Ranks
+from normwise.torch.recalibration_report import Movement, RecalibrateReport
+from normwise.torch.recalibration_sites import Gathered, Site, listening, survey
+from normwise.torch.transaction import unchanged, write
+
+ENOUGH = 0.01
+"""Standard error, in standard deviations, at which a shuffled loader is left: at most 10 000 independent samples."""
+SETTLED = 1e-3
+"""Standard deviations by which the furthest channel may still move when nothing counts as moving any more."""
+LOOK = 8
+"""Batches between two looks at the standard error, each of which waits for the device."""
+UPSTREAM = ("inference", "batch")
+
+
+@dataclass
+class _Share:
+    """Once through the data of one process, or of all."""
+
+    batches: int = 0
+    samples: int = 0
+    stopped_early: bool = False
+    standard_error: float = float("nan")
+
+
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    estimator: Estimator | str = "pooled",
+    upstream: Literal["inference", "batch"] = "inference",
+    forward_fn: ForwardFn | None = None,
+    at_most: int | None = None,
+    tolerance: float | None = None,
+    layers: Collection[str] | None = None,
+    distributed: Any = True,
+) -> RecalibrateReport:
+    r"""Set the running statistics of a model's batch norms to those of data, for the weights that it has now.
+
+    .. math:: \mu = \mathrm{E}[x], \quad \sigma^2 = \mathrm{Var}[x] \quad\text{of each layer's input } x
+        \text{ over all data, as it comes in at inference}
+
+    Everything else about the model, and the random state, is afterwards as before, byte for byte; on any error,
+    everything. The model runs in inference mode, so dropout is off, and without gradients. Wrappers
+    (``AveragedModel``, ``DistributedDataParallel``, ``torch.compile``) are accepted and passed by.
+
+    Frozen layers stay frozen. A layer counts as frozen if it is in inference mode while the model itself is in training
+    mode; if its momentum is 0; or if it has a weight and bias that do not learn while other parameters of the model
+    do. Naming it in ``layers`` overrules that.
+
+    A layer that is called more than once gathers all its calls. Values that are not finite enter no statistics. A
+    mask that a layer of normwise is called with holds here too.
+
+    Args:
+        model: any module with ``torch.nn.BatchNorm*``, ``SyncBatchNorm`` or ``normwise.torch`` layers; changed in
+            place.
+        batches: a ``DataLoader`` or any iterable of batches: tensors, tuples or lists whose first items are the
+            model's inputs, named tuples, mappings with the names of its parameters; they are moved to the model's
+            device. ``normwise.torch.feeding.arguments`` has the rules. A generator is kept in memory, if it has to be
+            gone through again.
+        estimator: ``"pooled"``, the exact moments of all values, merged in float64; ``"cumulative"``, algorithm 2 of
+            the original paper, the mean of the batches' means and of their variances times m / (m - 1), in which a
+            last batch of 2 weighs like one of 64; or any other of ``normwise.estimators``. Averages with a weight of
+            their own take the layer's momentum if given by name.
+        upstream: how the layers below normalize while a layer gathers. ``"inference"``: by their own new statistics,
+            so that every layer gathers what it will meet. That is found by going through the data again until nothing
+            moves, at most once more than there are layers. ``"batch"``: by the batch, in one pass over the data.
+        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve; it gets the
+            model without its wrappers, and the batch on its device.
+        at_most: use so many batches; None for all.
+        tolerance: stop when the standard error of 95 % of the channels of every layer is below so many standard
+            deviations, which is looked at every 8 batches. None for 0.01 where the loader is known to shuffle, and for
+            0 elsewhere: the first batches of sorted data look more alike than the data are. 0 for all data.
+        layers: the names of the only layers to be recalibrated; None for all that are not frozen.
+        distributed: True: if ``torch.distributed`` is in use, every process brings its own share of the data, all of
+            them call this, and each gets the statistics of all data. False: this process alone. Or a process group.
+
+    Returns:
+        which layers were recalibrated and how far they moved, which were skipped and why, which no batch reached.
+
+    Raises:
+        TypeError: not a ``torch.nn.Module``, or not an iterable of batches.
+        NormwiseError: no batches, layers that have not seen their first input, a name or setting that does not exist,
+            statistics that do not fit the layer's dtype, or another process that failed.
+
+    References:
+        Ioffe and Szegedy, Batch normalization, 2015, algorithm 2. Wu and Johnson, Rethinking "batch" in batch
+        normalization, 2021, arXiv:2105.07576, section 3 (10^3 to 10^4 samples suffice).
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 1))
+        >>> data = [(3 + torch.randn(64, 2), torch.zeros(64)), (3 + torch.randn(2, 2), torch.zeros(2))]
+        >>> print(recalibrate(model, data))
+        1 of 1 batch norms recalibrated with 66 samples in 2 batches
+          2 times through the data, until nothing moved
+          recalibrated  0: moved by 3.07 standard deviations, at most 3.14
+        >>> bool(torch.allclose(model[0].running_mean, torch.cat([x for x, _ in data]).mean(0)))
+        True
+    """
+    _check(model, upstream)
+    limit = _limit(tolerance, batches, estimator)
+    sites, skipped = survey(model, estimator, layers)
+    ranks = Ranks(distributed, called="recalibrate")
+    for site in sites:
+        ranks.check(site.estimator)
+    source = Batches(batches, at_most=at_most, called="recalibrate")
+    inner = unwrapped(model)
+    sweeps, settled, found = 1, True, list[Site]()
+    with unchanged(model) as snapshot, torch.compiler.set_stance("force_eager"):
+        inner.eval()
+
+        def through(by_batch: bool, limit: float) -> list[_Share]:
+            def work() -> tuple[_Share, list[Gathered]]:
+                snapshot.random.restore()  # so that a loader that shuffles and augments gives the same again
+                with listening(sites, by_batch=by_batch), closing(iter(source)) as items:
+                    share = _feed(inner, sites, items, forward_fn, limit)
+                return share, [site.gathered() for site in sites]
+
+            parts = ranks.exchange(work)
+            for place, site in enumerate(sites):
+                site.take_over([gathered[place] for _, gathered in parts])
+            return [share for share, _ in parts]
+
+        shares = through(True, limit)
+        found = [site for site in sites if site.reached]
+        for site in found:
+            site.settle()
+        source.at_most = shares[ranks.own].batches
+        while upstream == "inference" and found and sweeps <= len(found) + 1:
+            through(False, 0.0)
+            sweeps += 1
+            settled = max([site.settle() for site in found]) <= SETTLED
+            if settled:
+                break
+    if not any(share.batches for share in shares):
+        raise NormwiseError(
+            "recalibrate received no batches, so there is nothing to estimate from: pass data; an iterator that was "
+            "gone through before is empty, its DataLoader is not."
+        )
+    report = _report(sites, skipped, shares, sweeps=sweeps, settled=settled)
+    _commit(found)
+    return report
+
+
+def _check(model: nn.Module, upstream: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"recalibrate needs a torch.nn.Module, received {type(model).__name__}: pass the model itself.")
+    if upstream not in UPSTREAM:
+        raise UnknownName("upstream", upstream, UPSTREAM)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise NormwiseError(
+                f"recalibrate needs a model whose lazy layers have seen an input, and {name!r} has no shape yet: "
+                "run one batch through the model first."
+            )
+        if tensor.is_meta:
+            raise NormwiseError(
+                f"recalibrate needs a model with values, and {name!r} is on the meta device: load its weights first."
+            )
+
+
+def _limit(tolerance: float | None, batches: object, estimator: Estimator | str) -> float:
+    """The standard error that is small enough; 0 for none."""
+    averages = estimator in ("pooled", "cumulative") or isinstance(estimator, Pooled | Cumulative)
+    if tolerance is None:
+        return ENOUGH if averages and _shuffles(batches) else 0.0
+    if not 0 <= tolerance < float("inf"):
+        raise NormwiseError(
+            f"tolerance must be a standard error in standard deviations, received {tolerance}: "
+            "pass for example 0.01, or 0 to use all data."
+        )
+    if tolerance and not averages:
+        raise NormwiseError(
+            f"tolerance needs an estimator that knows more with every batch, received {estimator!r}: "
+            "use 'pooled' or 'cumulative', or leave it out."
+        )
+    return tolerance
+
+
+def _shuffles(batches: object) -> bool:
+    """Whether it is known that every batch is drawn from all data."""
+    if not isinstance(batches, DataLoader):
+        return False
+    sampler = getattr(batches.batch_sampler, "sampler", batches.sampler)
+    return isinstance(sampler, RandomSampler | WeightedRandomSampler) or (
+        isinstance(sampler, DistributedSampler) and sampler.shuffle
+    )
+
+
+def _feed(
+    model: nn.Module, sites: Sequence[Site], items: Iterator[Any], forward_fn: ForwardFn | None, limit: float
+) -> _Share:
+    """This process's batches through the model, to their end or until enough is known."""
+    share = _Share()
+    enough = False
+    for site in sites:
+        site.begin(watched=limit > 0)
+    for batch in items:
+        if enough:  # and here is one more batch, so that it is early
+            share.stopped_early = True
+            break
+        call(model, batch, forward_fn)
+        share.batches += 1
+        share.samples += samples_in(batch)
+        for site in sites:
+            site.end_of_batch()
+        if limit > 0 and share.batches % LOOK == 0:
+            enough = _standard_error(sites) <= limit
+    share.standard_error = _standard_error(sites)
+    return share
+
+
+def _standard_error(sites: Sequence[Site]) -> float:
+    """That of the least known layer; NaN where none is watched."""
+    return max((error for site in sites if not math.isnan(error := site.error())), default=math.nan)
+
+
+def _report(
+    sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[_Share], *, sweeps: int, settled: bool
+) -> RecalibrateReport:
+    recalibrated = {}
+    not_reached = []
+    for site in sites:
+        if site.reached:
+            far = site.moved()
+            recalibrated[site.name] = Movement(float(far.square().mean().sqrt()), float(far.max()), site.not_finite)
+        elif site.not_finite:
+            skipped[site.name] = "none of what came to it was finite"
+        else:
+            not_reached.append(site.name)
+    return RecalibrateReport(
+        recalibrated,
+        skipped,
+        tuple(not_reached),
+        batches=sum(share.batches for share in shares),
+        samples=sum(share.samples for share in shares),
+        stopped_early=any(share.stopped_early for share in shares),
+        standard_error=max(share.standard_error for share in shares),
+        sweeps=sweeps,
+        settled=settled,
+    )
+
+
+def _commit(sites: Sequence[Site]) -> None:
+    """Everything is worked out and fits before the first byte is written."""
+    values = [value for site in sites for value in site.values()]
+    for target, value in values:
+        write(target, value)

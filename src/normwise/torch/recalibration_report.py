@@ -1,0 +1,88 @@
+"""What ``recalibrate`` did, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FEW = 12
+"""So many layers are printed at most, those that moved furthest first."""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far a layer's statistics moved, in standard deviations: the larger of mean and logarithm of the deviation.
+
+    Args:
+        typical: root of the mean square over the channels.
+        largest: of the channel that moved furthest.
+        not_finite: how many calls had a channel with NaN or infinity in it, which did not enter.
+    """
+
+    typical: float
+    largest: float
+    not_finite: int = 0
+
+
+@dataclass(frozen=True)
+class RecalibrateReport:
+    """What ``recalibrate`` did; every batch norm of the model stands in exactly one of the first three.
+
+    Args:
+        recalibrated: the layer's name -> how far its statistics moved.
+        skipped: the layer's name -> why its statistics are as they were.
+        not_reached: layers that no batch came to; their statistics are as they were.
+        batches: how many were used, on all processes together.
+        samples: how many were in them, counted along the first axis of the first tensor of each.
+        stopped_early: whether the standard error was small enough before the data were at their end.
+        standard_error: of all but a few channels of the least known layer, in standard deviations; NaN where it was
+            not asked for or there were fewer than two batches.
+        sweeps: how often the data were gone through.
+        settled: whether the last sweep moved nothing any more; True where one sweep is all there is to do.
+
+    Example:
+        >>> print(RecalibrateReport({"bn1": Movement(0.5, 1.25)}, {"bn2": "it is frozen"}, ("bn3",), 4, 200))
+        1 of 3 batch norms recalibrated with 200 samples in 4 batches
+          recalibrated  bn1: moved by 0.5 standard deviations, at most 1.25
+          skipped       bn2: it is frozen
+          not reached   bn3: its statistics are as they were
+    """
+
+    recalibrated: Mapping[str, Movement]
+    skipped: Mapping[str, str]
+    not_reached: tuple[str, ...]
+    batches: int
+    samples: int
+    stopped_early: bool = False
+    standard_error: float = float("nan")
+    sweeps: int = 1
+    settled: bool = True
+
+    def __str__(self) -> str:
+        total = len(self.recalibrated) + len(self.skipped) + len(self.not_reached)
+        if total == 0:
+            return "nothing recalibrated: the model has no batch norm"
+        done = "nothing" if not self.recalibrated else f"{len(self.recalibrated)}"
+        lines = [f"{done} of {total} batch norms recalibrated with {self._data()}"]
+        if self.sweeps > 1:
+            end = "until nothing moved" if self.settled else "and something still moved"
+            lines.append(f"  {self.sweeps} times through the data, {end}")
+        furthest = sorted(self.recalibrated.items(), key=lambda item: -item[1].largest)
+        for name, moved in furthest[:FEW]:
+            words = f"moved by {moved.typical:.3g} standard deviations, at most {moved.largest:.3g}"
+            if moved.not_finite:
+                words += f"; {moved.not_finite} calls were not finite in some channel and did not enter there"
+            lines.append(f"  recalibrated  {name or '(the model)'}: {words}")
+        if len(furthest) > FEW:
+            lines.append(f"  recalibrated  {len(furthest) - FEW} more, which moved less")
+        lines += [f"  skipped       {name or '(the model)'}: {why}" for name, why in self.skipped.items()]
+        lines += [
+            f"  not reached   {name or '(the model)'}: its statistics are as they were" for name in self.not_reached
+        ]
+        return "\n".join(lines)
+
+    def _data(self) -> str:
+        words = f"{self.samples} samples in {self.batches} batch{'' if self.batches == 1 else 'es'}"
+        if self.stopped_early:
+            words += f", stopped early: the standard error was down to {self.standard_error:.2g} standard deviations"
+        return words

@@ -1,0 +1,231 @@
+"""The batch norms of a model whose statistics are estimated anew: which they are, and what each of them gathers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normwise.errors import NormwiseError, UnknownName
+from normwise.estimators import Estimator, RunningStatistics, estimator_class, named
+from normwise.estimators.cumulative import Cumulative
+from normwise.kernels.two_pass import gather
+from normwise.moments import Moments
+from normwise.torch.batchnorm import FusedBatchNorm
+from normwise.torch.checks import check_mask
+from normwise.torch.feeding import unwrapped
+from normwise.torch.ranks import joined
+from normwise.torch.standard_error import StandardError, distance
+from normwise.torch.transaction import write
+
+
+class Gathered(NamedTuple):
+    """What one process gathered in one layer, on the CPU."""
+
+    statistics: RunningStatistics
+    not_finite: int
+
+
+class Site:
+    """One layer, and the statistics of what comes into it.
+
+    Args:
+        name: of the layer in the model.
+        layer: a batch norm that keeps running statistics.
+        estimator: how its batches become statistics.
+    """
+
+    def __init__(self, name: str, layer: _BatchNorm, estimator: Estimator) -> None:
+        assert layer.running_mean is not None  # _reason_to_skip has seen that
+        assert layer.running_var is not None
+        self.name, self.layer, self.estimator = name, layer, estimator
+        self.buffers = layer.running_mean, layer.running_var
+        device = layer.running_mean.device
+        # Where the device has no float64, these few numbers per channel are kept on the CPU.
+        self._at = torch.device("cpu") if device.type == "mps" else device
+        self._before = self._current()
+        self.not_finite = 0
+        self.begin()
+
+    def begin(self, *, watched: bool = False) -> None:
+        """Forget what was gathered; keep the standard error from now on, which costs some time, or not."""
+        zeros = torch.zeros_like(self._before[0])
+        self.statistics = RunningStatistics(zeros, zeros + 1, zeros, zeros)
+        self._left_out = torch.zeros((), dtype=torch.int64, device=self._at)
+        self._calls: list[Moments] = []
+        self._standard_error = StandardError() if watched else None
+
+    def take(self, input: Tensor, mask: Tensor | None) -> Moments:
+        """The moments of one call, entered into the statistics; channels that are not finite do not enter."""
+        found = gather(input.detach(), check_mask(mask, input))
+        mean, low, var = (part.flatten().to(self._at, torch.float64) for part in (found.mean, found.low, found.var))
+        mean = mean + low
+        finite = mean.isfinite() & var.isfinite()
+        count = torch.as_tensor(found.number, dtype=torch.float64, device=self._at) * finite
+        batch = Moments(torch.where(finite, mean, 0.0), torch.where(finite, var, 0.0), count)
+        self.statistics = self.estimator.update(self.statistics, batch)
+        self._left_out += ~finite.all()
+        if self._standard_error is not None:
+            self._calls.append(batch)
+        return Moments(mean, var, count)
+
+    def end_of_batch(self) -> None:
+        """A layer that one forward calls several times has seen one batch, whatever its calls have in common."""
+        if self._standard_error is not None and self._calls:
+            self._standard_error.add(reduce(Moments.merge, self._calls))
+            self._calls = []
+
+    def error(self) -> float:
+        """The standard error of all but a few channels, in standard deviations; NaN where it was not kept."""
+        if self._standard_error is None or self._standard_error.batches == 0:
+            return math.nan
+        return self._standard_error.typical(self.statistics.var, self.layer.eps)
+
+    def gathered(self) -> Gathered:
+        """What this process knows."""
+        parts = (part.cpu() for part in vars(self.statistics).values())
+        return Gathered(RunningStatistics(*parts), int(self._left_out))
+
+    def take_over(self, parts: Sequence[Gathered]) -> None:
+        """What all processes know together."""
+        together = joined(self.estimator, [part.statistics for part in parts])
+        self.statistics = RunningStatistics(*(part.to(self._at) for part in vars(together).values()))
+        self.not_finite = sum(part.not_finite for part in parts)
+
+    @property
+    def reached(self) -> bool:
+        """Whether there are statistics: of two values in some channel, at least."""
+        return bool(self._known().any())
+
+    def estimate(self) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased variance; of a channel that nothing is known about, those that it had."""
+        known = self._known()
+        mean = torch.where(known, self.statistics.mean, self._before[0])
+        return mean, torch.where(known, self.statistics.var, self._before[1])
+
+    def settle(self) -> float:
+        """Let the layer normalize by what was gathered; how far that moved it, in standard deviations."""
+        before, after = self._current(), self.estimate()
+        for buffer, value in zip(self.buffers, after, strict=True):
+            write(buffer, value)
+        return float(distance(*before, *after, self.layer.eps).max())
+
+    def moved(self) -> Tensor:
+        """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
+        return distance(*self._before, *self.estimate(), self.layer.eps).nan_to_num(nan=math.inf, posinf=math.inf)
+
+    def values(self) -> list[tuple[Tensor, Tensor]]:
+        """The layer's buffers, and what belongs into each.
+
+        Raises:
+            NormwiseError: a buffer's dtype cannot hold it.
+        """
+        found = list(zip(self.buffers, self.estimate(), strict=True))
+        for buffer, value in found:
+            if not value.to(buffer.dtype).isfinite().all():
+                raise NormwiseError(
+                    f"the statistics of batch norm {self.name!r}, up to {float(value.abs().max()):.3g}, do not fit its "
+                    f"buffers of {str(buffer.dtype).removeprefix('torch.')}: the model is as it was; keep these in "
+                    "float32."
+                )
+        # What goes on from here, in training, has to know how much stands behind it.
+        counters = (("num_batches_tracked", self.statistics.updates), ("running_count", self.statistics.count))
+        for counter, value in counters:
+            buffer = getattr(self.layer, counter, None)
+            if buffer is not None:
+                found.append((buffer, value if buffer.dim() else value.max()))
+        return found
+
+    def _known(self) -> Tensor:
+        return (self.statistics.count > 1) & (self.statistics.updates > 0)
+
+    def _current(self) -> tuple[Tensor, Tensor]:
+        mean, var = (buffer.detach().to(self._at, torch.float64, copy=True) for buffer in self.buffers)
+        return mean, var
+
+
+@contextmanager
+def listening(sites: Iterable[Site], *, by_batch: bool) -> Iterator[None]:
+    """Every call of the sites' layers is gathered, before it is normalized.
+
+    Args:
+        sites: their layers are in inference mode.
+        by_batch: each call is normalized by its own moments, which are put in the place of the running statistics: the
+            output of training, without what layers do besides in training mode. A call of one value per channel has
+            no such output and is normalized by what was gathered before it.
+    """
+
+    def listen(site: Site) -> torch.utils.hooks.RemovableHandle:
+        def hook(layer: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
+            x = args[0] if args else next(iter(named.values()), None)
+            if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() == 0 or x.shape[1] != site.buffers[0].numel():
+                return  # nothing to gather, or the layer's own error
+            mask = named.get("mask") if isinstance(layer, FusedBatchNorm) else None
+            batch = site.take(x, mask if isinstance(mask, Tensor) else None)
+            if by_batch:
+                several = batch.count > 1
+                mean, var = site.estimate()
+                write(site.buffers[0], torch.where(several, batch.mean, mean))
+                write(site.buffers[1], torch.where(several, batch.var, var))
+
+        return site.layer.register_forward_pre_hook(hook, with_kwargs=True)
+
+    handles = [listen(site) for site in sites]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def survey(
+    model: nn.Module, estimator: Estimator | str, layers: Collection[str] | None
+) -> tuple[list[Site], dict[str, str]]:
+    """The layers to be recalibrated, and those that are not, with the reason.
+
+    Raises:
+        UnknownName: ``layers`` names what is no batch norm of the model.
+        NormwiseError: the estimator needs settings that were not given.
+    """
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    for name in layers or ():
+        if name not in norms:
+            raise UnknownName("batch norm", name, norms)
+    sites, skipped = [], {}
+    for name, norm in norms.items():
+        why = _reason_to_skip(norm, model, None if layers is None else name in layers)
+        if why is None:
+            sites.append(Site(name, norm, _estimator_for(norm, estimator)))
+        else:
+            skipped[name] = why
+    return sites, skipped
+
+
+def _reason_to_skip(norm: _BatchNorm, model: nn.Module, asked: bool | None) -> str | None:
+    if norm.running_mean is None or norm.running_var is None:
+        return "it keeps no running statistics: every batch normalizes itself"
+    if asked is not None:
+        return None if asked else "it was not asked for"
+    if unwrapped(model).training and not norm.training:
+        return "it is frozen: in inference mode while the model is in training mode"
+    if norm.momentum == 0:
+        return "it is frozen: its momentum is 0"
+    own = list(norm.parameters(recurse=False))
+    if own and not any(each.requires_grad for each in own) and any(each.requires_grad for each in model.parameters()):
+        return "it is frozen: its weight and bias do not learn while others do"
+    return None
+
+
+def _estimator_for(norm: _BatchNorm, estimator: Estimator | str) -> Estimator:
+    """One that is given by name takes the weight of a new batch from the layer, where it has one."""
+    if isinstance(estimator, Estimator):
+        return estimator
+    if norm.momentum is None and "weight_of_new" in estimator_class(estimator).__annotations__:
+        return Cumulative()  # what torch's layer does then
+    return named(estimator, weight_of_new=norm.momentum)
