@@ -196,7 +196,8 @@ def test_an_estimator_that_does_not_exist() -> None:
     )
 
 
-HERE = "for an input of (4, 3, 5): one entry per position, the same for every channel."
+HERE = "one entry per position, or one per position and channel."
+FITS = "mask must broadcast to the input, (4, 3, 5), or to it without its channels, (4, 5), received"
 OWN: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "residual of another shape": (
         {"residual": torch.ones(4, 3, 1)},
@@ -228,20 +229,47 @@ OWN: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "mask must be on the device of the input, cpu, received meta: move it first.",
     ),
-    "mask with channels": (
-        {"mask": torch.ones(4, 3, 5, dtype=torch.bool)},
-        ValueError,
-        f"mask must broadcast to the input without its channels, (4, 5), received (4, 3, 5) {HERE}",
-    ),
     "mask of another length": (
         {"mask": torch.ones(4, 6, dtype=torch.bool)},
         ValueError,
-        f"mask must broadcast to the input without its channels, (4, 5), received (4, 6) {HERE}",
+        f"{FITS} (4, 6): {HERE}",
+    ),
+    "mask of other channels": (
+        {"mask": torch.ones(4, 2, 5, dtype=torch.bool)},
+        ValueError,
+        f"{FITS} (4, 2, 5): {HERE}",
     ),
     "mask of one axis": (
         {"mask": torch.ones(4, dtype=torch.bool)},
         ValueError,
-        f"mask must broadcast to the input without its channels, (4, 5), received (4,) {HERE}",
+        f"{FITS} (4,): {HERE}",
+    ),
+    "weights of integers": (
+        {"sample_weight": torch.ones(4, dtype=torch.int64)},
+        TypeError,
+        "sample_weight must be a floating tensor, received torch.int64: pass how much each sample counts.",
+    ),
+    "weights that are no tensor": (
+        {"sample_weight": 2.0},
+        TypeError,
+        "sample_weight must be a floating tensor, received float: pass how much each sample counts.",
+    ),
+    "weights on another device": (
+        {"sample_weight": torch.ones(4, device="meta")},
+        ValueError,
+        "sample_weight must be on the device of the input, cpu, received meta: move it first.",
+    ),
+    "weights of another length": (
+        {"sample_weight": torch.ones(5)},
+        ValueError,
+        "sample_weight must broadcast to the input, (4, 3, 5), or to it without its channels, (4, 5), received (5,): "
+        "one entry per sample, per position, or per value.",
+    ),
+    "a negative weight": (
+        {"sample_weight": torch.tensor([1.0, 1.0, -0.5, 1.0])},
+        ValueError,
+        "sample_weight must be 0 or more everywhere, received -0.5: a negative weight takes values away, which leaves "
+        "no variance.",
     ),
     "mask that leaves one value": (
         {"mask": torch.zeros(4, 5, dtype=torch.bool).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(True))},

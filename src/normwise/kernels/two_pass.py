@@ -1,4 +1,4 @@
-"""Batch norm from PyTorch's elementary operations: exact in every layout and at any mean, with or without a mask.
+"""Batch norm from PyTorch's elementary operations: exact in every layout and at any mean, with any mask or weights.
 
 The mean is taken first and the squares are summed about it, so nothing cancels. The mean's own rounding error, which
 costs a few digits of x where the mean is large, is measured in the second pass and put right (``low``).
@@ -23,11 +23,12 @@ class Gathered(NamedTuple):
     low: Tensor  # mean of centred, the keepdim shape (1, C, 1, ...)
     mean: Tensor  # keepdim shape
     var: Tensor  # keepdim shape
-    number: int | Tensor  # of values per channel
+    number: int | Tensor  # of values, or the sum of their weights: shape () where all channels share it, else (C,)
 
     def moments(self) -> Moments:
         """Shape (C,), without a gradient."""
-        return Moments((self.mean + self.low).detach().flatten(), self.var.detach().flatten(), self.number)
+        number = self.number.detach() if isinstance(self.number, Tensor) else self.number
+        return Moments((self.mean + self.low).detach().flatten(), self.var.detach().flatten(), number)
 
 
 def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
@@ -35,7 +36,8 @@ def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
 
     Args:
         x: values; float16 and bfloat16 are gathered in float32.
-        mask: boolean, (N, 1, *spatial) or 1 in place of any of these; values where it is False do not count.
+        mask: (N, C, *spatial) or 1 in place of any of these. Boolean, values where it is False do not count; or
+            floating, how much each value counts, 0 or more.
     """
     over = [axis for axis in range(x.dim()) if axis != 1]
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -48,15 +50,29 @@ def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
     else:
         # In float64, wherever the device has it: integers of tensors divide in float32.
         counting = torch.float32 if x.device.type == "mps" else torch.float64
-        number = mask.sum(dtype=counting) * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
-        share = (1 / number.clamp(min=1)).to(wide)
-        inside = x.to(wide).masked_fill(~mask, 0)  # a NaN in the padding stays there
-        mean = inside.sum(over, keepdim=True) * share
-        centred = (inside - mean).masked_fill(~mask, 0)
-        low = centred.sum(over, keepdim=True) * share
-        var = centred.square().sum(over, keepdim=True) * share
+        per_channel = x.numel() // max(x.shape[1], 1)
+        count = mask.sum(over, keepdim=True, dtype=counting)
+        count = count * (per_channel // max(mask.numel() // max(mask.shape[1], 1), 1))
+        nothing = count == 0
+        share = (~nothing / (count + nothing)).to(wide)
+        outside, weights = blank(mask), None if mask.dtype == torch.bool else mask.to(wide)
+        inside = x.to(wide).masked_fill(outside, 0)  # a NaN in the padding stays there
+        mean = _weighted(inside, weights).sum(over, keepdim=True) * share
+        centred = (inside - mean).masked_fill(outside, 0)
+        low = _weighted(centred, weights).sum(over, keepdim=True) * share
+        var = _weighted(centred.square(), weights).sum(over, keepdim=True) * share
+        number = count.sum() if mask.shape[1] == 1 else count.flatten()
     # About a rounded mean the squares are too large by low^2; a constant channel must come out as 0, never below.
     return Gathered(centred, low, mean, (var - low.square()).clamp(min=0), number)
+
+
+def blank(mask: Tensor) -> Tensor:
+    """Where values do not count at all."""
+    return ~mask if mask.dtype == torch.bool else mask == 0
+
+
+def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values if weights is None else values * weights
 
 
 def forward_batch(
@@ -71,6 +87,22 @@ def forward_batch(
 ) -> tuple[Tensor, Moments]:
     """``reference.forward_batch`` for (N, C, *spatial); the moments carry no gradient."""
     gathered = gather(x, mask)
+    y = normalize(gathered, x, scale, shift, eps, activation=activation, residual=residual, mask=mask)
+    return y, gathered.moments()
+
+
+def normalize(
+    gathered: Gathered,
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """What comes after ``gather``: by the moments that it found, with their gradient."""
     along = gathered.mean.shape
     factor = torch.rsqrt(gathered.var + eps)
     if scale is not None:
@@ -79,7 +111,7 @@ def forward_batch(
     if shift is not None:
         offset = offset + shift.view(along)
     y = torch.addcmul(offset, gathered.centred, factor).to(x.dtype)
-    return _finish(y, x, activation, residual, mask), gathered.moments()
+    return _finish(y, x, activation, residual, mask)
 
 
 def forward_fixed(
@@ -97,7 +129,7 @@ def forward_fixed(
     """``reference.forward_fixed`` for (N, C, *spatial)."""
     along = (1, -1, *[1] * (x.dim() - 2))
     wide = torch.promote_types(x.dtype, torch.float32)
-    inside = x.to(wide) if mask is None else x.to(wide).masked_fill(~mask, 0)
+    inside = x.to(wide) if mask is None else x.to(wide).masked_fill(blank(mask), 0)
     factor = torch.rsqrt(var.to(wide) + eps).view(along)
     if scale is not None:
         factor = factor * scale.view(along)
@@ -110,8 +142,8 @@ def forward_fixed(
 def _finish(y: Tensor, x: Tensor, activation: str | None, residual: Tensor | None, mask: Tensor | None) -> Tensor:
     """Add, activate, blank what is masked; in the memory format that PyTorch's operator would give."""
     if mask is not None and residual is not None:
-        residual = residual.masked_fill(~mask, 0)  # a NaN in the padding has no slope to meet
+        residual = residual.masked_fill(blank(mask), 0)  # a NaN in the padding has no slope to meet
     y = activate(y, activation, residual)
     if mask is not None:
-        y = y.masked_fill(~mask, 0)
+        y = y.masked_fill(blank(mask), 0)
     return y.contiguous(memory_format=memory_format(x))

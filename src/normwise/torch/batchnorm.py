@@ -13,9 +13,12 @@ from normwise.errors import NormwiseError
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
-from normwise.torch.checks import check_activation
-from normwise.torch.functional import batch_norm, batch_norm_with_moments
+from normwise.moments import Moments
+from normwise.torch.buffers import STATISTICS, widen
+from normwise.torch.checks import check_activation, check_residual, check_weights, parameters_for
+from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
 from normwise.torch.steps import update_running
+from normwise.torch.tiny_batches import POLICIES, Batch, check_policy
 
 # PyTorch before 2.13 may lack it; the layers then refuse it as PyTorch's own do.
 TORCH_HAS_BIAS = "bias" in inspect.signature(torch.nn.BatchNorm1d).parameters
@@ -26,8 +29,11 @@ class FusedBatchNorm(_BatchNorm):
 
     activation: str | None
     estimator: Estimator | None
+    on_tiny_batch: str
+    running_count: Tensor | None
+    num_batches_skipped: Tensor | None
 
-    def _settle(self, activation: str | None, estimator: Estimator | str | None) -> None:
+    def _settle(self, activation: str | None, estimator: Estimator | str | None, on_tiny_batch: str = "error") -> None:
         """Take the keywords that torch does not have; called once, after torch's own ``__init__``."""
         check_activation(activation)
         if not isinstance(estimator, Estimator | str | None):
@@ -35,53 +41,103 @@ class FusedBatchNorm(_BatchNorm):
                 f"estimator must be a name or a normwise.estimators.Estimator, received {type(estimator).__name__}: "
                 "pass for example 'pooled'."
             )
+        check_policy(on_tiny_batch, self.track_running_stats)
         self.activation = activation
+        self.on_tiny_batch = on_tiny_batch
         self.estimator = named(estimator, weight_of_new=self.momentum) if isinstance(estimator, str) else estimator
         # One given by name takes its weight from ``momentum``, which schedules may change.
         self._follows_momentum = isinstance(estimator, str) and hasattr(self.estimator, "weight_of_new")
         counted = self.estimator is not None and self.estimator.needs_count and self.track_running_stats
         device = None if self.num_batches_tracked is None else self.num_batches_tracked.device
         self.register_buffer("running_count", torch.zeros((), dtype=torch.int64, device=device) if counted else None)
-        self.running_count: Tensor | None
+        # Not a part of checkpoints, which are torch's.
+        skipped = torch.zeros((), dtype=torch.int64, device=device) if self.track_running_stats else None
+        self.register_buffer("num_batches_skipped", skipped, persistent=False)
+        widen(self, {})
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
-        mean, var, updates = self.running_mean, self.running_var, self.num_batches_tracked
+        weight, bias, mean, var, updates = self._tensors()
         tracks = self.training and self.track_running_stats
-        by_batch = self.training or (mean is None and var is None)
-        keep = not self.training or (tracks and input.numel() > 0)  # an empty batch has nothing to say
-        simple = mask is None and self.estimator is None and self.momentum is not None
-        if not tracks or not keep or simple or updates is None or mean is None or var is None:
-            y = batch_norm(
+        check_activation(self.activation)
+        check_residual(residual, input)
+        weights = check_weights(mask, sample_weight, input)
+        weight, bias = parameters_for(input, mean, weight, bias)
+        if not self.training and (mean is not None or var is not None):
+            return batch_norm_by_fixed(input, mean, var, weight, bias, self.eps, self.activation, residual, weights)
+        policy = POLICIES[self.on_tiny_batch] if tracks else None
+        if policy is not None and mean is not None and var is not None:
+            tiny = policy(Batch(input, weights, mean, var, weight, bias, self.eps, self.activation, residual))
+            if tiny is not None:
+                if tiny.moments is not None:
+                    self._enter(tiny.moments, weights)
+                return tiny.y
+        if not tracks or input.numel() == 0:  # an empty batch has nothing to say
+            mean = var = updates = None
+        simple = weights is None and self.estimator is None and self.momentum is not None
+        if simple or mean is None or var is None or updates is None:
+            y = batch_norm_by_batch(
                 input,
-                mean if keep else None,
-                var if keep else None,
-                self.weight,
-                self.bias,
-                by_batch,
+                mean,
+                var,
+                weight,
+                bias,
                 0.0 if self.momentum is None else self.momentum,
                 self.eps,
-                activation=self.activation,
-                residual=residual,
-                mask=mask,
+                self.activation,
+                residual,
+                weights,
+                updates,
+                self._buffers.get("num_batches_skipped"),
             )
-            if tracks and keep and updates is not None:
+            if updates is not None and mean is None:
                 updates.add_(1)
             return y
-        y, batch = batch_norm_with_moments(
-            input,
-            mean,
-            var,
-            self.weight,
-            self.bias,
-            self.eps,
-            activation=self.activation,
-            residual=residual,
-            mask=mask,
-        )
-        update_running(self._estimator(), batch, mean, var, updates, self.running_count)
+        y, batch = output_and_moments(input, mean, var, weight, bias, self.eps, self.activation, residual, weights)
+        self._enter(batch, weights)
         return y
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        """weight, bias, running_mean, running_var and num_batches_tracked, without a module's slow attributes."""
+        try:
+            parameters, buffers = self._parameters, self._buffers
+            return (
+                parameters["weight"],
+                parameters["bias"],
+                buffers["running_mean"],
+                buffers["running_var"],
+                buffers["num_batches_tracked"],
+            )
+        except KeyError:  # where something else stands in their place, a parametrization for example
+            return self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked
+
+    def _enter(self, batch: Moments, weights: Tensor | None = None) -> None:
+        """One more batch into the running statistics, which are there; ``weights`` is what it was gathered with."""
+        mean, var, count = self.running_mean, self.running_var, self.running_count
+        assert mean is not None
+        assert var is not None
+        if count is not None and weights is not None:
+            # One whole number is enough until channels differ, or values count by fractions.
+            count = count.double() if weights.is_floating_point() else count
+            self.running_count = count = (
+                count.expand(mean.shape).clone() if weights.shape[1] > 1 > count.dim() else count
+            )
+        update_running(self._estimator(), batch, mean, var, self.num_batches_tracked, count, self.num_batches_skipped)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As torch's, but the running statistics stay in float32 where ``.half()`` or ``.bfloat16()`` converts."""
+        originals = {name: buffer for name in STATISTICS if (buffer := self._buffers.get(name)) is not None}
+        super()._apply(fn, recurse)
+        widen(self, originals)
+        return self
 
     def _estimator(self) -> Estimator:
         """The estimator as of now."""
@@ -96,14 +152,16 @@ class FusedBatchNorm(_BatchNorm):
     def reset_running_stats(self) -> None:
         """Back to mean 0, variance 1, nothing seen."""
         super().reset_running_stats()
-        if getattr(self, "running_count", None) is not None:
-            self.running_count.zero_()  # type: ignore[union-attr]  # the line above saw that it is there
+        for counter in (getattr(self, "running_count", None), getattr(self, "num_batches_skipped", None)):
+            if counter is not None:
+                counter.zero_()
 
     def extra_repr(self) -> str:
         """Torch's line, and what is set beyond it."""
         activation = "" if self.activation is None else f", activation={self.activation}"
         estimator = "" if self.estimator is None else f", estimator={self._estimator()!r}"
-        return f"{super().extra_repr()}{activation}{estimator}"
+        tiny = "" if self.on_tiny_batch == "error" else f", on_tiny_batch={self.on_tiny_batch}"
+        return f"{super().extra_repr()}{activation}{estimator}{tiny}"
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
@@ -111,8 +169,11 @@ class FusedBatchNorm(_BatchNorm):
         # A checkpoint of torch's layer does not say how many values stand behind its statistics: start counting anew.
         if self.running_count is not None:
             mean = state_dict.get(f"{prefix}running_mean", self.running_count)
-            state_dict.setdefault(f"{prefix}running_count", torch.zeros((), dtype=torch.int64, device=mean.device))
+            zero = torch.zeros((), dtype=torch.int64, device=mean.device)
+            count = state_dict.setdefault(f"{prefix}running_count", zero)
+            self.running_count = torch.zeros_like(count, device=self.running_count.device)  # of its shape and dtype
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        widen(self, {})  # assign=True takes a checkpoint's tensors as they are
 
 
 class _BatchNormNd(FusedBatchNorm):
@@ -129,9 +190,10 @@ class _BatchNormNd(FusedBatchNorm):
         bias: bool = True,
         activation: str | None = None,
         estimator: Estimator | str | None = None,
+        on_tiny_batch: str = "error",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **torch_bias(bias))
-        self._settle(activation, estimator)
+        self._settle(activation, estimator, on_tiny_batch)
 
 
 def torch_bias(bias: bool) -> dict[str, bool]:
@@ -160,6 +222,13 @@ class BatchNorm1d(_BatchNormNd, torch.nn.BatchNorm1d):
         activation: :math:`f`, for example ``"relu"``; None for the identity.
         estimator: how batches become running statistics: a name from ``normwise.estimators.names()``, an
             ``Estimator``, or None for torch's moving average. Only ``pooled`` adds an entry to the ``state_dict``.
+        on_tiny_batch: what to do in training with a batch of too few values per channel, one of
+            ``normwise.torch.tiny_batches``: ``"error"``, ``"running"`` or ``"renorm"``.
+
+    The running variance is unbiased, as torch's is: the batch's times n/(n - 1); the batch itself is divided by the
+    biased one. Both running statistics stay in float32 when the layer is converted to half precision, and what a
+    batch would make of a channel that is not finite does not enter them; ``num_batches_skipped`` counts the batches
+    that were left out in some channel. Under ``torch.utils.checkpoint`` a batch enters once.
 
     Raises:
         ValueError: an unknown activation or estimator, and whatever torch refuses, in torch's words.

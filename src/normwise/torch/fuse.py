@@ -197,7 +197,7 @@ def _become(norm: nn.Module, activation: str | None) -> None:
 
 def _way_back(module: nn.Module) -> Callable[[], None]:
     """What undoes all changes to this module itself from now on."""
-    kind, attributes = type(module), dict(module.__dict__)
+    kind, attributes, temporary = type(module), dict(module.__dict__), set(module._non_persistent_buffers_set)
     children, buffers = dict(module._modules), dict(module._buffers)
 
     def back() -> None:
@@ -208,5 +208,6 @@ def _way_back(module: nn.Module) -> Callable[[], None]:
         module._modules.update(children)
         module._buffers.clear()
         module._buffers.update(buffers)
+        module._non_persistent_buffers_set = temporary
 
     return back

@@ -25,9 +25,10 @@ class _LazyBatchNormNd(FusedBatchNorm, _LazyNormBase, LazyModuleMixin, _BatchNor
         bias: bool = True,
         activation: str | None = None,
         estimator: Estimator | str | None = None,
+        on_tiny_batch: str = "error",
     ) -> None:
         _LazyNormBase.__init__(self, eps, momentum, affine, track_running_stats, device, dtype, **torch_bias(bias))
-        self._settle(activation, estimator)
+        self._settle(activation, estimator, on_tiny_batch)
 
 
 class LazyBatchNorm1d(_LazyBatchNormNd, torch.nn.LazyBatchNorm1d):

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from normwise.errors import KernelUnavailable
 from normwise.estimators.ema import Ema
 from normwise.estimators.estimator import Estimator, RunningStatistics
-from normwise.kernels import aten, cpu, two_pass
-from normwise.kernels.choose import Choice, built, choose
+from normwise.kernels import any_order, aten, cpu, two_pass
+from normwise.kernels.choose import MASKED, VARIABLE, Choice, built, choose
+from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 from normwise.torch import operators
+from normwise.torch.buffers import changeable, readable, transformed
 from normwise.torch.checks import check_masked_count
+from normwise.torch.finite import all_finite, finite_channels, take_finite
+from normwise.torch.recomputation import recomputing
 
-
-def transformed() -> bool:
-    """Whether ``torch.func`` (vmap, grad, jvp, ...) is transforming what runs now."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+ONE = torch.ones((), dtype=torch.int64)  # of the counters; a tensor is added in half the time of a number
 
 
 def choice_for(input: Tensor, *, by_batch: bool, mask: Tensor | None) -> Choice:
     """The kernel for this call, and why."""
-    return choose(
+    choice = choose(
         input,
         by_batch=by_batch,
         masked=mask is not None,
         compiling=torch.compiler.is_compiling(),
         transformed=transformed(),
     )
+    if mask is None or choice.name == "two_pass" or (mask.dtype is torch.bool and mask.shape[1] == 1):
+        return choice
+    if choice is not MASKED:
+        raise KernelUnavailable(
+            f"{VARIABLE}={choice.name} asks for kernels that know masks which all channels share, and sample weights "
+            f"or a mask for each channel were received: unset {VARIABLE} or set it to two_pass."
+        )
+    return Choice("two_pass", "there are weights or a mask for each channel, which the elementary operations know")
 
 
 def normalize_by_batch(
@@ -47,9 +58,67 @@ def normalize_by_batch(
     if kernel == "two_pass":
         return two_pass.forward_batch(input, weight, bias, eps, activation=activation, residual=residual, mask=mask)
     if kernel == "aten":
-        return aten.forward_batch(input, weight, bias, eps, activation=activation, residual=residual)
+        y, batch = aten.forward_batch(input, weight, bias, eps)
+        return activate(_at_any_order(y), activation, residual), batch
     y, mean, var, _ = _compiled(input, residual, mask, weight, bias, None, None, eps, activation)
     return y, Moments(mean, var, _count(input, mask))
+
+
+def normalize_and_move(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+    updates: Tensor | None = None,
+    skipped: Tensor | None = None,
+) -> Tensor:
+    """``F.batch_norm`` in training, by PyTorch's operator, which moves the running statistics in the same call.
+
+    What it must not do to them is undone (``finite``), or done to copies (``recomputation``). For small tensors every
+    operation here counts: a Python call costs a tenth of the operator.
+
+    Args:
+        input: (N, C, *spatial).
+        running_mean: shape (C,), or None.
+        running_var: shape (C,), or None.
+        weight: shape (C,), or None.
+        bias: shape (C,), or None.
+        momentum: weight of the new batch.
+        eps: added to the variance.
+        updates: int64, how many batches entered, or None where nobody counts.
+        skipped: int64, how many did not in some channel, or None.
+    """
+    x = aten.with_plain_strides(input)
+    if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
+        return _at_any_order(F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps))
+    again = recomputing()
+    if again or not readable(running_var) or not running_mean.dim() == running_var.dim() == 1:
+        mean, var = running_mean.clone(), running_var.clone()
+        y = F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
+        if not again:
+            take_finite((mean, var), (running_mean, running_var), (running_mean, running_var), updates, skipped)
+        return _at_any_order(y)
+    before = torch.cat((running_mean, running_var))
+    if x.dim() > 1 and x.numel() > x.shape[1] and eps > 0:  # what F.batch_norm would see to
+        enabled = torch.backends.cudnn.enabled
+        y = torch.batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps, enabled)
+    else:
+        y = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+    if all_finite(running_mean, running_var):
+        if updates is not None:
+            updates.add_(ONE if updates.is_cpu else 1)
+    else:
+        found = running_mean.clone(), running_var.clone()
+        take_finite(found, before.chunk(2), (running_mean, running_var), updates, skipped)
+    return any_order.differentiable(y)
+
+
+def _at_any_order(y: Tensor) -> Tensor:
+    """The operator's output with right derivatives of third and higher order; compiled graphs have first ones only."""
+    return y if torch.compiler.is_compiling() else any_order.differentiable(y)
 
 
 def normalize_by_fixed(
@@ -117,8 +186,12 @@ def update_running(
     running_var: Tensor,
     updates: Tensor | None = None,
     count: Tensor | None = None,
+    skipped: Tensor | None = None,
 ) -> None:
-    """The estimate step: one more batch enters the buffers, in place.
+    """The estimate step: one more batch enters the buffers, in place; the one way in for every layer.
+
+    A channel of which the batch would make anything but finite numbers keeps its statistics (``finite``), and a forward
+    that the backward runs again changes nothing (``recomputation``).
 
     Args:
         estimator: how.
@@ -126,30 +199,64 @@ def update_running(
         running_mean: shape (C,).
         running_var: shape (C,), unbiased.
         updates: int64, how many batches entered, or None where nobody counts.
-        count: int64, how many values per channel entered, or None where the estimator does not need it.
+        count: how many values entered, shape () or (C,), or None where the estimator does not need it.
+        skipped: int64, how many batches did not enter in some channel, or None where nobody counts.
     """
+    if recomputing():
+        return
     if type(estimator) is Ema and count is None and _moved_by_ema(estimator, batch, running_mean, running_var):
         if updates is not None:
             updates.add_(1)
         return
-    # Numbers of batches and values in float64, wherever the device has it: 1 - (1 - w)^k has no digits to lose.
-    wide = torch.float32 if running_mean.device.type == "mps" else torch.float64
-    counters = [0 if counter is None else counter.to(wide) for counter in (updates, count)]
-    after = estimator.update(RunningStatistics(running_mean, running_var, *counters), batch)
+    after, left_out = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
     for buffer, value in zip((running_mean, running_var, updates, count), vars(after).values(), strict=True):
-        if buffer is None:
-            continue
-        # Autograd of an earlier forward may have seen the buffer, but needs no value of it: PyTorch's own operator
-        # changes it behind autograd's back too.
-        target = buffer if torch.compiler.is_compiling() or transformed() else buffer.data
-        target.copy_(value if isinstance(value, Tensor) else torch.as_tensor(value))
+        if buffer is not None:
+            changeable(buffer).copy_(value)
+    if skipped is not None:
+        changeable(skipped).add_(left_out)
+
+
+def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistics) -> tuple[RunningStatistics, Tensor]:
+    """The statistics after one more batch, as new tensors, without a gradient.
+
+    Args:
+        estimator: how.
+        batch: the batch's moments.
+        statistics: tensors; the counters may be None where nobody counts.
+
+    Returns:
+        the statistics, with counters of float64 where they were given, and whether a channel was left out.
+    """
+    mean, var = statistics.mean, statistics.var
+    # Numbers of batches and values in float64, wherever the device has it: 1 - (1 - w)^k has no digits to lose.
+    wide = torch.float32 if mean.device.type == "mps" else torch.float64
+    updates, count = (
+        torch.zeros((), dtype=wide, device=mean.device) if counter is None else counter.to(wide)
+        for counter in (statistics.updates, statistics.count)
+    )
+    after = estimator.update(RunningStatistics(mean, var, updates, count), batch)
+    new_mean, new_var = after.mean.to(mean.dtype), after.var.to(var.dtype)
+    entered = finite_channels(new_mean, new_var)
+    any_entered = entered.any()
+    new_updates, new_count = (torch.as_tensor(counter, dtype=wide) for counter in (after.updates, after.count))
+    taken = RunningStatistics(
+        torch.where(entered, new_mean, mean),
+        torch.where(entered, new_var, var),
+        # of channels that differ, some having nothing to say, the one that says most
+        torch.where(any_entered, new_updates.amax(), updates),
+        torch.where(entered if count.dim() else any_entered, new_count, count),
+    )
+    return taken, ~entered.all()
 
 
 def _moved_by_ema(ema: Ema, batch: Moments, running_mean: Tensor, running_var: Tensor) -> bool:
     """Whether the compiled step did it: for what the compiled kernels gathered, in plain buffers."""
     if not isinstance(batch.count, int) or batch.count < 2 or batch.mean.dtype is not torch.float64 or not built():
         return False
-    if torch.compiler.is_compiling() or transformed() or type(batch.mean) is not Tensor:
+    if not readable(batch.mean):
+        return False
+    # Twice a float32 is the most that n/(n-1) can make of a variance; False for NaN too.
+    if not batch.var.sum().item() < torch.finfo(running_var.dtype).max / 2:
         return False
     population = Moments(0.0, 1.0, batch.count).population_var()
     return cpu.move_running(running_mean, running_var, batch.mean, batch.var, population, ema.weight_of_new)

@@ -1,0 +1,77 @@
+"""Derivatives of every order for PyTorch's operator, whose third one is silently wrong.
+
+Its formula for the second derivative takes the batch's own mean and variance for constants (in PyTorch 2.13), so what
+is derived from it once more is not the third derivative. A backward of which a graph is wanted
+(``create_graph=True``) is therefore made from elementary operations, which are right at any order. All other backwards
+stay the operator's own, and pay for a look at the grad mode only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
+
+from normwise.kernels import two_pass
+
+_DONE = "normwise: gradients by elementary operations"
+
+REFUSAL = (
+    "the third derivative of batch normalization under torch.utils.checkpoint was asked for, which PyTorch's operator "
+    "gets wrong: leave the checkpoint out, or set NORMWISE_KERNEL=two_pass."
+)
+
+
+def differentiable(y: Tensor) -> Tensor:
+    """``y`` itself, an output of PyTorch's batch norm in training, now with right derivatives of every order."""
+    if y.grad_fn is not None:
+        # One dict for all: what Tensor.register_hook does, without a handle for each call that nobody wants.
+        y._backward_hooks = _HOOKS
+        y.grad_fn._register_hook_dict(y)
+        y._backward_hooks = None  # hooks of the user's are to come into a dict of their own
+    return y
+
+
+def _look(_: Tensor) -> None:
+    """Called with the gradient of y, before the operator's backward."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    node: Any = torch._C._current_autograd_node()
+    if not hasattr(node, "_saved_input"):  # another node, of which y is an input in a graph that someone rewrote
+        return
+    if _DONE not in node.metadata:
+        node.metadata[_DONE] = True
+        node.register_hook(_replace)
+
+
+def _replace(found: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...] | None:
+    """The gradients of x, scale and shift as elementary operations give them, in the place of the operator's."""
+    dy = given[0]
+    if not torch.is_grad_enabled() or dy is None:
+        return None
+    node: Any = torch._C._current_autograd_node()
+    try:
+        x, scale = node._saved_input, node._saved_weight
+    except CheckpointError:  # a checkpoint hands out what it saved only once, and the operator had it
+        for gradient in found:
+            if gradient is not None and gradient.requires_grad:
+                gradient.register_hook(_refuse)
+        return None
+    eps: float = node._saved_eps if hasattr(node, "_saved_eps") else node._saved_epsilon
+    wanted = [tensor for tensor, gradient in zip((x, scale), found, strict=False) if gradient is not None]
+    y, _ = two_pass.forward_batch(x, scale, None, eps)
+    gradients = iter(torch.autograd.grad(y, wanted, dy, create_graph=True) if wanted else ())
+    dx, dscale = (None if gradient is None else next(gradients) for gradient in found[:2])
+    dshift = None if found[2] is None else dy.sum([axis for axis in range(dy.dim()) if axis != 1], dtype=found[2].dtype)
+    return dx, dscale, dshift
+
+
+def _refuse(_: Tensor) -> None:
+    if torch.is_grad_enabled():
+        raise NotImplementedError(REFUSAL)
+
+
+_HOOKS: Any = OrderedDict({0: _look})

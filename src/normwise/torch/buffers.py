@@ -1,0 +1,66 @@
+"""The tensors that running statistics are kept in: how they are looked at, written, and kept in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+STATISTICS = ("running_mean", "running_var")
+NARROW = (torch.float16, torch.bfloat16)
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` (vmap, grad, jvp, ...) is transforming what runs now."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether Python may look at values at no cost: a plain tensor on the CPU that nothing is tracing or mapping."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) is Tensor
+        and tensor.is_cpu
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def changeable(buffer: Tensor) -> Tensor:
+    """The buffer to be written to.
+
+    Autograd of an earlier forward may have seen it, but needs no value of it: PyTorch's own operator changes it behind
+    autograd's back too.
+    """
+    return buffer if torch.compiler.is_compiling() or transformed() else buffer.data
+
+
+def is_wide(tensor: Tensor) -> bool:
+    """Whether an average of many batches may be kept in this dtype.
+
+    A step of an average that is smaller than half a unit of the stored number is lost: in bfloat16, with 8 bits, a mean
+    of 3.0 is left at 2.0 by a momentum of 0.01.
+    """
+    return tensor.dtype not in NARROW
+
+
+def widen(module: Any, originals: dict[str, Tensor]) -> None:
+    """Statistics in half precision become float32: the originals where these are wide, else the narrow ones' values.
+
+    Args:
+        module: a layer with the buffers ``STATISTICS``.
+        originals: these buffers as they were before the module was converted.
+    """
+    for name in STATISTICS:
+        buffer = module._buffers.get(name)
+        if buffer is None or is_wide(buffer):
+            continue
+        source = originals.get(name)
+        source = buffer if source is None or not is_wide(source) or source.is_meta != buffer.is_meta else source
+        if is_lazy(buffer):
+            made: Any = torch.nn.UninitializedBuffer
+            module._buffers[name] = made(device=buffer.device, dtype=torch.float32)
+        else:
+            module._buffers[name] = source.detach().to(device=buffer.device, dtype=torch.float32)
