@@ -9,7 +9,8 @@ A forward of other purpose inside a backward, for example in a tensor's hook, is
 batch does not enter the running statistics. It is the rarer case by far, and a missed batch costs an average nothing
 but one sample, where a batch that enters twice for every step is a wrong momentum.
 
-Compiled graphs need none of it: a graph's recomputed part never holds the writes to buffers.
+A compiled graph holds its writes to buffers once, and none in what its backward recomputes. The one case that is not
+seen is a compiled function that is called within a checkpoint: compile what holds the checkpoint instead.
 """
 
 from __future__ import annotations

@@ -251,9 +251,9 @@ def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistic
 
 def _moved_by_ema(ema: Ema, batch: Moments, running_mean: Tensor, running_var: Tensor) -> bool:
     """Whether the compiled step did it: for what the compiled kernels gathered, in plain buffers."""
-    if not isinstance(batch.count, int) or batch.count < 2 or batch.mean.dtype is not torch.float64 or not built():
+    if not readable(batch.mean) or not isinstance(batch.count, int) or batch.count < 2:
         return False
-    if not readable(batch.mean):
+    if batch.mean.dtype is not torch.float64 or not built():
         return False
     # Twice a float32 is the most that n/(n-1) can make of a variance; False for NaN too.
     if not batch.var.sum().item() < torch.finfo(running_var.dtype).max / 2:

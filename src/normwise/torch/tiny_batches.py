@@ -99,19 +99,20 @@ def by_running(batch: Batch) -> Normalized | None:
 def renormalized(batch: Batch) -> Normalized | None:
     """Fewer than ``FEW`` values per channel by batch renormalization; None for a batch that has more."""
     x, mask = batch.input, batch.mask
-    few: bool | Tensor = 0 < x.numel() < FEW * x.shape[1]
-    if mask is not None and x.numel() > 0:
+    few: Tensor | None = None
+    if mask is None or x.numel() == 0:
+        if not 0 < x.numel() < FEW * x.shape[1]:
+            return None
+    else:
         few = counting_values(mask, x) < FEW
         if readable(few) and not bool(few.any()):
             return None
-    if few is False:
-        return None
     b = batch.checked()
     gathered = two_pass.gather(x, mask)
     moments = gathered.moments()
     with torch.no_grad():
         r, d = corrections(moments, b.mean, b.var, b.eps)
-        if isinstance(few, Tensor):
+        if few is not None:
             r, d = torch.where(few, r, 1), torch.where(few, d, 0)
     scale, shift = (r, d) if b.weight is None else (r * b.weight, d * b.weight)
     y = two_pass.normalize(
