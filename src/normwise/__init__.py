@@ -8,13 +8,13 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from normwise.surgery import fuse
+    from normwise.surgery import fuse, recalibrate
 
 __version__ = _version("normwise")
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "recalibrate"]
 
-_DOORS = {"fuse": "surgery"}
+_DOORS = {"fuse": "surgery", "recalibrate": "surgery"}
 
 
 def __getattr__(name: str) -> object:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from normwise.frameworks import framework_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from normwise.torch.fuse import FuseReport
+    from normwise.torch.recalibration_report import RecalibrateReport
 
 
 def fuse(model: Any) -> FuseReport:
@@ -33,5 +36,42 @@ def fuse(model: Any) -> FuseReport:
         from normwise.torch.fuse import fuse as fuse_torch
 
         return fuse_torch(model)
+    raise _not_of_torch("fuse", model, framework)
+
+
+def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> RecalibrateReport:
+    """Set the running statistics of a PyTorch model's batch norms to those of data, for the weights that it has now.
+
+    Args:
+        model: a ``torch.nn.Module``, changed in place, or nothing of it on any error.
+        batches: a ``DataLoader`` or any iterable of batches of the model's inputs, with or without labels.
+        **settings: ``estimator``, ``upstream``, ``forward_fn``, ``at_most``, ``tolerance``, ``layers`` and
+            ``distributed``, all explained in ``normwise.torch.recalibrate.recalibrate``.
+
+    Returns:
+        which batch norms were recalibrated and how far they moved, which were skipped and why, which were not reached.
+
+    Raises:
+        TypeError: not a PyTorch model.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
+        >>> recalibrate(model, [torch.tensor([[1.0], [3.0]])]).samples
+        2
+        >>> model[0].running_mean
+        tensor([2.])
+    """
+    framework = framework_of(model)
+    if framework == "torch":
+        from normwise.torch.recalibrate import recalibrate as recalibrate_torch
+
+        return recalibrate_torch(model, batches, **settings)
+    raise _not_of_torch("recalibrate", model, framework)
+
+
+def _not_of_torch(operation: str, model: object, framework: str | None) -> TypeError:
     received = f"a Keras model ({type(model).__name__})" if framework == "keras" else type(model).__name__
-    raise TypeError(f"fuse needs a PyTorch model (torch.nn.Module), received {received}: pass the model itself.")
+    return TypeError(
+        f"{operation} needs a PyTorch model (torch.nn.Module), received {received}: pass the model itself."
+    )

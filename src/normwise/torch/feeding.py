@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -189,7 +189,7 @@ class Batches:
         self._kept: list[Any] = []
         self.at_most, self.called = at_most, called
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any]:
         if self.at_most == 0:
             return
         total = len(self._source) if isinstance(self._source, Sized) else None

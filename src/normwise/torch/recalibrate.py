@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -20,13 +21,11 @@ from normwise.estimators.pooled import Pooled
 from normwise.torch.feeding import Batches, ForwardFn, call, samples_in, unwrapped
 from normwise.torch.ranks import Ranks
 from normwise.torch.recalibration_report import Movement, RecalibrateReport
-from normwise.torch.recalibration_sites import Gathered, Site, listening, survey
+from normwise.torch.recalibration_sites import Gathered, Gone, Site, listening, survey
 from normwise.torch.transaction import unchanged, write
 
 ENOUGH = 0.01
 """Standard error, in standard deviations, at which a shuffled loader is left: at most 10 000 independent samples."""
-SETTLED = 1e-3
-"""Standard deviations by which the furthest channel may still move when nothing counts as moving any more."""
 LOOK = 8
 """Batches between two looks at the standard error, each of which waits for the device."""
 UPSTREAM = ("inference", "batch")
@@ -82,8 +81,8 @@ def recalibrate(
             last batch of 2 weighs like one of 64; or any other of ``normwise.estimators``. Averages with a weight of
             their own take the layer's momentum if given by name.
         upstream: how the layers below normalize while a layer gathers. ``"inference"``: by their own new statistics,
-            so that every layer gathers what it will meet. That is found by going through the data again until nothing
-            moves, at most once more than there are layers. ``"batch"``: by the batch, in one pass over the data.
+            so that every layer gathers what it will meet. Layer by layer, in the order in which they are called, a pass
+            over the data for each, which ends at that layer. ``"batch"``: by the batch, in one pass over the data.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve; it gets the
             model without its wrappers, and the batch on its device.
         at_most: use so many batches; None for all.
@@ -112,7 +111,6 @@ def recalibrate(
         >>> data = [(3 + torch.randn(64, 2), torch.zeros(64)), (3 + torch.randn(2, 2), torch.zeros(2))]
         >>> print(recalibrate(model, data))
         1 of 1 batch norms recalibrated with 66 samples in 2 batches
-          2 times through the data, until nothing moved
           recalibrated  0: moved by 3.07 standard deviations, at most 3.14
         >>> bool(torch.allclose(model[0].running_mean, torch.cat([x for x, _ in data]).mean(0)))
         True
@@ -125,39 +123,38 @@ def recalibrate(
         ranks.check(site.estimator)
     source = Batches(batches, at_most=at_most, called="recalibrate")
     inner = unwrapped(model)
-    sweeps, settled, found = 1, True, list[Site]()
+    passes, found = 1, list[Site]()
     with unchanged(model) as snapshot, torch.compiler.set_stance("force_eager"):
         inner.eval()
 
-        def through(by_batch: bool, limit: float) -> list[_Share]:
+        def through(gathering: Sequence[Site], limit: float) -> list[_Share]:
             def work() -> tuple[_Share, list[Gathered]]:
                 snapshot.random.restore()  # so that a loader that shuffles and augments gives the same again
-                with listening(sites, by_batch=by_batch), closing(iter(source)) as items:
-                    share = _feed(inner, sites, items, forward_fn, limit)
-                return share, [site.gathered() for site in sites]
+                with listening(sites, gathering), closing(iter(source)) as items:
+                    share = _feed(inner, gathering, items, forward_fn, limit)
+                return share, [site.gathered() for site in gathering]
 
             parts = ranks.exchange(work)
-            for place, site in enumerate(sites):
+            for place, site in enumerate(gathering):
                 site.take_over([gathered[place] for _, gathered in parts])
             return [share for share, _ in parts]
 
-        shares = through(True, limit)
-        found = [site for site in sites if site.reached]
-        for site in found:
-            site.settle()
+        shares = through(sites, limit)
+        found = sorted((site for site in sites if site.reached), key=lambda site: site.place)
         source.at_most = shares[ranks.own].batches
-        while upstream == "inference" and found and sweeps <= len(found) + 1:
-            through(False, 0.0)
-            sweeps += 1
-            settled = max([site.settle() for site in found]) <= SETTLED
-            if settled:
-                break
+        if upstream == "inference":
+            # Nothing that gathers comes before the first, which met what it will meet; the others wait for those
+            # before them, and normalize by the batch meanwhile, which keeps what they pass on at its size.
+            for before, site in pairwise(found):
+                before.settle()
+                through([site], 0.0)
+                passes += 1
     if not any(share.batches for share in shares):
         raise NormwiseError(
             "recalibrate received no batches, so there is nothing to estimate from: pass data; an iterator that was "
             "gone through before is empty, its DataLoader is not."
         )
-    report = _report(sites, skipped, shares, sweeps=sweeps, settled=settled)
+    report = _report(sites, skipped, shares, passes)
     _commit(found)
     return report
 
@@ -219,7 +216,8 @@ def _feed(
         if enough:  # and here is one more batch, so that it is early
             share.stopped_early = True
             break
-        call(model, batch, forward_fn)
+        with suppress(Gone):
+            call(model, batch, forward_fn)
         share.batches += 1
         share.samples += samples_in(batch)
         for site in sites:
@@ -235,9 +233,7 @@ def _standard_error(sites: Sequence[Site]) -> float:
     return max((error for site in sites if not math.isnan(error := site.error())), default=math.nan)
 
 
-def _report(
-    sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[_Share], *, sweeps: int, settled: bool
-) -> RecalibrateReport:
+def _report(sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[_Share], passes: int) -> RecalibrateReport:
     recalibrated = {}
     not_reached = []
     for site in sites:
@@ -256,8 +252,7 @@ def _report(
         samples=sum(share.samples for share in shares),
         stopped_early=any(share.stopped_early for share in shares),
         standard_error=max(share.standard_error for share in shares),
-        sweeps=sweeps,
-        settled=settled,
+        passes=passes,
     )
 
 

@@ -37,8 +37,7 @@ class RecalibrateReport:
         stopped_early: whether the standard error was small enough before the data were at their end.
         standard_error: of all but a few channels of the least known layer, in standard deviations; NaN where it was
             not asked for or there were fewer than two batches.
-        sweeps: how often the data were gone through.
-        settled: whether the last sweep moved nothing any more; True where one sweep is all there is to do.
+        passes: how often the data were gone through, in part or to the end.
 
     Example:
         >>> print(RecalibrateReport({"bn1": Movement(0.5, 1.25)}, {"bn2": "it is frozen"}, ("bn3",), 4, 200))
@@ -55,8 +54,7 @@ class RecalibrateReport:
     samples: int
     stopped_early: bool = False
     standard_error: float = float("nan")
-    sweeps: int = 1
-    settled: bool = True
+    passes: int = 1
 
     def __str__(self) -> str:
         total = len(self.recalibrated) + len(self.skipped) + len(self.not_reached)
@@ -64,9 +62,6 @@ class RecalibrateReport:
             return "nothing recalibrated: the model has no batch norm"
         done = "nothing" if not self.recalibrated else f"{len(self.recalibrated)}"
         lines = [f"{done} of {total} batch norms recalibrated with {self._data()}"]
-        if self.sweeps > 1:
-            end = "until nothing moved" if self.settled else "and something still moved"
-            lines.append(f"  {self.sweeps} times through the data, {end}")
         furthest = sorted(self.recalibrated.items(), key=lambda item: -item[1].largest)
         for name, moved in furthest[:FEW]:
             words = f"moved by {moved.typical:.3g} standard deviations, at most {moved.largest:.3g}"

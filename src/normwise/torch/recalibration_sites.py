@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,12 @@ class Gathered(NamedTuple):
 
     statistics: RunningStatistics
     not_finite: int
+    place: float
+    once: bool
+
+
+class Gone(BaseException):
+    """The batch has passed the last layer that gathers; no ``except Exception`` on its way out is meant."""
 
 
 class Site:
@@ -39,6 +46,11 @@ class Site:
         name: of the layer in the model.
         layer: a batch norm that keeps running statistics.
         estimator: how its batches become statistics.
+
+    Attributes:
+        place: where in the order of calls its first one was.
+        once: whether no batch came to it twice.
+        settled: whether its statistics are what it normalizes by.
     """
 
     def __init__(self, name: str, layer: _BatchNorm, estimator: Estimator) -> None:
@@ -48,38 +60,36 @@ class Site:
         self.buffers = layer.running_mean, layer.running_var
         device = layer.running_mean.device
         # Where the device has no float64, these few numbers per channel are kept on the CPU.
-        self._at = torch.device("cpu") if device.type == "mps" else device
+        self.at = torch.device("cpu") if device.type == "mps" else device
         self._before = self._current()
         self.not_finite = 0
+        self.settled = False
+        self.place = math.inf
+        self.once = True
         self.begin()
 
     def begin(self, *, watched: bool = False) -> None:
         """Forget what was gathered; keep the standard error from now on, which costs some time, or not."""
         zeros = torch.zeros_like(self._before[0])
         self.statistics = RunningStatistics(zeros, zeros + 1, zeros, zeros)
-        self._left_out = torch.zeros((), dtype=torch.int64, device=self._at)
+        self._left_out = torch.zeros((), dtype=torch.int64, device=self.at)
         self._calls: list[Moments] = []
         self._standard_error = StandardError() if watched else None
 
-    def take(self, input: Tensor, mask: Tensor | None) -> Moments:
-        """The moments of one call, entered into the statistics; channels that are not finite do not enter."""
-        found = gather(input.detach(), check_mask(mask, input))
-        mean, low, var = (part.flatten().to(self._at, torch.float64) for part in (found.mean, found.low, found.var))
-        mean = mean + low
-        finite = mean.isfinite() & var.isfinite()
-        count = torch.as_tensor(found.number, dtype=torch.float64, device=self._at) * finite
-        batch = Moments(torch.where(finite, mean, 0.0), torch.where(finite, var, 0.0), count)
-        self.statistics = self.estimator.update(self.statistics, batch)
+    def take(self, batch: Moments) -> None:
+        """The moments of one call enter the statistics; channels that are not finite do not."""
+        finite = batch.mean.isfinite() & batch.var.isfinite()
+        clean = Moments(batch.mean.where(finite, 0.0), batch.var.where(finite, 0.0), batch.count * finite)
+        self.statistics = self.estimator.update(self.statistics, clean)
         self._left_out += ~finite.all()
-        if self._standard_error is not None:
-            self._calls.append(batch)
-        return Moments(mean, var, count)
+        self._calls.append(clean)
 
     def end_of_batch(self) -> None:
         """A layer that one forward calls several times has seen one batch, whatever its calls have in common."""
+        self.once &= len(self._calls) < 2
         if self._standard_error is not None and self._calls:
             self._standard_error.add(reduce(Moments.merge, self._calls))
-            self._calls = []
+        self._calls = []
 
     def error(self) -> float:
         """The standard error of all but a few channels, in standard deviations; NaN where it was not kept."""
@@ -90,13 +100,15 @@ class Site:
     def gathered(self) -> Gathered:
         """What this process knows."""
         parts = (part.cpu() for part in vars(self.statistics).values())
-        return Gathered(RunningStatistics(*parts), int(self._left_out))
+        return Gathered(RunningStatistics(*parts), int(self._left_out), self.place, self.once)
 
     def take_over(self, parts: Sequence[Gathered]) -> None:
         """What all processes know together."""
         together = joined(self.estimator, [part.statistics for part in parts])
-        self.statistics = RunningStatistics(*(part.to(self._at) for part in vars(together).values()))
+        self.statistics = RunningStatistics(*(part.to(self.at) for part in vars(together).values()))
         self.not_finite = sum(part.not_finite for part in parts)
+        self.place = min(part.place for part in parts)
+        self.once = all(part.once for part in parts)
 
     @property
     def reached(self) -> bool:
@@ -109,16 +121,20 @@ class Site:
         mean = torch.where(known, self.statistics.mean, self._before[0])
         return mean, torch.where(known, self.statistics.var, self._before[1])
 
-    def settle(self) -> float:
-        """Let the layer normalize by what was gathered; how far that moved it, in standard deviations."""
-        before, after = self._current(), self.estimate()
-        for buffer, value in zip(self.buffers, after, strict=True):
+    def settle(self) -> None:
+        """Let the layer normalize by what was gathered, from now on."""
+        self.settled = True
+        self.normalize_by(*self.estimate())
+
+    def normalize_by(self, mean: Tensor, var: Tensor) -> None:
+        """Put these in the place of the running statistics."""
+        for buffer, value in zip(self.buffers, (mean, var), strict=True):
             write(buffer, value)
-        return float(distance(*before, *after, self.layer.eps).max())
 
     def moved(self) -> Tensor:
         """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
-        return distance(*self._before, *self.estimate(), self.layer.eps).nan_to_num(nan=math.inf, posinf=math.inf)
+        far: Tensor = distance(*self._before, *self.estimate(), self.layer.eps)
+        return far.nan_to_num(nan=math.inf, posinf=math.inf)
 
     def values(self) -> list[tuple[Tensor, Tensor]]:
         """The layer's buffers, and what belongs into each.
@@ -126,7 +142,7 @@ class Site:
         Raises:
             NormwiseError: a buffer's dtype cannot hold it.
         """
-        found = list(zip(self.buffers, self.estimate(), strict=True))
+        found: list[tuple[Tensor, Tensor]] = list(zip(self.buffers, self.estimate(), strict=True))
         for buffer, value in found:
             if not value.to(buffer.dtype).isfinite().all():
                 raise NormwiseError(
@@ -136,52 +152,71 @@ class Site:
                 )
         # What goes on from here, in training, has to know how much stands behind it.
         counters = (("num_batches_tracked", self.statistics.updates), ("running_count", self.statistics.count))
-        for counter, value in counters:
-            buffer = getattr(self.layer, counter, None)
-            if buffer is not None:
-                found.append((buffer, value if buffer.dim() else value.max()))
+        for counter, number in counters:
+            kept = getattr(self.layer, counter, None)
+            if isinstance(kept, Tensor):
+                found.append((kept, number if kept.dim() else number.max()))
         return found
 
     def _known(self) -> Tensor:
         return (self.statistics.count > 1) & (self.statistics.updates > 0)
 
     def _current(self) -> tuple[Tensor, Tensor]:
-        mean, var = (buffer.detach().to(self._at, torch.float64, copy=True) for buffer in self.buffers)
+        mean, var = (buffer.detach().to(self.at, torch.float64, copy=True) for buffer in self.buffers)
         return mean, var
 
 
 @contextmanager
-def listening(sites: Iterable[Site], *, by_batch: bool) -> Iterator[None]:
-    """Every call of the sites' layers is gathered, before it is normalized.
+def listening(sites: Sequence[Site], gathering: Sequence[Site]) -> Iterator[None]:
+    """Every call of the layers that gather is gathered, and layers that are not settled normalize by the batch.
+
+    By the batch: its own moments are put in the place of the running statistics, for one call. That is the output of
+    training, without what layers do besides in training mode. A call of one value per channel has no such output and
+    is normalized by what was gathered before it.
 
     Args:
-        sites: their layers are in inference mode.
-        by_batch: each call is normalized by its own moments, which are put in the place of the running statistics: the
-            output of training, without what layers do besides in training mode. A call of one value per channel has
-            no such output and is normalized by what was gathered before it.
+        sites: all there are; their layers are in inference mode.
+        gathering: those of them that gather. If it is one, and no batch ever comes to it twice, the forward ends
+            there, with ``Gone``.
     """
 
     def listen(site: Site) -> torch.utils.hooks.RemovableHandle:
+        gathers = site in gathering
+
         def hook(layer: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
             x = args[0] if args else next(iter(named.values()), None)
             if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() == 0 or x.shape[1] != site.buffers[0].numel():
                 return  # nothing to gather, or the layer's own error
             mask = named.get("mask") if isinstance(layer, FusedBatchNorm) else None
-            batch = site.take(x, mask if isinstance(mask, Tensor) else None)
-            if by_batch:
-                several = batch.count > 1
-                mean, var = site.estimate()
-                write(site.buffers[0], torch.where(several, batch.mean, mean))
-                write(site.buffers[1], torch.where(several, batch.var, var))
+            batch = moments(x, mask if isinstance(mask, Tensor) else None, site.at)
+            if gathers:
+                site.take(batch)
+                site.place = min(site.place, next(places))
+            if gathers and len(gathering) == 1 and site.once:
+                raise Gone
+            if site.settled:
+                return
+            several = batch.count > 1
+            mean, var = site.estimate()
+            site.normalize_by(torch.where(several, batch.mean, mean), torch.where(several, batch.var, var))
 
         return site.layer.register_forward_pre_hook(hook, with_kwargs=True)
 
-    handles = [listen(site) for site in sites]
+    places = count()
+    handles = [listen(site) for site in sites if site in gathering or not site.settled]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def moments(input: Tensor, mask: Tensor | None, device: torch.device) -> Moments:
+    """The moments of a batch in float64, as they are: with NaN where it has NaN."""
+    found = gather(input.detach(), check_mask(mask, input))
+    mean, low, var = (part.flatten().to(device, torch.float64) for part in (found.mean, found.low, found.var))
+    count = torch.as_tensor(found.number, dtype=torch.float64, device=device)
+    return Moments(mean + low, var, count.expand(mean.shape))
 
 
 def survey(
