@@ -117,6 +117,7 @@ def test_when_only_some_gradients_are_wanted(wanted: tuple[int, ...]) -> None:
         inputs = [tensor(*SHAPE, seed=0), tensor(2, seed=1), tensor(2, seed=2)]
         chosen = [inputs[number].requires_grad_() for number in wanted]
         value = (f(*inputs).pow(4)).sum()
+        found: tuple[Tensor, ...] = ()
         for _ in range(3):
             found = torch.autograd.grad(value, chosen, create_graph=True)
             value = torch.stack([each.pow(2).sum() for each in found]).sum()

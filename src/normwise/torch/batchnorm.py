@@ -13,11 +13,12 @@ from normwise.errors import NormwiseError
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
+from normwise.kernels.choose import SMALL, TOO_SMALL
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
 from normwise.torch.checks import check_activation, check_residual, check_weights, parameters_for
 from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
-from normwise.torch.steps import update_running
+from normwise.torch.steps import choice_for, normalize_and_move, update_running
 from normwise.torch.tiny_batches import POLICIES, Batch, check_policy
 
 # PyTorch before 2.13 may lack it; the layers then refuse it as PyTorch's own do.
@@ -67,6 +68,24 @@ class FusedBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         weight, bias, mean, var, updates = self._tensors()
         tracks = self.training and self.track_running_stats
+        if (
+            tracks
+            and residual is None
+            and mask is None
+            and sample_weight is None
+            and self.activation is None
+            and self.estimator is None
+            and self.on_tiny_batch == "error"
+            and 0 < input.numel() < SMALL
+            and updates is not None
+            and self.momentum is not None
+            and mean is not None
+            and (weight is None or weight.dtype is mean.dtype)
+            and choice_for(input, by_batch=True, mask=None) is TOO_SMALL
+        ):  # the common call of a small tensor, of whose time every further step in Python is a hundredth
+            return normalize_and_move(
+                input, mean, var, weight, bias, self.momentum, self.eps, updates, self._buffers["num_batches_skipped"]
+            )
         check_activation(self.activation)
         check_residual(residual, input)
         weights = check_weights(mask, sample_weight, input)
