@@ -177,6 +177,47 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     return {"kernel": found.name, "reason": found.reason}
 
 
+@main.command(epilog="Example: normwise recalibrate nets.py:resnet --weights a.pt --data data.py:train --out b.pt")
+@click.argument("model")
+@click.option("--data", required=True, help="FILE.py:CALLABLE that returns an iterable of batches, or an .npz.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Write the weights here.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Read the model's weights: .safetensors or .pt.")
+@click.option("--estimator", default="pooled", show_default=True, help="How batches become statistics.")
+@click.option("--upstream", default="inference", show_default=True, help="How layers below normalize, or batch.")
+@click.option("--batches", type=int, metavar="N", help="Use so many batches.")
+@click.option("--tolerance", type=float, metavar="X", help="Stop at this standard error, in standard deviations.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows of an .npz.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def recalibrate(
+    model: str,
+    data: str,
+    out: Path,
+    weights: Path | None,
+    batches: int | None,
+    batch_size: int,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Set the statistics of a model's batch norms to those of data.
+
+    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE, which returns a torch.nn.Module. Nothing is written unless
+    all of it succeeded.
+    """
+    if installed_version("torch") is None:
+        raise MissingExtra("torch", extra="torch")
+    from normwise import surgery
+    from normwise.torch import loading
+
+    loading.check_weights_name(out)
+    network = loading.load_model(model, weights)
+    source = loading.load_batches(data, network, batch_size)
+    found = loading.attempt(lambda: surgery.recalibrate(network, source, at_most=batches, **how), f"{model} on {data}")
+    if not found.recalibrated:
+        raise click.ClickException(f"{model}: {'; '.join(str(found).splitlines())}; nothing was written.")
+    loading.save_weights(network, out)
+    click.echo(found.to_json() if as_json else f"{found}\nThe weights: {out.resolve()}")
+
+
 @main.group(cls=Group, invoke_without_command=True, epilog="Example: normwise lab list")
 @click.pass_context
 def lab(ctx: click.Context) -> None:

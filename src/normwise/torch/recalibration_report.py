@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 FEW = 12
 """So many layers are printed at most, those that moved furthest first."""
@@ -65,6 +68,8 @@ class RecalibrateReport:
         furthest = sorted(self.recalibrated.items(), key=lambda item: -item[1].largest)
         for name, moved in furthest[:FEW]:
             words = f"moved by {moved.typical:.3g} standard deviations, at most {moved.largest:.3g}"
+            if not math.isfinite(moved.largest):
+                words = "had statistics that were not finite"
             if moved.not_finite:
                 words += f"; {moved.not_finite} calls were not finite in some channel and did not enter there"
             lines.append(f"  recalibrated  {name or '(the model)'}: {words}")
@@ -76,8 +81,23 @@ class RecalibrateReport:
         ]
         return "\n".join(lines)
 
+    def to_json(self) -> str:
+        """The report as JSON; what is no finite number is null there.
+
+        Example:
+            >>> RecalibrateReport({}, {}, (), 0, 0).to_json()[:40]
+            '{"recalibrated": {}, "skipped": {}, "not'
+        """
+        return json.dumps(_finite(asdict(self)))
+
     def _data(self) -> str:
         words = f"{self.samples} samples in {self.batches} batch{'' if self.batches == 1 else 'es'}"
         if self.stopped_early:
             words += f", stopped early: the standard error was down to {self.standard_error:.2g} standard deviations"
         return words
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

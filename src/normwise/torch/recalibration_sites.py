@@ -134,7 +134,7 @@ class Site:
     def moved(self) -> Tensor:
         """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
         far: Tensor = distance(*self._before, *self.estimate(), self.layer.eps)
-        return far.nan_to_num(nan=math.inf, posinf=math.inf)
+        return torch.nan_to_num(far, nan=math.inf, posinf=math.inf)
 
     def values(self) -> list[tuple[Tensor, Tensor]]:
         """The layer's buffers, and what belongs into each.
