@@ -95,3 +95,38 @@ class Moments:
         """
         safe = count + (count == 0)
         return cls(mean, population_var * ((safe - 1) / safe), count)
+
+
+def biased(population_var: Array, count: Array) -> Array:
+    r"""The variance divided by n from the one divided by n - 1: PyTorch's running variance as Keras would store it.
+
+    .. math:: v = \frac{n - 1}{n} \hat\sigma^2
+
+    PyTorch stores the unbiased variance of each batch, Keras the biased one; both divide a batch by the biased one. An
+    average of variances of batches of one size converts like a single one.
+
+    Args:
+        population_var: :math:`\hat\sigma^2`, any shape.
+        count: n, the values per channel of one batch: batch size times spatial size, in all synchronized processes.
+
+    Example:
+        >>> biased(2.0, 4)
+        1.5
+    """
+    return Moments.from_population_var(0.0, population_var, count).var
+
+
+def unbiased(var: Array, count: Array) -> Array:
+    r"""The variance divided by n - 1 from the one divided by n: Keras's moving variance as PyTorch would store it.
+
+    .. math:: \hat\sigma^2 = \frac{n}{n - 1} v
+
+    Args:
+        var: :math:`v`, any shape.
+        count: n, the values per channel of one batch, more than 1; the result is NaN for one value.
+
+    Example:
+        >>> unbiased(1.5, 4)
+        2.0
+    """
+    return Moments(0.0, var, count).population_var()

@@ -204,7 +204,27 @@ def test_nan_stays_in_its_channel() -> None:
     assert np.isfinite(y[:, [0, 2]]).all()
 
 
-def test_weights_that_differ_by_channel_are_refused() -> None:
-    """The count is one number for all channels; the message says what was received."""
-    with pytest.raises(ValueError, match=r"^weights need 2 axes with 1 for the channels, received the shape \(4, 3\)$"):
-        reference.moments(np.ones((4, 3)), weights=np.ones((4, 3)))
+def test_weights_that_differ_by_channel_are_those_of_each_channel_alone() -> None:
+    """One channel after the other, forward and backward, give the same as all at once."""
+    draw = np.random.default_rng(0)
+    x, dy, weights = draw.standard_normal((4, 3, 5)), draw.standard_normal((4, 3, 5)), draw.random((4, 3, 5))
+    weights[weights < 0.3] = 0
+    scale, shift = draw.standard_normal((2, 3))
+    y, batch = reference.forward_batch(x, scale, shift, EPS, weights=weights)
+    found = reference.backward_batch(dy, x, scale, shift, EPS, weights=weights)
+    for c in range(3):
+        at = np.s_[:, c : c + 1]
+        alone, one = reference.forward_batch(x[at], scale[[c]], shift[[c]], EPS, weights=weights[at])
+        right = reference.backward_batch(dy[at], x[at], scale[[c]], shift[[c]], EPS, weights=weights[at])
+        np.testing.assert_allclose(y[at], alone)
+        np.testing.assert_allclose([batch.mean[c], batch.var[c], batch.count[c]], [one.mean[0], one.var[0], one.count])
+        np.testing.assert_allclose(found.x[at], right.x)
+        np.testing.assert_allclose([found.scale[c], found.shift[c]], [right.scale[0], right.shift[0]])
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    """The message says what was received."""
+    with pytest.raises(
+        ValueError, match=r"^weights need the axes of \(4, 3\) or 1 for any of them, received the shape \(2, 3\)$"
+    ):
+        reference.moments(np.ones((4, 3)), weights=np.ones((2, 3)))

@@ -11,9 +11,17 @@ from pkgutil import iter_modules
 from typing import Any
 
 from normwise.errors import NormwiseError, UnknownName
-from normwise.estimators.estimator import Estimator, RunningStatistics
+from normwise.estimators.estimator import Estimator, RunningStatistics, weight_of_window, window_of_weight
 
-__all__ = ["Estimator", "RunningStatistics", "estimator_class", "named", "names"]
+__all__ = [
+    "Estimator",
+    "RunningStatistics",
+    "estimator_class",
+    "named",
+    "names",
+    "weight_of_window",
+    "window_of_weight",
+]
 
 
 def names() -> list[str]:

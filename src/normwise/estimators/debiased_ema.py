@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from normwise.estimators.estimator import Estimator, RunningStatistics, averaged
+from normwise.estimators.estimator import Estimator, RunningStatistics, averaged, weight_of_window
 from normwise.moments import Moments
 
 
@@ -40,6 +40,16 @@ class DebiasedEma(Estimator):
     """
 
     weight_of_new: float
+
+    @classmethod
+    def over(cls, batches: float) -> DebiasedEma:
+        """The average over an effective number of batches, 1 or more; see ``weight_of_window``.
+
+        Example:
+            >>> DebiasedEma.over(19)
+            DebiasedEma(weight_of_new=0.1)
+        """
+        return cls(weight_of_window(batches))
 
     def update(self, statistics: RunningStatistics, batch: Moments) -> RunningStatistics:
         """The statistics after one more batch."""

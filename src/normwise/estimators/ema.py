@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from normwise.estimators.estimator import Estimator, RunningStatistics, averaged
+from normwise.estimators.estimator import Estimator, RunningStatistics, averaged, weight_of_window
 from normwise.moments import Moments
 
 
@@ -39,6 +39,16 @@ class Ema(Estimator):
     """
 
     weight_of_new: float
+
+    @classmethod
+    def over(cls, batches: float) -> Ema:
+        """The average over an effective number of batches, 1 or more; see ``weight_of_window``.
+
+        Example:
+            >>> Ema.over(19)
+            Ema(weight_of_new=0.1)
+        """
+        return cls(weight_of_window(batches))
 
     def update(self, statistics: RunningStatistics, batch: Moments) -> RunningStatistics:
         """The statistics after one more batch."""

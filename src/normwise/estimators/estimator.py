@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from normwise.errors import NormwiseError
 from normwise.moments import Array, Moments, where
 
 
@@ -76,3 +77,50 @@ def averaged(statistics: RunningStatistics, batch: Moments, weight_of_new: Array
         statistics.updates + enough,
         statistics.count + enough * batch.count,
     )
+
+
+def weight_of_window(batches: float) -> float:
+    r"""The weight of a new batch with which an exponential average is as noisy as the plain one of so many batches.
+
+    .. math:: w = \frac{2}{n + 1}, \quad n = \frac{2 - w}{w}
+
+    The one unit in which PyTorch and Keras agree: PyTorch's ``momentum`` is w (0.1 is a window of 19 batches, 0.01 one
+    of 199), Keras's is 1 - w (0.99 is a window of 199). Weights :math:`w (1 - w)^k` and n equal ones have the same sum
+    of squares, which is what the variance of an average of independent batches is proportional to.
+
+    Args:
+        batches: n, 1 or more.
+
+    Raises:
+        NormwiseError: fewer than one batch.
+
+    Example:
+        >>> weight_of_window(19)
+        0.1
+        >>> round(1 - weight_of_window(199), 6)  # Keras's momentum
+        0.99
+    """
+    if not batches >= 1:
+        raise NormwiseError(f"a window needs 1 batch or more, received {batches}: state it as a number of batches.")
+    return 2 / (batches + 1)
+
+
+def window_of_weight(weight_of_new: float) -> float:
+    """The window, in batches, of an exponential average: the inverse of ``weight_of_window``.
+
+    Args:
+        weight_of_new: more than 0, at most 1: PyTorch's momentum, or 1 minus Keras's.
+
+    Raises:
+        NormwiseError: no such weight.
+
+    Example:
+        >>> round(window_of_weight(0.1), 6), window_of_weight(1.0)
+        (19.0, 1.0)
+    """
+    if not 0 < weight_of_new <= 1:
+        raise NormwiseError(
+            f"the weight of a new batch must be more than 0 and at most 1, received {weight_of_new}: "
+            "it is PyTorch's momentum, or 1 minus Keras's."
+        )
+    return (2 - weight_of_new) / weight_of_new

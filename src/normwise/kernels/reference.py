@@ -43,16 +43,17 @@ def moments(x: Any, *, weights: Any = None, axis: int = 1) -> Moments:
         axis: the axis of the channels.
 
     Returns:
-        mean and var of shape (C,), count a number; mean 0 and var 0 where the count is 0.
+        mean and var of shape (C,), count a number, or of shape (C,) where the weights differ along the channels;
+        mean 0 and var 0 where the count is 0.
 
     Example:
         >>> moments([[1.0, 4.0], [3.0, 4.0]])
         Moments(mean=array([2., 4.]), var=array([1., 0.]), count=2.0)
     """
-    x, w = _prepare(x, weights, axis)
+    x, w = _prepare(x, weights)
     over = _others(x, axis)
-    count = float(w.sum() * (x.size // x.shape[axis]) / w.size) if w.size else 0.0
-    safe = count or 1.0
+    count = _count(x, w, axis)
+    safe = np.where(count == 0, 1.0, count)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite inputs give NaN moments, silently, as everywhere
         mean = (w * x).sum(over) / safe
         centred = np.where(w > 0, x - _along(mean, x, axis), 0.0)
@@ -142,7 +143,7 @@ def forward_fixed(
         >>> forward_fixed([[-1.0], [5.0]], [1.0], [4.0], None, None, eps=0.0, activation="relu").ravel()
         array([0., 2.])
     """
-    x, w = _prepare(x, weights, axis)
+    x, w = _prepare(x, weights)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         z = _pre_activation(x, mean, var, scale, shift, eps, residual, axis)
         y = z if activation is None else ACTIVATIONS[activation].value(z)
@@ -197,10 +198,11 @@ def backward_batch(
         weights=weights,
         axis=axis,
     )
-    x, w = _prepare(x, weights, axis)
+    x, w = _prepare(x, weights)
     inv = _along(1.0 / np.sqrt(batch.var + eps), x, axis)
     normalized = np.where(w > 0, (x - _along(batch.mean, x, axis)) * inv, 0.0)
-    share = w / (batch.count or 1.0)
+    count = np.asarray(np.where(batch.count == 0, 1.0, batch.count))
+    share = w / (_along(count, x, axis) if count.ndim else count)
     through_moments = share * (_along(fixed.shift, x, axis) + normalized * _along(fixed.scale, x, axis))
     return fixed._replace(x=fixed.x - _channels(scale, 1.0, x, axis) * inv * through_moments)
 
@@ -240,7 +242,7 @@ def backward_fixed(
         >>> backward_fixed([[1.0]], [[3.0]], [1.0], [4.0], [6.0], [0.0], eps=0.0)
         Gradients(x=array([[3.]]), scale=array([1.]), shift=array([1.]), residual=None)
     """
-    x, w = _prepare(x, weights, axis)
+    x, w = _prepare(x, weights)
     over = _others(x, axis)
     z = _pre_activation(x, mean, var, scale, shift, eps, residual, axis)
     slope = 1.0 if activation is None else ACTIVATIONS[activation].slope(z)
@@ -262,15 +264,22 @@ def _pre_activation(x: F64, mean: Any, var: Any, scale: Any, shift: Any, eps: fl
     return z if residual is None else z + np.asarray(residual, np.float64)
 
 
-def _prepare(x: Any, weights: Any, axis: int) -> tuple[F64, F64]:
+def _prepare(x: Any, weights: Any) -> tuple[F64, F64]:
     """X and its weights in float64, x made 0 where it does not count, so that a NaN there cannot spread."""
     x = np.asarray(x, np.float64)
     if weights is None:
         return x, np.ones((1,) * x.ndim)
     w = np.asarray(weights, np.float64)
-    if w.ndim != x.ndim or w.shape[axis] != 1:
-        raise ValueError(f"weights need {x.ndim} axes with 1 for the channels, received the shape {w.shape}")
+    if w.ndim != x.ndim or any(mine not in (1, theirs) for mine, theirs in zip(w.shape, x.shape, strict=True)):
+        raise ValueError(f"weights need the axes of {x.shape} or 1 for any of them, received the shape {w.shape}")
     return np.where(w > 0, x, 0.0), w
+
+
+def _count(x: F64, w: F64, axis: int) -> Any:
+    """The sum of the weights behind each channel: one number where all channels share it."""
+    repeats = (x.size // x.shape[axis]) / (w.size // w.shape[axis]) if w.size and x.size else 0.0
+    count = w.sum(_others(x, axis)) * repeats
+    return float(count[0]) if w.shape[axis] == 1 else count
 
 
 def _others(x: F64, axis: int) -> tuple[int, ...]:

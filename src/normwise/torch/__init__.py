@@ -25,6 +25,7 @@ from normwise.kernels.choose import built
 from normwise.torch import functional
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+from normwise.torch.state import BatchNormState, batch_norm_with_state
 
 if built():
     from normwise.torch import operators
@@ -35,8 +36,10 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormState",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "batch_norm_with_state",
     "functional",
 ]
