@@ -51,7 +51,9 @@ def network(dtype: torch.dtype = torch.float64) -> Network:
 
 def data(sizes: tuple[int, ...] = (16, 16, 2), dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
     draw = torch.Generator().manual_seed(1)
-    return [(torch.randn(n, 2, 5, 5, generator=draw, dtype=dtype) * (1 + k), torch.zeros(n)) for k, n in enumerate(sizes)]
+    return [
+        (torch.randn(n, 2, 5, 5, generator=draw, dtype=dtype) * (1 + k), torch.zeros(n)) for k, n in enumerate(sizes)
+    ]
 
 
 def norms(model: nn.Module) -> dict[str, Any]:
@@ -63,7 +65,9 @@ def inputs_of(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[st
     caught: dict[str, list[Tensor]] = {name: [] for name in norms(model)}
     probe = copy.deepcopy(model).eval()
     for name, norm in norms(probe).items():
-        norm.register_forward_pre_hook(lambda _, args, name=name: caught[name].append(args[0].movedim(1, -1).flatten(0, -2)))
+        norm.register_forward_pre_hook(
+            lambda _, args, name=name: caught[name].append(args[0].movedim(1, -1).flatten(0, -2))
+        )
     with torch.no_grad():
         for x, _ in batches:
             probe(x)
@@ -71,7 +75,8 @@ def inputs_of(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[st
 
 
 def test_every_layer_has_the_moments_of_what_it_meets_at_inference() -> None:
-    model, batches = network(), data()
+    model: Any = network()
+    batches = data()
     report = recalibrate(model, batches)
     assert (report.batches, report.samples, report.passes) == (3, 34, 4)
     assert {*report.recalibrated} == {*norms(model)}
@@ -97,7 +102,8 @@ def test_it_depends_neither_on_the_batches_nor_on_the_old_statistics() -> None:
 
 
 def test_a_second_call_changes_nothing() -> None:
-    model, batches = network(), data()
+    model: Any = network()
+    batches = data()
     recalibrate(model, batches)
     state = copy.deepcopy(model.state_dict())
     again = recalibrate(model, batches)
@@ -107,8 +113,9 @@ def test_a_second_call_changes_nothing() -> None:
 
 def test_upstream_by_the_batch_is_what_training_passes_on() -> None:
     """With one batch, and momentum 1: PyTorch's own training forward leaves exactly these statistics."""
-    model, batches = network(), data((16,))
-    theirs = copy.deepcopy(model).train()
+    model: Any = network()
+    batches = data((16,))
+    theirs: Any = copy.deepcopy(model).train()
     theirs.dropout.eval()
     for norm in norms(theirs).values():
         norm.momentum = 1.0
@@ -122,11 +129,14 @@ def test_upstream_by_the_batch_is_what_training_passes_on() -> None:
 
 @pytest.mark.parametrize("estimator", ["cumulative", "ema", "debiased_ema", Ema(0.3), Window(start=1, stop=3)])
 def test_any_estimator_is_its_own_formula_on_the_stream_of_batches(estimator: Any) -> None:
-    model, batches = nn.Sequential(nn.BatchNorm1d(3, momentum=0.2).double(), nn.Linear(3, 2).double()), []
+    model: Any = nn.Sequential(nn.BatchNorm1d(3, momentum=0.2).double(), nn.Linear(3, 2).double())
+    batches = []
     for step, size in enumerate((8, 8, 3)):
         batches.append(torch.randn(size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(step)) + step)
-    law = estimator if not isinstance(estimator, str) else named(
-        estimator, weight_of_new=None if estimator == "cumulative" else 0.2
+    law = (
+        estimator
+        if not isinstance(estimator, str)
+        else named(estimator, weight_of_new=None if estimator == "cumulative" else 0.2)
     )
     expected = RunningStatistics.start(3)
     for x in batches:
@@ -140,7 +150,7 @@ def test_any_estimator_is_its_own_formula_on_the_stream_of_batches(estimator: An
 
 def test_algorithm_2_of_the_paper_is_the_mean_of_the_batches() -> None:
     """E[x] = E_B[mean], Var[x] = m / (m - 1) E_B[var]."""
-    model = nn.Sequential(nn.BatchNorm1d(1))
+    model: Any = nn.Sequential(nn.BatchNorm1d(1))
     batches = [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [10.0]])]
     recalibrate(model, batches, estimator="cumulative")
     assert model[0].running_mean.item() == pytest.approx((1 + 7) / 2)
@@ -157,7 +167,7 @@ def test_a_layer_that_is_called_twice_gathers_both_calls() -> None:
             y: Tensor = self.after(self.norm(a) + self.norm(b))
             return y
 
-    model = Twice()
+    model: Any = Twice()
     batches = [(torch.randn(n, 2).double(), torch.randn(n, 2).double() + 5, "label") for n in (6, 3)]
     recalibrate(model, batches)
     values = torch.cat([torch.cat((a, b)) for a, b, _ in batches])
@@ -178,7 +188,8 @@ def test_a_mask_counts_here_too() -> None:
             y: Tensor = self.norm(x, mask=mask)
             return y
 
-    model, x = Masked(), torch.randn(4, 2, 6)
+    model: Any = Masked()
+    x = torch.randn(4, 2, 6)
     mask = torch.arange(6) < torch.tensor([[6], [2], [3], [1]])
     recalibrate(model, [(x, mask)])
     inside = x.movedim(1, -1)[mask]
@@ -188,7 +199,7 @@ def test_a_mask_counts_here_too() -> None:
 
 def test_the_state_goes_on_in_training() -> None:
     """A pooled layer counts on from the values that stand behind its statistics."""
-    layer = nt.BatchNorm1d(2, estimator="pooled", dtype=torch.float64)
+    layer: Any = nt.BatchNorm1d(2, estimator="pooled", dtype=torch.float64)
     first, second = torch.randn(8, 2).double() + 3, torch.randn(5, 2).double()
     recalibrate(nn.Sequential(layer), [first[:5], first[5:]])
     layer.train()(second)
@@ -199,7 +210,7 @@ def test_the_state_goes_on_in_training() -> None:
 
 
 def test_values_that_are_not_finite_do_not_enter() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model: Any = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2))
     clean, spoilt = torch.randn(8, 2), torch.randn(8, 2)
     spoilt[3, 1] = float("inf")
     report = recalibrate(model, [clean, spoilt])
@@ -213,19 +224,20 @@ def test_values_that_are_not_finite_do_not_enter() -> None:
 
 
 def test_a_batch_of_one_counts_where_pytorchs_own_training_forward_refuses_it() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model: Any = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2))
     x = torch.randn(9, 2)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
         torch.optim.swa_utils.update_bn(x.split(4), copy.deepcopy(model))
-    for upstream in ("inference", "batch"):
-        recalibrate(model, x.split(4), upstream=upstream)  # type: ignore[arg-type]  # they are its two values
+    ways: tuple[Any, ...] = ("inference", "batch")
+    for upstream in ways:
+        recalibrate(model, x.split(4), upstream=upstream)
         torch.testing.assert_close(model[0].running_mean, x.mean(0))
         torch.testing.assert_close(model[0].running_var, x.var(0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_buffers_get_the_nearest_number(dtype: torch.dtype) -> None:
-    model = nn.Sequential(nn.BatchNorm1d(3)).to(dtype)
+    model: Any = nn.Sequential(nn.BatchNorm1d(3)).to(dtype)
     x = (torch.randn(64, 3) * 3 + 2).to(dtype)
     recalibrate(model, x.split(16))
     assert torch.equal(model[0].running_mean, x.double().mean(0).to(dtype))
@@ -233,14 +245,14 @@ def test_narrow_buffers_get_the_nearest_number(dtype: torch.dtype) -> None:
 
 
 def test_a_mean_that_is_large_costs_no_digits() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(1))
+    model: Any = nn.Sequential(nn.BatchNorm1d(1))
     x = torch.randn(4000, 1) + 1e4
     recalibrate(model, x.split(40))
     assert model[0].running_var.item() == pytest.approx(x.double().var().item(), rel=1e-6)
 
 
 def test_layers_that_no_batch_reaches_keep_what_they_have() -> None:
-    model = network()
+    model: Any = network()
     model.unused = nn.BatchNorm1d(4)
     model.unused.running_mean.fill_(7.0)
     report = recalibrate(model, data())
@@ -250,14 +262,14 @@ def test_layers_that_no_batch_reaches_keep_what_they_have() -> None:
 
 
 def test_layers_without_running_statistics_are_skipped_and_work_on() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
+    model: Any = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
     report = recalibrate(model, [torch.randn(6, 2) + 9])
     assert report.skipped == {"0": "it keeps no running statistics: every batch normalizes itself"}
     assert model[1].running_mean.abs().max() < 1e-5
 
 
 def test_named_layers_are_the_only_ones() -> None:
-    model = network()
+    model: Any = network()
     before = copy.deepcopy(model.state_dict())
     report = recalibrate(model, data(), layers=["norm3"])
     assert [*report.recalibrated] == ["norm3"]
@@ -269,6 +281,6 @@ def test_named_layers_are_the_only_ones() -> None:
 
 
 def test_momentum_none_is_the_plain_average_by_name() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(1, momentum=None))
+    model: Any = nn.Sequential(nn.BatchNorm1d(1, momentum=None))
     recalibrate(model, [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [10.0]])], estimator="ema")
     assert model[0].running_mean.item() == 4.0

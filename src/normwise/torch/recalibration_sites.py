@@ -133,8 +133,8 @@ class Site:
 
     def moved(self) -> Tensor:
         """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
-        far: Tensor = distance(*self._before, *self.estimate(), self.layer.eps)
-        return torch.nan_to_num(far, nan=math.inf, posinf=math.inf)
+        far = distance(*self._before, *self.estimate(), self.layer.eps)
+        return far.where(far.isfinite(), math.inf)
 
     def values(self) -> list[tuple[Tensor, Tensor]]:
         """The layer's buffers, and what belongs into each.
