@@ -212,6 +212,12 @@ def running(layer: torch.nn.Module) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def saved_buffers(module: torch.nn.Module) -> list[Tensor]:
+    """The buffers that are in its checkpoints: torch's, without the counter of skipped batches that ours has."""
+    saved = module.state_dict(keep_vars=True)
+    return [buffer for name, buffer in module.named_buffers() if name in saved]
+
+
 def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The gradients of tensors that have one."""
     found = tuple(tensor.grad for tensor in tensors if tensor.grad is not None)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import normwise.torch as nt
 from normwise.torch.functional import batch_norm
+from tests.cases import saved_buffers
 
 INPUTS: dict[str, Callable[[], Tensor]] = {
     "contiguous": lambda: torch.randn(4, 3, 20, 30),
@@ -83,7 +84,7 @@ def test_under_autocast_as_torchs(dtype: torch.dtype, training: bool) -> None:
             y = model(x)
         assert y.dtype == dtype
         y.float().pow(2).sum().backward()
-        results.append([y, x.grad, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
+        results.append([y, x.grad, *(parameter.grad for parameter in model.parameters()), *saved_buffers(model)])
     for found, right in zip(*results, strict=True):
         assert found is not None
         assert right is not None

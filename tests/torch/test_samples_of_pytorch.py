@@ -15,6 +15,7 @@ from torch.testing._internal.common_modules import module_db
 import normwise.torch as nt
 from normwise.kernels import choose
 from normwise.torch.functional import batch_norm
+from tests.cases import saved_buffers
 
 (OP,) = [op for op in op_db if op.name == "nn.functional.batch_norm" and op.variant_test_name == ""]
 MODULES = {info.module_cls.__name__: info for info in module_db if info.module_cls.__name__.startswith("BatchNorm")}
@@ -142,7 +143,7 @@ def test_the_layers_on_the_modules_samples(
             layer(x.detach())
         y = layer.train(training)(x)
         gradients = torch.autograd.grad((y * y).sum() + y.sum(), [x, *layer.parameters()])
-        results.append((y, *gradients, *layer.buffers()))
+        results.append((y, *gradients, *saved_buffers(layer)))
     ours, theirs = results
     assert len(ours) == len(theirs)
     for found, right in zip(ours, theirs, strict=True):
