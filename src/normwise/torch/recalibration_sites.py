@@ -133,8 +133,10 @@ class Site:
 
     def moved(self) -> Tensor:
         """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
-        far = distance(*self._before, *self.estimate(), self.layer.eps)
-        return far.where(far.isfinite(), math.inf)
+        mean, var = self.estimate()
+        far = distance(*self._before, mean, var, self.layer.eps)
+        finite: Tensor = torch.where(far.isfinite(), far, math.inf)
+        return finite
 
     def values(self) -> list[tuple[Tensor, Tensor]]:
         """The layer's buffers, and what belongs into each.
