@@ -121,3 +121,29 @@ def _is_less_one(node: ast.expr) -> bool:
         and isinstance(node.right, ast.Constant)
         and node.right.value == 1
     )
+
+
+@pytest.mark.parametrize("far", [0.0, 1e4], ids=lambda far: f"mean{far:g}")
+@pytest.mark.parametrize("counts", [4, [4, 4, 4], [5, 1, 6], [0, 12, 0], [0, 0, 0]], ids=str)
+def test_rows_merged_at_once_are_merged_one_after_the_other(counts: int | list[int], far: float) -> None:
+    rng = np.random.default_rng(0)
+    means, variances = rng.normal(far, 2.0, (3, 2)), rng.uniform(0.5, 2.0, (3, 2))
+    each = counts if isinstance(counts, list) else [counts] * 3
+    for row, count in enumerate(each):
+        if count == 0:
+            means[row] = variances[row] = 0
+    one = Moments(means[0], variances[0], each[0])
+    for row in (1, 2):
+        one = one.merge(Moments(means[row], variances[row], each[row]))
+    whole = Moments(means, variances, np.array(each)[:, None] if isinstance(counts, list) else counts).merged()
+    np.testing.assert_allclose(whole.mean, one.mean, rtol=1e-14)
+    # Each of the means carries a rounding error of eps * far; the squares of their distances inherit it.
+    np.testing.assert_allclose(whole.var, one.var, rtol=1e-12, atol=1e-15 * far)
+    np.testing.assert_array_equal(whole.count, one.count)
+
+
+def test_rows_may_have_a_count_for_each_channel() -> None:
+    rows = Moments(np.array([[1.0, 5.0], [3.0, 7.0]]), np.zeros((2, 2)), np.array([[1, 0], [1, 2]])).merged()
+    np.testing.assert_array_equal(rows.mean, [2.0, 7.0])
+    np.testing.assert_array_equal(rows.var, [1.0, 0.0])
+    np.testing.assert_array_equal(rows.count, [2, 2])

@@ -65,6 +65,32 @@ class Moments:
         var = self.var * old + other.var * new + delta * delta * (old * new)
         return Moments(self.mean + delta * new, var, count)
 
+    def merged(self) -> Moments:
+        r"""The moments of several sets of values together, of which the fields hold one per row.
+
+        .. math:: n = \sum_k n_k, \quad \mu = \sum_k \tfrac{n_k}{n} \mu_k, \quad
+            v = \sum_k \tfrac{n_k}{n} \big(v_k + (\mu_k - \mu)^2\big)
+
+        The same as ``merge`` one after the other: the variance is the total one, within the sets and between them.
+
+        Returns:
+            ``mean`` and ``var`` without their first axis; ``count`` the sum over it, or so many times the number that
+            all sets share.
+
+        Example:
+            >>> Moments(np.array([[1.0], [4.0]]), np.array([[0.0], [0.0]]), np.array([[2], [1]])).merged()
+            Moments(mean=array([2.]), var=array([2.]), count=array([3]))
+        """
+        if getattr(self.count, "ndim", 0):
+            count = self.count.sum(0)
+            share = self.count / (count + (count == 0))
+        else:
+            count = self.count * len(self.mean)
+            share = 1 / len(self.mean)
+        mean = (self.mean * share).sum(0)
+        apart = self.mean - mean
+        return Moments(mean, ((self.var + apart * apart) * share).sum(0), count)
+
     def population_var(self) -> Array:
         r"""The unbiased estimate of the variance of the population that the values were drawn from.
 

@@ -24,6 +24,7 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
 from normwise.kernels.choose import built
 from normwise.torch import functional
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normwise.torch.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from normwise.torch.state import BatchNormState, batch_norm_with_state
 
@@ -37,6 +38,9 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchNormState",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",

@@ -1,0 +1,269 @@
+"""Batch normalization over parts of a batch, which are called virtual batches or ghost batches."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normwise.errors import UnknownName
+from normwise.estimators import Estimator
+from normwise.kernels import aten
+from normwise.kernels.choose import SMALL
+from normwise.moments import Moments
+from normwise.torch.batchnorm import FusedBatchNorm, torch_bias
+from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, check_weights, parameters_for
+from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
+from normwise.torch.steps import choice_for, normalize_by_batch
+from normwise.torch.tiny_batches import POLICIES, Batch
+
+
+class Given(NamedTuple):
+    """What a training batch is normalized with, besides its own moments; per channel of the layer."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def for_groups(self, groups: int) -> Given:
+        """The same for each of the groups, one after the other."""
+        return self if groups == 1 else Given(*(tensor if tensor is None else tensor.repeat(groups) for tensor in self))
+
+
+class PerSample(NamedTuple):
+    """What has an entry per sample: of the residual and the weights there may be none."""
+
+    input: Tensor
+    residual: Tensor | None
+    weights: Tensor | None
+
+    def part(self, start: int, stop: int) -> PerSample:
+        """Some of the samples."""
+        return PerSample(*(tensor if tensor is None else tensor[start:stop] for tensor in self))
+
+    def moved(self, order: Tensor, back: Tensor) -> PerSample:
+        """The samples in another order."""
+        return PerSample(*(tensor if tensor is None else permuted(tensor, order, back) for tensor in self))
+
+    def as_channels(self, groups: int) -> PerSample:
+        """Every ``groups``-th sample is a sample of the same group, and each group has channels of its own.
+
+        Of a batch whose channels come first in memory nothing is copied.
+        """
+        if groups == 1:
+            return self
+        x, residual, weights = self
+        shape = (x.shape[0] // groups, groups * x.shape[1], *x.shape[2:])
+        if weights is not None:
+            weights = weights.expand(-1, x.shape[1], *weights.shape[2:])
+            weights = weights.reshape(*shape[:2], *weights.shape[2:])
+        return PerSample(x.reshape(shape), None if residual is None else residual.reshape(shape), weights)
+
+
+class FusedGhostBatchNorm(FusedBatchNorm):
+    """The gather step over virtual batches, for all numbers of axes. Not for direct use."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        virtual_batch_size: int | None = None,
+        num_splits: int | None = None,
+        smallest: int | None = None,
+        order: str = "consecutive",
+        activation: str | None = None,
+        estimator: Estimator | str | None = None,
+        on_tiny_batch: str = "error",
+    ) -> None:
+        self.sizes = Sizes(virtual_batch_size, num_splits, smallest)
+        if order not in ORDERS:
+            raise UnknownName("order", order, ORDERS)
+        self.order = order
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **torch_bias(bias))
+        self._settle(activation, estimator, on_tiny_batch)
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """``activation(normalize(input) + residual)``, in training by virtual batches."""
+        self._check_input_dim(input)
+        groups, size, rest = (1, len(input), 0) if input.numel() == 0 else self.sizes.of(len(input))
+        if not self.training or (groups == 1 and rest == 0):
+            return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
+        check_activation(self.activation)
+        check_residual(residual, input)
+        weights = check_weights(mask, sample_weight, input)
+        weight, bias, mean, var, _ = self._tensors()
+        weight, bias = parameters_for(input, mean, weight, bias)
+        given = Given(*as_torch_takes_them(input, mean, var, weight, bias, True, 0.0, self.eps))
+        self._refuse_single_values(input, size, rest)
+        if weights is not None:
+            weights = weights.expand(len(input), *weights.shape[1:])
+        shares_mask = weights is None or weights.shape[1] == 1
+        y, moments = self._by_groups(PerSample(input, residual, weights), given, groups, size, shares_mask)
+        if moments is not None and self.track_running_stats:
+            self._enter(moments, weights)
+        return y
+
+    def _by_groups(
+        self, samples: PerSample, given: Given, groups: int, size: int, shares_mask: bool
+    ) -> tuple[Tensor, Moments | None]:
+        """The output, and the moments of all values in all groups, or None where nothing is to enter."""
+        x = samples.input
+        within, whole = groups * size, len(x)
+        order = self.order
+        if order == "consecutive" and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling():
+            # Groups of that size are done one by one before they are gathered from memory for one call.
+            calls = [(start, start + size, 1) for start in range(0, within, size)]
+            order = "interleaved"
+        else:
+            calls = [(0, within, groups)]
+        if within < whole:
+            calls.append((within, whole, 1))
+        places = order_of(order, groups, size, whole, x.device)
+        dealt = samples if places is None else samples.moved(*places)
+        done = [self._call(dealt.part(start, stop), given, number, shares_mask) for start, stop, number in calls]
+        y = done[0][0] if len(done) == 1 else torch.cat([part for part, _ in done])
+        if places is not None:
+            y = permuted(y, places.back, places.order)
+        found = [moments for _, moments in done if moments is not None]
+        return y.contiguous(memory_format=aten.memory_format(x)), _together(found) if found else None
+
+    def _call(self, samples: PerSample, given: Given, groups: int, shares_mask: bool) -> tuple[Tensor, Moments | None]:
+        """As many groups as there are, by one call of a kernel."""
+        each = given.for_groups(groups)
+        x, residual, weights = samples.as_channels(groups)
+        policy = POLICIES[self.on_tiny_batch] if self.track_running_stats else None
+        tiny = None
+        if policy is not None and each.mean is not None and each.var is not None:
+            tiny = policy(Batch(x, weights, *each, self.eps, self.activation, residual))
+        if tiny is not None:
+            y, moments = tiny
+        else:
+            kernel = choice_for(x, by_batch=True, mask=weights).name
+            y, moments = normalize_by_batch(
+                x, each.weight, each.bias, self.eps, self.activation, residual, weights, kernel=kernel
+            )
+        y = y.reshape(samples.input.shape)
+        if moments is None:
+            return y, None
+        channels = samples.input.shape[1]
+        count = moments.count
+        if isinstance(count, Tensor) and count.dim():
+            count = count.view(groups, channels)
+            count = count[:, :1] if shares_mask else count
+        return y, Moments(moments.mean.view(groups, channels), moments.var.view(groups, channels), count).merged()
+
+    def _refuse_single_values(self, input: Tensor, size: int, rest: int) -> None:
+        """In PyTorch's words, as far as they go, unless ``on_tiny_batch`` has an answer."""
+        smallest = min(size, rest or size)
+        if smallest * input[0, 0].numel() == 1 and (self.on_tiny_batch == "error" or not self.track_running_stats):
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got virtual batches of {smallest} in input "
+                f"size {input.size()}: make them larger, or choose on_tiny_batch='running'."
+            )
+
+    def extra_repr(self) -> str:
+        """The line of a batch norm, and how the batch is divided."""
+        order = "" if self.order == "consecutive" else f", order={self.order}"
+        return f"{super().extra_repr()}, {self.sizes}{order}"
+
+
+def _together(calls: list[Moments]) -> Moments:
+    """Of all calls; those of one size, which may be many, at once."""
+    alike = [moments for moments in calls if isinstance(moments.count, int) and moments.count == calls[0].count]
+    if len(alike) > 1:
+        means, variances = (torch.stack([getattr(one, name) for one in alike]) for name in ("mean", "var"))
+        calls = [Moments(means, variances, alike[0].count).merged(), *calls[len(alike) :]]
+    total = calls[0]
+    for moments in calls[1:]:
+        total = total.merge(moments)
+    return total
+
+
+class GhostBatchNorm1d(FusedGhostBatchNorm, torch.nn.BatchNorm1d):
+    r"""Batch normalization of (N, C) or (N, C, L) over virtual batches: each part of a batch by its own moments.
+
+    .. math:: y_i = f\Big(\gamma \frac{x_i - \mu_{g(i)}}{\sqrt{v_{g(i)} + \epsilon}} + \beta + r_i\Big)
+
+    with :math:`g(i)` the virtual batch that sample i is in. A large batch then has the noise of a small one, which is
+    what makes small batches generalize; and the samples of one virtual batch cannot be told by the statistics of
+    another. In inference it is plain batch normalization, for any number of samples.
+
+    The running statistics move once per batch, towards the mean and the total variance of all its values: that within
+    the virtual batches and that between them.
+
+    Args:
+        num_features: C.
+        eps: :math:`\epsilon`, added to the variance.
+        momentum: weight of the new batch in the running statistics; None for the plain average.
+        affine: whether to learn :math:`\gamma` and :math:`\beta`.
+        track_running_stats: whether to keep statistics for inference; without them inference is by the whole batch.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+        bias: whether to learn :math:`\beta`.
+        virtual_batch_size: samples in a virtual batch (TabNet's and Keras's name). This or ``num_splits`` is given.
+        num_splits: into how many to split the batch (timm's name), whatever its size: ceil(N / num_splits) samples
+            each.
+        smallest: of how many samples the last virtual batch has to be, where N is not a multiple; if fewer are left,
+            they join the one before. More than half of the others by default.
+        order: which samples make up a virtual batch. ``"consecutive"``: neighbours, as in TabNet, Keras and timm.
+            ``"interleaved"``: they are dealt out like cards, which costs the least, as nothing has to be copied where
+            the channels come first in memory. ``"shuffled"``: drawn anew in every forward, from torch's generator, so
+            that two views of the same sample do not meet the same companions (MoCo's shuffled batch normalization, on
+            one device); the output is in the order of the input.
+        activation: :math:`f`, for example ``"relu"``; None for the identity.
+        estimator: how batches become running statistics, as in ``BatchNorm1d``.
+        on_tiny_batch: what to do with a virtual batch of too few values per channel, as in ``BatchNorm1d``.
+
+    ``forward`` takes ``residual``, ``mask`` and ``sample_weight`` as ``BatchNorm1d`` does, and the ``state_dict`` is
+    that of torch's layer.
+
+    Raises:
+        ValueError: neither or both of ``virtual_batch_size`` and ``num_splits``, one of them below 1, an unknown order,
+            and what ``BatchNorm1d`` refuses.
+
+    References:
+        Hoffer, Hubara and Soudry, Train longer, generalize better: closing the generalization gap in large batch
+        training of neural networks, 2017. He, Fan, Wu, Xie and Girshick, Momentum contrast for unsupervised visual
+        representation learning, 2020, section 3.3 (shuffling).
+
+    Example:
+        >>> layer = GhostBatchNorm1d(1, virtual_batch_size=2)
+        >>> layer(torch.tensor([[1.0], [3.0], [10.0], [20.0]])).detach().round().flatten()
+        tensor([-1.,  1., -1.,  1.])
+        >>> layer.running_mean
+        tensor([0.8500])
+    """
+
+
+class GhostBatchNorm2d(FusedGhostBatchNorm, torch.nn.BatchNorm2d):
+    """Batch normalization of (N, C, H, W) over virtual batches; arguments as ``GhostBatchNorm1d``.
+
+    Example:
+        >>> GhostBatchNorm2d(16, num_splits=4, activation="relu")(torch.randn(10, 16, 8, 8)).shape
+        torch.Size([10, 16, 8, 8])
+    """
+
+
+class GhostBatchNorm3d(FusedGhostBatchNorm, torch.nn.BatchNorm3d):
+    """Batch normalization of (N, C, D, H, W) over virtual batches; arguments as ``GhostBatchNorm1d``.
+
+    Example:
+        >>> GhostBatchNorm3d(4, virtual_batch_size=8, order="shuffled")(torch.randn(20, 4, 2, 2, 2)).shape
+        torch.Size([20, 4, 2, 2, 2])
+    """
