@@ -18,9 +18,11 @@ from setuptools.command.build_ext import build_ext
 
 CPP = Path("src/normwise/kernels/cpp")
 # The instruction sets that are compiled beside the baseline; kernels.cpp picks one when the program runs.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 INSTRUCTION_SETS = {
     "isa_avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "isa_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+    "isa_avx512": AVX512,
+    "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
 }
 # Vectors are never passed between files, so which registers would hold them (psabi) is nobody's concern; the other
 # warning comes from GCC's own intrinsics.

@@ -16,8 +16,9 @@ from normwise.kernels import choose, cpu
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILT = pytest.mark.skipif(cpu.library is None, reason="the compiled kernels are not built")
-INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
-NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}, "avx2": {"avx2", "fma", "f16c"}, "baseline": set()}
+INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "baseline")
+AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+NEEDS = {"avx512_bf16": {*AVX512, "avx512_bf16"}, "avx512": AVX512, "avx2": {"avx2", "fma", "f16c"}, "baseline": set()}
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:

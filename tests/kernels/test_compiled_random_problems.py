@@ -181,16 +181,25 @@ def test_many_short_runs_are_summed_as_exactly_as_one_long(spatial: int) -> None
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_every_number_of_two_bytes_comes_through(dtype: torch.dtype) -> None:
-    """Both directions of the conversion to float32, for all 65536 of them and at every remainder of a vector."""
+    """Both directions of the conversion to float32, for all 65536 of them and at every remainder of a vector.
+
+    The processor's own instruction for bfloat16 writes what is subnormal, below 1.2e-38, as 0.
+    """
+    flushes = dtype is torch.bfloat16 and cpu.instruction_set() == "avx512_bf16"
+
+    def written(values: torch.Tensor) -> torch.Tensor:
+        values = values.nan_to_num(0)
+        return values.where(values.abs() >= torch.finfo(dtype).tiny, 0) if flushes else values
+
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
     x = torch.cat([every, every[:7]]).reshape(1, 1, -1)
     mean, var = torch.zeros(1), torch.ones(1)
     y, *_ = cpu.forward(x, None, None, None, None, mean, var, 0.0, None, False)
     assert torch.equal(y.isnan(), x.isnan())
-    assert torch.equal(y.nan_to_num(0), x.nan_to_num(0))
+    assert torch.equal(y.nan_to_num(0), written(x))
     # A sum needs all digits of float32, so that it is rounded: to nearest, ties to even.
     other = x.flip(-1)
     y, *_ = cpu.forward(x, other, None, None, None, mean, var, 0.0, None, False)
     right = (x.float() + other.float()).to(dtype)
-    assert torch.equal(y.nan_to_num(0), right.nan_to_num(0))
+    assert torch.equal(y.nan_to_num(0), written(right))
     assert torch.equal(y.isnan(), right.isnan())

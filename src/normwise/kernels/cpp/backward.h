@@ -63,7 +63,7 @@ struct Differentiator {
 
     // What is masked is as if it lay on the mean and nobody asked for its gradient; rows are left out as a whole.
     NORMWISE_INLINE V without_masked(V v, const uint8_t* mask, int64_t i, int64_t count) const {
-      if constexpr (kVectors > 0) return v;
+      if constexpr (kVectors != 0) return v;
       return mask ? (allowed<F>(mask + i, count) ? v : V{}) : v;
     }
 
@@ -154,7 +154,7 @@ template <class T, bool kLast, Slope kSlope>
 struct BackwardPlan {
   using F = typename Wide<T>::type;
   using V = Vector<F>;
-  static constexpr int64_t kL = kLanes<F>, kWidth = kColumn * kL, kPatience = 128;  // vectors
+  static constexpr int64_t kL = kLanes<F>, kPatience = 128;  // vectors
   const Backward& task;
   const Threads& threads;
   const Shape& shape = task.shape;
@@ -264,28 +264,17 @@ struct BackwardPlan {
 
   // -------------------------------------------------------------------------------------------------- channels last
 
-  // Calls step(vectors, whole, from, to, column, its width), some rows of all columns at a time, so that memory is read in
-  // its order; from the end where `backwards`.
-  template <class Step>
-  void each_block(int64_t begin, int64_t end, int64_t first, int64_t channels, bool backwards, const Step& step) const {
-    const int64_t some = rows_at_a_time(channels * sizeof(T));
-    for (int64_t done = begin; done < end; done += some) {
-      const int64_t size = std::min(some, end - done), from = backwards ? end - (done - begin) - size : done;
-      each_column<F>(first, channels, [&](auto vectors, auto whole, int64_t c, int64_t width) {
-        step(vectors, whole, from, from + size, c, width);
-      });
-    }
-  }
-
-  // The sums of rows begin..end and the channels first..first + channels.
-  void add_rows(int64_t begin, int64_t end, int64_t first, int64_t channels, double* sums, double* products) const {
+  void add_rows(int64_t begin, int64_t end, double* sums, double* products) const {
+    const int64_t channels = shape.c;
     FoldedSums<F> sum_totals(channels + kL), product_totals(channels + kL);
-    each_block(begin, end, first, channels, false,
-               [&](auto vectors, auto whole, int64_t from, int64_t to, int64_t c, int64_t width) {
-      add_column<vectors, whole>(from, to, c, width, sum_totals.narrow(c - first), product_totals.narrow(c - first));
-      const bool last_column = c + width == first + channels, full_fold = (to - begin) % kFold == 0;
-      if (last_column && (full_fold || to == end)) sum_totals.fold(), product_totals.fold();
-    });
+    const int64_t some = rows_at_a_time(channels * sizeof(T));
+    for (int64_t from = begin; from < end; from += some) {
+      const int64_t to = std::min(from + some, end);
+      each_column<F>(channels, [&](auto vectors, auto whole, int64_t c, int64_t width) {
+        add_column<vectors, whole>(from, to, c, width, sum_totals.narrow(c), product_totals.narrow(c));
+      });
+      if ((to - begin) % kFold == 0 || to == end) sum_totals.fold(), product_totals.fold();
+    }
     for (int64_t c = 0; c < channels; ++c) sums[c] = sum_totals[c], products[c] = product_totals[c];
   }
 
@@ -311,28 +300,27 @@ struct BackwardPlan {
   }
 
   template <bool kStream>
-  void write_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
-    if (!writes) return;
-    each_block(begin, end, first, channels, true,
-               [&](auto vectors, auto whole, int64_t from, int64_t to, int64_t c, int64_t width) {
-      write_column<kStream, vectors, whole>(from, to, c, width);
+  void write_rows(int64_t begin, int64_t end) const {
+    each_stretch(begin, end, shape.c * sizeof(T), [&](int64_t from, int64_t to) {
+      if (shape.c == kColumn * kL) return write_stretch<kStream, kColumn>(from, to);
+      write_stretch<kStream, kWholeRow>(from, to);
     });
   }
 
-  template <bool kStream, int kVectors, bool kWhole>
-  void write_column(int64_t from, int64_t to, int64_t c, int64_t width) const {
-    const WriterOf<kVectors> writer(by, c);
+  template <bool kStream, int kVectors>
+  void write_stretch(int64_t from, int64_t to) const {
+    const WriterOf<kVectors> writer(by, 0);
     const uint8_t* const mask = task.mask;
-    const int64_t stride = shape.c, next = (from - to) * stride;
+    const int64_t c = shape.c, next = rows_of_page(c * sizeof(T)) * c;
     for (int64_t row = from; row < to; ++row) {
-      const int64_t at = row * stride + c;
+      const int64_t at = row * c;
       if (mask && !mask[row]) {
         for (T* out : {writer.dx, writer.dresidual})
-          if (out) std::memset(out + at, 0, width * sizeof(T));
+          if (out) std::memset(out + at, 0, c * sizeof(T));
         continue;
       }
-      const uint8_t* const bits = bits_of(row, c);
-      each_in_column<F, kVectors, kWhole>(width, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+      const uint8_t* const bits = bits_of(row, 0);
+      each_in_row<F, kVectors>(c, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
         if constexpr (!kStream) writer.prefetch_at(at + i + next);
         writer.template one<kStream>(whole, at, i, count, bits, nullptr);
       });
@@ -341,33 +329,19 @@ struct BackwardPlan {
 
   template <bool kStream>
   void channels_last() {
-    const int64_t c = shape.c, rows = shape.values(), columns = (c + kWidth - 1) / kWidth;
-    const int64_t bytes = sizeof(T);
-    const bool fits = 2 * rows * kWidth * bytes <= cache_bytes() && c * bytes < kPage;  // else each row is another page
-    if (fits && columns >= 2 * threads.number) {
-      in_parallel(threads, columns, serial, [&](int64_t begin, int64_t end) {
-        for (int64_t column = begin; column < end; ++column) {
-          const int64_t first = column * kWidth, channels = std::min(kWidth, c - first);
-          double sums[kWidth], products[kWidth];
-          add_rows(0, rows, first, channels, sums, products);
-          for (int64_t i = 0; i < channels; ++i) by.settle_channel(first + i, sums[i], products[i]);
-          write_rows<kStream>(0, rows, first, channels);
-        }
-        if (kStream) drain();
-      });
-      return;
-    }
+    const int64_t c = shape.c, rows = shape.values();
     const int64_t blocks = serial ? 1 : std::max<int64_t>(1, std::min(rows, threads.number));
     Sums of_block(blocks * c);
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
-        add_rows(block * rows / blocks, (block + 1) * rows / blocks, 0, c, of_block.sum.data() + block * c,
+        add_rows(block * rows / blocks, (block + 1) * rows / blocks, of_block.sum.data() + block * c,
                  of_block.product.data() + block * c);
     });
     settle(of_block, blocks);
+    if (!writes) return;
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
-        write_rows<kStream>(block * rows / blocks, (block + 1) * rows / blocks, 0, c);
+        write_rows<kStream>(block * rows / blocks, (block + 1) * rows / blocks);
       if (kStream) drain();
     });
   }

@@ -49,7 +49,7 @@ struct Normalizer {
       const uint32_t set = kFused == Fused::kRelu ? pack_positive<F>(z) : pack<F>(slope<F>(by.kind, z) == 1);
       std::memcpy(bits + i / kLanes<F> * kBitBytes<F>, &set, kBitBytes<F>);
     }
-    if constexpr (kFused == Fused::kRelu) z = z < 0 ? Vector<F>{} : z;
+    if constexpr (kFused == Fused::kRelu) z = rectified<F>(z);
     if constexpr (kFused == Fused::kAny) z = activate<F>(by.kind, z);
     if constexpr (kMasked) z = allowed<F>(mask + i, count) ? z : Vector<F>{};
     put<whole, kStream>(by.y + at + i, z, count);
@@ -77,7 +77,6 @@ struct Normalizer {
 template <class T, bool kStream>
 struct ForwardPlan {
   using F = typename Wide<T>::type;
-  static constexpr int64_t kWidth = kColumn * kLanes<F>;
   const Forward& task;
   const Threads& threads;
   const Shape& shape = task.shape;
@@ -176,40 +175,36 @@ struct ForwardPlan {
 
   // -------------------------------------------------------------------------------------------------- channels last
 
-  void gather_rows(int64_t begin, int64_t end, int64_t first, int64_t channels, Gathered* into) const {
-    ColumnGatherer<T>(channels).add(x + begin * shape.c + first, mask_from(begin), shape.c, end - begin, into);
+  void gather_rows(int64_t begin, int64_t end, Gathered* into) const {
+    ColumnGatherer<T>(shape.c).add(x + begin * shape.c, mask_from(begin), end - begin, into);
   }
 
-  // Rows begin..end of the channels first..first + channels, some rows of all columns at a time; what was gathered last
-  // comes first.
-  void normalize_rows(int64_t begin, int64_t end, int64_t first, int64_t channels) const {
+  // What was gathered last comes first.
+  void normalize_rows(int64_t begin, int64_t end) const {
     normalizer.with_kind([&](auto fused, auto added) {
-      const int64_t some = rows_at_a_time(channels * sizeof(T));
-      for (int64_t done = begin; done < end; done += some) {
-        const int64_t size = std::min(some, end - done);
-        const int64_t from = task.by_batch ? end - (done - begin) - size : done, to = from + size;
-        each_column<F>(first, channels, [&](auto vectors, auto whole, int64_t c, int64_t width) {
-          normalize_column<fused, added, vectors, whole>(from, to, c, width);
-        });
-      }
+      const auto normalize = [&](int64_t from, int64_t to) {
+        if (shape.c == kColumn * kLanes<F>) return normalize_stretch<fused, added, kColumn>(from, to);
+        normalize_stretch<fused, added, kWholeRow>(from, to);
+      };
+      if (!task.by_batch) return normalize(begin, end);
+      each_stretch(begin, end, shape.c * sizeof(T), normalize);
     });
   }
 
-  template <Fused kFused, Added kAdded, int kVectors, bool kWhole>
-  void normalize_column(int64_t from, int64_t to, int64_t first, int64_t width) const {
-    const typename Normalizer<T>::template Constants<kVectors> by(normalizer, first);
-    const int64_t inside = first / kLanes<F> * kBitBytes<F>, stride = shape.c, bit_stride = bits_per_run;
-    const int64_t next = (task.by_batch ? -1 : 1) * (to - from) * stride;  // where the next rows are
+  template <Fused kFused, Added kAdded, int kVectors>
+  void normalize_stretch(int64_t from, int64_t to) const {
+    const typename Normalizer<T>::template Constants<kVectors> by(normalizer, 0);
+    const int64_t c = shape.c, bit_stride = bits_per_run, next = rows_of_page(c * sizeof(T)) * c;
     uint8_t* const all_bits = task.bits;
     const uint8_t* const mask = task.mask;
     for (int64_t row = from; row < to; ++row) {
-      const int64_t at = row * stride + first;
+      const int64_t at = row * c;
       if (mask && !mask[row]) {
-        std::memset(by.y + at, 0, width * sizeof(T));
+        std::memset(by.y + at, 0, c * sizeof(T));
         continue;
       }
-      uint8_t* const bits = kAdded == Added::kResidualWithBits ? all_bits + row * bit_stride + inside : nullptr;
-      each_in_column<F, kVectors, kWhole>(width, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+      uint8_t* const bits = kAdded == Added::kResidualWithBits ? all_bits + row * bit_stride : nullptr;
+      each_in_row<F, kVectors>(c, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
         if constexpr (kAdded != Added::kNothing) prefetch(by.residual + at + i + next);
         if constexpr (!kStream) prefetch(by.y + at + i + next);
         Normalizer<T>::template one<kStream, false, kFused, kAdded>(whole, at, i, count, by, bits, nullptr);
@@ -218,28 +213,13 @@ struct ForwardPlan {
   }
 
   void channels_last() {
-    const int64_t c = shape.c, rows = shape.values(), columns = (c + kWidth - 1) / kWidth;
-    const int64_t bytes = sizeof(T);
-    const bool fits = rows * kWidth * bytes <= cache_bytes() && c * bytes < kPage;  // else each row is another page
-    if (task.by_batch && fits && columns >= 2 * threads.number) {
-      in_parallel(threads, columns, serial, [&](int64_t begin, int64_t end) {
-        for (int64_t column = begin; column < end; ++column) {
-          const int64_t first = column * kWidth, channels = std::min(kWidth, c - first);
-          Gathered gathered[kWidth];
-          gather_rows(0, rows, first, channels, gathered);
-          for (int64_t i = 0; i < channels; ++i) normalizer.settle_channel(first + i, gathered[i]);
-          normalize_rows(0, rows, first, channels);
-        }
-        if (kStream) drain();
-      });
-      return;
-    }
+    const int64_t c = shape.c, rows = shape.values();
     const int64_t blocks = serial ? 1 : std::max<int64_t>(1, std::min(rows, threads.number));
     Array<Gathered> of_block(task.by_batch ? blocks * c : 0);
     if (task.by_batch) {
       in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
         for (int64_t block = begin; block < end; ++block)
-          gather_rows(block * rows / blocks, (block + 1) * rows / blocks, 0, c, of_block.data() + block * c);
+          gather_rows(block * rows / blocks, (block + 1) * rows / blocks, of_block.data() + block * c);
       });
     }
     for (int64_t channel = 0; channel < c; ++channel) {
@@ -250,7 +230,7 @@ struct ForwardPlan {
     }
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
-        normalize_rows(block * rows / blocks, (block + 1) * rows / blocks, 0, c);
+        normalize_rows(block * rows / blocks, (block + 1) * rows / blocks);
       if (kStream) drain();
     });
   }

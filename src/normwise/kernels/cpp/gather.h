@@ -133,7 +133,7 @@ constexpr int64_t kFold = 64;
 // and their pages known; enough to pay for what a column takes into registers.
 inline int64_t rows_at_a_time(int64_t row_bytes) {
   int64_t rows = kFold;
-  while (rows > 8 && rows * row_bytes > 16 * 1024) rows /= 2;
+  while (rows > 8 && rows * row_bytes > 64 * 1024) rows /= 2;
   return rows;
 }
 
@@ -153,8 +153,8 @@ class FoldedSums {
   Array<double> wide_;
 };
 
-// Channels in the lanes: all rows of some channels of a matrix of `stride` channels. All channels of some rows are summed
-// before the next rows, so that memory is read in its order.
+// Channels in the lanes, rows of all channels. All channels of some rows are summed before the next rows, so that memory is
+// read nearly in its order.
 template <class T>
 class ColumnGatherer {
   using F = typename Wide<T>::type;
@@ -165,8 +165,8 @@ class ColumnGatherer {
   explicit ColumnGatherer(int64_t channels)
       : channels_(channels), about_(channels + kL), total_(channels + kL), squares_(channels + kL) {}
 
-  void add(const T* x, const uint8_t* mask, int64_t stride, int64_t rows, Gathered* into) {
-    start(x, mask, stride, rows);
+  void add(const T* x, const uint8_t* mask, int64_t rows, Gathered* into) {
+    start(x, mask, rows);
     for (int64_t begin = 0; begin < rows; begin += kChunk) {
       const int64_t end = std::min(rows, begin + kChunk);
       total_.clear();
@@ -177,8 +177,8 @@ class ColumnGatherer {
       const int64_t some = rows_at_a_time(channels_ * sizeof(T));
       for (int64_t from = begin; from < end; from += some) {
         const int64_t to = std::min(end, from + some);
-        each_column<F>(0, channels_, [&](auto vectors, auto whole, int64_t c, int64_t width) {
-          sum_up<vectors, whole>(x + from * stride + c, mask ? mask + from : nullptr, stride, to - from, c, width);
+        each_column<F>(channels_, [&](auto vectors, auto whole, int64_t c, int64_t width) {
+          sum_up<vectors, whole>(x + from * channels_ + c, mask ? mask + from : nullptr, to - from, c, width);
         });
         if ((from - begin) % kFold == kFold - some || to == end) total_.fold(), squares_.fold();
       }
@@ -191,18 +191,19 @@ class ColumnGatherer {
 
  private:
   // Of each channel, the mean of its first values that count.
-  void start(const T* x, const uint8_t* mask, int64_t stride, int64_t rows) {
+  void start(const T* x, const uint8_t* mask, int64_t rows) {
     std::fill_n(about_.data(), about_.size(), F(0));
     int64_t number = 0;
     for (int64_t row = 0; row < rows && number < 8; ++row) {
       if (mask && !mask[row]) continue;
       ++number;
-      for (int64_t c = 0; c < channels_; ++c) about_[c] += (widen(x[row * stride + c]) - about_[c]) / number;
+      for (int64_t c = 0; c < channels_; ++c) about_[c] += (widen(x[row * channels_ + c]) - about_[c]) / number;
     }
   }
 
   template <int kVectors, bool kWhole>
-  void sum_up(const T* x, const uint8_t* mask, int64_t stride, int64_t rows, int64_t c, int64_t width) {
+  void sum_up(const T* x, const uint8_t* mask, int64_t rows, int64_t c, int64_t width) {
+    const int64_t stride = channels_;
     const Along<F, kVectors> about(about_.data() + c);
     V sum[kVectors], square[kVectors];
     for (int v = 0; v < kVectors; ++v)

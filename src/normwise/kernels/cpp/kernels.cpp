@@ -5,6 +5,9 @@
 namespace normwise {
 
 #if defined(__x86_64__)
+namespace avx512_bf16 {
+extern const Kernels kKernels;
+}
 namespace avx512 {
 extern const Kernels kKernels;
 }
@@ -21,6 +24,8 @@ const Kernels* kernels(const char* name) {
 #if defined(__x86_64__)
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+  if (has_bf16 && wanted(avx512_bf16::kKernels)) return &avx512_bf16::kKernels;
   if (has_avx512 && wanted(avx512::kKernels)) return &avx512::kKernels;
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (has_avx2 && wanted(avx2::kKernels)) return &avx2::kKernels;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -148,27 +149,42 @@ NORMWISE_INLINE Vector<typename Wide<T>::type> load(const T* from) {
   std::memcpy(&v, from, sizeof v);
   return v;
 }
+// Of two-byte values, whose bits these are.
+template <class T>
+NORMWISE_INLINE Vector<float> from_sixteen(Sixteen bits);
 template <>
-NORMWISE_INLINE Vector<float> load<BFloat16>(const BFloat16* from) {
-  Sixteen half;
-  std::memcpy(&half, from, sizeof half);
-  const Unsigned bits = __builtin_convertvector(half, Unsigned) << 16;
-  return same_bits<Vector<float>>(bits);
+NORMWISE_INLINE Vector<float> from_sixteen<BFloat16>(Sixteen bits) {
+  return same_bits<Vector<float>>(__builtin_convertvector(bits, Unsigned) << 16);
 }
 template <>
-NORMWISE_INLINE Vector<float> load<Half>(const Half* from) {
+NORMWISE_INLINE Vector<float> from_sixteen<Half>(Sixteen bits) {
 #if defined(__AVX512F__)
-  return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)bits);
 #elif defined(__F16C__)
-  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  return (Vector<float>)_mm256_cvtph_ps((__m128i)bits);
 #else
   Vector<float> v;
-  for (int i = 0; i < kLanes<float>; ++i) v[i] = widen(from[i]);
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = widen(Half{bits[i]});
   return v;
 #endif
 }
+template <>
+NORMWISE_INLINE Vector<float> load<BFloat16>(const BFloat16* from) {
+  Sixteen bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return from_sixteen<BFloat16>(bits);
+}
+template <>
+NORMWISE_INLINE Vector<float> load<Half>(const Half* from) {
+  Sixteen bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return from_sixteen<Half>(bits);
+}
 
 NORMWISE_INLINE Sixteen to_bfloat16(Vector<float> v) {
+#if defined(__AVX512BF16__)
+  return same_bits<Sixteen>(_mm512_cvtneps_pbh((__m512)v));  // what is subnormal becomes 0
+#endif
   const auto bits = same_bits<Unsigned>(v);
   const Unsigned rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Unsigned quiet = (bits >> 16) | 0x40;
@@ -176,38 +192,43 @@ NORMWISE_INLINE Sixteen to_bfloat16(Vector<float> v) {
   return __builtin_convertvector((rounded & ~nan) | (quiet & nan), Sixteen);
 }
 
+NORMWISE_INLINE Sixteen to_half(Vector<float> v) {
+#if defined(__AVX512F__)
+  return (Sixteen)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+  return (Sixteen)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  Sixteen bits;
+  for (int i = 0; i < kLanes<float>; ++i) bits[i] = narrow<Half>(v[i]).bits;
+  return bits;
+#endif
+}
+
+template <class T>
+NORMWISE_INLINE Sixteen to_sixteen(Vector<float> v) {
+  if constexpr (std::is_same_v<T, Half>) return to_half(v);
+  return to_bfloat16(v);
+}
+
 // kStream: past the caches, for outputs that will not be read soon; the address must then be a multiple of the vector.
 template <bool kStream, class T>
 NORMWISE_INLINE void store(T* to, Vector<typename Wide<T>::type> v) {
+  if constexpr (sizeof(T) == 2) {
+    const Sixteen bits = to_sixteen<T>(v);
 #if defined(__AVX512F__)
-  if constexpr (kStream) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)v);
+    if constexpr (kStream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)bits);
 #elif defined(__AVX2__)
-  if constexpr (kStream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)v);
+    if constexpr (kStream) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)bits);
 #endif
-  std::memcpy(to, &v, sizeof v);
-}
-template <bool kStream>
-NORMWISE_INLINE void store_sixteen(void* to, Sixteen v) {
+    std::memcpy(to, &bits, sizeof bits);
+  } else {
 #if defined(__AVX512F__)
-  if constexpr (kStream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)v);
+    if constexpr (kStream) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)v);
 #elif defined(__AVX2__)
-  if constexpr (kStream) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)v);
+    if constexpr (kStream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)v);
 #endif
-  std::memcpy(to, &v, sizeof v);
-}
-template <bool kStream>
-NORMWISE_INLINE void store(BFloat16* to, Vector<float> v) {
-  store_sixteen<kStream>(to, to_bfloat16(v));
-}
-template <bool kStream>
-NORMWISE_INLINE void store(Half* to, Vector<float> v) {
-#if defined(__AVX512F__)
-  store_sixteen<kStream>(to, (Sixteen)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__F16C__)
-  store_sixteen<kStream>(to, (Sixteen)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#else
-  for (int i = 0; i < kLanes<float>; ++i) to[i] = narrow<Half>(v[i]);
-#endif
+    std::memcpy(to, &v, sizeof v);
+  }
 }
 
 // Asks for what is at this address, to be in the second cache when it is wanted; the address may be anything.
@@ -233,9 +254,8 @@ NORMWISE_INLINE Vector<F> load_part(const T* from, int64_t count, Vector<F> fill
   if constexpr (sizeof(T) == 4) return (Vector<F>)_mm512_mask_loadu_ps((__m512)fill, mask, from);
   if constexpr (sizeof(T) == 8) return (Vector<F>)_mm512_mask_loadu_pd((__m512d)fill, mask, from);
   if constexpr (sizeof(T) == 2) {
-    T values[kLanes<F>];
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm256_maskz_loadu_epi16(mask, from));
-    return (Vector<F>)_mm512_mask_mov_ps((__m512)fill, mask, (__m512)load(values));
+    const Vector<F> v = from_sixteen<T>(same_bits<Sixteen>(_mm256_maskz_loadu_epi16(mask, from)));
+    return (Vector<F>)_mm512_mask_mov_ps((__m512)fill, mask, (__m512)v);
   }
 #endif
   Vector<F> v = fill;
@@ -249,11 +269,7 @@ NORMWISE_INLINE void store_part(T* to, Vector<typename Wide<T>::type> v, int64_t
   const uint32_t mask = (1u << count) - 1;
   if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(to, mask, (__m512)v);
   if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_pd(to, mask, (__m512d)v);
-  if constexpr (sizeof(T) == 2) {
-    T values[kLanes<typename Wide<T>::type>];
-    store<false>(values, v);
-    return _mm256_mask_storeu_epi16(to, mask, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-  }
+  if constexpr (sizeof(T) == 2) return _mm256_mask_storeu_epi16(to, mask, same_bits<__m256i>(to_sixteen<T>(v)));
 #endif
   for (int i = 0; i < count; ++i) to[i] = narrow<T>(v[i]);
 }
@@ -285,6 +301,20 @@ NORMWISE_INLINE uint32_t pack(Integer<F> condition) {
   uint32_t bits = 0;
   for (int i = 0; i < kLanes<F>; ++i) bits |= static_cast<uint32_t>(condition[i] & 1) << i;
   return bits;
+#endif
+}
+
+// 0 where the value is below it; what is not a number stays.
+template <class F>
+NORMWISE_INLINE Vector<F> rectified(Vector<F> v) {
+#if defined(__AVX512F__)  // of equal ones, and with what is not a number, max takes the second
+  if constexpr (sizeof(F) == 4) return (Vector<F>)_mm512_maskz_max_ps(0xffff, __m512{}, (__m512)v);
+  return (Vector<F>)_mm512_maskz_max_pd(0xff, __m512d{}, (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(F) == 4) return (Vector<F>)_mm256_max_ps(__m256{}, (__m256)v);
+  return (Vector<F>)_mm256_max_pd(__m256d{}, (__m256d)v);
+#else
+  return v < 0 ? Vector<F>{} : v;
 #endif
 }
 

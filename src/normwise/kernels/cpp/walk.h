@@ -1,8 +1,7 @@
 // What forward and backward share: threads, numbers per channel, and the walk along a run.
 //
 // Where the channels come first, the unit of work is a channel: one thread reads it from memory once, and a second time
-// from the cache. Where they come last, it is a column of channels, as long as that stays in the cache; a longer column
-// is cut into blocks of rows, and swept twice, the second time from its end.
+// from the cache. Where they come last, it is a block of rows for each thread, swept twice, the second time from its end.
 #pragma once
 
 #include <unistd.h>
@@ -16,7 +15,8 @@
 namespace normwise::NORMWISE_ISA {
 
 constexpr int64_t kSerial = 64 * 1024;             // elements up to which waking threads costs more than they save
-constexpr int64_t kStreamed = int64_t{48} << 20;   // bytes from which an output is written past the caches
+constexpr int64_t kStreamed = int64_t{12} << 20;   // bytes from which an output is written past the caches
+constexpr int64_t kStretch = 256 * 1024;           // bytes that are read in order when rows are walked from the last
 constexpr int64_t kPage = 4096;
 constexpr int kColumn = 4;                         // vectors side by side in a column of channels
 
@@ -49,8 +49,10 @@ class PerChannel {
   Array<F> values_;
 };
 
-// Such a number in registers: where the channels come first (kVectors = 0), one for a whole run; where they come last, one
-// for each channel of a column of so many vectors.
+// Such a number for a loop. In registers: where the channels come first (kVectors = 0), one for a whole run; where they come
+// last, one for each channel of a column of so many vectors. Or in memory, for each channel of a whole row.
+constexpr int kWholeRow = -1;
+
 template <class F, int kVectors>
 struct Along {
   Vector<F> held[kVectors ? kVectors : 1];
@@ -59,6 +61,12 @@ struct Along {
     for (int v = 0; v < kVectors; ++v) held[v] = load(values + v * kLanes<F>);
   }
   NORMWISE_INLINE Vector<F> at(int64_t i) const { return held[kVectors ? i / kLanes<F> : 0]; }
+};
+template <class F>
+struct Along<F, kWholeRow> {
+  const F* values;
+  NORMWISE_INLINE explicit Along(const F* from) : values(from) {}
+  NORMWISE_INLINE Vector<F> at(int64_t i) const { return load(values + i); }
 };
 
 template <bool kWhole, class T, class F = typename Wide<T>::type>
@@ -99,19 +107,28 @@ NORMWISE_INLINE void each_vector(int64_t length, const Step& step) {
   if (i < length) step(std::false_type{}, i, length - i);
 }
 
+inline int64_t rows_of_page(int64_t row_bytes) { return std::max<int64_t>(kPage / std::max<int64_t>(row_bytes, 1), 1); }
+
+// Calls step(from, to) for stretches of the rows begin..end from the last to the first, because what was read last is still
+// in the cache; within a stretch as memory lies, for only that order is seen coming.
+template <class Step>
+void each_stretch(int64_t begin, int64_t end, int64_t row_bytes, const Step& step) {
+  const int64_t rows = std::max<int64_t>(kStretch / std::max<int64_t>(row_bytes, 1), 1);
+  for (int64_t to = end; to > begin; to -= rows) step(std::max(begin, to - rows), to);
+}
+
 template <int kVectors>
 using Vectors = std::integral_constant<int, kVectors>;
 
-// Calls step(vectors, whole, c, width) for the columns of some channels: of kColumn vectors while there are so many, then of
-// one, the last of which may be a part.
+// Calls step(vectors, whole, c, width) for the columns of a row: of kColumn vectors while there are so many, then of one, the
+// last of which may be a part.
 template <class F, class Step>
-NORMWISE_INLINE void each_column(int64_t first, int64_t channels, const Step& step) {
+NORMWISE_INLINE void each_column(int64_t channels, const Step& step) {
   constexpr int64_t kL = kLanes<F>;
-  int64_t c = first;
-  const int64_t end = first + channels;
-  for (; c + kColumn * kL <= end; c += kColumn * kL) step(Vectors<kColumn>{}, std::true_type{}, c, kColumn * kL);
-  for (; c + kL <= end; c += kL) step(Vectors<1>{}, std::true_type{}, c, kL);
-  if (c < end) step(Vectors<1>{}, std::false_type{}, c, end - c);
+  int64_t c = 0;
+  for (; c + kColumn * kL <= channels; c += kColumn * kL) step(Vectors<kColumn>{}, std::true_type{}, c, kColumn * kL);
+  for (; c + kL <= channels; c += kL) step(Vectors<1>{}, std::true_type{}, c, kL);
+  if (c < channels) step(Vectors<1>{}, std::false_type{}, c, channels - c);
 }
 
 // Calls step(whole, i, count) for each vector of a column; the compiler knows how many there are.
@@ -122,6 +139,16 @@ NORMWISE_INLINE void each_in_column(int64_t width, const Step& step) {
     for (int v = 0; v < kVectors; ++v) step(std::true_type{}, v * kLanes<F>, kLanes<F>);
   } else {
     step(std::false_type{}, 0, width);
+  }
+}
+
+// The same for a row, which may be one whole column.
+template <class F, int kVectors, class Step>
+NORMWISE_INLINE void each_in_row(int64_t channels, const Step& step) {
+  if constexpr (kVectors == kWholeRow) {
+    each_vector<F>(channels, step);
+  } else {
+    each_in_column<F, kVectors, true>(channels, step);
   }
 }
 
