@@ -128,7 +128,7 @@ def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    (("inf",), "unknown command 'inf': did you mean 'info'? Known: info, lab."),
+    (("inf",), "unknown command 'inf': did you mean 'info'? Known: info, lab, recalibrate."),
     (("lab", "rum"), "unknown command 'rum': did you mean 'run'? Known: list, run."),
     (("--versoin",), "unknown option '--versoin': did you mean '--version'? Known: --help, --version."),
     (

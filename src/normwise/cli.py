@@ -103,7 +103,7 @@ def main(ctx: click.Context) -> None:
 @click.option("--inference", is_flag=True, help="It is normalized by given statistics.")
 @click.option("--mask", is_flag=True, help="Some of it is masked.")
 def info(as_json: bool, shape: str | None, **how: Any) -> None:
-    """Show versions, the machine, and which kernels are active and why."""
+    """Show versions, the machine, and which kernels are active."""
     if shape is not None:
         choice = _choice(shape, **how)
         click.echo(json.dumps(choice) if as_json else f"{choice['kernel']}: {choice['reason']}.")
@@ -177,7 +177,7 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     return {"kernel": found.name, "reason": found.reason}
 
 
-@main.command(epilog="Example: normwise recalibrate nets.py:resnet --weights a.pt --data data.py:train --out b.pt")
+@main.command(epilog="Example: normwise recalibrate nets.py:net --data data.npz --out new.pt")
 @click.argument("model")
 @click.option("--data", required=True, help="FILE.py:CALLABLE that returns an iterable of batches, or an .npz.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Write the weights here.")

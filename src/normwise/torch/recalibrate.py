@@ -83,6 +83,12 @@ def recalibrate(
         upstream: how the layers below normalize while a layer gathers. ``"inference"``: by their own new statistics,
             so that every layer gathers what it will meet. Layer by layer, in the order in which they are called, a pass
             over the data for each, which ends at that layer. ``"batch"``: by the batch, in one pass over the data.
+
+            Measured (``normwise lab run does_recalibration_need_inference_upstream``; 5 seeds, 95 % intervals, points
+            of test accuracy, ``"batch"`` minus ``"inference"``): 0.0 [0.0, 0.0] to 0.04 [0.0, 0.2] with shuffled
+            batches of 128; -19.6 [-38.0, -8.4] in a network of 20 layers with batches of 4; -1.4 [-2.8, 0.4] there
+            with data sorted by class; 1.1 [-0.1, 2.0] at best, with batches of 4 after training with batches of 8.
+            So ``"inference"`` is what holds for any data, and ``"batch"`` what is cheaper for large shuffled batches.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve; it gets the
             model without its wrappers, and the batch on its device.
         at_most: use so many batches; None for all.

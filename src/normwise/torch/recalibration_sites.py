@@ -135,8 +135,7 @@ class Site:
         """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
         mean, var = self.estimate()
         far = distance(*self._before, mean, var, self.layer.eps)
-        finite: Tensor = torch.where(far.isfinite(), far, math.inf)
-        return finite
+        return torch.where(far.isfinite(), far, math.inf)
 
     def values(self) -> list[tuple[Tensor, Tensor]]:
         """The layer's buffers, and what belongs into each.
@@ -161,7 +160,8 @@ class Site:
         return found
 
     def _known(self) -> Tensor:
-        return (self.statistics.count > 1) & (self.statistics.updates > 0)
+        known: Tensor = (self.statistics.count > 1) & (self.statistics.updates > 0)
+        return known
 
     def _current(self) -> tuple[Tensor, Tensor]:
         mean, var = (buffer.detach().to(self.at, torch.float64, copy=True) for buffer in self.buffers)

@@ -1,0 +1,203 @@
+"""``normwise recalibrate``: what it reads and writes, what it says, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from click.testing import Result as Outcome
+from safetensors.torch import load_file
+from torch import nn
+
+from normwise.cli import main
+from normwise.torch import loading
+
+SOURCE = """
+import torch
+from torch import nn
+
+import beside
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, pixels, weight=None):
+        return self.norm(pixels)
+
+ready = nn.BatchNorm1d(3)
+plain = nn.Linear
+number = 3
+
+def fails():
+    raise ValueError("no such thing.\\nand more")
+
+def nothing():
+    return None
+
+def data():
+    return beside.data()
+
+def narrow():
+    return [torch.ones(4, 2)]
+"""
+BESIDE = "import torch\ndef data():\n    return [(torch.arange(30.0).view(10, 3) ** k, 'label') for k in (1, 2)]\n"
+
+
+def call(*arguments: str) -> Outcome:
+    return CliRunner().invoke(main, ["recalibrate", *arguments], prog_name="normwise")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(SOURCE, encoding="utf-8")
+    Path("beside.py").write_text(BESIDE, encoding="utf-8")
+    Path("broken.py").write_text("import torch\nvalue = 1 / 0\n", encoding="utf-8")
+    values = np.random.default_rng(0).normal(2, 3, (70, 3)).astype(np.float32)
+    np.savez("rows.npz", images=values, labels=np.zeros(70))
+    np.savez("named.npz", labels=np.zeros(70), pixels=values)
+    np.savez("uneven.npz", pixels=values, weight=values[:3])
+    np.savez("objects.npz", images=np.array([{}, []], dtype=object))
+    before, path = {*sys.modules}, [*sys.path]
+    yield tmp_path
+    assert sys.path == path
+    for name in {*sys.modules} - before & {"nets", "beside", "broken"}:
+        del sys.modules[name]
+
+
+def values() -> torch.Tensor:
+    with np.load("rows.npz") as archive:
+        return torch.from_numpy(archive["images"])
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    ".pt": lambda path: torch.load(path, weights_only=True),
+    ".pth": lambda path: torch.load(path, weights_only=True),
+    ".safetensors": load_file,
+}
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_the_statistics_of_the_data_are_in_the_file(suffix: str) -> None:
+    done = call("nets.py:net", "--data", "rows.npz", "--out", f"new{suffix}")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 of 1 batch norms recalibrated with 70 samples in 2 batches\n  recalibrated  1: ")
+    assert done.stdout.endswith(f"\nThe weights: {Path(f'new{suffix}').resolve()}\n")
+    state = READERS[suffix](f"new{suffix}")
+    model: Any = loading.load_model("nets.py:net")
+    assert {*state} == {*model.state_dict()}
+    torch.testing.assert_close(state["1.running_mean"], model[0](values()).detach().mean(0))
+    assert torch.equal(state["3.weight"], model[3].weight)
+    again: Any = loading.load_model("nets.py:net", Path(f"new{suffix}"))
+    assert torch.equal(again[1].running_var, state["1.running_var"])
+    assert sorted(path.name for path in Path().iterdir() if "new" in path.name) == [f"new{suffix}"]  # nothing besides
+
+
+def test_the_weights_are_those_of_the_file_and_the_data_those_of_the_callable() -> None:
+    model: Any = loading.load_model("nets.py:net")
+    nn.init.ones_(model[0].weight)
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, "old.pt")
+    done = call("nets.py:net", "--weights", "old.pt", "--data", "nets.py:data", "--out", "new.pt", "--json")
+    found = json.loads(done.stdout)
+    assert (found["samples"], found["batches"], found["not_reached"], found["standard_error"]) == (20, 2, [], None)
+    assert [*found["recalibrated"]] == ["1"]
+    state = torch.load("new.pt", weights_only=True)
+    assert bool((state["0.weight"] == 1).all())
+
+
+def test_settings_are_passed_on() -> None:
+    settings = ("--estimator", "cumulative", "--batches", "1", "--batch-size", "10", "--upstream", "batch")
+    done = call("nets:ready", "--data", "rows.npz", "--out", "new.pt", *settings)
+    assert "recalibrated with 10 samples in 1 batch\n  recalibrated  (the model): " in done.stdout
+    torch.testing.assert_close(torch.load("new.pt", weights_only=True)["running_mean"], values()[:10].mean(0))
+
+
+def test_arrays_are_given_by_the_names_of_the_parameters() -> None:
+    call("nets.py:Named", "--data", "named.npz", "--out", "new.pt")
+    torch.testing.assert_close(torch.load("new.pt", weights_only=True)["norm.running_mean"], values().mean(0))
+
+
+def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("new.pt").write_bytes(b"old")
+    Path("new.pt").chmod(0o640)
+
+    def full(_: Any, path: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        done = call("nets.py:net", "--data", "rows.npz", "--out", "new.pt")
+    assert (done.exit_code, done.stderr) == (2, "normwise: no space left on device.\n")
+    assert Path("new.pt").read_bytes() == b"old"
+    assert not [*Path().glob(".new*")]
+    assert call("nets.py:net", "--data", "rows.npz", "--out", "new.pt").exit_code == 0
+    assert Path("new.pt").stat().st_mode & 0o777 == 0o640
+
+
+MISTAKES: list[tuple[dict[str, str], str]] = [
+    ({"model": "nets.py"}, "MODEL is written file.py:callable or package.module:callable, received 'nets.py': name the "
+                           "file and, behind a colon, what to call in it."),
+    ({"model": "nots.py:net"}, "there is no file 'nots.py': give the path from {folder}."),
+    ({"model": "nots:net"}, "nots could not be imported: ModuleNotFoundError in line"),
+    ({"model": "broken.py:net"}, "broken.py could not be imported: ZeroDivisionError in line 2 of broken.py: division "
+                                 "by zero."),
+    ({"model": "nets.py:nett"}, "unknown name in nets.py 'nett': did you mean 'net'? Known: "),
+    ({"model": "nets.py:number"}, "nets.py:number must be callable, received int: name a function."),
+    ({"model": "nets.py:nothing"}, "nets.py:nothing must return a torch.nn.Module, received NoneType: return the model "
+                                   "itself."),
+    ({"model": "nets.py:fails"}, "nets.py:fails() failed with ValueError in line 24 of nets.py: no such thing."),
+    ({"model": "torch.nn:Identity"}, "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing "
+                                     "was written."),
+    ({"data": "nots.npz"}, "there is no file 'nots.npz': give the path of the data."),
+    ({"data": "objects.npz"}, "'objects.npz' could not be read as arrays: ValueError in line"),
+    ({"data": "uneven.npz", "model": "nets.py:Named"}, "the arrays of 'uneven.npz' must have one row per sample, "
+                                                       "received {{'pixels': 70, 'weight': 3}}: save them with "
+                                                       "the same number of rows."),
+    ({"data": "nets.py:narrow"}, "nets.py:net on nets.py:narrow failed with RuntimeError in line"),
+    ({"data": "nets.py:number"}, "nets.py:net on nets.py:number failed with TypeError in line"),
+    ({"out": "new.txt"}, "weights are .safetensors, .pt, .pth files, received 'new.txt': give it such a name."),
+    ({"out": "no/new.pt"}, "there is no folder 'no' for 'new.pt': make it first."),
+    ({"weights": "nots.pt"}, "there is no file 'nots.pt': give the path of the weights."),
+    ({"weights": "nets.py"}, "weights are .safetensors, .pt, .pth files, received 'nets.py': give it such a name."),
+    ({"weights": "other.pt"}, "'other.pt' could not be loaded into Sequential: Error(s) in loading state_dict for "
+                              "Sequential: Missing key(s) in state_dict: "),
+    ({"weights": "list.pt"}, "'list.pt' must hold a state_dict, received list: save model.state_dict()."),
+    ({"weights": "whole.pt"}, "'whole.pt' could not be loaded into Sequential: Weights only load failed."),
+    ({"estimator": "poled"}, "unknown estimator 'poled': did you mean 'pooled'? Known: "),
+    ({"upstream": "bach"}, "unknown upstream 'bach': did you mean 'batch'? Known: batch, inference."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(MISTAKES)))
+def test_every_mistake_is_one_sentence_and_nothing_is_written(case: int, folder: Path) -> None:
+    wrong, sentence = MISTAKES[case]
+    torch.save({"a": torch.zeros(1)}, "other.pt")
+    torch.save([1], "list.pt")
+    torch.save(nn.Linear(1, 1), "whole.pt")
+    there = {*Path().iterdir()}
+    given = {"model": "nets.py:net", "data": "rows.npz", "out": "new.pt", **wrong}
+    done = call(given.pop("model"), *(part for name, value in given.items() for part in (f"--{name}", value)))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"normwise: {sentence[:1].lower()}{sentence[1:].format(folder=repr(str(folder)))}")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(".\n")
+    assert {path for path in Path().iterdir() if path.name != "__pycache__"} == there - {Path("__pycache__")}
+
+
+def test_its_help_ends_with_an_example() -> None:
+    shown = call("--help").stdout
+    assert shown.endswith("\n  Example: normwise recalibrate nets.py:net --data data.npz --out new.pt\n")
