@@ -50,6 +50,7 @@ def test_gradients_are_those_of_finite_differences(
         given["dy"], given["x"], PARTS, given["scale"], given["shift"], EPS, residual=given["residual"], **options
     )
     for name, gradient in zip(names, found, strict=True):
+        assert gradient is not None
         numeric = np.zeros_like(given[name])
         for index in np.ndindex(numeric.shape):
             h = np.zeros_like(numeric)

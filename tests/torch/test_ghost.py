@@ -89,6 +89,7 @@ def test_forward_backward_and_statistics_are_the_references(
     wanted = reference_ghost.backward_batch(array(dy), *law, **options)
     found = gradients(x, layer.weight, layer.bias, residual)
     for mine, theirs in zip(found, wanted, strict=True):
+        assert theirs is not None
         np.testing.assert_allclose(array(mine), theirs, rtol=1e-9, atol=1e-9)
     mean, var = running(layer)
     np.testing.assert_allclose(array(mean), 0.1 * batch.mean, rtol=1e-12)

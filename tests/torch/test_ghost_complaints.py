@@ -90,7 +90,7 @@ def leak(queries: nn.Module, keys: nn.Module, chunks: int | None = None) -> floa
         for layer, view in ((queries, first), (keys, second)):
             y = layer(view) if chunks is None else by_a_loop(layer, view, 256 // chunks)
             told.append(what_a_network_can_tell(view, y.detach()))
-        nearest = torch.cdist(*told).argmin(1)
+        nearest = torch.cdist(told[0], told[1]).argmin(1)
         # two samples of the same virtual batch have the same statistics, up to rounding
         apart = (told[1][nearest] - told[1]).abs().amax(1)
         found.append(float((apart < 1e-6).double().mean()))

@@ -14,7 +14,7 @@ from normwise.kernels.choose import SMALL
 from normwise.moments import Moments
 from normwise.torch.batchnorm import FusedBatchNorm, torch_bias
 from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, check_weights, parameters_for
-from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
+from normwise.torch.dealing import ORDERS, Places, Sizes, order_of, permuted
 from normwise.torch.steps import choice_for, normalize_by_batch
 from normwise.torch.tiny_batches import POLICIES, Batch
 
@@ -39,13 +39,23 @@ class PerSample(NamedTuple):
     residual: Tensor | None
     weights: Tensor | None
 
-    def part(self, start: int, stop: int) -> PerSample:
-        """Some of the samples."""
-        return PerSample(*(tensor if tensor is None else tensor[start:stop] for tensor in self))
+    def split(self, sizes: list[int]) -> list[PerSample]:
+        """The samples in so many parts; in one operation, whose gradient is one too."""
+        if len(sizes) == 1:
+            return [self]
+        x, residual, weights = (None if tensor is None else tensor.split(sizes) for tensor in self)
+        assert x is not None
+        nothing = (None,) * len(sizes)
+        return [PerSample(*part) for part in zip(x, residual or nothing, weights or nothing, strict=True)]
 
-    def moved(self, order: Tensor, back: Tensor) -> PerSample:
+    def moved(self, places: Places) -> PerSample:
         """The samples in another order."""
-        return PerSample(*(tensor if tensor is None else permuted(tensor, order, back) for tensor in self))
+        x, residual, weights = self
+        return PerSample(
+            permuted(x, *places),
+            None if residual is None else permuted(residual, *places),
+            None if weights is None else permuted(weights, *places),
+        )
 
     def as_channels(self, groups: int) -> PerSample:
         """Every ``groups``-th sample is a sample of the same group, and each group has channels of its own.
@@ -114,29 +124,26 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         if weights is not None:
             weights = weights.expand(len(input), *weights.shape[1:])
         shares_mask = weights is None or weights.shape[1] == 1
-        y, moments = self._by_groups(PerSample(input, residual, weights), given, groups, size, shares_mask)
+        y, moments = self._by_groups(PerSample(input, residual, weights), given, groups, size, rest, shares_mask)
         if moments is not None and self.track_running_stats:
             self._enter(moments, weights)
         return y
 
     def _by_groups(
-        self, samples: PerSample, given: Given, groups: int, size: int, shares_mask: bool
+        self, samples: PerSample, given: Given, groups: int, size: int, rest: int, shares_mask: bool
     ) -> tuple[Tensor, Moments | None]:
         """The output, and the moments of all values in all groups, or None where nothing is to enter."""
-        x = samples.input
-        within, whole = groups * size, len(x)
-        order = self.order
+        x, order = samples.input, self.order
         if order == "consecutive" and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling():
             # Groups of that size are done one by one before they are gathered from memory for one call.
-            calls = [(start, start + size, 1) for start in range(0, within, size)]
-            order = "interleaved"
+            calls, groups, order = [size] * groups, 1, "interleaved"
         else:
-            calls = [(0, within, groups)]
-        if within < whole:
-            calls.append((within, whole, 1))
-        places = order_of(order, groups, size, whole, x.device)
-        dealt = samples if places is None else samples.moved(*places)
-        done = [self._call(dealt.part(start, stop), given, number, shares_mask) for start, stop, number in calls]
+            calls = [groups * size]
+        if rest:
+            calls.append(rest)
+        places = order_of(order, groups, size, len(x), x.device)
+        parts = (samples if places is None else samples.moved(places)).split(calls)
+        done = [self._call(part, given, 1 if rest and part is parts[-1] else groups, shares_mask) for part in parts]
         y = done[0][0] if len(done) == 1 else torch.cat([part for part, _ in done])
         if places is not None:
             y = permuted(y, places.back, places.order)
@@ -150,7 +157,9 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         policy = POLICIES[self.on_tiny_batch] if self.track_running_stats else None
         tiny = None
         if policy is not None and each.mean is not None and each.var is not None:
-            tiny = policy(Batch(x, weights, *each, self.eps, self.activation, residual))
+            tiny = policy(
+                Batch(x, weights, each.mean, each.var, each.weight, each.bias, self.eps, self.activation, residual)
+            )
         if tiny is not None:
             y, moments = tiny
         else:
