@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections import UserDict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
 from normwise.errors import NormwiseError
+from normwise.torch import feeding
 from normwise.torch.feeding import Batches, arguments, call, device_of, moved, samples_in, unwrapped
 
 
@@ -147,6 +148,42 @@ def test_what_has_only_items_is_iterated() -> None:
 def test_the_bar_is_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
     list(Batches(range(3), called="recalibrate"))
     assert capsys.readouterr().err == ""
+
+
+class Bar:
+    """What stands in for tqdm's bar and notes what happens to it."""
+
+    made: ClassVar[list[Bar]] = []
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings, self.done, self.closed = settings, 0, False
+        self.total: int | None = None
+        self.made.append(self)
+
+    def update(self) -> None:
+        self.done += 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_one_bar_shows_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "tqdm", Bar)
+    Bar.made.clear()
+    batches = Batches([1, 2, 3], at_most=2, called="recalibrate")
+    batches.passes = 3
+    for _ in range(2):
+        list(batches)
+    (bar,) = Bar.made
+    assert (bar.total, bar.done, bar.closed) == (6, 4, False)
+    list(batches)
+    assert (bar.done, bar.closed) == (6, True)
+    settings = {"desc": "recalibrate", "unit": "batch", "delay": 2, "leave": False, "disable": None}
+    assert bar.settings == settings  # only on a terminal, and only after two seconds
+    list(batches)
+    assert len(Bar.made) == 2
+    batches.close()
+    assert Bar.made[1].closed
 
 
 @pytest.mark.parametrize("wrong", [None, "data", {"x": 1}, torch.ones(2)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +36,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, what was compiled runs as it was written, so that every hook is heard; it compiles nothing."""
+    # Without its compiler loaded, torch has compiled nothing yet, and loading it takes a second.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -167,6 +175,9 @@ class Batches:
         at_most: go through so many; None for all. May be changed between two passes, to 0 too.
         called: the operation, for the progress bar and the errors.
 
+    Attributes:
+        passes: how often they will be gone through, all of which one bar shows.
+
     Raises:
         TypeError: not an iterable, or a single tensor or mapping, whose items are no batches.
 
@@ -187,21 +198,39 @@ class Batches:
             raise NormwiseError(f"{called} needs at least one batch, received {at_most}: state how many, or None.")
         self._source, self._once = batches, hasattr(batches, "__next__")
         self._kept: list[Any] = []
+        self._bar: Any = None
+        self._passed, self.passes = 0, 1
         self.at_most, self.called = at_most, called
 
     def __iter__(self) -> Generator[Any]:
         if self.at_most == 0:
             return
-        total = len(self._source) if isinstance(self._source, Sized) else None
-        total = self.at_most if total is None else min(total, self.at_most or total)
         source = self._again() if self._once else iter(self._source)
-        bar = tqdm(total=total, desc=self.called, unit="batch", delay=2, leave=False, disable=None)
-        with bar:
+        bar = self._bar_for_this_pass()
+        try:
             for number, batch in enumerate(source, start=1):
                 yield batch
                 bar.update()
                 if number == self.at_most:
                     return
+        finally:
+            self._passed += 1
+            if self._passed >= self.passes:
+                self.close()
+
+    def close(self) -> None:
+        """Take the bar away, if there is one."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._passed = None, 0
+
+    def _bar_for_this_pass(self) -> Any:
+        if self._bar is None:
+            self._bar = tqdm(desc=self.called, unit="batch", delay=2, leave=False, disable=None)
+        length = len(self._source) if isinstance(self._source, Sized) else None
+        in_a_pass = self.at_most if length is None else min(length, self.at_most or length)
+        self._bar.total = None if in_a_pass is None else in_a_pass * self.passes
+        return self._bar
 
     def _again(self) -> Iterator[Any]:
         """What was kept, then what the source still has."""

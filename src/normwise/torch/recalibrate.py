@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
@@ -18,7 +17,7 @@ from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import Estimator
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.pooled import Pooled
-from normwise.torch.feeding import Batches, ForwardFn, call, samples_in, unwrapped
+from normwise.torch.feeding import Batches, ForwardFn, call, samples_in, uncompiled, unwrapped
 from normwise.torch.ranks import Ranks
 from normwise.torch.recalibration_report import Movement, RecalibrateReport
 from normwise.torch.recalibration_sites import Gathered, Gone, Site, listening, survey
@@ -130,7 +129,7 @@ def recalibrate(
     source = Batches(batches, at_most=at_most, called="recalibrate")
     inner = unwrapped(model)
     passes, found = 1, list[Site]()
-    with unchanged(model) as snapshot, torch.compiler.set_stance("force_eager"):
+    with closing(source), unchanged(model) as snapshot, uncompiled():
         inner.eval()
 
         def through(gathering: Sequence[Site], limit: float) -> list[_Share]:
@@ -145,9 +144,11 @@ def recalibrate(
                 site.take_over([gathered[place] for _, gathered in parts])
             return [share for share, _ in parts]
 
+        source.passes = len(sites) if upstream == "inference" else 1
         shares = through(sites, limit)
         found = sorted((site for site in sites if site.reached), key=lambda site: site.place)
         source.at_most = shares[ranks.own].batches
+        source.passes = len(found)
         if upstream == "inference":
             # Nothing that gathers comes before the first, which met what it will meet; the others wait for those
             # before them, and normalize by the batch meanwhile, which keeps what they pass on at its size.
