@@ -111,6 +111,7 @@ def recalibrate(
         normalization, 2021, arXiv:2105.07576, section 3 (10^3 to 10^4 samples suffice).
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 1))
         >>> data = [(3 + torch.randn(64, 2), torch.zeros(64)), (3 + torch.randn(2, 2), torch.zeros(2))]
