@@ -13,6 +13,7 @@ from normwise.errors import NormwiseError
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
+from normwise.kernels import aten
 from normwise.kernels.choose import SMALL, TOO_SMALL
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
@@ -69,23 +70,21 @@ class FusedBatchNorm(_BatchNorm):
         weight, bias, mean, var, updates = self._tensors()
         tracks = self.training and self.track_running_stats
         if (
-            tracks
-            and residual is None
+            residual is None
             and mask is None
             and sample_weight is None
             and self.activation is None
-            and self.estimator is None
-            and self.on_tiny_batch == "error"
-            and 0 < input.numel() < SMALL
-            and updates is not None
-            and self.momentum is not None
             and mean is not None
+            and 0 < input.numel() < SMALL
             and (weight is None or weight.dtype is mean.dtype)
-            and choice_for(input, by_batch=True, mask=None) is TOO_SMALL
+            and choice_for(input, by_batch=self.training, mask=None) is TOO_SMALL
         ):  # the common call of a small tensor, of whose time every further step in Python is a hundredth
-            return normalize_and_move(
-                input, mean, var, weight, bias, self.momentum, self.eps, updates, self._buffers["num_batches_skipped"]
-            )
+            if not self.training:
+                return aten.forward_fixed(input, mean, var, weight, bias, self.eps)
+            momentum, skipped = self.momentum, self._buffers["num_batches_skipped"]
+            plain = self.estimator is None and self.on_tiny_batch == "error"
+            if tracks and plain and momentum is not None and updates is not None:
+                return normalize_and_move(input, mean, var, weight, bias, momentum, self.eps, updates, skipped)
         check_activation(self.activation)
         check_residual(residual, input)
         weights = check_weights(mask, sample_weight, input)

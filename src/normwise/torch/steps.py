@@ -16,10 +16,8 @@ from normwise.moments import Moments
 from normwise.torch import operators
 from normwise.torch.buffers import changeable, readable, transformed
 from normwise.torch.checks import check_masked_count
-from normwise.torch.finite import all_finite, finite_channels, take_finite
+from normwise.torch.finite import all_finite, count_batch, finite_channels, take_finite
 from normwise.torch.recomputation import recomputing
-
-ONE = torch.ones((), dtype=torch.int64)  # of the counters; a tensor is added in half the time of a number
 
 
 def choice_for(input: Tensor, *, by_batch: bool, mask: Tensor | None) -> Choice:
@@ -101,16 +99,19 @@ def normalize_and_move(
         if not again:
             take_finite((mean, var), (running_mean, running_var), (running_mean, running_var), updates, skipped)
         return _at_any_order(y)
-    before = torch.cat((running_mean, running_var))
+    remembered = cpu.remember(running_mean, running_var)
+    before = torch.cat((running_mean, running_var)) if remembered is None else None
     if x.dim() > 1 and x.numel() > x.shape[1] and eps > 0:  # what F.batch_norm would see to
         enabled = torch.backends.cudnn.enabled
         y = torch.batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps, enabled)
     else:
         y = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
-    if all_finite(running_mean, running_var):
-        if updates is not None:
-            updates.add_(ONE if updates.is_cpu else 1)
+    if remembered is not None:
+        count_batch(updates, skipped, cpu.restore_if_not_finite(remembered), running_var.numel())
+    elif all_finite(running_mean, running_var):
+        count_batch(updates, skipped, 0, running_var.numel())
     else:
+        assert before is not None
         found = running_mean.clone(), running_var.clone()
         take_finite(found, before.chunk(2), (running_mean, running_var), updates, skipped)
     return any_order.differentiable(y)
@@ -204,16 +205,16 @@ def update_running(
     """
     if recomputing():
         return
-    if type(estimator) is Ema and count is None and _moved_by_ema(estimator, batch, running_mean, running_var):
-        if updates is not None:
-            updates.add_(1)
-        return
-    after, left_out = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
+    plain = type(estimator) is Ema and count is None
+    left_out = _moved_by_ema(estimator, batch, running_mean, running_var) if plain else None
+    if left_out is not None:
+        return count_batch(updates, skipped, left_out, running_var.numel())
+    after, incomplete = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
     for buffer, value in zip((running_mean, running_var, updates, count), vars(after).values(), strict=True):
         if buffer is not None:
             changeable(buffer).copy_(value)
     if skipped is not None:
-        changeable(skipped).add_(left_out)
+        changeable(skipped).add_(incomplete)
 
 
 def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistics) -> tuple[RunningStatistics, Tensor]:
@@ -249,14 +250,14 @@ def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistic
     return taken, ~entered.all()
 
 
-def _moved_by_ema(ema: Ema, batch: Moments, running_mean: Tensor, running_var: Tensor) -> bool:
-    """Whether the compiled step did it: for what the compiled kernels gathered, in plain buffers."""
+def _moved_by_ema(ema: Ema, batch: Moments, running_mean: Tensor, running_var: Tensor) -> int | None:
+    """The compiled step, for what the compiled kernels gathered, in plain buffers: how many channels were left out.
+
+    None where it cannot be done so, and nothing was.
+    """
     if not readable(batch.mean) or not isinstance(batch.count, int) or batch.count < 2:
-        return False
+        return None
     if batch.mean.dtype is not torch.float64 or not built():
-        return False
-    # Twice a float32 is the most that n/(n-1) can make of a variance; False for NaN too.
-    if not batch.var.sum().item() < torch.finfo(running_var.dtype).max / 2:
-        return False
+        return None
     population = Moments(0.0, 1.0, batch.count).population_var()
     return cpu.move_running(running_mean, running_var, batch.mean, batch.var, population, ema.weight_of_new)

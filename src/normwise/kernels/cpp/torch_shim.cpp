@@ -5,10 +5,14 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 #include <optional>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -267,32 +271,107 @@ PyObject* release_pool(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
-template <class T>
-void move_towards(long long running_mean, long long running_var, const double* mean, const double* var,
-                  long long channels, double population, double weight) {
-  auto *to_mean = reinterpret_cast<T*>(running_mean), *to_var = reinterpret_cast<T*>(running_var);
-  for (long long c = 0; c < channels; ++c) {
-    to_mean[c] = static_cast<T>(to_mean[c] + weight * (mean[c] - to_mean[c]));
-    to_var[c] = static_cast<T>(to_var[c] + weight * (population * var[c] - to_var[c]));
+// Running statistics by their addresses. As operators these would mark the buffers as changed, which autograd takes for a
+// mistake where it has seen them; and an operator's call costs more than what there is to do.
+struct Running {
+  void *mean, *var;
+  int64_t channels;
+  bool is_double;
+
+  int64_t bytes() const { return channels * (is_double ? sizeof(double) : sizeof(float)); }
+
+  // From a call's first four arguments: two addresses, the number of channels, and whether they are doubles.
+  static std::optional<Running> from(PyObject* const* arguments, Py_ssize_t number, Py_ssize_t expected) {
+    if (number != expected) {
+      PyErr_Format(PyExc_TypeError, "normwise: %zd arguments are wanted, received %zd", expected, number);
+      return std::nullopt;
+    }
+    const Running running{PyLong_AsVoidPtr(arguments[0]), PyLong_AsVoidPtr(arguments[1]), PyLong_AsLongLong(arguments[2]),
+                          PyObject_IsTrue(arguments[3]) == 1};
+    return PyErr_Occurred() ? std::nullopt : std::optional<Running>(running);
   }
+
+  // Of each channel, writes what next(mean, var, c) makes of them if both are finite; the number of those that are not.
+  template <class Next>
+  int64_t step(const Next& next) const {
+    const auto of = [&](auto* means, auto* vars) {
+      using F = std::remove_reference_t<decltype(*means)>;
+      int64_t left_out = 0;
+      for (int64_t c = 0; c < channels; ++c) {
+        const auto [new_mean, new_var] = next(means[c], vars[c], c);
+        const F a = static_cast<F>(new_mean), b = static_cast<F>(new_var);
+        if (std::isfinite(a) && std::isfinite(b)) {
+          means[c] = a, vars[c] = b;
+        } else {
+          ++left_out;
+        }
+      }
+      return left_out;
+    };
+    return is_double ? of(static_cast<double*>(mean), static_cast<double*>(var))
+                     : of(static_cast<float*>(mean), static_cast<float*>(var));
+  }
+};
+
+PyObject* move_running(PyObject*, PyObject* const* arguments, Py_ssize_t number) {
+  const auto running = Running::from(arguments, number, 8);
+  if (!running) return nullptr;
+  const auto *mean = static_cast<const double*>(PyLong_AsVoidPtr(arguments[4])),
+             *var = static_cast<const double*>(PyLong_AsVoidPtr(arguments[5]));
+  const double population = PyFloat_AsDouble(arguments[6]), weight = PyFloat_AsDouble(arguments[7]);
+  if (PyErr_Occurred()) return nullptr;
+  return PyLong_FromLongLong(running->step([&](double old_mean, double old_var, int64_t c) {
+    return std::pair{old_mean + weight * (mean[c] - old_mean), old_var + weight * (population * var[c] - old_var)};
+  }));
 }
 
-// As an operator it would mark the buffers as changed, which autograd takes for a mistake where it has seen them.
-PyObject* move_running(PyObject*, PyObject* arguments) {
-  long long running_mean, running_var, mean, var, channels;
-  int is_double;
-  double population, weight;
-  if (!PyArg_ParseTuple(arguments, "LLLLLpdd", &running_mean, &running_var, &mean, &var, &channels, &is_double,
-                        &population, &weight))
-    return nullptr;
-  const auto *from_mean = reinterpret_cast<const double*>(mean), *from_var = reinterpret_cast<const double*>(var);
-  (is_double ? move_towards<double> : move_towards<float>)(running_mean, running_var, from_mean, from_var, channels,
-                                                           population, weight);
+// What `remember` saw last on this thread.
+thread_local std::vector<char> remembered;
+
+PyObject* remember(PyObject*, PyObject* const* arguments, Py_ssize_t number) {
+  const auto running = Running::from(arguments, number, 4);
+  if (!running) return nullptr;
+  const int64_t bytes = running->bytes();
+  remembered.resize(2 * bytes);
+  std::memcpy(remembered.data(), running->mean, bytes);
+  std::memcpy(remembered.data() + bytes, running->var, bytes);
   Py_RETURN_NONE;
 }
 
+PyObject* restore_if_not_finite(PyObject*, PyObject* const* arguments, Py_ssize_t number) {
+  const auto running = Running::from(arguments, number, 4);
+  if (!running) return nullptr;
+  const int64_t bytes = running->bytes(), size = running->is_double ? sizeof(double) : sizeof(float);
+  if (static_cast<int64_t>(remembered.size()) != 2 * bytes) {
+    PyErr_SetString(PyExc_RuntimeError, "normwise: statistics of another size were remembered");
+    return nullptr;
+  }
+  const auto restore = [&](int64_t c) {
+    std::memcpy(static_cast<char*>(running->mean) + c * size, remembered.data() + c * size, size);
+    std::memcpy(static_cast<char*>(running->var) + c * size, remembered.data() + bytes + c * size, size);
+  };
+  int64_t left_out = 0;
+  for (int64_t c = 0; c < running->channels; ++c) {
+    const bool finite = running->is_double ? std::isfinite(static_cast<double*>(running->mean)[c]) &&
+                                                 std::isfinite(static_cast<double*>(running->var)[c])
+                                           : std::isfinite(static_cast<float*>(running->mean)[c]) &&
+                                                 std::isfinite(static_cast<float*>(running->var)[c]);
+    if (!finite) restore(c), ++left_out;
+  }
+  return PyLong_FromLongLong(left_out);
+}
+
+template <class Function>
+PyCFunction fast(Function function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
 PyMethodDef methods[] = {
-    {"move_running", move_running, METH_VARARGS, "Exponential moving average of statistics, by their addresses."},
+    {"move_running", fast(move_running), METH_FASTCALL,
+     "Exponential moving average of statistics, by their addresses; how many channels are left as they were."},
+    {"remember", fast(remember), METH_FASTCALL, "Keeps a copy of statistics, by their addresses."},
+    {"restore_if_not_finite", fast(restore_if_not_finite), METH_FASTCALL,
+     "Puts what is remembered in the place of what is not finite; of how many channels."},
     {"instruction_set", instruction_set, METH_NOARGS, "The instruction set that the kernels use on this processor."},
     {"pool_state", pool_state, METH_NOARGS, "Bytes at most, kept and lent; blocks reused and fresh."},
     {"set_pool_limit", set_pool_limit, METH_O, "How many bytes the pool keeps at most; 0 switches it off."},
