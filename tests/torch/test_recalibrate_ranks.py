@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +62,43 @@ def attempt(rank: int, scene: str) -> Any:
     return {"state": state, "batches": report.batches, "samples": report.samples, "layers": [*report.recalibrated]}
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, dies: bool) -> None:
     """One process: every scene; the outcomes go to a file."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     # a file, not a port: nothing that could be taken
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    if dies:
+        torch.save(left_alone(rank), f"{folder}/{rank}.pt")
+        os._exit(0)
     torch.save({scene: attempt(rank, scene) for scene in SCENES}, f"{folder}/{rank}.pt")
     dist.barrier()
     # Not by the interpreter's own end: gloo's threads are now and then still running then, which aborts the process.
     os._exit(0)
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What both processes found; they are ended if they take more than a minute."""
-    folder = Path(tmp_path_factory.mktemp("ranks"))
-    root = Path(__file__).parents[2]
+def left_alone(rank: int) -> Any:
+    """Rank 1 is killed while it goes through its data; what becomes of the other."""
+
+    def batches() -> Iterator[Tensor]:
+        yield from share(rank)
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model, began = network(), time.monotonic()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        recalibrate(model, batches())
+    except NormwiseError as error:
+        same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        return {"error": str(error), "same": same, "seconds": time.monotonic() - began}
+    return {}
+
+
+def run(folder: Path, *more: str) -> list[int]:
+    """Both processes' exit codes; they are ended if they take more than a minute."""
     processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True, cwd=root
-        )
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder), *more], stderr=subprocess.PIPE, text=True)
         for rank in range(WORLD)
     ]
     try:
@@ -87,7 +106,16 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(errors)
+    codes = [process.returncode for process in processes]
+    assert codes[0] == 0, "\n".join(errors)
+    return codes
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What both processes found."""
+    folder = Path(tmp_path_factory.mktemp("ranks"))
+    assert run(folder) == [0] * WORLD
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
@@ -137,5 +165,14 @@ def test_a_failure_on_one_rank_is_an_error_on_all_and_every_model_is_as_it_was(o
     assert here["same"]
 
 
+def test_a_rank_that_dies_is_an_error_on_the_other_and_its_model_is_as_it_was(tmp_path: Path) -> None:
+    assert run(tmp_path, "dies") == [0, -signal.SIGKILL]
+    found = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert found["error"].startswith("recalibrate lost another of its 2 processes (")  # then gloo's words
+    assert found["error"].endswith("): the model is as it was; see what ended that one, and start all of them again.")
+    assert found["same"]
+    assert found["seconds"] < 30
+
+
 if __name__ == "__main__":
-    work(int(sys.argv[1]), sys.argv[2])
+    work(int(sys.argv[1]), sys.argv[2], "dies" in sys.argv)

@@ -55,7 +55,7 @@ class Ranks:
         It is a collective call: every rank has to come here, and one that failed says so here and then raises.
 
         Raises:
-            NormwiseError: another rank failed; the message says which one and how.
+            NormwiseError: another rank failed, and the message says which one and how; or it is gone, or too late.
         """
         if not self.several:
             return [work()]
@@ -67,7 +67,14 @@ class Ranks:
             failed = error
         words = None if failed is None else f"{type(failed).__name__}: {failed}"
         found: list[Any] = [None] * distributed.get_world_size(self._group)
-        distributed.all_gather_object(found, (words, mine), group=self._group)
+        try:
+            distributed.all_gather_object(found, (words, mine), group=self._group)
+        except RuntimeError as error:
+            lost = str(error).strip().split("\n", maxsplit=1)[0].rstrip(".")
+            raise NormwiseError(
+                f"{self._called} lost another of its {len(found)} processes ({lost}): the model is as it was; see what "
+                "ended that one, and start all of them again."
+            ) from (failed or error)
         if failed is not None:
             raise failed
         for rank, (trouble, _) in enumerate(found):
