@@ -26,6 +26,7 @@ from normwise.torch import functional
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normwise.torch.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+from normwise.torch.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, RenormSchedule
 from normwise.torch.state import BatchNormState, batch_norm_with_state
 
 if built():
@@ -38,12 +39,16 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchNormState",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "RenormSchedule",
     "batch_norm_with_state",
     "functional",
 ]
