@@ -168,6 +168,10 @@ class CompiledBatchNorm(torch.autograd.Function):
         return _backward(ctx, *gradients)
 
 
+# ``CompiledBatchNorm.apply`` less its search for the wrappers of torch.func, under which the layers do not come here.
+apply_compiled: Any = super(torch.autograd.Function, CompiledBatchNorm).apply
+
+
 def _one_by_one(operator: Any) -> Any:
     """The rule for vmap: the kernels want one dense batch at a time."""
 

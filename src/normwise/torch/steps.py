@@ -174,12 +174,11 @@ def _compiled(
     inputs = (x, residual, mask, weight, bias, mean, var, eps)
     if learning:
         number = cpu.ACTIVATIONS[activation]
-        return cpu.Forward(*operators.CompiledBatchNorm.apply(*inputs, number, keep_bits))
+        return cpu.Forward(*operators.apply_compiled(*inputs, number, keep_bits))
     with torch._C._AutoDispatchBelowAutograd():
         return cpu.forward(*inputs, activation, keep_bits)
 
 
-@torch.no_grad()
 def update_running(
     estimator: Estimator,
     batch: Moments,
@@ -205,16 +204,18 @@ def update_running(
     """
     if recomputing():
         return
-    plain = type(estimator) is Ema and count is None
-    left_out = _moved_by_ema(estimator, batch, running_mean, running_var) if plain else None
-    if left_out is not None:
-        return count_batch(updates, skipped, left_out, running_var.numel())
-    after, incomplete = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
-    for buffer, value in zip((running_mean, running_var, updates, count), vars(after).values(), strict=True):
-        if buffer is not None:
-            changeable(buffer).copy_(value)
-    if skipped is not None:
-        changeable(skipped).add_(incomplete)
+    if isinstance(estimator, Ema) and count is None:
+        left_out = _moved_by_ema(estimator, batch, running_mean, running_var)
+        if left_out is not None:
+            count_batch(updates, skipped, left_out, running_var.numel())
+            return
+    with torch.no_grad():
+        after, incomplete = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
+        for buffer, value in zip((running_mean, running_var, updates, count), vars(after).values(), strict=True):
+            if buffer is not None:
+                changeable(buffer).copy_(value)
+        if skipped is not None:
+            changeable(skipped).add_(incomplete)
 
 
 def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistics) -> tuple[RunningStatistics, Tensor]:

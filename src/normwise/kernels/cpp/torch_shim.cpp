@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -154,7 +155,11 @@ Tensor per_channel(const Tensor& x) { return torch::stable::new_empty(x, {x.size
 // A parameter's gradient in its own dtype.
 Tensor as_parameter(const Tensor& gradient, const MaybeTensor& parameter) {
   if (!parameter || parameter->scalar_type() == ScalarType::Double) return gradient;
-  return torch::stable::to(gradient, parameter->scalar_type());
+  if (parameter->scalar_type() != ScalarType::Float) return torch::stable::to(gradient, parameter->scalar_type());
+  Tensor narrow = torch::stable::new_empty(gradient, {gradient.size(0)}, ScalarType::Float);  // nearly always
+  const auto* from = static_cast<const double*>(gradient.const_data_ptr());
+  std::copy(from, from + gradient.size(0), static_cast<float*>(narrow.mutable_data_ptr()));
+  return narrow;
 }
 
 // Statistics given: normalize by them. Not given: by the batch's own, which are returned.
