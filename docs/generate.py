@@ -1,6 +1,7 @@
 """Writes the pages of docs/ that are generated from the code; with `--check`, says which of them are stale.
 
-A page per experiment and per estimator comes from the member's docstring, and `command_line.md` from every `--help`.
+A page per experiment, per estimator and per public layer or function of `normwise.torch` comes from its docstring, and
+`command_line.md` from every `--help`.
 The sources are read, not imported (all but the command line), so this needs none of the extras.
 """
 
@@ -10,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import click
 
@@ -20,6 +22,8 @@ FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULT
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
 # The files of a family's folder that are not members of it.
 FRAMES = {"__init__", "estimator"}
+# The folders of docs/ in which every page is generated.
+FAMILIES = ("experiments", "estimators", "layers")
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -28,6 +32,7 @@ def pages(root: Path) -> dict[Path, str]:
     for folder, family in (("lab/experiments", "experiments"), ("estimators", "estimators")):
         for source in members(root / "src/normwise" / folder):
             wanted[Path("docs", family, f"{source.stem}.md")] = member_page(source, root)
+    wanted |= layer_pages(root)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
     return wanted
@@ -52,9 +57,57 @@ def member_page(source: Path, root: Path) -> str:
     docstring = ast.get_docstring(node)
     if not docstring:
         raise SystemExit(f"{source} has no docstring to make its page from.")
-    title = source.stem.replace("_", " ").capitalize()
-    notice = NOTICE.format(source=source.relative_to(root).as_posix())
-    return f"{notice}# {title}\n\n`{call}`\n\n{markdown(docstring)}"
+    return page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
+
+
+def page_of(docstring: str, title: str, call: str, source: Path) -> str:
+    """The page of whatever has that docstring, in that file."""
+    return f"{NOTICE.format(source=source.as_posix())}# {title}\n\n`{call}`\n\n{markdown(docstring)}"
+
+
+def layer_pages(root: Path) -> dict[Path, str]:
+    """A page for every class and function that `normwise.torch` exports, and the page that lists them."""
+    door = root / "src/normwise/torch/__init__.py"
+    if not door.exists():
+        return {}
+    found, lines = {}, list[str]()
+    for name, source in exported(door, root):
+        nodes = [node for node in ast.parse(source.read_text(encoding="utf-8")).body if defines(node, name)]
+        docstring = ast.get_docstring(nodes[-1]) if nodes else None
+        if not docstring:
+            raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
+        page = page_of(docstring, name, f"normwise.torch.{name}", source.relative_to(root))
+        found[Path("docs/layers", f"{name}.md")] = page
+        summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
+        lines.append(f"- [{name}]({name}.md): {summary}\n")
+    notice = NOTICE.format(source=door.relative_to(root).as_posix())
+    text = f"{notice}# Layers and functions for PyTorch\n\nWhat `normwise.torch` exports.\n\n{''.join(lines)}"
+    return {**found, Path("docs/layers/index.md"): text}
+
+
+def exported(door: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    """The names in a package's `__all__` that are no modules, each with the file that it is imported from."""
+    body = ast.parse(door.read_text(encoding="utf-8")).body
+    modules = {
+        alias.name: node.module
+        for node in body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    for node in body:
+        if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "__all__":
+            continue
+        for name in ast.literal_eval(node.value):
+            if name not in modules:
+                raise SystemExit(f"{name} is in __all__ of {door}, and nothing there imports it by name.")
+            place = root / "src" / modules[name].replace(".", "/")
+            if not (place / f"{name}.py").exists():
+                yield name, place.with_suffix(".py")
+
+
+def defines(node: ast.stmt, name: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
+    """Whether the statement is the class or the function of that name."""
+    return isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
 
 
 def markdown(docstring: str) -> str:
@@ -126,11 +179,7 @@ def troubles(root: Path, wanted: dict[Path, str]) -> list[str]:
 
 def orphans(root: Path, wanted: dict[Path, str]) -> list[Path]:
     """The pages in the generated folders that nothing generates."""
-    there = [
-        page.relative_to(root)
-        for family in ("experiments", "estimators")
-        for page in (root / "docs" / family).glob("*.md")
-    ]
+    there = [page.relative_to(root) for family in FAMILIES for page in (root / "docs" / family).glob("*.md")]
     return sorted(set(there) - set(wanted))
 
 

@@ -24,11 +24,13 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
 from normwise.kernels.choose import built
 from normwise.torch import functional
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normwise.torch.domain_choice import domain
 from normwise.torch.domain_conversion import convert_from_domains, convert_to_domains
-from normwise.torch.domains import PerDomain, domain, statistics_from
+from normwise.torch.domains import PerDomain, statistics_from
 from normwise.torch.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
-from normwise.torch.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, RenormSchedule
+from normwise.torch.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from normwise.torch.renorm_schedule import RenormSchedule
 from normwise.torch.state import BatchNormState, batch_norm_with_state
 
 if built():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,62 +14,10 @@ from normwise.kernels.choose import SMALL
 from normwise.moments import Moments
 from normwise.torch.batchnorm import FusedBatchNorm, torch_bias
 from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, check_weights, parameters_for
-from normwise.torch.dealing import ORDERS, Places, Sizes, order_of, permuted
+from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
 from normwise.torch.steps import choice_for, normalize_by_batch
 from normwise.torch.tiny_batches import POLICIES, Batch
-
-
-class Given(NamedTuple):
-    """What a training batch is normalized with, besides its own moments; per channel of the layer."""
-
-    mean: Tensor | None
-    var: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-
-    def for_groups(self, groups: int) -> Given:
-        """The same for each of the groups, one after the other."""
-        return self if groups == 1 else Given(*(tensor if tensor is None else tensor.repeat(groups) for tensor in self))
-
-
-class PerSample(NamedTuple):
-    """What has an entry per sample: of the residual and the weights there may be none."""
-
-    input: Tensor
-    residual: Tensor | None
-    weights: Tensor | None
-
-    def split(self, sizes: list[int]) -> list[PerSample]:
-        """The samples in so many parts; in one operation, whose gradient is one too."""
-        if len(sizes) == 1:
-            return [self]
-        x, residual, weights = (None if tensor is None else tensor.split(sizes) for tensor in self)
-        assert x is not None
-        nothing = (None,) * len(sizes)
-        return [PerSample(*part) for part in zip(x, residual or nothing, weights or nothing, strict=True)]
-
-    def moved(self, places: Places) -> PerSample:
-        """The samples in another order."""
-        x, residual, weights = self
-        return PerSample(
-            permuted(x, *places),
-            None if residual is None else permuted(residual, *places),
-            None if weights is None else permuted(weights, *places),
-        )
-
-    def as_channels(self, groups: int) -> PerSample:
-        """Every ``groups``-th sample is a sample of the same group, and each group has channels of its own.
-
-        Of a batch whose channels come first in memory nothing is copied.
-        """
-        if groups == 1:
-            return self
-        x, residual, weights = self
-        shape = (x.shape[0] // groups, groups * x.shape[1], *x.shape[2:])
-        if weights is not None:
-            weights = weights.expand(-1, x.shape[1], *weights.shape[2:])
-            weights = weights.reshape(*shape[:2], *weights.shape[2:])
-        return PerSample(x.reshape(shape), None if residual is None else residual.reshape(shape), weights)
+from normwise.torch.virtual_batches import Given, PerSample, together
 
 
 class FusedGhostBatchNorm(FusedBatchNorm):
@@ -148,7 +96,7 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         if places is not None:
             y = permuted(y, places.back, places.order)
         found = [moments for _, moments in done if moments is not None]
-        return y.contiguous(memory_format=aten.memory_format(x)), _together(found) if found else None
+        return y.contiguous(memory_format=aten.memory_format(x)), together(found) if found else None
 
     def _call(self, samples: PerSample, given: Given, groups: int, shares_mask: bool) -> tuple[Tensor, Moments | None]:
         """As many groups as there are, by one call of a kernel."""
@@ -190,18 +138,6 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         """The line of a batch norm, and how the batch is divided."""
         order = "" if self.order == "consecutive" else f", order={self.order}"
         return f"{super().extra_repr()}, {self.sizes}{order}"
-
-
-def _together(calls: list[Moments]) -> Moments:
-    """Of all calls; those of one size, which may be many, at once."""
-    alike = [moments for moments in calls if isinstance(moments.count, int) and moments.count == calls[0].count]
-    if len(alike) > 1:
-        means, variances = (torch.stack([getattr(one, name) for one in alike]) for name in ("mean", "var"))
-        calls = [Moments(means, variances, alike[0].count).merged(), *calls[len(alike) :]]
-    total = calls[0]
-    for moments in calls[1:]:
-        total = total.merge(moments)
-    return total
 
 
 class GhostBatchNorm1d(FusedGhostBatchNorm, torch.nn.BatchNorm1d):

@@ -1,0 +1,97 @@
+"""Every layer has its page: what becomes of what `normwise.torch` exports."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import normwise.torch
+from tests.docs.test_generate import generate
+
+ROOT = Path(__file__).resolve().parents[2]
+DOOR = '''"""The room."""
+
+from normwise.torch import functional
+from normwise.torch.layers import Norm, freeze
+
+__all__ = ["Norm", "freeze", "functional"]
+'''
+LAYERS = r'''"""A file."""
+
+class _Norm:
+    """Not exported."""
+
+class Norm(_Norm):
+    r"""Normalizes ``x``,
+    and that is all.
+
+    .. math:: y = x
+
+    Args:
+        x: values.
+    """
+
+def freeze():
+    """Freezes."""
+'''
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = tmp_path / "src/normwise/torch"
+    folder.mkdir(parents=True)
+    for name, text in (("__init__", DOOR), ("layers", LAYERS), ("functional", '"""Functions."""\n')):
+        (folder / f"{name}.py").write_text(text)
+    return tmp_path
+
+
+def test_a_layers_page_is_its_docstring_and_the_index_lists_it(clone: Path) -> None:
+    pages = generate.pages(clone)
+    assert sorted(map(str, pages)) == ["docs/layers/Norm.md", "docs/layers/freeze.md", "docs/layers/index.md"]
+    assert pages[Path("docs/layers/Norm.md")] == (
+        "<!-- Generated from src/normwise/torch/layers.py by `make docs`; edit it there. -->\n\n"
+        "# Norm\n\n`normwise.torch.Norm`\n\nNormalizes `x`,\nand that is all.\n\n$$\ny = x\n$$\n\n"
+        "## Args\n\n- `x`: values.\n"
+    )
+    assert pages[Path("docs/layers/index.md")] == (
+        "<!-- Generated from src/normwise/torch/__init__.py by `make docs`; edit it there. -->\n\n"
+        "# Layers and functions for PyTorch\n\nWhat `normwise.torch` exports.\n\n"
+        "- [Norm](Norm.md): Normalizes `x`, and that is all.\n- [freeze](freeze.md): Freezes.\n"
+    )
+
+
+def test_a_layer_without_a_docstring_is_refused(clone: Path) -> None:
+    source = clone / "src/normwise/torch/layers.py"
+    source.write_text(LAYERS.replace('    """Freezes."""', "    return 1"))
+    with pytest.raises(SystemExit) as error:
+        generate.pages(clone)
+    assert str(error.value) == f"freeze in {source} has no docstring to make its page from."
+
+
+def test_a_name_that_is_not_imported_by_name_is_refused(clone: Path) -> None:
+    door = clone / "src/normwise/torch/__init__.py"
+    door.write_text(DOOR.replace('"Norm", ', '"Norm", "thaw", '))
+    with pytest.raises(SystemExit) as error:
+        generate.pages(clone)
+    assert str(error.value) == f"thaw is in __all__ of {door}, and nothing there imports it by name."
+
+
+def test_a_page_of_a_layer_that_is_gone_does_not_stay(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(clone, check=False) == 0
+    (clone / "docs/layers/Gone.md").write_text("gone")
+    capsys.readouterr()
+    assert generate.main(clone, check=True) == 1
+    assert capsys.readouterr().out == "docs/layers/Gone.md has no source any more; run `make docs`.\n"
+
+
+def test_everything_that_is_exported_has_a_page_and_an_entry_in_the_index() -> None:
+    """By importing the package, which the generator does not do."""
+    public = [name for name in normwise.torch.__all__ if not inspect.ismodule(getattr(normwise.torch, name))]
+    assert "BatchNorm2d" in public
+    index = (ROOT / "docs/layers/index.md").read_text(encoding="utf-8")
+    for name in public:
+        page = (ROOT / "docs/layers" / f"{name}.md").read_text(encoding="utf-8")
+        docstring = inspect.getdoc(getattr(normwise.torch, name))
+        assert docstring is not None
+        assert page.endswith(f"\n# {name}\n\n`normwise.torch.{name}`\n\n{generate.markdown(docstring)}")
+        assert f"\n- [{name}]({name}.md): " in index
