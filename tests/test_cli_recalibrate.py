@@ -159,7 +159,7 @@ MISTAKES: list[tuple[dict[str, str], str]] = [
     ({"model": "nets.py:number"}, "nets.py:number must be callable, received int: name a function."),
     ({"model": "nets.py:nothing"}, "nets.py:nothing must return a torch.nn.Module, received NoneType: return the model "
                                    "itself."),
-    ({"model": "nets.py:fails"}, "nets.py:fails() failed with ValueError in line 24 of nets.py: no such thing."),
+    ({"model": "nets.py:fails"}, "nets.py:fails() failed: ValueError in line 24 of nets.py: no such thing."),
     ({"model": "torch.nn:Identity"}, "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing "
                                      "was written."),
     ({"data": "nots.npz"}, "there is no file 'nots.npz': give the path of the data."),
@@ -167,8 +167,8 @@ MISTAKES: list[tuple[dict[str, str], str]] = [
     ({"data": "uneven.npz", "model": "nets.py:Named"}, "the arrays of 'uneven.npz' must have one row per sample, "
                                                        "received {{'pixels': 70, 'weight': 3}}: save them with "
                                                        "the same number of rows."),
-    ({"data": "nets.py:narrow"}, "nets.py:net on nets.py:narrow failed with RuntimeError in line"),
-    ({"data": "nets.py:number"}, "nets.py:net on nets.py:number failed with TypeError in line"),
+    ({"data": "nets.py:narrow"}, "nets.py:net on nets.py:narrow failed: RuntimeError in line"),
+    ({"data": "nets.py:number"}, "nets.py:net on nets.py:number failed: recalibrate needs an iterable of batches, received int"),
     ({"out": "new.txt"}, "weights are .safetensors, .pt, .pth files, received 'new.txt': give it such a name."),
     ({"out": "no/new.pt"}, "there is no folder 'no' for 'new.pt': make it first."),
     ({"weights": "nots.pt"}, "there is no file 'nots.pt': give the path of the weights."),
@@ -192,7 +192,7 @@ def test_every_mistake_is_one_sentence_and_nothing_is_written(case: int, folder:
     given = {"model": "nets.py:net", "data": "rows.npz", "out": "new.pt", **wrong}
     done = call(given.pop("model"), *(part for name, value in given.items() for part in (f"--{name}", value)))
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"normwise: {sentence[:1].lower()}{sentence[1:].format(folder=repr(str(folder)))}")
+    assert done.stderr.startswith(f"normwise: {sentence.format(folder=repr(str(folder)))}")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith(".\n")
     assert {path for path in Path().iterdir() if path.name != "__pycache__"} == there - {Path("__pycache__")}

@@ -78,7 +78,8 @@ class Program(Group):
 
 
 def _fail(sentence: str) -> NoReturn:
-    click.echo(f"normwise: {sentence[:1].lower()}{sentence[1:]}", err=True)
+    first = sentence[:1] if sentence[1:2].isupper() else sentence[:1].lower()  # MODEL is a name
+    click.echo(f"normwise: {first}{sentence[1:]}", err=True)
     sys.exit(COULD_NOT)
 
 
@@ -183,7 +184,7 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Write the weights here.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Read the model's weights: .safetensors or .pt.")
 @click.option("--estimator", default="pooled", show_default=True, help="How batches become statistics.")
-@click.option("--upstream", default="inference", show_default=True, help="How layers below normalize, or batch.")
+@click.option("--upstream", default="inference", show_default=True, help="Layers below normalize so, or by batch.")
 @click.option("--batches", type=int, metavar="N", help="Use so many batches.")
 @click.option("--tolerance", type=float, metavar="X", help="Stop at this standard error, in standard deviations.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows of an .npz.")
@@ -200,8 +201,7 @@ def recalibrate(
 ) -> None:
     """Set the statistics of a model's batch norms to those of data.
 
-    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE, which returns a torch.nn.Module. Nothing is written unless
-    all of it succeeded.
+    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that returns a torch.nn.Module. A failure writes nothing.
     """
     if installed_version("torch") is None:
         raise MissingExtra("torch", extra="torch")
@@ -213,7 +213,7 @@ def recalibrate(
     source = loading.load_batches(data, network, batch_size)
     found = loading.attempt(lambda: surgery.recalibrate(network, source, at_most=batches, **how), f"{model} on {data}")
     if not found.recalibrated:
-        raise click.ClickException(f"{model}: {'; '.join(str(found).splitlines())}; nothing was written.")
+        raise click.ClickException(" ".join(f"{model}: {found}; nothing was written.".replace("\n", ";").split()))
     loading.save_weights(network, out)
     click.echo(found.to_json() if as_json else f"{found}\nThe weights: {out.resolve()}")
 

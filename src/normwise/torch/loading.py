@@ -162,14 +162,19 @@ def attempt(work: Callable[[], Result], place: str) -> Result:
     except NormwiseError:
         raise
     except Exception as error:
-        raise NormwiseError(f"{place} failed with {_sentence(error)}.") from error
+        raise NormwiseError(f"{place} failed: {_sentence(error)}.") from error
+
+
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def _sentence(error: Exception) -> str:
     """Kind, place and first line of an error in the user's code."""
     frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<")]
-    where = f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
     first = str(error).strip().split("\n", maxsplit=1)[0].rstrip(".")
+    if frames and Path(frames[-1].filename).is_relative_to(_PACKAGE):  # normwise's own words about what it was given
+        return first
+    where = f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
     return f"{type(error).__name__}{where}: {first}" if first else f"{type(error).__name__}{where}"
 
 
