@@ -34,6 +34,8 @@ class FusedBatchNorm(_BatchNorm):
     on_tiny_batch: str
     running_count: Tensor | None
     num_batches_skipped: Tensor | None
+    # Set by ``statistics.paused_statistics``: all goes as in training, but nothing enters the running statistics.
+    _paused: bool = False
 
     def _settle(self, activation: str | None, estimator: Estimator | str | None, on_tiny_batch: str = "error") -> None:
         """Take the keywords that torch does not have; called once, after torch's own ``__init__``."""
@@ -82,7 +84,7 @@ class FusedBatchNorm(_BatchNorm):
             if not self.training:
                 return aten.forward_fixed(input, mean, var, weight, bias, self.eps)
             momentum, skipped = self.momentum, self._buffers["num_batches_skipped"]
-            plain = self.estimator is None and self.on_tiny_batch == "error"
+            plain = self.estimator is None and self.on_tiny_batch == "error" and not self._paused
             if tracks and plain and momentum is not None and updates is not None:
                 return normalize_and_move(input, mean, var, weight, bias, momentum, self.eps, updates, skipped)
         check_activation(self.activation)
@@ -98,7 +100,7 @@ class FusedBatchNorm(_BatchNorm):
                 if tiny.moments is not None:
                     self._enter(tiny.moments, weights)
                 return tiny.y
-        if not tracks or input.numel() == 0:  # an empty batch has nothing to say
+        if not tracks or self._paused or input.numel() == 0:  # an empty batch has nothing to say
             mean = var = updates = None
         simple = weights is None and self.estimator is None and self.momentum is not None
         if simple or mean is None or var is None or updates is None:
@@ -139,6 +141,8 @@ class FusedBatchNorm(_BatchNorm):
 
     def _enter(self, batch: Moments, weights: Tensor | None = None) -> None:
         """One more batch into the running statistics, which are there; ``weights`` is what it was gathered with."""
+        if self._paused:
+            return
         mean, var, count = self.running_mean, self.running_var, self.running_count
         assert mean is not None
         assert var is not None

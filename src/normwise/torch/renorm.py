@@ -131,8 +131,9 @@ class FusedBatchRenorm(FusedBatchNorm):
         r_max, d_max = (bound.to(r.dtype) for bound in bounds)
         within_r, within_d = r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
         shares = torch.stack([(free != held).float().mean() for free, held in ((r, within_r), (d, within_d))])
-        for buffer, value in ((self.r, within_r), (self.d, within_d), (self.clipped, shares)):
-            changeable(buffer).copy_(value)
+        if not self._paused:
+            for buffer, value in ((self.r, within_r), (self.d, within_d), (self.clipped, shares)):
+                changeable(buffer).copy_(value)
         return within_r.to(mean.dtype), within_d.to(mean.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
