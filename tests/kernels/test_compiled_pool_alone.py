@@ -1,4 +1,4 @@
-"""The pool by itself, compiled for the test: forks, the clock, the limits of control groups, and settings that are none."""
+"""The pool by itself, compiled for the test: forks, the clock, limits of control groups, settings that are none."""
 
 from __future__ import annotations
 

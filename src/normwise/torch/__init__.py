@@ -29,6 +29,7 @@ from normwise.torch.domain_conversion import convert_from_domains, convert_to_do
 from normwise.torch.domains import PerDomain, statistics_from
 from normwise.torch.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+from normwise.torch.memory import release_memory
 from normwise.torch.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from normwise.torch.renorm_schedule import RenormSchedule
 from normwise.torch.state import BatchNormState, batch_norm_with_state
@@ -59,5 +60,6 @@ __all__ = [
     "convert_to_domains",
     "domain",
     "functional",
+    "release_memory",
     "statistics_from",
 ]
