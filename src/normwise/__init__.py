@@ -8,13 +8,18 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from normwise.surgery import fuse, recalibrate
+    from normwise.surgery import fuse, param_groups, paused_statistics, recalibrate
 
 __version__ = _version("normwise")
 
-__all__ = ["fuse", "recalibrate"]
+__all__ = ["fuse", "param_groups", "paused_statistics", "recalibrate"]
 
-_DOORS = {"fuse": "surgery", "recalibrate": "surgery"}
+_DOORS = {
+    "fuse": "surgery",
+    "param_groups": "surgery",
+    "paused_statistics": "surgery",
+    "recalibrate": "surgery",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -8,6 +8,7 @@ from normwise.frameworks import framework_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     from normwise.torch.fuse import FuseReport
     from normwise.torch.recalibration_report import RecalibrateReport
@@ -68,6 +69,60 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
 
         return recalibrate_torch(model, batches, **settings)
     raise _not_of_torch("recalibrate", model, framework)
+
+
+def paused_statistics(model: Any) -> AbstractContextManager[None]:
+    """Inside, forward passes of a PyTorch model leave every running statistic as it is, in training mode too.
+
+    Args:
+        model: a ``torch.nn.Module``; ``normwise.torch.statistics.paused_statistics`` says what holds meanwhile.
+
+    Raises:
+        TypeError: not a PyTorch model.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.BatchNorm1d(2)
+        >>> with paused_statistics(layer):
+        ...     _ = layer(torch.randn(8, 2))
+        >>> layer.num_batches_tracked
+        tensor(0)
+    """
+    framework = framework_of(model)
+    if framework == "torch":
+        from normwise.torch.statistics import paused_statistics as paused_in_torch
+
+        return paused_in_torch(model)
+    raise _not_of_torch("paused_statistics", model, framework)
+
+
+def param_groups(model: Any, weight_decay: float, decay_norm: bool = False, **settings: Any) -> list[dict[str, Any]]:
+    """Groups for an optimizer of PyTorch, in which the scale and shift of normalization layers do not decay.
+
+    Args:
+        model: a ``torch.nn.Module``.
+        weight_decay: for the parameters that decay.
+        decay_norm: whether those of normalization layers do.
+        **settings: ``decay_bias`` and ``norm_types``, explained in ``normwise.torch.param_groups.param_groups``.
+
+    Returns:
+        the groups, with every parameter in exactly one.
+
+    Raises:
+        TypeError: not a PyTorch model.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
+        >>> [group["weight_decay"] for group in param_groups(model, 0.01)]
+        [0.01, 0.0]
+    """
+    framework = framework_of(model)
+    if framework == "torch":
+        from normwise.torch.param_groups import param_groups as param_groups_of_torch
+
+        return param_groups_of_torch(model, weight_decay, decay_norm, **settings)
+    raise _not_of_torch("param_groups", model, framework)
 
 
 def _not_of_torch(operation: str, model: object, framework: str | None) -> TypeError:

@@ -30,9 +30,11 @@ from normwise.torch.domains import PerDomain, statistics_from
 from normwise.torch.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from normwise.torch.memory import release_memory
+from normwise.torch.param_groups import param_groups
 from normwise.torch.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from normwise.torch.renorm_schedule import RenormSchedule
 from normwise.torch.state import BatchNormState, batch_norm_with_state
+from normwise.torch.statistics import paused_statistics
 
 if built():
     from normwise.torch import operators
@@ -60,6 +62,8 @@ __all__ = [
     "convert_to_domains",
     "domain",
     "functional",
+    "param_groups",
+    "paused_statistics",
     "release_memory",
     "statistics_from",
 ]

@@ -101,9 +101,7 @@ def _end(layer: nn.Module) -> None:
 def _way_to_pause(layer: nn.Module) -> Callable[[Any], Resume] | None:
     if isinstance(layer, FusedBatchNorm):
         return _by_word
-    mean = layer._buffers.get("running_mean")
-    if not isinstance(mean, Tensor):
-        mean = getattr(layer, "running_mean", None)  # where a scripted module keeps it
+    mean = getattr(layer, "running_mean", None)
     if not isinstance(mean, Tensor):
         return None
     asks = isinstance(layer, _BatchNorm) and type(layer).forward in _ASKING and "forward" not in vars(layer)
