@@ -30,7 +30,7 @@ def arguments(x: Tensor, activation: str | None, added: bool, fixed: bool) -> tu
     scale, shift = torch.randn(channels).requires_grad_(), torch.randn(channels).requires_grad_()
     mask = torch.rand(x.shape[0], 1, *x.shape[2:]) > 0.3 if fixed else None
     keep = added and activation in cpu.ONE_BIT
-    return x, residual, mask, scale, shift, *statistics, 1e-5, cpu.ACTIVATIONS[activation], keep
+    return x, residual, mask, scale, shift, *statistics, 1e-5, cpu.ACTIVATIONS[activation], keep, 0
 
 
 @pytest.mark.parametrize("layout", INPUTS)
@@ -48,9 +48,17 @@ def test_torchs_own_check_of_an_operator(layout: str, activation: str | None, ad
     assert set(found.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_torchs_own_check_of_an_operator_with_groups(groups: int) -> None:
+    operator = torch.ops.normwise.batch_norm_forward.default
+    given = arguments(INPUTS["ragged"](), "relu", False, False)[:-1]
+    found = torch.library.opcheck(operator, (*given, groups))
+    assert set(found.values()) == {"SUCCESS"}
+
+
 def test_mapping_over_a_batch() -> None:
     x = torch.randn(3, 4, 5, 2)
-    one = lambda part: torch.ops.normwise.batch_norm_forward(part, *[None] * 6, 1e-5, 0, False)[0]  # noqa: E731
+    one = lambda part: torch.ops.normwise.batch_norm_forward(part, *[None] * 6, 1e-5, 0, False, 0)[0]  # noqa: E731
     torch.testing.assert_close(torch.func.vmap(one)(x), torch.stack([one(part) for part in x]))
 
 
@@ -65,16 +73,20 @@ def test_mapping_over_a_batch() -> None:
         ({"mask": torch.ones(4, 1)}, "a boolean mask is wanted"),
         ({"scale": torch.randn(2)}, "weight must have one value per channel"),
         ({"shift": torch.randn(3, 1)}, "bias must have one value per channel"),
+        ({"groups": 2}, "groups of the channels of a contiguous tensor are wanted"),
+        ({"groups": 3, "mask": torch.ones(4, 1, dtype=torch.bool)}, "groups have no mask and no statistics given"),
     ],
 )
 def test_called_by_hand_with_what_it_cannot_take(wrong: dict[str, Tensor], words: str) -> None:
-    given: dict[str, Tensor | None] = {
+    given: dict[str, Tensor | int | None] = {
         "x": torch.randn(4, 3),
         "residual": None,
         "mask": None,
         "scale": None,
         "shift": None,
+        "groups": 0,
         **wrong,
     }
+    groups = given.pop("groups")
     with pytest.raises(RuntimeError, match=words):
-        torch.ops.normwise.batch_norm_forward(*given.values(), None, None, 1e-5, 0, False)
+        torch.ops.normwise.batch_norm_forward(*given.values(), None, None, 1e-5, 0, False, groups)

@@ -64,6 +64,7 @@ def forward(
     eps: float,
     activation: str | None,
     keep_bits: bool,
+    groups: int = 0,
 ) -> Forward:
     """``reference.forward_batch``, or ``forward_fixed`` where statistics are given.
 
@@ -78,9 +79,11 @@ def forward(
         eps: added to the variance.
         activation: a name of ``ACTIVATIONS``.
         keep_bits: whether to keep the bits that ``backward`` wants where there is a residual before a ``ONE_BIT``.
+        groups: not 0 for group norm: each sample's channels in so many groups, whose values are gathered together. Then
+            x is contiguous, there is no mask and no statistics, and mean and var come out with N * C entries.
     """
     operator = torch.ops.normwise.batch_norm_forward
-    return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, ACTIVATIONS[activation], keep_bits))
+    return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, ACTIVATIONS[activation], keep_bits, groups))
 
 
 def move_running(

@@ -114,6 +114,37 @@ def normalize(
     return _finish(y, x, activation, residual, mask)
 
 
+def forward_groups(
+    x: Tensor,
+    groups: int,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Group norm of (N, C, *spatial): in every sample each of so many groups of channels by its own moments.
+
+    Args:
+        x: values.
+        groups: how many groups, a divisor of C.
+        scale: shape (C,), or None for 1.
+        shift: shape (C,), or None for 0.
+        eps: added to the variance.
+        activation: a name of ``reference_activations``, or None.
+        residual: added before the activation, the shape of x.
+    """
+    rows = x.reshape(1, x.shape[0] * groups, -1)
+    gathered = gather(rows)
+    factor = torch.rsqrt(gathered.var + eps)
+    y = torch.addcmul(-gathered.low * factor, gathered.centred, factor).view(x.shape)
+    along = (1, -1, *[1] * (x.dim() - 2))
+    y = y if scale is None else y * scale.view(along)
+    y = y if shift is None else y + shift.view(along)
+    return _finish(y.to(x.dtype), x, activation, residual, None)
+
+
 def forward_fixed(
     x: Tensor,
     mean: Tensor,

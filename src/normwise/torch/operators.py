@@ -26,8 +26,8 @@ def register() -> None:
 # ruff: noqa: ARG001
 
 
-def _per_channel(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[1], dtype=torch.float64)
+def _per_channel(x: Tensor, groups: int) -> Tensor:
+    return x.new_empty(x.shape[0] * x.shape[1] if groups else x.shape[1], dtype=torch.float64)
 
 
 def _fake_forward(
@@ -41,10 +41,12 @@ def _fake_forward(
     eps: float,
     activation: int,
     keep_bits: bool,
+    groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # How many bytes the bits take depends on the processor; only the kernels look inside.
     number = torch.library.get_ctx().new_dynamic_size() if keep_bits else 0
-    return torch.empty_like(x), _per_channel(x), _per_channel(x), x.new_empty(number, dtype=torch.uint8)
+    mean, var = _per_channel(x, groups), _per_channel(x, groups)
+    return torch.empty_like(x), mean, var, x.new_empty(number, dtype=torch.uint8)
 
 
 def _fake_backward(
@@ -62,6 +64,7 @@ def _fake_backward(
     by_batch: bool,
     wants_dx: bool,
     wants_dresidual: bool,
+    groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def output(wanted: bool) -> Tensor:
         return torch.empty_like(x) if wanted else x.new_empty(0)
@@ -95,15 +98,15 @@ class Gradients(NamedTuple):
 
     def to_inputs(self) -> tuple[Any, ...]:
         """In the order of the operator's arguments: the mask has none, nor has what follows the shift."""
-        return (self.x, self.residual, None, self.scale, self.shift, *[None] * 5)
+        return (self.x, self.residual, None, self.scale, self.shift, *[None] * 6)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, residual, mask, scale, shift, mean, _, eps, activation, keep_bits = inputs
+    x, residual, mask, scale, shift, mean, _, eps, activation, keep_bits, groups = inputs
     _, used_mean, used_var, bits = output
     ctx.mark_non_differentiable(used_mean, used_var, bits)
     ctx.eps, ctx.activation, ctx.by_batch = eps, activation, mean is None
-    ctx.told_by_bits = keep_bits
+    ctx.told_by_bits, ctx.groups = keep_bits, groups
     kept = None if keep_bits or activation == cpu.ACTIVATIONS[None] else residual
     ctx.save_for_backward(*Saved(x, kept, mask, scale, shift, used_mean, used_var, bits))
 
@@ -117,7 +120,7 @@ def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
 
 def _gradients(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradients:
     dx, dscale, dshift, dresidual = torch.ops.normwise.batch_norm_backward(
-        dy, *saved, ctx.eps, ctx.activation, ctx.by_batch, wants.x, wants.residual
+        dy, *saved, ctx.eps, ctx.activation, ctx.by_batch, wants.x, wants.residual, ctx.groups
     )
     found = Gradients(dx, dresidual, dscale, dshift)
     return Gradients(*(gradient if wanted else None for gradient, wanted in zip(found, wants, strict=True)))
@@ -135,7 +138,9 @@ def _differentiable(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gra
             slope = _gradients(ctx, torch.ones_like(dy), saved, Gradients(False, True, False, False)).residual
         g, activation = dy * slope, None
     options: dict[str, Any] = {"activation": activation, "residual": residual, "mask": mask}
-    if ctx.by_batch:
+    if ctx.groups:
+        y = two_pass.forward_groups(x, ctx.groups, scale, shift, ctx.eps, activation=activation, residual=residual)
+    elif ctx.by_batch:
         y, _ = two_pass.forward_batch(x, scale, shift, ctx.eps, **options)
     else:
         y = two_pass.forward_fixed(x, mean, var, scale, shift, ctx.eps, **options)

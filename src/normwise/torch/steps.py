@@ -174,7 +174,7 @@ def _compiled(
     inputs = (x, residual, mask, weight, bias, mean, var, eps)
     if learning:
         number = cpu.ACTIVATIONS[activation]
-        return cpu.Forward(*operators.apply_compiled(*inputs, number, keep_bits))
+        return cpu.Forward(*operators.apply_compiled(*inputs, number, keep_bits, 0))
     with torch._C._AutoDispatchBelowAutograd():
         return cpu.forward(*inputs, activation, keep_bits)
 

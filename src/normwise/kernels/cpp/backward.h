@@ -24,24 +24,31 @@ struct Differentiator {
   explicit Differentiator(const Backward& b)
       : task(b), mean(b.shape.c), factor(b.shape.c), offset(b.shape.c), drag(b.shape.c), base(b.shape.c) {
     for (int64_t c = 0; c < shape.c; ++c) {
-      const double scaled = inv(c) * (task.scale ? task.scale[c] : 1);
+      const double scaled = inv(c) * scale(c);
       mean[c] = static_cast<F>(task.mean[c]);
       factor[c] = static_cast<F>(scaled);
-      offset[c] = static_cast<F>((task.shift ? task.shift[c] : 0) - low(c) * scaled);
+      offset[c] = static_cast<F>((task.shift ? task.shift[c % task.period] : 0) - low(c) * scaled);
     }
   }
 
+  double scale(int64_t c) const { return task.scale ? task.scale[c % task.period] : 1; }
   double inv(int64_t c) const { return 1 / std::sqrt(task.var[c] + task.eps); }
   double low(int64_t c) const { return task.mean[c] - *mean.from(c); }  // what mean cannot hold
 
-  // From the sums of g and of g * (x - mean).
+  // From the sums of g and of g * (x - mean) of a channel.
   void settle_channel(int64_t c, double sum, double product) {
-    const double i = inv(c);
     task.dshift[c] = sum;
-    task.dscale[c] = (product - low(c) * sum) * i;
-    const double share = task.by_batch && task.count ? i * (task.scale ? task.scale[c] : 1) / task.count : 0;
-    drag[c] = static_cast<F>(-share * i * task.dscale[c]);
-    base[c] = static_cast<F>(-share * task.dshift[c] + low(c) * share * i * task.dscale[c]);
+    task.dscale[c] = (product - low(c) * sum) * inv(c);
+  }
+  // Then, from those of the channels that share statistics, what each has to do with them.
+  void settle_unit(int64_t first) {
+    double sum = 0, product = 0;
+    for (int64_t c = first; c < first + task.share; ++c) sum += scale(c) * task.dshift[c], product += scale(c) * task.dscale[c];
+    const double i = inv(first), share = task.by_batch && task.count ? i / task.count : 0;
+    for (int64_t c = first; c < first + task.share; ++c) {
+      drag[c] = static_cast<F>(-share * i * product);
+      base[c] = static_cast<F>(-share * sum + low(c) * share * i * product);
+    }
   }
 
   // The gradient behind the activation, with what it takes in registers.
@@ -224,14 +231,20 @@ struct BackwardPlan {
   template <bool kStream>
   void channels_first() {
     const int64_t n = shape.n, c = shape.c;
-    if (c >= 2 * threads.number) {
-      in_parallel(threads, c, serial, [&](int64_t begin, int64_t end) {
-        for (int64_t channel = begin; channel < end; ++channel) {
-          const ChannelSums sums = add_channel(channel, 0, n);
-          by.settle_channel(channel, sums.sum, sums.product);
+    if (task.share > 1 || c >= 2 * threads.number) {
+      in_parallel(threads, c / task.share, serial, [&](int64_t begin, int64_t end) {
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t first = unit * task.share, last = first + task.share - 1;
+          for (int64_t channel = first; channel <= last; ++channel) {
+            const ChannelSums sums = add_channel(channel, 0, n);
+            by.settle_channel(channel, sums.sum, sums.product);
+          }
+          by.settle_unit(first);
           if (!writes) continue;
-          const Writer writer(by, channel);
-          for (int64_t i = n - 1; i >= 0; --i) write_run<kStream>(writer, i * c + channel, i);
+          for (int64_t channel = last; channel >= first; --channel) {
+            const Writer writer(by, channel);
+            for (int64_t i = n - 1; i >= 0; --i) write_run<kStream>(writer, i * c + channel, i);
+          }
         }
         if (kStream) drain();
       });
@@ -259,6 +272,7 @@ struct BackwardPlan {
       for (int64_t i = 0; i < number; ++i)
         total += parts.sum[i * shape.c + c], products += parts.product[i * shape.c + c];
       by.settle_channel(c, total, products);
+      by.settle_unit(c);
     }
   }
 

@@ -33,10 +33,10 @@ struct Normalizer {
 
   void settle_channel(int64_t c, const Gathered& gathered) {
     if (task.by_batch) task.mean[c] = gathered.mean, task.var[c] = gathered.var();
-    const double inv = 1 / std::sqrt(task.var[c] + task.eps), scaled = inv * (task.scale ? task.scale[c] : 1);
+    const double inv = 1 / std::sqrt(task.var[c] + task.eps), scaled = inv * (task.scale ? task.scale[c % task.period] : 1);
     mean[c] = static_cast<F>(task.mean[c]);
     factor[c] = static_cast<F>(scaled);
-    offset[c] = static_cast<F>((task.shift ? task.shift[c] : 0) - (task.mean[c] - mean[c]) * scaled);
+    offset[c] = static_cast<F>((task.shift ? task.shift[c % task.period] : 0) - (task.mean[c] - mean[c]) * scaled);
   }
 
   // What follows the statistics, for the vector at element `at` + i.
@@ -90,9 +90,10 @@ struct ForwardPlan {
 
   // ------------------------------------------------------------------------------------------------- channels first
 
+  // Of as many channels as share statistics: they lie side by side, as one.
   Gathered gather_channel(int64_t channel, int64_t from, int64_t to) const {
     const auto gathered = [&](auto gatherer) {
-      gatherer.add(x + (from * shape.c + channel) * shape.s, mask_from(from * shape.s), shape.s, to - from,
+      gatherer.add(x + (from * shape.c + channel) * shape.s, mask_from(from * shape.s), task.share * shape.s, to - from,
                    shape.c * shape.s, ahead);
       return gatherer.result();
     };
@@ -145,11 +146,15 @@ struct ForwardPlan {
 
   void channels_first() {
     const int64_t n = shape.n, c = shape.c;
-    if (task.by_batch && c >= 2 * threads.number) {
-      in_parallel(threads, c, serial, [&](int64_t begin, int64_t end) {
-        for (int64_t channel = begin; channel < end; ++channel) {
-          normalizer.settle_channel(channel, gather_channel(channel, 0, n));
-          normalize_channel(channel);
+    if (task.by_batch && (task.share > 1 || c >= 2 * threads.number)) {
+      in_parallel(threads, c / task.share, serial, [&](int64_t begin, int64_t end) {
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t first = unit * task.share;
+          const Gathered gathered = gather_channel(first, 0, n);
+          for (int64_t channel = first; channel < first + task.share; ++channel) {
+            normalizer.settle_channel(channel, gathered);
+            normalize_channel(channel);
+          }
         }
         if (kStream) drain();
       });

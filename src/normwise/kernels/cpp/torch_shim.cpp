@@ -100,6 +100,14 @@ Shape shape_of(const Tensor& x) {
   return shape;
 }
 
+// Of group norm: each sample's channels are channels of their own.
+Shape shape_of_groups(const Tensor& x, int64_t groups) {
+  const Shape given = shape_of(x);
+  STD_TORCH_CHECK(x.is_contiguous() && groups > 0 && given.c % groups == 0,
+                  "normwise: groups of the channels of a contiguous tensor are wanted");
+  return {1, given.n * given.c, given.s, false, given.type};
+}
+
 // The tensor in the memory layout and the dtype of x; a copy where it has another.
 Tensor like(const Tensor& tensor, const Tensor& x, const char* name) {
   bool same = tensor.scalar_type() == x.scalar_type() && tensor.dim() == x.dim();
@@ -150,7 +158,7 @@ const uint8_t* pointer(const MaybeTensor& bytes) {
 
 const double* pointer(const std::vector<double>& values) { return values.empty() ? nullptr : values.data(); }
 
-Tensor per_channel(const Tensor& x) { return torch::stable::new_empty(x, {x.size(1)}, ScalarType::Double); }
+Tensor per_channel(const Tensor& x, const Shape& shape) { return torch::stable::new_empty(x, {shape.c}, ScalarType::Double); }
 
 // A parameter's gradient in its own dtype.
 Tensor as_parameter(const Tensor& gradient, const MaybeTensor& parameter) {
@@ -162,16 +170,28 @@ Tensor as_parameter(const Tensor& gradient, const MaybeTensor& parameter) {
   return narrow;
 }
 
+// The sums over the samples of what each sample's channels have.
+Tensor over_samples(const Tensor& each, int64_t channels) {
+  Tensor sums = torch::stable::new_empty(each, {channels});
+  auto* const to = static_cast<double*>(sums.mutable_data_ptr());
+  const auto* const from = static_cast<const double*>(each.const_data_ptr());
+  std::fill_n(to, channels, 0.0);
+  for (int64_t i = 0; i < each.numel(); ++i) to[i % channels] += from[i];
+  return sums;
+}
+
 // Statistics given: normalize by them. Not given: by the batch's own, which are returned.
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
     Tensor x, MaybeTensor residual, MaybeTensor mask, MaybeTensor scale, MaybeTensor shift, MaybeTensor mean,
-    MaybeTensor var, double eps, int64_t activation, bool keep_bits) {
-  const Shape shape = shape_of(x);
+    MaybeTensor var, double eps, int64_t activation, bool keep_bits, int64_t groups) {
+  STD_TORCH_CHECK(!groups || !(mask || mean), "normwise: groups have no mask and no statistics given");
+  const Shape shape = groups ? shape_of_groups(x, groups) : shape_of(x);
+  const int64_t period = x.size(1);
   const bool by_batch = !mean;
   Tensor y = output_like(x);
-  const std::vector<double> scales = doubles(scale, shape.c, "weight"), shifts = doubles(shift, shape.c, "bias");
+  const std::vector<double> scales = doubles(scale, period, "weight"), shifts = doubles(shift, period, "bias");
   std::vector<double> means = doubles(mean, shape.c, "mean"), vars = doubles(var, shape.c, "var");
-  Tensor mean_out = per_channel(x), var_out = per_channel(x);
+  Tensor mean_out = per_channel(x, shape), var_out = per_channel(x, shape);
   Tensor bits = torch::stable::new_empty(x, {keep_bits ? active().bytes_of_bits(shape) : 0}, ScalarType::Byte);
   const MaybeTensor added = residual ? MaybeTensor(like(*residual, x, "residual")) : std::nullopt;
   const MaybeTensor counting = bytes_of(mask, x);
@@ -194,25 +214,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   task.eps = eps;
   task.activation = static_cast<int>(activation);
   task.by_batch = by_batch;
+  task.share = groups ? period / groups : 1;
+  task.period = period;
   active().forward(task, torch_threads());
   return {y, mean_out, var_out, bits};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
     Tensor dy, Tensor x, MaybeTensor residual, MaybeTensor mask, MaybeTensor scale, MaybeTensor shift, Tensor mean,
-    Tensor var, Tensor bits, double eps, int64_t activation, bool by_batch, bool wants_dx, bool wants_dresidual) {
-  const Shape shape = shape_of(x);
+    Tensor var, Tensor bits, double eps, int64_t activation, bool by_batch, bool wants_dx, bool wants_dresidual, int64_t groups) {
+  const Shape shape = groups ? shape_of_groups(x, groups) : shape_of(x);
+  const int64_t period = x.size(1);
   const Tensor gradient = like(dy, x, "the gradient");
   const MaybeTensor added = residual ? MaybeTensor(like(*residual, x, "residual")) : std::nullopt;
-  const std::vector<double> scales = doubles(scale, shape.c, "weight"), shifts = doubles(shift, shape.c, "bias");
-  Tensor dscale = per_channel(x), dshift = per_channel(x);
+  const std::vector<double> scales = doubles(scale, period, "weight"), shifts = doubles(shift, period, "bias");
+  Tensor dscale = per_channel(x, shape), dshift = per_channel(x, shape);
   const auto output = [&](bool wanted) { return wanted ? output_like(x) : torch::stable::new_empty(x, {0}); };
   Tensor dx = output(wants_dx), dresidual = output(wants_dresidual);
 
   const MaybeTensor counting = bytes_of(mask, x);
   Backward task{};
   task.mask = pointer(counting);
-  task.count = task.mask ? std::accumulate(task.mask, task.mask + shape.values(), int64_t{0}) : shape.values();
+  task.count = task.mask ? std::accumulate(task.mask, task.mask + shape.values(), int64_t{0}) : shape.values() * (groups ? period / groups : 1);
   task.shape = shape;
   task.dy = gradient.const_data_ptr();
   task.x = x.const_data_ptr();
@@ -229,7 +252,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
   task.eps = eps;
   task.activation = static_cast<int>(activation);
   task.by_batch = by_batch;
+  task.share = groups ? period / groups : 1;
+  task.period = period;
   active().backward(task, torch_threads());
+  if (groups) dscale = over_samples(dscale, period), dshift = over_samples(dshift, period);
   return {dx, as_parameter(dscale, scale), as_parameter(dshift, shift), dresidual};
 }
 
@@ -238,10 +264,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
 STABLE_TORCH_LIBRARY(normwise, m) {
   m.def(
       "batch_norm_forward(Tensor x, Tensor? residual, Tensor? mask, Tensor? scale, Tensor? shift, Tensor? mean, "
-      "Tensor? var, float eps, int activation, bool keep_bits) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? var, float eps, int activation, bool keep_bits, int groups) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "batch_norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? mask, Tensor? scale, Tensor? shift, "
-      "Tensor mean, Tensor var, Tensor bits, float eps, int activation, bool by_batch, bool wants_dx, bool wants_dresidual) "
+      "Tensor mean, Tensor var, Tensor bits, float eps, int activation, bool by_batch, bool wants_dx, bool wants_dresidual, "
+      "int groups) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
