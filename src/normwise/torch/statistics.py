@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
@@ -136,7 +137,9 @@ def _by_giving_back(layer: nn.Module) -> Resume:
         if getattr(calls, "kept", ()):  # none if an earlier hook refused the call
             _give_back(calls.kept.pop())
 
-    handles = [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, always_call=True)]
+    handles = []
+    if not isinstance(layer, torch.jit.ScriptModule):  # which takes no hooks
+        handles = [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, always_call=True)]
 
     def resume() -> None:
         for handle in handles:
