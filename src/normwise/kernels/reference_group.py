@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
     mean: F64
     var: F64
-    count: F64
+    number: F64
 
 
 class Gradients(NamedTuple):
@@ -49,7 +49,8 @@ def grouped(x: Any, groups: int) -> F64:
         (2, 3, 2, 5)
     """
     x = np.asarray(x, np.float64)
-    return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+    found: F64 = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+    return found
 
 
 def moments(x: Any, over: Axes, mask: Any = None) -> Moments:
@@ -64,7 +65,7 @@ def moments(x: Any, over: Axes, mask: Any = None) -> Moments:
 
     Example:
         >>> found = moments([[1.0, 3.0, 100.0]], (1,), [[True, True, False]])
-        >>> found.mean.item(), found.var.item(), found.count.item()
+        >>> found.mean.item(), found.var.item(), found.number.item()
         (2.0, 1.0, 2.0)
     """
     x, m = _prepare(x, mask)
@@ -158,7 +159,7 @@ def backward(
     slope = 1.0 if activation is None else ACTIVATIONS[activation].slope(z)
     g = np.where(m > 0, np.asarray(dy, np.float64) * slope, 0.0)
     h = g * scale
-    safe = np.maximum(batch.count, 1.0)
+    safe = np.maximum(batch.number, 1.0)
     about = h - m * (h.sum(over, keepdims=True) + normalized * (h * normalized).sum(over, keepdims=True)) / safe
     return Gradients(
         x=about / np.sqrt(batch.var + eps),

@@ -1,0 +1,67 @@
+"""What group, layer and instance norm share: moments of parts of a sample, taken as those of channels of one sample.
+
+A set of values that has its own moments is a row: (N, C, *spatial) with G groups is seen as (1, N * G, values), which
+every kernel of batch norm takes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from normwise.kernels import aten, two_pass
+from normwise.kernels.torch_activations import activate
+from normwise.torch.steps import normalize_by_batch
+
+
+def rows_normalized(x: Tensor, rows: int, eps: float, mask: Tensor | None, *, kernel: str) -> Tensor:
+    """Each row about its mean in its standard deviations, in the dtype of the sums and the shape of x.
+
+    Args:
+        x: values; the rows are consecutive in their order.
+        rows: how many.
+        eps: added to the variance.
+        mask: True where a value counts; broadcasts to x.
+        kernel: ``cpu`` or ``two_pass``.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(1, rows, -1)
+    if mask is not None:
+        # Without the refusal of single values: a short sequence is no reason to refuse the others of its batch.
+        y, _ = two_pass.forward_batch(wide, None, None, eps, mask=mask.expand(x.shape).reshape(wide.shape))
+    else:
+        y, _ = normalize_by_batch(wide, None, None, eps, None, None, None, kernel=kernel)
+    return y.reshape(x.shape)
+
+
+def finished(
+    normalized: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """Scaled, shifted, added to and activated, blank where the mask is False, in the dtype and memory format of x.
+
+    Args:
+        normalized: from ``rows_normalized``.
+        x: what was normalized.
+        weight: broadcasts to x, or None.
+        bias: broadcasts to x, or None.
+        activation: a name, or None.
+        residual: the shape of x, or None.
+        mask: broadcasts to x, or None.
+    """
+    y = normalized
+    if weight is not None:
+        y = y * weight
+    if bias is not None:
+        y = y + bias
+    y = y.to(x.dtype, copy=y is normalized)
+    if mask is not None and residual is not None:
+        residual = residual.masked_fill(~mask, 0)  # a NaN in the padding has no slope to meet
+    y = activate(y, activation, residual)
+    if mask is not None:
+        y = y.masked_fill(~mask, 0)
+    return y.contiguous(memory_format=aten.memory_format(x))
