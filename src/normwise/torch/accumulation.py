@@ -124,9 +124,9 @@ def forward_together(
         what the model or ``forward_fn`` returns for each. Call ``backward`` once, on what all of them have a part in.
 
     Example:
-        >>> model = nn.BatchNorm1d(1, affine=False, eps=0)
-        >>> [y.tolist() for y in forward_together(model, [torch.tensor([[1.0]]), torch.tensor([[3.0]])])]
-        [[[-1.0]], [[1.0]]]
+        >>> model = nn.BatchNorm1d(1, affine=False)
+        >>> [y.round().item() for y in forward_together(model, [torch.tensor([[1.0]]), torch.tensor([[3.0]])])]
+        [-1.0, 1.0]
     """
     return _together(model, list(micro_batches), forward_fn, offload, batch_layers)
 

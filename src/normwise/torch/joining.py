@@ -36,9 +36,10 @@ def joint_call(
         NormwiseError: the parts do not fit together.
 
     Example:
-        >>> layer = nn.BatchNorm1d(1, eps=0)
-        >>> joint_call(layer.forward, layer, [(torch.tensor([[1.0]]),), (torch.tensor([[3.0]]),)], [{}, {}])[1].item()
-        1.0
+        >>> parts = [(torch.tensor([[1.0]]),), (torch.tensor([[3.0]]),)]
+        >>> layer = nn.BatchNorm1d(1, affine=False)
+        >>> [y.round().item() for y in joint_call(layer.forward, layer, parts, [{}, {}])]
+        [-1.0, 1.0]
     """
     kind = type(layer).__name__
     if len({(len(each), *sorted(named)) for each, named in zip(args, kwargs, strict=True)}) > 1:

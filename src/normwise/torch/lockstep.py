@@ -102,7 +102,7 @@ class _Lockstep:
         try:
             if not self.abandoned:
                 mine.result = mine.work()
-        except BaseException as error:  # noqa: BLE001 - raised again by ``run``, on the caller's thread
+        except BaseException as error:  # ``run`` raises it again, on the caller's thread
             mine.error = error
         finally:
             mine.done, mine.at = True, None
@@ -214,7 +214,7 @@ def _state_of_this_thread() -> Callable[[ExitStack], None]:
     def enter(stack: ExitStack) -> None:
         for stream in streams:
             stack.enter_context(stream)  # its device with it
-        if device.type != "cpu":
+        if device is not None and device.type != "cpu":
             stack.enter_context(device)
         stack.enter_context(torch.inference_mode(inference))
         stack.enter_context(torch.set_grad_enabled(learning))
