@@ -18,33 +18,37 @@ struct Differentiator {
   const Backward& task;
   const Shape& shape = task.shape;
   PerChannel<F> mean, factor, offset;  // of the forward
+  Array<double> inv{task.shape.c};     // 1 / sqrt(var + eps)
   PerChannel<F> drag, base;            // dx = g * factor + (x - mean) * drag + base
   F off = task.activation == static_cast<int>(Activation::kLeakyRelu) ? F(0.01) : F(0);
 
   explicit Differentiator(const Backward& b)
       : task(b), mean(b.shape.c), factor(b.shape.c), offset(b.shape.c), drag(b.shape.c), base(b.shape.c) {
-    for (int64_t c = 0; c < shape.c; ++c) {
-      const double scaled = inv(c) * scale(c);
-      mean[c] = static_cast<F>(task.mean[c]);
-      factor[c] = static_cast<F>(scaled);
-      offset[c] = static_cast<F>((task.shift ? task.shift[c % task.period] : 0) - low(c) * scaled);
+    for (int64_t first = 0; first < shape.c; first += task.share) {
+      const double of_all = 1 / std::sqrt(task.var[first] + task.eps);
+      for (int64_t c = first; c < first + task.share; ++c) {
+        inv[c] = of_all;
+        const double scaled = inv[c] * scale(c);
+        mean[c] = static_cast<F>(task.mean[c]);
+        factor[c] = static_cast<F>(scaled);
+        offset[c] = static_cast<F>((task.shift ? task.shift[c] : 0) - low(c) * scaled);
+      }
     }
   }
 
-  double scale(int64_t c) const { return task.scale ? task.scale[c % task.period] : 1; }
-  double inv(int64_t c) const { return 1 / std::sqrt(task.var[c] + task.eps); }
+  double scale(int64_t c) const { return task.scale ? task.scale[c] : 1; }
   double low(int64_t c) const { return task.mean[c] - *mean.from(c); }  // what mean cannot hold
 
   // From the sums of g and of g * (x - mean) of a channel.
   void settle_channel(int64_t c, double sum, double product) {
     task.dshift[c] = sum;
-    task.dscale[c] = (product - low(c) * sum) * inv(c);
+    task.dscale[c] = (product - low(c) * sum) * inv[c];
   }
   // Then, from those of the channels that share statistics, what each has to do with them.
   void settle_unit(int64_t first) {
     double sum = 0, product = 0;
     for (int64_t c = first; c < first + task.share; ++c) sum += scale(c) * task.dshift[c], product += scale(c) * task.dscale[c];
-    const double i = inv(first), share = task.by_batch && task.count ? i / task.count : 0;
+    const double i = inv[first], share = task.by_batch && task.count ? i / task.count : 0;
     for (int64_t c = first; c < first + task.share; ++c) {
       drag[c] = static_cast<F>(-share * i * product);
       base[c] = static_cast<F>(-share * sum + low(c) * share * i * product);
@@ -145,9 +149,9 @@ struct Differentiator {
 struct ChannelSums {
   double sum = 0, product = 0;
 
-  template <class V, int kLanes = sizeof(V) / sizeof(V{}[0])>
+  template <class V>
   void add(V more, V more_products) {
-    for (int lane = 0; lane < kLanes; ++lane) sum += more[lane], product += more_products[lane];
+    sum += wide_sum(more), product += wide_sum(more_products);
   }
 };
 

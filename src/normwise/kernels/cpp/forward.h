@@ -31,12 +31,19 @@ struct Normalizer {
 
   explicit Normalizer(const Forward& f) : task(f), mean(f.shape.c), factor(f.shape.c), offset(f.shape.c) {}
 
-  void settle_channel(int64_t c, const Gathered& gathered) {
-    if (task.by_batch) task.mean[c] = gathered.mean, task.var[c] = gathered.var();
-    const double inv = 1 / std::sqrt(task.var[c] + task.eps), scaled = inv * (task.scale ? task.scale[c % task.period] : 1);
+  // So many channels from this one on, which share statistics.
+  void settle_channels(int64_t first, int64_t number, const Gathered& gathered) {
+    if (task.by_batch)
+      for (int64_t c = first; c < first + number; ++c) task.mean[c] = gathered.mean, task.var[c] = gathered.var();
+    const double inv = 1 / std::sqrt(task.var[first] + task.eps);
+    for (int64_t c = first; c < first + number; ++c) settle_channel(c, inv);
+  }
+
+  void settle_channel(int64_t c, double inv) {
+    const double scaled = inv * (task.scale ? task.scale[c] : 1);
     mean[c] = static_cast<F>(task.mean[c]);
     factor[c] = static_cast<F>(scaled);
-    offset[c] = static_cast<F>((task.shift ? task.shift[c % task.period] : 0) - (task.mean[c] - mean[c]) * scaled);
+    offset[c] = static_cast<F>((task.shift ? task.shift[c] : 0) - (task.mean[c] - mean[c]) * scaled);
   }
 
   // What follows the statistics, for the vector at element `at` + i.
@@ -150,11 +157,8 @@ struct ForwardPlan {
       in_parallel(threads, c / task.share, serial, [&](int64_t begin, int64_t end) {
         for (int64_t unit = begin; unit < end; ++unit) {
           const int64_t first = unit * task.share;
-          const Gathered gathered = gather_channel(first, 0, n);
-          for (int64_t channel = first; channel < first + task.share; ++channel) {
-            normalizer.settle_channel(channel, gathered);
-            normalize_channel(channel);
-          }
+          normalizer.settle_channels(first, task.share, gather_channel(first, 0, n));
+          for (int64_t channel = first; channel < first + task.share; ++channel) normalize_channel(channel);
         }
         if (kStream) drain();
       });
@@ -170,7 +174,7 @@ struct ForwardPlan {
       Gathered all_runs;
       if (task.by_batch)
         for (int64_t i = 0; i < n; ++i) all_runs.merge(of_run[i * c + channel]);
-      normalizer.settle_channel(channel, all_runs);
+      normalizer.settle_channels(channel, 1, all_runs);
     }
     in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
       normalize_runs(begin, end);
@@ -231,7 +235,7 @@ struct ForwardPlan {
       Gathered all_blocks;
       if (task.by_batch)
         for (int64_t block = 0; block < blocks; ++block) all_blocks.merge(of_block[block * c + channel]);
-      normalizer.settle_channel(channel, all_blocks);
+      normalizer.settle_channels(channel, 1, all_blocks);
     }
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)

@@ -107,8 +107,8 @@ class Gatherer {
   }
 
   void flush(int64_t values) {
-    double total = 0, squares = 0, count = values;
-    for (int i = 0; i < kL; ++i) total += sum_[i], squares += square_[i];
+    const double total = wide_sum(sum_), squares = wide_sum(square_);
+    double count = values;
     if constexpr (kMasked) {
       count = 0;
       for (int i = 0; i < kL; ++i) count += counted_[i];

@@ -32,14 +32,13 @@ struct Forward {
   const uint8_t* mask;         // n * s values of 0 or 1, or null: what counts, and is not blanked
   void* y;
   uint8_t* bits;              // one per element for the slope of the activation, or null
-  const double *scale, *shift; // `period` values each, or null
+  const double *scale, *shift; // c values each, or null
   double *mean, *var;          // c values each: written when by_batch, else read
   double eps;
   int activation;
   bool by_batch;
-  // Where samples are channels of their own, as group norm has them (channels first, no mask): `share` channels in a row have
-  // their statistics in common, and after `period` channels scale and shift begin anew. Else 1 and c.
-  int64_t share, period;
+  // So many channels in a row have their statistics in common: more than 1 only where they come first, without a mask.
+  int64_t share;
 };
 
 // dx, dscale, dshift and dresidual of it
@@ -55,7 +54,7 @@ struct Backward {
   double eps;
   int activation;
   bool by_batch;
-  int64_t share, period;
+  int64_t share;
 };
 
 struct Kernels {

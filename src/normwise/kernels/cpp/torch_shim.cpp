@@ -122,11 +122,11 @@ Tensor like(const Tensor& tensor, const Tensor& x, const char* name) {
   return copy;
 }
 
-// A parameter's values in double, whatever its dtype; empty for none.
-std::vector<double> doubles(const MaybeTensor& parameter, int64_t channels, const char* name) {
+// A parameter's values in double, whatever its dtype, so many times over; empty for none.
+std::vector<double> doubles(const MaybeTensor& parameter, int64_t channels, const char* name, int64_t times = 1) {
   if (!parameter) return {};
   STD_TORCH_CHECK(parameter->dim() == 1 && parameter->size(0) == channels, "normwise: ", name, " must have one value per channel");
-  std::vector<double> result(channels);
+  std::vector<double> result(channels * times);
   const auto read = [&](const auto* values, int64_t stride) {
     for (int64_t c = 0; c < channels; ++c) result[c] = values[c * stride];
   };
@@ -136,6 +136,7 @@ std::vector<double> doubles(const MaybeTensor& parameter, int64_t channels, cons
     const Tensor wide = torch::stable::to(*parameter, ScalarType::Double);
     read(static_cast<const double*>(wide.const_data_ptr()), wide.stride(0));
   }
+  for (int64_t i = 1; i < times; ++i) std::copy_n(result.begin(), channels, result.begin() + i * channels);
   return result;
 }
 
@@ -176,7 +177,8 @@ Tensor over_samples(const Tensor& each, int64_t channels) {
   auto* const to = static_cast<double*>(sums.mutable_data_ptr());
   const auto* const from = static_cast<const double*>(each.const_data_ptr());
   std::fill_n(to, channels, 0.0);
-  for (int64_t i = 0; i < each.numel(); ++i) to[i % channels] += from[i];
+  for (int64_t at = 0; at < each.numel(); at += channels)
+    for (int64_t c = 0; c < channels; ++c) to[c] += from[at + c];
   return sums;
 }
 
@@ -186,10 +188,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
     MaybeTensor var, double eps, int64_t activation, bool keep_bits, int64_t groups) {
   STD_TORCH_CHECK(!groups || !(mask || mean), "normwise: groups have no mask and no statistics given");
   const Shape shape = groups ? shape_of_groups(x, groups) : shape_of(x);
-  const int64_t period = x.size(1);
+  const int64_t channels = x.size(1), times = groups ? x.size(0) : 1;
   const bool by_batch = !mean;
   Tensor y = output_like(x);
-  const std::vector<double> scales = doubles(scale, period, "weight"), shifts = doubles(shift, period, "bias");
+  const std::vector<double> scales = doubles(scale, channels, "weight", times),
+                            shifts = doubles(shift, channels, "bias", times);
   std::vector<double> means = doubles(mean, shape.c, "mean"), vars = doubles(var, shape.c, "var");
   Tensor mean_out = per_channel(x, shape), var_out = per_channel(x, shape);
   Tensor bits = torch::stable::new_empty(x, {keep_bits ? active().bytes_of_bits(shape) : 0}, ScalarType::Byte);
@@ -214,8 +217,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   task.eps = eps;
   task.activation = static_cast<int>(activation);
   task.by_batch = by_batch;
-  task.share = groups ? period / groups : 1;
-  task.period = period;
+  task.share = groups ? channels / groups : 1;
   active().forward(task, torch_threads());
   return {y, mean_out, var_out, bits};
 }
@@ -224,10 +226,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
     Tensor dy, Tensor x, MaybeTensor residual, MaybeTensor mask, MaybeTensor scale, MaybeTensor shift, Tensor mean,
     Tensor var, Tensor bits, double eps, int64_t activation, bool by_batch, bool wants_dx, bool wants_dresidual, int64_t groups) {
   const Shape shape = groups ? shape_of_groups(x, groups) : shape_of(x);
-  const int64_t period = x.size(1);
+  const int64_t channels = x.size(1), times = groups ? x.size(0) : 1;
   const Tensor gradient = like(dy, x, "the gradient");
   const MaybeTensor added = residual ? MaybeTensor(like(*residual, x, "residual")) : std::nullopt;
-  const std::vector<double> scales = doubles(scale, period, "weight"), shifts = doubles(shift, period, "bias");
+  const std::vector<double> scales = doubles(scale, channels, "weight", times),
+                            shifts = doubles(shift, channels, "bias", times);
   Tensor dscale = per_channel(x, shape), dshift = per_channel(x, shape);
   const auto output = [&](bool wanted) { return wanted ? output_like(x) : torch::stable::new_empty(x, {0}); };
   Tensor dx = output(wants_dx), dresidual = output(wants_dresidual);
@@ -235,7 +238,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
   const MaybeTensor counting = bytes_of(mask, x);
   Backward task{};
   task.mask = pointer(counting);
-  task.count = task.mask ? std::accumulate(task.mask, task.mask + shape.values(), int64_t{0}) : shape.values() * (groups ? period / groups : 1);
+  task.count = task.mask ? std::accumulate(task.mask, task.mask + shape.values(), int64_t{0}) : shape.values() * (groups ? channels / groups : 1);
   task.shape = shape;
   task.dy = gradient.const_data_ptr();
   task.x = x.const_data_ptr();
@@ -252,10 +255,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
   task.eps = eps;
   task.activation = static_cast<int>(activation);
   task.by_batch = by_batch;
-  task.share = groups ? period / groups : 1;
-  task.period = period;
+  task.share = groups ? channels / groups : 1;
   active().backward(task, torch_threads());
-  if (groups) dscale = over_samples(dscale, period), dshift = over_samples(dshift, period);
+  if (groups) dscale = over_samples(dscale, channels), dshift = over_samples(dshift, channels);
   return {dx, as_parameter(dscale, scale), as_parameter(dshift, shift), dresidual};
 }
 

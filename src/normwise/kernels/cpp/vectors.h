@@ -97,11 +97,22 @@ NORMWISE_INLINE Vector<F> all(F value) {
   return value - Vector<F>{};  // broadcast
 }
 
-template <class F>
-NORMWISE_INLINE F sum(Vector<F> v) {
-  F total = 0;
-  for (int i = 0; i < kLanes<F>; ++i) total += v[i];
-  return total;
+// The sum of the lanes in double, by halves: one after the other they would wait for each other.
+NORMWISE_INLINE double wide_sum(Vector<double> v) {
+  double parts[kLanes<double>];
+  std::memcpy(parts, &v, sizeof v);
+#pragma GCC unroll 8
+  for (int half = kLanes<double> / 2; half; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+  return parts[0];
+}
+NORMWISE_INLINE double wide_sum(Vector<float> v) {
+  typedef float HalfOfThem __attribute__((vector_size(kBytes / 2)));
+  HalfOfThem low, high;
+  std::memcpy(&low, &v, sizeof low);
+  std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+  return wide_sum(__builtin_convertvector(low, Vector<double>) + __builtin_convertvector(high, Vector<double>));
 }
 
 // ---------------------------------------------------------------------------------------------- conversions, one value
