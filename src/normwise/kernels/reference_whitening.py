@@ -141,7 +141,8 @@ def whitening(covariance: F64, eps: float, function: Function) -> F64:
     """
     values, vectors = np.linalg.eigh(covariance + eps * np.eye(covariance.shape[-1]))
     root = function(values, values.sum(-1, keepdims=True)).value
-    return (vectors * root[:, None, :]) @ vectors.transpose(0, 2, 1)
+    found: F64 = (vectors * root[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return found
 
 
 def forward(x: Any, scale: Any, shift: Any, size: int, eps: float, function: Function, *, weights: Any = None) -> F64:

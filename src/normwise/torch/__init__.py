@@ -1,4 +1,8 @@
-"""Batch normalization for PyTorch: drop-in layers, in PyTorch's names.
+"""Normalization for PyTorch: drop-in layers, in PyTorch's names.
+
+Local response normalization, RMS and spectral normalization, weight normalization and dropout are not here: PyTorch has
+them (``torch.nn.LocalResponseNorm``, ``torch.nn.RMSNorm``, ``torch.nn.utils.parametrizations``, ``torch.nn.Dropout``),
+there is nothing to mend in them, and they work next to these layers.
 
 Example:
     >>> import torch
@@ -28,6 +32,16 @@ from normwise.torch.domain_choice import domain
 from normwise.torch.domain_conversion import convert_from_domains, convert_to_domains
 from normwise.torch.domains import PerDomain, statistics_from
 from normwise.torch.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
+from normwise.torch.groupnorm import GroupNorm
+from normwise.torch.instancenorm import (
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LazyInstanceNorm1d,
+    LazyInstanceNorm2d,
+    LazyInstanceNorm3d,
+)
+from normwise.torch.layernorm import LayerNorm
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from normwise.torch.memory import release_memory
 from normwise.torch.param_groups import param_groups
@@ -52,9 +66,17 @@ __all__ = [
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "LazyInstanceNorm1d",
+    "LazyInstanceNorm2d",
+    "LazyInstanceNorm3d",
     "PerDomain",
     "RenormSchedule",
     "batch_norm_with_state",

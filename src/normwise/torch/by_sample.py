@@ -24,7 +24,7 @@ def rows_normalized(x: Tensor, rows: int, eps: float, mask: Tensor | None, *, ke
         mask: True where a value counts; broadcasts to x.
         kernel: ``cpu`` or ``two_pass``.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(1, rows, -1)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(1, rows, x.numel() // max(rows, 1))
     if mask is not None:
         # Without the refusal of single values: a short sequence is no reason to refuse the others of its batch.
         y, _ = two_pass.forward_batch(wide, None, None, eps, mask=mask.expand(x.shape).reshape(wide.shape))

@@ -13,10 +13,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from normwise.estimators.ema import Ema
 from normwise.kernels import two_pass
-from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import STATISTICS, readable, widen
+from normwise.torch.by_sample import finished
 from normwise.torch.checks import check_activation, check_mask, check_residual, parameters_for
 from normwise.torch.functional import batch_norm_by_fixed
 from normwise.torch.steps import choice_for, normalize_by_batch, update_running
@@ -80,12 +80,14 @@ def instance_norm(
     weight, bias = parameters_for(input, running_mean, weight, bias)
     if not use_input_stats:
         return batch_norm_by_fixed(input, running_mean, running_var, weight, bias, eps, activation, residual, mask)
+    if input.dim() > 2 and input.numel() == 0:  # torch refuses it where there is a weight, for no reason
+        along = (1, -1, *[1] * (input.dim() - 2))
+        scale, shift = (None if parameter is None else parameter.view(along) for parameter in (weight, bias))
+        return finished(input, input, scale, shift, activation, residual, mask)
     if not _is_plain(input, weight, bias, running_mean, running_var, eps):
         # Torch has the words for what is wrong; should nothing be, only copies of the statistics have moved.
         mean, var = (None if buffer is None else buffer.clone() for buffer in (running_mean, running_var))
-        y = F.instance_norm(input, mean, var, weight, bias, True, momentum, eps)
-        if input.numel() == 0:
-            return activate(y, activation, residual)
+        F.instance_norm(input, mean, var, weight, bias, True, momentum, eps)
     if mask is not None:
         _check_masked_positions(mask, input)
     samples, channels = input.shape[:2]
@@ -154,7 +156,7 @@ def _is_plain(
     eps: float,
 ) -> bool:
     """Whether nothing about the arguments is such that torch might refuse them."""
-    if x.dim() < 3 or not x.is_floating_point() or x.numel() == 0 or x[0, 0].numel() == 1 or eps <= 0:
+    if x.dim() < 3 or not x.is_floating_point() or x[0, 0].numel() == 1 or eps <= 0:
         return False
     given = [tensor for tensor in (weight, bias, mean, var) if tensor is not None]
     dtypes = {tensor.dtype for tensor in given}
