@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -65,8 +66,8 @@ def test_second_derivatives() -> None:
     x, residual = torch.randn(2, 4, 5, dtype=torch.float64), torch.randn(2, 4, 5, dtype=torch.float64)
     scale, shift = torch.randn(4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
     leaves = [tensor.requires_grad_() for tensor in (x, residual, scale, shift)]
-    assert gradgradcheck(lambda *given: grouped(*given, "silu", 2), leaves)
-    assert gradgradcheck(lambda *given: grouped(*given, "relu", 2), leaves)
+    for activation in ("silu", "relu"):
+        assert gradgradcheck(partial(grouped, activation=activation, groups=2), leaves)
 
 
 @pytest.mark.parametrize("ratio", [1e3, 1e4])
@@ -79,6 +80,11 @@ def test_a_mean_far_from_zero_costs_no_digits(ratio: float) -> None:
     assert float((y.double() - exact).abs().max()) <= 1e-5
 
 
-def test_no_samples() -> None:
-    y = grouped(torch.zeros(0, 4, 3), None, torch.ones(4), torch.zeros(4), "relu", 2)
-    assert y.shape == (0, 4, 3)
+@pytest.mark.parametrize("size", [(0, 4, 3), (2, 0, 3), (2, 4, 0)])
+def test_nothing_in_nothing_out(size: tuple[int, ...]) -> None:
+    x, scale = torch.zeros(size).requires_grad_(), torch.ones(size[1]).requires_grad_()
+    y = grouped(x, None, scale, torch.zeros(size[1]), "relu", 2)
+    assert y.shape == size
+    dx, dscale = torch.autograd.grad(y, (x, scale), torch.ones_like(y))
+    assert dx.shape == size
+    assert torch.equal(dscale, torch.zeros(size[1]))

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from normwise.errors import KernelUnavailable
 from normwise.kernels import choose
-from normwise.kernels.choose_group import CANCELS, ONE_PASS, choose_group, choose_layer
+from normwise.kernels.choose import built
+from normwise.kernels.choose_group import CANCELS, FUSED, ONE_PASS, choose_group, choose_layer
 from normwise.torch.groupnorm import group_norm
 from normwise.torch.instancenorm import instance_norm
 from normwise.torch.layernorm import layer_norm
@@ -109,6 +110,10 @@ def test_the_choice_says_why() -> None:
     x = images(0.0, "channels last")
     assert choose_group(x, masked=False, channels_last=True) is CANCELS
     assert choose_group(x, masked=False, channels_last=False) is ONE_PASS
+    large = torch.zeros(4, 64, 32, 32)
+    assert choose_group(large, masked=False, channels_last=False) is (FUSED if built() else ONE_PASS)
+    assert choose_group(large[:, :, :8, :8].contiguous(), masked=False, channels_last=False) is ONE_PASS
+    assert choose_group(large, masked=False, channels_last=False, compiling=True) is ONE_PASS
     assert choose_group(x.to("meta"), masked=False, channels_last=True) is ONE_PASS
     assert choose_layer(x, masked=False).reason == (
         "PyTorch's operator is exact here, and scales and shifts in the pass that normalizes"

@@ -83,7 +83,8 @@ def forward(
             x is contiguous, there is no mask and no statistics, and mean and var come out with N * C entries.
     """
     operator = torch.ops.normwise.batch_norm_forward
-    return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, ACTIVATIONS[activation], keep_bits, groups))
+    number = ACTIVATIONS[activation]
+    return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, number, keep_bits, groups))
 
 
 def move_running(

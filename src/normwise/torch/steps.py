@@ -147,6 +147,19 @@ def normalize_by_fixed(
     )
 
 
+def normalize_by_groups(
+    input: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """Group norm by the compiled kernels; the input is contiguous, and the arguments are checked already."""
+    return _compiled(input, residual, None, weight, bias, None, None, eps, activation, groups).y
+
+
 def _count(input: Tensor, mask: Tensor | None) -> int:
     """How many values per channel count."""
     values = input.numel() // max(input.shape[1], 1)
@@ -163,6 +176,7 @@ def _compiled(
     var: Tensor | None,
     eps: float,
     activation: str | None,
+    groups: int = 0,
 ) -> cpu.Forward:
     """The compiled kernels on any strides; what is not dense is made so first, as PyTorch's operator does."""
     x = aten.with_plain_strides(input)
@@ -174,9 +188,9 @@ def _compiled(
     inputs = (x, residual, mask, weight, bias, mean, var, eps)
     if learning:
         number = cpu.ACTIVATIONS[activation]
-        return cpu.Forward(*operators.apply_compiled(*inputs, number, keep_bits, 0))
+        return cpu.Forward(*operators.apply_compiled(*inputs, number, keep_bits, groups))
     with torch._C._AutoDispatchBelowAutograd():
-        return cpu.forward(*inputs, activation, keep_bits)
+        return cpu.forward(*inputs, activation, keep_bits, groups)
 
 
 def update_running(

@@ -126,7 +126,7 @@ Tensor like(const Tensor& tensor, const Tensor& x, const char* name) {
 std::vector<double> doubles(const MaybeTensor& parameter, int64_t channels, const char* name, int64_t times = 1) {
   if (!parameter) return {};
   STD_TORCH_CHECK(parameter->dim() == 1 && parameter->size(0) == channels, "normwise: ", name, " must have one value per channel");
-  std::vector<double> result(channels * times);
+  std::vector<double> result(channels * std::max<int64_t>(times, 1));
   const auto read = [&](const auto* values, int64_t stride) {
     for (int64_t c = 0; c < channels; ++c) result[c] = values[c * stride];
   };
@@ -217,7 +217,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   task.eps = eps;
   task.activation = static_cast<int>(activation);
   task.by_batch = by_batch;
-  task.share = groups ? channels / groups : 1;
+  task.share = groups ? std::max<int64_t>(channels / groups, 1) : 1;
   active().forward(task, torch_threads());
   return {y, mean_out, var_out, bits};
 }
@@ -255,7 +255,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
   task.eps = eps;
   task.activation = static_cast<int>(activation);
   task.by_batch = by_batch;
-  task.share = groups ? channels / groups : 1;
+  task.share = groups ? std::max<int64_t>(channels / groups, 1) : 1;
   active().backward(task, torch_threads());
   if (groups) dscale = over_samples(dscale, channels), dshift = over_samples(dshift, channels);
   return {dx, as_parameter(dscale, scale), as_parameter(dshift, shift), dresidual};
