@@ -168,7 +168,7 @@ MISTAKES: list[tuple[dict[str, str], str]] = [
                                                        "received {{'pixels': 70, 'weight': 3}}: save them with "
                                                        "the same number of rows."),
     ({"data": "nets.py:narrow"}, "nets.py:net on nets.py:narrow failed: RuntimeError in line"),
-    ({"data": "nets.py:number"}, "nets.py:net on nets.py:number failed: recalibrate needs an iterable of batches, received int"),
+    ({"data": "nets.py:number"}, "nets.py:net on nets.py:number failed: recalibrate needs an iterable of batches"),
     ({"out": "new.txt"}, "weights are .safetensors, .pt, .pth files, received 'new.txt': give it such a name."),
     ({"out": "no/new.pt"}, "there is no folder 'no' for 'new.pt': make it first."),
     ({"weights": "nots.pt"}, "there is no file 'nots.pt': give the path of the weights."),

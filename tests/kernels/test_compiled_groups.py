@@ -17,7 +17,7 @@ from normwise.kernels.torch_activations import activate
 
 pytestmark = pytest.mark.skipif(not built(), reason="the compiled kernels are not built with this installation")
 
-# channels and groups; one value more than vectors hold, one group, a group for each channel, more work than one thread's
+# one value more than vectors hold, one group, a group for each channel, more work than one thread's
 SHAPES = [((2, 6, 7, 7), 3), ((3, 4, 17), 1), ((2, 5, 4, 4), 5), ((4, 8), 2), ((4, 32, 33, 33), 8), ((1, 2, 3), 2)]
 DTYPES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 

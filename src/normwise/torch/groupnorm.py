@@ -13,11 +13,10 @@ from normwise.kernels.choose import Choice
 from normwise.kernels.choose_group import choose_group
 from normwise.kernels.torch_activations import activate
 from normwise.torch.batchnorm import torch_bias
-from normwise.torch.by_sample import finished, rows_normalized
 from normwise.torch.buffers import transformed
+from normwise.torch.by_sample import finished, rows_normalized
 from normwise.torch.checks import check_activation, check_mask, check_residual
 from normwise.torch.steps import normalize_by_groups
-
 
 # Activations that cost next to nothing on the way. The compiled backward works the others out twice, once for the sums
 # and once for the gradient, which in bfloat16 takes longer than PyTorch's operator behind the norm.
@@ -135,11 +134,12 @@ class GroupNorm(torch.nn.GroupNorm):
     .. math:: y = f\Big(\gamma \frac{x - \mu_{ng}}{\sqrt{v_{ng} + \epsilon}} + \beta + r\Big)
 
     Each sample is normalized by itself, over the channels of a group and all positions, so training and inference are
-    the same and there are no running statistics. The compiled kernels do large images, a ReLU included, in 0.5 to 0.6 of
-    PyTorch's time forward and in 0.5 to 0.65 forward and backward (float32 and bfloat16, 16x16 to 128x128, medians of
-    21 pairs on one thread), PyTorch's operator the rest. With ``torch.channels_last`` that takes
-    :math:`E[x^2] - E[x]^2` for the variance, which at a mean of 1000 standard deviations leaves no digit; there a rough
-    mean is subtracted first.
+    the same and there are no running statistics.
+
+    The compiled kernels do large images, a ReLU included, in 0.5 to 0.6 of PyTorch's time forward and in 0.5 to 0.65
+    forward and backward (float32 and bfloat16, 28x28 to 128x128, medians of 21 pairs on one thread), PyTorch's operator
+    does the rest. With ``torch.channels_last`` that takes :math:`E[x^2] - E[x]^2` for the variance, which at a mean of
+    1000 standard deviations leaves no digit; there a rough mean is subtracted first.
 
     Args:
         num_groups: G, which divides C.
