@@ -1,147 +1,258 @@
 """The compiled kernels on inputs that nobody thought of, against the reference at the tolerances of every other test.
 
-``NORMWISE_EXAMPLES=100000`` tries so many instead of a few hundred, and other ones on every run.
+``NORMWISE_EXAMPLES=100000`` tries so many instead of a few hundred, and other ones on every run; ``NORMWISE_ISA=avx2``
+does so with another instruction set.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import normwise.torch  # noqa: F401  gives the operators their gradients
 from normwise.kernels import cpu, reference
-from tests.cases import LARGEST_MEAN, LAYOUTS, Problem, array, problem
-from tests.kernels.test_agreement import ACTIVATIONS, IMPLEMENTATIONS, assert_agrees
+from tests.cases import F64, LARGEST_MEAN, Problem, allowed, array, law, problem
+from tests.kernels.random_problems import DTYPES, LAID, LOW, Asked, asked, masks, problems, shapes, streamed_shapes
+from tests.kernels.random_problems import values_that_count as counting
+from tests.kernels.test_agreement import ACTIVATIONS, assert_statistics
+from tests.tolerances import wide, worst
 
 if cpu.library is None:
     pytest.skip("the compiled kernels are not built", allow_module_level=True)
 
 EXAMPLES = os.environ.get("NORMWISE_EXAMPLES")
+
+
 SETTINGS = settings(
-    max_examples=int(EXAMPLES or 200),
     derandomize=EXAMPLES is None,
     database=None,
     deadline=None,
     # A problem is drawn from a few numbers; what is thrown away or slow is the reference's doing.
     suppress_health_check=list(HealthCheck),
 )
-FEW = settings(SETTINGS, max_examples=int(EXAMPLES or 600) // 3)
-COMPILED = {"cpu": IMPLEMENTATIONS["cpu"]}
-LOW = (torch.float16, torch.bfloat16)
-MOST = 20_000  # elements: the reference is not made for speed
 
 
-def _shared(x: Tensor) -> Tensor:
-    """One sample for all: stride 0."""
-    return x[:1].expand(x.shape)
+def some(share: float, otherwise: int, *, phases: tuple[Phase, ...] = tuple(Phase)) -> settings:
+    """This share of the examples that the environment asks for, or so many."""
+    number = max(int(float(EXAMPLES) * share), 1) if EXAMPLES else otherwise
+    return settings(SETTINGS, max_examples=number, phases=phases)
 
 
-def _cut(x: Tensor) -> Tensor:
-    """A slice of a longer last axis, which starts at an odd address."""
-    longer = x.new_full((*x.shape[:-1], x.shape[-1] + 3), math.nan)
-    longer[..., 1:-2] = x
-    return longer[..., 1:-2]
+@pytest.fixture(autouse=True, scope="module")
+def _same_number_of_threads_afterwards() -> Iterator[None]:
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
 
 
-STRIDES = {**LAYOUTS, "cut": _cut}
+def poison(tensor: Tensor | None, mask: Tensor | None, value: float) -> None:
+    """Write this wherever the mask is False, except where one number in memory stands for several."""
+    several_in_one = tensor is not None and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    if tensor is not None and mask is not None and not several_in_one:
+        tensor.masked_fill_(~mask, torch.tensor(value).to(tensor.dtype))
 
 
-@st.composite
-def shapes(draw: st.DrawFn, smallest: int = 1) -> tuple[int, ...]:
-    """(N, C, *spatial) with up to three spatial axes."""
-    channels = draw(st.one_of(st.integers(smallest, 9), st.integers(1, 300)))
-    room = MOST // max(channels, 1)
-    n = draw(st.one_of(st.integers(smallest, 5), st.integers(1, min(room, 10_000))))
-    spatial: list[int] = []
-    for _ in range(draw(st.integers(0, 3))):
-        left = max(room // math.prod([max(n, 1), *(max(size, 1) for size in spatial)]), 1)
-        spatial.append(draw(st.one_of(st.integers(smallest, min(left, 5)), st.integers(1, left))))
-    return (n, channels, *spatial)
+def leaf(tensor: Tensor, wanted: bool = True) -> Tensor:
+    return tensor.detach().requires_grad_(wanted)
 
 
-def _values(draw: st.DrawFn, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Another mean, another size, and a channel that is constant."""
-    largest = LARGEST_MEAN[dtype]
-    x = x + draw(st.sampled_from([0.0, 0.0, 1.0, -largest / 30, largest]))
-    tiny = [1e-4, 1e-30, 1e-42] if dtype in (torch.float32, torch.float64) else [1e-4]
-    huge = [100.0] if dtype == torch.float16 else [100.0, 1e6]
-    x = x * draw(st.sampled_from([1.0, 1.0, *tiny, *huge]))
-    if draw(st.integers(0, 4)) == 0:
-        x = x.index_fill(1, torch.tensor([0]), draw(st.sampled_from([0.0, 3.7, -100.0])))
-    return x.to(dtype)
+def same(tensor: Tensor, copy: Tensor) -> bool:
+    return bool(((tensor == copy) | (tensor.isnan() & copy.isnan())).all())
 
 
-@st.composite
-def problems(draw: st.DrawFn) -> Problem:
-    """Any of them that has a well-defined answer: more than one value per channel where they are normalized by."""
-    shape = draw(shapes())
-    training = draw(st.booleans()) and math.prod(shape) > shape[1]
-    dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.float64, *LOW]))
-    p = problem(
-        shape,
-        torch.float64,
-        activation=draw(st.sampled_from([None, None, *ACTIVATIONS])),
-        residual=draw(st.booleans()),
-        training=training,
-        parameters=draw(st.sampled_from([torch.float32, torch.float64])) if dtype not in LOW
-        else draw(st.sampled_from([torch.float32, dtype])),
-        seed=draw(st.integers(0, 2**31)),
-    )  # fmt: skip
-    if dtype == torch.float64:
-        p = p._replace(scale=p.scale.double(), shift=p.shift.double(), mean=p.mean.double(), var=p.var.double())
-    x = _values(draw, p.x, dtype)
-    along = [axis for axis in range(x.dim()) if axis != 1]
-    mean = (x.double().mean(along) + 0.1 * p.mean.double()).to(p.mean.dtype)
-    var = (x.double().var(along, correction=0) + 0.1).to(p.var.dtype)
-    residual = p.residual
-    if residual is not None:
-        residual = STRIDES[draw(st.sampled_from(sorted(STRIDES)))](residual.to(dtype))
-    x = STRIDES[draw(st.sampled_from(sorted(STRIDES)))](x)
-    if draw(st.integers(0, 9)) == 0 and (not training or math.prod(shape[2:]) > 1):
-        x = _shared(x)
-    return p._replace(x=x, residual=residual, mean=mean, var=var)
+def of_channels(p: Problem, channels: list[int]) -> Problem:
+    """The problem that these channels are: no channel has to do with another."""
+    return p._replace(
+        x=p.x[:, channels],
+        residual=None if p.residual is None else p.residual[:, channels],
+        **{name: getattr(p, name)[channels] for name in ("scale", "shift", "mean", "var")},
+    )
 
 
-@SETTINGS
-@given(problems())
-def test_any_problem(p: Problem) -> None:
-    assert assert_agrees(p, COMPILED) == 1
+def assert_done_right(a: Asked, channels: list[int] | None = None) -> None:
+    """The output, the statistics and every gradient that is wanted are the reference's, and no other is there.
+
+    Where channels are given, only these are compared: of a large problem, the reference would take all the time.
+    """
+    p = a.problem
+    compared = p if channels is None else of_channels(p, channels)
+    at = slice(None) if channels is None else channels
+    said, part_of_dy = law(compared)
+    kept = None if p.training else wide(p.scale.dtype) if p.scale.dtype != p.x.dtype else p.x.dtype
+    bound = allowed(compared, said, part_of_dy, kept=kept)
+    dy = torch.ones_like(p.x, memory_format=torch.contiguous_format)
+    dy[:, at] = part_of_dy
+    dy = LAID[a.dy_layout](dy)
+    for tensor in (p.x, p.residual, dy):
+        poison(tensor, p.mask, a.poison)
+    torch.set_num_threads(a.threads)
+    x = leaf(p.x if cpu.serves(p.x) else p.x.contiguous(), a.wants_x)
+    residual = None if p.residual is None else leaf(p.residual, a.wants_residual)
+    scale, shift = leaf(p.scale) if a.scaled else None, leaf(p.shift) if a.shifted else None
+    given = [tensor for tensor in (x, residual, dy) if tensor is not None]
+    before = [tensor.detach().clone() for tensor in given]
+    keeps_bits = residual is not None and p.activation in cpu.ONE_BIT and a.keeps_bits
+    mean, var = (None, None) if p.training else (p.mean, p.var)
+    y, *moments, _ = cpu.forward(x, residual, p.mask, scale, shift, mean, var, p.eps, p.activation, keeps_bits)
+    assert y.dtype == p.x.dtype
+    if y.requires_grad:
+        y.backward(dy)
+    assert all(same(tensor, copy) for tensor, copy in zip(given, before, strict=True)), "an input was changed"
+    assert (x.grad is not None) == a.wants_x
+    assert residual is None or (residual.grad is not None) == a.wants_residual
+
+    assert_near("y", y[:, at], said.y, bound.y)
+    for name, tensor in (("x", x), ("residual", residual)):
+        if tensor is not None and tensor.grad is not None:
+            assert_near(
+                f"the gradient of {name}", tensor.grad[:, at], getattr(said.gradients, name), getattr(bound, name)
+            )
+    for name, tensor in (("scale", scale), ("shift", shift)):
+        if tensor is not None and tensor.grad is not None:
+            assert_near(f"the gradient of {name}", tensor.grad[at], getattr(said.gradients, name), getattr(bound, name))
+    if p.training:
+        assert_statistics(compared, (moments[0][at], moments[1][at]), (said.batch.mean, said.batch.var), "cpu")
 
 
-@FEW
+def assert_near(what: str, found: Tensor, right: F64, bound: F64) -> None:
+    """As near to the reference as rounding explains."""
+    share = worst(found, right, bound)
+    assert share <= 1, f"{what} is off by {share:.3g} times what rounding explains"
+
+
+@some(1, 400)
+@given(asked())
+def test_any_problem(a: Asked) -> None:
+    assert_done_right(a)
+
+
+@some(0.02, 12)
+@given(asked(problems(shapes(most=200_000))))
+def test_any_problem_for_several_threads(a: Asked) -> None:
+    """More than 65536 elements, some of them: what is smaller is done on one."""
+    assert_done_right(a)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@some(0.0005, 1, phases=(Phase.generate,))  # a smaller one would be none of them
+@given(st.data())
+def test_any_problem_whose_outputs_are_written_past_the_caches(
+    dtype: torch.dtype, layout: str, data: st.DataObject
+) -> None:
+    shape = data.draw(streamed_shapes(dtype))
+    options = {"activation": data.draw(st.sampled_from([None, "relu"])), "residual": data.draw(st.booleans())}
+    p = problem(shape, dtype, layout=layout, training=data.draw(st.booleans()), seed=1, **options)  # type: ignore[arg-type]  # str and bool
+    if data.draw(st.integers(0, 3)) == 0:
+        p = p._replace(mask=data.draw(masks(shape)))
+    channels = {0, shape[1] - 1, *data.draw(st.lists(st.integers(0, shape[1] - 1), max_size=6))}
+    assert_done_right(data.draw(asked(st.just(p))), sorted(channels))
+
+
+def test_most_of_them_run_through_what_they_are_meant_to_find_mistakes_in() -> None:
+    """Of the problems that are tried by default."""
+    seen: list[Asked] = []
+
+    @settings(SETTINGS, max_examples=400, derandomize=True)
+    @given(asked())
+    def look(a: Asked) -> None:
+        seen.append(a)
+
+    look()
+    last = [a for a in seen if a.problem.x.dim() > 2 and a.problem.x.stride(1) == 1 < a.problem.x.shape[1]]
+    masked = [a for a in seen if a.problem.mask is not None]
+    bits = [a for a in seen if a.problem.residual is not None and a.problem.activation in cpu.ONE_BIT and a.keeps_bits]
+    odd = [a for a in seen if cpu.serves(a.problem.x) and a.problem.x.data_ptr() % 64]
+    for found in (last, masked, bits, odd, [a for a in seen if a.problem.training], [a for a in masked if last]):
+        assert len(found) > len(seen) / 20
+    assert {a.problem.x.dtype for a in seen} == {*DTYPES}
+    assert {a.problem.activation for a in seen} == {None, *ACTIVATIONS}
+    assert {a.problem.x.dim() for a in seen} == {2, 3, 4, 5}
+    assert any(counting(a.problem.x.shape, a.problem.mask) == 0 for a in masked)
+
+
+@some(0.3, 200)
 @given(shapes(), st.data())
 def test_what_is_not_a_number_goes_where_the_reference_lets_it(shape: tuple[int, ...], data: st.DataObject) -> None:
     """One value that is NaN or infinite spoils its channel when training, itself otherwise, and nothing beside."""
     training = data.draw(st.booleans())
-    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
+    dtype = data.draw(st.sampled_from(DTYPES))
     activation = data.draw(st.sampled_from([None, *ACTIVATIONS]))
     layout = data.draw(st.sampled_from(["contiguous", "channels last"]))
     p = problem(
         shape, dtype, training=training, activation=activation, layout=layout, residual=data.draw(st.booleans())
     )
+    clean, dy = law(p)
+    bound = allowed(p, clean, dy, kept=None if training else p.scale.dtype)
     x = p.x.clone()
     at = tuple(data.draw(st.integers(0, size - 1)) for size in shape)
     x[at] = data.draw(st.sampled_from([math.nan, math.inf, -math.inf]))
-    y = COMPILED["cpu"](p._replace(x=x), _plain(p, x)).y
-    arguments = (array(p.scale), array(p.shift), p.eps)
-    options = {"activation": p.activation, "residual": None if p.residual is None else array(p.residual)}
+    leaves = [leaf(x), leaf(p.scale), leaf(p.shift)]
+    keeps_bits = p.residual is not None and activation in cpu.ONE_BIT
+    mean, var = (None, None) if training else (p.mean, p.var)
+    y, *_ = cpu.forward(leaves[0], p.residual, None, leaves[1], leaves[2], mean, var, p.eps, activation, keeps_bits)
+    y.backward(dy)
+    np.testing.assert_allclose(array(y), _forward(p, x), rtol=0.05, atol=0.05, equal_nan=True)
+    # What is not spoiled is what it would be without it.
+    spoiled = torch.zeros(shape, dtype=torch.bool)
+    spoiled[:, at[1]] = True
+    whole_channel = spoiled.clone()
+    if not training:
+        spoiled[:] = False
+        spoiled[at] = True
+    per_channel = torch.arange(shape[1]) == at[1]
+    found = (y, *(tensor.grad for tensor in leaves))
+    expected = (clean.y, clean.gradients.x, clean.gradients.scale, clean.gradients.shift)
+    for number, (tensor, right, limit, out) in enumerate(
+        zip(found, expected, bound[:4], (spoiled, spoiled, per_channel, per_channel), strict=True)
+    ):
+        assert tensor is not None
+        if number == 1 and not training:
+            continue  # the next test
+        assert_near(str(number), tensor.detach().masked_fill(out, 0), np.where(out, 0, right), limit)
     if training:
-        right, _ = reference.forward_batch(array(x), *arguments, **options)  # type: ignore[arg-type]  # str and array
-    else:
-        right = reference.forward_fixed(array(x), array(p.mean), array(p.var), *arguments, **options)  # type: ignore[arg-type]  # str and array
-    np.testing.assert_allclose(array(y), right, rtol=0.05, atol=0.05, equal_nan=True)
+        assert leaves[0].grad is not None
+        assert leaves[0].grad[whole_channel].isnan().all()
 
 
-def _plain(p: Problem, x: Tensor):  # type: ignore[no-untyped-def]  # the tuple of another test
-    from tests.kernels.test_agreement import Inputs
+@pytest.mark.xfail(
+    strict=True, reason="backward.h: settle_unit multiplies the channel's sums, NaN here, by a share of 0"
+)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_with_statistics_given_what_is_not_a_number_leaves_the_gradients_beside_it_alone(
+    value: float, layout: str
+) -> None:
+    """As PyTorch's own operator does: the statistics are constants, so that no value has to do with another."""
+    x = LAID[layout](torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)))
+    x[0, 1, 2] = value
+    x.requires_grad_()
+    y, *_ = cpu.forward(x, None, None, None, None, torch.zeros(3), torch.ones(3), 0.0, None, False)
+    y.backward(torch.ones_like(x))
+    assert x.grad is not None
+    beside = torch.ones(2, 3, 5, dtype=torch.bool)
+    beside[0, 1, 2] = False
+    assert (x.grad[beside] == 1).all()
 
-    return Inputs(x, p.scale, p.shift, p.residual)
+
+def _forward(p: Problem, x: Tensor) -> np.ndarray:  # type: ignore[type-arg]  # float64
+    arguments = (array(p.scale), array(p.shift), p.eps)
+    residual = None if p.residual is None else array(p.residual)
+    if p.training:
+        return reference.forward_batch(array(x), *arguments, activation=p.activation, residual=residual)[0]
+    return reference.forward_fixed(
+        array(x), array(p.mean), array(p.var), *arguments, activation=p.activation, residual=residual
+    )
 
 
 @pytest.mark.parametrize("dtype", LARGEST_MEAN, ids=str)
