@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from normwise.errors import NormwiseError, UnknownName
+from normwise.errors import NormwiseError
 from normwise.estimators import Estimator
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.pooled import Pooled
-from normwise.torch.feeding import Batches, ForwardFn, call, samples_in, uncompiled, unwrapped
+from normwise.torch.feeding import Batches, ForwardFn
 from normwise.torch.ranks import Ranks
+from normwise.torch.recalibration_passes import Share, check_model, go_through
 from normwise.torch.recalibration_report import Movement, RecalibrateReport
-from normwise.torch.recalibration_sites import Gathered, Gone, Site, listening, survey
-from normwise.torch.transaction import unchanged, write
+from normwise.torch.recalibration_sites import Site, survey
+from normwise.torch.transaction import write
 
 ENOUGH = 0.01
 """Standard error, in standard deviations, at which a shuffled loader is left: at most 10 000 independent samples."""
-LOOK = 8
-"""Batches between two looks at the standard error, each of which waits for the device."""
-UPSTREAM = ("inference", "batch")
-
-
-@dataclass
-class _Share:
-    """Once through the data of one process, or of all."""
-
-    batches: int = 0
-    samples: int = 0
-    stopped_early: bool = False
-    standard_error: float = float("nan")
 
 
 def recalibrate(
@@ -121,67 +105,17 @@ def recalibrate(
         >>> bool(torch.allclose(model[0].running_mean, torch.cat([x for x, _ in data]).mean(0)))
         True
     """
-    _check(model, upstream)
+    check_model(model, upstream, called="recalibrate")
     limit = _limit(tolerance, batches, estimator)
     sites, skipped = survey(model, estimator, layers)
     ranks = Ranks(distributed, called="recalibrate")
     for site in sites:
         ranks.check(site.estimator)
     source = Batches(batches, at_most=at_most, called="recalibrate")
-    inner = unwrapped(model)
-    passes, found = 1, list[Site]()
-    with closing(source), unchanged(model) as snapshot, uncompiled():
-        inner.eval()
-
-        def through(gathering: Sequence[Site], limit: float) -> list[_Share]:
-            def work() -> tuple[_Share, list[Gathered]]:
-                snapshot.random.restore()  # so that a loader that shuffles and augments gives the same again
-                with listening(sites, gathering), closing(iter(source)) as items:
-                    share = _feed(inner, gathering, items, forward_fn, limit)
-                return share, [site.gathered() for site in gathering]
-
-            parts = ranks.exchange(work)
-            for place, site in enumerate(gathering):
-                site.take_over([gathered[place] for _, gathered in parts])
-            return [share for share, _ in parts]
-
-        source.passes = len(sites) if upstream == "inference" else 1
-        shares = through(sites, limit)
-        found = sorted((site for site in sites if site.reached), key=lambda site: site.place)
-        source.at_most = shares[ranks.own].batches
-        source.passes = len(found)
-        if upstream == "inference":
-            # Nothing that gathers comes before the first, which met what it will meet; the others wait for those
-            # before them, and normalize by the batch meanwhile, which keeps what they pass on at its size.
-            for before, site in pairwise(found):
-                before.settle()
-                through([site], 0.0)
-                passes += 1
-    if not any(share.batches for share in shares):
-        raise NormwiseError(
-            "recalibrate received no batches, so there is nothing to estimate from: pass data; an iterator that was "
-            "gone through before is empty, its DataLoader is not."
-        )
-    report = _report(sites, skipped, shares, passes)
-    _commit(found)
+    passes = go_through(model, source, sites, ranks, upstream=upstream, forward_fn=forward_fn, limit=limit)
+    report = _report(sites, skipped, passes.shares, passes.number)
+    commit(passes.sites)
     return report
-
-
-def _check(model: nn.Module, upstream: str) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"recalibrate needs a torch.nn.Module, received {type(model).__name__}: pass the model itself.")
-    if upstream not in UPSTREAM:
-        raise UnknownName("upstream", upstream, UPSTREAM)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
-            raise NormwiseError(
-                f"recalibrate needs a model whose lazy layers have seen an input, and {name!r} has no shape yet: "
-                "run one batch through the model first."
-            )
-        if tensor.is_meta:
-            raise NormwiseError(
-                f"recalibrate needs a model with values, and {name!r} is on the meta device: load its weights first."
-            )
 
 
 def _limit(tolerance: float | None, batches: object, estimator: Estimator | str) -> float:
@@ -212,36 +146,7 @@ def _shuffles(batches: object) -> bool:
     )
 
 
-def _feed(
-    model: nn.Module, sites: Sequence[Site], items: Iterator[Any], forward_fn: ForwardFn | None, limit: float
-) -> _Share:
-    """This process's batches through the model, to their end or until enough is known."""
-    share = _Share()
-    enough = False
-    for site in sites:
-        site.begin(watched=limit > 0)
-    for batch in items:
-        if enough:  # and here is one more batch, so that it is early
-            share.stopped_early = True
-            break
-        with suppress(Gone):
-            call(model, batch, forward_fn)
-        share.batches += 1
-        share.samples += samples_in(batch)
-        for site in sites:
-            site.end_of_batch()
-        if limit > 0 and share.batches % LOOK == 0:
-            enough = _standard_error(sites) <= limit
-    share.standard_error = _standard_error(sites)
-    return share
-
-
-def _standard_error(sites: Sequence[Site]) -> float:
-    """That of the least known layer; NaN where none is watched."""
-    return max((error for site in sites if not math.isnan(error := site.error())), default=math.nan)
-
-
-def _report(sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[_Share], passes: int) -> RecalibrateReport:
+def _report(sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[Share], passes: int) -> RecalibrateReport:
     recalibrated = {}
     not_reached = []
     for site in sites:
@@ -264,7 +169,7 @@ def _report(sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[_Sh
     )
 
 
-def _commit(sites: Sequence[Site]) -> None:
+def commit(sites: Sequence[Site]) -> None:
     """Everything is worked out and fits before the first byte is written."""
     values = [value for site in sites for value in site.values()]
     for target, value in values:

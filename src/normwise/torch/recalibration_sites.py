@@ -30,6 +30,7 @@ class Gathered(NamedTuple):
     """What one process gathered in one layer, on the CPU."""
 
     statistics: RunningStatistics
+    samples: Tensor
     not_finite: int
     place: float
     once: bool
@@ -50,6 +51,7 @@ class Site:
     Attributes:
         place: where in the order of calls its first one was.
         once: whether no batch came to it twice.
+        samples: shape (C,), how many samples its values are of; one that is masked in part counts in part.
         settled: whether its statistics are what it normalizes by.
     """
 
@@ -72,15 +74,17 @@ class Site:
         """Forget what was gathered; keep the standard error from now on, which costs some time, or not."""
         zeros = torch.zeros_like(self._before[0])
         self.statistics = RunningStatistics(zeros, zeros + 1, zeros, zeros)
+        self.samples = zeros
         self._left_out = torch.zeros((), dtype=torch.int64, device=self.at)
         self._calls: list[Moments] = []
         self._standard_error = StandardError() if watched else None
 
-    def take(self, batch: Moments) -> None:
+    def take(self, batch: Moments, values_per_sample: int = 1) -> None:
         """The moments of one call enter the statistics; channels that are not finite do not."""
         finite = batch.mean.isfinite() & batch.var.isfinite()
         clean = Moments(batch.mean.where(finite, 0.0), batch.var.where(finite, 0.0), batch.count * finite)
         self.statistics = self.estimator.update(self.statistics, clean)
+        self.samples = self.samples + clean.count / values_per_sample
         self._left_out += ~finite.all()
         self._calls.append(clean)
 
@@ -100,12 +104,13 @@ class Site:
     def gathered(self) -> Gathered:
         """What this process knows."""
         parts = (part.cpu() for part in vars(self.statistics).values())
-        return Gathered(RunningStatistics(*parts), int(self._left_out), self.place, self.once)
+        return Gathered(RunningStatistics(*parts), self.samples.cpu(), int(self._left_out), self.place, self.once)
 
     def take_over(self, parts: Sequence[Gathered]) -> None:
         """What all processes know together."""
         together = joined(self.estimator, [part.statistics for part in parts])
         self.statistics = RunningStatistics(*(part.to(self.at) for part in vars(together).values()))
+        self.samples = reduce(torch.add, [part.samples for part in parts]).to(self.at)
         self.not_finite = sum(part.not_finite for part in parts)
         self.place = min(part.place for part in parts)
         self.once = all(part.once for part in parts)
@@ -192,7 +197,7 @@ def listening(sites: Sequence[Site], gathering: Sequence[Site]) -> Iterator[None
             mask = named.get("mask") if isinstance(layer, FusedBatchNorm) else None
             batch = moments(x, mask if isinstance(mask, Tensor) else None, site.at)
             if gathers:
-                site.take(batch)
+                site.take(batch, x[0, 0].numel())
                 site.place = min(site.place, next(places))
             if gathers and len(gathering) == 1 and site.once:
                 raise Gone

@@ -1,0 +1,159 @@
+"""Through the data, once or layer by layer, until every layer has gathered what it will meet at inference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from normwise.errors import NormwiseError, UnknownName
+from normwise.torch.feeding import Batches, ForwardFn, call, samples_in, uncompiled, unwrapped
+from normwise.torch.ranks import Ranks
+from normwise.torch.recalibration_sites import Gathered, Gone, Site, listening
+from normwise.torch.transaction import unchanged
+
+LOOK = 8
+"""Batches between two looks at the standard error, each of which waits for the device."""
+UPSTREAM = ("inference", "batch")
+
+
+@dataclass
+class Share:
+    """Once through the data of one process, or of all."""
+
+    batches: int = 0
+    samples: int = 0
+    stopped_early: bool = False
+    standard_error: float = float("nan")
+
+
+class Passes(NamedTuple):
+    """What came of going through the data.
+
+    Attributes:
+        sites: the layers that were reached, in the order of their calls.
+        shares: the first pass of every process.
+        number: how many passes there were.
+    """
+
+    sites: list[Site]
+    shares: list[Share]
+    number: int
+
+
+def go_through(
+    model: nn.Module,
+    source: Batches,
+    sites: Sequence[Site],
+    ranks: Ranks,
+    *,
+    upstream: str,
+    forward_fn: ForwardFn | None,
+    limit: float,
+) -> Passes:
+    """Let every site gather; the model is afterwards as before, and so is the random state.
+
+    Args:
+        model: with all that is wrapped around it.
+        source: the batches.
+        sites: which of its layers gather.
+        ranks: the processes that do so together.
+        upstream: how the layers below one that gathers normalize, as in ``recalibrate``.
+        forward_fn: how a batch enters the model.
+        limit: the standard error that is small enough; 0 for all data.
+
+    Raises:
+        NormwiseError: there was no batch.
+    """
+    inner = unwrapped(model)
+    number, found = 1, list[Site]()
+    with closing(source), unchanged(model) as snapshot, uncompiled():
+        inner.eval()
+
+        def through(gathering: Sequence[Site], limit: float) -> list[Share]:
+            def work() -> tuple[Share, list[Gathered]]:
+                snapshot.random.restore()  # so that a loader that shuffles and augments gives the same again
+                with listening(sites, gathering), closing(iter(source)) as items:
+                    share = _feed(inner, gathering, items, forward_fn, limit)
+                return share, [site.gathered() for site in gathering]
+
+            parts = ranks.exchange(work)
+            for place, site in enumerate(gathering):
+                site.take_over([gathered[place] for _, gathered in parts])
+            return [share for share, _ in parts]
+
+        source.passes = len(sites) if upstream == "inference" else 1
+        shares = through(sites, limit)
+        found = sorted((site for site in sites if site.reached), key=lambda site: site.place)
+        source.at_most = shares[ranks.own].batches
+        source.passes = len(found)
+        if upstream == "inference":
+            # Nothing that gathers comes before the first, which met what it will meet; the others wait for those
+            # before them, and normalize by the batch meanwhile, which keeps what they pass on at its size.
+            for before, site in pairwise(found):
+                before.settle()
+                through([site], 0.0)
+                number += 1
+    if not any(share.batches for share in shares):
+        raise NormwiseError(
+            f"{source.called} received no batches, so there is nothing to estimate from: pass data; an iterator that "
+            "was gone through before is empty, its DataLoader is not."
+        )
+    return Passes(found, shares, number)
+
+
+def check_model(model: nn.Module, upstream: str, *, called: str) -> None:
+    """Refuse what has no statistics to be estimated.
+
+    Raises:
+        TypeError: no module.
+        NormwiseError: it has no values yet, or there is no such ``upstream``.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{called} needs a torch.nn.Module, received {type(model).__name__}: pass the model itself.")
+    if upstream not in UPSTREAM:
+        raise UnknownName("upstream", upstream, UPSTREAM)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise NormwiseError(
+                f"{called} needs a model whose lazy layers have seen an input, and {name!r} has no shape yet: "
+                "run one batch through the model first."
+            )
+        if tensor.is_meta:
+            raise NormwiseError(
+                f"{called} needs a model with values, and {name!r} is on the meta device: load its weights first."
+            )
+
+
+def _feed(
+    model: nn.Module, sites: Sequence[Site], items: Iterator[Any], forward_fn: ForwardFn | None, limit: float
+) -> Share:
+    """This process's batches through the model, to their end or until enough is known."""
+    share = Share()
+    enough = False
+    for site in sites:
+        site.begin(watched=limit > 0)
+    for batch in items:
+        if enough:  # and here is one more batch, so that it is early
+            share.stopped_early = True
+            break
+        with suppress(Gone):
+            call(model, batch, forward_fn)
+        share.batches += 1
+        share.samples += samples_in(batch)
+        for site in sites:
+            site.end_of_batch()
+        if limit > 0 and share.batches % LOOK == 0:
+            enough = _standard_error(sites) <= limit
+    share.standard_error = _standard_error(sites)
+    return share
+
+
+def _standard_error(sites: Sequence[Site]) -> float:
+    """That of the least known layer; NaN where none is watched."""
+    return max((error for site in sites if not math.isnan(error := site.error())), default=math.nan)
