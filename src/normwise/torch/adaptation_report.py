@@ -1,0 +1,87 @@
+"""What ``adapt`` did, layer by layer, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from normwise.errors import NormwiseError
+from normwise.torch.recalibration_report import Movement
+from normwise.torch.transaction import write
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What ``adapt`` did; every batch norm of the model stands in exactly one of the first three.
+
+    As a context manager it undoes the adaptation at the end of the block.
+
+    Args:
+        adapted: the layer's name -> how far its statistics moved.
+        skipped: the layer's name -> why its statistics are as they were.
+        not_reached: layers that no batch came to; their statistics are as they were.
+        batches: how many were used, on all processes together.
+        samples: how many were in them.
+        prior: how many samples the statistics before were worth.
+
+    Example:
+        >>> print(AdaptReport({"bn1": Movement(0.5, 1.25)}, {}, ("bn3",), 4, 200, 16.0))
+        1 of 2 batch norms adapted to 200 samples in 4 batches, with a prior of 16 samples
+          adapted      bn1: moved by 0.5 standard deviations, at most 1.25
+          not reached  bn3: its statistics are as they were
+    """
+
+    adapted: Mapping[str, Movement]
+    skipped: Mapping[str, str]
+    not_reached: tuple[str, ...]
+    batches: int
+    samples: int
+    prior: float
+    _before: list[tuple[Any, str, Tensor]] = field(default_factory=list, repr=False, compare=False)
+
+    def undo(self) -> None:
+        """Give every layer the statistics that it had before, byte for byte, wherever the model is by now.
+
+        Raises:
+            NormwiseError: it was undone already.
+        """
+        if self.adapted and not self._before:
+            raise NormwiseError("this adaptation was undone already: call adapt again for another.")
+        while self._before:
+            layer, name, value = self._before.pop()
+            write(getattr(layer, name), value)
+
+    def remember(self, layers: Sequence[Any]) -> None:
+        """What these layers have now is what ``undo`` gives back."""
+        for layer in layers:
+            for name in ("running_mean", "running_var"):
+                self._before.append((layer, name, getattr(layer, name).detach().clone()))
+
+    def __enter__(self) -> AdaptReport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before:
+            self.undo()
+
+    def __str__(self) -> str:
+        total = len(self.adapted) + len(self.skipped) + len(self.not_reached)
+        if total == 0:
+            return "nothing adapted: the model has no batch norm"
+        lines = [
+            f"{len(self.adapted) or 'nothing'} of {total} batch norms adapted to {self.samples} samples in "
+            f"{self.batches} batch{'' if self.batches == 1 else 'es'}, with a prior of {self.prior:g} samples"
+        ]
+        for name, moved in sorted(self.adapted.items(), key=lambda item: -item[1].largest):
+            words = f"moved by {moved.typical:.3g} standard deviations, at most {moved.largest:.3g}"
+            if moved.not_finite:
+                words += f"; {moved.not_finite} calls were not finite in some channel and did not enter there"
+            lines.append(f"  adapted      {name or '(the model)'}: {words}")
+        lines += [f"  skipped      {name or '(the model)'}: {why}" for name, why in self.skipped.items()]
+        lines += [
+            f"  not reached  {name or '(the model)'}: its statistics are as they were" for name in self.not_reached
+        ]
+        return "\n".join(lines)
