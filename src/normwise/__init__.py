@@ -8,13 +8,15 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from normwise.surgery import fuse, param_groups, paused_statistics, recalibrate
+    from normwise.surgery import adapt, adapting, fuse, param_groups, paused_statistics, recalibrate
 
 __version__ = _version("normwise")
 
-__all__ = ["fuse", "param_groups", "paused_statistics", "recalibrate"]
+__all__ = ["adapt", "adapting", "fuse", "param_groups", "paused_statistics", "recalibrate"]
 
 _DOORS = {
+    "adapt": "surgery",
+    "adapting": "surgery",
     "fuse": "surgery",
     "param_groups": "surgery",
     "paused_statistics": "surgery",

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
+    from normwise.torch.adaptation_report import AdaptReport
+    from normwise.torch.adapting import Adaptation
     from normwise.torch.fuse import FuseReport
     from normwise.torch.recalibration_report import RecalibrateReport
 
@@ -69,6 +71,71 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
 
         return recalibrate_torch(model, batches, **settings)
     raise _not_of_torch("recalibrate", model, framework)
+
+
+def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
+    """Move the running statistics of a PyTorch model's batch norms towards those of shifted data; it can be undone.
+
+    Args:
+        model: a ``torch.nn.Module``, changed in place, or nothing of it on any error.
+        batches: a ``DataLoader`` or any iterable of batches of the model's inputs, with or without labels.
+        **settings: ``prior``, for how many samples the statistics that are there count; ``upstream``, ``forward_fn``,
+            ``at_most``, ``layers``, ``domain`` and ``distributed``, all explained in ``normwise.torch.adapt.adapt``.
+
+    Returns:
+        which batch norms were adapted and how far they moved, which were skipped and why, which were not reached; and
+        the way back: ``report.undo()``, or ``with adapt(...):``.
+
+    Raises:
+        TypeError: not a PyTorch model.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
+        >>> with adapt(model, [torch.tensor([[1.0], [3.0]])], prior=2):
+        ...     print(model[0].running_mean)
+        tensor([1.])
+        >>> model[0].running_mean
+        tensor([0.])
+    """
+    framework = framework_of(model)
+    if framework == "torch":
+        from normwise.torch.adapt import adapt as adapt_torch
+
+        return adapt_torch(model, batches, **settings)
+    raise _not_of_torch("adapt", model, framework)
+
+
+def adapting(model: Any, **settings: Any) -> Adaptation:
+    """Inside the block, every batch adapts the batch norms of a PyTorch model before they normalize it.
+
+    For data that go on drifting, or come one by one.
+
+    Args:
+        model: a ``torch.nn.Module`` in inference mode; at the end of the block it is as before.
+        **settings: ``prior``, for how many samples the statistics that are there count; ``memory`` and ``layers``, all
+            explained in ``normwise.torch.adapting.adapting``.
+
+    Returns:
+        a context manager with ``keep``, ``reset`` and ``report``.
+
+    Raises:
+        TypeError: not a PyTorch model.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.BatchNorm1d(1).eval()
+        >>> with adapting(layer, prior=2):
+        ...     _ = layer(torch.tensor([[1.0], [3.0]]))
+        ...     print(layer.running_mean)
+        tensor([1.])
+    """
+    framework = framework_of(model)
+    if framework == "torch":
+        from normwise.torch.adapting import adapting as adapting_torch
+
+        return adapting_torch(model, **settings)
+    raise _not_of_torch("adapting", model, framework)
 
 
 def paused_statistics(model: Any) -> AbstractContextManager[None]:

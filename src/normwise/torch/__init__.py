@@ -27,6 +27,7 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
 
 from normwise.kernels.choose import built
 from normwise.torch import functional
+from normwise.torch.accumulation import accumulate_gradients, forward_together
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normwise.torch.domain_choice import domain
 from normwise.torch.domain_conversion import convert_from_domains, convert_to_domains
@@ -79,10 +80,12 @@ __all__ = [
     "LazyInstanceNorm3d",
     "PerDomain",
     "RenormSchedule",
+    "accumulate_gradients",
     "batch_norm_with_state",
     "convert_from_domains",
     "convert_to_domains",
     "domain",
+    "forward_together",
     "functional",
     "param_groups",
     "paused_statistics",

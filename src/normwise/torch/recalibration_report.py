@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,37 @@ class Movement:
     typical: float
     largest: float
     not_finite: int = 0
+
+
+def layer_lines(
+    deed: str, moved: Mapping[str, Movement], skipped: Mapping[str, str], not_reached: Sequence[str]
+) -> list[str]:
+    """A line for each layer, or for those that moved furthest.
+
+    Args:
+        deed: what was done to those that moved.
+        moved: the layer's name -> how far its statistics moved.
+        skipped: the layer's name -> why its statistics are as they were.
+        not_reached: layers that no batch came to.
+
+    Example:
+        >>> layer_lines("adapted", {"bn1": Movement(0.5, 1.25)}, {}, ())
+        ['  adapted       bn1: moved by 0.5 standard deviations, at most 1.25']
+    """
+    lines = []
+    furthest = sorted(moved.items(), key=lambda item: -item[1].largest)
+    for name, movement in furthest[:FEW]:
+        words = f"moved by {movement.typical:.3g} standard deviations, at most {movement.largest:.3g}"
+        if not math.isfinite(movement.largest):
+            words = "had statistics that were not finite"
+        if movement.not_finite:
+            words += f"; {movement.not_finite} calls were not finite in some channel and did not enter there"
+        lines.append(f"  {deed:<13} {name or '(the model)'}: {words}")
+    if len(furthest) > FEW:
+        lines.append(f"  {deed:<13} {len(furthest) - FEW} more, which moved less")
+    lines += [f"  skipped       {name or '(the model)'}: {why}" for name, why in skipped.items()]
+    lines += [f"  not reached   {name or '(the model)'}: its statistics are as they were" for name in not_reached]
+    return lines
 
 
 @dataclass(frozen=True)
@@ -65,20 +96,7 @@ class RecalibrateReport:
             return "nothing recalibrated: the model has no batch norm"
         done = "nothing" if not self.recalibrated else f"{len(self.recalibrated)}"
         lines = [f"{done} of {total} batch norms recalibrated with {self._data()}"]
-        furthest = sorted(self.recalibrated.items(), key=lambda item: -item[1].largest)
-        for name, moved in furthest[:FEW]:
-            words = f"moved by {moved.typical:.3g} standard deviations, at most {moved.largest:.3g}"
-            if not math.isfinite(moved.largest):
-                words = "had statistics that were not finite"
-            if moved.not_finite:
-                words += f"; {moved.not_finite} calls were not finite in some channel and did not enter there"
-            lines.append(f"  recalibrated  {name or '(the model)'}: {words}")
-        if len(furthest) > FEW:
-            lines.append(f"  recalibrated  {len(furthest) - FEW} more, which moved less")
-        lines += [f"  skipped       {name or '(the model)'}: {why}" for name, why in self.skipped.items()]
-        lines += [
-            f"  not reached   {name or '(the model)'}: its statistics are as they were" for name in self.not_reached
-        ]
+        lines += layer_lines("recalibrated", self.recalibrated, self.skipped, self.not_reached)
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -88,7 +106,7 @@ class RecalibrateReport:
             >>> RecalibrateReport({}, {}, (), 0, 0).to_json()[:40]
             '{"recalibrated": {}, "skipped": {}, "not'
         """
-        return json.dumps(_finite(asdict(self)))
+        return json.dumps(finite(asdict(self)))
 
     def _data(self) -> str:
         words = f"{self.samples} samples in {self.batches} batch{'' if self.batches == 1 else 'es'}"
@@ -97,7 +115,13 @@ class RecalibrateReport:
         return words
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with None in the place of every number that JSON has no word for.
+
+    Example:
+        >>> finite({"a": float("inf"), "b": 1.5})
+        {'a': None, 'b': 1.5}
+    """
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
