@@ -224,4 +224,4 @@ def test_the_report_says_what_was_done() -> None:
     report = adapt(network(), BATCHES, prior=10)
     assert ([*report.adapted], report.samples, report.batches) == (["1", "4"], 22, 3)
     first = str(report).splitlines()[0]
-    assert first == "2 of 2 batch norms adapted to 22 samples in 3 batches, with a prior of 10 samples"
+    assert first == "2 of 2 batch norms adapted to 22 samples in 3 batches, with a prior of 10"

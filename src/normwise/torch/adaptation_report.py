@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from normwise.errors import NormwiseError
-from normwise.torch.recalibration_report import Movement
+from normwise.torch.recalibration_report import Movement, finite, layer_lines
 from normwise.torch.transaction import write
 
 
@@ -29,9 +30,9 @@ class AdaptReport:
 
     Example:
         >>> print(AdaptReport({"bn1": Movement(0.5, 1.25)}, {}, ("bn3",), 4, 200, 16.0))
-        1 of 2 batch norms adapted to 200 samples in 4 batches, with a prior of 16 samples
-          adapted      bn1: moved by 0.5 standard deviations, at most 1.25
-          not reached  bn3: its statistics are as they were
+        1 of 2 batch norms adapted to 200 samples in 4 batches, with a prior of 16
+          adapted       bn1: moved by 0.5 standard deviations, at most 1.25
+          not reached   bn3: its statistics are as they were
     """
 
     adapted: Mapping[str, Movement]
@@ -71,17 +72,20 @@ class AdaptReport:
         total = len(self.adapted) + len(self.skipped) + len(self.not_reached)
         if total == 0:
             return "nothing adapted: the model has no batch norm"
-        lines = [
-            f"{len(self.adapted) or 'nothing'} of {total} batch norms adapted to {self.samples} samples in "
-            f"{self.batches} batch{'' if self.batches == 1 else 'es'}, with a prior of {self.prior:g} samples"
-        ]
-        for name, moved in sorted(self.adapted.items(), key=lambda item: -item[1].largest):
-            words = f"moved by {moved.typical:.3g} standard deviations, at most {moved.largest:.3g}"
-            if moved.not_finite:
-                words += f"; {moved.not_finite} calls were not finite in some channel and did not enter there"
-            lines.append(f"  adapted      {name or '(the model)'}: {words}")
-        lines += [f"  skipped      {name or '(the model)'}: {why}" for name, why in self.skipped.items()]
-        lines += [
-            f"  not reached  {name or '(the model)'}: its statistics are as they were" for name in self.not_reached
-        ]
-        return "\n".join(lines)
+        batches = f"{self.batches} batch{'' if self.batches == 1 else 'es'}"
+        first = (
+            f"{len(self.adapted) or 'nothing'} of {total} batch norms adapted to {self.samples} samples in {batches}"
+        )
+        lines = layer_lines("adapted", self.adapted, self.skipped, self.not_reached)
+        return "\n".join([f"{first}, with a prior of {self.prior:g}", *lines])
+
+    def to_json(self) -> str:
+        """The report as JSON; what is no finite number is null there.
+
+        Example:
+            >>> AdaptReport({}, {}, (), 0, 0, 16.0).to_json()
+            '{"adapted": {}, "skipped": {}, "not_reached": [], "batches": 0, "samples": 0, "prior": 16.0}'
+        """
+        fields: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "_before"}
+        fields["adapted"] = {name: asdict(moved) for name, moved in self.adapted.items()}
+        return json.dumps(finite(fields))

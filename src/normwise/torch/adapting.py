@@ -73,8 +73,8 @@ def adapting(
         >>> round(now, 2), model[0].running_mean.item()
         (8.66, 0.0)
         >>> print(adaptation.report())
-        1 of 1 batch norms adapted with 6 samples in 3 batches, and a prior of 1
-          adapted       0: moved by 2.22 standard deviations, at most 2.22
+        1 of 1 batch norms adapted to 6 samples in 3 batches, with a prior of 1
+          adapted       0: moved by 2.21 standard deviations, at most 2.21
     """
     check_model(model, "inference", called="adapting")
     check_prior(prior, called="adapting")
