@@ -1,0 +1,78 @@
+"""The covariance of groups of channels, and a matrix on each group, from PyTorch's elementary operations.
+
+As in ``two_pass`` the products are summed about the mean, so a mean that is large costs no digits. The small matrices
+are in float64 wherever the device has it, because their algebra squares what the sums lost.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normwise.kernels import aten, two_pass
+
+
+class Gathered(NamedTuple):
+    """x about its mean, and the moments of each group."""
+
+    centred: Tensor  # the shape of x, in the dtype of the sums; 0 where nothing counts
+    mean: Tensor  # (C,), without a gradient
+    covariance: Tensor  # (groups, size, size), divided by ``number``
+    number: int | Tensor  # of values, or the sum of their weights
+
+
+def matrix_dtype(x: Tensor) -> torch.dtype:
+    """Of the small matrices."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def gather(x: Tensor, size: int, weights: Tensor | None = None) -> Gathered:
+    """The moments of (N, C, *spatial) over all axes but the second.
+
+    Args:
+        x: values; float16 and bfloat16 are gathered in float32.
+        size: of a group of channels, which divides C.
+        weights: (N, 1, *spatial) or 1 in place of any of these: boolean, or how much each position counts.
+    """
+    over = [axis for axis in range(x.dim()) if axis != 1]
+    if weights is None:
+        number: int | Tensor = x.numel() // x.shape[1]
+        mean = x.mean(over, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        centred = x - mean
+        with torch.no_grad():  # what rounding left in it; it does not depend on x
+            low = centred.mean(over, keepdim=True)
+        centred = centred - low
+        left = rows(centred, size)
+        right = left
+    else:
+        found = two_pass.gather(x, weights)
+        mean, low, number = found.mean, found.low, found.number
+        centred = (found.centred - low).masked_fill(two_pass.blank(weights), 0)
+        right = rows(centred, size)
+        left = rows(centred * weights.to(centred.dtype), size)
+    products = (left @ right.transpose(-1, -2)).sum(0).to(matrix_dtype(x))
+    share = number if isinstance(number, int) else number.clamp(min=torch.finfo(torch.float32).tiny)
+    return Gathered(centred, (mean + low).detach().flatten(), products / share, number)
+
+
+def rows(x: Tensor, size: int) -> Tensor:
+    """(N, C, *spatial) as (blocks, groups, size, values), without a copy where the channels come first or last."""
+    groups = x.shape[1] // size
+    if x.dim() > 2 and aten.memory_format(x) is torch.contiguous_format:
+        return x.reshape(len(x), groups, size, -1)
+    return x.movedim(1, -1).reshape(1, -1, groups, size).permute(0, 2, 3, 1)
+
+
+def from_rows(found: Tensor, like: Tensor) -> Tensor:
+    """Back from ``rows`` of a tensor like this one."""
+    if like.dim() > 2 and aten.memory_format(like) is torch.contiguous_format:
+        return found.reshape(like.shape)
+    last = like.movedim(1, -1)
+    return found.permute(0, 3, 1, 2).reshape(last.shape).movedim(-1, 1)
+
+
+def multiplied(matrix: Tensor, centred: Tensor) -> Tensor:
+    """The matrix of each group, (groups, size, size), on its channels, in the dtype and shape of ``centred``."""
+    return from_rows(matrix.to(centred.dtype) @ rows(centred, matrix.shape[-1]), centred)

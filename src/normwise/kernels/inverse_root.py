@@ -1,0 +1,108 @@
+r"""The inverse square root of symmetric matrices by eigendecomposition, with derivatives of every order.
+
+.. math:: W = (\Sigma + \epsilon I)^{-1/2} = Q (\Lambda + \epsilon)^{-1/2} Q^T
+
+It is a smooth function of :math:`\Sigma` everywhere, but PyTorch's derivative of the eigenvectors is not: it divides by
+the gaps between eigenvalues. The derivative of W itself has no gaps in it. With :math:`r_i = \sqrt{\lambda_i +
+\epsilon}`,
+
+.. math:: dW = Q \big(F \circ Q^T d\Sigma \, Q\big) Q^T, \quad F_{ij} = \frac{r_i^{-1} - r_j^{-1}}{r_i^2 - r_j^2}
+    = \frac{-1}{r_i r_j (r_i + r_j)}
+
+so that is what is written here (``_Spread``), and its own derivative follows from it: with :math:`R = W^{-1}`,
+:math:`Spread(Z)` solves :math:`R X + X R = -W Z W`.
+
+References:
+    Huang, Yang, Lang and Deng, Decorrelated batch normalization, 2018: the gradient by the eigenvectors, with gaps.
+    Daleckii and Krein, 1965.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def inverse_root(matrix: Tensor, eps: float) -> Tensor:
+    """The inverse square root of ``matrix`` plus ``eps`` on its diagonal.
+
+    Args:
+        matrix: (..., size, size), symmetric, with no negative eigenvalue but by rounding, which counts as 0.
+        eps: added to the eigenvalues.
+
+    Returns:
+        (..., size, size); NaN where the matrix has a value that is not finite.
+
+    Example:
+        >>> inverse_root(torch.diag(torch.tensor([4.0, 16.0])), 0.0)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.2500]])
+    """
+    finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    # LAPACK refuses what is not finite, which is no reason to stop a training whose loss scale will be lowered.
+    root, _, _ = _InverseRoot.apply(torch.where(finite, matrix, identity), eps)
+    return torch.where(finite, root, torch.nan)
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.transpose(-1, -2)) / 2
+
+
+class _InverseRoot(Function):
+    """W, and what its derivative is made of: Q and r."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(matrix)
+        spread = (values.clamp(min=0) + eps).sqrt()
+        return (vectors / spread.unsqueeze(-2)) @ vectors.transpose(-1, -2), vectors, spread
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.eps = inputs[1]
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.save_for_backward(inputs[0], output[1], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None]:
+        matrix, vectors, spread = ctx.saved_tensors
+        return _Spread.apply(_symmetric(given[0]), matrix, vectors, spread, ctx.eps), None
+
+
+class _Spread(Function):
+    """The derivative of W along a symmetric matrix, which is also its adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(along: Tensor, matrix: Tensor, vectors: Tensor, spread: Tensor, eps: float) -> Tensor:  # noqa: ARG004  # the derivative for it is in the backward
+        one, other = spread.unsqueeze(-1), spread.unsqueeze(-2)
+        turned = vectors.transpose(-1, -2) @ along @ vectors
+        return vectors @ (turned / (one * other * (one + other))).neg() @ vectors.transpose(-1, -2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.eps = inputs[4]
+        ctx.save_for_backward(*inputs[:4], output)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        along, matrix, vectors, spread, found = ctx.saved_tensors
+        towards = _symmetric(given[0])
+
+        def derivative(z: Tensor) -> Tensor:
+            return _Spread.apply(_symmetric(z), matrix, vectors, spread, ctx.eps)  # type: ignore[no-any-return]
+
+        root, _, _ = _InverseRoot.apply(matrix, ctx.eps)
+        inverse = matrix @ root + ctx.eps * root
+        # The solution Y of R Y + Y R = towards; R X + X R = -W Z W then differs by dR and by dW.
+        solved = derivative(-inverse @ towards @ inverse)
+        by_root = -(solved @ root @ along + along @ root @ solved)
+        by_inverse = inverse @ (solved @ found + found @ solved) @ inverse
+        return derivative(towards), derivative(by_root + by_inverse), None, None, None
