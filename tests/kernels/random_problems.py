@@ -34,7 +34,8 @@ STREAMED = 12 << 20  # bytes
 
 def _at_offset(x: Tensor, offset: int) -> Tensor:
     """The same, dense as before, at an address that is so many values beyond an aligned one; around it is NaN."""
-    order = sorted(range(x.dim()), key=lambda axis: (-x.stride(axis), axis))
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda axis: (-strides[axis], axis))
     flat = x.new_full((x.numel() + offset + 1,), math.nan)
     view = flat[offset : offset + x.numel()].view([x.shape[axis] for axis in order])
     moved = view.permute([order.index(axis) for axis in range(x.dim())])
