@@ -44,12 +44,34 @@ def inverse_root(matrix: Tensor, eps: float) -> Tensor:
     finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     # LAPACK refuses what is not finite, which is no reason to stop a training whose loss scale will be lowered.
-    root, _, _ = _InverseRoot.apply(torch.where(finite, matrix, identity), eps)
+    root = _inverse_root(torch.where(finite, matrix, identity), eps)
     return torch.where(finite, root, torch.nan)
 
 
 def _symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.transpose(-1, -2)) / 2
+
+
+def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _linearized(matrix, eps)
+    root: Tensor = _InverseRoot.apply(matrix, eps)[0]  # type: ignore[no-untyped-call]  # torch's own is not
+    return root
+
+
+def _linearized(matrix: Tensor, eps: float) -> Tensor:
+    """W as its own value and a tangent that is 0 here: first derivatives are right, and compiled graphs have no others.
+
+    PyTorch's tracer does not take functions with a backward of their own without a warning.
+    """
+    at = matrix.detach()
+    root, vectors, spread = _InverseRoot.forward(at, eps)
+    return root + _Spread.forward(_symmetric(matrix - at), at, vectors, spread, eps)
+
+
+def _spread(along: Tensor, matrix: Tensor, vectors: Tensor, spread: Tensor, eps: float) -> Tensor:
+    found: Tensor = _Spread.apply(_symmetric(along), matrix, vectors, spread, eps)  # type: ignore[no-untyped-call]  # the same
+    return found
 
 
 class _InverseRoot(Function):
@@ -72,7 +94,7 @@ class _InverseRoot(Function):
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None]:
         matrix, vectors, spread = ctx.saved_tensors
-        return _Spread.apply(_symmetric(given[0]), matrix, vectors, spread, ctx.eps), None
+        return _spread(given[0], matrix, vectors, spread, ctx.eps), None
 
 
 class _Spread(Function):
@@ -97,9 +119,9 @@ class _Spread(Function):
         towards = _symmetric(given[0])
 
         def derivative(z: Tensor) -> Tensor:
-            return _Spread.apply(_symmetric(z), matrix, vectors, spread, ctx.eps)  # type: ignore[no-any-return]
+            return _spread(z, matrix, vectors, spread, ctx.eps)
 
-        root, _, _ = _InverseRoot.apply(matrix, ctx.eps)
+        root = _inverse_root(matrix, ctx.eps)
         inverse = matrix @ root + ctx.eps * root
         # The solution Y of R Y + Y R = towards; R X + X R = -W Z W then differs by dR and by dW.
         solved = derivative(-inverse @ towards @ inverse)

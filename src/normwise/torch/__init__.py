@@ -29,6 +29,7 @@ from normwise.kernels.choose import built
 from normwise.torch import functional
 from normwise.torch.accumulation import accumulate_gradients, forward_together
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normwise.torch.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
 from normwise.torch.domain_choice import domain
 from normwise.torch.domain_conversion import convert_from_domains, convert_to_domains
 from normwise.torch.domains import PerDomain, statistics_from
@@ -42,6 +43,7 @@ from normwise.torch.instancenorm import (
     LazyInstanceNorm2d,
     LazyInstanceNorm3d,
 )
+from normwise.torch.iterative_norm import IterativeNorm1d, IterativeNorm2d, IterativeNorm3d
 from normwise.torch.layernorm import LayerNorm
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from normwise.torch.memory import release_memory
@@ -64,6 +66,9 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "DecorrelatedBatchNorm1d",
+    "DecorrelatedBatchNorm2d",
+    "DecorrelatedBatchNorm3d",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
@@ -71,6 +76,9 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "IterativeNorm1d",
+    "IterativeNorm2d",
+    "IterativeNorm3d",
     "LayerNorm",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
