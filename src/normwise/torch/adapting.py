@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from normwise.errors import NormwiseError
 from normwise.moments import Moments
 from normwise.torch.adaptation_report import AdaptReport
-from normwise.torch.batchnorm import FusedBatchNorm
 from normwise.torch.buffers import STATISTICS
 from normwise.torch.feeding import uncompiled
+from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.prior import check_prior, held
 from normwise.torch.recalibration_passes import check_model
 from normwise.torch.recalibration_report import Movement

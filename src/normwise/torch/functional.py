@@ -7,20 +7,10 @@ from torch import Tensor
 from normwise.estimators.ema import Ema
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
-from normwise.torch.checks import (
-    as_torch_takes_them,
-    check_activation,
-    check_residual,
-    check_weights,
-    parameters_for,
-)
-from normwise.torch.steps import (
-    choice_for,
-    normalize_and_move,
-    normalize_by_batch,
-    normalize_by_fixed,
-    update_running,
-)
+from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
+from normwise.torch.mask_checks import check_weights
+from normwise.torch.running_statistics import update_running
+from normwise.torch.steps import choice_for, normalize_and_move, normalize_by_batch, normalize_by_fixed
 
 
 def batch_norm(

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 
-from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, FusedBatchNorm
+from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.fusion_patterns import hooked
 from normwise.torch.fusion_rewriting import class_with_forwards, rewrite
 from normwise.torch.fusion_survey import Site, Survey

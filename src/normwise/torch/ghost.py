@@ -12,9 +12,11 @@ from normwise.estimators import Estimator
 from normwise.kernels import aten
 from normwise.kernels.choose import SMALL
 from normwise.moments import Moments
-from normwise.torch.batchnorm import FusedBatchNorm, torch_bias
-from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, check_weights, parameters_for
+from normwise.torch.batchnorm import torch_bias
+from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
 from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
+from normwise.torch.fused_batchnorm import FusedBatchNorm
+from normwise.torch.mask_checks import check_weights
 from normwise.torch.steps import choice_for, normalize_by_batch
 from normwise.torch.tiny_batches import POLICIES, Batch
 from normwise.torch.virtual_batches import Given, PerSample, together

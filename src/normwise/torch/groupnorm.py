@@ -15,7 +15,8 @@ from normwise.kernels.torch_activations import activate
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import transformed
 from normwise.torch.by_sample import finished, rows_normalized
-from normwise.torch.checks import check_activation, check_mask, check_residual
+from normwise.torch.checks import check_activation, check_residual
+from normwise.torch.mask_checks import check_mask
 from normwise.torch.steps import normalize_by_groups
 
 # Activations that cost next to nothing on the way. The compiled backward works the others out twice, once for the sums

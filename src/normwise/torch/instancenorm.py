@@ -17,9 +17,11 @@ from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import STATISTICS, readable, widen
 from normwise.torch.by_sample import finished
-from normwise.torch.checks import check_activation, check_mask, check_residual, parameters_for
+from normwise.torch.checks import check_activation, check_residual, parameters_for
 from normwise.torch.functional import batch_norm_by_fixed
-from normwise.torch.steps import choice_for, normalize_by_batch, update_running
+from normwise.torch.mask_checks import check_mask
+from normwise.torch.running_statistics import update_running
+from normwise.torch.steps import choice_for, normalize_by_batch
 
 
 def instance_norm(

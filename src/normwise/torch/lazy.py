@@ -9,7 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from normwise.estimators import Estimator
-from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, FusedBatchNorm, torch_bias
+from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, torch_bias
+from normwise.torch.fused_batchnorm import FusedBatchNorm
 
 
 class _LazyBatchNormNd(FusedBatchNorm, _LazyNormBase, LazyModuleMixin, _BatchNorm):

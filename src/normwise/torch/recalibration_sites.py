@@ -18,9 +18,9 @@ from normwise.estimators import Estimator, RunningStatistics, estimator_class, n
 from normwise.estimators.cumulative import Cumulative
 from normwise.kernels.two_pass import gather
 from normwise.moments import Moments
-from normwise.torch.batchnorm import FusedBatchNorm
-from normwise.torch.checks import check_mask
 from normwise.torch.feeding import unwrapped
+from normwise.torch.fused_batchnorm import FusedBatchNorm
+from normwise.torch.mask_checks import check_mask
 from normwise.torch.ranks import joined
 from normwise.torch.standard_error import StandardError, distance
 from normwise.torch.transaction import write

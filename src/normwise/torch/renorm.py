@@ -9,9 +9,11 @@ from torch import Tensor
 
 from normwise.estimators import Estimator
 from normwise.moments import Moments
-from normwise.torch.batchnorm import FusedBatchNorm, torch_bias
+from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import changeable, is_wide
-from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, check_weights, parameters_for
+from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
+from normwise.torch.fused_batchnorm import FusedBatchNorm
+from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import recomputing
 from normwise.torch.renorm_schedule import RenormSchedule
 from normwise.torch.steps import choice_for, normalize_by_batch, normalize_by_fixed

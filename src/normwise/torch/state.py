@@ -9,9 +9,9 @@ from torch import Tensor
 
 from normwise.estimators.ema import Ema
 from normwise.estimators.estimator import Estimator, RunningStatistics
-from normwise.torch.batchnorm import FusedBatchNorm
 from normwise.torch.functional import batch_norm, batch_norm_with_moments
-from normwise.torch.steps import estimated
+from normwise.torch.fused_batchnorm import FusedBatchNorm
+from normwise.torch.running_statistics import estimated
 
 
 class BatchNormState(NamedTuple):

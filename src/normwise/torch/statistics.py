@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from normwise.torch.batchnorm import FusedBatchNorm
+from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.transaction import write
 
 NAMES = ("running_mean", "running_var", "num_batches_tracked")

@@ -1,4 +1,4 @@
-"""The steps of a layer on tensors: normalize by the kernel that was chosen, and estimate in place."""
+"""Gather, normalize and activate on tensors, by the kernel that was chosen."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from normwise.errors import KernelUnavailable
-from normwise.estimators.ema import Ema
-from normwise.estimators.estimator import Estimator, RunningStatistics
-from normwise.kernels import any_order, aten, cpu, two_pass
-from normwise.kernels.choose import MASKED, VARIABLE, Choice, built, choose
+from normwise.kernels import any_order, aten, cpu, cpu_statistics, two_pass
+from normwise.kernels.choose import MASKED, VARIABLE, Choice, choose
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 from normwise.torch import operators
-from normwise.torch.buffers import changeable, readable, transformed
-from normwise.torch.checks import check_masked_count
-from normwise.torch.finite import all_finite, count_batch, finite_channels, take_finite
+from normwise.torch.buffers import readable, transformed
+from normwise.torch.finite import all_finite, count_batch, take_finite
+from normwise.torch.mask_checks import check_masked_count
 from normwise.torch.recomputation import recomputing
 
 
@@ -99,7 +97,7 @@ def normalize_and_move(
         if not again:
             take_finite((mean, var), (running_mean, running_var), (running_mean, running_var), updates, skipped)
         return _at_any_order(y)
-    remembered = cpu.remember(running_mean, running_var)
+    remembered = cpu_statistics.remember(running_mean, running_var)
     before = torch.cat((running_mean, running_var)) if remembered is None else None
     if x.dim() > 1 and x.numel() > x.shape[1] and eps > 0:  # what F.batch_norm would see to
         enabled = torch.backends.cudnn.enabled
@@ -107,7 +105,7 @@ def normalize_and_move(
     else:
         y = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
     if remembered is not None:
-        count_batch(updates, skipped, cpu.restore_if_not_finite(remembered), running_var.numel())
+        count_batch(updates, skipped, cpu_statistics.restore_if_not_finite(remembered), running_var.numel())
     elif all_finite(running_mean, running_var):
         count_batch(updates, skipped, 0, running_var.numel())
     else:
@@ -191,88 +189,3 @@ def _compiled(
         return cpu.Forward(*operators.apply_compiled(*inputs, number, keep_bits, groups))
     with torch._C._AutoDispatchBelowAutograd():
         return cpu.forward(*inputs, activation, keep_bits, groups)
-
-
-def update_running(
-    estimator: Estimator,
-    batch: Moments,
-    running_mean: Tensor,
-    running_var: Tensor,
-    updates: Tensor | None = None,
-    count: Tensor | None = None,
-    skipped: Tensor | None = None,
-) -> None:
-    """The estimate step: one more batch enters the buffers, in place; the one way in for every layer.
-
-    A channel of which the batch would make anything but finite numbers keeps its statistics (``finite``), and a forward
-    that the backward runs again changes nothing (``recomputation``).
-
-    Args:
-        estimator: how.
-        batch: the batch's moments.
-        running_mean: shape (C,).
-        running_var: shape (C,), unbiased.
-        updates: int64, how many batches entered, or None where nobody counts.
-        count: how many values entered, shape () or (C,), or None where the estimator does not need it.
-        skipped: int64, how many batches did not enter in some channel, or None where nobody counts.
-    """
-    if recomputing():
-        return
-    if isinstance(estimator, Ema) and count is None:
-        left_out = _moved_by_ema(estimator, batch, running_mean, running_var)
-        if left_out is not None:
-            count_batch(updates, skipped, left_out, running_var.numel())
-            return
-    with torch.no_grad():
-        after, incomplete = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
-        for buffer, value in zip((running_mean, running_var, updates, count), vars(after).values(), strict=True):
-            if buffer is not None:
-                changeable(buffer).copy_(value)
-        if skipped is not None:
-            changeable(skipped).add_(incomplete)
-
-
-def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistics) -> tuple[RunningStatistics, Tensor]:
-    """The statistics after one more batch, as new tensors, without a gradient.
-
-    Args:
-        estimator: how.
-        batch: the batch's moments.
-        statistics: tensors; the counters may be None where nobody counts.
-
-    Returns:
-        the statistics, with counters of float64 where they were given, and whether a channel was left out.
-    """
-    mean, var = statistics.mean, statistics.var
-    # Numbers of batches and values in float64, wherever the device has it: 1 - (1 - w)^k has no digits to lose.
-    wide = torch.float32 if mean.device.type == "mps" else torch.float64
-    updates, count = (
-        torch.zeros((), dtype=wide, device=mean.device) if counter is None else counter.to(wide)
-        for counter in (statistics.updates, statistics.count)
-    )
-    after = estimator.update(RunningStatistics(mean, var, updates, count), batch)
-    new_mean, new_var = after.mean.to(mean.dtype), after.var.to(var.dtype)
-    entered = finite_channels(new_mean, new_var)
-    any_entered = entered.any()
-    new_updates, new_count = (torch.as_tensor(counter, dtype=wide) for counter in (after.updates, after.count))
-    taken = RunningStatistics(
-        torch.where(entered, new_mean, mean),
-        torch.where(entered, new_var, var),
-        # of channels that differ, some having nothing to say, the one that says most
-        torch.where(any_entered, new_updates.amax(), updates),
-        torch.where(entered if count.dim() else any_entered, new_count, count),
-    )
-    return taken, ~entered.all()
-
-
-def _moved_by_ema(ema: Ema, batch: Moments, running_mean: Tensor, running_var: Tensor) -> int | None:
-    """The compiled step, for what the compiled kernels gathered, in plain buffers: how many channels were left out.
-
-    None where it cannot be done so, and nothing was.
-    """
-    if not readable(batch.mean) or not isinstance(batch.count, int) or batch.count < 2:
-        return None
-    if batch.mean.dtype is not torch.float64 or not built():
-        return None
-    population = Moments(0.0, 1.0, batch.count).population_var()
-    return cpu.move_running(running_mean, running_var, batch.mean, batch.var, population, ema.weight_of_new)

@@ -33,7 +33,8 @@ from normwise.errors import UnknownName
 from normwise.kernels import two_pass
 from normwise.moments import Moments
 from normwise.torch.buffers import readable
-from normwise.torch.checks import as_torch_takes_them, counting_values
+from normwise.torch.checks import as_torch_takes_them
+from normwise.torch.mask_checks import counting_values
 from normwise.torch.steps import choice_for, normalize_by_fixed
 
 # Fewer values per channel than this are too few for ``renorm``: with 32 normal values, dividing by the batch's own

@@ -27,15 +27,9 @@ from normwise.kernels.two_pass import blank
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import changeable, is_wide
-from normwise.torch.checks import (
-    as_torch_takes_them,
-    check_activation,
-    check_masked_count,
-    check_residual,
-    check_weights,
-    parameters_for,
-)
+from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
 from normwise.torch.fused_batchnorm import FusedBatchNorm
+from normwise.torch.mask_checks import check_masked_count, check_weights
 from normwise.torch.recomputation import recomputing
 from normwise.torch.running_statistics import update_running
 
