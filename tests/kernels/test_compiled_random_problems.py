@@ -305,7 +305,6 @@ def test_many_short_runs_are_summed_as_exactly_as_one_long(spatial: int) -> None
     assert (var - wide.var(1, correction=0)).abs().max() < 1e-6
 
 
-@pytest.mark.xfail(strict=True, reason="gather.h: start takes the mean of the first run only, of two values here")
 def test_few_short_runs_are_summed_as_exactly_as_one_long() -> None:
     """All are in one chunk, which is summed about what came first: that has to be near the mean."""
     x = torch.randn((64, 512, 2), generator=torch.Generator().manual_seed(0))

@@ -44,7 +44,7 @@ class Gatherer {
   // further on is asked for on the way: it is what this thread will want soon.
   void add(const T* x, const uint8_t* mask, int64_t length, int64_t runs, int64_t distance, int64_t ahead) {
     if (length == 0) return;
-    for (int64_t run = 0; run < runs && !started_; ++run) start(x + run * distance, kMasked ? mask + run * length : nullptr, length);
+    if (!started_) start(x, mask, length, runs, distance);
     if (length <= kVectors * kL / 2) {  // several runs between two flushes
       const int64_t vectors = (length + kL - 1) / kL, at_once = std::min<int64_t>(kVectors / vectors, 64);
       for (int64_t run = 0; run < runs; run += at_once) {
@@ -66,12 +66,13 @@ class Gatherer {
   const Gathered& result() const { return result_; }
 
  private:
-  // The first values' mean; where none of them counts, the next run is asked.
-  void start(const T* x, const uint8_t* mask, int64_t length) {
+  // The mean of the first values that count, of as many runs as it takes.
+  void start(const T* x, const uint8_t* mask, int64_t length, int64_t runs, int64_t distance) {
     double total = 0;
     int64_t number = 0;
-    for (int64_t i = 0; i < length && number < kFirst; ++i)
-      if (!kMasked || mask[i]) total += widen(x[i]), ++number;
+    for (int64_t run = 0; run < runs && number < kFirst; ++run)
+      for (int64_t i = 0; i < length && number < kFirst; ++i)
+        if (!kMasked || mask[run * length + i]) total += widen(x[run * distance + i]), ++number;
     if (number) about_ = static_cast<F>(total / number), started_ = true;
   }
 
