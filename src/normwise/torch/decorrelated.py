@@ -25,7 +25,20 @@ class DecorrelatedBatchNorm1d(FusedDecorrelated, torch.nn.BatchNorm1d):
     one changes the values least, so that a channel stays itself from batch to batch. Groups of one channel are batch
     norm.
 
-    COST
+    To divide each channel alone, as batch norm does, is the simplification of this that its paper made for the price.
+    The price in time, as a multiple of this package's batch norm on the same input (median and quartiles of 25 pairs;
+    float32, contiguous, one thread of an AMD EPYC, PyTorch 2.13): training has two products of matrices with all values
+    forward and four backward, which grow with the size of a group; inference has one, and the matrices are made anew at
+    every call.
+
+    | input | size | training: this | ``IterativeNorm`` | inference: this | ``IterativeNorm`` |
+    |---|---|---|---|---|---|
+    | (32, 64, 56, 56) | 16 | 12.9 (9.8 to 16.4) | 11.0 (9.9 to 12.7) | 5.4 (5.2 to 5.5) | 5.4 (5.3 to 5.5) |
+    | | 64 | 18.7 (15.9 to 21.0) | 17.1 (15.4 to 19.8) | 8.7 (8.4 to 9.0) | 8.7 (8.4 to 8.8) |
+    | (32, 256, 14, 14) | 16 | 6.9 (6.6 to 7.3) | 7.2 (6.9 to 7.4) | 5.3 (5.1 to 5.4) | 4.5 (4.1 to 4.7) |
+    | | 64 | 11.8 (11.5 to 12.2) | 12.6 (12.2 to 12.9) | 8.8 (8.1 to 9.1) | 7.9 (7.5 to 8.2) |
+    | (256, 512) | 16 | 6.2 (6.0 to 6.4) | 6.6 (6.1 to 6.7) | 8.9 (7.7 to 9.2) | 5.8 (5.2 to 6.1) |
+    | | 64 | 12.0 (11.3 to 12.4) | 16.7 (16.1 to 17.4) | 21.9 (19.2 to 23.2) | 16.7 (14.8 to 17.3) |
 
     Args:
         num_features: C.
