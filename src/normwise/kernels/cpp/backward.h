@@ -46,9 +46,10 @@ struct Differentiator {
   }
   // Then, from those of the channels that share statistics, what each has to do with them.
   void settle_unit(int64_t first) {
+    if (!task.by_batch || !task.count) return;  // nothing, and drag and base are 0
     double sum = 0, product = 0;
     for (int64_t c = first; c < first + task.share; ++c) sum += scale(c) * task.dshift[c], product += scale(c) * task.dscale[c];
-    const double i = inv[first], share = task.by_batch && task.count ? i / task.count : 0;
+    const double i = inv[first], share = i / task.count;
     for (int64_t c = first; c < first + task.share; ++c) {
       drag[c] = static_cast<F>(-share * i * product);
       base[c] = static_cast<F>(-share * sum + low(c) * share * i * product);
