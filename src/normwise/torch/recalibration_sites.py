@@ -250,6 +250,8 @@ def survey(
 
 
 def _reason_to_skip(norm: _BatchNorm, model: nn.Module, asked: bool | None) -> str | None:
+    if getattr(norm, "running_covariance", None) is not None:
+        return "it whitens, and keeps a covariance: estimator='pooled' gathers that in training"
     if norm.running_mean is None or norm.running_var is None:
         return "it keeps no running statistics: every batch normalizes itself"
     if asked is not None:
