@@ -203,13 +203,14 @@ def _thread(work: Callable[[_Forward], None], forward: _Forward) -> threading.Th
 def _state_of_this_thread() -> Callable[[ExitStack], None]:
     learning, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    kinds = {"cpu", *([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else [])}
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kinds = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
     casts = [
         (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), torch.is_autocast_cache_enabled())
         for kind in kinds
     ]
     device = torch.get_default_device()
-    streams = [torch.accelerator.current_stream()] if torch.accelerator.is_available() else []
+    streams = [] if accelerator is None else [torch.accelerator.current_stream()]
 
     def enter(stack: ExitStack) -> None:
         for stream in streams:

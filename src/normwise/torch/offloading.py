@@ -48,12 +48,14 @@ class Offload:
         known = self._copies.get(place)
         if known is not None and not known[0].expired():
             return known[1]
-        copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
-        copy.copy_(tensor, non_blocking=True)
-        kept = Kept(copy, tensor.device)
+        kept = Kept(self._copy(tensor), tensor.device)
         self._copies[place] = storage, kept
-        self.bytes += copy.numel() * copy.element_size()
+        self.bytes += tensor.numel() * tensor.element_size()
         return kept
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
+        return copy.copy_(tensor.detach(), non_blocking=True)
 
     def unpack(self, kept: Tensor | Kept) -> Tensor:
         """When the backward wants it."""

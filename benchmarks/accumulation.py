@@ -1,0 +1,129 @@
+"""The price of exact gradients of a batch in parts: ``python -m benchmarks.accumulation``.
+
+One training step of a network of 29 batch norms on 32 images of 64 x 64, in 8 parts, on one thread: time against plain
+accumulation, in turn, and the peak of the memory of this process above that before the step. What is offloaded is
+written to a file meanwhile, which stands for the memory of another device: so the peak is what stays on this one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint_sequential
+
+import normwise
+from benchmarks.resnet import resnet
+from benchmarks.timing import in_turn, ratios
+from normwise.torch import accumulate_gradients
+from normwise.torch.offloading import Offload, offloaded
+
+PARTS, SAMPLES = 8, 32
+MEGABYTE = 2**20
+
+
+class _InAFile:
+    """The values of a tensor, where they count for no memory of this process."""
+
+    _file = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the process
+    _end = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        values = memoryview(tensor.detach().contiguous().numpy().reshape(-1)).cast("B")
+        self.shape, self.dtype, self.place = tensor.shape, tensor.dtype, _InAFile._end
+        _InAFile._end += os.pwrite(self._file.fileno(), values, self.place)
+
+    def to(self, *_: Any, **__: Any) -> Tensor:
+        """As a tensor's, back to the device."""
+        tensor = torch.empty(self.shape, dtype=self.dtype)
+        os.preadv(self._file.fileno(), [memoryview(tensor.numpy().reshape(-1)).cast("B")], self.place)
+        return tensor
+
+
+class _ToAFile(Offload):
+    def _copy(self, tensor: Tensor) -> Any:
+        return _InAFile(tensor)
+
+
+def ways(fused: bool) -> dict[str, Callable[[], object]]:
+    """A step in each way."""
+    torch.manual_seed(0)
+    model = resnet((2, 2, 2, 2), classes=10)
+    if fused:
+        normwise.fuse(model)
+    x, y = torch.randn(SAMPLES, 3, 64, 64), torch.randint(10, (SAMPLES,))
+    parts = list(zip(x.chunk(PARTS), y.chunk(PARTS), strict=True))
+
+    def loss(model: nn.Module, part: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(part[0]), part[1])
+
+    def plain() -> None:
+        for part in parts:
+            (loss(model, part) / PARTS).backward()
+
+    def whole_offloaded() -> None:
+        with offloaded([*model.parameters(), *model.buffers()]):
+            found = loss(model, (x, y))
+        found.backward()
+
+    def checkpoints() -> None:
+        F.cross_entropy(checkpoint_sequential(model, 6, x, use_reentrant=False), y).backward()
+
+    return {
+        "plain accumulation (not the whole batch)": plain,
+        "the whole batch": lambda: loss(model, (x, y)).backward(),
+        "the whole batch in 6 checkpoints": checkpoints,
+        "the whole batch, offloaded": whole_offloaded,
+        "accumulate_gradients": lambda: accumulate_gradients(model, parts, loss),
+        "accumulate_gradients, offloaded": lambda: accumulate_gradients(model, parts, loss, offload=True),
+    }
+
+
+def peak(fused: bool, name: str) -> float:
+    """Megabytes, in a process of its own, whose allocator gives large blocks back at once."""
+    settings = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_ARENA_MAX": "1", "NORMWISE_POOL_MB": "0"}
+    command = [sys.executable, "-m", "benchmarks.accumulation", "fused" if fused else "torch", name]
+    return float(subprocess.run(command, env=os.environ | settings, capture_output=True, check=True).stdout)
+
+
+def _measure(fused: bool, name: str) -> None:
+    Offload._copy = _ToAFile._copy  # type: ignore[method-assign]  # in this process only
+    everything = ways(fused)
+    everything["plain accumulation (not the whole batch)"]()  # gradients and libraries are there
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
+    everything[name]()
+    print((_status("VmHWM") - before) / MEGABYTE)
+
+
+def _status(key: str) -> int:
+    with Path("/proc/self/status").open() as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(key))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if len(sys.argv) > 2:
+        _measure(sys.argv[1] == "fused", sys.argv[2])
+        return
+    for fused in (False, True):
+        calls = ways(fused)
+        first = next(iter(calls))
+        times, _ = in_turn(calls, rounds=7, seconds=60)
+        print("normwise's layers, by fuse" if fused else "torch's layers")
+        for name, found in times.items():
+            ratio = ratios(found, times[first])
+            spread = f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], n = {ratio.pairs}"
+            print(f"  {name:42} time {spread}   peak {peak(fused, name):6.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
