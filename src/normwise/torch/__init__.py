@@ -48,10 +48,13 @@ from normwise.torch.layernorm import LayerNorm
 from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from normwise.torch.memory import release_memory
 from normwise.torch.param_groups import param_groups
+from normwise.torch.pooling import pool_statistics
 from normwise.torch.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from normwise.torch.renorm_schedule import RenormSchedule
 from normwise.torch.state import BatchNormState, batch_norm_with_state
 from normwise.torch.statistics import paused_statistics
+from normwise.torch.sync_conversion import convert_from_synchronized, convert_to_synchronized
+from normwise.torch.synchronized import SyncBatchNorm
 
 if built():
     from normwise.torch import operators
@@ -88,15 +91,19 @@ __all__ = [
     "LazyInstanceNorm3d",
     "PerDomain",
     "RenormSchedule",
+    "SyncBatchNorm",
     "accumulate_gradients",
     "batch_norm_with_state",
     "convert_from_domains",
+    "convert_from_synchronized",
     "convert_to_domains",
+    "convert_to_synchronized",
     "domain",
     "forward_together",
     "functional",
     "param_groups",
     "paused_statistics",
+    "pool_statistics",
     "release_memory",
     "statistics_from",
 ]

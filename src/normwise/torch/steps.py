@@ -37,6 +37,24 @@ def choice_for(input: Tensor, *, by_batch: bool, mask: Tensor | None) -> Choice:
     return Choice("two_pass", "there are weights or a mask for each channel, which the elementary operations know")
 
 
+@torch.no_grad()
+def moments_of(input: Tensor, mask: Tensor | None, *, kernel: str) -> Moments:
+    """The moments alone, float64 as far as the kernel has it, of any number of values: 0 and 0 where there are none."""
+    if input.numel() == 0:
+        nothing = torch.zeros(input.shape[1], dtype=torch.float64, device=input.device)
+        return Moments(nothing, nothing, 0)
+    if kernel == "cpu":
+        # No pass of theirs gathers only; with the output, which is dropped, they take a tenth of var_mean's time or less.
+        _, mean, var, _ = _compiled(input, None, mask, None, None, None, None, 1.0, None)
+        return Moments(mean, var, _count(input, mask))
+    if kernel == "aten":
+        wide = torch.promote_types(input.dtype, torch.float32)
+        var, mean = torch.var_mean(input.to(wide), [axis for axis in range(input.dim()) if axis != 1], correction=0)
+        return Moments(mean, var, _count(input, None))
+    found = two_pass.gather(input, mask)
+    return Moments((found.mean.double() + found.low).flatten(), found.var.flatten(), found.number)
+
+
 def normalize_by_batch(
     input: Tensor,
     weight: Tensor | None,
