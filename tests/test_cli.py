@@ -31,7 +31,9 @@ ANSWER = Result(
     settings={"steps": 10},
     seeds=(0, 1),
     conclusion=Conclusion(
-        statements=(Statement("It is so.", Estimate(2.0, 1.5, float("inf"), 2, "ratio"), "above 1", Verdict.HOLDS),),
+        statements=(
+            Statement("It is so.", Estimate(2.0, 1.5, float("inf"), 2, "ratio"), "above 1", Verdict.REPRODUCED),
+        ),
         table=Table("Numbers", ("network", "steps"), (("plain", "10"),)),
         figures=(),
     ),
@@ -103,7 +105,7 @@ def test_list_names_every_experiment_and_its_question() -> None:
 def test_run_prints_the_table_and_where_the_page_is(quick: list[dict[str, Any]], tmp_path: Path) -> None:
     done = call("lab", "run", "--out", str(tmp_path))
     assert done.exit_code == 0
-    assert "✓ holds" in done.stdout
+    assert "✓ reproduced" in done.stdout
     assert "Numbers" in done.stdout
     assert done.stdout.endswith(f"The page: {tmp_path / 'index.html'}\n")
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == page.render([ANSWER])

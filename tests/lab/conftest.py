@@ -46,6 +46,9 @@ class Settings:
     rates: tuple = (0.1, 0.2)
     seconds: float = {seconds}
 
+SAYS = "Somebody 2015"
+TOPIC = "optimization"
+SEEDS = 5
 FULL = Settings(rates=(0.1, 0.2, 0.4))
 
 @dataclass(frozen=True)
@@ -75,11 +78,16 @@ def make(tmp_path: Path) -> Make:
     """Writes an experiment into a folder and returns the folder."""
 
     def write(
-        name: str = "does_it_end", *, docstring: str = DOCSTRING, deed: str = "pass", seconds: float = 0.0
+        name: str = "does_it_end",
+        *,
+        docstring: str = DOCSTRING,
+        deed: str = "pass",
+        seconds: float = 0.0,
+        more: str = "",
     ) -> Path:
         folder = tmp_path / "experiments"
         folder.mkdir(exist_ok=True)
-        (folder / f"{name}.py").write_text(docstring + BODY.format(deed=deed, seconds=seconds), "utf-8")
+        (folder / f"{name}.py").write_text(docstring + BODY.format(deed=deed, seconds=seconds) + more, "utf-8")
         return folder
 
     return write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normwise.lab.data import batches, digits
+from normwise.lab.data import batches, digits, digits_on_photos
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -57,3 +57,31 @@ def test_the_order_of_images_depends_on_its_seed_alone() -> None:
     again = [labels.tolist() for _, (_, labels) in zip(range(30), batches(data.train, 60, seed=5), strict=False)]
     assert first == again
     assert first[0] != first[18]  # each pass has its own order
+
+
+def test_the_second_domain_is_the_same_split_of_the_same_digits_on_photographs() -> None:
+    plain, blended = digits(3), digits_on_photos(3)
+    for one, other in (
+        (plain.train, blended.train),
+        (plain.validation, blended.validation),
+        (plain.test, blended.test),
+    ):
+        assert torch.equal(one.rows, other.rows)
+        assert torch.equal(one.labels, other.labels)
+        assert other.images.shape == one.images.shape
+        assert 0 <= float(other.images.min()) < float(other.images.max()) <= 1
+    # where a digit has no ink, the photograph shows; where it has all, the photograph's negative does
+    empty, full = (plain.test.images == level for level in (0, 1))
+    photo = blended.test.images.where(empty, 1 - blended.test.images)
+    assert float((blended.test.images - plain.test.images).abs().mean()) > 0.2
+    ink = blended.test.images[full].mean() + photo[empty].mean()
+    assert float(ink) == pytest.approx(1, abs=0.05)
+
+
+def test_a_digit_lies_on_the_same_photograph_whatever_the_split() -> None:
+    first, second = digits_on_photos(0).test, digits_on_photos(1).test
+    both = sorted(set(first.rows.tolist()) & set(second.rows.tolist()))
+    assert len(both) > 50
+    one, other = (part.images[[part.rows.tolist().index(row) for row in both]] for part in (first, second))
+    assert torch.equal(one, other)
+    assert len(torch.unique(first.images, dim=0)) == 450

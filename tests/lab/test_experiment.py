@@ -12,7 +12,7 @@ import pytest
 
 from normwise.errors import MissingExtra, NormwiseError, UnknownName
 from normwise.lab import describe, names
-from normwise.lab.experiment import FOLDER, HEADINGS, load
+from normwise.lab.experiment import FOLDER, HEADINGS, TOPICS, load, settings_of
 
 Make = Callable[..., Path]
 TESTS = Path(__file__).parent / "experiments"
@@ -47,7 +47,11 @@ def test_every_experiment_describes_itself_and_has_its_test(name: str) -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_experiment_keeps_the_contract(name: str) -> None:
     experiment = load(name)
-    for settings in (experiment.Settings(), experiment.FULL):
+    assert experiment.SAYS
+    assert experiment.TOPIC in TOPICS
+    for quick, full in ((False, False), (True, False), (False, True)):
+        settings = settings_of(experiment, quick=quick, full=full)
+        assert isinstance(settings, experiment.Settings)
         trials = experiment.trials(settings, range(3))
         assert len(set(trials)) == len(trials)
         assert {trial.seed for trial in trials} == {0, 1, 2}

@@ -30,8 +30,15 @@ RESULT = Result(
     seeds=(0, 1),
     conclusion=Conclusion(
         statements=(
-            Statement("It ends.", Estimate(1.5, 1.0, 2.0, 2, "ratio"), "at least 1", Verdict.HOLDS),
-            Statement("It lasts.", Estimate(math.nan, -math.inf, 1.0, 2, "points"), "at most", Verdict.UNDECIDED, "3"),
+            Statement("It ends.", Estimate(1.5, 1.0, 2.0, 2, "ratio"), "at least 1", Verdict.REPRODUCED),
+            Statement(
+                "It lasts.",
+                Estimate(math.nan, -math.inf, 1.0, 2, "points"),
+                "at most",
+                Verdict.NOT_VISIBLE,
+                "3",
+                "B. Author",
+            ),
         ),
         table=Table("Numbers", ("a", "b"), (("1", "2"), ("3", "4"))),
         figures=(
@@ -50,6 +57,8 @@ RESULT = Result(
     stamp={"seconds": 1.5},
     command="normwise lab run does_it_end",
     references=("A. Author, 2015.",),
+    says="A. Author",
+    topic="placement",
 )
 
 
@@ -63,7 +72,7 @@ def test_a_result_comes_back_as_it_was() -> None:
     assert to_json(back) == to_json(RESULT)
     assert math.isnan(back.conclusion.statements[1].effect.value)
     assert back.conclusion.statements[0] == RESULT.conclusion.statements[0]
-    assert back.conclusion.statements[0].verdict is Verdict.HOLDS
+    assert back.conclusion.statements[0].verdict is Verdict.REPRODUCED
     assert back.conclusion.figures == RESULT.conclusion.figures
     assert back.conclusion.table == RESULT.conclusion.table
 

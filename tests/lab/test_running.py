@@ -73,6 +73,7 @@ def test_a_run_stores_trials_and_result_and_tells_the_progress(make: Make, tmp_p
     assert len(measured(tmp_path / "out")) == 6
     assert from_json((tmp_path / "out" / "results" / f"{NAME}.json").read_text("utf-8")) == result
     assert result.seeds == (0, 1, 2)
+    assert (result.says, result.topic) == ("Somebody 2015", "optimization")
     assert result.settings == {"rates": [0.1, 0.2], "seconds": 0.0}
     assert result.command == f"normwise lab run {NAME} --seeds 3"
     assert {
@@ -108,6 +109,21 @@ def test_more_seeds_and_the_full_grid_run_only_what_is_missing(make: Make, tmp_p
     assert diary.started[1] == (NAME, 6, 0)  # other settings: nothing is taken over
     assert result.settings["rates"] == [0.1, 0.2, 0.4]
     assert result.command.endswith("--seeds 2 --full")
+
+
+def test_a_quick_run_takes_three_seeds_and_the_quick_settings_where_there_are_some(make: Make, tmp_path: Path) -> None:
+    (plain,) = lab.run([NAME], quick=True, out=tmp_path / "out", folder=make())
+    assert (plain.seeds, plain.settings["rates"]) == ((0, 1, 2), [0.1, 0.2])
+    folder = make(more="QUICK = Settings(rates=(0.1, 0.4))\n")
+    (small,) = lab.run([NAME], quick=True, out=tmp_path / "out", folder=folder)
+    assert (small.seeds, small.settings["rates"]) == ((0, 1, 2), [0.1, 0.4])
+    assert small.command == f"normwise lab run {NAME} --seeds 3 --quick"
+
+
+def test_quick_and_full_at_once_are_refused(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(NormwiseError) as error:
+        lab.run([NAME], quick=True, full=True, out=tmp_path / "out", folder=make())
+    assert str(error.value) == "a run is either quick or full: got both; leave one of them out."
 
 
 def test_another_text_of_the_experiment_runs_everything_again(make: Make, tmp_path: Path, diary: Diary) -> None:

@@ -24,10 +24,13 @@ def test_statements_verdicts_effects_and_tables_are_there(results: list[Result])
         assert result.conclusion.table.caption in shown
         for statement in result.conclusion.statements:
             assert statement.text in shown
-    assert "✓ holds" in shown
+    assert "✓ reproduced" in shown
     assert "ratio 4.3" in shown
     assert "−0.1 to 0.7, n = 10" in shown
-    assert shown.rstrip().endswith("4 statements: 2 ✓ holds, 1 ✗ does not hold, 1 ? undecided")
+    assert shown.rstrip().endswith(
+        "4 statements: 2 ✓ reproduced, 0 = exact, 0 < smaller than required, 1 ? not visible at this scale, "
+        "1 ✗ contradicted"
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

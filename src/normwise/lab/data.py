@@ -1,6 +1,8 @@
 """The data of the experiments: scikit-learn's handwritten digits, embedded in that package, so nothing is downloaded.
 
-1797 images of 8 x 8 pixels with 17 levels of grey, in 10 classes of about 180 (UCI, Alpaydin & Kaynak 1998).
+1797 images of 8 x 8 pixels with 17 levels of grey, in 10 classes of about 180 (UCI, Alpaydin & Kaynak 1998). A second
+domain is the same digits blended with patches of the two photographs that scikit-learn ships, as MNIST-M is made from
+MNIST (Ganin et al. 2016).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 
 CLASSES = 10
@@ -62,6 +64,20 @@ def digits(seed: int, *, binary: bool = False) -> Digits:
     return Digits(*(Split(images[rows], labels[rows], rows) for rows in parts))
 
 
+def digits_on_photos(seed: int) -> Digits:
+    """The same digits in a second domain: each on a patch of a photograph, inverted where that is bright.
+
+    A pixel is |patch - digit|, as in MNIST-M; which patch belongs to which digit is always the same.
+
+    Args:
+        seed: of the split, which is that of ``digits(seed)``.
+    """
+    blended = (_patches() - _whole()[0]).abs()
+    plain = digits(seed)
+    parts = (plain.train, plain.validation, plain.test)
+    return Digits(*(Split(blended[part.rows], part.labels, part.rows) for part in parts))
+
+
 def batches(split: Split, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches without end: passes over the data, each in a new order, without the ragged rest of a pass.
 
@@ -83,3 +99,17 @@ def _whole() -> tuple[torch.Tensor, torch.Tensor]:
     loaded: Any = load_digits()
     images = torch.from_numpy(loaded.data / 16).to(torch.float32)
     return images, torch.from_numpy(loaded.target).to(torch.int64)
+
+
+@cache
+def _patches() -> torch.Tensor:
+    """A patch of 8 x 8 for every digit, from the photographs in grey and a quarter of their height and width."""
+    generator = np.random.default_rng(0)
+    photos = [photo[: len(photo) // 4 * 4].mean(axis=2) / 255 for photo in load_sample_images().images]
+    small = [photo.reshape(len(photo) // 4, 4, -1, 4).mean(axis=(1, 3)) for photo in photos]
+    found = []
+    for _ in range(len(_whole()[1])):
+        photo = small[generator.integers(len(small))]
+        top, left = (generator.integers(0, size - 8 + 1) for size in photo.shape)
+        found.append(photo[top : top + 8, left : left + 8].reshape(PIXELS))
+    return torch.from_numpy(np.stack(found)).to(torch.float32)

@@ -3,11 +3,15 @@
 An experiment is one file in the folder ``experiments``. The file name is its name everywhere. It holds:
 
 * a docstring: one sentence, then the sections in ``HEADINGS``;
-* ``Settings``, a frozen dataclass of plain values with defaults, and ``FULL``, the larger variant;
+* ``SAYS``, whose claim it is in a few words, and ``TOPIC``, one of ``TOPICS``;
+* ``Settings``, a frozen dataclass of plain values with defaults;
 * ``Trial``, a frozen dataclass with a ``seed`` and whatever else tells one unit of work from another;
 * ``trials(settings, seeds)``, which lists them;
 * ``run(trial, settings)``, which does one and returns numbers by name (what JSON can hold);
 * ``conclude(settings, outcomes)``, which turns all of them into a ``results.Conclusion``.
+
+It may also hold ``QUICK`` and ``FULL``, smaller and larger ``Settings`` for ``--quick`` and ``--full``, and ``SEEDS``,
+how many seeds it takes where ``SEEDS`` of this file are too few for a small effect.
 """
 
 from __future__ import annotations
@@ -30,6 +34,19 @@ if TYPE_CHECKING:  # outcomes need NumPy, and listing must not wait for it
 
 FOLDER = Path(__file__).parent / "experiments"
 HEADINGS = ("Question", "Claim", "What would refute it", "Settings", "Verdict", "References")
+TOPICS = (
+    "what the layer is",
+    "optimization",
+    "regularization",
+    "placement",
+    "why it works",
+    "statistics at inference",
+    "batch size and alternatives",
+    "drifting data",
+)
+"""What the claims are about, in the order of the page."""
+SEEDS = 10
+QUICK_SEEDS = 3
 LIBRARIES = ("torch", "sklearn")
 """What the experiments import; looked for before an experiment is loaded, to name the extra that is missing."""
 
@@ -37,8 +54,9 @@ LIBRARIES = ("torch", "sklearn")
 class Experiment(Protocol):
     """The names that an experiment's module has to define; see the head of this file."""
 
+    SAYS: str
+    TOPIC: str
     Settings: Any
-    FULL: Any
     Trial: Any
 
     def trials(self, settings: Any, seeds: Sequence[int]) -> list[Any]:
@@ -131,6 +149,18 @@ def load(name: str, folder: Path = FOLDER) -> Experiment:
     sys.modules[name] = module  # dataclasses look their own module up there
     spec.loader.exec_module(module)
     return cast(Experiment, module)
+
+
+def settings_of(experiment: Experiment, *, quick: bool = False, full: bool = False) -> Any:
+    """The settings of a run; an experiment without ``QUICK`` or ``FULL`` takes its ordinary ones."""
+    if quick or full:
+        return getattr(experiment, "QUICK" if quick else "FULL", None) or experiment.Settings()
+    return experiment.Settings()
+
+
+def seeds_of(experiment: Experiment, *, quick: bool = False) -> int:
+    """How many seeds an experiment takes unless it is told."""
+    return QUICK_SEEDS if quick else int(getattr(experiment, "SEEDS", SEEDS))
 
 
 def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:

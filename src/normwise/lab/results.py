@@ -16,11 +16,19 @@ Scale = Literal["linear", "log"]
 
 
 class Verdict(StrEnum):
-    """What the numbers say of a statement; it follows from them by a rule and is never written by hand."""
+    """What the numbers say of a statement; it follows from them by a rule and is never written by hand.
 
-    HOLDS = "holds"
-    DOES_NOT_HOLD = "does not hold"
-    UNDECIDED = "undecided"
+    *Reproduced*: the interval excludes "no effect" on the claim's side, and the effect has at least the size that the
+    rule asks for. *Smaller than required*: it excludes "no effect" on the claim's side, and the effect lacks that size.
+    *Not visible at this scale*: it contains "no effect", or is too wide to say. *Contradicted*: it excludes "no effect"
+    on the other side. *Exact*: an identity that was checked to rounding.
+    """
+
+    REPRODUCED = "reproduced"
+    EXACT = "exact"
+    SMALLER = "smaller than required"
+    NOT_VISIBLE = "not visible at this scale"
+    CONTRADICTED = "contradicted"
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,18 @@ class Statement:
     Args:
         text: the statement in plain words.
         effect: what was measured.
-        counts_as_holding: the rule in plain words, with its threshold.
+        rule: in plain words, with its thresholds.
         verdict: what the rule gave.
-        published: the published number and its source, or empty where there is none.
+        published: the published number and its setting, or empty where there is none.
+        says: who says so, where it is not who the experiment's other statements are from.
     """
 
     text: str
     effect: Estimate
-    counts_as_holding: str
+    rule: str
     verdict: Verdict
     published: str = ""
+    says: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,8 @@ class Result:
     Args:
         experiment: its name, which is its file, its test, its page and its command-line argument.
         question, claim, refuted_by: the texts of the experiment's docstring.
+        says: whose claim it is, in a few words.
+        topic: one of ``experiment.TOPICS``.
         settings: every setting by name.
         seeds: the seeds that were run.
         stamp: versions, device, threads, date (ISO 8601, UTC) and the seconds that the trials took.
@@ -148,6 +160,8 @@ class Result:
     stamp: dict[str, Any]
     command: str
     references: tuple[str, ...] = field(default=())
+    says: str = ""
+    topic: str = ""
 
 
 def to_json(result: Result) -> str:

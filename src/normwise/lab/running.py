@@ -10,14 +10,11 @@ from typing import Any, Protocol
 
 from normwise.errors import NormwiseError
 from normwise.lab import stamp
-from normwise.lab.experiment import FOLDER, Description, Experiment, describe, load
+from normwise.lab.experiment import FOLDER, Description, Experiment, describe, load, seeds_of, settings_of
 from normwise.lab.experiment import names as known_names
 from normwise.lab.results import Result
 from normwise.lab.store import Store
 from normwise.lab.workers import Done, Task, Workers, cores
-
-SEEDS = 5
-FULL_SEEDS = 10
 
 
 class Progress(Protocol):
@@ -50,6 +47,7 @@ def run(
     names: Sequence[str] = (),
     *,
     seeds: int | None = None,
+    quick: bool = False,
     full: bool = False,
     out: Path = Path("lab"),
     progress: Progress | None = None,
@@ -62,8 +60,9 @@ def run(
 
     Args:
         names: which experiments; empty: all.
-        seeds: how many seeds, at least 2; None: 5, or 10 with ``full``.
-        full: larger grids and more seeds.
+        seeds: how many seeds, at least 2; None: as many as each experiment takes, which is 10 for most.
+        quick: 3 seeds, and smaller settings where an experiment has them.
+        full: larger settings where an experiment has them.
         out: folder for ``trials/`` (one file per trial) and ``results/`` (one file per experiment).
         progress: is told what happens.
         workers: how many processes; None: as many as there are cores.
@@ -76,18 +75,20 @@ def run(
         UnknownName: no experiment is called so.
         MissingExtra: PyTorch or scikit-learn is not installed.
         TrialFailed: a trial raised; those finished before are kept.
-        NormwiseError: ``seeds`` is less than 2, or ``out`` cannot be written to.
+        NormwiseError: ``seeds`` is less than 2, ``quick`` and ``full`` are asked for at once, or ``out`` cannot be
+            written to.
     """
-    count = seeds if seeds is not None else (FULL_SEEDS if full else SEEDS)
-    if count < 2:
-        raise NormwiseError(f"an experiment needs at least 2 seeds to have a spread: got {count}.")
+    if seeds is not None and seeds < 2:
+        raise NormwiseError(f"an experiment needs at least 2 seeds to have a spread: got {seeds}.")
+    if quick and full:
+        raise NormwiseError("a run is either quick or full: got both; leave one of them out.")
     chosen = list(dict.fromkeys(names)) or known_names(folder)
     descriptions = [describe(name, folder) for name in chosen]  # all of them first: a typing error costs no time
     experiments = [load(name, folder) for name in chosen]
     store = Store(out)
     with Workers(workers or cores()) as pool:
         return [
-            _Run(description, experiment, full, tuple(range(count)), folder, store, progress or Silence()).result(pool)
+            _Run(description, experiment, seeds, quick, full, folder, store, progress or Silence()).result(pool)
             for description, experiment in zip(descriptions, experiments, strict=True)
         ]
 
@@ -99,20 +100,23 @@ class _Run:
         self,
         description: Description,
         experiment: Experiment,
+        seeds: int | None,
+        quick: bool,
         full: bool,
-        seeds: tuple[int, ...],
         folder: Path,
         store: Store,
         progress: Progress,
     ) -> None:
         self.description, self.experiment, self.store, self.progress = description, experiment, store, progress
-        self.seeds, self.name = seeds, description.name
-        self.settings = experiment.FULL if full else experiment.Settings()
+        self.name = description.name
+        self.seeds = tuple(range(seeds if seeds is not None else seeds_of(experiment, quick=quick)))
+        self.settings = settings_of(experiment, quick=quick, full=full)
         self.plain: dict[str, Any] = json.loads(json.dumps(asdict(self.settings)))  # as a file gives it back
         self.origin = stamp.origin(self.name, folder)
-        self.trials = experiment.trials(self.settings, seeds)
+        self.trials = experiment.trials(self.settings, self.seeds)
         self.tasks = [Task(self.name, folder, asdict(self.settings), asdict(trial)) for trial in self.trials]
-        self.command = f"normwise lab run {self.name} --seeds {len(seeds)}{' --full' if full else ''}"
+        size = " --quick" if quick else " --full" if full else ""
+        self.command = f"normwise lab run {self.name} --seeds {len(self.seeds)}{size}"
 
     def result(self, pool: Workers) -> Result:
         """The finished result if there is one, else measure what is missing and conclude."""
@@ -164,4 +168,6 @@ class _Run:
             stamp=stamp.stamp(origin=self.origin, seconds=seconds, workers=workers),
             command=self.command,
             references=self.description.references,
+            says=self.experiment.SAYS,
+            topic=self.experiment.TOPIC,
         )

@@ -61,9 +61,24 @@ def difference(ours: Numbers, theirs: Numbers, unit: str) -> Estimate:
 
 def ratio(ours: Numbers, theirs: Numbers) -> Estimate:
     """Geometric mean of ``ours / theirs``, paired by seed; the interval is taken on the logarithms."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # becomes NaN, and then undecided
+    with np.errstate(divide="ignore", invalid="ignore"):  # becomes NaN, and then not visible
         logs = np.log(ours) - np.log(theirs)
     return transformed(mean(logs, "ratio"), np.exp)
+
+
+def largest(deviations: Numbers, unit: str) -> Estimate:
+    """The largest of some deviations from an identity, with the smallest and the largest instead of an interval.
+
+    Args:
+        deviations: one per seed, not negative.
+        unit: of the deviations.
+
+    Example:
+        >>> import numpy as np
+        >>> largest(np.array([1e-16, 3e-16]), "relative")
+        Estimate(value=3e-16, low=1e-16, high=3e-16, n=2, unit='relative')
+    """
+    return Estimate(float(deviations.max()), float(deviations.min()), float(deviations.max()), len(deviations), unit)
 
 
 def transformed(estimate: Estimate, function: Callable[[float], float]) -> Estimate:

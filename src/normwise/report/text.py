@@ -13,11 +13,17 @@ from normwise.lab.results import Result, Statement, Table, Verdict
 from normwise.report import wording
 from normwise.report.columns import numeric
 
-_COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "yellow"}
+_COLOURS = {
+    Verdict.REPRODUCED: "green",
+    Verdict.EXACT: "green",
+    Verdict.SMALLER: "yellow",
+    Verdict.NOT_VISIBLE: "yellow",
+    Verdict.CONTRADICTED: "red",
+}
 
 
 def show(results: Sequence[Result], console: Console) -> None:
-    """Prints every experiment's statements with their verdicts and its table, then how many statements hold.
+    """Prints every experiment's statements with their verdicts and its table, then how many got which verdict.
 
     Args:
         results: what the experiments concluded.

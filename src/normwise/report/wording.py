@@ -11,7 +11,13 @@ from typing import Any
 
 from normwise.lab.results import Estimate, Result, Statement, Verdict
 
-SYMBOLS = {Verdict.HOLDS: "✓", Verdict.DOES_NOT_HOLD: "✗", Verdict.UNDECIDED: "?"}
+SYMBOLS = {
+    Verdict.REPRODUCED: "✓",
+    Verdict.EXACT: "=",
+    Verdict.SMALLER: "<",
+    Verdict.NOT_VISIBLE: "?",
+    Verdict.CONTRADICTED: "✗",
+}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BEFORE = {"ratio": "ratio", "log10": "log₁₀"}  # units that are no units and read better in front
 _NARROW_SPACE = "\u202f"

@@ -39,12 +39,13 @@ def made_up(with_norm: dict[float, float], without: dict[float, float]) -> Concl
 
 def test_the_verdicts_follow_the_numbers() -> None:
     higher = made_up({0.01: 0.96, 0.1: 0.97, 1.0: 0.98}, {0.01: 0.96, 0.1: 0.96, 1.0: 0.1})
-    assert [each.verdict for each in higher.statements] == [Verdict.HOLDS] * 3
+    assert [each.verdict for each in higher.statements] == [Verdict.REPRODUCED] * 3
     assert higher.statements[0].effect.value == pytest.approx(10)
     same = made_up({0.01: 0.99, 0.1: 0.97, 1.0: 0.1}, {0.01: 0.96, 0.1: 0.985, 1.0: 0.1})
-    assert [each.verdict for each in same.statements] == [Verdict.DOES_NOT_HOLD] * 3
+    found = [each.verdict for each in same.statements]
+    assert found == [Verdict.NOT_VISIBLE, Verdict.CONTRADICTED, Verdict.SMALLER]
     neither = made_up({0.01: 0.5, 0.1: 0.6}, {0.01: 0.5, 0.1: 0.5})
-    assert neither.statements[0].verdict is Verdict.UNDECIDED
+    assert neither.statements[0].verdict is Verdict.NOT_VISIBLE
 
 
 def test_a_rate_out_of_all_reason_guesses(conclusion: Conclusion) -> None:

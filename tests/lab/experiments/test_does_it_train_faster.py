@@ -81,8 +81,8 @@ def test_rates_are_picked_on_validation_images_and_verdicts_follow_the_numbers()
     assert small.effect.value == best.effect.value == pytest.approx(10, rel=0.1)
     assert drift.effect.value == pytest.approx(10)
     assert end.effect.value == pytest.approx(2)
-    assert {each.verdict for each in (small, best, drift, end)} == {Verdict.HOLDS}
-    assert made_up(0.96, 0.98).statements[3].verdict is Verdict.DOES_NOT_HOLD
+    assert {each.verdict for each in (small, best, drift, end)} == {Verdict.REPRODUCED}
+    assert made_up(0.96, 0.98).statements[3].verdict is Verdict.CONTRADICTED
 
 
 def test_a_run_that_diverged_keeps_its_place_in_every_list() -> None:

@@ -64,7 +64,11 @@ def made_up(by_batch: float) -> Conclusion:
 
 
 def test_the_verdicts_follow_the_numbers() -> None:
-    for value, verdict in ((0.97, Verdict.HOLDS), (0.949, Verdict.HOLDS), (0.9, Verdict.DOES_NOT_HOLD)):
+    for value, verdict in (
+        (0.97, Verdict.REPRODUCED),
+        (0.949, Verdict.REPRODUCED),
+        (0.9, Verdict.CONTRADICTED),
+    ):
         assert [each.verdict for each in made_up(value).statements] == [verdict] * 2
     first = made_up(0.9).statements[0]
     assert first.text == "10 layers trained with 8 a batch, data shuffled, 4 a batch: by the batch is no worse."

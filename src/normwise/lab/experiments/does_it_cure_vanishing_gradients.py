@@ -52,6 +52,8 @@ from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, St
 from normwise.lab.statistics import Numbers, band, cell, mean, transformed
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
+SAYS = "Ioffe & Szegedy 2015, section 3.3; against it Yang et al. 2019"
+TOPIC = "optimization"
 FAIR = 0.9
 """The factor per layer of the usual example; ReLU layers of He's scale times this have it in the mean."""
 GONE = 1e-10
@@ -166,8 +168,8 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
     if "relu" in settings.activations and FAIR in settings.scales:
         factor = _factor(_log_factor(outcomes, "relu", False, FAIR))
         text = f"Without batch normalization, ReLU layers of {FAIR} times He's scale leave {FAIR}^{n} of the gradient."
-        published = f"{FAIR}^{n} = {FAIR**n:.3g}, the usual example"
-        found.append(judge(text, factor, Within(FAIR**n / 2, FAIR**n * 2), published))
+        published = f"{FAIR}^{n} = {FAIR**n:.3g}"
+        found.append(judge(text, factor, Within(FAIR**n / 2, FAIR**n * 2), published, "the usual example"))
     if "relu" in settings.activations:
         text = f"Without batch normalization, ReLU layers of He's scale keep the gradient's size over {n} layers."
         found.append(judge(text, _factor(_log_factor(outcomes, "relu", False, 1.0)), Within(*NEAR_ONE)))
@@ -186,12 +188,12 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
     text = f"Without batch normalization, {times} change the factor over {n} layers (least affected activation)."
     found.append(judge(text, _factor(np.min(np.abs(changes[False]), axis=0)), AtLeast(10.0, nothing=1.0)))
     text = f"With batch normalization, {times} do not change the factor over {n} layers (most affected activation)."
-    found.append(judge(text, _factor(np.max(np.abs(changes[True]), axis=0)), Within(*SAME), PAPER))
+    found.append(judge(text, _factor(np.max(np.abs(changes[True]), axis=0)), Within(*SAME), says=PAPER))
     for activation in settings.activations:
         name = {"relu": "ReLU"}.get(activation, activation)
         text = f"With batch normalization and {name}, the gradient keeps its size over {n} layers."
         effect = _factor(_log_factor(outcomes, activation, True, 1.0))
-        found.append(judge(text, effect, Within(*NEAR_ONE), f"conjectured in {PAPER}"))
+        found.append(judge(text, effect, Within(*NEAR_ONE), says=f"conjectured in {PAPER}"))
     if "relu" in settings.activations:
         theorem = math.log10(theorem_8(settings.batch)) / 2
         found.append(
@@ -200,7 +202,8 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
                 "(measured over predicted log growth per layer).",
                 transformed(_growth(settings, outcomes), lambda slope: slope / theorem),
                 Within(0.9, 1.1),
-                f"norm times {10**theorem:.4f} per layer at batches of {settings.batch}, Yang et al. 2019, theorem 8",
+                f"norm times {10**theorem:.4f} per layer at batches of {settings.batch}",
+                says="Yang et al. 2019, theorem 8",
             )
         )
     return found

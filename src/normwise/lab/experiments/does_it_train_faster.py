@@ -24,7 +24,7 @@ Settings:
 
 Verdict:
     Steps and drift are compared as ratios, paired over seeds (same initial weights, same order of images, same split).
-    "Faster" holds from three times as many steps on; "ends higher" from half a point on. A network that does not get
+    "Faster" counts from three times as many steps on; "ends higher" from half a point on. A network that does not get
     there counts with the number of steps that it was given, so that its ratio is too small rather than too large.
 
 References:
@@ -49,6 +49,8 @@ from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
 from normwise.lab.training import accuracy, looks, train
 from normwise.lab.verdict import AtLeast, judge
 
+SAYS = "Ioffe & Szegedy 2015, section 4.1"
+TOPIC = "optimization"
 TARGETS = {"grey": 0.95, "binary": 0.90}
 """The accuracy to reach."""
 SMALL = 0.1

@@ -22,7 +22,7 @@ Settings:
     images at once, the layers below at inference.
 
 Verdict:
-    Differences of test accuracy, paired over seeds, for every way in which the data may come. "No worse" holds
+    Differences of test accuracy, paired over seeds, for every way in which the data may come. "No worse" counts
     when the whole interval lies above -1 point, about three standard errors of a mean over five seeds of 450 images at
     an accuracy of .98.
 
@@ -54,6 +54,8 @@ from normwise.torch import BatchNorm1d
 from normwise.torch.recalibrate import recalibrate
 from normwise.torch.standard_error import distance
 
+SAYS = "Wu & Johnson 2021, fvcore, update_bn; against it Huang et al. 2022"
+TOPIC = "statistics at inference"
 WORSE = -1.0
 """Points of accuracy."""
 WAYS: tuple[Literal["inference", "batch"], ...] = ("inference", "batch")
