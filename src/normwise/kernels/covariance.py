@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from normwise.kernels import aten, two_pass
 
@@ -76,3 +77,32 @@ def from_rows(found: Tensor, like: Tensor) -> Tensor:
 def multiplied(matrix: Tensor, centred: Tensor) -> Tensor:
     """The matrix of each group, (groups, size, size), on its channels, in the dtype and shape of ``centred``."""
     return from_rows(matrix.to(centred.dtype) @ rows(centred, matrix.shape[-1]), centred)
+
+
+def mapped(matrix: Tensor, x: Tensor, offset: Tensor) -> Tensor:
+    """``multiplied``, and the offset of each channel, in one pass, for x in the dtype of the matrix.
+
+    The products and the addition are one operation of a library, and which one is fast depends on how x lies in memory:
+    where the channels come last, a convolution of 1 x 1 writes its output as x lies; ``baddbmm`` would have to turn it.
+
+    Args:
+        matrix: (groups, size, size).
+        x: (N, C, *spatial).
+        offset: shape (C,).
+
+    Example:
+        >>> mapped(torch.tensor([[[2.0, 0.0], [1.0, 1.0]]]), torch.tensor([[3.0, 4.0]]), torch.tensor([0.0, 10.0]))
+        tensor([[ 6., 17.]])
+    """
+    groups, size = matrix.shape[:2]
+    if x.dim() > 3 and x.dtype is torch.float32 and aten.memory_format(x) is not torch.contiguous_format:
+        convolution = F.conv2d if x.dim() == 4 else F.conv3d
+        return convolution(x, matrix.reshape(groups * size, size, *[1] * (x.dim() - 2)), offset, groups=groups)
+    if x.dim() > 2:
+        shifts, each = (part.expand(len(x), *part.shape) for part in (offset.view(groups, size, 1), matrix))
+        found = torch.baddbmm(shifts.flatten(0, 1), each.flatten(0, 1), x.reshape(len(x) * groups, size, -1))
+        return found.view(x.shape)
+    found = torch.baddbmm(
+        offset.view(groups, 1, size), x.reshape(-1, groups, size).transpose(0, 1), matrix.transpose(1, 2)
+    )
+    return found.transpose(0, 1).reshape(x.shape)

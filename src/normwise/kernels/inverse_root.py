@@ -10,7 +10,7 @@ the gaps between eigenvalues. The derivative of W itself has no gaps in it. With
     = \frac{-1}{r_i r_j (r_i + r_j)}
 
 so that is what is written here (``_Spread``), and its own derivative follows from it: with :math:`R = W^{-1}`,
-:math:`Spread(Z)` solves :math:`R X + X R = -W Z W`.
+:math:`Spread(Z)` solves :math:`R X + X R = -W Z W`. Both are written backward and forward.
 
 References:
     Huang, Yang, Lang and Deng, Decorrelated batch normalization, 2018: the gradient by the eigenvectors, with gaps.
@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from normwise.errors import NormwiseError
+
 
 def inverse_root(matrix: Tensor, eps: float) -> Tensor:
     """The inverse square root of ``matrix`` plus ``eps`` on its diagonal.
@@ -36,11 +38,16 @@ def inverse_root(matrix: Tensor, eps: float) -> Tensor:
     Returns:
         (..., size, size); NaN where the matrix has a value that is not finite.
 
+    Raises:
+        NormwiseError: forward-mode derivatives of forward-mode derivatives, which PyTorch gets wrong for functions with
+            formulas of their own.
+
     Example:
         >>> inverse_root(torch.diag(torch.tensor([4.0, 16.0])), 0.0)
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.2500]])
     """
+    _refuse_jvp_of_jvp()
     finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     # LAPACK refuses what is not finite, which is no reason to stop a training whose loss scale will be lowered.
@@ -50,6 +57,18 @@ def inverse_root(matrix: Tensor, eps: float) -> Tensor:
 
 def _symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.transpose(-1, -2)) / 2
+
+
+def _refuse_jvp_of_jvp() -> None:
+    """PyTorch hands a function's own formula no tangents of the outer level, as if there were none: without a word."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
+        raise NormwiseError(
+            "decorrelated batch norm has no forward-mode derivative of a forward-mode derivative, and a jvp within a "
+            "jvp was received: take one of the two backwards, as torch.func.hessian does, or use IterativeNorm."
+        )
 
 
 def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
@@ -90,11 +109,17 @@ class _InverseRoot(Function):
         ctx.eps = inputs[1]
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.save_for_backward(inputs[0], output[1], output[2])
+        ctx.save_for_forward(inputs[0], output[1], output[2])
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None]:
         matrix, vectors, spread = ctx.saved_tensors
         return _spread(given[0], matrix, vectors, spread, ctx.eps), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None, None]:
+        matrix, vectors, spread = ctx.saved_tensors
+        return _spread(tangents[0], matrix, vectors, spread, ctx.eps), None, None
 
 
 class _Spread(Function):
@@ -109,22 +134,43 @@ class _Spread(Function):
         return vectors @ (turned / (one * other * (one + other))).neg() @ vectors.transpose(-1, -2)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004  # not kept: two levels of jvp would lose its derivative
         ctx.eps = inputs[4]
-        ctx.save_for_backward(*inputs[:4], output)
+        ctx.save_for_backward(*inputs[:4])
+        ctx.save_for_forward(*inputs[:4])
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        along, matrix, vectors, spread, found = ctx.saved_tensors
+        along, matrix, vectors, spread = ctx.saved_tensors
         towards = _symmetric(given[0])
 
         def derivative(z: Tensor) -> Tensor:
             return _spread(z, matrix, vectors, spread, ctx.eps)
 
-        root = _inverse_root(matrix, ctx.eps)
+        found, root = derivative(along), _inverse_root(matrix, ctx.eps)
         inverse = matrix @ root + ctx.eps * root
         # The solution Y of R Y + Y R = towards; R X + X R = -W Z W then differs by dR and by dW.
         solved = derivative(-inverse @ towards @ inverse)
         by_root = -(solved @ root @ along + along @ root @ solved)
         by_inverse = inverse @ (solved @ found + found @ solved) @ inverse
         return derivative(towards), derivative(by_root + by_inverse), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        along, matrix, vectors, spread = ctx.saved_tensors
+        by_along, by_matrix = tangents[:2]
+
+        def derivative(z: Tensor) -> Tensor:
+            return _spread(z, matrix, vectors, spread, ctx.eps)
+
+        total = torch.zeros_like(along) if by_along is None else derivative(by_along)
+        if by_matrix is None:
+            return total
+        found = derivative(along)
+        root = _inverse_root(matrix, ctx.eps)
+        inverse = matrix @ root + ctx.eps * root
+        # R X + X R = -W Z W, differentiated by W and R; what is left is R Y + Y R = the right side.
+        of_root = derivative(by_matrix)
+        of_inverse = -inverse @ of_root @ inverse
+        half = -(of_root @ along @ root) - of_inverse @ found
+        return total + derivative(-inverse @ (half + half.transpose(-1, -2)) @ inverse)

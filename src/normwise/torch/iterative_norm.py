@@ -53,6 +53,10 @@ class FusedIterativeNorm(FusedWhitening):
     def _root(self, covariance: Tensor) -> Tensor:
         return newton_root(covariance, self.eps, self.steps)
 
+    def _settings(self) -> tuple[Any, ...]:
+        """The steps too."""
+        return (*super()._settings(), self.steps)
+
     def extra_repr(self) -> str:
         """The line of a whitening layer, and the steps."""
         return f"{super().extra_repr()}, steps={self.steps}"

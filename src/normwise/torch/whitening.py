@@ -5,14 +5,11 @@ Inference needs the mean and a matrix for each group. The papers average the mat
 batches of any size and every estimator combine to that of all the data, and it can be unbiased. A matrix cannot: the
 inverse root bends, so the average of the roots of noisy covariances is too large, the more so the fewer values a batch
 has for each channel of a group.
-
-An estimator knows numbers of single channels, and a covariance is no such thing. But the variance of a sum of two
-channels is, and :math:`2 \Sigma_{ij} = Var(x_i + x_j) - \Sigma_{ii} - \Sigma_{jj}`. So the sums of all pairs enter, as
-channels, and every estimator does to the covariance what it does to a variance.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -29,7 +26,10 @@ from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import changeable, is_wide
 from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
 from normwise.torch.fused_batchnorm import FusedBatchNorm
+from normwise.torch.kept import Kept, comparable, learning
+from normwise.torch.linear_inference import LinearMap, linear_map
 from normwise.torch.mask_checks import check_masked_count, check_weights
+from normwise.torch.pairs_of_channels import covariance_of_pairs, mean_of_pairs, sums_of_pairs
 from normwise.torch.recomputation import recomputing
 from normwise.torch.running_statistics import update_running
 
@@ -59,9 +59,24 @@ class FusedWhitening(FusedBatchNorm):
         self._settle(activation, estimator)
         mean = self.running_mean
         covariance = None if mean is None else _identity(num_features, self.group_size, mean)
-        # The variances are its diagonal.
-        self.register_buffer("running_var", None)
+        del self._buffers["running_var"]  # it is the diagonal of the covariance
         self.register_buffer("running_covariance", covariance)
+        self._kept_root = Kept[Tensor]()
+        self._kept_map = Kept[LinearMap]()
+
+    def __getattr__(self, name: str) -> Any:
+        # None in its place would be taken over by tools that replace the layer, and the error come later, if at all.
+        if name == "running_var" and name not in self.__dict__.get("_buffers", ()):
+            raise AttributeError(
+                f"{type(self).__name__} has no running_var, because it whitens groups of channels by its "
+                "running_covariance: what was called is for layers that divide each channel by its own deviation, as "
+                "SyncBatchNorm.convert_sync_batchnorm and fuse_conv_bn_eval are; leave this layer out of it."
+            )
+        return super().__getattr__(name)
+
+    def _settings(self) -> tuple[Any, ...]:
+        """What the matrices depend on besides the covariance."""
+        return (self.eps,)
 
     def _root(self, covariance: Tensor) -> Tensor:
         """The matrix of each group, (groups, size, size)."""
@@ -80,40 +95,63 @@ class FusedWhitening(FusedBatchNorm):
         check_activation(self.activation)
         check_residual(residual, input)
         weights = check_weights(mask, sample_weight, input)
-        if weights is not None and weights.shape[1] > 1:
-            raise ValueError(
-                "whitening needs a mask and weights that all channels of a position share, received "
-                f"{tuple(weights.shape)}: take for example mask.all(1, keepdim=True)."
-            )
+        check_shared(weights)
         mean, covariance = self.running_mean, self.running_covariance
-        by_batch = self.training or mean is None or covariance is None
         weight, bias = parameters_for(input, mean, self.weight, self.bias)
+        covariance = None if mean is None else covariance  # torch.func takes the mean away, and means both
+        by_batch = self.training or mean is None or covariance is None
         var = None if covariance is None else covariance.diagonal(dim1=1, dim2=2).reshape(-1)
         _, _, weight, bias = as_torch_takes_them(input, mean, var, weight, bias, by_batch, 0.0, self.eps)
         # Products of matrices in half precision, as autocast would have them, have too few digits for a covariance.
         with torch.autocast(input.device.type, enabled=False):
             if input.numel() == 0:
-                centred, root = input.to(torch.promote_types(input.dtype, torch.float32)), None
+                y = _scaled(input.to(torch.promote_types(input.dtype, torch.float32)), None, weight, bias)
             elif by_batch:
                 if weights is not None:
                     check_masked_count(weights, input)
                 found = gather(input, self.group_size, weights)
-                centred, root = found.centred, self._root(found.covariance)
                 if self.training and self.track_running_stats:
                     self._enter_group(found, weights)
+                y = _scaled(found.centred, self._root(found.covariance), weight, bias)
             else:
                 assert mean is not None
                 assert covariance is not None
-                wide = torch.promote_types(input.dtype, torch.float32)
-                centred = input.to(wide) - mean.to(wide).view(1, -1, *[1] * (input.dim() - 2))
-                root = self._root(covariance.to(matrix_dtype(covariance)))
-            y = _scaled(centred, root, weight, bias).to(input.dtype)
+                y = self._by_running(input, mean, covariance, weight, bias)
+        y = y.to(input.dtype)
         if weights is not None and residual is not None:
             residual = residual.masked_fill(blank(weights), 0)  # a NaN in the padding has no slope to meet
         y = activate(y, self.activation, residual)
         if weights is not None:
             y = y.masked_fill(blank(weights), 0)
         return y.contiguous(memory_format=aten.memory_format(input))
+
+    def _by_running(
+        self, input: Tensor, mean: Tensor, covariance: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """By the running statistics; the matrices are those of the last call as long as nothing has changed.
+
+        On other devices than the CPU, where to compare values is to wait for the device, they are made anew, as where a
+        gradient of the statistics is wanted, under ``torch.func`` and in compiled graphs.
+        """
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+
+        def root() -> Tensor:
+            return self._root(covariance.to(matrix_dtype(covariance)))
+
+        if comparable(input, mean, covariance, weight, bias) and not learning(mean, covariance):
+            kept, settings = self._kept_root, (type(self), *self._settings())
+            if not learning(weight, bias):
+                tensors = covariance, mean, weight, bias
+
+                def whole() -> LinearMap:
+                    return linear_map(kept.of([covariance], settings, root), mean, weight, bias, x.dtype)
+
+                return self._kept_map.of(tensors, (*settings, x.dtype), whole)(x)
+            found = kept.of([covariance], settings, root)
+        else:
+            found = root()
+        centred = x - mean.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+        return _scaled(centred, found, weight, bias)
 
     @torch.no_grad()
     def _enter_group(self, batch: Gathered, weights: Tensor | None) -> None:
@@ -140,9 +178,8 @@ class FusedWhitening(FusedBatchNorm):
             count,
             self.num_batches_skipped,
         )
-        after, variances = kept_mean.view(groups, size, size), kept_var.view(groups, size, size)
-        changeable(mean).copy_(after.diagonal(dim1=1, dim2=2).reshape(-1))
-        changeable(covariance).copy_(covariance_of_pairs(variances))
+        changeable(mean).copy_(mean_of_pairs(kept_mean, groups, size))
+        changeable(covariance).copy_(covariance_of_pairs(kept_var, groups, size))
 
     def reset_running_stats(self) -> None:
         """Back to mean 0, covariance the identity, nothing seen."""
@@ -164,8 +201,20 @@ class FusedWhitening(FusedBatchNorm):
         self._widen(original)
         return self
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        own, var = (state_dict.get(f"{prefix}{name}") for name in ("running_covariance", "running_var"))
+        plain = self._buffers["running_covariance"] is not None and own is None
+        # Of another shape, the keys that are missing and surplus say what is wrong.
+        if plain and var is not None and var.shape == (self.num_features,):
+            state_dict[f"{prefix}running_covariance"] = torch.diag_embed(var.view(-1, self.group_size))
+            del state_dict[f"{prefix}running_var"]
+            warnings.warn(
+                f"{type(self).__name__} was given a batch norm's statistics, a running_var and no running_covariance: "
+                "it takes the channels as uncorrelated, and so divides each by its own deviation in inference, until "
+                "it was trained or normwise.recalibrate has seen data.",
+                stacklevel=2,
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._widen(None)
 
     def _widen(self, original: Tensor | None) -> None:
@@ -193,6 +242,19 @@ def _scaled(centred: Tensor, root: Tensor | None, weight: Tensor | None, bias: T
     return y.clone() if y is centred else y if bias is None else y + bias.view(along)
 
 
+def check_shared(weights: Tensor | None) -> None:
+    """Refuse a mask or weights that differ between the channels of a position.
+
+    Raises:
+        ValueError: they do.
+    """
+    if weights is not None and weights.shape[1] > 1:
+        raise ValueError(
+            "whitening needs a mask and weights that all channels of a position share, received "
+            f"{tuple(weights.shape)}: take for example mask.all(1, keepdim=True)."
+        )
+
+
 def size_of_groups(channels: int, group_size: int) -> int:
     """The size, at most that of the layer; refuse one that does not divide it.
 
@@ -214,37 +276,6 @@ def size_of_groups(channels: int, group_size: int) -> int:
             f"pass for example {nearest}, the largest below it that does."
         )
     return size
-
-
-def sums_of_pairs(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the sum of every two channels, and of each channel in the place of itself and itself.
-
-    Args:
-        mean: (groups, size).
-        covariance: (groups, size, size).
-
-    Example:
-        >>> sums_of_pairs(torch.tensor([[1.0, 2.0]]), torch.tensor([[[4.0, 1.0], [1.0, 9.0]]]))
-        (tensor([1., 3., 3., 2.]), tensor([ 4., 15., 15.,  9.]))
-    """
-    other = 1 - torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
-    var = covariance.diagonal(dim1=1, dim2=2)
-    means = mean.unsqueeze(-1) + mean.unsqueeze(-2) * other
-    variances = var.unsqueeze(-1) + (var.unsqueeze(-2) + 2 * covariance) * other
-    return means.flatten(), variances.flatten()
-
-
-def covariance_of_pairs(variances: Tensor) -> Tensor:
-    """Back from the variances of ``sums_of_pairs``, (groups, size, size).
-
-    Example:
-        >>> covariance_of_pairs(torch.tensor([[[4.0, 15.0], [15.0, 9.0]]]))
-        tensor([[[4., 1.],
-                 [1., 9.]]])
-    """
-    identity = torch.eye(variances.shape[-1], dtype=torch.bool, device=variances.device)
-    var = variances.diagonal(dim1=1, dim2=2)
-    return torch.where(identity, variances, (variances - var.unsqueeze(-1) - var.unsqueeze(-2)) / 2)
 
 
 def _identity(channels: int, size: int, like: Tensor) -> Tensor:
