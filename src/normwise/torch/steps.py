@@ -44,7 +44,7 @@ def moments_of(input: Tensor, mask: Tensor | None, *, kernel: str) -> Moments:
         nothing = torch.zeros(input.shape[1], dtype=torch.float64, device=input.device)
         return Moments(nothing, nothing, 0)
     if kernel == "cpu":
-        # No pass of theirs gathers only; with the output, which is dropped, they take a tenth of var_mean's time or less.
+        # No pass of theirs gathers only, but with an output to drop they take a tenth of var_mean's time or less.
         _, mean, var, _ = _compiled(input, None, mask, None, None, None, None, 1.0, None)
         return Moments(mean, var, _count(input, mask))
     if kernel == "aten":
