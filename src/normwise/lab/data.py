@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 
 CLASSES = 10
+"""Of every data set here."""
 PIXELS = 64
 TEST = 450
 VALIDATION = 270
@@ -45,6 +46,17 @@ class Digits:
     train: Split
     validation: Split
     test: Split
+
+
+def shape() -> tuple[int, int, int]:
+    """Channels, height and width of the images that ``digits`` gives."""
+    return (1, 8, 8)
+
+
+def pixels() -> int:
+    """Numbers per image."""
+    channels, height, width = shape()
+    return channels * height * width
 
 
 def digits(seed: int, *, binary: bool = False) -> Digits:
