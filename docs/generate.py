@@ -151,7 +151,7 @@ def command_line_page() -> str:
     """The `--help` of the command and of every subcommand, in the order in which `--help` names them."""
     from normwise.cli import main  # only this page needs the package installed
 
-    notice = NOTICE.format(source="src/normwise/cli.py")
+    notice = NOTICE.format(source="src/normwise/cli.py and commands/")
     return f"{notice}# Command line\n" + "".join(command_sections(main, "normwise", None))
 
 

@@ -115,9 +115,9 @@ def test_run_prints_the_table_and_where_the_page_is(quick: list[dict[str, Any]],
 
 
 def test_run_passes_on_what_it_was_asked(quick: list[dict[str, Any]], tmp_path: Path) -> None:
-    call("lab", "run", "b", "a", "b", "--seeds", "7", "--full", "--out", str(tmp_path))
+    call("lab", "run", "b", "a", "b", "--seeds", "7", "--full", "--workers", "3", "--out", str(tmp_path))
     assert list(quick[0]["names"]) == ["b", "a"]
-    assert (quick[0]["seeds"], quick[0]["full"]) == (7, True)
+    assert (quick[0]["seeds"], quick[0]["full"], quick[0]["quick"], quick[0]["workers"]) == (7, True, False, 3)
 
 
 @pytest.mark.usefixtures("quick")
@@ -135,7 +135,8 @@ MISTAKES = [
     (("--versoin",), "unknown option '--versoin': did you mean '--version'? Known: --help, --version."),
     (
         ("lab", "run", "--seed", "3"),
-        "unknown option '--seed': did you mean '--seeds'? Known: --full, --help, --json, --out, --seeds.",
+        "unknown option '--seed': did you mean '--seeds'? "
+        "Known: --full, --help, --json, --out, --quick, --seeds, --workers.",
     ),
     (("lab", "run", "--seeds", "many"), "invalid value for '--seeds': 'many' is not a valid integer."),
     (("lab", "run", "--seeds", "1"), "an experiment needs at least 2 seeds to have a spread: got 1."),
