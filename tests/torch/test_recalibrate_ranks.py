@@ -17,19 +17,22 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+import normwise.torch as nt
 from normwise.errors import NormwiseError
 from normwise.torch.recalibrate import recalibrate
 
 WORLD = 2
 SHARES = ((16, 16, 5), (9,))
-SCENES = ["pooled", "cumulative", "batch", "sync", "empty", "ema", "alone", "one fails"]
+SCENES = ["pooled", "cumulative", "batch", "sync", "empty", "ema", "alone", "one fails", "whitening"]
 
 
 def network(scene: str = "") -> nn.Module:
     torch.manual_seed(0)
-    model: nn.Module = nn.Sequential(
+    model = nn.Sequential(
         nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
     ).double()
+    if scene == "whitening":
+        model[1] = nt.DecorrelatedBatchNorm1d(6, group_size=3, dtype=torch.float64)
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if scene == "sync" else model
 
 
@@ -119,9 +122,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("scene", ["pooled", "cumulative", "batch", "sync", "empty"])
+@pytest.mark.parametrize("scene", ["pooled", "cumulative", "batch", "sync", "empty", "whitening"])
 def test_all_ranks_have_the_statistics_of_one_process_with_all_data(scene: str, outcomes: list[Any]) -> None:
-    alone = network()
+    alone = network(scene if scene == "whitening" else "")
     settings: dict[str, Any] = {"estimator": scene} if scene == "cumulative" else {}
     everything = [batch for rank in range(WORLD) for batch in share(rank, scene)]
     recalibrate(alone, everything, upstream="batch" if scene == "batch" else "inference", **settings)

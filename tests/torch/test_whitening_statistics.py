@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import normwise
 import normwise.torch as nt
 from normwise import estimators
 from normwise.kernels.inverse_root import inverse_root
@@ -235,10 +234,3 @@ def test_it_says_what_it_is_and_has_groups_of_its_own_size_at_most() -> None:
     layer = nt.IterativeNorm2d(128, activation="relu", steps=7)
     assert repr(layer) == f"IterativeNorm2d({torchs}, activation=relu, group_size=64, steps=7)"
     assert nt.DecorrelatedBatchNorm1d(48).group_size == 48
-
-
-def test_recalibrate_says_why_it_leaves_them() -> None:
-    model = nn.Sequential(layer_of(dtype=None), nn.BatchNorm1d(4))
-    report = normwise.recalibrate(model, [torch.randn(32, 4)])
-    assert [*report.recalibrated] == ["1"]
-    assert report.skipped == {"0": "it whitens, and keeps a covariance: estimator='pooled' gathers that in training"}

@@ -49,7 +49,8 @@ def recalibrate(
     mode; if its momentum is 0; or if it has a weight and bias that do not learn while other parameters of the model
     do. Naming it in ``layers`` overrules that.
 
-    A layer that is called more than once gathers all its calls. Values that are not finite enter no statistics. A
+    Layers that whiten get the mean and covariance of their groups of channels, by the same estimators. A layer that is
+    called more than once gathers all its calls. Values that are not finite enter no statistics. A
     mask that a layer of normwise is called with holds here too.
 
     Args:
@@ -107,7 +108,7 @@ def recalibrate(
     """
     check_model(model, upstream, called="recalibrate")
     limit = _limit(tolerance, batches, estimator)
-    sites, skipped = survey(model, estimator, layers)
+    sites, skipped = survey(model, estimator, layers, covariances=True)
     ranks = Ranks(distributed, called="recalibrate")
     for site in sites:
         ranks.check(site.estimator)

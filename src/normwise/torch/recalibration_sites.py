@@ -16,14 +16,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import Estimator, RunningStatistics, estimator_class, named
 from normwise.estimators.cumulative import Cumulative
-from normwise.kernels.two_pass import gather
 from normwise.moments import Moments
 from normwise.torch.feeding import unwrapped
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.mask_checks import check_mask
 from normwise.torch.ranks import joined
-from normwise.torch.standard_error import StandardError, distance
+from normwise.torch.site_statistics import moments, statistics_of
+from normwise.torch.standard_error import StandardError
 from normwise.torch.transaction import write
+from normwise.torch.whitening import FusedWhitening
+
+__all__ = ["Gathered", "Gone", "Site", "listening", "moments", "survey"]
 
 
 class Gathered(NamedTuple):
@@ -51,19 +53,18 @@ class Site:
     Attributes:
         place: where in the order of calls its first one was.
         once: whether no batch came to it twice.
-        samples: shape (C,), how many samples its values are of; one that is masked in part counts in part.
+        samples: how many samples the values of each channel are of; one that is masked in part counts in part.
         settled: whether its statistics are what it normalizes by.
     """
 
     def __init__(self, name: str, layer: _BatchNorm, estimator: Estimator) -> None:
-        assert layer.running_mean is not None  # _reason_to_skip has seen that
-        assert layer.running_var is not None
         self.name, self.layer, self.estimator = name, layer, estimator
-        self.buffers = layer.running_mean, layer.running_var
-        device = layer.running_mean.device
+        self.kept = statistics_of(layer)  # _reason_to_skip has seen that there are some
+        self.buffers = self.kept.buffers
+        device = self.buffers[0].device
         # Where the device has no float64, these few numbers per channel are kept on the CPU.
         self.at = torch.device("cpu") if device.type == "mps" else device
-        self._before = self._current()
+        self._before = self.kept.read(self.at)
         self.not_finite = 0
         self.settled = False
         self.place = math.inf
@@ -72,8 +73,9 @@ class Site:
 
     def begin(self, *, watched: bool = False) -> None:
         """Forget what was gathered; keep the standard error from now on, which costs some time, or not."""
-        zeros = torch.zeros_like(self._before[0])
-        self.statistics = RunningStatistics(zeros, zeros + 1, zeros, zeros)
+        mean, var = self.kept.fresh(self.at)
+        zeros = torch.zeros_like(mean)
+        self.statistics = RunningStatistics(mean, var, zeros, zeros)
         self.samples = zeros
         self._left_out = torch.zeros((), dtype=torch.int64, device=self.at)
         self._calls: list[Moments] = []
@@ -120,6 +122,10 @@ class Site:
         """Whether there are statistics: of two values in some channel, at least."""
         return bool(self._known().any())
 
+    def moments(self, input: Tensor, mask: Tensor | None) -> Moments:
+        """The moments of a batch, as the statistics are kept."""
+        return self.kept.moments(input, mask, self.at)
+
     def estimate(self) -> tuple[Tensor, Tensor]:
         """Mean and unbiased variance; of a channel that nothing is known about, those that it had."""
         known = self._known()
@@ -133,13 +139,12 @@ class Site:
 
     def normalize_by(self, mean: Tensor, var: Tensor) -> None:
         """Put these in the place of the running statistics."""
-        for buffer, value in zip(self.buffers, (mean, var), strict=True):
+        for buffer, value in zip(self.buffers, self.kept.for_buffers(mean, var), strict=True):
             write(buffer, value)
 
     def moved(self) -> Tensor:
         """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
-        mean, var = self.estimate()
-        far = distance(*self._before, mean, var, self.layer.eps)
+        far = self.kept.moved(self._before, self.estimate(), self.layer.eps)
         return torch.where(far.isfinite(), far, math.inf)
 
     def values(self) -> list[tuple[Tensor, Tensor]]:
@@ -148,7 +153,9 @@ class Site:
         Raises:
             NormwiseError: a buffer's dtype cannot hold it.
         """
-        found: list[tuple[Tensor, Tensor]] = list(zip(self.buffers, self.estimate(), strict=True))
+        found: list[tuple[Tensor, Tensor]] = list(
+            zip(self.buffers, self.kept.for_buffers(*self.estimate()), strict=True)
+        )
         for buffer, value in found:
             if not value.to(buffer.dtype).isfinite().all():
                 raise NormwiseError(
@@ -167,10 +174,6 @@ class Site:
     def _known(self) -> Tensor:
         known: Tensor = (self.statistics.count > 1) & (self.statistics.updates > 0)
         return known
-
-    def _current(self) -> tuple[Tensor, Tensor]:
-        mean, var = (buffer.detach().to(self.at, torch.float64, copy=True) for buffer in self.buffers)
-        return mean, var
 
 
 @contextmanager
@@ -195,7 +198,7 @@ def listening(sites: Sequence[Site], gathering: Sequence[Site]) -> Iterator[None
             if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() == 0 or x.shape[1] != site.buffers[0].numel():
                 return  # nothing to gather, or the layer's own error
             mask = named.get("mask") if isinstance(layer, FusedBatchNorm) else None
-            batch = moments(x, mask if isinstance(mask, Tensor) else None, site.at)
+            batch = site.moments(x, mask if isinstance(mask, Tensor) else None)
             if gathers:
                 site.take(batch, x[0, 0].numel())
                 site.place = min(site.place, next(places))
@@ -218,18 +221,16 @@ def listening(sites: Sequence[Site], gathering: Sequence[Site]) -> Iterator[None
             handle.remove()
 
 
-def moments(input: Tensor, mask: Tensor | None, device: torch.device) -> Moments:
-    """The moments of a batch in float64, as they are: with NaN where it has NaN."""
-    found = gather(input.detach(), check_mask(mask, input))
-    mean, low, var = (part.flatten().to(device, torch.float64) for part in (found.mean, found.low, found.var))
-    count = torch.as_tensor(found.number, dtype=torch.float64, device=device)
-    return Moments(mean + low, var, count.expand(mean.shape))
-
-
 def survey(
-    model: nn.Module, estimator: Estimator | str, layers: Collection[str] | None
+    model: nn.Module, estimator: Estimator | str, layers: Collection[str] | None, *, covariances: bool = False
 ) -> tuple[list[Site], dict[str, str]]:
-    """The layers to be recalibrated, and those that are not, with the reason.
+    """The layers whose statistics are to be estimated, and those that are not, with the reason.
+
+    Args:
+        model: any module.
+        estimator: an estimator or its name.
+        layers: the names of the only ones that are meant, or None.
+        covariances: whether who asks can do with layers that keep a covariance.
 
     Raises:
         UnknownName: ``layers`` names what is no batch norm of the model.
@@ -241,7 +242,7 @@ def survey(
             raise UnknownName("batch norm", name, norms)
     sites, skipped = [], {}
     for name, norm in norms.items():
-        why = _reason_to_skip(norm, model, None if layers is None else name in layers)
+        why = _reason_to_skip(norm, model, None if layers is None else name in layers, covariances)
         if why is None:
             sites.append(Site(name, norm, _estimator_for(norm, estimator)))
         else:
@@ -249,10 +250,14 @@ def survey(
     return sites, skipped
 
 
-def _reason_to_skip(norm: _BatchNorm, model: nn.Module, asked: bool | None) -> str | None:
-    if getattr(norm, "running_covariance", None) is not None:
-        return "it whitens, and keeps a covariance: estimator='pooled' gathers that in training"
-    if norm.running_mean is None or norm.running_var is None:
+def _reason_to_skip(norm: _BatchNorm, model: nn.Module, asked: bool | None, covariances: bool) -> str | None:
+    if isinstance(norm, FusedWhitening):
+        spread = norm.running_covariance
+        if spread is not None and not covariances:
+            return "it whitens, and keeps a covariance: normwise.recalibrate estimates that from data"
+    else:
+        spread = norm.running_var
+    if norm.running_mean is None or spread is None:
         return "it keeps no running statistics: every batch normalizes itself"
     if asked is not None:
         return None if asked else "it was not asked for"
