@@ -69,7 +69,8 @@ def checkpointed(rank: int) -> Found:
 
 
 def compiled(rank: int) -> Found:
-    model, found = block(), {}
+    model = block()
+    found: Found = {}
     for name, run in (("plain", copy.deepcopy(model)), ("compiled", torch.compile(model, backend="aot_eager"))):
         x = numbers(rank).requires_grad_()
         run(x).pow(3).sum().backward()
