@@ -24,7 +24,7 @@ def beyond_torch(layer: Any) -> list[str]:
     """What is set in a layer of normwise that torch's batch norm does not have."""
     found = []
     if type(layer).__name__ not in _PLAIN:
-        found.append(f"what makes it a {type(layer).__name__}")
+        found.append(f"all that {type(layer).__name__} adds")
     if layer.activation is not None:
         found.append("its activation")
     if layer.estimator is not None:

@@ -16,6 +16,7 @@ from normwise.kernels.choose import SMALL, TOO_SMALL
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
 from normwise.torch.checks import check_activation, check_residual, parameters_for
+from normwise.torch.conversion_guard import QConfig
 from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.running_statistics import update_running
@@ -33,6 +34,8 @@ class FusedBatchNorm(_BatchNorm):
     num_batches_skipped: Tensor | None
     # Set by ``statistics.paused_statistics``: all goes as in training, but nothing enters the running statistics.
     _paused: bool = False
+    # By which torch's conversion to its ``SyncBatchNorm`` is noticed.
+    qconfig = QConfig()
 
     def _settle(self, activation: str | None, estimator: Estimator | str | None, on_tiny_batch: str = "error") -> None:
         """Take the keywords that torch does not have; called once, after torch's own ``__init__``."""
