@@ -1,0 +1,227 @@
+"""Can a batch-normalized layer undo its own normalization, so that it loses nothing that a plain one can do?
+
+Question:
+    With scale sqrt(Var) and shift E, does batch normalization give back its input: for the same batch, for the next
+    batch, and in a whole trained network in inference mode?
+
+Claim:
+    "By setting gamma = sqrt(Var[x]) and beta = E[x] we could recover the original activations, if that were the optimal
+    thing to do" (Ioffe & Szegedy 2015, section 3). To it: exact only with gamma = sqrt(Var + eps), and only as long as
+    the statistics stay what they were.
+
+What would refute it:
+    The output differs from the input by more than rounding, 1e-12 standard deviations in float64.
+
+Settings:
+    A network without batch normalization, three hidden layers of 64 ReLU units, trained for 200 steps of rate 0.1 on
+    scikit-learn's digits; then batch normalization with eps = 1e-5 is put before each activation, in float64, and its
+    scale and shift are set by the formula. Deviations are in units of the input's standard deviation (root mean square
+    over images and units of the first layer), or the largest difference between logits.
+
+Verdict:
+    Identities count as exact up to 1e-12 for a layer and 1e-10 for the logits of the network. "The next batch too"
+    would be reproduced below 1 % of a standard deviation.
+
+References:
+    - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+      Shift, 2015, arXiv:1502.03167.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normwise.lab.data import batches, digits
+from normwise.lab.models import Dense, he
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.statistics import band, cell, largest, mean
+from normwise.lab.training import train
+from normwise.lab.verdict import Exact, Within, judge
+from normwise.torch import BatchNorm1d
+
+SAYS = "Ioffe & Szegedy 2015, section 3"
+TOPIC = "what the layer is"
+LAYER = 1e-12
+NETWORK = 1e-10
+SAME = 0.01
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The network, and the batches for which the identity is tried."""
+
+    depth: int = 3
+    width: int = 64
+    steps: int = 200
+    rate: float = 0.1
+    batch: int = 60
+    sizes: tuple[int, ...] = (8, 30, 60, 120, 240)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trained network."""
+
+    seed: int
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
+    """One network per seed."""
+    return [Trial(seed) for seed in seeds]
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train without batch normalization, put it in as the identity, and see what changes."""
+    data = digits(trial.seed)
+    plain = Dense(
+        depth=settings.depth, width=settings.width, activation="relu", batch_norm=False, std=he, seed=trial.seed
+    )
+    train(plain, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
+    plain = plain.double().eval()
+    first = plain.linear[0]
+    next_batch = []
+    for size in settings.sizes:
+        two = islice(batches(data.train, size, trial.seed), 2)
+        this, after = (first(images.double()).detach() for images, _ in two)
+        next_batch.append(_deviation(_identity(this, eps_inside=True), after))
+    inputs = first(next(batches(data.train, settings.batch, trial.seed))[0].double()).detach()
+    with torch.no_grad():
+        normalized = _with_identities(plain, settings, data.train.images.double())
+        test = data.test.images.double()
+        logits = float((normalized(test) - plain(test)).abs().max())
+    return {
+        "same_batch": _deviation(_identity(inputs, eps_inside=True), inputs),
+        "without_eps": _deviation(_identity(inputs, eps_inside=False), inputs),
+        "next_batch": next_batch,
+        "logits": logits,
+    }
+
+
+def _identity(inputs: Tensor, *, eps_inside: bool) -> nn.Module:
+    """A layer in training mode whose scale and shift undo the statistics of ``inputs``."""
+    layer = BatchNorm1d(inputs.shape[1], dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_((inputs.var(dim=0, correction=0) + (layer.eps if eps_inside else 0.0)).sqrt())
+        layer.bias.copy_(inputs.mean(dim=0))
+    return layer
+
+
+def _deviation(layer: nn.Module, inputs: Tensor) -> float:
+    """Root mean square of what a layer changes, in standard deviations of its input."""
+    with torch.no_grad():
+        return float((layer(inputs) - inputs).square().mean().sqrt() / inputs.std(dim=0).mean())
+
+
+def _with_identities(plain: Dense, settings: Settings, images: Tensor) -> Dense:
+    """The same function with batch normalization in inference mode; its statistics are those of ``images``."""
+    found = Dense(
+        depth=settings.depth,
+        width=settings.width,
+        activation="relu",
+        batch_norm=True,
+        std=he,
+        seed=0,
+        dtype=torch.float64,
+    )
+    found.readout.load_state_dict(plain.readout.state_dict())
+    x = images
+    for ours, theirs, layer in zip(found.linear, plain.linear, found.normalize, strict=True):
+        assert isinstance(ours, nn.Linear)  # nn.ModuleList does not know what it holds
+        assert isinstance(theirs, nn.Linear)
+        assert isinstance(layer, BatchNorm1d)
+        ours.weight.copy_(theirs.weight)  # it has no bias: the shift has that part
+        z = ours(x)
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        layer.running_mean.copy_(z.mean(dim=0))
+        layer.running_var.copy_(z.var(dim=0))
+        layer.weight.copy_((layer.running_var + layer.eps).sqrt())
+        layer.bias.copy_(layer.running_mean + theirs.bias)
+        x = torch.relu(theirs(x))
+    return found.eval()
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Judge the identities, and show how far the next batch is from them."""
+    return Conclusion(
+        statements=tuple(_statements(settings, outcomes)),
+        table=_table(settings, outcomes),
+        figures=(_figure(settings, outcomes),),
+        caveats=(
+            "That the identity can be represented does not say that training finds it, and while training the "
+            "statistics are of another batch at every step, so that scale and shift would have to follow them.",
+            "A unit that is the same for all images has no variance, and eps alone decides what becomes of it.",
+        ),
+    )
+
+
+def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+    at = settings.sizes.index(settings.batch)
+    unit = "standard deviations"
+    return [
+        judge(
+            "With scale sqrt(Var + eps) and shift E of a batch, batch normalization gives the batch back.",
+            largest(outcomes.array("same_batch"), unit),
+            Exact(LAYER),
+        ),
+        judge(
+            "With scale sqrt(Var) as it is written, without eps, it gives the batch back.",
+            largest(outcomes.array("without_eps"), unit),
+            Exact(LAYER),
+        ),
+        judge(
+            f"Set for one batch of {settings.batch}, it gives the next batch back too.",
+            mean(outcomes.array("next_batch")[:, at], unit),
+            Within(-SAME, SAME),
+        ),
+        judge(
+            "A trained network has the same logits in inference mode when batch normalization is put in as identity.",
+            largest(outcomes.array("logits"), "logits"),
+            Exact(NETWORK),
+            says="all minima of the plain network survive: Santurkar et al. 2018, observation 4.3",
+        ),
+    ]
+
+
+def _table(settings: Settings, outcomes: Outcomes) -> Table:
+    rows = [
+        ("the same batch, scale sqrt(Var + eps)", f"{outcomes.array('same_batch').max():.1e}"),
+        ("the same batch, scale sqrt(Var)", f"{outcomes.array('without_eps').max():.1e}"),
+    ]
+    for i, size in enumerate(settings.sizes):
+        rows.append((f"the next batch of {size}", cell(mean(outcomes.array("next_batch")[:, i], ""), 3)))
+    rows.append(("logits of the network, inference", f"{outcomes.array('logits').max():.1e}"))
+    caption = (
+        f"Deviation from the identity, in standard deviations (of the logits: as they are): the largest of "
+        f"{len(outcomes)} seeds, for the next batch mean [95 % interval]"
+    )
+    return Table(caption, ("for", "deviation"), tuple(rows))
+
+
+def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
+    sizes = tuple(float(size) for size in settings.sizes)
+    values = outcomes.array("next_batch")
+    noise = tuple(float(each) for each in values.mean(axis=0)[0] * np.sqrt(sizes[0] / np.array(sizes)))
+    lines = (
+        Series("the next batch", sizes, *(tuple(line) for line in band(values))),
+        Series("falling with the root of the batch size", sizes, noise),
+    )
+    return Figure(
+        name="deviation_by_batch_size",
+        title="An identity for one batch, met by the next",
+        caption="Scale and shift undo the statistics of one batch; the next has others. Line: mean over seeds; band: "
+        "smallest to largest.",
+        x_label="images per batch",
+        y_label="deviation, standard deviations",
+        panels=(Panel("first hidden layer, trained", lines),),
+        x_scale="log",
+        y_scale="log",
+    )
