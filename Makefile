@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PINS := requirements/constraints.txt
-EXTRAS := lab,dev
+EXTRAS := lab,keras,dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 REPORT := report
 

@@ -86,4 +86,4 @@ def test_what_is_pinned_is_what_the_package_asks_for() -> None:
     lines = (ROOT / "requirements/constraints.txt").read_text("utf-8").splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     asked = {re.split(r"[^\w-]", line)[0].lower() for line in requires("normwise") or []}
-    assert asked - pinned == {"keras", "normwise"}  # `make` does not install Keras, and the package is the clone
+    assert asked - pinned == {"normwise"}  # the package is the clone

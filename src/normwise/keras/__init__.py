@@ -1,0 +1,12 @@
+"""Batch normalization for Keras 3, in Keras's names, on its TensorFlow, JAX and torch backends."""
+
+from normwise.errors import MissingExtra
+
+try:
+    import keras as _keras  # noqa: F401  # only whether it is there
+except ModuleNotFoundError as error:
+    raise MissingExtra("keras", extra="keras") from error
+
+from normwise.keras.batch_normalization import BatchNormalization
+
+__all__ = ["BatchNormalization"]

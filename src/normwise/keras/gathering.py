@@ -1,0 +1,102 @@
+"""The gather step on ``keras.ops``: the moments of a batch by a shifted two-pass formula, with masks and replicas."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from normwise.keras.masks import values_per_channel, without_channels
+from normwise.keras.replicas import sum_of_replicas, synchronizing
+
+
+class Gathered(NamedTuple):
+    """A batch about its mean; per channel means in the shape of the input with 1 for all other axes.
+
+    Attributes:
+        centred: the input less ``near``.
+        near: about the mean, as a constant: what rounding left between the two is ``offset``.
+        offset: the mean less ``near``.
+        var: biased.
+        count: how many values count: a number, or a tensor, shape (1,) or (C,).
+    """
+
+    centred: Any
+    near: Any
+    offset: Any
+    var: Any
+    count: Any
+
+    def mean(self) -> Any:
+        """The mean, shape (C,)."""
+        return ops.reshape(self.near + self.offset, (-1,))
+
+    def variance(self) -> Any:
+        """The biased variance, shape (C,)."""
+        return ops.reshape(self.var, (-1,))
+
+
+def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> Gathered:
+    r"""The moments of each channel, exact for any mean, with gradients of any order.
+
+    .. math:: m \approx \mu, \quad \delta = \frac1n \sum_i w_i (x_i - m), \quad \mu = m + \delta, \quad
+        v = \frac1n \sum_i w_i (x_i - m)^2 - \delta^2
+
+    m is the mean as far as its dtype holds it, and a constant for the gradient, which then comes to two sums.
+
+    Args:
+        inputs: float32 or float64.
+        mask: boolean, the axes of the input or 1; None where all values count.
+        axis: of the channels.
+        synchronized: whether over all replicas.
+
+    References:
+        Chan, Golub and LeVeque, Algorithms for computing the sample variance: analysis and recommendations, 1983.
+
+    Example:
+        >>> batch = gather(ops.convert_to_tensor([[1.0], [3.0]]), None, -1)
+        >>> float(batch.mean()[0]), float(batch.variance()[0]), batch.count
+        (2.0, 1.0, 2)
+    """
+    over = without_channels(inputs, axis)
+    together = synchronized and synchronizing()
+    if mask is None and not together:
+        near = ops.stop_gradient(ops.mean(inputs, over, keepdims=True))
+        centred = inputs - near
+        offset = ops.mean(centred, over, keepdims=True)
+        var = ops.mean(ops.square(centred), over, keepdims=True) - ops.square(offset)
+        return Gathered(centred, near, offset, ops.maximum(var, 0), values_per_channel(inputs, axis))
+    return _by_sums(inputs, mask, axis, over, together)
+
+
+def _by_sums(inputs: Any, mask: Any, axis: int, over: tuple[int, ...], together: bool) -> Gathered:
+    count = _count(inputs, mask, axis, over)
+    (total,) = _summed([_counting(inputs, mask, over)], False)
+    if together:
+        total, count = sum_of_replicas([total, count])
+    values = ops.maximum(count, 1)
+    near = ops.stop_gradient(total / values)
+    centred = inputs - near
+    sums = _summed([_counting(centred, mask, over), _counting(ops.square(centred), mask, over)], together)
+    offset = sums[0] / values
+    var = sums[1] / values - ops.square(offset)
+    return Gathered(centred, near, offset, ops.maximum(var, 0), ops.reshape(count, (-1,)))
+
+
+def _counting(values: Any, mask: Any, over: tuple[int, ...]) -> Any:
+    counting = values if mask is None else ops.where(mask, values, ops.zeros_like(values))
+    return ops.sum(counting, over, keepdims=True)
+
+
+def _summed(sums: list[Any], together: bool) -> list[Any]:
+    return sum_of_replicas(sums) if together else sums
+
+
+def _count(inputs: Any, mask: Any, axis: int, over: tuple[int, ...]) -> Any:
+    """How many values count, in the input's dtype, with all axes."""
+    shape = list(ops.shape(inputs))
+    if mask is None:
+        shape[axis] = 1
+        return ops.sum(ops.ones(tuple(shape), dtype=inputs.dtype), over, keepdims=True)
+    shape[axis] = ops.shape(mask)[axis]
+    return ops.sum(ops.cast(ops.broadcast_to(mask, tuple(shape)), inputs.dtype), over, keepdims=True)

@@ -1,0 +1,50 @@
+"""The normalize and the activate step on ``keras.ops``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from normwise.keras.gathering import Gathered
+
+
+def along(per_channel: Any, inputs: Any, axis: int) -> Any:
+    """A tensor of shape (C,) with the axes of the input."""
+    shape = [1] * len(inputs.shape)
+    shape[axis] = -1
+    return ops.reshape(per_channel, shape)
+
+
+def normalize(batch: Gathered, scale: Any, shift: Any, epsilon: float, axis: int) -> Any:
+    r"""Normalize a batch by its moments, :math:`\gamma (x - \mu) / \sqrt{v + \epsilon} + \beta`.
+
+    Args:
+        batch: the moments that are to be taken, and the input about them.
+        scale: :math:`\gamma`, shape (C,), or None for 1.
+        shift: :math:`\beta`, shape (C,), or None for 0.
+        epsilon: added to the variance.
+        axis: of the channels.
+    """
+    factor = ops.rsqrt(batch.var + epsilon)
+    if scale is not None:
+        factor = factor * along(scale, batch.centred, axis)
+    y = (batch.centred - batch.offset) * factor
+    return y if shift is None else y + along(shift, batch.centred, axis)
+
+
+def normalize_by_fixed(inputs: Any, mean: Any, var: Any, scale: Any, shift: Any, epsilon: float, axis: int) -> Any:
+    """Normalize by given statistics of shape (C,)."""
+    factor = ops.rsqrt(var + epsilon)
+    if scale is not None:
+        factor = factor * scale
+    y = (inputs - along(mean, inputs, axis)) * along(factor, inputs, axis)
+    return y if shift is None else y + along(shift, inputs, axis)
+
+
+def activate(y: Any, activation: Callable[[Any], Any] | None, residual: Any) -> Any:
+    """``activation(y + residual)`` in the dtype of y."""
+    if residual is not None:
+        y = y + ops.cast(residual, y.dtype)
+    return y if activation is None else activation(y)
