@@ -170,6 +170,27 @@ def test_the_clipping_rate_is_the_share_of_channels() -> None:
     torch.testing.assert_close(layer.d, torch.tensor([0.0, 0.0, 0.0, 5.0], dtype=F64))
 
 
+def kept_for_the_backward(layer: nn.Module, x: Tensor) -> int:
+    """How many numbers of the size of the input."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.numel() >= x.numel():
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("size", [4, 24])  # for PyTorch's operator, and for the compiled kernels
+def test_the_backward_keeps_no_more_than_batch_norms(size: int, layout: str) -> None:
+    x = LAYOUTS[layout](torch.randn(8, 16, size, size)).requires_grad_()
+    assert kept_for_the_backward(nt.BatchRenorm2d(16), x) == kept_for_the_backward(nt.BatchNorm2d(16), x) == x.numel()
+
+
 def test_small_batches_come_out_as_in_inference_where_torchs_do_not() -> None:
     draw = torch.Generator().manual_seed(0)
     plain, layer = nn.BatchNorm1d(8), nt.BatchRenorm1d(8, schedule=AT_ONCE)

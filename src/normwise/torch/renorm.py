@@ -16,7 +16,7 @@ from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import recomputing
 from normwise.torch.renorm_schedule import RenormSchedule
-from normwise.torch.steps import choice_for, normalize_by_batch, normalize_by_fixed
+from normwise.torch.steps import choice_for, normalize_by_batch
 from normwise.torch.tiny_batches import POLICIES, Batch
 
 
@@ -97,32 +97,26 @@ class FusedBatchRenorm(FusedBatchNorm):
         assert mean is not None
         assert var is not None
         kernel = choice_for(input, by_batch=True, mask=weights).name
-        normalized, batch = normalize_by_batch(input, None, None, self.eps, None, None, weights, kernel=kernel)
+        batch = None
+        if not recomputing():
+            with torch.no_grad():
+                _, batch = normalize_by_batch(input, None, None, self.eps, None, None, weights, kernel=kernel)
         r, d = self._corrections(batch, mean, var)
-        # To scale and shift again is to normalize by given statistics, a pass that the kernels have.
-        kernel = choice_for(input, by_batch=False, mask=weights).name
+        # r and d are constants for the gradient, so that this is batch norm with another scale and shift, whose
+        # backward is one pass. To correct the normalized values would be a pass more there, and them to be kept.
         scale = r if weight is None else r * weight
         shift = d if weight is None else d * weight
-        y = normalize_by_fixed(
-            normalized,
-            torch.zeros_like(r),
-            torch.full_like(r, 1.0 - self.eps),
-            scale,
-            shift if bias is None else shift + bias,
-            self.eps,
-            self.activation,
-            residual,
-            weights,
-            kernel=kernel,
-        )
-        self._enter(batch, weights)
+        shift = shift if bias is None else shift + bias
+        y, _ = normalize_by_batch(input, scale, shift, self.eps, self.activation, residual, weights, kernel=kernel)
+        if batch is not None:
+            self._enter(batch, weights)
         return y
 
     @torch.no_grad()
-    def _corrections(self, batch: Moments, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    def _corrections(self, batch: Moments | None, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """The r and d for a batch by the statistics before it, in the statistics' dtype, shape (C,)."""
-        if recomputing():
-            # The statistics have moved since; what the backward wants is the forward that was.
+        if batch is None:
+            # A forward that is run again. The statistics have moved since; what the backward wants is the one that was.
             return self.r.clone(), self.d.clone()
         seen = self.num_batches_tracked
         assert seen is not None
