@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
@@ -29,13 +30,15 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
 
     ``DistributedDataParallel`` averages gradients, not statistics: what is saved are those of rank 0, as if the other
     processes had seen nothing. Where they see other data, a model by these is another model. Train with
-    ``broadcast_buffers=False``, or rank 0's overwrite the others in every forward, and call this in every process.
+    ``forward_sync_buffers=False`` (``broadcast_buffers=False`` in older PyTorch), or rank 0's overwrite the others in
+    every forward, and call this in every process.
 
     :math:`n_k` is the number of values where the estimator keeps it (``"pooled"``), which makes the result exact; the
     number of batches where all batches count the same (``"cumulative"``, ``momentum=None``); and the same for every
     process that has trained at all elsewhere, because a moving average is worth its window, however long it ran.
 
-    Counters stay each process's own, so that pooling again later, after every epoch for example, counts nothing twice.
+    Counters stay each process's own, so that pooling again later, after every epoch for example, counts nothing twice;
+    variances are then known to one part in :math:`n_k` only.
     Everything but the running mean and variance is as before; on any error, these too. It is a collective call.
 
     Args:
@@ -48,7 +51,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
     Raises:
         TypeError: not a ``torch.nn.Module``.
         NormwiseError: the processes have different layers; statistics that are not finite; a model in
-            ``DistributedDataParallel`` with ``broadcast_buffers=True``; another process failed.
+            ``DistributedDataParallel`` with ``forward_sync_buffers=True``; another process failed.
 
     References:
         Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
@@ -120,7 +123,7 @@ def _weight(layer: Any) -> Tensor:
         weight: Tensor = count
         return weight
     batches = layer.num_batches_tracked
-    if batches is None:
+    if batches is None or isinstance(layer, _InstanceNorm):  # torch's instance norms never count
         return torch.ones(())
     cumulative = (
         isinstance(layer._estimator(), Cumulative) if isinstance(layer, FusedBatchNorm) else layer.momentum is None
@@ -153,9 +156,10 @@ def _check_broadcast(model: nn.Module) -> None:
         wrapped = isinstance(module, DistributedDataParallel) and module.broadcast_buffers
         if wrapped and distributed.get_world_size() > 1:
             raise NormwiseError(
-                "this DistributedDataParallel has broadcast_buffers=True, with which rank 0's statistics overwrite all "
-                "others in every forward, so there is nothing left to pool: wrap the model with "
-                "broadcast_buffers=False, or train with convert_to_synchronized."
+                "this DistributedDataParallel has forward_sync_buffers=True, with which rank 0's statistics overwrite "
+                "all others in every forward, so there is nothing left to pool: wrap the model with "
+                "forward_sync_buffers=False (broadcast_buffers=False in older PyTorch), or train with "
+                "convert_to_synchronized."
             )
 
 
