@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from normwise.kernels import aten
+
 ORDERS = ("consecutive", "interleaved", "shuffled")
 
 
@@ -105,6 +107,20 @@ def order_of(order: str, groups: int, size: int, samples: int, device: torch.dev
     return Places(torch.cat((forth, places[within:])), torch.cat((back, places[within:])))
 
 
+def side_by_side(places: Places | None, groups: int, size: int, samples: int, device: torch.device) -> Places:
+    """The same virtual batches as of ``order_of``, each with its samples next to each other.
+
+    Example:
+        >>> side_by_side(None, groups=2, size=2, samples=5, device=torch.device("cpu")).order
+        tensor([0, 2, 1, 3, 4])
+    """
+    apart = order_of("consecutive", groups, size, samples, device)
+    assert apart is not None  # of more than one group
+    if places is None:
+        return Places(apart.back, apart.order)
+    return Places(places.order[apart.back], apart.order[places.back])
+
+
 def permuted(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
     """The rows of x in another order, with a gradient that only puts them back: nothing has to be added up.
 
@@ -114,9 +130,16 @@ def permuted(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
         back: the inverse of it.
     """
     if torch.compiler.is_compiling():  # which warns of functions of our own, and fuses the adding up
-        return x.index_select(0, order)
+        return _taken(x, order)
     moved: Tensor = _Permuted.apply(x, order, back)
     return moved
+
+
+def _taken(x: Tensor, order: Tensor) -> Tensor:
+    """The samples as they lie in memory: PyTorch would turn those whose channels come last."""
+    if x.dim() < 4 or aten.memory_format(x) is torch.contiguous_format:
+        return x.index_select(0, order)
+    return x.movedim(1, -1).index_select(0, order).movedim(-1, 1)
 
 
 class _Permuted(torch.autograd.Function):
@@ -125,7 +148,7 @@ class _Permuted(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
         _ = back
-        return x.index_select(0, order)
+        return _taken(x, order)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -14,7 +14,7 @@ from normwise.kernels.choose import SMALL
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
-from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
+from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted, side_by_side
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.steps import choice_for, normalize_by_batch
@@ -84,14 +84,20 @@ class FusedGhostBatchNorm(FusedBatchNorm):
     ) -> tuple[Tensor, Moments | None]:
         """The output, and the moments of all values in all groups, or None where nothing is to enter."""
         x, order = samples.input, self.order
-        if order == "consecutive" and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling():
-            # Groups of that size are done one by one before they are gathered from memory for one call.
-            calls, groups, order = [size] * groups, 1, "interleaved"
+        large = groups > 1 and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling()
+        last = aten.memory_format(x) is not torch.contiguous_format
+        calls = [groups * size]
+        # Groups of that size are done one by one before they are gathered from memory for one call, value by value
+        # where the channels come last.
+        if large and order == "consecutive":
+            calls, places = [size] * groups, None
         else:
-            calls = [groups * size]
+            places = order_of(order, groups, size, len(x), x.device)
+            if large and last:
+                calls, places = [size] * groups, side_by_side(places, groups, size, len(x), x.device)
+        groups = 1 if len(calls) > 1 else groups
         if rest:
             calls.append(rest)
-        places = order_of(order, groups, size, len(x), x.device)
         parts = (samples if places is None else samples.moved(places)).split(calls)
         done = [self._call(part, given, 1 if rest and part is parts[-1] else groups, shares_mask) for part in parts]
         y = done[0][0] if len(done) == 1 else torch.cat([part for part, _ in done])
