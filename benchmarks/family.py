@@ -1,0 +1,151 @@
+"""What each layer of the family costs against PyTorch's batch norm: ``python -m benchmarks.family``.
+
+Two shapes of ResNet-50 in both layouts, one thread, float32, everyone in turn, memory kept between calls for everyone.
+The time is the thread's own on the processor, so that the turns of other processes are not in it.
+Writes docs/speed_of_the_family.md.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.memory import treat
+from benchmarks.report import machine
+from normwise import torch as nt
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed_of_the_family.md"
+PEER = "torch.nn.BatchNorm2d"
+SHAPES = ((32, 64, 56, 56), (32, 256, 14, 14))
+LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
+PHASES = ("training", "inference")
+ROUNDS = 41
+SHORT = 2e-3  # seconds: what is shorter is called several times in a row, because the clock costs too
+
+Layer = Callable[[Tensor], Tensor]
+
+
+def layers(shape: tuple[int, ...], *, training: bool) -> dict[str, tuple[nn.Module, Layer]]:
+    """Each layer, and how it is called; their statistics are those of one batch."""
+    channels, side = shape[1], shape[2]
+    # A third of the places of every image is padding.
+    mask = (torch.arange(side) < side - side // 3).expand(shape[0], 1, side, side).contiguous()
+    masked, domains = nt.BatchNorm2d(channels), nt.PerDomain(nt.BatchNorm2d(channels), ["day", "night"])
+    plain: dict[str, nn.Module] = {
+        PEER: nn.BatchNorm2d(channels),
+        "BatchNorm2d": nt.BatchNorm2d(channels),
+        "BatchRenorm2d": nt.BatchRenorm2d(channels),
+        "GhostBatchNorm2d, 4 parts": nt.GhostBatchNorm2d(channels, num_splits=4),
+        "GhostBatchNorm2d, 4 parts, interleaved": nt.GhostBatchNorm2d(channels, num_splits=4, order="interleaved"),
+    }
+    found: dict[str, tuple[nn.Module, Layer]] = {name: (layer, layer) for name, layer in plain.items()}
+    found["BatchNorm2d, a third masked"] = masked, lambda x: masked(x, mask=mask)
+    found["PerDomain(BatchNorm2d), 2 domains"] = domains, lambda x: domains(x, domain="day")
+    for layer, call in found.values():
+        call(torch.randn(shape))
+        layer.train(training)
+    return found
+
+
+def calls(shape: tuple[int, ...], layout: str, phase: str) -> dict[str, Callable[[], object]]:
+    """What is timed: inference, or forward and backward."""
+    training = phase == "training"
+    x = torch.randn(shape).contiguous(memory_format=LAYOUTS[layout])
+    dy = torch.randn(shape).contiguous(memory_format=LAYOUTS[layout])
+
+    def timed(layer: nn.Module, call: Layer) -> Callable[[], object]:
+        learns = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        leaves = (learns, *layer.parameters())
+
+        def inference() -> object:
+            with torch.no_grad():
+                return call(x)
+
+        def both() -> object:
+            return torch.autograd.grad(call(learns), leaves, dy)
+
+        return both if training else inference
+
+    return {name: timed(*each) for name, each in layers(shape, training=training).items()}
+
+
+def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of the processor per call, A B C, B C A, ...: a slow moment of the machine meets everyone."""
+    names = list(calls)
+    for call in calls.values():  # the first calls map memory and find the code
+        call()
+    in_a_row = {name: math.ceil(SHORT / max(_seconds(call, 2), 1e-6)) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(_seconds(calls[name], in_a_row[name]))
+    return times
+
+
+def _seconds(call: Callable[[], object], in_a_row: int) -> float:
+    start = time.thread_time()
+    for _ in range(in_a_row):
+        call()
+    return (time.thread_time() - start) / in_a_row
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """The median of the paired ratios, with its quartiles."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def page() -> str:
+    """Measures, and writes what was measured."""
+    about = machine()
+    heads = [f"({', '.join(map(str, shape))}), channels {layout}" for shape in SHAPES for layout in LAYOUTS]
+    tables = []
+    for phase in PHASES:
+        columns: list[dict[str, str]] = []
+        for shape in SHAPES:
+            for layout in LAYOUTS:
+                times = in_turn(calls(shape, layout, phase), ROUNDS)
+                peer = times[PEER]
+                columns.append({name: ratio(found, peer) for name, found in times.items() if name != PEER})
+                columns[-1][PEER] = f"{1e3 * statistics.median(peer):.2f} ms"
+                print(phase, shape, layout, columns[-1], file=sys.stderr, flush=True)
+        rows = [f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0] if name != PEER]
+        peer_row = f"| {PEER} itself | {' | '.join(column[PEER] for column in columns)} |"
+        head = f"| | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}"
+        tables.append(f"## {phase.capitalize()}\n\n" + "\n".join([head, *rows, peer_row]) + "\n")
+    return f"""# What each layer costs
+
+Times as multiples of `{PEER}`'s on the same input: medians of {ROUNDS} pairs and their quartiles. Below
+1 is faster than PyTorch. Training is forward and backward; inference is without gradients. float32, the time that one
+thread is on the processor, memory kept between calls for everyone, {about["processor"]}, PyTorch {about["torch"]},
+kernels for {about["kernels"]}, a load of {about["load before"]} on {about["processors"]} processors by other work.
+`python -m benchmarks.family` writes this page.
+
+{chr(10).join(tables)}
+## Where it goes
+
+- Batch renormalization normalizes once for the moments and once with the correction that follows from them.
+- Consecutive virtual batches of some size are done one by one and copied together. Interleaved ones are done at once,
+  without a copy, where the channels come first; where they come last, samples are moved there and back.
+- A mask is looked at with every value; PyTorch has no such layer.
+- In inference batch renormalization, virtual batches and domains are batch norm.
+"""
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    treat("reused")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The page about the family's speed: everyone is in it, in both phases, and a ratio is ours over theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import family
+
+
+def test_a_ratio_is_the_median_of_pairs_with_its_quartiles() -> None:
+    assert family.ratio([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]) == "3.00 (2.00 to 4.00)"
+
+
+def test_every_layer_is_called_in_every_round_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def called(name: str) -> str:
+        order.append(name)
+        return name
+
+    def one_second(call: Callable[[], object], _: int) -> float:
+        call()
+        return 1.0
+
+    monkeypatch.setattr(family, "_seconds", one_second)
+    times = family.in_turn({name: partial(called, name) for name in "abc"}, 3)
+    assert "".join(order[6:]) == "abcbcacab"
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize("phase", family.PHASES)
+@pytest.mark.parametrize("layout", family.LAYOUTS)
+def test_training_has_gradients_and_inference_has_none(phase: str, layout: str) -> None:
+    calls = family.calls((8, 4, 6, 6), layout, phase)
+    assert len(calls) == 7
+    for name, call in calls.items():
+        found = call()
+        if phase == "inference":
+            assert isinstance(found, torch.Tensor), name
+            assert not found.requires_grad
+        else:
+            assert isinstance(found, tuple), name
+            assert [tuple(each.shape) for each in found] == [(8, 4, 6, 6), (4,), (4,)]
+
+
+def test_the_page_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "SHAPES", ((8, 4, 6, 6),))
+    monkeypatch.setattr(family, "ROUNDS", 3)
+    monkeypatch.setattr(family, "SHORT", 1e-9)
+    page = family.page()
+    for name in family.calls((8, 4, 6, 6), "first", "inference"):
+        assert sum(line.startswith(f"| {name} ") for line in page.splitlines()) == len(family.PHASES), name
+    assert "medians of 3 pairs" in page
+    assert "| (8, 4, 6, 6), channels first | (8, 4, 6, 6), channels last |" in page
