@@ -101,7 +101,8 @@ class IterativeNorm1d(FusedIterativeNorm, torch.nn.BatchNorm1d):
     ``forward`` takes ``residual``, ``mask`` and ``sample_weight`` as ``BatchNorm1d`` does; the mask and the weights are
     those of positions, which all channels share. A batch that is not finite in some channel of a group leaves that
     group's statistics as they were. The steps are made in pairs (``normwise.kernels.newton_root``), which are the
-    paper's but for their rounding errors, so that any number of them is safe.
+    paper's but for their rounding errors, so that any number of them is safe. For checkpoints and PyTorch's tools,
+    see ``DecorrelatedBatchNorm1d``.
 
     Raises:
         ValueError: a ``group_size`` that does not divide C, a mask for single channels, and what ``BatchNorm1d``
