@@ -19,7 +19,7 @@ from tests.torch.processes import work
 F64 = torch.float64
 Found = dict[str, Any]
 ESTIMATORS: dict[str, Any] = {name: name for name in names()} | {"window": Window(1, 3), "none": None}
-POLICIES = [("running", 1), ("running", 5), ("renorm", 1), ("renorm", 5)]
+POLICIES = [("running", 1), ("running", 5), ("renorm", 1), ("renorm", 5), ("renorm", 40)]
 
 
 def numbers(rank: int, samples: int = 4, seed: int = 0) -> Tensor:
@@ -57,7 +57,7 @@ def one_value_each(rank: int) -> Found:
 def tiny(rank: int, policy: str, samples: int) -> Found:
     layer = nt.SyncBatchNorm(3, dtype=F64, on_tiny_batch=policy)
     prepare(layer)
-    x = (both(4)[:samples] if rank == 0 else both(4)[samples:samples]).sum(2, keepdim=True).requires_grad_()
+    x = (both(20)[:samples] if rank == 0 else both(20)[samples:samples]).sum(2, keepdim=True).requires_grad_()
     y = layer(x)
     y.pow(3).sum().backward()
     assert layer.weight.grad is not None
@@ -159,7 +159,7 @@ def test_one_value_in_each_is_two(found: tuple[Found, Found]) -> None:
 def test_policies_count_the_values_of_all_processes(policy: str, samples: int, found: tuple[Found, Found]) -> None:
     layer = plain(on_tiny_batch=policy)
     prepare(layer)
-    x = both(4)[:samples].sum(2, keepdim=True).requires_grad_()
+    x = both(20)[:samples].sum(2, keepdim=True).requires_grad_()
     y = layer(x)
     y.pow(3).sum().backward()
     first, second = (part[f"{policy} {samples}"] for part in found)
