@@ -113,15 +113,30 @@ def mixed_masks(rank: int) -> Found:
     return state(layer)
 
 
+def without_a_look(rank: int) -> Found:
+    """As on devices where Python does not look at numbers, because it would have to wait for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("synchronized", "sync_tiny_batches"):
+            patch.setattr(f"normwise.torch.{module}.readable", lambda _: False)
+        found = {"alone": one_value(rank), "error": tiny(rank, "error", 9)}
+        for policy, samples in POLICIES:
+            found[f"{policy} {samples}"] = tiny(rank, policy, samples)
+        pooled = nt.SyncBatchNorm(3, dtype=F64, estimator="pooled")
+        for seed, samples in enumerate((4, 2, 5)):
+            pooled(numbers(rank, samples, seed))
+    return found | {"pooled": state(pooled)}
+
+
 SCENES: dict[str, Callable[[int], Found]] = {
     scene.__name__: scene
-    for scene in (one_value, one_value_each, not_finite, estimators, cumulative, paused, mixed_masks)
+    for scene in (one_value, one_value_each, not_finite, estimators, cumulative, paused, mixed_masks, without_a_look)
 }
 
 
 def find(rank: int, _: int) -> Found:
     found = {name: scene(rank) for name, scene in SCENES.items()}
-    return found | {f"{policy} {samples}": tiny(rank, policy, samples) for policy, samples in POLICIES}
+    found |= {f"{policy} {samples}": tiny(rank, policy, samples) for policy, samples in POLICIES}
+    return found | {"error": tiny(rank, "error", 9)}
 
 
 @pytest.fixture(scope="module")
@@ -155,20 +170,42 @@ def test_one_value_in_each_is_two(found: tuple[Found, Found]) -> None:
     close(y, nn.BatchNorm1d(1, dtype=F64)(torch.tensor([[0.0], [1.0]], dtype=F64)).detach())
 
 
-@pytest.mark.parametrize(("policy", "samples"), POLICIES)
-def test_policies_count_the_values_of_all_processes(policy: str, samples: int, found: tuple[Found, Found]) -> None:
+@pytest.mark.parametrize("looks", [True, False], ids=["on the CPU", "elsewhere"])
+@pytest.mark.parametrize(("policy", "samples"), [*POLICIES, ("error", 9)])
+def test_policies_count_the_values_of_all_processes(
+    policy: str, samples: int, looks: bool, found: tuple[Found, Found]
+) -> None:
     layer = plain(on_tiny_batch=policy)
     prepare(layer)
     x = both(20)[:samples].sum(2, keepdim=True).requires_grad_()
     y = layer(x)
     y.pow(3).sum().backward()
-    first, second = (part[f"{policy} {samples}"] for part in found)
+    name = "error" if policy == "error" else f"{policy} {samples}"
+    first, second = (part[name] if looks else part["without_a_look"][name] for part in found)
     close(first["y"], y.detach())
     close(first["x"], x.grad)
     close(first["gradient"] + second["gradient"], layer.weight.grad)
     assert second["y"].shape == second["x"].shape == (0, 3, 1)
     for part in (first, second):
         close({key: part[key] for key in state(layer)}, state(layer))
+
+
+def test_elsewhere_one_value_becomes_beta_and_moves_nothing(found: tuple[Found, Found]) -> None:
+    for part in found:
+        alone = part["without_a_look"]["alone"]
+        assert alone["words"] == "no error"
+        assert torch.equal(alone["running_mean"], torch.zeros(3, dtype=F64))
+        assert alone["num_batches_tracked"] == 0
+
+
+def test_elsewhere_values_are_counted_by_channel(found: tuple[Found, Found]) -> None:
+    layer = plain(estimator="pooled")
+    for seed, samples in enumerate((4, 2, 5)):
+        layer(both(samples, seed))
+    right = state(layer)
+    right["running_count"] = right["running_count"].double().expand(3)
+    for part in found:
+        close(part["without_a_look"]["pooled"], right)
 
 
 def test_what_is_not_finite_in_one_process_enters_in_none(found: tuple[Found, Found]) -> None:
