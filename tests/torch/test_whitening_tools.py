@@ -95,6 +95,18 @@ def test_to_mkldnn_is_refused() -> None:
         import_module("torch.utils.mkldnn").to_mkldnn(model)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")  # by torch itself
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantization_fuses_them_into_nothing_and_leaves_them_in_float(kind: type[nn.Module]) -> None:
+    quantization = import_module("torch.ao.quantization")
+    model = network(kind(4, group_size=2)).eval()
+    x = batches()[0]
+    for modules in (["0", "1"], ["1", "2"]):
+        with pytest.raises(AssertionError, match="did not find fuser method"):
+            quantization.fuse_modules(model, modules)
+    torch.testing.assert_close(quantization.quantize_dynamic(model)(x), model(x))
+
+
 @scripted_inside
 @pytest.mark.parametrize("kind", KINDS)
 def test_fx_fusion_leaves_them(kind: type[nn.Module]) -> None:
