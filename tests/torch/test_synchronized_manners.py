@@ -171,7 +171,7 @@ def plain(**settings: Any) -> Any:
     return nt.BatchNorm1d(3, dtype=F64, **settings)
 
 
-def close(one: Any, other: Any) -> None:
+def assert_alike(one: Any, other: Any) -> None:
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
@@ -182,21 +182,21 @@ def test_inference_exchanges_nothing(found: tuple[Found, Found]) -> None:
 
 def test_without_statistics_training_is_joined_and_inference_alone(found: tuple[Found, Found]) -> None:
     layer = plain(track_running_stats=False)
-    close(torch.cat([part["without_statistics"]["y"] for part in found]), layer(both()).detach())
+    assert_alike(torch.cat([part["without_statistics"]["y"] for part in found]), layer(both()).detach())
     for rank, part in enumerate(found):
-        close(part["without_statistics"]["alone"], layer(numbers(rank)).detach())
+        assert_alike(part["without_statistics"]["alone"], layer(numbers(rank)).detach())
 
 
 @pytest.mark.parametrize("way", ["reentrant", "not reentrant"])
 def test_under_checkpoints_statistics_move_once_and_gradients_stay(way: str, found: tuple[Found, Found]) -> None:
     for part in found:
-        close(part["checkpointed"][way], part["checkpointed"]["plain"])
+        assert_alike(part["checkpointed"][way], part["checkpointed"]["plain"])
         assert part["checkpointed"][way]["1.num_batches_tracked"] == 1
 
 
 def test_compiled_models_leave_it_out_of_their_graphs(found: tuple[Found, Found]) -> None:
     for part in found:
-        close(part["compiled"]["compiled"], part["compiled"]["plain"])
+        assert_alike(part["compiled"]["compiled"], part["compiled"]["plain"])
         assert part["compiled"]["state"]["1.num_batches_tracked"] == 1
         assert part["compiled"]["words"].startswith("Unsupported: ")
         assert "SyncBatchNorm exchanges moments with other processes, outside of the graph" in part["compiled"]["words"]
@@ -214,7 +214,7 @@ def test_function_transforms_are_refused(found: tuple[Found, Found]) -> None:
 def test_second_derivatives_are_refused_and_first_ones_of_a_graph_are_right(found: tuple[Found, Found]) -> None:
     x = both().requires_grad_()
     (right,) = torch.autograd.grad(plain()(x).pow(3).sum(), x)
-    close(torch.cat([part["twice"]["once"] for part in found]), right)
+    assert_alike(torch.cat([part["twice"]["once"] for part in found]), right)
     for part in found:
         assert part["twice"]["words"] == (
             "RuntimeError: SyncBatchNorm has first derivatives only, and its gradient was to be differentiated "
@@ -225,12 +225,12 @@ def test_second_derivatives_are_refused_and_first_ones_of_a_graph_are_right(foun
 def test_copies_share_the_group(found: tuple[Found, Found]) -> None:
     right = plain(activation="relu")(both()).detach()
     for way in ("copied", "pickled"):
-        close(torch.cat([part["copies"][way] for part in found]), right)
+        assert_alike(torch.cat([part["copies"][way] for part in found]), right)
 
 
 def test_groups_of_one_are_plain_and_others_groups_are_refused(found: tuple[Found, Found]) -> None:
     for rank, part in enumerate(found):
-        close(part["groups"]["y"], plain()(numbers(rank)).detach())
+        assert_alike(part["groups"]["y"], plain()(numbers(rank)).detach())
         assert part["groups"]["words"] == (
             "NormwiseError: SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, bias=True, "
             f"track_running_stats=True) was given a process group that rank {rank} is not in, so there is no batch to "
@@ -241,7 +241,7 @@ def test_groups_of_one_are_plain_and_others_groups_are_refused(found: tuple[Foun
 def test_without_a_gradient_of_the_input_nothing_is_exchanged(found: tuple[Found, Found]) -> None:
     layer = plain()
     (layer(both())[:4]).pow(3).sum().backward()
-    close(found[0]["frozen_input"]["weight"], layer.weight.grad)
+    assert_alike(found[0]["frozen_input"]["weight"], layer.weight.grad)
 
 
 def test_under_data_parallel_a_step_is_that_of_the_whole_batch(found: tuple[Found, Found]) -> None:
@@ -253,7 +253,7 @@ def test_under_data_parallel_a_step_is_that_of_the_whole_batch(found: tuple[Foun
     right = {name: each.grad for name, each in model.named_parameters()} | dict(model.state_dict())
     for part in found:
         assert set(right) == set(part["data_parallel"])
-        close(part["data_parallel"], right)
+        assert_alike(part["data_parallel"], right)
 
 
 def test_pytorchs_own_layer_does_not_know_the_cpu(found: tuple[Found, Found]) -> None:

@@ -149,7 +149,7 @@ def plain(**settings: Any) -> Any:
     return nt.BatchNorm1d(3, dtype=F64, **settings)
 
 
-def close(one: Any, other: Any) -> None:
+def assert_alike(one: Any, other: Any) -> None:
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
@@ -167,7 +167,7 @@ def test_one_value_in_each_is_two(found: tuple[Found, Found]) -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         nn.BatchNorm1d(1)(torch.zeros(1, 1))
     y = torch.cat([part["one_value_each"]["y"] for part in found])
-    close(y, nn.BatchNorm1d(1, dtype=F64)(torch.tensor([[0.0], [1.0]], dtype=F64)).detach())
+    assert_alike(y, nn.BatchNorm1d(1, dtype=F64)(torch.tensor([[0.0], [1.0]], dtype=F64)).detach())
 
 
 @pytest.mark.parametrize("looks", [True, False], ids=["on the CPU", "elsewhere"])
@@ -182,12 +182,12 @@ def test_policies_count_the_values_of_all_processes(
     y.pow(3).sum().backward()
     name = "error" if policy == "error" else f"{policy} {samples}"
     first, second = (part[name] if looks else part["without_a_look"][name] for part in found)
-    close(first["y"], y.detach())
-    close(first["x"], x.grad)
-    close(first["gradient"] + second["gradient"], layer.weight.grad)
+    assert_alike(first["y"], y.detach())
+    assert_alike(first["x"], x.grad)
+    assert_alike(first["gradient"] + second["gradient"], layer.weight.grad)
     assert second["y"].shape == second["x"].shape == (0, 3, 1)
     for part in (first, second):
-        close({key: part[key] for key in state(layer)}, state(layer))
+        assert_alike({key: part[key] for key in state(layer)}, state(layer))
 
 
 def test_elsewhere_one_value_becomes_beta_and_moves_nothing(found: tuple[Found, Found]) -> None:
@@ -205,7 +205,7 @@ def test_elsewhere_values_are_counted_by_channel(found: tuple[Found, Found]) -> 
     right = state(layer)
     right["running_count"] = right["running_count"].double().expand(3)
     for part in found:
-        close(part["without_a_look"]["pooled"], right)
+        assert_alike(part["without_a_look"]["pooled"], right)
 
 
 def test_what_is_not_finite_in_one_process_enters_in_none(found: tuple[Found, Found]) -> None:
@@ -224,7 +224,7 @@ def test_every_estimator_has_what_it_would_have_of_the_joined_batches(name: str,
     for seed, samples in enumerate((4, 2, 5)):
         layer(both(samples, seed))
     for part in found:
-        close(part["estimators"][name], state(layer))
+        assert_alike(part["estimators"][name], state(layer))
 
 
 def test_the_plain_average(found: tuple[Found, Found]) -> None:
@@ -232,12 +232,12 @@ def test_the_plain_average(found: tuple[Found, Found]) -> None:
     for seed in range(3):
         layer(both(4, seed))
     for part in found:
-        close(part["cumulative"], state(layer))
+        assert_alike(part["cumulative"], state(layer))
 
 
 def test_paused_statistics_stay(found: tuple[Found, Found]) -> None:
     right = plain()(both()).detach()
-    close(torch.cat([part["paused"]["y"] for part in found]), right)
+    assert_alike(torch.cat([part["paused"]["y"] for part in found]), right)
     assert all(part["paused"]["num_batches_tracked"] == 0 for part in found)
     assert all(torch.equal(part["paused"]["running_mean"], torch.zeros(3, dtype=F64)) for part in found)
 
@@ -248,7 +248,7 @@ def test_masks_of_several_kinds_leave_the_same_statistics_everywhere(found: tupl
     layer = plain(estimator="pooled")
     layer(both(), mask=mask)
     for part in found:
-        close(part["mixed_masks"], state(layer))
+        assert_alike(part["mixed_masks"], state(layer))
 
 
 if __name__ == "__main__":
