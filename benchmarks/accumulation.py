@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,14 +38,14 @@ class _InAFile:
     _end = 0
 
     def __init__(self, tensor: Tensor) -> None:
-        values = memoryview(tensor.detach().contiguous().numpy().reshape(-1)).cast("B")
+        values = tensor.detach().contiguous().numpy().tobytes()
         self.shape, self.dtype, self.place = tensor.shape, tensor.dtype, _InAFile._end
         _InAFile._end += os.pwrite(self._file.fileno(), values, self.place)
 
     def to(self, *_: Any, **__: Any) -> Tensor:
         """As a tensor's, back to the device."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
-        os.preadv(self._file.fileno(), [memoryview(tensor.numpy().reshape(-1)).cast("B")], self.place)
+        os.preadv(self._file.fileno(), [memoryview(tensor.numpy().reshape(-1).view(np.uint8).data)], self.place)
         return tensor
 
 
@@ -95,7 +96,7 @@ def peak(fused: bool, name: str) -> float:
 
 
 def _measure(fused: bool, name: str) -> None:
-    Offload._copy = _ToAFile._copy  # type: ignore[method-assign]  # in this process only
+    Offload._copy = _ToAFile._copy  # type: ignore[assignment,method-assign]  # in this process only
     everything = ways(fused)
     everything["plain accumulation (not the whole batch)"]()  # gradients and libraries are there
     before = _status("VmRSS")

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.cases import EPS, MOMENTUM, Case, Inputs
-from normwise.torch.functional import batch_norm
+from normwise.torch import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 OURS, EAGER, COMPILED, KERAS, COPY = "normwise", "PyTorch eager", "torch.compile", "Keras on PyTorch", "plain copy"
 
@@ -56,27 +56,37 @@ Made = tuple[Callable[[], Tensor], tuple[Tensor, ...]]
 
 
 def _ours(case: Case, i: Inputs) -> Made:
-    training, activation = case.phase != "inference", case.activation
-
-    def apply() -> Tensor:
-        return batch_norm(
-            i.x, i.mean, i.var, i.weight, i.bias, training, MOMENTUM, EPS, activation=activation, residual=i.residual
-        )
-
-    return apply, i.leaves
+    layers = {2: BatchNorm1d, 3: BatchNorm1d, 4: BatchNorm2d, 5: BatchNorm3d}
+    layer = layers[i.x.dim()](i.x.shape[1], EPS, MOMENTUM, activation=case.activation)
+    leaves = _filled(layer, case, i)
+    return (lambda: layer(i.x, i.residual)), leaves
 
 
 def _eager(case: Case, i: Inputs) -> Made:
     """As the usual networks are written: the addition and the relu in place."""
-    training, relu = case.phase != "inference", case.activation is not None
+    layers = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+    layer = layers[i.x.dim()](i.x.shape[1], EPS, MOMENTUM)
+    leaves = _filled(layer, case, i)
+    relu = None if case.activation is None else nn.ReLU(inplace=True)
 
     def apply() -> Tensor:
-        y = F.batch_norm(i.x, i.mean, i.var, i.weight, i.bias, training, MOMENTUM, EPS)
+        y = layer(i.x)
         if i.residual is not None:
             y += i.residual
-        return y.relu_() if relu else y
+        return y if relu is None else cast(Tensor, relu(y))
 
-    return apply, i.leaves
+    return apply, leaves
+
+
+def _filled(layer: nn.Module, case: Case, i: Inputs) -> tuple[Tensor, ...]:
+    """Give the layer the parameters and statistics; the leaves."""
+    layer.train(case.phase != "inference")
+    parameters = {"weight": nn.Parameter(i.weight.detach()), "bias": nn.Parameter(i.bias.detach())}
+    layer._parameters.update(parameters)
+    layer._buffers.update(running_mean=i.mean, running_var=i.var)
+    return tuple(
+        {id(i.weight): parameters["weight"], id(i.bias): parameters["bias"]}.get(id(leaf), leaf) for leaf in i.leaves
+    )
 
 
 def _compiled(case: Case, i: Inputs) -> Made:

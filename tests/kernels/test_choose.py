@@ -35,6 +35,8 @@ def test_the_kernels_are_built_where_a_compiler_is() -> None:
         (LARGE, {"by_batch": False}, True, choose.LARGE),
         (LARGE, {"by_batch": False}, False, choose.FIXED),
         (SMALL, {}, True, choose.TOO_SMALL),
+        (torch.zeros(128, 2048), {}, True, choose.TOO_SMALL),
+        (torch.zeros(256, 2048), {}, True, choose.LARGE),
         (LAST, {}, True, choose.INEXACT),
         (LAST, {}, False, choose.NOT_BUILT_INEXACT),
         (LAST, {"by_batch": False}, True, choose.TOO_SMALL),

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 VARIABLE = "NORMWISE_KERNEL"
 BY_NAME = ("cpu", "aten", "two_pass")
 
-# Fewer elements than this, and PyTorch's operator is done before the way to another one is gone.
-SMALL = 32768
+# Fewer elements than this, and PyTorch's operator is done before the way to another one is gone. It needs more of them
+# where the channels come last in memory, as its own code does best there.
+SMALL = 2**17
+SMALL_LAST = 2**19
 # PyTorch's CPU operator keeps plain float32 sums where the channels come last in memory; they are off by up to
 # n * 6e-8 * |mean| / std standard deviations. Up to here that is PyTorch's business, beyond it is ours.
 FEW_VALUES = 256
@@ -125,7 +127,7 @@ def choose(
     channels = x.shape[1]
     if by_batch and channels > 1 and x.stride(1) == 1 and x.numel() > FEW_VALUES * channels:
         return INEXACT if _BUILT else NOT_BUILT_INEXACT
-    if x.numel() < SMALL:
+    if x.numel() < (SMALL_LAST if channels > 1 and x.stride(1) == 1 else SMALL):
         return TOO_SMALL
     if _BUILT:
         return LARGE

@@ -17,9 +17,14 @@ def check_activation(activation: str | None) -> None:
         raise UnknownName("activation", activation, ACTIVATIONS)
 
 
+def fits(residual: Tensor, input: Tensor) -> bool:
+    """Whether ``check_residual`` has nothing to say."""
+    return isinstance(residual, Tensor) and residual.shape == input.shape and residual.device == input.device
+
+
 def check_residual(residual: Tensor | None, input: Tensor) -> None:
     """Refuse a residual that is not a tensor of the input's shape on the input's device."""
-    if residual is None:
+    if residual is None or fits(residual, input):
         return
     if not isinstance(residual, Tensor):
         raise TypeError(f"residual must be a tensor, received {type(residual).__name__}: pass the tensor to be added.")
@@ -28,10 +33,9 @@ def check_residual(residual: Tensor | None, input: Tensor) -> None:
             f"residual must have the shape of the input, {tuple(input.shape)}, received {tuple(residual.shape)}: "
             "expand it or project it first."
         )
-    if residual.device != input.device:
-        raise ValueError(
-            f"residual must be on the device of the input, {input.device}, received {residual.device}: move it first."
-        )
+    raise ValueError(
+        f"residual must be on the device of the input, {input.device}, received {residual.device}: move it first."
+    )
 
 
 def as_torch_takes_them(

@@ -12,10 +12,11 @@ from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
 from normwise.kernels import aten
-from normwise.kernels.choose import SMALL, TOO_SMALL
+from normwise.kernels.choose import TOO_SMALL
+from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
-from normwise.torch.checks import check_activation, check_residual, parameters_for
+from normwise.torch.checks import check_activation, check_residual, fits, parameters_for
 from normwise.torch.conversion_guard import QConfig
 from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
 from normwise.torch.mask_checks import check_weights
@@ -71,23 +72,26 @@ class FusedBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         weight, bias, mean, var, updates = self._tensors()
         tracks = self.training and self.track_running_stats
+        activation = self.activation
         if (
-            residual is None
-            and mask is None
+            mask is None
             and sample_weight is None
-            and self.activation is None
+            and (activation is None or activation in ACTIVATIONS)
             and mean is not None
-            and 0 < input.numel() < SMALL
+            and input.numel() > 0
             and (weight is None or weight.dtype is mean.dtype)
+            and (residual is None or fits(residual, input))
             and choice_for(input, by_batch=self.training, mask=None) is TOO_SMALL
         ):  # the common call of a small tensor, of whose time every further step in Python is a hundredth
             if not self.training:
-                return aten.forward_fixed(input, mean, var, weight, bias, self.eps)
+                y = aten.forward_fixed(input, mean, var, weight, bias, self.eps)
+                return y if activation is None and residual is None else activate(y, activation, residual)
             momentum, skipped = self.momentum, self._buffers["num_batches_skipped"]
             plain = self.estimator is None and self.on_tiny_batch == "error" and not self._paused
             if tracks and plain and momentum is not None and updates is not None:
-                return normalize_and_move(input, mean, var, weight, bias, momentum, self.eps, updates, skipped)
-        check_activation(self.activation)
+                y = normalize_and_move(input, mean, var, weight, bias, momentum, self.eps, updates, skipped)
+                return y if activation is None and residual is None else activate(y, activation, residual)
+        check_activation(activation)
         check_residual(residual, input)
         weights = check_weights(mask, sample_weight, input)
         weight, bias = parameters_for(input, mean, weight, bias)
