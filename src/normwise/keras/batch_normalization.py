@@ -251,9 +251,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self.synchronized and synchronizing()
 
     def _wide(self, inputs: Any) -> str:
-        """The dtype in which is computed: float32, or what is wider."""
-        dtype: str = keras.backend.result_type(inputs.dtype, "float32")
-        return dtype
+        """The dtype in which is computed; ``keras.backend.result_type`` makes float32 of float64 on JAX and torch."""
+        return "float64" if keras.backend.standardize_dtype(inputs.dtype) == "float64" else "float32"
 
     def _scale_and_shift(self, dtype: Any) -> tuple[Any, Any]:
         gamma = ops.cast(self.gamma, dtype) if self.scale else None

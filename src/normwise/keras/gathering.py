@@ -60,13 +60,16 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
     """
     over = without_channels(inputs, axis)
     together = synchronized and synchronizing()
-    if mask is None and not together:
-        near = ops.stop_gradient(ops.mean(inputs, over, keepdims=True))
-        centred = inputs - near
-        offset = ops.mean(centred, over, keepdims=True)
-        var = ops.mean(ops.square(centred), over, keepdims=True) - ops.square(offset)
-        return Gathered(centred, near, offset, ops.maximum(var, 0), values_per_channel(inputs, axis))
-    return _by_sums(inputs, mask, axis, over, together)
+    if mask is not None or together:
+        return _by_sums(inputs, mask, axis, over, together)
+    count = values_per_channel(inputs, axis)
+    values = ops.cast(count, inputs.dtype)
+    near = ops.stop_gradient(ops.mean(inputs, over, keepdims=True))
+    centred = inputs - ops.cast(near, inputs.dtype)
+    # On JAX, means of Keras's are in float32; only sums are in the input's dtype.
+    offset = ops.sum(centred, over, keepdims=True) / values
+    var = ops.sum(ops.square(centred), over, keepdims=True) / values - ops.square(offset)
+    return Gathered(centred, near, offset, ops.maximum(var, 0), count)
 
 
 def _by_sums(inputs: Any, mask: Any, axis: int, over: tuple[int, ...], together: bool) -> Gathered:
