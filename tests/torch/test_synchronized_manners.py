@@ -129,6 +129,12 @@ def data_parallel(rank: int) -> Found:
     return {**found, **model.module.state_dict()}
 
 
+def out_of_step(rank: int) -> Found:
+    """Each process begins with another layer of the same size."""
+    model = nt.convert_to_synchronized(nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)).to(F64)).model
+    return {"words": words(lambda: model.get_submodule(str(rank))(numbers(rank)))}
+
+
 def of_torch(rank: int) -> Found:
     """PyTorch's own layer, on CPUs."""
     layer = nn.SyncBatchNorm(3, dtype=F64)
@@ -152,6 +158,7 @@ SCENES: dict[str, Callable[[int], Found]] = {
         groups,
         frozen_input,
         data_parallel,
+        out_of_step,
         of_torch,
     )
 }
@@ -254,6 +261,14 @@ def test_under_data_parallel_a_step_is_that_of_the_whole_batch(found: tuple[Foun
     for part in found:
         assert set(right) == set(part["data_parallel"])
         assert_alike(part["data_parallel"], right)
+
+
+def test_processes_at_two_layers_of_one_size_notice(found: tuple[Found, Found]) -> None:
+    for rank, part in enumerate(found):
+        assert part["out_of_step"]["words"] == (
+            f"NormwiseError: batch norm '{rank}' met another layer in another process: let all processes come to the "
+            "layers in the same order."
+        )
 
 
 def test_pytorchs_own_layer_does_not_know_the_cpu(found: tuple[Found, Found]) -> None:

@@ -66,7 +66,8 @@ class SyncBatchNorm(FusedBatchNorm):
     Raises:
         ValueError: fewer than two values per channel in all processes together, and what ``BatchNorm1d`` refuses.
         NormwiseError: another process ended, or is later than the group's timeout (with gloo; nccl ends the process
-            itself); this process is not in the group; ``torch.func`` is transforming the call.
+            itself); it is at another layer of the model (on CPUs, for layers that ``convert_to_synchronized`` made);
+            this process is not in the group; ``torch.func`` is transforming the call.
 
     References:
         Ioffe and Szegedy, Batch normalization, 2015. Peng et al., MegDet: a large mini-batch object detector, 2018
@@ -137,7 +138,7 @@ class SyncBatchNorm(FusedBatchNorm):
         self, input: Tensor, residual: Tensor | None, mask: Tensor | None, sample_weight: Tensor | None
     ) -> Tensor | None:
         """The output by the joined batch, or None where there is none to join; for ``forward``."""
-        peers = peers_of(self.process_group, self._called)
+        peers = peers_of(self.process_group, self._called, self._place)
         if peers is None:
             return None
         if transformed():
