@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import CLASSES, Split, batches
+from normwise.lab.data import CLASSES, Digits, Split, batches
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.stack import Stack
 from normwise.lab.statistics import Numbers
@@ -84,6 +84,11 @@ def accuracies(stack: Stack, data: Split) -> list[float]:
         found = correct(stack(data.images), data.labels)
     stack.train(training)
     return found
+
+
+def both(stack: Stack, data: Digits) -> dict[str, list[float]]:
+    """Each member's accuracy on validation images, to choose by, and on test images, to report."""
+    return {"validation": accuracies(stack, data.validation), "test": accuracies(stack, data.test)}
 
 
 def correct(logits: Tensor, labels: Tensor) -> list[float]:
