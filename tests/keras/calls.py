@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from normwise.kernels import reference
 from normwise.keras import BatchNormalization
 from normwise.keras.activations import IN_KERNELS
+from normwise.kernels import reference
 from tests.keras.calls import Array, Result, call, double_precision, values
 
 
@@ -149,9 +149,9 @@ def test_half_precision_is_computed_in_single(policy: str, shape: tuple[int, ...
     y = layer(x, residual=residual, training=True)
     assert keras.backend.standardize_dtype(y.dtype) == half
     rounded = [values(keras.ops.cast(keras.ops.cast(part, half), "float32")) for part in (x, residual)]
-    parameters = [values(keras.ops.cast(part, "float32")) for part in (layer.gamma, layer.beta)]
+    gamma, beta = (values(keras.ops.cast(part, "float32")) for part in (layer.gamma, layer.beta))
     right, _ = reference.forward_batch(
-        rounded[0], *parameters, layer.epsilon, axis=-1, activation="relu", residual=rounded[1]
+        rounded[0], gamma, beta, layer.epsilon, axis=-1, activation="relu", residual=rounded[1]
     )
     unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[half]
     np.testing.assert_allclose(values(keras.ops.cast(y, "float32")), right, rtol=2 * unit, atol=2 * unit)
