@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 import normwise.torch as nt
 from normwise.kernels import choose, reference
 from normwise.torch.mask_checks import check_weights
-from tests.cases import array
+from tests.cases import LAYOUTS, array
 from tests.torch.processes import outcomes as outcomes_of
 from tests.torch.processes import work
 
@@ -45,7 +45,7 @@ CASES = {
     for number, case in enumerate(
         [
             *(Case(shares, spatial, mask) for shares, spatial, mask in itertools.product(SHARES, SPATIAL, MASKS)),
-            *(Case(spatial=(6, 5), mask=mask, layout="channels last") for mask in MASKS),
+            *(Case(spatial=(6, 5), mask=mask, layout=layout) for mask in MASKS for layout in LAYOUTS),
             *(
                 Case(activation=activation, residual=residual)
                 for activation in (None, "relu")
@@ -80,7 +80,7 @@ def problem(case: Case) -> Problem:
     shape = (sum(case.shares), CHANNELS, *case.spatial)
     x, residual, dy = (torch.randn(shape, generator=draw, dtype=torch.float64).to(case.dtype) for _ in range(3))
     x = 2 * x + case.mean
-    x = x.movedim(1, -1).contiguous().movedim(-1, 1) if case.layout == "channels last" else x
+    residual = LAYOUTS["channels last" if case.layout == "contiguous" else "contiguous"](residual)  # another one
     kept = torch.rand((shape[0], CHANNELS if case.mask == "per channel" else 1, *case.spatial), generator=draw)
     kept[0] = kept[-1] = 0  # at least two values in every channel
     mask = None if case.mask is None else kept.to(case.dtype) + 0.5 if case.mask == "weights" else kept < 0.8
@@ -99,7 +99,7 @@ def own_part(case: Case, rank: int, group: Any) -> dict[str, Tensor | None]:
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
-    x = x[part].detach().requires_grad_()
+    x = LAYOUTS[case.layout](x[part]).detach().requires_grad_()
     residual = None if residual is None else residual[part].detach().requires_grad_()
     key = "sample_weight" if case.mask == "weights" else "mask"
     given = {} if mask is None else {key: mask[part]}

@@ -30,10 +30,10 @@ class SyncBatchNorm(FusedBatchNorm):
         v = \sum_k \tfrac{n_k}{n} \big(v_k + (\mu_k - \mu)^2\big)
 
     with :math:`\mu_k, v_k, n_k` of process k. On every device and backend of ``torch.distributed`` that has
-    ``all_gather`` and ``all_reduce`` of float64: gloo on CPUs, nccl on GPUs. The parts may be of any sizes, and a
-    process without any samples still calls the layer, with an input of shape (0, C, ...), and the backward. There is
-    one collective call in the forward and one in the backward, where the input is to have a gradient; all processes
-    have to come to the layers in the same order.
+    ``all_gather`` and ``all_reduce`` of float64: gloo on CPUs, with which it is tested, nccl on GPUs. The parts may be
+    of any sizes, and a process without any samples still calls the layer, with an input of shape (0, C, ...), and the
+    backward. There is one collective call in the forward and one in the backward, where the input is to have a
+    gradient; all processes have to come to the layers in the same order.
 
     The output, the gradient of ``input`` and the running statistics are those of one process with all batches. The
     gradients of weight and bias are those of a process's own part, as torch's are: ``DistributedDataParallel``
