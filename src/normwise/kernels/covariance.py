@@ -59,19 +59,32 @@ def gather(x: Tensor, size: int, weights: Tensor | None = None) -> Gathered:
 
 
 def rows(x: Tensor, size: int) -> Tensor:
-    """(N, C, *spatial) as (blocks, groups, size, values), without a copy where the channels come first or last."""
+    """(N, C, *spatial) as (blocks, groups, size, values).
+
+    Without a copy where the channels come last, or come first with many values each: every sample is a block then, with
+    a product of its own. With few, the products of all samples would cost more than to put their values side by side.
+    """
     groups = x.shape[1] // size
-    if x.dim() > 2 and aten.memory_format(x) is torch.contiguous_format:
-        return x.reshape(len(x), groups, size, -1)
-    return x.movedim(1, -1).reshape(1, -1, groups, size).permute(0, 2, 3, 1)
+    if not _channels_first(x):
+        return x.movedim(1, -1).reshape(1, -1, groups, size).permute(0, 2, 3, 1)
+    blocks = x.reshape(len(x), groups, size, -1)
+    if blocks.shape[-1] >= size:
+        return blocks
+    return blocks.permute(1, 2, 0, 3).reshape(1, groups, size, -1)
 
 
 def from_rows(found: Tensor, like: Tensor) -> Tensor:
     """Back from ``rows`` of a tensor like this one."""
-    if like.dim() > 2 and aten.memory_format(like) is torch.contiguous_format:
-        return found.reshape(like.shape)
-    last = like.movedim(1, -1)
-    return found.permute(0, 3, 1, 2).reshape(last.shape).movedim(-1, 1)
+    if not _channels_first(like):
+        last = like.movedim(1, -1)
+        return found.permute(0, 3, 1, 2).reshape(last.shape).movedim(-1, 1)
+    if len(found) < len(like):
+        found = found.reshape(*found.shape[1:3], len(like), -1).permute(2, 0, 1, 3)
+    return found.reshape(like.shape)
+
+
+def _channels_first(x: Tensor) -> bool:
+    return x.dim() > 2 and aten.memory_format(x) is torch.contiguous_format
 
 
 def multiplied(matrix: Tensor, centred: Tensor) -> Tensor:
@@ -98,11 +111,11 @@ def mapped(matrix: Tensor, x: Tensor, offset: Tensor) -> Tensor:
     if x.dim() > 3 and x.dtype is torch.float32 and aten.memory_format(x) is not torch.contiguous_format:
         convolution = F.conv2d if x.dim() == 4 else F.conv3d
         return convolution(x, matrix.reshape(groups * size, size, *[1] * (x.dim() - 2)), offset, groups=groups)
-    if x.dim() > 2:
-        shifts, each = (part.expand(len(x), *part.shape) for part in (offset.view(groups, size, 1), matrix))
-        found = torch.baddbmm(shifts.flatten(0, 1), each.flatten(0, 1), x.reshape(len(x) * groups, size, -1))
-        return found.view(x.shape)
-    found = torch.baddbmm(
-        offset.view(groups, 1, size), x.reshape(-1, groups, size).transpose(0, 1), matrix.transpose(1, 2)
-    )
-    return found.transpose(0, 1).reshape(x.shape)
+    if x.dim() == 2:
+        features = x.reshape(-1, groups, size).transpose(0, 1)
+        found = torch.baddbmm(offset.view(groups, 1, size), features, matrix.transpose(1, 2))
+        return found.transpose(0, 1).reshape(x.shape)
+    parts = rows(x, size)
+    shifts, each = (part.expand(len(parts), *part.shape) for part in (offset.view(groups, size, 1), matrix))
+    found = torch.baddbmm(shifts.flatten(0, 1), each.flatten(0, 1), parts.flatten(0, 1))
+    return from_rows(found.view(parts.shape), x)
