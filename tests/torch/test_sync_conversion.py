@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import normwise
 import normwise.torch as nt
 from normwise.errors import NormwiseError
 from normwise.estimators import Pooled
@@ -120,6 +121,31 @@ def test_an_optimizer_from_before_still_has_the_parameters() -> None:
     model(data(0)).pow(3).sum().backward()
     optimizer.step()
     assert not torch.equal(model.norm.weight, weight)
+
+
+class Residual(nn.Module):
+    """A block as in a residual network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(self.norm(self.conv(x)) + x)
+        return y
+
+
+def test_a_fused_model_stays_fused() -> None:
+    torch.manual_seed(0)
+    plain = Residual()
+    model = copy.deepcopy(plain)
+    assert dict(normwise.fuse(model).fused) == {"norm": "add, relu"}
+    nt.convert_to_synchronized(model)
+    assert type(model.norm).__name__ == "SyncBatchNorm"
+    torch.testing.assert_close(model(data(0)), plain(data(0)))
+    nt.convert_from_synchronized(model)
+    assert type(model.norm).__module__ == "normwise.torch.batchnorm"
+    torch.testing.assert_close(model.eval()(data(1)), plain.eval()(data(1)))
 
 
 def test_layers_with_another_gather_step_are_left_with_the_reason() -> None:
