@@ -182,6 +182,20 @@ def test_gradients_of_input_weight_and_bias() -> None:
     assert torch.autograd.gradcheck(layer, [x])
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_nan_in_the_padding_is_in_no_gradient(learns: bool) -> None:
+    layer, mask = made().requires_grad_(learns), torch.arange(5) < 4
+    x = values((5, 6)).masked_fill(~mask.unsqueeze(1), float("nan")).requires_grad_()
+    y = layer(x, mask=mask)
+    y.square().sum().backward()
+    np.testing.assert_allclose(array(y[:4]), law(layer, x[:4]), rtol=1e-9, atol=1e-10)
+    for gradient in (x.grad, layer.weight.grad, layer.bias.grad) if learns else (x.grad,):
+        assert gradient is not None
+        assert bool(gradient.isfinite().all())
+    assert x.grad is not None
+    assert bool((x.grad[4] == 0).all())
+
+
 @deprecated_inside
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_the_statistics_are_not_kept_from_anyone(kind: str) -> None:

@@ -13,7 +13,8 @@ from normwise.moments import Moments
 from normwise.torch.mask_checks import check_mask
 from normwise.torch.pairs_of_channels import covariance_of_pairs, mean_of_pairs, sums_of_pairs
 from normwise.torch.standard_error import distance
-from normwise.torch.whitening import FusedWhitening, check_shared
+from normwise.torch.whitening import FusedWhitening
+from normwise.torch.whitening_checks import check_shared
 
 
 class Statistics(Protocol):

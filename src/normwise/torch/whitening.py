@@ -32,6 +32,7 @@ from normwise.torch.mask_checks import check_masked_count, check_weights
 from normwise.torch.pairs_of_channels import covariance_of_pairs, mean_of_pairs, sums_of_pairs
 from normwise.torch.recomputation import recomputing
 from normwise.torch.running_statistics import update_running
+from normwise.torch.whitening_checks import check_shared, size_of_groups
 
 
 class FusedWhitening(FusedBatchNorm):
@@ -110,13 +111,15 @@ class FusedWhitening(FusedBatchNorm):
                 if weights is not None:
                     check_masked_count(weights, input)
                 found = gather(input, self.group_size, weights)
+                root = self._root(found.covariance)
                 if self.training and self.track_running_stats:
                     self._enter_group(found, weights)
-                y = _scaled(found.centred, self._root(found.covariance), weight, bias)
+                y = _scaled(found.centred, root, weight, bias)
             else:
                 assert mean is not None
                 assert covariance is not None
-                y = self._by_running(input, mean, covariance, weight, bias)
+                x = input if weights is None else input.masked_fill(blank(weights), 0)
+                y = self._by_running(x, mean, covariance, weight, bias)
         y = y.to(input.dtype)
         if weights is not None and residual is not None:
             residual = residual.masked_fill(blank(weights), 0)  # a NaN in the padding has no slope to meet
@@ -240,42 +243,6 @@ def _scaled(centred: Tensor, root: Tensor | None, weight: Tensor | None, bias: T
         # A row of the matrix is a channel of the output, so the scale is that of the row.
         y = multiplied(root if weight is None else root * weight.to(root.dtype).view(*root.shape[:2], 1), centred)
     return y.clone() if y is centred else y if bias is None else y + bias.view(along)
-
-
-def check_shared(weights: Tensor | None) -> None:
-    """Refuse a mask or weights that differ between the channels of a position.
-
-    Raises:
-        ValueError: they do.
-    """
-    if weights is not None and weights.shape[1] > 1:
-        raise ValueError(
-            "whitening needs a mask and weights that all channels of a position share, received "
-            f"{tuple(weights.shape)}: take for example mask.all(1, keepdim=True)."
-        )
-
-
-def size_of_groups(channels: int, group_size: int) -> int:
-    """The size, at most that of the layer; refuse one that does not divide it.
-
-    Example:
-        >>> size_of_groups(48, 64), size_of_groups(128, 64)
-        (48, 64)
-    """
-    if not isinstance(group_size, int) or isinstance(group_size, bool):
-        raise TypeError(
-            f"group_size must be a whole number, received {type(group_size).__name__}: pass for example 64."
-        )
-    if group_size < 1:
-        raise ValueError(f"group_size must be 1 or more, received {group_size}: pass for example 64.")
-    size = min(group_size, channels)
-    if size and channels % size:
-        nearest = max(divisor for divisor in range(1, size + 1) if channels % divisor == 0)
-        raise ValueError(
-            f"group_size must divide the number of channels, {channels}, received {group_size}: "
-            f"pass for example {nearest}, the largest below it that does."
-        )
-    return size
 
 
 def _identity(channels: int, size: int, like: Tensor) -> Tensor:
