@@ -2,7 +2,7 @@
 
 Two shapes of ResNet-50 in both layouts, one thread, float32, everyone in turn, memory kept between calls for everyone.
 The time is the thread's own on the processor, so that the turns of other processes are not in it.
-Writes docs/speed_of_the_family.md.
+Writes docs/speed_of_the_family.md; with ``whitening`` behind it, prints the table of the whitening layers instead.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from normwise import torch as nt
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed_of_the_family.md"
 PEER = "torch.nn.BatchNorm2d"
 SHAPES = ((32, 64, 56, 56), (32, 256, 14, 14))
+FEATURES = (256, 512)
+GROUPS = (16, 64)
 LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
 PHASES = ("training", "inference")
 ROUNDS = 41
@@ -54,11 +56,31 @@ def layers(shape: tuple[int, ...], *, training: bool) -> dict[str, tuple[nn.Modu
     return found
 
 
+def whitening_layers(shape: tuple[int, ...], size: int, *, training: bool) -> dict[str, tuple[nn.Module, Layer]]:
+    """Those that whiten groups of that size, and both batch norms."""
+    channels, images = shape[1], len(shape) == 4
+    found: dict[str, nn.Module] = {
+        "torch": nn.BatchNorm2d(channels) if images else nn.BatchNorm1d(channels),
+        "ours": nt.BatchNorm2d(channels) if images else nt.BatchNorm1d(channels),
+        "ZCA": (nt.DecorrelatedBatchNorm2d if images else nt.DecorrelatedBatchNorm1d)(channels, group_size=size),
+        "iterative": (nt.IterativeNorm2d if images else nt.IterativeNorm1d)(channels, group_size=size),
+    }
+    for layer in found.values():
+        layer(torch.randn(shape))
+        layer.train(training)
+    return {name: (layer, layer) for name, layer in found.items()}
+
+
 def calls(shape: tuple[int, ...], layout: str, phase: str) -> dict[str, Callable[[], object]]:
-    """What is timed: inference, or forward and backward."""
-    training = phase == "training"
-    x = torch.randn(shape).contiguous(memory_format=LAYOUTS[layout])
-    dy = torch.randn(shape).contiguous(memory_format=LAYOUTS[layout])
+    """What is timed of all layers: inference, or forward and backward."""
+    x, dy = (torch.randn(shape).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2))
+    return timed_calls(layers(shape, training=phase == "training"), x, dy, training=phase == "training")
+
+
+def timed_calls(
+    layers: Mapping[str, tuple[nn.Module, Layer]], x: Tensor, dy: Tensor, *, training: bool
+) -> dict[str, Callable[[], object]]:
+    """What is timed of these."""
 
     def timed(layer: nn.Module, call: Layer) -> Callable[[], object]:
         learns = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -73,7 +95,7 @@ def calls(shape: tuple[int, ...], layout: str, phase: str) -> dict[str, Callable
 
         return both if training else inference
 
-    return {name: timed(*each) for name, each in layers(shape, training=training).items()}
+    return {name: timed(*each) for name, each in layers.items()}
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -97,10 +119,10 @@ def _seconds(call: Callable[[], object], in_a_row: int) -> float:
     return (time.thread_time() - start) / in_a_row
 
 
-def ratio(ours: list[float], theirs: list[float]) -> str:
+def ratio(ours: list[float], theirs: list[float], digits: int = 2) -> str:
     """The median of the paired ratios, with its quartiles."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def page() -> str:
@@ -140,10 +162,31 @@ kernels for {about["kernels"]}, a load of {about["load before"]} on {about["proc
 """
 
 
+def whitening_rows() -> list[str]:
+    """Of the table in ``DecorrelatedBatchNorm1d``: training, then inference, against torch's and ours."""
+    rows = []
+    for shape in (*SHAPES, FEATURES):
+        for size in GROUPS:
+            found: dict[str, list[str]] = {"ZCA": [], "iterative": []}
+            for phase in PHASES:
+                training = phase == "training"
+                x, dy = torch.randn(shape), torch.randn(shape)
+                made = timed_calls(whitening_layers(shape, size, training=training), x, dy, training=training)
+                times = in_turn(made, ROUNDS)
+                for name, cells in found.items():
+                    cells += [ratio(times[name], times[peer], digits=1) for peer in ("torch", "ours")]
+            rows += [f"| {shape} | {size} | {name} | {' | '.join(cells)} |" for name, cells in found.items()]
+            print(*rows[-2:], sep="\n", flush=True)
+    return rows
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     treat("reused")
+    if sys.argv[1:] == ["whitening"]:
+        whitening_rows()
+        return
     PAGE.write_text(page(), encoding="utf-8")
 
 

@@ -56,3 +56,21 @@ def test_the_page_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> Non
         assert sum(line.startswith(f"| {name} ") for line in page.splitlines()) == len(family.PHASES), name
     assert "medians of 3 pairs" in page
     assert "| (8, 4, 6, 6), channels first | (8, 4, 6, 6), channels last |" in page
+
+
+def test_the_table_of_whitening_has_a_row_for_each_layer_shape_and_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(family, "SHAPES", ((8, 4, 6, 6),))
+    monkeypatch.setattr(family, "FEATURES", (9, 4))
+    monkeypatch.setattr(family, "GROUPS", (2, 4))
+    monkeypatch.setattr(family, "ROUNDS", 3)
+    monkeypatch.setattr(family, "SHORT", 1e-9)
+    rows = family.whitening_rows()
+    assert [row.split(" | ")[:3] for row in rows[:3]] == [
+        ["| (8, 4, 6, 6)", "2", "ZCA"],
+        ["| (8, 4, 6, 6)", "2", "iterative"],
+        ["| (8, 4, 6, 6)", "4", "ZCA"],
+    ]
+    assert [row.count(" to ") for row in rows] == [4] * 8
+    assert capsys.readouterr().out.splitlines() == rows

@@ -28,11 +28,11 @@ class DecorrelatedBatchNorm1d(FusedDecorrelated, torch.nn.BatchNorm1d):
     To divide each channel alone, as batch norm does, is the simplification of this that its paper made for the price.
     The price in time follows, as a multiple of ``torch.nn``'s batch norm, then of this package's, on the same input:
     medians and quartiles of 25 pairs; float32, contiguous, the time that one thread is on an AMD EPYC, which other work
-    shared, PyTorch 2.13, memory kept between calls for all of them. Training has two products of matrices with all
-    values forward and four backward, which grow with the size of a group, and the algebra of the matrices themselves.
-    Inference has one, with scale and shift in it. On the CPU its matrix is kept as long as the running statistics and
-    parameters have the same values, whoever changes them; on other devices, where to compare values is to wait for the
-    device, and in compiled graphs it is made at every call.
+    shared, PyTorch 2.13, memory kept between calls for all of them (``benchmarks/family.py``). Training has two
+    products of matrices with all values forward and four backward, which grow with the size of a group, and the algebra
+    of the matrices themselves. Inference has one, with scale and shift in it. On the CPU its matrix is kept as long as
+    the running statistics and parameters have the same values, whoever changes them; on other devices, where to compare
+    values is to wait for the device, and in compiled graphs it is made at every call.
 
     | input | group | layer | training / torch's | / ours | inference / torch's | / ours |
     |---|---|---|---|---|---|---|
