@@ -8,5 +8,6 @@ except ModuleNotFoundError as error:
     raise MissingExtra("keras", extra="keras") from error
 
 from normwise.keras.batch_normalization import BatchNormalization
+from normwise.keras.conversion import Conversion, convert, to_keras
 
-__all__ = ["BatchNormalization"]
+__all__ = ["BatchNormalization", "Conversion", "convert", "to_keras"]
