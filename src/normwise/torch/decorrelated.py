@@ -27,7 +27,7 @@ class DecorrelatedBatchNorm1d(FusedDecorrelated, torch.nn.BatchNorm1d):
 
     To divide each channel alone, as batch norm does, is the simplification of this that its paper made for the price.
     The price in time follows, as a multiple of ``torch.nn``'s batch norm, then of this package's, on the same input:
-    medians and quartiles of 25 pairs; float32, contiguous, the time that one thread is on an AMD EPYC, which other work
+    medians and quartiles of 41 pairs; float32, contiguous, the time that one thread is on an AMD EPYC, which other work
     shared, PyTorch 2.13, memory kept between calls for all of them (``benchmarks/family.py``). Training has two
     products of matrices with all values forward and four backward, which grow with the size of a group, and the algebra
     of the matrices themselves. Inference has one, with scale and shift in it. On the CPU its matrix is kept as long as
@@ -36,18 +36,18 @@ class DecorrelatedBatchNorm1d(FusedDecorrelated, torch.nn.BatchNorm1d):
 
     | input | group | layer | training / torch's | / ours | inference / torch's | / ours |
     |---|---|---|---|---|---|---|
-    | (32, 64, 56, 56) | 16 | ZCA | 3.3 (3.3 to 3.4) | 9.5 (9.2 to 9.6) | 3.1 (3.0 to 3.1) | 3.9 (3.9 to 4.1) |
-    | | | iterative | 3.4 (3.3 to 3.5) | 9.4 (9.2 to 9.7) | 3.0 (2.9 to 3.1) | 3.9 (3.8 to 4.0) |
-    | | 64 | ZCA | 5.4 (5.3 to 5.5) | 14.8 (14.7 to 15.1) | 6.5 (6.3 to 6.7) | 8.4 (8.1 to 8.7) |
-    | | | iterative | 5.4 (5.4 to 5.5) | 14.9 (14.7 to 15.2) | 6.4 (6.2 to 6.6) | 8.3 (8.0 to 8.7) |
-    | (32, 256, 14, 14) | 16 | ZCA | 4.0 (4.0 to 4.1) | 8.4 (7.7 to 8.7) | 5.2 (4.6 to 5.9) | 6.3 (5.7 to 8.0) |
-    | | | iterative | 4.1 (4.0 to 4.2) | 8.3 (7.6 to 8.9) | 5.4 (4.9 to 6.2) | 7.0 (5.9 to 7.9) |
-    | | 64 | ZCA | 6.1 (5.8 to 6.3) | 11.8 (11.2 to 12.5) | 9.4 (8.9 to 10.1) | 11.4 (9.5 to 12.1) |
-    | | | iterative | 6.5 (6.0 to 6.6) | 12.3 (11.6 to 13.1) | 9.7 (9.1 to 10.1) | 11.2 (9.6 to 12.5) |
-    | (256, 512) | 16 | ZCA | 17.1 (14.9 to 19.0) | 16.4 (13.0 to 18.2) | 4.0 (3.8 to 4.1) | 3.8 (3.6 to 4.3) |
-    | | | iterative | 17.5 (16.1 to 19.6) | 18.2 (13.6 to 19.6) | 4.0 (3.4 to 4.3) | 3.7 (3.6 to 4.0) |
-    | | 64 | ZCA | 31.6 (28.4 to 33.8) | 36.1 (31.8 to 38.3) | 6.7 (6.5 to 7.2) | 7.1 (6.2 to 7.3) |
-    | | | iterative | 43.4 (36.6 to 46.6) | 48.3 (45.1 to 53.6) | 6.6 (5.9 to 7.2) | 6.5 (6.1 to 6.8) |
+    | (32, 64, 56, 56) | 16 | ZCA | 3.2 (3.2 to 3.3) | 9.0 (8.8 to 9.2) | 2.9 (2.8 to 3.1) | 3.6 (3.4 to 3.7) |
+    | | | iterative | 3.2 (3.2 to 3.3) | 9.0 (8.7 to 9.3) | 2.9 (2.7 to 3.0) | 3.6 (3.4 to 3.7) |
+    | | 64 | ZCA | 5.4 (5.3 to 5.4) | 15.1 (14.8 to 15.4) | 6.3 (5.9 to 6.7) | 7.8 (7.5 to 8.3) |
+    | | | iterative | 5.4 (5.4 to 5.4) | 15.2 (14.8 to 15.4) | 6.3 (5.9 to 6.6) | 7.7 (7.4 to 8.2) |
+    | (32, 256, 14, 14) | 16 | ZCA | 3.7 (3.5 to 3.8) | 7.1 (6.7 to 7.3) | 4.7 (3.5 to 5.3) | 5.0 (3.9 to 5.8) |
+    | | | iterative | 3.7 (3.4 to 3.8) | 7.1 (6.5 to 7.5) | 3.9 (3.4 to 4.9) | 4.1 (3.7 to 5.3) |
+    | | 64 | ZCA | 6.0 (5.8 to 6.2) | 12.7 (11.5 to 13.5) | 9.9 (8.9 to 10.5) | 10.9 (9.9 to 11.9) |
+    | | | iterative | 6.3 (6.2 to 6.4) | 13.4 (11.7 to 14.1) | 9.4 (9.0 to 10.3) | 10.6 (9.8 to 11.7) |
+    | (256, 512) | 16 | ZCA | 17.1 (16.0 to 18.6) | 17.2 (15.4 to 18.4) | 3.7 (3.5 to 3.8) | 3.7 (3.5 to 3.9) |
+    | | | iterative | 18.1 (16.7 to 19.2) | 17.7 (16.5 to 18.7) | 3.7 (3.5 to 3.9) | 3.7 (3.5 to 3.9) |
+    | | 64 | ZCA | 32.6 (30.3 to 34.2) | 35.0 (30.7 to 37.4) | 6.7 (6.2 to 7.1) | 6.6 (6.2 to 7.1) |
+    | | | iterative | 44.3 (41.0 to 46.3) | 46.0 (41.4 to 49.9) | 6.3 (6.0 to 6.6) | 6.3 (5.9 to 6.6) |
 
     Args:
         num_features: C.
