@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 
 import normwise.torch as nt
@@ -133,3 +135,45 @@ def test_per_sample_gradients_with_frozen_statistics() -> None:
     total = grad(lambda p: functional_call(layer, p, (x,)).pow(2).sum())(parameters)
     for key, value in total.items():
         torch.testing.assert_close(found[key].sum(0), value)
+
+
+UNTRACKED: dict[str, Callable[[], nn.Module]] = {
+    "batch norm": lambda: nt.BatchNorm1d(2, dtype=torch.float64, activation="tanh", track_running_stats=False),
+    "virtual batches": lambda: nt.GhostBatchNorm1d(2, dtype=torch.float64, num_splits=2, track_running_stats=False),
+    "group norm": lambda: nt.GroupNorm(1, 2, dtype=torch.float64),
+    "layer norm": lambda: nt.LayerNorm(2, dtype=torch.float64),
+    "iterative norm": lambda: nt.IterativeNorm1d(2, dtype=torch.float64, track_running_stats=False),
+    "inference": lambda: nt.BatchRenorm1d(2, dtype=torch.float64).eval(),
+}
+Mode = Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]
+
+
+@deprecated_inside
+@pytest.mark.parametrize("name", UNTRACKED)
+def test_derivatives_in_every_order_of_modes(name: str) -> None:
+    layer, draw = UNTRACKED[name](), torch.Generator().manual_seed(0)
+    at, along, weights = (torch.randn(6, 2, generator=draw, dtype=torch.float64) for _ in range(3))
+
+    def loss(t: Tensor) -> Tensor:
+        y: Tensor = layer(at + t * along).pow(3).mul(weights).sum()
+        return y
+
+    modes: tuple[Mode, Mode] = (jacrev, jacfwd)
+    for times in (2, 3):
+        found = {}
+        for order in itertools.product(modes, repeat=times):
+            function: Callable[[Tensor], Tensor] = loss
+            for mode in order:
+                function = mode(function)
+            found[order] = function(torch.tensor(0.1, dtype=torch.float64)).item()
+        right = found[(jacrev,) * times]
+        assert abs(right) > 1e-3
+        assert [*found.values()] == pytest.approx([right] * len(found), rel=1e-8)
+
+
+@deprecated_inside
+def test_forward_mode_without_torch_func() -> None:
+    layer, x, along = UNTRACKED["virtual batches"](), torch.randn(6, 2).double(), torch.randn(6, 2).double()
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, along))).tangent
+    torch.testing.assert_close(tangent, jvp(layer, (x,), (along,))[1])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels import aten
+from normwise.torch.buffers import transformed
 
 ORDERS = ("consecutive", "interleaved", "shuffled")
 
@@ -129,7 +130,8 @@ def permuted(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
         order: which row comes where, int64.
         back: the inverse of it.
     """
-    if torch.compiler.is_compiling():  # which warns of functions of our own, and fuses the adding up
+    # The compiler warns of functions of our own, and fuses the adding up; torch.func loses their second tangents.
+    if torch.compiler.is_compiling() or transformed():
         return _taken(x, order)
     moved: Tensor = _Permuted.apply(x, order, back)
     return moved
@@ -143,8 +145,6 @@ def _taken(x: Tensor, order: Tensor) -> Tensor:
 
 
 class _Permuted(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
         _ = back
@@ -154,6 +154,7 @@ class _Permuted(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         _ = output
         ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
