@@ -1,0 +1,327 @@
+"""Does scaling the features make the valley of the loss round, so that gradient descent goes straight down?
+
+Question:
+    A linear regression on two features of very different scale: what do min-max scaling, standardization and a
+    batch-norm layer in front change about the shape of its loss and about the path of gradient descent?
+
+Claim:
+    Without scaling the loss is a long valley in which the steps zigzag; with scaled features it is round and gradient
+    descent goes straight to the minimum; min-max and z-score are two ways to the same end; a batch-norm layer does the
+    same. So it is taught everywhere. What is known of it: the rate that converges is bounded by the largest eigenvalue
+    of the Hessian, and the steps grow with the ratio of the largest to the smallest, to which a mean that is not zero
+    adds (LeCun et al. 1998, section 4.3). Standardization does not change how correlated features are.
+
+What would refute it:
+    The condition number falls by less than 10 times, or the steps by less than 5 times; or the batch-norm layer takes
+    another path than standardized features.
+
+Settings:
+    scikit-learn's diabetes data (442 patients, features in their own units); each seed has a random half of the
+    patients. The target, centred, is predicted by w1 x1 + w2 x2 from a pair of features: the logarithm of triglycerides
+    and total cholesterol; and total and LDL cholesterol, which are correlated by .9. The loss is half the mean square;
+    plain gradient descent on all patients from w = 0. Steps are counted until what the loss has above its own minimum
+    is 1 % of what it was, at the best of 200 rates up to the largest that converges.
+
+Verdict:
+    Ratios, paired over seeds; "the same end" counts when the whole interval lies between 1/2 and 2, "straight" when the
+    first step is at most 10 degrees from the direction of the minimum. The paths of the layer and of standardized
+    features count as one up to 1e-10 of the largest weight, in float64.
+
+References:
+    - Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, Efficient BackProp, 1998.
+    - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+      Shift, 2015, arXiv:1502.03167.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_diabetes
+
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.statistics import Numbers, cell, largest, mean, ratio
+from normwise.lab.verdict import AtLeast, AtMost, Exact, Within, judge
+from normwise.torch import BatchNorm1d
+
+SAYS = "textbooks; LeCun et al. 1998, section 4.3"
+TOPIC = "optimization"
+ROUNDER = 10.0
+FASTER = 5.0
+STRAIGHT, ASKEW = 10.0, 45.0
+ROUNDING = 1e-10
+END = 0.01
+RATES = 200
+SCALINGS = {"raw": "as they are", "min-max": "min-max", "standardized": "standardized"}
+NAMES = {"s5": "log triglycerides", "s1": "total cholesterol", "s2": "LDL cholesterol"}
+LEVELS = (0.1, 0.3, 0.6, 1.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Pairs of features, by the names that scikit-learn gives them."""
+
+    pairs: tuple[tuple[str, str], ...] = (("s5", "s1"), ("s1", "s2"))
+    shown: int = 30
+    """Steps of the paths that are drawn, and compared with the layer's."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pair of features of one half of the patients."""
+
+    first: str
+    second: str
+    seed: int
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
+    """Every pair with every seed."""
+    return [Trial(first, second, seed) for first, second in settings.pairs for seed in seeds]
+
+
+@cache
+def _patients() -> tuple[Numbers, Numbers, tuple[str, ...]]:
+    loaded: Any = load_diabetes(scaled=False)
+    return np.asarray(loaded.data, float), np.asarray(loaded.target, float), tuple(loaded.feature_names)
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """The valley of each scaling, the steps through it, and the path of the batch-norm layer."""
+    x, y = features(trial)
+    found: dict[str, Any] = {"correlation": float(np.asarray(np.corrcoef(x.T))[0, 1])}
+    for name in SCALINGS:
+        valley = Valley.of(scaled(x, name), y)
+        rate, steps = valley.best()
+        found[name] = {
+            "condition": valley.condition,
+            "steps": steps,
+            "rate": rate,
+            "degrees": valley.degrees(),
+            "path": valley.path(rate, settings.shown).tolist(),
+            "hessian": valley.hessian.tolist(),
+            "minimum": valley.minimum.tolist(),
+        }
+    path = np.array(found["standardized"]["path"])
+    layer = path_of_layer(x, y, found["standardized"]["rate"], settings.shown)
+    found["layer"] = float(np.abs(layer - path).max() / np.abs(path).max())
+    return {**found, **{f"{what}_{name}": found[name][what] for name in SCALINGS for what in MEASURED}}
+
+
+MEASURED = ("condition", "steps", "rate", "degrees")
+
+
+def features(trial: Trial) -> tuple[Numbers, Numbers]:
+    """Two features of a random half of the patients, shape (221, 2), and the centred target, shape (221,)."""
+    data, target, names = _patients()
+    half = np.random.default_rng(trial.seed).permutation(len(target))[: len(target) // 2]
+    x = data[half][:, [names.index(trial.first), names.index(trial.second)]]
+    return x, target[half] - target[half].mean()
+
+
+def scaled(x: Numbers, scaling: str) -> Numbers:
+    """The features as they are, between 0 and 1, or with mean 0 and variance 1."""
+    if scaling == "raw":
+        return x
+    if scaling == "min-max":
+        return np.asarray((x - x.min(axis=0)) / (x.max(axis=0) - x.min(axis=0)))
+    return np.asarray((x - x.mean(axis=0)) / x.std(axis=0))
+
+
+@dataclass(frozen=True)
+class Valley:
+    """The loss mean((x w - y)^2) / 2, which is quadratic in w.
+
+    Args:
+        hessian: shape (2, 2).
+        minimum: the w at which it is least, shape (2,).
+    """
+
+    hessian: Numbers
+    minimum: Numbers
+
+    @classmethod
+    def of(cls, x: Numbers, y: Numbers) -> Valley:
+        """Of these features and this target."""
+        hessian = x.T @ x / len(x)
+        return cls(hessian, np.asarray(np.linalg.solve(hessian, x.T @ y / len(x)), float))
+
+    @property
+    def condition(self) -> float:
+        """The largest eigenvalue of the Hessian by the smallest."""
+        low, high = np.linalg.eigvalsh(self.hessian)
+        return float(high / low)
+
+    def above(self, w: Numbers) -> float:
+        """What the loss is above its minimum."""
+        return float((w - self.minimum) @ self.hessian @ (w - self.minimum) / 2)
+
+    def path(self, rate: float, steps: int) -> Numbers:
+        """Gradient descent from 0: shape (steps + 1, 2)."""
+        w, found = np.zeros(2), [np.zeros(2)]
+        for _ in range(steps):
+            w = w - rate * self.hessian @ (w - self.minimum)
+            found.append(w)
+        return np.array(found)
+
+    def steps(self, rate: float) -> int:
+        """Steps until the loss above the minimum is ``END`` of what it was at w = 0.
+
+        Along each eigenvector the distance is multiplied by 1 - rate * eigenvalue in every step, so that the loss after
+        any number of steps is known without taking them; it falls with every step, and the first is found by halving.
+        """
+        eigenvalues, vectors = np.linalg.eigh(self.hessian)
+        parts = eigenvalues * (vectors.T @ self.minimum) ** 2 / 2
+        factors = (1 - rate * eigenvalues) ** 2
+
+        def left(count: int) -> float:
+            return float(parts @ factors**count / parts.sum())
+
+        low, high = 0, 1
+        while left(high) > END:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if left(middle) <= END else (middle, high)
+        return high
+
+    def best(self) -> tuple[float, int]:
+        """The rate that needs the fewest steps, and how many."""
+        largest_rate = 2 / float(np.linalg.eigvalsh(self.hessian)[-1])
+        rates = largest_rate * np.arange(1, RATES) / RATES
+        counts = [self.steps(float(rate)) for rate in rates]
+        at = int(np.argmin(counts))
+        return float(rates[at]), counts[at]
+
+    def degrees(self) -> float:
+        """The angle between the first step and the way to the minimum."""
+        downhill = self.hessian @ self.minimum
+        cosine = downhill @ self.minimum / np.linalg.norm(downhill) / np.linalg.norm(self.minimum)
+        return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def path_of_layer(x: Numbers, y: Numbers, rate: float, steps: int) -> Numbers:
+    """Gradient descent from 0 on two weights behind a batch-norm layer that gets the features as they are."""
+    layer = BatchNorm1d(2, eps=1e-30, affine=False, dtype=torch.float64)  # torch refuses 0
+    inputs, target = torch.from_numpy(x), torch.from_numpy(y)
+    w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    found = [w.detach().clone()]
+    for _ in range(steps):
+        loss = (layer(inputs) @ w - target).square().mean() / 2
+        (gradient,) = torch.autograd.grad(loss, w)
+        with torch.no_grad():
+            w -= rate * gradient
+        found.append(w.detach().clone())
+    return torch.stack(found).numpy()
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Compare the scalings for every pair."""
+    arms = {pair: outcomes.where(first=pair[0], second=pair[1]) for pair in settings.pairs}
+    return Conclusion(
+        statements=tuple(statement for pair, arm in arms.items() for statement in _statements(pair, arm)),
+        table=_table(arms),
+        figures=tuple(_figure(pair, arm, settings.shown) for pair, arm in arms.items()),
+        caveats=(
+            "What is compared is how the minimum is reached, not which: without an intercept, features that are not "
+            "centred have another one, with a higher loss.",
+            "Two weights, all patients in every step. In a deep network the layer goes on standardizing its inputs "
+            "while the weights below change; whether that helps there is what the other experiments are about.",
+        ),
+    )
+
+
+def _words(pair: tuple[str, str]) -> str:
+    return " and ".join(NAMES.get(name, name) for name in pair)
+
+
+def _statements(pair: tuple[str, str], arm: Outcomes) -> list[Statement]:
+    steps = {name: arm.array(f"steps_{name}") for name in SCALINGS}
+    condition = {name: arm.array(f"condition_{name}") for name in SCALINGS}
+    words = _words(pair)
+    words = words[0].upper() + words[1:]
+    found = []
+    for name in ("standardized", "min-max"):
+        text = f"{words}, {name}: the condition number of the Hessian falls."
+        found.append(judge(text, ratio(condition["raw"], condition[name]), AtLeast(ROUNDER, nothing=1.0)))
+        text = f"{words}, {name}: fewer steps are needed."
+        found.append(judge(text, ratio(steps["raw"], steps[name]), AtLeast(FASTER, nothing=1.0)))
+    same = "textbooks"
+    text = f"{words}: min-max needs as many steps as standardization."
+    found.append(judge(text, ratio(steps["min-max"], steps["standardized"]), Within(0.5, 2.0), says=same))
+    text = f"{words}, standardized: the first step goes straight towards the minimum."
+    degrees = mean(arm.array("degrees_standardized"), "degrees")
+    found.append(judge(text, degrees, AtMost(STRAIGHT, nothing=ASKEW), says=same))
+    text = f"{words}: a batch-norm layer in front takes the path of standardized features."
+    found.append(judge(text, largest(arm.array("layer"), ""), Exact(ROUNDING)))
+    return found
+
+
+def _table(arms: dict[tuple[str, str], Outcomes]) -> Table:
+    rows = []
+    for pair, arm in arms.items():
+        for name, words in SCALINGS.items():
+            numbers = {what: mean(arm.array(f"{what}_{name}"), "") for what in MEASURED}
+            rows.append(
+                (
+                    f"{_words(pair)} (correlation {arm.array('correlation').mean():.2f})",
+                    words,
+                    cell(numbers["condition"], 1),
+                    f"{numbers['rate'].value:.2g}",
+                    cell(numbers["steps"], 0),
+                    cell(numbers["degrees"], 1),
+                )
+            )
+    caption = (
+        f"The Hessian's condition number, the best rate, the steps to {100 * END:g} % of the loss above the minimum, "
+        f"and the angle in degrees between the first step and the way there. Mean [95 % interval] over "
+        f"{len(next(iter(arms.values())))} halves of the patients"
+    )
+    return Table(
+        caption, ("features", "scaled", "condition number", "best rate", "steps", "first step askew"), tuple(rows)
+    )
+
+
+def _figure(pair: tuple[str, str], arm: Outcomes, shown: int) -> Figure:
+    panels = []
+    for name, words in SCALINGS.items():
+        found = next(iter(arm))[1][name]  # of the first seed
+        valley = Valley(np.array(found["hessian"]), np.array(found["minimum"]))
+        far = float(np.linalg.norm(valley.minimum))
+        lines = [_contour(valley, level, far) for level in LEVELS]
+        path = (np.array(found["path"]) - valley.minimum) / far
+        lines.append(Series("gradient descent", tuple(path[:, 0].tolist()), tuple(path[:, 1].tolist())))
+        panels.append(Panel(f"{words}: {found['steps']} steps", tuple(lines)))
+    return Figure(
+        name=f"path_{pair[0]}_{pair[1]}",
+        title=f"The path down the valley: {_words(pair)}",
+        caption=f"One half of the patients; the first {shown} steps at the best rate. The minimum is in the "
+        "middle, one unit is the distance to it at the start. Contours: "
+        + ", ".join(f"{level:g}" for level in LEVELS)
+        + " times the loss at the start.",
+        x_label="weight of the first feature, from the minimum",
+        y_label="weight of the second feature, from the minimum",
+        panels=tuple(panels),
+    )
+
+
+def _contour(valley: Valley, level: float, far: float) -> Series:
+    """Where the loss is ``level`` times that at the start, as far as it lies in the picture."""
+    eigenvalues, vectors = np.linalg.eigh(valley.hessian)
+    size = np.sqrt(2 * level * valley.above(np.zeros(2)) / eigenvalues) / far
+    # More points where the long axis leaves the picture quickly: equal steps of its sine.
+    turn = np.linspace(0, 2 * np.pi, 721)
+    if size[0] > 2:
+        edge = np.arcsin(min(1.0, 1.6 / size[0]))
+        turn = np.concatenate([np.linspace(np.pi / 2 - edge, np.pi / 2 + edge, 61), [np.nan]])
+        turn = np.concatenate([turn, turn + np.pi])
+    points = vectors @ (size[:, None] * np.stack([np.cos(turn), np.sin(turn)]))
+    inside = np.abs(points).max(axis=0) <= 1.5  # NaN is not inside
+    kept = tuple(float(y) if fits else None for y, fits in zip(points[1], inside, strict=True))
+    return Series("equal loss", tuple(np.nan_to_num(points[0]).tolist()), kept)
