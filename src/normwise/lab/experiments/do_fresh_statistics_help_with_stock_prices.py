@@ -1,0 +1,313 @@
+"""A network that predicts stock prices, years after its training: what fresh statistics repair, and what they do not.
+
+Question:
+    A network learns to predict next month's price from the last twelve. Years later prices are many times higher. Is
+    its error then one of scale, that fresh statistics of its input layer repair; and does it predict anything?
+
+Claim:
+    When the distribution of the inputs drifts, as stock prices do, a model on the old scale decays until normalization
+    is refreshed: so it is taught. For time series in general, statistics of each window, taken out before and put back
+    after the network, were proposed by Kim et al. (2022). That there is skill in either is nowhere claimed with a
+    number; it is what one would hope for.
+
+What would refute it:
+    The error on the old scale does not grow, or fresh statistics do not halve it. Of the hope: the error is not smaller
+    than that of repeating the last price.
+
+Settings:
+    matplotlib's sample prices of five stocks and two indices, monthly from 1990 to 2022, a network for each: a layer
+    of batch normalization (one location and scale for all twelve prices), 32 tanh units, one output in the layer's
+    units. 118 windows for training, beginning in a month of 1990 or 1991 that the seed draws, the last fifth of them
+    for choosing the rate among 0.01, 0.03 and 0.1; 400 steps of gradient descent on all windows. Then month by month to
+    the end, without further training: by the statistics of training; by statistics that follow the inputs (a memory of
+    12 months, and a prior of 0, 1 and 16 windows of training); by those of each window. Two more: the same network on
+    logarithms of the ratios of successive prices, and the last price repeated.
+
+Verdict:
+    Error: the median over months of |predicted - actual| / actual, its geometric mean over stocks; ratios, paired over
+    seeds. Skill: 1 - (mean squared error) / (that of repeating the last price), both relative to the last price, mean
+    over stocks; it counts from .02 on. Direction: the share of months in which up or down is right, less that of
+    always saying up; it counts from 2 points on.
+
+References:
+    - T. Kim, J. Kim, Y. Tae, C. Park, J.-H. Choi and J. Choo, Reversible Instance Normalization for Accurate
+      Time-Series Forecasting against Distribution Shift, 2022.
+    - Y. Li, N. Wang, J. Shi, J. Liu and X. Hou, Revisiting Batch Normalization For Practical Domain Adaptation, 2016,
+      arXiv:1603.04779.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normwise.lab.models import draw, glorot
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.statistics import Numbers, band, cell, mean, ratio
+from normwise.lab.stock_prices import stocks
+from normwise.lab.verdict import AtLeast, judge
+from normwise.torch import BatchNorm1d
+from normwise.torch.adapting import adapting
+
+SAYS = "teaching material; for windows Kim et al. 2022"
+TOPIC = "drifting data"
+GROWS = 2.0
+SKILL = 0.02
+POINTS = 2.0
+PRIORS = {"prior_0": 0.0, "prior_1": 1.0, "prior_16": 16.0}
+ARMS = {
+    "fixed": "statistics of training",
+    **{name: f"following, prior of {prior:g}" for name, prior in PRIORS.items()},
+    "window": "statistics of each window",
+    "ratios": "ratios of prices",
+    "last": "the last price repeated",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The network, its training, and how the statistics follow."""
+
+    window: int = 12
+    training: int = 118
+    steps: int = 400
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    width: int = 32
+    memory: float = 12.0
+    stocks: int = 7
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All stocks with one start of the training and one set of initial weights."""
+
+    seed: int
+
+
+class Forecast(nn.Module):
+    """The next price from a window: normalize, a hidden layer, and back to the units of the window.
+
+    Args:
+        window: how many prices.
+        width: hidden units.
+        seed: of the initial weights.
+        own: every window is normalized by its own mean and variance, and not by the layer's.
+    """
+
+    def __init__(self, window: int, width: int, seed: int, *, own: bool = False) -> None:
+        super().__init__()
+        self.own = own
+        self.normalize = BatchNorm1d(1, affine=False, momentum=1.0)  # all windows in one batch: nothing to average
+        self.hidden, self.readout = nn.Linear(window, width), nn.Linear(width, 1)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in (self.hidden, self.readout):
+            draw(layer, glorot(layer.in_features), generator)
+
+    def forward(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From shape (n, window): the prediction in normalized units, and the location and scale to put back."""
+        if self.own:
+            location, var = windows.mean(dim=1), windows.var(dim=1, correction=0)
+            scale = (var + 1e-6 * location.square()).sqrt()  # a window of equal prices must not divide by 0
+            x = (windows - location[:, None]) / scale[:, None]
+        else:
+            x = self.normalize(windows[:, None])[:, 0]
+            assert self.normalize.running_mean is not None
+            assert self.normalize.running_var is not None
+            location = self.normalize.running_mean
+            scale = (self.normalize.running_var + self.normalize.eps).sqrt()
+        return self.readout(torch.tanh(self.hidden(x)))[:, 0], location, scale
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
+    """One per seed."""
+    return [Trial(seed) for seed in seeds]
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train a network for each stock, and walk it through the years that follow."""
+    start = int(np.random.default_rng(trial.seed).integers(24))
+    found: dict[str, list[Any]] = {
+        f"{arm}_{what}": [] for arm in ARMS for what in ("error", "skill", "direction", "at")
+    }
+    for stock in stocks()[: settings.stocks]:
+        windows, target = _windows(stock.prices[start:], settings.window)
+        last = windows[:, -1]
+        predicted = walk(windows, target, settings, trial.seed)
+        behind = slice(settings.training, None)
+        actual, last = target[behind], last[behind]
+        for arm in ARMS:
+            error, naive = (predicted[arm] - actual) / last, (last - actual) / last
+            found[f"{arm}_error"].append(float(np.median(np.abs(predicted[arm] - actual) / actual)))
+            found[f"{arm}_skill"].append(float(1 - np.mean(error**2) / np.mean(naive**2)))
+            right = np.mean((predicted[arm] > last) == (actual > last)) - np.mean(actual > last)
+            found[f"{arm}_direction"].append(float(right))
+            relative = np.abs(predicted[arm] - actual) / actual
+            found[f"{arm}_at"].append([float(np.median(part)) for part in _years(relative)])
+    return found
+
+
+YEARS = 20
+"""So many pieces of twelve months, from the first month behind the training."""
+
+
+def _years(values: Numbers) -> list[Numbers]:
+    return [values[12 * year : 12 * (year + 1)] for year in range(YEARS)]
+
+
+def _windows(prices: Numbers, size: int) -> tuple[Numbers, Numbers]:
+    """Every window of so many prices, shape (n, size), and the price behind it, shape (n,)."""
+    windows = np.lib.stride_tricks.sliding_window_view(prices[:-1], size)
+    return np.asarray(windows), prices[size:]
+
+
+def walk(windows: Numbers, target: Numbers, settings: Settings, seed: int) -> dict[str, Numbers]:
+    """Each arm's predictions for the months behind the training."""
+    last = settings.training
+    price = torch.from_numpy(windows.copy()).float()
+    goal = torch.from_numpy(target.copy()).float()
+    found = {"last": windows[last:, -1]}
+    plain = _best(price[:last], goal[:last], settings, seed, own=False)
+    for arm in ("fixed", *PRIORS):
+        follow = nullcontext() if arm == "fixed" else adapting(plain, prior=PRIORS[arm], memory=settings.memory)
+        with follow:
+            found[arm] = np.array([_predict(plain, window) for window in price[last:]])
+    own = _best(price[:last], goal[:last], settings, seed, own=True)
+    found["window"] = np.array([_predict(own, window) for window in price[last:]])
+    steps = torch.from_numpy(np.diff(np.log(np.column_stack([windows, target])), axis=1)).float()
+    # as many ratios as a window of prices holds, and the one behind them
+    ratios = _best(steps[:last, :-1], steps[:last, -1], settings, seed, own=False)
+    change = np.array([_predict(ratios, window) for window in steps[last:, :-1]])
+    found["ratios"] = windows[last:, -1] * np.exp(change)
+    return found
+
+
+def _predict(model: Forecast, window: Tensor) -> float:
+    """The next price, and nothing else: a month at a time, as it would be done."""
+    with torch.no_grad():
+        out, location, scale = model(window[None])
+    return float(out * scale + location)
+
+
+def _best(windows: Tensor, target: Tensor, settings: Settings, seed: int, *, own: bool) -> Forecast:
+    """The network that is best on the last fifth of the windows among those of all rates; in inference mode."""
+    first = round(0.8 * len(windows))
+    found = []
+    for rate in settings.rates:
+        model = Forecast(windows.shape[1], settings.width, seed, own=own)
+        _train(model, windows[:first], target[:first], rate, settings.steps)
+        with torch.no_grad():
+            out, location, scale = model(windows[first:])
+            error = float(((out * scale + location - target[first:]) / scale).square().mean())
+        found.append((error if np.isfinite(error) else np.inf, rate))
+    model = Forecast(windows.shape[1], settings.width, seed, own=own)
+    _train(model, windows, target, min(found)[1], settings.steps)
+    return model
+
+
+def _train(model: Forecast, windows: Tensor, target: Tensor, rate: float, steps: int) -> None:
+    model.train()
+    parameters = list(model.parameters())
+    for _ in range(steps):
+        out, location, scale = model(windows)
+        loss = (out - (target - location) / scale).square().mean()
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            with torch.no_grad():
+                parameter.sub_(gradient, alpha=rate)
+    model.eval()
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Judge the error of scale and the skill apart."""
+    return Conclusion(
+        statements=tuple(_statements(outcomes)),
+        table=_table(outcomes),
+        figures=(_figure(outcomes),),
+        caveats=(
+            f"{settings.stocks} stocks in the same three decades: another period could have been without a trend. The "
+            "interval is over starts and initial weights, and holds nothing of the chance of the market.",
+            "The stocks are among those that still exist, and mostly among those that did well: always saying up looks "
+            "better than it could have been known to be.",
+            "A prior is not forgotten: with a memory of 12 months, 16 windows of training keep more than half of the "
+            "weight for ever.",
+        ),
+    )
+
+
+def _error(outcomes: Outcomes, arm: str) -> Numbers:
+    """Geometric mean over stocks, one per seed."""
+    return np.asarray(np.exp(np.log(outcomes.array(f"{arm}_error")).mean(axis=1)))
+
+
+def _mean(outcomes: Outcomes, arm: str, what: str) -> Numbers:
+    return np.asarray(outcomes.array(f"{arm}_{what}").mean(axis=1))
+
+
+def _over_years(outcomes: Outcomes, arm: str) -> Numbers:
+    """Geometric mean over stocks: shape (seeds, years)."""
+    return np.asarray(np.exp(np.log(outcomes.array(f"{arm}_at")).mean(axis=1)))
+
+
+def _statements(outcomes: Outcomes) -> list[Statement]:
+    fixed = _over_years(outcomes, "fixed")
+    hope = "a hope, nobody's claim"
+    found = [
+        judge(
+            f"On the old scale the error grows: in the {YEARS}th year behind the training against the first.",
+            ratio(fixed[:, -1], fixed[:, 0]),
+            AtLeast(GROWS, nothing=1.0),
+        )
+    ]
+    for arm in (*PRIORS, "window"):
+        text = f"Fresh statistics ({ARMS[arm]}) make the error smaller."
+        smaller = ratio(_error(outcomes, "fixed"), _error(outcomes, arm))
+        found.append(judge(text, smaller, AtLeast(GROWS, nothing=1.0)))
+    for arm in ("prior_0", "window", "ratios"):
+        text = f"With {ARMS[arm]}, the prediction is better than the last price."
+        found.append(judge(text, mean(_mean(outcomes, arm, "skill"), ""), AtLeast(SKILL), says=hope))
+        text = f"With {ARMS[arm]}, up or down is predicted better than by always saying up."
+        right = mean(100 * _mean(outcomes, arm, "direction"), "points")
+        found.append(judge(text, right, AtLeast(POINTS), says=hope))
+    return found
+
+
+def _table(outcomes: Outcomes) -> Table:
+    rows = []
+    for arm, words in ARMS.items():
+        direction = cell(mean(100 * _mean(outcomes, arm, "direction"), ""), 1) if arm != "last" else ""
+        rows.append(
+            (
+                words,
+                cell(mean(100 * _error(outcomes, arm), ""), 1),
+                cell(mean(_mean(outcomes, arm, "skill"), ""), 2),
+                direction,
+            )
+        )
+    caption = (
+        "Median error in % of the price, skill against repeating the last price, and right directions less those of "
+        f"always saying up, in points. Mean [95 % interval] over {len(outcomes)} starts and initial weights"
+    )
+    return Table(caption, ("normalized by", "error", "skill", "direction"), tuple(rows))
+
+
+def _figure(outcomes: Outcomes) -> Figure:
+    lines = []
+    for arm, words in ARMS.items():
+        spread = (tuple(line) for line in band(100 * _over_years(outcomes, arm)))
+        lines.append(Series(words, tuple(float(year) for year in range(1, YEARS + 1)), *spread))
+    return Figure(
+        name="error_over_years",
+        title="The error of next month's price, by years since the training",
+        caption="The median of every year, its geometric mean over stocks. Line: mean over seeds; band: smallest to "
+        "largest. Below the last price repeated there would be skill.",
+        x_label="years since the training",
+        y_label="error, % of the price",
+        panels=(Panel("", tuple(lines)),),
+        y_scale="log",
+    )
