@@ -54,9 +54,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def run(names: Sequence[str], **options: Any) -> list[Result]:
         asked.append({"names": names, **options})
         progress = options["progress"]
-        progress.on_start(ANSWER.experiment, 4, 2)
+        progress.on_plan({ANSWER.experiment: (4, 2)}, 2)
         for _ in range(2):
-            progress.on_trial_done(ANSWER.experiment, "seed=1")
+            progress.on_trial_done(ANSWER.experiment, "seed=1", 0.5)
         progress.on_result(ANSWER)
         return [ANSWER]
 
@@ -109,9 +109,13 @@ def test_run_prints_the_table_and_where_the_page_is(quick: list[dict[str, Any]],
     assert "Numbers" in done.stdout
     assert done.stdout.endswith(f"The page: {tmp_path / 'index.html'}\n")
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == page.render([ANSWER])
-    assert done.stderr == "does_it_train_faster: 4 trials, 2 of them kept from an earlier run\n"
-    assert list(quick[0]["names"]) == lab.names()
+    assert done.stderr == (
+        "1 experiment, 4 trials, 2 of them kept from an earlier run\n"
+        "does_it_train_faster: 1 ✓ reproduced; 1 of 1 experiments\n"
+    )
+    assert list(quick[0]["names"]) == []  # which stands for all
     assert (quick[0]["seeds"], quick[0]["full"], quick[0]["out"]) == (None, False, tmp_path)
+    assert (quick[0]["data"], quick[0]["dask"]) == (None, None)
 
 
 def test_run_passes_on_what_it_was_asked(quick: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -136,10 +140,15 @@ MISTAKES = [
     (
         ("lab", "run", "--seed", "3"),
         "unknown option '--seed': did you mean '--seeds'? "
-        "Known: --full, --help, --json, --out, --quick, --seeds, --workers.",
+        "Known: --dask, --data, --data-dir, --full, --help, --json, --out, --quick, --seeds, --workers.",
     ),
     (("lab", "run", "--seeds", "many"), "invalid value for '--seeds': 'many' is not a valid integer."),
     (("lab", "run", "--seeds", "1"), "an experiment needs at least 2 seeds to have a spread: got 1."),
+    (("lab", "run", "--data", "mnist"), "--data and --data-dir belong together: give both, or neither."),
+    (
+        ("lab", "run", "--data", "mnits", "--data-dir", "."),
+        "unknown data set 'mnits': did you mean 'mnist'? Known: cifar10, mnist, svhn.",
+    ),
     (("lab", "run", "--seeds"), "option '--seeds' requires an argument."),
     (("info", "more"), "got unexpected extra argument (more)"),
 ]

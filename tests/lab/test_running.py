@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -35,13 +35,16 @@ class Diary:
 
     def __init__(self) -> None:
         self.started: list[tuple[str, int, int]] = []
+        self.seconds: list[float] = []
         self.trials: list[str] = []
         self.results: list[Result] = []
 
-    def on_start(self, experiment: str, total: int, done: int) -> None:
-        self.started.append((experiment, total, done))
+    def on_plan(self, trials: Mapping[str, tuple[int, int]], workers: int) -> None:
+        assert workers > 0
+        self.started += [(name, total, done) for name, (total, done) in trials.items()]
 
-    def on_trial_done(self, experiment: str, trial: str) -> None:
+    def on_trial_done(self, experiment: str, trial: str, seconds: float) -> None:
+        self.seconds.append(seconds)
         self.trials.append(f"{experiment}: {trial}")
 
     def on_result(self, result: Result) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from normwise.lab.images import Source
 from normwise.lab.store import Store, digest, write
 from normwise.lab.workers import Done, Task
 
@@ -42,8 +43,14 @@ def test_a_trial_is_found_only_by_all_that_its_numbers_depend_on(tmp_path: Path)
         store.trial_file(Task("does_it_end", Path(), {"rates": (0.2,)}, TASK.trial), "origin"),
         store.trial_file(Task("does_it_end", Path(), TASK.settings, {"rate": 0.1, "seed": 1}), "origin"),
         store.trial_file(Task("is_it_so", Path(), TASK.settings, TASK.trial), "origin"),
+        store.trial_file(
+            Task("does_it_end", Path(), TASK.settings, TASK.trial, Source("mnist", Path(), "a")), "origin"
+        ),
+        store.trial_file(
+            Task("does_it_end", Path(), TASK.settings, TASK.trial, Source("mnist", Path(), "b")), "origin"
+        ),
     }
-    assert len(files) == 5
+    assert len(files) == 7
     assert store.trial_file(Task("does_it_end", Path("moved"), TASK.settings, TASK.trial), "origin") in files
 
 

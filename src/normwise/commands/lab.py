@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,8 @@ def lab_list(as_json: bool) -> None:
         if place:
             click.echo()
         click.secho(each.name, bold=True)
-        click.echo(click.wrap_text(each.question, width, initial_indent="  ", subsequent_indent="  "))
+        words = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        click.echo(words.fill(each.question))
 
 
 @lab.command("run", epilog="Example: normwise lab run does_it_train_faster --seeds 10")
@@ -52,6 +54,9 @@ def lab_list(as_json: bool) -> None:
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Use N processes; as many as cores by default."
 )
+@click.option("--dask", metavar="ADDRESS", help="Use the workers of the Dask scheduler there, not processes here.")
+@click.option("--data", metavar="NAME", help="Take mnist, svhn or cifar10 in the place of the digits.")
+@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="The folder with its original files.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -61,7 +66,16 @@ def lab_list(as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 @click.pass_context
-def lab_run(ctx: click.Context, /, names: Sequence[str], out: Path, as_json: bool, **how: Any) -> None:
+def lab_run(
+    ctx: click.Context,
+    /,
+    names: Sequence[str],
+    out: Path,
+    data: str | None,
+    data_dir: Path | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
     """Run experiments and write a page of what they found.
 
     Without a NAME all of them are run. A run that was interrupted continues where it stopped; what is finished is not
@@ -73,17 +87,24 @@ def lab_run(ctx: click.Context, /, names: Sequence[str], out: Path, as_json: boo
     from normwise.report import page, progress
 
     page.require()  # before minutes are spent on results that could not be shown
-    names = tuple(dict.fromkeys(names)) or tuple(room.names())
+    if (data is None) != (data_dir is None):
+        raise click.UsageError("--data and --data-dir belong together: give both, or neither.")
+    chosen = None if data is None or data_dir is None else (data, data_dir)
+    written = out / "index.html"
     try:
-        with progress.Bars(Console(stderr=True), len(names)) as bars:
-            results = room.run(names, out=out, progress=bars, **how)
+        with progress.Bars(Console(stderr=True)) as bars:
+            results = room.run(tuple(dict.fromkeys(names)), out=out, progress=bars, data=chosen, **how)
+    except room.TrialFailed as error:
+        if error.finished:
+            page.write(error.finished, written)
+            click.echo(f"The page of what is finished: {written.resolve()}", err=True)
+        raise
     except KeyboardInterrupt:
         click.echo(
             f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command continues from there.",
             err=True,
         )
         ctx.exit(INTERRUPTED)
-    written = out / "index.html"
     page.write(results, written)
     _print(results, as_json)
     click.echo(f"The page: {written.resolve()}", err=as_json)

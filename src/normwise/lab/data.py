@@ -3,25 +3,39 @@
 1797 images of 8 x 8 pixels with 17 levels of grey, in 10 classes of about 180 (UCI, Alpaydin & Kaynak 1998). A second
 domain is the same digits blended with patches of the two photographs that scikit-learn ships, as MNIST-M is made from
 MNIST (Ganin et al. 2016).
+
+A user's own data set takes the digits' place after ``use``, in the experiments that take one. All functions here then
+give its images, in its size and colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 
-CLASSES = 10
-"""Of every data set here."""
+from normwise.lab.images import CLASSES, Source, read
+
+Labels = npt.NDArray[np.int64]
+Pictures = npt.NDArray[np.float64]
+
+__all__ = ["CLASSES", "PIXELS", "Digits", "Split", "batches", "digits", "digits_on_photos", "pixels", "shape", "use"]
+
 PIXELS = 64
+"""Of a digit; of the user's images ``pixels()``."""
 TEST = 450
 VALIDATION = 270
+LARGE = {"train": 20_000, "validation": 2_000, "test": 5_000}
+"""At most so many images of a user's data set: what an hour on two cores is enough for."""
+
+_chosen: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class Split:
     """Images with their labels.
 
     Args:
-        images: shape (n, 64), float32, between 0 and 1.
+        images: shape (n, pixels), float32, between 0 and 1; 64 pixels for the digits.
         labels: shape (n,), int64, 0 to 9.
         rows: shape (n,), int64, which images of the whole set they are.
     """
@@ -48,9 +62,18 @@ class Digits:
     test: Split
 
 
+def use(source: Source | None) -> None:
+    """From now on, in this process, take the images of a user's data set; None: the digits again."""
+    global _chosen  # noqa: PLW0603 - every function of this file answers for the data that the process works on
+    _chosen = source
+
+
 def shape() -> tuple[int, int, int]:
     """Channels, height and width of the images that ``digits`` gives."""
-    return (1, 8, 8)
+    if _chosen is None:
+        return (1, 8, 8)
+    channels, height, width = read(_chosen.name, _chosen.folder).train.images.shape[1:]
+    return channels, height, width
 
 
 def pixels() -> int:
@@ -66,14 +89,38 @@ def digits(seed: int, *, binary: bool = False) -> Digits:
         seed: of the split; each seed of an experiment has its own, so that the spread over seeds contains the chance of
             the split. Arms that are compared have the same one.
         binary: black and white: a pixel is 1 from half the largest value on, else 0.
+
+    Of a user's data set, test images are drawn from its own test part and all others from its training part, not more
+    than ``LARGE`` of each.
     """
     images, labels = _whole()
-    if binary:
-        images = (images >= 0.5).to(images.dtype)
-    rest, test = train_test_split(np.arange(len(labels)), test_size=TEST, stratify=labels, random_state=seed)
-    train, validation = train_test_split(rest, test_size=VALIDATION, stratify=labels[rest], random_state=seed)
-    parts = (torch.from_numpy(rows) for rows in (train, validation, test))
-    return Digits(*(Split(images[rows], labels[rows], rows) for rows in parts))
+    parts = []
+    for rows in _rows(labels.numpy(), seed):
+        chosen = images[rows].to(torch.float32)
+        chosen = chosen / 255 if images.dtype == torch.uint8 else chosen
+        chosen = (chosen >= 0.5).to(torch.float32) if binary else chosen
+        parts.append(Split(chosen, labels[rows], torch.from_numpy(rows)))
+    return Digits(*parts)
+
+
+def _rows(labels: Labels, seed: int) -> Sequence[Labels]:
+    """Which images are for training, for validation and for the test."""
+    everything = np.arange(len(labels))
+    if _chosen is None:
+        rest, test = train_test_split(everything, test_size=TEST, stratify=labels, random_state=seed)
+        return (*train_test_split(rest, test_size=VALIDATION, stratify=labels[rest], random_state=seed), test)
+    first = len(read(_chosen.name, _chosen.folder).train.labels)
+    rest = _drawn(everything[:first], labels, LARGE["train"] + LARGE["validation"], seed)
+    share = LARGE["validation"] / (LARGE["train"] + LARGE["validation"])
+    train, validation = train_test_split(rest, test_size=share, stratify=labels[rest], random_state=seed)
+    return train, validation, _drawn(everything[first:], labels, LARGE["test"], seed)
+
+
+def _drawn(rows: Labels, labels: Labels, most: int, seed: int) -> Labels:
+    """At most so many of the rows, with the same share of every class."""
+    if len(rows) <= most:
+        return rows
+    return np.asarray(train_test_split(rows, train_size=most, stratify=labels[rows], random_state=seed)[0])
 
 
 def digits_on_photos(seed: int) -> Digits:
@@ -84,10 +131,9 @@ def digits_on_photos(seed: int) -> Digits:
     Args:
         seed: of the split, which is that of ``digits(seed)``.
     """
-    blended = (_patches() - _whole()[0]).abs()
     plain = digits(seed)
     parts = (plain.train, plain.validation, plain.test)
-    return Digits(*(Split(blended[part.rows], part.labels, part.rows) for part in parts))
+    return Digits(*(Split((_patches(part.rows) - part.images).abs(), part.labels, part.rows) for part in parts))
 
 
 def batches(split: Split, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -106,22 +152,45 @@ def batches(split: Split, size: int, seed: int) -> Iterator[tuple[torch.Tensor, 
                 yield split.images[rows], split.labels[rows]
 
 
-@cache
 def _whole() -> tuple[torch.Tensor, torch.Tensor]:
+    """All images, of a user's data set as bytes and the training part first, and their labels."""
+    return _digits() if _chosen is None else _bytes(_chosen)
+
+
+@cache
+def _bytes(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
+    found = read(source.name, source.folder)
+    images = np.concatenate([found.train.images, found.test.images])
+    labels = np.concatenate([found.train.labels, found.test.labels]).astype(np.int64)
+    return torch.from_numpy(images.reshape(len(images), -1)), torch.from_numpy(labels)
+
+
+@cache
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
     loaded: Any = load_digits()
     images = torch.from_numpy(loaded.data / 16).to(torch.float32)
     return images, torch.from_numpy(loaded.target).to(torch.int64)
 
 
-@cache
-def _patches() -> torch.Tensor:
-    """A patch of 8 x 8 for every digit, from the photographs in grey and a quarter of their height and width."""
-    generator = np.random.default_rng(0)
-    photos = [photo[: len(photo) // 4 * 4].mean(axis=2) / 255 for photo in load_sample_images().images]
-    small = [photo.reshape(len(photo) // 4, 4, -1, 4).mean(axis=(1, 3)) for photo in photos]
-    found = []
-    for _ in range(len(_whole()[1])):
-        photo = small[generator.integers(len(small))]
-        top, left = (generator.integers(0, size - 8 + 1) for size in photo.shape)
-        found.append(photo[top : top + 8, left : left + 8].reshape(PIXELS))
+def _patches(rows: torch.Tensor) -> torch.Tensor:
+    """Each image's patch of a photograph, in its size and colours: shape (n, pixels)."""
+    channels, height, width = shape()
+    photos, found = _photos(channels == 1), []
+    for row in rows.tolist():
+        generator = np.random.default_rng(row)  # a patch belongs to its image, whatever the split
+        photo = photos[generator.integers(len(photos))]
+        top = generator.integers(0, photo.shape[1] - height + 1)
+        left = generator.integers(0, photo.shape[2] - width + 1)
+        found.append(photo[:, top : top + height, left : left + width].reshape(-1))
     return torch.from_numpy(np.stack(found)).to(torch.float32)
+
+
+@cache
+def _photos(grey: bool) -> list[Pictures]:
+    """The photographs, a quarter of their height and width: shape (channels, height, width), between 0 and 1."""
+    found = []
+    for photo in load_sample_images().images:
+        height, width = photo.shape[0] // 4, photo.shape[1] // 4
+        small = photo[: 4 * height, : 4 * width].reshape(height, 4, width, 4, 3).mean(axis=(1, 3)) / 255
+        found.append(small.mean(axis=2)[None] if grey else small.transpose(2, 0, 1))
+    return found

@@ -11,7 +11,9 @@ An experiment is one file in the folder ``experiments``. The file name is its na
 * ``conclude(settings, outcomes)``, which turns all of them into a ``results.Conclusion``.
 
 It may also hold ``QUICK`` and ``FULL``, smaller and larger ``Settings`` for ``--quick`` and ``--full``, and ``SEEDS``,
-how many seeds it takes where ``SEEDS`` of this file are too few for a small effect.
+how many seeds it takes where ``SEEDS`` of this file are too few for a small effect; and ``TAKES_DATA = True``, where it
+gets its images from ``data`` and its networks from ``models`` and their like, so that other images can take the digits'
+place.
 """
 
 from __future__ import annotations
@@ -161,6 +163,11 @@ def settings_of(experiment: Experiment, *, quick: bool = False, full: bool = Fal
 def seeds_of(experiment: Experiment, *, quick: bool = False) -> int:
     """How many seeds an experiment takes unless it is told."""
     return QUICK_SEEDS if quick else int(getattr(experiment, "SEEDS", SEEDS))
+
+
+def takes_data(experiment: Experiment) -> bool:
+    """Whether a user's images can take the digits' place in it."""
+    return bool(getattr(experiment, "TAKES_DATA", False))
 
 
 def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:

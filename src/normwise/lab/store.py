@@ -44,7 +44,10 @@ class Store:
             task: the trial with its settings.
             origin: digest of the code and the versions, see ``stamp.origin``.
         """
-        key = digest([task.experiment, task.settings, task.trial, origin])
+        parts = [task.experiment, task.settings, task.trial, origin]
+        if task.data is not None:
+            parts.append([task.data.name, task.data.fingerprint])
+        key = digest(parts)
         return self.out / "trials" / task.experiment / f"{key}.json"
 
     def load_trial(self, path: Path) -> Done | None:

@@ -16,14 +16,27 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from normwise.errors import NormwiseError
-from normwise.lab.experiment import load
+from normwise.lab.experiment import FOLDER, load
+from normwise.lab.results import Result
+
+if TYPE_CHECKING:  # images need NumPy, and listing must not wait for it
+    from normwise.lab.images import Source
 
 
 class TrialFailed(NormwiseError):
-    """A trial raised, or its process died; the message names the experiment and the trial."""
+    """A trial raised, or its process died; the message names the experiment and the trial.
+
+    Args:
+        message: one sentence.
+        finished: results of the same run that are whole.
+    """
+
+    def __init__(self, message: str, finished: Sequence[Result] = ()) -> None:
+        super().__init__(message)
+        self.finished = list(finished)
 
 
 @dataclass(frozen=True)
@@ -31,9 +44,11 @@ class Task:
     """One trial of one experiment, as plain values that travel to another process."""
 
     experiment: str
-    folder: Path
+    folder: Path | None
+    """Where the experiment is looked for; None: the package's own folder, which another machine has elsewhere."""
     settings: dict[str, Any]
     trial: dict[str, Any]
+    data: Source | None = None
 
     def words(self) -> str:
         """The trial in words, for example ``batch_norm=True, rate=0.1, seed=3``."""
@@ -49,6 +64,23 @@ class Done:
     error: str = ""
 
 
+class Pool(Protocol):
+    """Who works trials off: processes here, or a cluster."""
+
+    count: int
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave nothing running."""
+
+    def do(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Done]]:
+        """Work tasks off and hand each over as it is finished, in no particular order."""
+
+
 class Workers:
     """A pool of processes, started when there is something to do and stopped at the end of the ``with`` block.
 
@@ -60,7 +92,7 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
         self._lifeline: Connection | None = None
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -76,7 +108,7 @@ class Workers:
         """Work tasks off and hand each over as it is finished, in no particular order.
 
         Raises:
-            TrialFailed: a trial raised, or a process died.
+            TrialFailed: a process died.
         """
         if not tasks:
             return
@@ -95,11 +127,6 @@ class Workers:
                     f"a process that worked on experiment {task.experiment!r} died: it was killed, ran out of memory, "
                     "or was started by a script without `if __name__ == '__main__':`; finished trials are kept."
                 ) from error
-            if done.error:
-                raise TrialFailed(
-                    f"experiment {task.experiment!r} failed in trial {task.words()} with {done.error}; "
-                    "finished trials are kept."
-                )
             yield task, done
 
 
@@ -112,9 +139,12 @@ def work(task: Task) -> Done:
     """Do one trial; an exception becomes text, because not every exception survives the way between processes."""
     began = time.perf_counter()
     try:
-        experiment = load(task.experiment, task.folder)
+        experiment = load(task.experiment, task.folder or FOLDER)
         if "torch" in sys.modules:  # one thread, so that sums are taken in the same order everywhere
             sys.modules["torch"].set_num_threads(1)
+            from normwise.lab.data import use  # an experiment that needs no torch needs no data of ours
+
+            use(task.data)
         outcome = experiment.run(experiment.Trial(**task.trial), experiment.Settings(**task.settings))
         return Done({name: _plain(value) for name, value in outcome.items()}, time.perf_counter() - began)
     except Exception as error:
