@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -255,6 +256,40 @@ def test_other_dtypes_of_layer_and_input() -> None:
     assert single.dtype is torch.float32
     layer.bfloat16()
     assert layer(x.bfloat16()).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_shapes_are_inferred_without_values(kind: str) -> None:
+    layer, x = made(kind, "2d"), values((5, 6, 2, 3))
+    layer(x)
+    layer.to("meta")
+    for training in (False, True):
+        y = layer.train(training)(x.to("meta"))
+        assert (y.shape, y.device.type) == (x.shape, "meta")
+
+
+def test_threads_that_infer_at_once_after_a_change_have_the_right_matrix() -> None:
+    layer, x = made(), values((7, 6))
+    states = [layer.running_covariance.clone() * factor for factor in (1, 2)]
+    right = []
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for state in states:
+            layer.running_covariance.copy_(state)
+            right.append(layer(x))
+
+    def infer() -> None:
+        with torch.no_grad():
+            found.extend(layer(x) for _ in range(30))
+
+    threads = [threading.Thread(target=infer) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 90
+    assert all(torch.equal(y, right[1]) for y in found)
 
 
 def test_exported_and_compiled_graphs_read_the_statistics_and_keep_nothing() -> None:

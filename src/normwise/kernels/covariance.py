@@ -6,6 +6,7 @@ are in float64 wherever the device has it, because their algebra squares what th
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,11 @@ class Gathered(NamedTuple):
 def matrix_dtype(x: Tensor) -> torch.dtype:
     """Of the small matrices."""
     return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Products of matrices in half precision, as autocast would have them, have too few digits for a covariance."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def gather(x: Tensor, size: int, weights: Tensor | None = None) -> Gathered:

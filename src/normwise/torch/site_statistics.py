@@ -112,7 +112,7 @@ class OfPairs:
         """Of the sums of pairs, each about as exact as if it were a channel."""
         weights = check_mask(mask, input)
         check_shared(weights)
-        with torch.autocast(input.device.type, enabled=False):
+        with covariance.without_autocast(input):
             found = covariance.gather(input.detach(), self._size, weights)
         mean, covariances = found.mean.to(device, torch.float64), found.covariance.to(device, torch.float64)
         finite = covariances.isfinite().all(-1).all(-1)[:, None, None]

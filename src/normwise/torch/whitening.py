@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from normwise.estimators import Estimator
 from normwise.kernels import aten
-from normwise.kernels.covariance import Gathered, gather, matrix_dtype, multiplied
+from normwise.kernels.covariance import Gathered, gather, matrix_dtype, multiplied, without_autocast
 from normwise.kernels.torch_activations import activate
 from normwise.kernels.two_pass import blank
 from normwise.moments import Moments
@@ -103,8 +103,7 @@ class FusedWhitening(FusedBatchNorm):
         by_batch = self.training or mean is None or covariance is None
         var = None if covariance is None else covariance.diagonal(dim1=1, dim2=2).reshape(-1)
         _, _, weight, bias = as_torch_takes_them(input, mean, var, weight, bias, by_batch, 0.0, self.eps)
-        # Products of matrices in half precision, as autocast would have them, have too few digits for a covariance.
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input):
             if input.numel() == 0:
                 y = _scaled(input.to(torch.promote_types(input.dtype, torch.float32)), None, weight, bias)
             elif by_batch:
