@@ -9,13 +9,16 @@ from keras import ops
 from normwise.keras.masks import values_per_channel, without_channels
 from normwise.keras.replicas import sum_of_replicas, synchronizing
 
+# Of so many samples one is asked for about where the mean is.
+EVERY = 16
+
 
 class Gathered(NamedTuple):
-    """A batch about its mean; per channel means in the shape of the input with 1 for all other axes.
+    """A batch about a number near its mean; per channel means in the shape of the input with 1 for all other axes.
 
     Attributes:
         centred: the input less ``near``.
-        near: about the mean, as a constant: what rounding left between the two is ``offset``.
+        near: about the mean, as a constant.
         offset: the mean less ``near``.
         var: biased.
         count: how many values count: a number, or a tensor, shape (1,) or (C,).
@@ -39,10 +42,13 @@ class Gathered(NamedTuple):
 def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> Gathered:
     r"""The moments of each channel, exact for any mean, with gradients of any order.
 
-    .. math:: m \approx \mu, \quad \delta = \frac1n \sum_i w_i (x_i - m), \quad \mu = m + \delta, \quad
+    .. math:: \delta = \frac1n \sum_i w_i (x_i - m), \quad \mu = m + \delta, \quad
         v = \frac1n \sum_i w_i (x_i - m)^2 - \delta^2
 
-    m is the mean as far as its dtype holds it, and a constant for the gradient, which then comes to two sums.
+    m is a constant for the gradient, which then comes to two sums: the mean of every 16th sample, or of all where there
+    is a mask. The mean of a share s of some values is within :math:`\sigma / \sqrt s` of that of all, whatever they
+    are, so :math:`\delta^2 \le 16 v`, and the difference loses no more than the last four bits. E[x^2] - E[x]^2 has
+    m = 0.
 
     Args:
         inputs: float32 or float64.
@@ -64,9 +70,9 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
         return _by_sums(inputs, mask, axis, over, together)
     count = values_per_channel(inputs, axis)
     values = ops.cast(count, inputs.dtype)
-    near = ops.stop_gradient(ops.mean(inputs, over, keepdims=True))
-    centred = inputs - ops.cast(near, inputs.dtype)
-    # On JAX, means of Keras's are in float32; only sums are in the input's dtype.
+    near = ops.mean(inputs[::EVERY] if 0 in over else inputs, over, keepdims=True)
+    near = ops.cast(ops.stop_gradient(near), inputs.dtype)  # on JAX, means of Keras's are in float32
+    centred = inputs - near
     offset = ops.sum(centred, over, keepdims=True) / values
     var = ops.sum(ops.square(centred), over, keepdims=True) / values - ops.square(offset)
     return Gathered(centred, near, offset, ops.maximum(var, 0), count)

@@ -30,8 +30,9 @@ def normalize(batch: Gathered, scale: Any, shift: Any, epsilon: float, axis: int
     factor = ops.rsqrt(batch.var + epsilon)
     if scale is not None:
         factor = factor * along(scale, batch.centred, axis)
-    y = (batch.centred - batch.offset) * factor
-    return y if shift is None else y + along(shift, batch.centred, axis)
+    # In this order a gradient needs the sums of g and of g x, and no third one.
+    total = -batch.offset * factor
+    return batch.centred * factor + (total if shift is None else total + along(shift, batch.centred, axis))
 
 
 def normalize_by_fixed(inputs: Any, mean: Any, var: Any, scale: Any, shift: Any, epsilon: float, axis: int) -> Any:
