@@ -48,6 +48,7 @@ from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, sections 3.3 and 4.2"
 TOPIC = "optimization"
+TAKES_DATA = True
 USABLE = 0.95
 HIGHER = 5.0
 SMALL = 0.01

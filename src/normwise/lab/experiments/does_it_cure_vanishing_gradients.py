@@ -54,6 +54,7 @@ from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.3; against it Yang et al. 2019"
 TOPIC = "optimization"
+TAKES_DATA = True
 FAIR = 0.9
 """The factor per layer of the usual example; ReLU layers of He's scale times this have it in the mean."""
 GONE = 1e-10

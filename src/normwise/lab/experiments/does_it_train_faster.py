@@ -51,6 +51,7 @@ from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.1"
 TOPIC = "optimization"
+TAKES_DATA = True
 TARGETS = {"grey": 0.95, "binary": 0.90}
 """The accuracy to reach."""
 SMALL = 0.1
