@@ -1,0 +1,67 @@
+"""Parts of the batch and dropout in a tiny setting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from normwise.lab.experiments import does_batch_noise_replace_dropout as experiment
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Verdict
+
+SETTINGS = experiment.Settings(parts=(1, 10), dropouts=(0.0, 0.5), rates=(0.2, 0.8), steps=60, width=30)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
+
+
+@pytest.fixture(scope="module")
+def conclusion(outcomes: Outcomes) -> Conclusion:
+    return experiment.conclude(SETTINGS, outcomes)
+
+
+def test_a_share_of_the_labels_is_drawn_anew_and_the_rest_is_kept() -> None:
+    labels = torch.zeros(1000, dtype=torch.int64)
+    changed = experiment._some_wrong(labels, 0.3, 0)
+    assert 0.25 < float((changed != 0).double().mean()) < 0.3
+    assert torch.equal(labels, torch.zeros(1000, dtype=torch.int64))
+    assert torch.equal(experiment._some_wrong(labels, 0.0, 0), labels)
+
+
+def test_smaller_parts_fit_the_training_images_less(outcomes: Outcomes) -> None:
+    noisy = outcomes.where(task="noisy")
+    whole, parts = (noisy.where(part=size).array("train")[:, 0].max(axis=1) for size in (120, 12))
+    assert (whole > parts).all()
+
+
+def test_dropout_goes_with_the_plain_network_and_the_whole_batch(outcomes: Outcomes) -> None:
+    for trial, found in outcomes:
+        whole = trial.part in (experiment.PLAIN, experiment.BATCH[trial.task])
+        assert len(found["test"]) == (2 if whole else 1)
+
+
+def test_rate_and_dropout_are_picked_on_validation_images() -> None:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    made_up = []
+    for trial in trials:
+        shape = (2, 2) if trial.part in (experiment.PLAIN, experiment.BATCH[trial.task]) else (1, 2)
+        validation = [[0.5, 0.6], [0.7, 0.5]][: shape[0]]
+        made_up.append({"validation": validation, "test": [[0.9, 0.8], [0.85, 0.9]][: shape[0]], "train": validation})
+    found = experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements
+    assert found[4].effect.value == pytest.approx(-5)
+    assert found[4].verdict is Verdict.CONTRADICTED
+    assert found[5].effect.value == pytest.approx(5)
+
+
+def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
+    assert len(conclusion.statements) == 12
+    assert len(conclusion.table.rows) == 10
+    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
+    assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[2, 2], [2, 2]]
+    for figure in conclusion.figures:
+        for panel in figure.panels:
+            for series in panel.series:
+                assert len(series.x) == len(series.y) == len(series.low) > 0
