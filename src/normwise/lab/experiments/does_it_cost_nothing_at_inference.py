@@ -1,0 +1,237 @@
+"""Is a trained batch normalization one linear map, which the layer in front of it can take over?
+
+Question:
+    Does a network give the same logits when each batch normalization is folded into the linear layer in front of it,
+    and what does the layer do in training to a batch of one example?
+
+Claim:
+    In inference y = gamma / sqrt(Var + eps) x + (beta - gamma E / sqrt(Var + eps)), "simply a linear transform applied
+    to each activation" (Ioffe & Szegedy 2015, section 3.1 and algorithm 2, line 11), so that it can be composed with
+    the layer in front of it. In training mode a batch of one example is beta, whatever the example (Irpan, On the
+    Perils of Batch Norm, 2017).
+
+What would refute it:
+    The folded network's logits differ by more than rounding, or its accuracy at all.
+
+Settings:
+    Three hidden layers of 64 ReLU units with batch normalization, trained for 300 steps of rate 0.1 on scikit-learn's
+    digits; folded by the formula, in float64 and in float32. The time is that of inference for 450 images, one thread,
+    the median of repeated calls. The batch of one is a test image's input to the first normalization, by the formula in
+    float64.
+
+Verdict:
+    The identities are exact up to 1e-10 in float64 and 1e-4 in float32, relative to the largest logit; the batch of one
+    up to 0. The accuracy is exact when no test image changes its class. "Saves time" is reproduced when the ratio is at
+    least 1.05 with an interval above 1.
+
+References:
+    - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+      Shift, 2015, arXiv:1502.03167.
+    - A. Irpan, On the Perils of Batch Norm, 2017, alexirpan.com/2017/04/26/perils-batch-norm.html.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normwise.kernels import reference
+from normwise.lab.data import digits
+from normwise.lab.models import Dense, he
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.statistics import band, cell, largest, mean, ratio
+from normwise.lab.training import train
+from normwise.lab.verdict import AtLeast, Exact, judge
+from normwise.torch import BatchNorm1d
+
+SAYS = "Ioffe & Szegedy 2015, section 3.1"
+TOPIC = "what the layer is"
+DOUBLE = 1e-10
+SINGLE = 1e-4
+SAVES = 1.05
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The network, and how often it is timed."""
+
+    depth: int = 3
+    width: int = 64
+    steps: int = 300
+    rate: float = 0.1
+    batch: int = 60
+    sizes: tuple[int, ...] = (1, 10, 100, 450)
+    repeats: int = 50
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trained network."""
+
+    seed: int
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
+    """One network per seed."""
+    return [Trial(seed) for seed in seeds]
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train, fold, and compare logits, classes and times."""
+    data = digits(trial.seed)
+    model = Dense(
+        depth=settings.depth, width=settings.width, activation="relu", batch_norm=True, std=he, seed=trial.seed
+    )
+    train(model, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
+    model.eval()
+    plain = folded(model, settings)
+    found: dict[str, Any] = {}
+    with torch.no_grad():
+        found["seconds"] = [
+            [_seconds(each, data.test.images[:size], settings.repeats) for size in settings.sizes]
+            for each in (model, deepcopy(plain).float())
+        ]
+        for name, dtype in PRECISIONS.items():
+            one, two = (deepcopy(each).to(dtype)(data.test.images.to(dtype)) for each in (model, plain))
+            found[name] = float((one - two).abs().max() / one.abs().max())
+            found[f"changed_{name}"] = int((one.argmax(dim=1) != two.argmax(dim=1)).sum())
+    return found | {"batch_of_one": _batch_of_one(model, data.test.images[:1])}
+
+
+def folded(model: Dense, settings: Settings) -> Dense:
+    """The same function without normalization, by line 11 of algorithm 2; computed in float64."""
+    plain = Dense(
+        depth=settings.depth, width=settings.width, activation="relu", std=he, seed=0, dtype=torch.float64
+    )  # fmt: skip
+    with torch.no_grad():
+        for ours, theirs, layer in zip(plain.linear, model.linear, model.normalize, strict=True):
+            assert isinstance(ours, nn.Linear)  # nn.ModuleList does not know what it holds
+            assert isinstance(theirs, nn.Linear)
+            assert isinstance(layer, BatchNorm1d)
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            factor = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
+            ours.weight.copy_(theirs.weight.double() * factor[:, None])
+            ours.bias.copy_(layer.bias.double() - layer.running_mean.double() * factor)
+        plain.readout.weight.copy_(model.readout.weight)
+        plain.readout.bias.copy_(model.readout.bias)
+    return plain.eval()
+
+
+def _seconds(model: nn.Module, images: Tensor, repeats: int) -> float:
+    found = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        model(images)
+        found.append(time.perf_counter() - begin)
+    return float(np.median(found))
+
+
+def _batch_of_one(model: Dense, image: Tensor) -> float:
+    """Largest difference to the shift of what the first normalization makes of one image in training mode."""
+    layer = model.normalize[0]
+    assert isinstance(layer, BatchNorm1d)
+    with torch.no_grad():
+        x = model.linear[0](image.to(model.readout.weight.dtype)).double()
+    scale, shift = (each.detach().double().numpy() for each in (layer.weight, layer.bias))
+    y, _ = reference.forward_batch(x.numpy(), scale, shift, layer.eps)
+    return float(np.abs(y - shift).max())
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Judge the identities and the time."""
+    return Conclusion(
+        statements=tuple(_statements(settings, outcomes)),
+        table=_table(settings, outcomes),
+        figures=(_figure(settings, outcomes),),
+        caveats=(
+            "In float32 the two round differently; which of them is nearer to the truth is chance.",
+            "What folding saves depends on how much of a network's time is normalization: little for dense layers of "
+            "many units, much for convolutions with few channels. Times are of this machine.",
+            "A batch norm behind the activation, or behind a sum, has no linear layer in front of it to fold into.",
+        ),
+    )
+
+
+def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+    seconds, last = outcomes.array("seconds"), len(settings.sizes) - 1
+    changed = outcomes.array("changed_float32")
+    relative = "of the largest logit"
+    return [
+        judge(
+            "In float64 the folded network has the same logits.",
+            largest(outcomes.array("float64"), relative),
+            Exact(DOUBLE),
+        ),
+        judge(
+            "In float32 the folded network has the same logits up to its rounding.",
+            largest(outcomes.array("float32"), relative),
+            Exact(SINGLE),
+        ),
+        judge(
+            "In float32 no test image changes its class by folding.",
+            largest(changed, "images"),
+            Exact(0.0),
+        ),
+        judge(
+            f"The folded network is faster for {settings.sizes[last]} images.",
+            ratio(seconds[:, 0, last], seconds[:, 1, last]),
+            AtLeast(SAVES, nothing=1.0),
+            says="why networks are folded",
+        ),
+        judge(
+            "In training mode a batch of one example becomes the shift, whatever the example.",
+            largest(outcomes.array("batch_of_one"), "difference"),
+            Exact(0.0),
+            says="Irpan 2017",
+        ),
+    ]
+
+
+def _table(settings: Settings, outcomes: Outcomes) -> Table:
+    rows = [
+        (f"logits, {name}", f"{outcomes.array(name).max():.1e} of the largest logit at most") for name in PRECISIONS
+    ]
+    rows += [
+        (f"classes of 450 test images, {name}", f"{outcomes.array(f'changed_{name}').max():.0f} changed at most")
+        for name in PRECISIONS
+    ]
+    seconds = outcomes.array("seconds")
+    for i, size in enumerate(settings.sizes):
+        times = cell(ratio(seconds[:, 0, i], seconds[:, 1, i]), 2)
+        rows.append((f"time for {size} images, with normalization over folded", times))
+    both = mean(1e6 * seconds[:, 1, -1], "microseconds")
+    rows.append((f"time for {settings.sizes[-1]} images, folded, microseconds", cell(both, 0)))
+    caption = (
+        "The folded network against the normalized one: the largest, or the mean [95 % interval], over "
+        f"{len(outcomes)} seeds"
+    )
+    return Table(caption, ("of", "found"), tuple(rows))
+
+
+def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
+    sizes = tuple(float(size) for size in settings.sizes)
+    seconds = 1e6 * outcomes.array("seconds")
+    lines = (
+        Series(words, sizes, *(tuple(line) for line in band(seconds[:, i])))
+        for i, words in enumerate(("with batch norm", "folded"))
+    )
+    return Figure(
+        name="time_by_images",
+        title="Time of inference, before and after folding",
+        caption="Three hidden layers of 64 units, one thread. Line: mean over seeds; band: smallest to largest.",
+        x_label="images",
+        y_label="microseconds",
+        panels=(Panel("64-3×64-10, ReLU", tuple(lines)),),
+        x_scale="log",
+        y_scale="log",
+    )
