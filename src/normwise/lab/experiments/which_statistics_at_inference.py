@@ -1,0 +1,251 @@
+"""Which statistics at inference: exact ones of the final network, a moving average, or those of the middle of training?
+
+Question:
+    A network has been trained for some steps. From what should its layers take mean and variance at inference: moving
+    averages of the batches so far, the mean over all of training, over its last quarter or over its middle half, or
+    data that run through the final network once more? When does it matter?
+
+Claim:
+    Algorithm 2 takes training batches through the final network; moving averages are there to "track the accuracy of a
+    model as it trains" (Ioffe & Szegedy 2015, section 3.1). Averages lag behind early in training and at high rates,
+    and statistics of one fixed model on 1000 to 10 000 samples are right (Wu & Johnson 2021, section 3). Against both,
+    teaching material recommends the middle of training, without its beginning and its end; a published source for that
+    was not found.
+
+What would refute it:
+    A moving average is as accurate as the exact statistics after few steps; or statistics of the middle of training are
+    as accurate as those of the final network.
+
+Settings:
+    scikit-learn's digits, three hidden layers of 64 ReLU units, gradient descent with batches of 60 at the rates 0.1,
+    0.5 and 2, looked at after 5, 20, 50, 100, 300 and 1000 steps. Moving averages begin at mean 0 and variance 1, as
+    the frameworks' do; means over parts of training are those of means and of variances times m / (m - 1). Exact: all
+    1077 training images through the network as it is; also 60 of them; and the batch of all test images by itself.
+
+Verdict:
+    Differences of test accuracy, paired over seeds. "Worse" counts from 5 points on early, and from 1 point on at the
+    end; "no worse" when the whole interval lies above -1 point.
+
+References:
+    - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+      Shift, 2015, arXiv:1502.03167.
+    - Y. Wu and J. Johnson, Rethinking "Batch" in BatchNorm, 2021, arXiv:2105.07576.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.lab.data import digits
+from normwise.lab.models import he
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.stack import Stack, batch_norm
+from normwise.lab.stack_training import accuracies, correct, train_stack
+from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.verdict import AtLeast, judge
+from normwise.torch.recalibrate import recalibrate
+
+SAYS = "Wu & Johnson 2021, section 3"
+TOPIC = "statistics at inference"
+EARLY = 100
+LAGS = 5.0
+LATE = 1.0
+WORSE = -1.0
+FEW = 60
+WEIGHTS = (0.1, 0.01, 0.001)
+WAYS = {
+    **{f"average_{weight:g}": f"moving average, {weight:g} for a new batch" for weight in WEIGHTS},
+    "all": "mean over all of training",
+    "middle": "mean over its middle half",
+    "last": "mean over its last quarter",
+    "few": f"the final network, {FEW} images",
+    "exact": "the final network, all images",
+    "test": "the test images' own",
+}
+SHOWN = ("average_0.1", "average_0.01", "all", "middle", "last", "exact")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The network, its training, and when it is looked at."""
+
+    rates: tuple[float, ...] = (0.1, 0.5, 2.0)
+    looks: tuple[int, ...] = (5, 20, 50, 100, 300, 1000)
+    depth: int = 3
+    width: int = 64
+    batch: int = 60
+
+
+FULL = Settings(looks=(5, 10, 20, 50, 100, 200, 300, 1000, 3000))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All rates, side by side."""
+
+    seed: int
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
+    """One per seed."""
+    return [Trial(seed) for seed in seeds]
+
+
+class Log:
+    """Mean and variance, the one with m - 1, of every batch that a layer normalizes in training."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.moments: list[Tensor] = []
+        layer.register_forward_pre_hook(self._take)
+
+    def _take(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if layer.training:
+            with torch.no_grad():
+                self.moments.append(torch.stack((inputs[0].mean(dim=(0, 2)), inputs[0].var(dim=(0, 2)))))
+
+    def average(self, weight: float) -> Tensor:
+        """The moving average of all batches so far, from mean 0 and variance 1: shape (2, channels)."""
+        found = torch.stack((torch.zeros_like(self.moments[0][0]), torch.ones_like(self.moments[0][0])))
+        for moments in self.moments:
+            found = torch.lerp(found, moments, weight)
+        return found
+
+    def part(self, begin: float, end: float) -> Tensor:
+        """The mean over a part of training, in shares of the steps so far; at least one step."""
+        count = len(self.moments)
+        first = min(int(begin * count), count - 1)
+        return torch.stack(self.moments[first : max(int(end * count), first + 1)]).mean(dim=0)
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train, and at every look measure the accuracy by each way's statistics."""
+    data = digits(trial.seed)
+    stack = Stack(
+        len(settings.rates),
+        depth=settings.depth,
+        width=settings.width,
+        activation="relu",
+        normalize=batch_norm,
+        std=he,
+        seed=trial.seed,
+    )
+    logs = [Log(layer) for layer in stack.normalize]
+    found: dict[str, Any] = {way: [] for way in WAYS}
+
+    def by(statistics: Callable[[Log], Tensor]) -> list[float]:
+        for log in logs:
+            for name, value in zip(("running_mean", "running_var"), statistics(log), strict=True):
+                log.layer.get_buffer(name).copy_(value)
+        return accuracies(stack, data.test)
+
+    def look(_: int) -> None:
+        before = copy.deepcopy([dict(log.layer.named_buffers()) for log in logs])
+        for weight in WEIGHTS:
+            found[f"average_{weight:g}"].append(by(lambda log, weight=weight: log.average(weight)))  # type: ignore[misc]
+        for way, begin, end in (("all", 0.0, 1.0), ("middle", 0.25, 0.75), ("last", 0.75, 1.0)):
+            found[way].append(by(lambda log, begin=begin, end=end: log.part(begin, end)))  # type: ignore[misc]
+        for way, images in (("few", data.train.images[:FEW]), ("exact", data.train.images)):
+            recalibrate(stack, [images])
+            found[way].append(accuracies(stack, data.test))
+        recalibrate(stack, [data.test.images])
+        found["test"].append(correct(stack(data.test.images), data.test.labels))
+        for log, buffers in zip(logs, before, strict=True):
+            for name, value in buffers.items():
+                log.layer.get_buffer(name).copy_(value)
+
+    train_stack(
+        stack,
+        data.train,
+        rates=settings.rates,
+        steps=max(settings.looks),
+        batch=settings.batch,
+        seed=trial.seed,
+        look=look,
+        look_at=frozenset(settings.looks),
+    )
+    return found  # by way: looks, then rates
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Compare every way with the exact statistics, early and at the end."""
+    return Conclusion(
+        statements=tuple(_statements(settings, outcomes)),
+        table=_table(settings, outcomes),
+        figures=(_figure(settings, outcomes),),
+        caveats=(
+            "Rates stay constant. Where they fall to 0, as in most trainings, the network stands still at the end, and "
+            "every average that forgets comes to the same.",
+            "The test images' own statistics need all of them at once, with all classes as often as in training.",
+        ),
+    )
+
+
+def _points(outcomes: Outcomes, way: str, look: int, rate: int) -> Numbers:
+    return 100 * outcomes.array(way)[:, look, rate]
+
+
+def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+    found = []
+    early = [i for i, look in enumerate(settings.looks) if look <= EARLY]
+    teaching = "teaching material"
+    for i, rate in enumerate(settings.rates):
+        exact = (100 * outcomes.array("exact")[:, early, i]).mean(axis=1)
+        for weight in (0.1, 0.01):
+            lagging = (100 * outcomes.array(f"average_{weight:g}")[:, early, i]).mean(axis=1)
+            text = (
+                f"Rate {rate:g}, up to {EARLY} steps: a moving average with {weight:g} is worse than exact statistics."
+            )
+            found.append(judge(text, difference(exact, lagging, "points"), AtLeast(LAGS)))
+        at = f"Rate {rate:g}, after {settings.looks[-1]} steps"
+        exact = _points(outcomes, "exact", -1, i)
+        gap = difference(_points(outcomes, "average_0.1", -1, i), exact, "points")
+        published = "equal at the end of training, figure 3"
+        text = f"{at}: a moving average with 0.1 is no worse than exact statistics."
+        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE), published))
+        text = f"{at}: statistics of the middle of training are no worse than exact ones."
+        gap = difference(_points(outcomes, "middle", -1, i), exact, "points")
+        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE), says=teaching))
+        text = f"{at}: statistics of the middle of training are better than those of its last quarter."
+        gap = difference(_points(outcomes, "middle", -1, i), _points(outcomes, "last", -1, i), "points")
+        found.append(judge(text, gap, AtLeast(LATE), says=teaching))
+        text = f"{at}: {FEW} images through the final network are no worse than all."
+        gap = difference(_points(outcomes, "few", -1, i), exact, "points")
+        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE), "32.3 against 32.0 % error, 100 images and more"))
+    return found
+
+
+def _table(settings: Settings, outcomes: Outcomes) -> Table:
+    rows = []
+    for i, rate in enumerate(settings.rates):
+        for way, words in WAYS.items():
+            cells = (cell(mean(_points(outcomes, way, look, i), "%"), 1) for look in range(len(settings.looks)))
+            rows.append((f"{rate:g}", words, *cells))
+    caption = f"Test accuracy in % by the number of steps. Mean [95 % interval] over {len(outcomes)} seeds"
+    return Table(caption, ("rate", "statistics", *(f"{look}" for look in settings.looks)), tuple(rows))
+
+
+def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
+    panels = []
+    for i, rate in enumerate(settings.rates):
+        lines = []
+        for way in SHOWN:
+            spread = (tuple(line) for line in band(outcomes.array(way)[:, :, i]))
+            lines.append(Series(WAYS[way], tuple(float(look) for look in settings.looks), *spread))
+        panels.append(Panel(f"rate {rate:g}", tuple(lines)))
+    return Figure(
+        name="accuracy_over_steps",
+        title="Test accuracy while training, by the statistics that are used at inference",
+        caption="All lines are of the same network. Line: mean over seeds; band: smallest to largest.",
+        x_label="steps",
+        y_label="test accuracy",
+        panels=tuple(panels),
+        x_scale="log",
+    )
