@@ -70,7 +70,7 @@ class Cluster:
         origins = {task.experiment: stamp.origin(task.experiment, task.folder or FOLDER) for task in tasks}
         # not pure: what was measured under another version of the code must not be taken from the cluster's memory
         futures = {future: task for task in tasks for future in [self._client.submit(work_there, task, pure=False)]}
-        for future in library.as_completed(futures):
+        for future in library.as_completed(futures, loop=self._client.loop):
             task = futures[future]
             try:
                 origin, done = future.result()
