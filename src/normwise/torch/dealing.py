@@ -108,20 +108,6 @@ def order_of(order: str, groups: int, size: int, samples: int, device: torch.dev
     return Places(torch.cat((forth, places[within:])), torch.cat((back, places[within:])))
 
 
-def side_by_side(places: Places | None, groups: int, size: int, samples: int, device: torch.device) -> Places:
-    """The same virtual batches as of ``order_of``, each with its samples next to each other.
-
-    Example:
-        >>> side_by_side(None, groups=2, size=2, samples=5, device=torch.device("cpu")).order
-        tensor([0, 2, 1, 3, 4])
-    """
-    apart = order_of("consecutive", groups, size, samples, device)
-    assert apart is not None  # of more than one group
-    if places is None:
-        return Places(apart.back, apart.order)
-    return Places(places.order[apart.back], apart.order[places.back])
-
-
 def permuted(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
     """The rows of x in another order, with a gradient that only puts them back: nothing has to be added up.
 

@@ -14,12 +14,12 @@ from normwise.kernels.choose import SMALL
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
-from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted, side_by_side
+from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.steps import choice_for, normalize_by_batch
 from normwise.torch.tiny_batches import POLICIES, Batch
-from normwise.torch.virtual_batches import Given, PerSample, together
+from normwise.torch.virtual_batches import Given, PerSample, together, woven
 
 
 class FusedGhostBatchNorm(FusedBatchNorm):
@@ -83,24 +83,24 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         self, samples: PerSample, given: Given, groups: int, size: int, rest: int, shares_mask: bool
     ) -> tuple[Tensor, Moments | None]:
         """The output, and the moments of all values in all groups, or None where nothing is to enter."""
-        x, order = samples.input, self.order
+        x = samples.input
+        sizes = [groups * size, rest] if rest else [groups * size]
+        # Groups of that size are done one by one before they are gathered from memory for one call.
         large = groups > 1 and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling()
-        last = aten.memory_format(x) is not torch.contiguous_format
-        calls = [groups * size]
-        # Groups of that size are done one by one before they are gathered from memory for one call, value by value
-        # where the channels come last.
-        if large and order == "consecutive":
-            calls, places = [size] * groups, None
+        if large and self.order == "consecutive":
+            places, sizes = None, [*[size] * groups, *sizes[1:]]
         else:
-            places = order_of(order, groups, size, len(x), x.device)
-            if large and last:
-                calls, places = [size] * groups, side_by_side(places, groups, size, len(x), x.device)
-        groups = 1 if len(calls) > 1 else groups
-        if rest:
-            calls.append(rest)
-        parts = (samples if places is None else samples.moved(places)).split(calls)
-        done = [self._call(part, given, 1 if rest and part is parts[-1] else groups, shares_mask) for part in parts]
-        y = done[0][0] if len(done) == 1 else torch.cat([part for part, _ in done])
+            places = order_of(self.order, groups, size, len(x), x.device)
+        parts = (samples if places is None else samples.moved(places)).split(sizes)
+        dealt = large and self.order != "consecutive" and aten.memory_format(x) is not torch.contiguous_format
+        if dealt:  # as channels of one batch, every value would have to be moved by itself
+            parts = [*parts[0].dealt(groups), *parts[1:]]
+        many = 1 if large and (dealt or self.order == "consecutive") else groups
+        done = [self._call(part, given, 1 if rest and part is parts[-1] else many, shares_mask) for part in parts]
+        outputs = [part for part, _ in done]
+        if dealt:
+            outputs = [woven(outputs[:groups]), *outputs[groups:]]
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         if places is not None:
             y = permuted(y, places.back, places.order)
         found = [moments for _, moments in done if moments is not None]

@@ -49,6 +49,18 @@ class PerSample(NamedTuple):
             None if weights is None else permuted(weights, *places),
         )
 
+    def dealt(self, groups: int) -> list[PerSample]:
+        """Every ``groups``-th sample in a part of its own, as they lie in memory with the channels last."""
+
+        def parts(tensor: Tensor) -> list[Tensor]:
+            rows = tensor.movedim(1, -1).unflatten(0, (-1, groups))
+            return [part.movedim(-1, 1) for part in rows.unbind(1)]  # of which all gradients are put together at once
+
+        x, residual, weights = (None if tensor is None else parts(tensor) for tensor in self)
+        assert x is not None
+        nothing = [None] * groups
+        return [PerSample(*part) for part in zip(x, residual or nothing, weights or nothing, strict=True)]
+
     def as_channels(self, groups: int) -> PerSample:
         """Every ``groups``-th sample is a sample of the same group, and each group has channels of its own.
 
@@ -62,6 +74,16 @@ class PerSample(NamedTuple):
             weights = weights.expand(-1, x.shape[1], *weights.shape[2:])
             weights = weights.reshape(*shape[:2], *weights.shape[2:])
         return PerSample(x.reshape(shape), None if residual is None else residual.reshape(shape), weights)
+
+
+def woven(parts: list[Tensor]) -> Tensor:
+    """The samples in the order that they had before ``PerSample.dealt``.
+
+    Example:
+        >>> woven([torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]])]).flatten()
+        tensor([1., 2., 3., 4.])
+    """
+    return torch.stack([part.movedim(1, -1) for part in parts], 1).flatten(0, 1).movedim(-1, 1)
 
 
 def together(calls: list[Moments]) -> Moments:
