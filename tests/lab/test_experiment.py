@@ -12,7 +12,8 @@ import pytest
 
 from normwise.errors import MissingExtra, NormwiseError, UnknownName
 from normwise.lab import describe, names
-from normwise.lab.experiment import FOLDER, HEADINGS, TOPICS, load, settings_of
+from normwise.lab.experiment import FOLDER, HEADINGS, load, settings_of
+from normwise.lab.results import TOPICS
 
 Make = Callable[..., Path]
 TESTS = Path(__file__).parent / "experiments"

@@ -122,6 +122,8 @@ def _steps() -> Result:
         },
         command="normwise lab run does_it_train_in_fewer_steps --seeds 10",
         references=("Ioffe and Szegedy 2015, Batch Normalization, section 4.1, figure 1. arXiv:1502.03167",),
+        says="Ioffe & Szegedy 2015, figure 1",
+        topic="regularization",
     )
 
 
@@ -162,7 +164,8 @@ def _depth() -> Result:
                     Estimate(2.52, 2.44, 2.6, 5, "powers of ten"),
                     "the whole interval of log10 of the factor lies between −1 and 1",
                     Verdict.CONTRADICTED,
-                    "1.211 per layer, that is 10^2.5 over 30 layers (Yang et al. 2019, theorem 8)",
+                    "1.211 per layer, that is 10^2.5 over 30 layers",
+                    "Yang et al. 2019, theorem 8",
                 ),
                 Statement(
                     "Without batch norm the gradient of a sigmoid network vanishes.",
@@ -191,6 +194,8 @@ def _depth() -> Result:
         ),
         stamp={"versions": {"torch": "2.13.0"}, "device": "cpu", "date": "2026-11-21T01:31:00Z", "seconds": 9.4},
         command="normwise lab run do_gradients_survive_depth --seeds 5",
+        says="Ioffe & Szegedy 2015, section 3.3",
+        topic="optimization",
     )
 
 
@@ -208,7 +213,7 @@ def _hostile() -> Result:
         settings={HOSTILE: HOSTILE},
         seeds=(0,),
         conclusion=Conclusion(
-            (Statement(HOSTILE, estimate, HOSTILE, Verdict.NOT_VISIBLE, HOSTILE),),
+            (Statement(HOSTILE, estimate, HOSTILE, Verdict.NOT_VISIBLE, HOSTILE, HOSTILE),),
             Table(HOSTILE, (HOSTILE, "n"), ((HOSTILE, "1"),)),
             (figure,),
             (HOSTILE,),
@@ -216,6 +221,8 @@ def _hostile() -> Result:
         stamp={HOSTILE: HOSTILE},
         command=HOSTILE,
         references=(HOSTILE,),
+        says=HOSTILE,
+        topic=HOSTILE,
     )
 
 

@@ -23,13 +23,24 @@ def test_everything_that_a_result_says_is_on_the_page(results: list[Result]) -> 
         for statement in result.conclusion.statements:
             assert html.count(statement.text) == 2  # in the summary and in its section
             assert f"</span>{statement.verdict.value}</span>" in html
-            assert statement.published in html
+            assert html.count(statement.published) >= 2 * bool(statement.published)  # in both places, beside ours
+            assert f"{statement.says or result.says}</td>".replace("&", "&amp;") in html
         for text in (*result.conclusion.caveats, *result.references):
             assert text in html
         for figure in result.conclusion.figures:
             assert figure.caption in html
     assert "ratio 4.3" in html
     assert "3.6 to 5.0, n&nbsp;=&nbsp;10" in html
+
+
+def test_experiments_stand_by_topic_whatever_the_order_they_ran_in(results: list[Result]) -> None:
+    assert [result.topic for result in results] == ["regularization", "optimization"]
+    html = page.render(results)
+    assert html.index('id="experiment-1">Do gradients survive depth?') < html.index(
+        'id="experiment-2">Does it train in fewer steps?'
+    )
+    assert page.render(results[::-1]) == html
+    assert "Experiment 1 of 2: optimization" in html
 
 
 def test_the_page_refers_to_nothing_outside_of_it(results: list[Result], hostile: Result) -> None:

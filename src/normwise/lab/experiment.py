@@ -3,7 +3,7 @@
 An experiment is one file in the folder ``experiments``. The file name is its name everywhere. It holds:
 
 * a docstring: one sentence, then the sections in ``HEADINGS``;
-* ``SAYS``, whose claim it is in a few words, and ``TOPIC``, one of ``TOPICS``;
+* ``SAYS``, whose claim it is in a few words, and ``TOPIC``, one of ``results.TOPICS``;
 * ``Settings``, a frozen dataclass of plain values with defaults;
 * ``Trial``, a frozen dataclass with a ``seed`` and whatever else tells one unit of work from another;
 * ``trials(settings, seeds)``, which lists them;
@@ -36,17 +36,6 @@ if TYPE_CHECKING:  # outcomes need NumPy, and listing must not wait for it
 
 FOLDER = Path(__file__).parent / "experiments"
 HEADINGS = ("Question", "Claim", "What would refute it", "Settings", "Verdict", "References")
-TOPICS = (
-    "what the layer is",
-    "optimization",
-    "regularization",
-    "placement",
-    "why it works",
-    "statistics at inference",
-    "batch size and alternatives",
-    "drifting data",
-)
-"""What the claims are about, in the order of the page."""
 SEEDS = 10
 QUICK_SEEDS = 3
 LIBRARIES = ("torch", "sklearn")

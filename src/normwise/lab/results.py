@@ -13,6 +13,17 @@ from enum import StrEnum
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 Scale = Literal["linear", "log"]
+TOPICS = (
+    "what the layer is",
+    "optimization",
+    "regularization",
+    "placement",
+    "why it works",
+    "statistics at inference",
+    "batch size and alternatives",
+    "drifting data",
+)
+"""What the claims are about, in the order of the page."""
 
 
 class Verdict(StrEnum):
@@ -143,7 +154,7 @@ class Result:
         experiment: its name, which is its file, its test, its page and its command-line argument.
         question, claim, refuted_by: the texts of the experiment's docstring.
         says: whose claim it is, in a few words.
-        topic: one of ``experiment.TOPICS``.
+        topic: one of ``TOPICS``.
         settings: every setting by name.
         seeds: the seeds that were run.
         stamp: versions, device, threads, date (ISO 8601, UTC) and the seconds that the trials took.

@@ -31,7 +31,7 @@ def write(results: Sequence[Result], path: Path) -> None:
     """Writes the page; an older one is replaced at once or, on an error, not touched.
 
     Args:
-        results: what the experiments concluded, in the order in which they shall stand on the page.
+        results: what the experiments concluded; on the page they stand by topic.
         path: of the HTML file; folders above it are made where they are missing.
 
     Raises:
@@ -75,6 +75,7 @@ def render(results: Sequence[Result]) -> str:
         paragraphs=paragraphs,
         title=title,
     )
+    results = wording.by_topic(results)
     # Only the drawings and the style sheet enter the page unescaped; ElementTree has escaped what is in the drawings.
     drawings = [_drawings(result, f"figure-{n + 1}", markupsafe.Markup) for n, result in enumerate(results)]
     return environment.get_template("page.html").render(results=results, drawings=drawings)

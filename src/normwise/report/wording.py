@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from normwise.lab.results import Estimate, Result, Statement, Verdict
+from normwise.lab.results import TOPICS, Estimate, Result, Statement, Verdict
 
 SYMBOLS = {
     Verdict.REPRODUCED: "✓",
@@ -109,6 +109,17 @@ def count(results: Iterable[Result]) -> dict[Verdict, int]:
     """How many statements got each verdict; verdicts that nothing got are listed with 0."""
     found = Counter(statement.verdict for statement in statements(results))
     return {verdict: found[verdict] for verdict in Verdict}
+
+
+def by_topic(results: Iterable[Result]) -> list[Result]:
+    """The results in the order of their topics, within one as they came; a topic of its own comes last."""
+    places = {topic: place for place, topic in enumerate(TOPICS)}
+    return sorted(results, key=lambda result: places.get(result.topic, len(TOPICS)))
+
+
+def who(statement: Statement, result: Result) -> str:
+    """Who says so."""
+    return statement.says or result.says
 
 
 def plural(amount: int, noun: str) -> str:
