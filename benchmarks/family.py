@@ -156,7 +156,7 @@ kernels for {about["kernels"]}, a load of {about["load before"]} on {about["proc
 
 - Batch renormalization normalizes once for the moments and once with the correction that follows from them.
 - Consecutive virtual batches of some size are done one by one and copied together. Interleaved ones are done at once,
-  without a copy, where the channels come first; where they come last, samples are moved there and back.
+  without a copy, where the channels come first; where they come last, each is copied out and woven back in.
 - A mask is looked at with every value; PyTorch has no such layer.
 - In inference batch renormalization, virtual batches and domains are batch norm.
 """
