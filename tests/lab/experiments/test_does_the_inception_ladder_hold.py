@@ -1,0 +1,71 @@
+"""The ladder in a tiny setting, and its bookkeeping on hand-made curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normwise.lab.experiments import does_the_inception_ladder_hold as experiment
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Verdict
+from normwise.lab.training import looks
+
+SETTINGS = experiment.Settings(rates=(0.02, 0.05), steps=60, depth=3, width=24)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
+
+
+@pytest.fixture(scope="module")
+def conclusion(outcomes: Outcomes) -> Conclusion:
+    return experiment.conclude(SETTINGS, outcomes)
+
+
+def test_steps_are_counted_to_the_first_crossing_and_to_the_end_where_there_is_none() -> None:
+    curves = np.array([[0.1, 0.96, 0.9], [0.1, 0.2, 0.3], [0.95, 0.96, 0.97]])
+    assert experiment.steps_to(0.95, curves, (10, 20, 30)).tolist() == [20, 30, 10]
+
+
+def test_the_rungs_of_the_paper_have_their_rates_and_their_normalization(outcomes: Outcomes) -> None:
+    for trial, found in outcomes:
+        rungs = (3 if trial.batch_norm else 2) if trial.activation == "relu" else 1
+        shape = (rungs, 2, len(looks(SETTINGS.steps)))
+        assert np.shape(found["test"]) == np.shape(found["validation"]) == shape
+
+
+def test_everything_learns_or_guesses_and_nothing_diverged_in_so_few_steps(outcomes: Outcomes) -> None:
+    ends = outcomes.where(activation="relu", batch_norm=True).array("test")[..., -1]
+    assert ends.mean() > 0.3
+    assert outcomes.where(activation="sigmoid", batch_norm=False).array("test")[..., -1].max() < 0.25
+    assert all(np.all(found["finite"]) for _, found in outcomes)
+
+
+def test_the_verdicts_follow_hand_made_curves() -> None:
+    trials = experiment.trials(SETTINGS, range(3))
+    at = looks(SETTINGS.steps)
+    when = {"baseline": 50, "baseline at x5": 1000, "BN-Baseline": 30, "BN-x5": 12, "BN-x30": 16}
+    when |= {"sigmoid": 1000, "BN-x5-Sigmoid": 20}
+    high = {"baseline": 0.9, "BN-Baseline": 0.91, "BN-x5": 0.93, "BN-x30": 0.95, "BN-x5-Sigmoid": 0.92}
+    made_up = []
+    for trial in trials:
+        curves = [
+            [[high.get(rung, 0.1) if step >= when[rung] else 0.1 for step in at]] * 2
+            for rung in experiment._rungs(trial)
+        ]
+        made_up.append({"validation": curves, "test": curves, "finite": [[1.0] * 2] * len(curves)})
+    found = experiment.conclude(SETTINGS, Outcomes(trials, made_up))
+    assert {statement.verdict for statement in found.statements} == {Verdict.REPRODUCED}
+
+
+def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
+    assert len(conclusion.statements) == 10
+    assert len(conclusion.table.rows) == 7
+    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
+    assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[5, 2]]
+    for figure in conclusion.figures:
+        for panel in figure.panels:
+            for series in panel.series:
+                assert len(series.x) == len(series.y) == len(series.low) > 0
