@@ -1,0 +1,310 @@
+"""Does batch normalization still help when random noise makes its outputs drift more than without it?
+
+Question:
+    If batch normalization helps because it keeps the distributions of layers' inputs stable, must it not stop helping
+    when noise behind it makes them unstable?
+
+Claim:
+    It does not: with noise of changing mean and variance added behind each batch normalization, a VGG on CIFAR-10
+    trains about as well as without the noise and better than without batch normalization, although its inputs drift
+    more; the same noise stops the network without batch normalization from training. Stable distributions are not why
+    it works (Santurkar et al. 2018, section 2.1), against Ioffe & Szegedy 2015, who named it after "internal covariate
+    shift".
+
+What would refute it:
+    Batch normalization with noise is slower than none, or its inputs drift less.
+
+Settings:
+    Five hidden layers of 64 ReLU units on scikit-learn's digits, batches of 60, 800 steps of gradient descent; rates
+    0.03, 0.1, 0.3 and 1 for each arm. Noise as in the paper: for each step, layer and unit mu ~ U(-.5, .5) and sigma ~
+    U(1, 1.25), then for each image a factor ~ N(sigma, .1) and a term ~ U(mu - .1, mu + .1); in training only; and
+    twice and 4 times as much of all of it. Drift of a unit: standard deviation over the looks of the mean that its
+    activation receives, over its mean standard deviation, over the validation images with the noise on; the median over
+    the last hidden layer.
+
+Verdict:
+    Steps to a test accuracy of .95 are compared as ratios, paired over seeds, each arm at the rate that gets there
+    first on validation images; not getting there counts as all steps. "No slower than none" is reproduced when the
+    ratio is at least 1 with an interval above 1, "drifts more" likewise.
+
+References:
+    - S. Santurkar, D. Tsipras, A. Ilyas and A. Madry, How Does Batch Normalization Help Optimization?, 2018,
+      arXiv:1805.11604.
+    - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+      Shift, 2015, arXiv:1502.03167.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normwise.lab.data import digits
+from normwise.lab.models import he
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.stack import Stack, batch_norm
+from normwise.lab.stack_training import accuracies, train_stack
+from normwise.lab.statistics import Numbers, band, cell, mean, ratio
+from normwise.lab.training import looks
+from normwise.lab.verdict import AtLeast, AtMost, Within, judge
+
+SAYS = "Santurkar et al. 2018, section 2.1"
+TOPIC = "why it works"
+TARGET = 0.95
+ABOUT = (0.5, 2.0)
+ARMS = {
+    "plain": "without",
+    "batch_norm": "with batch norm",
+    "noisy_batch_norm": "batch norm, then noise",
+    "noisy_plain": "noise without batch norm",
+    "noisy_batch_norm_2": "batch norm, then 2 times the noise",
+    "noisy_batch_norm_4": "batch norm, then 4 times the noise",
+}
+STRONG = (2, 4)
+"""Times the paper's noise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Rates and the network."""
+
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    steps: int = 800
+    depth: int = 5
+    width: int = 64
+    batch: int = 60
+
+
+FULL = Settings(rates=(0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0), steps=3000)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All rates of one arm, side by side."""
+
+    arm: str
+    seed: int
+
+
+class Noise(nn.Module):
+    """Something, and behind it noise whose mean and variance are other ones at every step; it draws from a seed."""
+
+    def __init__(self, inner: nn.Module, channels: int, seed: int, strength: float = 1.0) -> None:
+        super().__init__()
+        self.inner, self.channels, self.strength = inner, channels, strength
+        self.on = False
+        """Whether the noise is there in inference too."""
+        self.source = torch.Generator().manual_seed(seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (1, channels, images) in and out."""
+        y: Tensor = self.inner(x)
+        if not (self.training or self.on):
+            return y
+        mu = torch.rand(1, self.channels, 1, generator=self.source) - 0.5
+        sigma = 0.25 * torch.rand(1, self.channels, 1, generator=self.source)
+        factor = sigma + 0.1 * torch.randn(y.shape, generator=self.source)
+        term = mu + 0.2 * torch.rand(y.shape, generator=self.source) - 0.1
+        return (1 + self.strength * factor) * y + self.strength * term
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
+    """Every arm with every seed."""
+    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train at every rate, and look at accuracies and at what the last hidden activation receives."""
+    data = digits(trial.seed)
+
+    def normalize(channels: int) -> nn.Module:
+        inner = batch_norm(channels) if "batch_norm" in trial.arm else nn.Identity()
+        strength = next((float(times) for times in STRONG if trial.arm.endswith(f"_{times}")), 1.0)
+        return Noise(inner, channels, trial.seed, strength) if "noisy" in trial.arm else inner
+
+    stack = Stack(
+        len(settings.rates),
+        depth=settings.depth,
+        width=settings.width,
+        activation="relu",
+        normalize=None if trial.arm == "plain" else normalize,
+        std=he,
+        seed=trial.seed,
+    )
+    received: list[Tensor] = []
+    seen: dict[str, list[Any]] = {"validation": [], "test": [], "means": [], "deviations": []}
+
+    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
+        seen["validation"].append(accuracies(stack, data.validation))
+        seen["test"].append(accuracies(stack, data.test))
+        _noise_in_inference(stack, True)
+        hook = stack.normalize[-1].register_forward_hook(lambda *found: received.append(found[-1][0]))
+        accuracies(stack, data.validation)
+        hook.remove()
+        _noise_in_inference(stack, False)
+        values = received.pop().view(stack.members, settings.width, -1)
+        seen["means"].append(values.mean(dim=2).numpy())
+        seen["deviations"].append(values.std(dim=2).numpy())
+
+    train_stack(
+        stack,
+        data.train,
+        rates=settings.rates,
+        steps=settings.steps,
+        batch=settings.batch,
+        seed=trial.seed,
+        look=look,
+        look_at=frozenset(looks(settings.steps)),
+    )
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged members
+        drift = np.std(seen["means"], axis=0) / np.mean(seen["deviations"], axis=0)
+    return {
+        "validation": np.transpose(seen["validation"]).tolist(),
+        "test": np.transpose(seen["test"]).tolist(),
+        "drift": np.median(drift, axis=1).astype(float).tolist(),
+    }
+
+
+def _noise_in_inference(stack: Stack, on: bool) -> None:
+    for layer in stack.normalize:
+        if isinstance(layer, Noise):
+            layer.on = on
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Compare the arms in steps and in drift."""
+    at = looks(settings.steps)
+    rates = {arm: _fastest(outcomes.where(arm=arm), at) for arm in ARMS}
+    return Conclusion(
+        statements=tuple(_statements(settings, outcomes, rates)),
+        table=_table(settings, outcomes, rates),
+        figures=(_figure(settings, outcomes, rates),),
+        caveats=(
+            "That noise behind batch normalization does not stop it from helping shows that stability of the inputs is "
+            "not necessary for the gain; it does not show that it never contributes.",
+            "In inference there is no noise, so that the running statistics of the layers above are those of other "
+            "inputs; part of what strong noise costs is this, and not slower learning.",
+            "The noise is put behind the normalization and in front of the activation; without batch normalization it "
+            "has the same size in other units, since the inputs there have no fixed scale.",
+            "Looks are 10 % apart, so single numbers of steps are known to 10 %.",
+        ),
+    )
+
+
+def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
+    """Steps until a curve is at ``target`` for the first time, or all: shape (..., looks) to (...)."""
+    reached = curves >= target
+    first = np.where(reached.any(axis=-1), reached.argmax(axis=-1), len(at) - 1)
+    return np.array(at, dtype=np.float64)[first]
+
+
+def _fastest(arm: Outcomes, at: Sequence[int]) -> int:
+    """The rate that gets to the target first on validation images, in the geometric mean; then the most accurate."""
+    validation = arm.array("validation")
+    steps = np.log(steps_to(TARGET, validation, at)).mean(axis=0)
+    return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
+
+
+def _statements(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> list[Statement]:
+    at = looks(settings.steps)
+    steps = {a: steps_to(TARGET, outcomes.where(arm=a).array("test")[:, r], at) for a, r in rates.items()}
+    drift = {a: outcomes.where(arm=a).array("drift")[:, r] for a, r in rates.items()}
+    noisy, normal, plain = (steps[arm] for arm in ("noisy_batch_norm", "batch_norm", "plain"))
+    original, stronger = "Ioffe & Szegedy 2015", "the same with more noise"
+    return [
+        judge(
+            f"To {TARGET:.2f}, batch normalization with noise takes fewer steps than none.",
+            ratio(plain, noisy),
+            AtLeast(1.0, nothing=1.0),
+            "faster, VGG on CIFAR-10, figure 2",
+        ),
+        judge(
+            f"To {TARGET:.2f}, batch normalization with noise takes about as many steps as without it.",
+            ratio(noisy, normal),
+            Within(*ABOUT),
+            "almost as fast, VGG on CIFAR-10, figure 2",
+        ),
+        judge(
+            "With the noise behind batch normalization, inputs drift more than without batch normalization.",
+            ratio(drift["noisy_batch_norm"], drift["plain"]),
+            AtLeast(1.0, nothing=1.0),
+            "more, figure 2",
+        ),
+        *(
+            judge(
+                f"To {TARGET:.2f}, batch normalization with {times} times the noise takes fewer steps than none.",
+                ratio(plain, steps[f"noisy_batch_norm_{times}"]),
+                AtLeast(1.0, nothing=1.0),
+                says=stronger,
+            )
+            for times in STRONG
+        ),
+        *(
+            judge(
+                f"With {times} times the noise behind batch normalization, inputs drift more than without it.",
+                ratio(drift[f"noisy_batch_norm_{times}"], drift["plain"]),
+                AtLeast(1.0, nothing=1.0),
+                says=stronger,
+            )
+            for times in STRONG
+        ),
+        judge(
+            "With batch normalization and no noise, inputs drift less than without batch normalization.",
+            ratio(drift["batch_norm"], drift["plain"]),
+            AtMost(1.0, nothing=1.0),
+            says=original,
+        ),
+        judge(
+            "Without batch normalization, the same noise stops the network from training.",
+            mean(100 * outcomes.where(arm="noisy_plain").array("test")[:, rates["noisy_plain"], -1], "%"),
+            Within(0.0, 50.0),
+            "stops training, appendix",
+        ),
+    ]
+
+
+def _table(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Table:
+    at, rows = looks(settings.steps), []
+    for arm, words in ARMS.items():
+        runs, rate = outcomes.where(arm=arm), rates[arm]
+        test = runs.array("test")[:, rate]
+        steps = steps_to(TARGET, test, at)
+        rows.append(
+            (
+                words,
+                f"{settings.rates[rate]:g}",
+                cell(ratio(steps, np.ones(len(steps))), 0),
+                f"{int((test.max(axis=1) >= TARGET).sum())} of {len(steps)}",
+                cell(mean(100 * test[:, -1], "%"), 1),
+                cell(mean(runs.array("drift")[:, rate], "standard deviations"), 2),
+            )
+        )
+    n = len(outcomes.where(arm="plain"))
+    caption = (
+        f"Steps to a test accuracy of {TARGET:.2f} out of {settings.steps}, test accuracy in % at the end, drift in "
+        f"standard deviations. Mean [95 % interval] over {n} seeds, of the steps the geometric one"
+    )
+    return Table(caption, ("network", "rate", "steps", "got there", "end", "drift"), tuple(rows))
+
+
+def _figure(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
+    at = tuple(float(step) for step in looks(settings.steps))
+    lines = (
+        Series(words, at, *(tuple(line) for line in band(outcomes.where(arm=arm).array("test")[:, rates[arm]])))
+        for arm, words in ARMS.items()
+    )
+    return Figure(
+        name="accuracy_by_step",
+        title="Test accuracy against steps",
+        caption="Each at the rate that gets to the mark first. Line: mean over seeds; band: smallest to largest.",
+        x_label="steps",
+        y_label="test accuracy",
+        panels=(Panel("64-5×64-10, ReLU", tuple(lines), ((TARGET, f"{TARGET:.2f}"),)),),
+        x_scale="log",
+    )
