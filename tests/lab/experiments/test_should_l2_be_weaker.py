@@ -1,0 +1,67 @@
+"""L2 in a tiny setting, and the identity held exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normwise.lab.data import digits
+from normwise.lab.experiments import should_l2_be_weaker as experiment
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Verdict
+
+SETTINGS = experiment.Settings(
+    decays=(0.0, 0.005, 0.025, 0.125), rates=(0.1,), images=120, steps=60, depth=2, width=16, steps_of_identity=20
+)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
+
+
+@pytest.fixture(scope="module")
+def conclusion(outcomes: Outcomes) -> Conclusion:
+    return experiment.conclude(SETTINGS, outcomes)
+
+
+def test_at_fixed_norms_l2_is_another_rate(outcomes: Outcomes) -> None:
+    assert (outcomes.where(batch_norm=True).array("identity") < 1e-11).all()
+
+
+def test_and_not_the_same_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = experiment._train_at_fixed_norms
+    monkeypatch.setattr(
+        experiment, "_train_at_fixed_norms", lambda *args, **given: trained(*args, **given | {"hidden_rate": 0.1})
+    )
+    data = digits(0).train
+    assert experiment._difference_to_another_rate(SETTINGS, data, 0) > 1e-6
+
+
+def test_l2_shrinks_the_weights_in_both_arms(outcomes: Outcomes) -> None:
+    norms = outcomes.array("norm")[:, :, 0]
+    assert (np.diff(norms, axis=1) < 0).all()
+
+
+def test_the_best_l2_is_each_seeds_own_and_none_counts_as_a_fifth_of_the_smallest() -> None:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    made_up = []
+    for trial in trials:
+        best = 0 if trial.batch_norm else 2
+        validation = [[0.9 if i == best else 0.8] for i in range(4)]
+        made_up.append({"validation": validation, "test": validation, "norm": [[1.0]] * 4, "identity": 0.0})
+    weaker = experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements[0]
+    assert weaker.effect.value == pytest.approx(0.001 / 0.025)
+    assert weaker.verdict is Verdict.REPRODUCED
+
+
+def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
+    assert len(conclusion.statements) == 5
+    assert len(conclusion.table.rows) == 4
+    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
+    assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[2]]
+    for figure in conclusion.figures:
+        for panel in figure.panels:
+            for series in panel.series:
+                assert len(series.x) == len(series.y) == len(series.low) > 0
