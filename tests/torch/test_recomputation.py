@@ -97,6 +97,39 @@ def test_a_layer_that_is_used_twice_in_a_step_moves_twice(use_reentrant: bool) -
     assert int(layer.num_batches_tracked or 0) == 2
 
 
+TINY: dict[str, Any] = {
+    "plain": lambda: nt.BatchNorm2d(3, on_tiny_batch="renorm"),
+    "pooled": lambda: nt.BatchNorm2d(3, on_tiny_batch="renorm", estimator="pooled"),
+    "ghost": lambda: nt.GhostBatchNorm2d(3, virtual_batch_size=2, on_tiny_batch="renorm"),
+    "renorm": lambda: nt.BatchRenorm2d(3, on_tiny_batch="renorm"),
+}
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", TINY)
+def test_a_tiny_batch_meets_the_statistics_of_the_first_time(name: str, masked: bool, use_reentrant: bool) -> None:
+    """Its output depends on statistics that have moved when it is run again."""
+    layer = TINY[name]().double()
+    plain = copy.deepcopy(layer)
+    mask = torch.tensor([[True, True], [False, True]]).expand(4, 2, 2) if masked else None
+
+    def twice(layer: nn.Module, x: Tensor) -> Tensor:
+        y: Tensor = layer(layer(x, mask=mask).sin() + 1, mask=mask)
+        return y
+
+    for step in range(3):
+        grads = []
+        for one, again in ((layer, True), (plain, False)):
+            x = (2 * batch(seed=step)[..., :2, :2].double() - 1).requires_grad_()
+            y = checkpoint(twice, one, x, use_reentrant=use_reentrant) if again else twice(one, x)
+            y.pow(3).sum().backward()
+            grads.append(x.grad)
+        torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+        assert statistics(layer) == statistics(plain)
+    assert not copy.deepcopy(layer)._met._calls
+
+
 def test_an_ordinary_forward_is_never_taken_for_one() -> None:
     assert not recomputing()
     layer = nt.BatchNorm2d(3)

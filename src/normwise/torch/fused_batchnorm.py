@@ -20,6 +20,7 @@ from normwise.torch.checks import check_activation, check_residual, fits, parame
 from normwise.torch.conversion_guard import QConfig
 from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
 from normwise.torch.mask_checks import check_weights
+from normwise.torch.recomputation import StatisticsMet
 from normwise.torch.running_statistics import update_running
 from normwise.torch.steps import choice_for, normalize_and_move
 from normwise.torch.tiny_batches import POLICIES, Batch, check_policy
@@ -35,6 +36,8 @@ class FusedBatchNorm(_BatchNorm):
     num_batches_skipped: Tensor | None
     # Set by ``statistics.paused_statistics``: all goes as in training, but nothing enters the running statistics.
     _paused: bool = False
+    # None unless ``on_tiny_batch`` asks for the running statistics; on the class for layers of older pickles.
+    _met: StatisticsMet | None = None
     # By which torch's conversion to its ``SyncBatchNorm`` is noticed.
     qconfig = QConfig()
 
@@ -49,6 +52,7 @@ class FusedBatchNorm(_BatchNorm):
         check_policy(on_tiny_batch, self.track_running_stats)
         self.activation = activation
         self.on_tiny_batch = on_tiny_batch
+        self._met = StatisticsMet() if on_tiny_batch == "renorm" else None
         self.estimator = named(estimator, weight_of_new=self.momentum) if isinstance(estimator, str) else estimator
         # One given by name takes its weight from ``momentum``, which schedules may change.
         self._follows_momentum = isinstance(estimator, str) and hasattr(self.estimator, "weight_of_new")
@@ -99,7 +103,9 @@ class FusedBatchNorm(_BatchNorm):
             return batch_norm_by_fixed(input, mean, var, weight, bias, self.eps, self.activation, residual, weights)
         policy = POLICIES[self.on_tiny_batch] if tracks else None
         if policy is not None and mean is not None and var is not None:
-            tiny = policy(Batch(input, weights, mean, var, weight, bias, self.eps, self.activation, residual))
+            tiny = policy(
+                Batch(input, weights, mean, var, weight, bias, self.eps, self.activation, residual, self._met)
+            )
             if tiny is not None:
                 if tiny.moments is not None:
                     self._enter(tiny.moments, weights)

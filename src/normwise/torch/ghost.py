@@ -114,7 +114,18 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         tiny = None
         if policy is not None and each.mean is not None and each.var is not None:
             tiny = policy(
-                Batch(x, weights, each.mean, each.var, each.weight, each.bias, self.eps, self.activation, residual)
+                Batch(
+                    x,
+                    weights,
+                    each.mean,
+                    each.var,
+                    each.weight,
+                    each.bias,
+                    self.eps,
+                    self.activation,
+                    residual,
+                    self._met,
+                )
             )
         if tiny is not None:
             y, moments = tiny

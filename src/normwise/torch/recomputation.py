@@ -15,7 +15,15 @@ seen is a compiled function that is called within a checkpoint: compile what hol
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
+from torch import Tensor
+
+from normwise.torch.buffers import transformed
+
+CALLS = 16
+"""So many calls of a layer may lie between a forward and the same one run again."""
 
 
 def recomputing() -> bool:
@@ -26,3 +34,42 @@ def recomputing() -> bool:
         False
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class StatisticsMet:
+    """The running statistics that each of the last batches met, for when its forward is run again: they have moved.
+
+    A batch is known by its own moments, so that a layer may be called several times in between. A copy, by ``copy`` or
+    ``pickle``, is empty.
+
+    Example:
+        >>> met, zero, one = StatisticsMet(), torch.zeros(1), torch.ones(1)
+        >>> met.of(one, (zero, one))  # the first time, and ever where no forward is run again
+        (tensor([0.]), tensor([1.]))
+    """
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[Tensor, tuple[Tensor, Tensor]]] = deque(maxlen=CALLS)
+
+    def of(self, batch_mean: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and variance to be taken for this batch.
+
+        Args:
+            batch_mean: of the batch.
+            now: the running mean and variance as they are.
+
+        Returns:
+            ``now``, which is remembered, in a first forward; what was remembered where it is run again. A compiled
+            graph holds what its backward needs by itself.
+        """
+        if torch.compiler.is_compiling() or transformed():
+            return now
+        key = batch_mean.detach()
+        if not recomputing():
+            self._calls.append((key, (now[0].detach().clone(), now[1].detach().clone())))
+            return now
+        same = (then for mean, then in reversed(self._calls) if mean.shape == key.shape and torch.equal(mean, key))
+        return next(same, now)
+
+    def __reduce__(self) -> tuple[type[StatisticsMet], tuple[()]]:
+        return StatisticsMet, ()

@@ -88,7 +88,9 @@ class FusedBatchRenorm(FusedBatchNorm):
         weight, bias = parameters_for(input, mean, weight, bias)
         policy = POLICIES[self.on_tiny_batch]
         if policy is not None and mean is not None and var is not None:
-            tiny = policy(Batch(input, weights, mean, var, weight, bias, self.eps, self.activation, residual))
+            tiny = policy(
+                Batch(input, weights, mean, var, weight, bias, self.eps, self.activation, residual, self._met)
+            )
             if tiny is not None:
                 if tiny.moments is not None:
                     self._enter(tiny.moments, weights)

@@ -12,7 +12,8 @@ r"""What a layer does in training with a batch that has too few values per chann
 
     with the running :math:`\mu, \sigma` as they were before the batch, r and d taken for constants. Inside the bounds
     the output is what inference would give, and the gradient is a training batch's. Of one value the output is
-    :math:`\gamma d + \beta` and no gradient reaches it.
+    :math:`\gamma d + \beta` and no gradient reaches it. A forward that ``torch.utils.checkpoint`` runs again takes the
+    statistics of the first time, not those that the batch has moved.
 
 Without a mask the number of values follows from the shape, so all of it works in compiled graphs. The values that a
 mask leaves are counted on the CPU; elsewhere, and in compiled graphs, both outcomes are computed and ``where`` picks.
@@ -35,6 +36,7 @@ from normwise.moments import Moments
 from normwise.torch.buffers import readable
 from normwise.torch.checks import as_torch_takes_them
 from normwise.torch.mask_checks import counting_values
+from normwise.torch.recomputation import StatisticsMet
 from normwise.torch.steps import choice_for, normalize_by_fixed
 
 # Fewer values per channel than this are too few for ``renorm``: with 32 normal values, dividing by the batch's own
@@ -56,6 +58,7 @@ class Batch(NamedTuple):
     eps: float
     activation: str | None
     residual: Tensor | None
+    met: StatisticsMet | None = None
 
     def checked(self) -> Batch:
         """With all tensors as torch takes them in inference, where one value per channel is enough."""
@@ -112,7 +115,8 @@ def renormalized(batch: Batch) -> Normalized | None:
     gathered = two_pass.gather(x, mask)
     moments = gathered.moments()
     with torch.no_grad():
-        r, d = corrections(moments, b.mean, b.var, b.eps)
+        mean, var = (b.mean, b.var) if b.met is None else b.met.of(moments.mean, (b.mean, b.var))
+        r, d = corrections(moments, mean, var, b.eps)
         if few is not None:
             r, d = torch.where(few, r, 1), torch.where(few, d, 0)
     scale, shift = (r, d) if b.weight is None else (r * b.weight, d * b.weight)
