@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ from keras import ops
 
 from normwise.estimators import Estimator
 from normwise.keras.activations import activation_of, name_in_kernels
-from normwise.keras.gathering import Gathered, gather
+from normwise.keras.gathering import gather
 from normwise.keras.masks import along_input, values_per_channel
 from normwise.keras.moving_statistics import enter, estimated, finite, moved
 from normwise.keras.normalizing import activate, normalize, normalize_by_fixed
@@ -166,7 +167,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 return self._in_inference(inputs, residual)
             if values == 1 and self.on_tiny_batch == "error" and not self._asks_replicas():
                 refuse_single_values(self.name, tuple(inputs.shape))
-        if self._for_kernels(inputs, weights, values):
+        if self._kernels_gather() and self._for_kernels(inputs, weights, values):
             return self._by_kernels(inputs, residual)
         return self._by_ops(inputs, weights, residual)
 
@@ -177,25 +178,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
         batch = self._gather(x, mask)
         if self.renorm:
             epsilon = self.epsilon
-            near = ops.maximum(ops.cast(self.renorm_stddev, x.dtype), epsilon**0.5)
+            near = ops.clip(ops.cast(self.renorm_stddev, x.dtype), epsilon**0.5, math.inf)
             near_mean = ops.cast(self.renorm_mean, x.dtype)
             r, d = corrections(batch.mean(), batch.variance(), near_mean, near, epsilon, self.renorm_clipping)
             scale, shift = composed(r, d, scale, shift)
         mean, var = (ops.cast(statistic, x.dtype) for statistic in self._moving())
         if self.on_tiny_batch == "renorm":
             scale, shift = renormalized(batch, mean, var, scale, shift, self.epsilon)
+        settled = batch if self.on_tiny_batch == "renorm" else by_moving_where_single(batch, mean, var, self.axis)
+        y = normalize(settled, scale, shift, self.epsilon, self.axis)
+        # Only now: on torch, what was taken from the variables above is their own memory.
         self._enter(ops.stop_gradient(batch.mean()), ops.stop_gradient(batch.variance()), batch.count)
-        usable = by_moving_where_single(batch, mean, var, self.axis) if self._settles_single_values(batch) else batch
-        y = normalize(usable, scale, shift, self.epsilon, self.axis)
         return ops.cast(activate(y, self.activation, residual), self.compute_dtype)
 
-    def _settles_single_values(self, batch: Gathered) -> bool:
-        """Whether there may be channels to be normalized by the moving statistics instead of by the batch."""
-        return self.on_tiny_batch != "renorm" and (batch.count == 1 if isinstance(batch.count, int) else True)
-
-    def _gather(self, x: Any, mask: Any) -> Gathered:
+    def _gather(self, x: Any, mask: Any) -> Any:
         """The moments of the batch."""
         return gather(x, mask, self.axis, synchronized=self.synchronized)
+
+    def _kernels_gather(self) -> bool:
+        """Whether that is the gather step that normwise.torch's kernels have."""
+        return True
 
     def _by_kernels(self, inputs: Any, residual: Any) -> Any:
         """Training on PyTorch's tensors by normwise.torch's kernels."""

@@ -38,6 +38,14 @@ class Gathered(NamedTuple):
         """The biased variance, shape (C,)."""
         return ops.reshape(self.var, (-1,))
 
+    def is_single(self, axis: int) -> Any:
+        """Where one value counts: a boolean, or a tensor with the axes of the input."""
+        if isinstance(self.count, int):
+            return self.count == 1
+        shape = [1] * len(self.centred.shape)
+        shape[axis] = -1
+        return ops.reshape(ops.equal(self.count, 1), shape)
+
 
 def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> Gathered:
     r"""The moments of each channel, exact for any mean, with gradients of any order.
@@ -75,7 +83,7 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
     centred = inputs - near
     offset = ops.sum(centred, over, keepdims=True) / values
     var = ops.sum(ops.square(centred), over, keepdims=True) / values - ops.square(offset)
-    return Gathered(centred, near, offset, ops.maximum(var, 0), count)
+    return Gathered(centred, near, offset, ops.relu(var), count)
 
 
 def _by_sums(inputs: Any, mask: Any, axis: int, over: tuple[int, ...], together: bool) -> Gathered:
@@ -83,13 +91,18 @@ def _by_sums(inputs: Any, mask: Any, axis: int, over: tuple[int, ...], together:
     (total,) = _summed([_counting(inputs, mask, over)], False)
     if together:
         total, count = sum_of_replicas([total, count])
-    values = ops.maximum(count, 1)
+    values = one_or_more(count)
     near = ops.stop_gradient(total / values)
     centred = inputs - near
     sums = _summed([_counting(centred, mask, over), _counting(ops.square(centred), mask, over)], together)
     offset = sums[0] / values
     var = sums[1] / values - ops.square(offset)
-    return Gathered(centred, near, offset, ops.maximum(var, 0), ops.reshape(count, (-1,)))
+    return Gathered(centred, near, offset, ops.relu(var), ops.reshape(count, (-1,)))
+
+
+def one_or_more(count: Any) -> Any:
+    """The count, and 1 where that is 0; ``ops.maximum`` would make float32 of float64 on torch."""
+    return ops.where(count > 0, count, ops.ones_like(count))
 
 
 def _counting(values: Any, mask: Any, over: tuple[int, ...]) -> Any:

@@ -7,8 +7,6 @@ from typing import Any
 
 from keras import ops
 
-from normwise.keras.gathering import Gathered
-
 
 def along(per_channel: Any, inputs: Any, axis: int) -> Any:
     """A tensor of shape (C,) with the axes of the input."""
@@ -17,7 +15,7 @@ def along(per_channel: Any, inputs: Any, axis: int) -> Any:
     return ops.reshape(per_channel, shape)
 
 
-def normalize(batch: Gathered, scale: Any, shift: Any, epsilon: float, axis: int) -> Any:
+def normalize(batch: Any, scale: Any, shift: Any, epsilon: float, axis: int) -> Any:
     r"""Normalize a batch by its moments, :math:`\gamma (x - \mu) / \sqrt{v + \epsilon} + \beta`.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import ops
@@ -27,10 +28,8 @@ def corrections(
     """
     r = ops.sqrt(var + epsilon) / near_stddev
     d = (mean - near_mean) / near_stddev
-    if clipping.get("rmin") is not None:
-        r = ops.maximum(r, clipping["rmin"])
-    if clipping.get("rmax") is not None:
-        r = ops.minimum(r, clipping["rmax"])
+    rmin, rmax = clipping.get("rmin"), clipping.get("rmax")
+    r = ops.clip(r, 0.0 if rmin is None else rmin, math.inf if rmax is None else rmax)
     if clipping.get("dmax") is not None:
         d = ops.clip(d, -clipping["dmax"], clipping["dmax"])
     return ops.stop_gradient(r), ops.stop_gradient(d)

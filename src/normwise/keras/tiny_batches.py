@@ -51,7 +51,7 @@ def refuse_single_values(layer: str, shape: tuple[int | None, ...]) -> None:
     )
 
 
-def by_moving_where_single(batch: Gathered, mean: Any, var: Any, axis: int) -> Gathered:
+def by_moving_where_single(batch: Any, mean: Any, var: Any, axis: int) -> Any:
     """The moments to normalize with: where one value counts, the moving ones.
 
     Args:
@@ -60,12 +60,9 @@ def by_moving_where_single(batch: Gathered, mean: Any, var: Any, axis: int) -> G
         var: moving, shape (C,).
         axis: of the channels.
     """
-    count = batch.count
-    if isinstance(count, int):
-        if count != 1:
-            return batch
-        count = ops.convert_to_tensor([count])
-    single = along(ops.equal(count, 1), batch.centred, axis)
+    single = batch.is_single(axis)
+    if single is False:
+        return batch
     return batch._replace(
         offset=ops.where(single, along(mean, batch.centred, axis) - batch.near, batch.offset),
         var=ops.where(single, along(var, batch.centred, axis), batch.var),
