@@ -1,7 +1,7 @@
 """Writes the pages of docs/ that are generated from the code; with `--check`, says which of them are stale.
 
 A page per experiment, per estimator and per public layer or function of `normwise.torch` comes from its docstring, and
-`command_line.md` from every `--help`.
+`command_line.md` from every `--help`; `claims.md` from the results of the lab's last full run.
 The sources are read, not imported (all but the command line), so this needs none of the extras.
 """
 
@@ -22,6 +22,8 @@ FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULT
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
 # The files of a family's folder that are not members of it.
 FRAMES = {"__init__", "estimator"}
+# Where the results of the lab's last full run are kept.
+KEPT = Path("benchmarks/results/claims")
 # The folders of docs/ in which every page is generated.
 FAMILIES = ("experiments", "estimators", "layers")
 
@@ -35,6 +37,8 @@ def pages(root: Path) -> dict[Path, str]:
     wanted |= layer_pages(root)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
+    if (root / KEPT).is_dir():
+        wanted[Path("docs/claims.md")] = claims_page(root)
     return wanted
 
 
@@ -145,6 +149,14 @@ def section_lines(body: str, heading: str) -> Iterator[str]:
         yield ARGUMENT.sub(r"- `\1`: ", line) if is_argument else line
     if in_example:
         yield "```"
+
+
+def claims_page(root: Path) -> str:
+    """What the lab's last full run concluded, from its results as they are kept."""
+    from normwise.report import markdown  # only this page needs the package, and only its base install
+
+    source = f"the results in {KEPT.as_posix()}/, which `normwise lab run --keep {KEPT.as_posix()}` writes,"
+    return NOTICE.format(source=source).replace("; edit it there", "") + markdown.claims(markdown.kept(root / KEPT))
 
 
 def command_line_page() -> str:

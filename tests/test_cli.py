@@ -20,7 +20,7 @@ from click.testing import Result as Outcome
 from normwise import __version__, lab
 from normwise.cli import main
 from normwise.errors import NormwiseError
-from normwise.lab.results import Conclusion, Estimate, Result, Statement, Table, Verdict
+from normwise.lab.results import Conclusion, Estimate, Result, Statement, Table, Verdict, from_json
 from normwise.report import page
 
 ANSWER = Result(
@@ -121,6 +121,9 @@ def test_run_prints_the_table_and_where_the_page_is(quick: list[dict[str, Any]],
 def test_run_passes_on_what_it_was_asked(quick: list[dict[str, Any]], tmp_path: Path) -> None:
     call("lab", "run", "b", "a", "b", "--seeds", "7", "--full", "--workers", "3", "--out", str(tmp_path))
     assert list(quick[0]["names"]) == ["b", "a"]
+    call("lab", "run", "--keep", str(tmp_path / "kept"), "--out", str(tmp_path))
+    kept = (tmp_path / "kept" / "does_it_train_faster.json").read_text(encoding="utf-8")
+    assert from_json(kept).command == ANSWER.command
     assert (quick[0]["seeds"], quick[0]["full"], quick[0]["quick"], quick[0]["workers"]) == (7, True, False, 3)
 
 
@@ -140,7 +143,7 @@ MISTAKES = [
     (
         ("lab", "run", "--seed", "3"),
         "unknown option '--seed': did you mean '--seeds'? "
-        "Known: --dask, --data, --data-dir, --full, --help, --json, --out, --quick, --seeds, --workers.",
+        "Known: --dask, --data, --data-dir, --full, --help, --json, --keep, --out, --quick, --seeds, --workers.",
     ),
     (("lab", "run", "--seeds", "many"), "invalid value for '--seeds': 'many' is not a valid integer."),
     (("lab", "run", "--seeds", "1"), "an experiment needs at least 2 seeds to have a spread: got 1."),

@@ -7,6 +7,9 @@ from types import ModuleType
 import click
 import pytest
 
+from normwise.lab.results import Conclusion, Estimate, Result, Statement, Table, Verdict
+from normwise.lab.store import keep
+
 EXPERIMENT = '''"""Does it help?
 
 Question:
@@ -159,3 +162,28 @@ def test_every_subcommand_is_on_the_command_lines_page() -> None:
         "## normwise part deed",
     ]
     assert "Usage: normwise part deed [OPTIONS]" in page
+
+
+def test_the_claims_have_a_page_where_results_are_kept(clone: Path) -> None:
+    assert Path("docs/claims.md") not in generate.pages(clone)
+    folder = clone / generate.KEPT
+    folder.mkdir(parents=True)
+    statement = Statement("It helps.", Estimate(2.0, 1.5, 2.5, 3, "points"), "above 1", Verdict.REPRODUCED)
+    result = Result(
+        experiment="does_it_help",
+        question="Does it?",
+        claim="It does.",
+        refuted_by="Nothing.",
+        settings={},
+        seeds=(0, 1, 2),
+        conclusion=Conclusion((statement,), Table("", (), ()), ()),
+        stamp={"date": "2026-11-21", "device": "X", "system": "Y", "seconds": 60},
+        command="normwise lab run does_it_help",
+        topic="placement",
+    )
+    keep([result], folder)
+    page = generate.pages(clone)[Path("docs/claims.md")]
+    assert page.startswith(
+        "<!-- Generated from the results in benchmarks/results/claims/, which `normwise lab run --keep"
+    )
+    assert "| It helps. |  | ✓ reproduced | 2.0 points [1.5 to 2.5] |  |" in page

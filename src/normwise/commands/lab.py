@@ -64,6 +64,7 @@ def lab_list(as_json: bool) -> None:
     show_default=True,
     help="Put the page and what was measured into this folder.",
 )
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Put the results there too, to compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 @click.pass_context
 def lab_run(
@@ -73,6 +74,7 @@ def lab_run(
     out: Path,
     data: str | None,
     data_dir: Path | None,
+    keep: Path | None,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -106,6 +108,10 @@ def lab_run(
         )
         ctx.exit(INTERRUPTED)
     page.write(results, written)
+    if keep is not None:
+        from normwise.lab.store import keep as put
+
+        put(results, keep)
     _print(results, as_json)
     click.echo(f"The page: {written.resolve()}", err=as_json)
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ class Store:
     def save_result(self, result: Result) -> None:
         """Store a result, whole or not at all."""
         write(self.result_file(result.experiment), to_json(result))
+
+
+def keep(results: Iterable[Result], folder: Path) -> None:
+    """Put results into a folder, one file each, in the place of older ones of the same experiments."""
+    for result in results:
+        write(folder / f"{result.experiment}.json", to_json(result))
 
 
 def digest(value: Any) -> str:
