@@ -14,7 +14,7 @@ from normwise.torch.domain_choice import CHOSEN
 from normwise.torch.domain_choice import domain as inside_domain
 from normwise.torch.domains import PerDomain
 from normwise.torch.feeding import Batches, ForwardFn
-from normwise.torch.prior import SiteWithPrior, check_prior
+from normwise.torch.prior import PRIOR, SiteWithPrior, check_prior
 from normwise.torch.ranks import Ranks
 from normwise.torch.recalibrate import commit
 from normwise.torch.recalibration_passes import check_model, go_through
@@ -26,7 +26,7 @@ def adapt(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    prior: float = 16,
+    prior: float = PRIOR,
     upstream: Literal["inference", "batch"] = "inference",
     forward_fn: ForwardFn | None = None,
     at_most: int | None = None,
@@ -54,6 +54,12 @@ def adapt(
         batches: as for ``normwise.recalibrate``; labels are not looked at.
         prior: :math:`N_0`, how many samples (images, not pixels) the statistics that the model has are worth. 0 for
             those of the data alone, ``math.inf`` to change nothing.
+
+            Measured (``normwise lab run how_strong_should_the_prior_of_adapt_be``; a dense and a convolutional network
+            on small digits, eight shifts, 5 seeds, 95 % intervals, points of accuracy): 4 is better than 0 by 21
+            [15, 27] with 2 samples and by 2 [-0.3, 5] with 8, and the same from 32 on; better than 16 by 5 [3, 6] and
+            4 [2, 7] with 2 and 8, than 64 by 8 [6, 10] and 11 [9, 15]; from 128 on 4 and 16 are alike. Where nothing is
+            shifted, 2 samples with a prior of 4 cost 2 and 6 points: take a larger one if that is likely.
         upstream: how the layers below normalize while a layer gathers, as for ``normwise.recalibrate``.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.

@@ -17,7 +17,7 @@ from normwise.torch.adaptation_report import AdaptReport
 from normwise.torch.buffers import STATISTICS
 from normwise.torch.feeding import uncompiled
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.prior import check_prior, held
+from normwise.torch.prior import PRIOR, check_prior, held
 from normwise.torch.recalibration_passes import check_model
 from normwise.torch.recalibration_report import Movement
 from normwise.torch.recalibration_sites import Site, moments, survey
@@ -28,7 +28,7 @@ from normwise.torch.transaction import write
 def adapting(
     model: nn.Module,
     *,
-    prior: float = 16,
+    prior: float = PRIOR,
     memory: float = math.inf,
     layers: Collection[str] | None = None,
 ) -> Adaptation:

@@ -13,6 +13,9 @@ from normwise.estimators import Estimator
 from normwise.moments import Moments
 from normwise.torch.recalibration_sites import Site
 
+PRIOR = 4.0
+"""Samples that the statistics which a model has are worth, unless the caller says otherwise."""
+
 
 def check_prior(prior: float, *, called: str) -> None:
     """Refuse what is no number of samples.
