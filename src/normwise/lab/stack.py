@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.data import CLASSES, PIXELS
+from normwise.lab.data import CLASSES, pixels
 from normwise.lab.models import ACTIVATIONS
 from normwise.torch import BatchNorm1d, GhostBatchNorm1d
 
@@ -81,7 +81,7 @@ class Stack(nn.Module):
         initial = torch.Generator().manual_seed(seed)
         times = torch.tensor(scales or [1.0] * members, dtype=dtype).view(-1, 1, 1)
         weights = []
-        for i, (before, behind) in enumerate(pairwise([PIXELS] + [width] * depth + [CLASSES])):
+        for i, (before, behind) in enumerate(pairwise([pixels()] + [width] * depth + [CLASSES])):
             weight = torch.empty(behind, before, dtype=dtype).normal_(0.0, std(before), generator=initial)
             weights.append(nn.Parameter(weight * (times if i < depth else torch.ones_like(times))))
         self.weights = nn.ParameterList(weights)

@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normwise.lab.data import CLASSES, PIXELS, digits
+from normwise.lab.data import CLASSES, digits, pixels
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
 from normwise.lab.statistics import band, cell, mean
@@ -88,7 +88,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     parts = (data.train, data.validation, data.test)
     images = np.concatenate([part.images.double().numpy() for part in parts])
     labels = np.concatenate([part.labels.numpy() for part in parts])
-    outputs = images @ random.normal(0.0, (1 / PIXELS) ** 0.5, (PIXELS, settings.units))
+    outputs = images @ random.normal(0.0, pixels() ** -0.5, (pixels(), settings.units))
     means, variances = _batches(trial, settings, outputs, labels, random)
     biased = variances.mean(axis=0)
     joint = Moments(means, variances, np.full((len(means), 1), float(trial.size))).merged()
