@@ -152,8 +152,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         table=_table(settings, outcomes),
         figures=_figures(settings, outcomes),
         caveats=(
-            "Dense layers: a layer's statistics are of as many values as there are images, and of 2 values only the order "
-            "is left, 1 and -1 before scale and shift. In a convolution 2 images are as many values as their positions.",
+            "Dense layers: a layer's statistics are of as many values as there are images, and of 2 values only the "
+            "order is left, 1 and -1 before scale and shift. In a convolution 2 images are many more values.",
             f"Batches of every size get {settings.batch_steps} steps, so that small ones see fewer images: arms are "
             "compared at one size, sizes only in parts of a batch.",
         ),
