@@ -9,6 +9,15 @@ except ModuleNotFoundError as error:
 
 from normwise.keras.batch_normalization import BatchNormalization
 from normwise.keras.conversion import Conversion, convert, to_keras
+from normwise.keras.domains import PerDomainBatchNormalization, domain
 from normwise.keras.ghost import GhostBatchNormalization
 
-__all__ = ["BatchNormalization", "Conversion", "GhostBatchNormalization", "convert", "to_keras"]
+__all__ = [
+    "BatchNormalization",
+    "Conversion",
+    "GhostBatchNormalization",
+    "PerDomainBatchNormalization",
+    "convert",
+    "domain",
+    "to_keras",
+]

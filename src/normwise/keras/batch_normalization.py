@@ -199,6 +199,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Whether that is the gather step that normwise.torch's kernels have."""
         return True
 
+    def _kernels_enter(self) -> bool:
+        """Whether, without an estimator, the estimate step is the one that they have."""
+        return True
+
     def _by_kernels(self, inputs: Any, residual: Any) -> Any:
         """Training on PyTorch's tensors by normwise.torch's kernels."""
         from normwise.keras import torch_kernels
@@ -208,9 +212,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         scale, shift = self._scale_and_shift(self._wide(inputs))
         beside = None if residual is None else ops.cast(residual, inputs.dtype)
         batch = torch_kernels.by_batch(inputs, scale, shift, self.epsilon, self.axis, fused, beside)
-        if self.estimator is not None or not torch_kernels.move(
-            self.moving_mean, self.moving_variance, batch, self.momentum
-        ):
+        plain = self.estimator is None and self._kernels_enter()
+        if not plain or not torch_kernels.move(self.moving_mean, self.moving_variance, batch, self.momentum):
             self._enter(batch.mean, batch.var, values_per_channel(inputs, self.axis))
         y = batch.y if inside else self.activation(batch.y)
         return ops.cast(y, self.compute_dtype)
