@@ -75,7 +75,7 @@ def test_a_group_alone_prints_its_help(command: tuple[str, ...]) -> None:
     assert alone.stdout == call(*command, "--help").stdout
 
 
-@pytest.mark.parametrize("command", [(), ("info",), ("lab",), ("lab", "list"), ("lab", "run")])
+@pytest.mark.parametrize("command", [(), ("info",), ("lab",), ("lab", "list"), ("lab", "run"), ("lab", "compare")])
 def test_every_help_ends_with_an_example_and_cuts_nothing_off(command: tuple[str, ...]) -> None:
     shown = call(*command, "--help").stdout
     assert re.search(r"\n  Example: normwise \S.*\n$", shown)
@@ -137,8 +137,8 @@ def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    (("inf",), "unknown command 'inf': did you mean 'info'? Known: info, lab, recalibrate."),
-    (("lab", "rum"), "unknown command 'rum': did you mean 'run'? Known: list, run."),
+    (("inf",), "unknown command 'inf': did you mean 'info'? Known: adapt, info, lab, recalibrate."),
+    (("lab", "rum"), "unknown command 'rum': did you mean 'run'? Known: compare, list, run."),
     (("--versoin",), "unknown option '--versoin': did you mean '--version'? Known: --help, --version."),
     (
         ("lab", "run", "--seed", "3"),

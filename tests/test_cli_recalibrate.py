@@ -178,6 +178,7 @@ MISTAKES: list[tuple[dict[str, str], str]] = [
     ({"weights": "list.pt"}, "'list.pt' must hold a state_dict, received list: save model.state_dict()."),
     ({"weights": "whole.pt"}, "'whole.pt' could not be loaded into Sequential: Weights only load failed."),
     ({"estimator": "poled"}, "unknown estimator 'poled': did you mean 'pooled'? Known: "),
+    ({"device": "cudda"}, "moving nets.py:net to --device cudda failed: RuntimeError in line"),
     ({"upstream": "bach"}, "unknown upstream 'bach': did you mean 'batch'? Known: batch, inference."),
 ]  # fmt: skip
 
@@ -196,6 +197,12 @@ def test_every_mistake_is_one_sentence_and_nothing_is_written(case: int, folder:
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith(".\n")
     assert {path for path in Path().iterdir() if path.name != "__pycache__"} == there - {Path("__pycache__")}
+
+
+def test_a_device_may_be_named() -> None:
+    done = call("nets.py:net", "--data", "rows.npz", "--out", "new.pt", "--device", "cpu")
+    assert done.exit_code == 0
+    assert torch.load("new.pt", weights_only=True)["1.running_mean"].device.type == "cpu"
 
 
 def test_its_help_ends_with_an_example() -> None:

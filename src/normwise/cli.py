@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ import click
 from normwise import __version__
 from normwise.commands.lab import lab
 from normwise.commands.program import Program, help_alone
+from normwise.commands.statistics import adapt, recalibrate
 from normwise.errors import MissingExtra, UnknownName
 from normwise.frameworks import installed_version
 
@@ -109,44 +109,5 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     return {"kernel": found.name, "reason": found.reason}
 
 
-@main.command(epilog="Example: normwise recalibrate nets.py:net --data data.npz --out new.pt")
-@click.argument("model")
-@click.option("--data", required=True, help="FILE.py:CALLABLE that returns an iterable of batches, or an .npz.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Write the weights here.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Read the model's weights: .safetensors or .pt.")
-@click.option("--estimator", default="pooled", show_default=True, help="How batches become statistics.")
-@click.option("--upstream", default="inference", show_default=True, help="Layers below normalize so, or by batch.")
-@click.option("--batches", type=int, metavar="N", help="Use so many batches.")
-@click.option("--tolerance", type=float, metavar="X", help="Stop at this standard error, in standard deviations.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows of an .npz.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def recalibrate(
-    model: str,
-    data: str,
-    out: Path,
-    weights: Path | None,
-    batches: int | None,
-    batch_size: int,
-    as_json: bool,
-    **how: Any,
-) -> None:
-    """Set the statistics of a model's batch norms to those of data.
-
-    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that returns a torch.nn.Module. A failure writes nothing.
-    """
-    if installed_version("torch") is None:
-        raise MissingExtra("torch", extra="torch")
-    from normwise import surgery
-    from normwise.torch import loading
-
-    loading.check_weights_name(out)
-    network = loading.load_model(model, weights)
-    source = loading.load_batches(data, network, batch_size)
-    found = loading.attempt(lambda: surgery.recalibrate(network, source, at_most=batches, **how), f"{model} on {data}")
-    if not found.recalibrated:
-        raise click.ClickException(" ".join(f"{model}: {found}; nothing was written.".replace("\n", ";").split()))
-    loading.save_weights(network, out)
-    click.echo(found.to_json() if as_json else f"{found}\nThe weights: {out.resolve()}")
-
-
-main.add_command(lab)
+for command in (lab, recalibrate, adapt):
+    main.add_command(command)
