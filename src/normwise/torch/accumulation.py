@@ -48,6 +48,19 @@ def accumulate_gradients(
     Running statistics move once, as by the whole batch. What else differs from one call with the whole batch: random
     numbers, as for dropout, are drawn in another order.
 
+    The price: what autograd keeps of all parts is kept until the backward, as for the whole batch, and not of one part
+    at a time; time is about that of plain accumulation. Measured (``benchmarks/accumulation.py``: a network of 29 batch
+    norms, 32 images of 64 x 64 in 8 parts, one thread of a busy machine; PyTorch's layers, then normwise's by ``fuse``;
+    time against plain accumulation, median [smallest, largest] of 5 pairs; the most memory above that before the step):
+
+    - plain accumulation, which is not exact: 1 and 34 MB; 1 and 34 MB.
+    - ``accumulate_gradients``: 1.01 [0.92, 1.72] and 166 MB; 0.94 [0.77, 1.32] and 166 MB.
+    - the same with ``offload``: 1.02 [0.95, 1.55] and 37 MB; 0.86 [0.56, 1.26] and 52 MB.
+    - the whole batch at once: 0.57 [0.42, 0.74] and 155 MB; 0.40 [0.27, 0.53] and 157 MB.
+
+    So it is for parts that no one call takes, as images of several sizes, and with ``offload`` for batches that do not
+    fit the device's memory; one that fits is faster whole.
+
     Args:
         model: in training mode; layers in inference mode stay as they are. Without ``torch.utils.checkpoint`` inside.
         micro_batches: the parts of the batch, of any structure and any sizes; of different image sizes too, which no
