@@ -175,8 +175,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         caveats=(
             "With batches of one class the loss itself pulls all answers towards that class in every step; what batch "
             "renormalization loses there has that cause.",
-            "Of 10 classes, the mean of a batch of 1 or 2 tells which they are, and normalization takes it out; with 16 "
-            "of 1000 classes, as published, little of that is lost.",
+            "Of 10 classes, the mean of a batch of 1 or 2 tells which they are, and normalization takes it out; with "
+            "16 of 1000 classes, as published, little of that is lost.",
             "Classes are drawn anew for every batch. Data that are sorted once show each class in a run.",
         ),
     )
