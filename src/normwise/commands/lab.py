@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from normwise.commands.compare import compare
 from normwise.commands.program import INTERRUPTED, Group, help_alone
 
 if TYPE_CHECKING:
@@ -130,3 +131,6 @@ def _print(results: Sequence[Result], as_json: bool) -> None:
     with console.capture() as captured:  # printed by click, which leaves a broken pipe to Program
         text.show(results, console)
     click.echo(captured.get(), nl=False, color=console.is_terminal and not console.no_color)
+
+
+lab.add_command(compare)
