@@ -39,7 +39,7 @@ def test_the_first_three_experiments_are_found() -> None:
 def test_every_experiment_describes_itself_and_has_its_test(name: str) -> None:
     found = describe(name)
     assert found.question.endswith("?")
-    assert found.summary.endswith("?")
+    assert found.summary.endswith(("?", "."))
     assert found.references
     assert all(re.search(r"\d{4}", reference) for reference in found.references)
     assert (TESTS / f"test_{name}.py").is_file()

@@ -9,7 +9,8 @@ Example:
 """
 
 from normwise.lab.experiment import Description, describe, names
-from normwise.lab.running import Progress, Silence, run
+from normwise.lab.progress import Progress, Silence
+from normwise.lab.running import run
 from normwise.lab.workers import TrialFailed
 
 __all__ = ["Description", "Progress", "Silence", "TrialFailed", "describe", "names", "run"]

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from normwise.lab.images import CLASSES, Source, read
+from normwise.lab.photographs import patches
 
 Labels = npt.NDArray[np.int64]
-Pictures = npt.NDArray[np.float64]
 
 __all__ = ["CLASSES", "PIXELS", "Digits", "Split", "batches", "digits", "digits_on_photos", "pixels", "shape", "use"]
 
@@ -133,7 +133,9 @@ def digits_on_photos(seed: int) -> Digits:
     """
     plain = digits(seed)
     parts = (plain.train, plain.validation, plain.test)
-    return Digits(*(Split((_patches(part.rows) - part.images).abs(), part.labels, part.rows) for part in parts))
+    return Digits(
+        *(Split((patches(part.rows.tolist(), shape()) - part.images).abs(), part.labels, part.rows) for part in parts)
+    )
 
 
 def batches(split: Split, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -170,27 +172,3 @@ def _digits() -> tuple[torch.Tensor, torch.Tensor]:
     loaded: Any = load_digits()
     images = torch.from_numpy(loaded.data / 16).to(torch.float32)
     return images, torch.from_numpy(loaded.target).to(torch.int64)
-
-
-def _patches(rows: torch.Tensor) -> torch.Tensor:
-    """Each image's patch of a photograph, in its size and colours: shape (n, pixels)."""
-    channels, height, width = shape()
-    photos, found = _photos(channels == 1), []
-    for row in rows.tolist():
-        generator = np.random.default_rng(row)  # a patch belongs to its image, whatever the split
-        photo = photos[generator.integers(len(photos))]
-        top = generator.integers(0, photo.shape[1] - height + 1)
-        left = generator.integers(0, photo.shape[2] - width + 1)
-        found.append(photo[:, top : top + height, left : left + width].reshape(-1))
-    return torch.from_numpy(np.stack(found)).to(torch.float32)
-
-
-@cache
-def _photos(grey: bool) -> list[Pictures]:
-    """The photographs, a quarter of their height and width: shape (channels, height, width), between 0 and 1."""
-    found = []
-    for photo in load_sample_images().images:
-        height, width = photo.shape[0] // 4, photo.shape[1] // 4
-        small = photo[: 4 * height, : 4 * width].reshape(height, 4, width, 4, 3).mean(axis=(1, 3)) / 255
-        found.append(small.mean(axis=2)[None] if grey else small.transpose(2, 0, 1))
-    return found

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from normwise.errors import NormwiseError
 from normwise.lab.experiment import FOLDER, describe, load, takes_data
 from normwise.lab.experiment import names as known_names
 from normwise.lab.measuring import ConclusionFailed, Measuring
 from normwise.lab.plan import Plan
+from normwise.lab.progress import Progress, Silence
 from normwise.lab.results import Result
 from normwise.lab.store import Store
 from normwise.lab.workers import Pool, TrialFailed, Workers, cores
-
-
-class Progress(Protocol):
-    """What wants to know how far a run is; the lab itself prints nothing."""
-
-    def on_plan(self, trials: Mapping[str, tuple[int, int]], workers: int) -> None:
-        """A run begins: of each experiment, how many trials it has and how many are there from an earlier run."""
-
-    def on_trial_done(self, experiment: str, trial: str, seconds: float) -> None:
-        """One more trial was finished and stored; ``trial`` says in words which one, ``seconds`` how long it took."""
-
-    def on_result(self, result: Result) -> None:
-        """An experiment is concluded, or its finished result was found, and is stored."""
-
-
-class Silence:
-    """A ``Progress`` that ignores everything."""
-
-    def on_plan(self, trials: Mapping[str, tuple[int, int]], workers: int) -> None:
-        """Ignored."""
-
-    def on_trial_done(self, experiment: str, trial: str, seconds: float) -> None:
-        """Ignored."""
-
-    def on_result(self, result: Result) -> None:
-        """Ignored."""
 
 
 def run(
