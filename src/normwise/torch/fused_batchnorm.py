@@ -36,7 +36,7 @@ class FusedBatchNorm(_BatchNorm):
     num_batches_skipped: Tensor | None
     # Set by ``statistics.paused_statistics``: all goes as in training, but nothing enters the running statistics.
     _paused: bool = False
-    # None unless ``on_tiny_batch`` asks for the running statistics; on the class for layers of older pickles.
+    # What ``on_tiny_batch="renorm"`` has for a forward that is run again.
     _met: StatisticsMet | None = None
     # By which torch's conversion to its ``SyncBatchNorm`` is noticed.
     qconfig = QConfig()
@@ -52,7 +52,8 @@ class FusedBatchNorm(_BatchNorm):
         check_policy(on_tiny_batch, self.track_running_stats)
         self.activation = activation
         self.on_tiny_batch = on_tiny_batch
-        self._met = StatisticsMet() if on_tiny_batch == "renorm" else None
+        if on_tiny_batch == "renorm":
+            self._met = StatisticsMet()
         self.estimator = named(estimator, weight_of_new=self.momentum) if isinstance(estimator, str) else estimator
         # One given by name takes its weight from ``momentum``, which schedules may change.
         self._follows_momentum = isinstance(estimator, str) and hasattr(self.estimator, "weight_of_new")

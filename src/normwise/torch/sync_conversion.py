@@ -175,7 +175,7 @@ def _make_plain(module: Any, kind: Kind) -> None:
         for name in ("_was", "_place", "_group"):
             module.__dict__.pop(name, None)
         if kind in OURS and not beyond_torch(module):
-            for name in ("activation", "estimator", "on_tiny_batch", "_follows_momentum"):
+            for name in ("activation", "estimator", "on_tiny_batch", "_follows_momentum", "_met"):
                 module.__dict__.pop(name, None)
             for name in ("running_count", "num_batches_skipped"):
                 module._buffers.pop(name, None)
