@@ -1,0 +1,208 @@
+"""Can a network of frozen random weights learn by the scales and shifts of its batch norms alone?
+
+Question:
+    All weights stay as they were drawn, those of the readout too. How accurate does a network become of which only
+    scale and shift are trained, by its width?
+
+Claim:
+    Much more than chance, and more with size: of ResNets on CIFAR-10 with 14, 110 and 866 layers, 48, 69.5 and 82 %,
+    against 91 to 93 % where everything is trained; a third of the features are switched off (Frankle et al. 2021).
+
+What would refute it:
+    Accuracy does not rise with width, or stays below .9 at the largest.
+
+Settings:
+    scikit-learn's digits, two hidden layers of 16, 64, 256 or 1024 ReLU units, 250 steps of gradient descent with
+    batches of 60; rates 0.2, 1 and 5, the best of which is picked on validation images. For comparison everything is
+    trained. A feature counts as off where its scale is below .01 in absolute value, as in the paper.
+
+Verdict:
+    Test accuracy: "learns" counts from .9 on, where the interval is above .2. Rising: the difference between successive
+    widths, paired over seeds, from 1 point on.
+
+References:
+    - J. Frankle, D. Schwab and A. Morcos, Training BatchNorm and Only BatchNorm: On the Expressive Power of Random
+      Features in CNNs, 2021, arXiv:2003.00152.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from normwise.lab.data import Split, batches, digits
+from normwise.lab.models import Dense, he
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.stack_training import at_best, best
+from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.training import accuracy
+from normwise.lab.verdict import AtLeast, judge
+
+SAYS = "Frankle et al. 2021"
+TOPIC = "what the layer is"
+LEARNT, CHANCE = 90.0, 20.0
+RISES = 1.0
+OFF = 0.01
+ARMS = {"only": "scale and shift only", "all": "everything"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The widths and the training."""
+
+    widths: tuple[int, ...] = (16, 64, 256, 1024)
+    rates: tuple[float, ...] = (0.2, 1.0, 5.0)
+    steps: int = 250
+    depth: int = 2
+    batch: int = 60
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All rates of one width and one choice of what is trained."""
+
+    arm: str
+    width: int
+    seed: int
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
+    """The widest first."""
+    return [
+        Trial(arm, width, seed) for width in sorted(settings.widths, reverse=True) for arm in ARMS for seed in seeds
+    ]
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train at every rate."""
+    data = digits(trial.seed)
+    found: dict[str, Any] = {"validation": [], "test": [], "off": [], "parameters": 0}
+    for rate in settings.rates:
+        model = Dense(
+            depth=settings.depth, width=trial.width, activation="relu", batch_norm=True, std=he, seed=trial.seed
+        )
+        parameters = trained(model, trial.arm)
+        _train(model, parameters, data.train, rate, settings, trial.seed)
+        found["validation"].append(accuracy(model, data.validation))
+        found["test"].append(accuracy(model, data.test))
+        scales = torch.cat([layer.get_parameter("weight").detach() for layer in model.normalize])
+        found["parameters"] = sum(parameter.numel() for parameter in parameters)
+        found["off"].append(float((scales.abs() < OFF).double().mean()))
+    return found
+
+
+def trained(model: Dense, arm: str) -> list[nn.Parameter]:
+    """The parameters that an arm trains; the others are frozen."""
+    chosen = list(model.normalize.parameters() if arm == "only" else model.parameters())
+    for parameter in model.parameters():
+        parameter.requires_grad_(any(parameter is each for each in chosen))
+    return chosen
+
+
+def _train(
+    model: Dense, parameters: list[nn.Parameter], data: Split, rate: float, settings: Settings, seed: int
+) -> None:
+    source = batches(data, settings.batch, seed)
+    model.train()
+    for _ in range(settings.steps):
+        images, labels = next(source)
+        gradients = torch.autograd.grad(cross_entropy(model(images), labels), parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(gradient, alpha=rate)
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Judge the widest, and that accuracy rises."""
+    return Conclusion(
+        statements=tuple(_statements(settings, outcomes)),
+        table=_table(settings, outcomes),
+        figures=(_figure(settings, outcomes),),
+        caveats=(
+            "Digits are easy: a linear readout of random features, which is not what is trained here, does well too.",
+            f"{settings.steps} steps; scale and shift alone would gain more from longer training than everything does.",
+        ),
+    )
+
+
+def _points(outcomes: Outcomes, arm: str, width: int, what: str = "test") -> Numbers:
+    return 100 * at_best(outcomes.where(arm=arm, width=width), what)
+
+
+def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+    widest = settings.widths[-1]
+    only = _points(outcomes, "only", widest)
+    found = [
+        judge(
+            f"With {widest} units in a layer, scale and shift alone reach .9.",
+            mean(only, "%"),
+            AtLeast(LEARNT, nothing=CHANCE),
+            "82 % on CIFAR-10, ResNet of 866 layers",
+        ),
+        judge(
+            f"With {widest} units in a layer, training everything is more accurate.",
+            difference(_points(outcomes, "all", widest), only, "points"),
+            AtLeast(RISES),
+            "about 93 against 82 %",
+        ),
+        judge(
+            f"With {widest} units in a layer, a good part of the scales is switched off, at least a tenth.",
+            mean(_points(outcomes, "only", widest, "off"), "%"),
+            AtLeast(10.0),
+            "a third",
+        ),
+    ]
+    for narrow, wide in pairwise(settings.widths):
+        text = f"With scale and shift alone, {wide} units in a layer are more accurate than {narrow}."
+        gap = difference(_points(outcomes, "only", wide), _points(outcomes, "only", narrow), "points")
+        found.append(judge(text, gap, AtLeast(RISES), "48, 69.5 and 82 % with 14, 110 and 866 layers"))
+    return found
+
+
+def _table(settings: Settings, outcomes: Outcomes) -> Table:
+    rows = []
+    for width in settings.widths:
+        for arm, words in ARMS.items():
+            part = outcomes.where(arm=arm, width=width)
+            rows.append(
+                (
+                    str(width),
+                    words,
+                    f"{part.array('parameters')[0]:.0f}",
+                    f"{settings.rates[best(part)]:g}",
+                    cell(mean(_points(outcomes, arm, width), "%"), 1),
+                    cell(mean(_points(outcomes, arm, width, "off"), "%"), 1),
+                )
+            )
+    caption = (
+        f"Test accuracy and scales switched off, in %, after {settings.steps} steps. Mean [95 % interval] over "
+        f"{len(outcomes.where(arm='all', width=settings.widths[0]))} seeds"
+    )
+    return Table(
+        caption, ("units in a layer", "trained", "parameters", "rate", "accuracy", "switched off"), tuple(rows)
+    )
+
+
+def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
+    lines = []
+    for arm, words in ARMS.items():
+        values = np.stack([_points(outcomes, arm, width) / 100 for width in settings.widths], axis=1)
+        spread = (tuple(line) for line in band(values))
+        lines.append(Series(words, tuple(float(width) for width in settings.widths), *spread))
+    return Figure(
+        name="accuracy_by_width",
+        title="Test accuracy by width, of frozen random weights and of trained ones",
+        caption="Each at its best rate on validation images. Line: mean over seeds; band: smallest to largest.",
+        x_label="units in a layer",
+        y_label="test accuracy",
+        panels=(Panel("", tuple(lines), ((0.1, "guessing"),)),),
+        x_scale="log",
+    )
