@@ -14,7 +14,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 def test_every_room_has_an_example() -> None:
     """Layers (three), statistics, moments."""
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 4
 
 
 def test_examples_print_what_they_say() -> None:
