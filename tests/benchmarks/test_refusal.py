@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from benchmarks import agreement, peers, rows
 from benchmarks.cases import OPERATIONS, PASSES, Case, inputs
 from benchmarks.run import command
 from benchmarks.shapes import FEATURES, TINY
-from normwise.torch.functional import batch_norm
+from normwise.torch import BatchNorm1d, BatchNorm2d
 
 
 def case(operation: str = "bn+relu", phase: str = "forward", dtype: str = "float32") -> Case:
@@ -28,8 +29,23 @@ def test_what_is_right_is_not_refused(operation: str, phase: str, dtype: str) ->
     assert agreement.disagreement(one, inputs(one)) == ""
 
 
+def let_outputs_be(change: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of normwise's layers, some that are wrong."""
+
+    class Wrong1d(BatchNorm1d):
+        def forward(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+            return change(super().forward(*arguments, **keywords))
+
+    class Wrong2d(BatchNorm2d):
+        def forward(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+            return change(super().forward(*arguments, **keywords))
+
+    monkeypatch.setattr(peers, "BatchNorm1d", Wrong1d)
+    monkeypatch.setattr(peers, "BatchNorm2d", Wrong2d)
+
+
 def test_a_wrong_output_is_refused_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "batch_norm", lambda *a, **k: batch_norm(*a, **k) * 1.0001)
+    let_outputs_be(lambda y: y * 1.0001, monkeypatch)
     monkeypatch.setattr(rows, "in_turn", lambda *_, **__: pytest.fail("it was timed"))
     row = rows.measure(case(), [peers.EAGER], rounds=1, seconds=0)
     assert row.refused.startswith("y is off by ")
@@ -38,11 +54,12 @@ def test_a_wrong_output_is_refused_and_not_timed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_wrong_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(x: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        x.register_hook(lambda g: g * 1.001)
-        return batch_norm(x, *arguments, **keywords)
+    class Wrong(BatchNorm2d):
+        def forward(self, input: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+            input.register_hook(lambda g: g * 1.001)
+            return super().forward(input, *arguments, **keywords)
 
-    monkeypatch.setattr(peers, "batch_norm", wrong)
+    monkeypatch.setattr(peers, "BatchNorm2d", Wrong)
     one = case("bn+add+relu", "forward+backward")
     i = inputs(one, seed=1)
     i = type(i)(**{**vars(i), "x": i.x.detach().mul(1).requires_grad_()})
@@ -50,12 +67,12 @@ def test_a_wrong_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "batch_norm", lambda *a, **k: batch_norm(*a, **k) * float("nan"))
+    let_outputs_be(lambda y: y * float("nan"), monkeypatch)
     assert agreement.disagreement(case(), inputs(case())) == "y is off by inf times what rounding explains"
 
 
 def test_a_run_with_a_refusal_ends_with_1_and_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(peers, "batch_norm", lambda *a, **k: batch_norm(*a, **k) + 1)
+    let_outputs_be(lambda y: y + 1, monkeypatch)
     options = "--network no --memory default --dtype float32 --op bn --pass forward --threads 1 --repeats 1"
     result = CliRunner().invoke(command, [*options.split(), "--only", FEATURES[2].name, "--out", str(tmp_path)])
     assert result.exit_code == 1

@@ -158,12 +158,23 @@ def test_a_trial_whose_numbers_were_changed_is_run_again(make: Make, tmp_path: P
     assert result.conclusion == before
 
 
+def listens_to_ctrl_c() -> None:
+    """Where the tests run in the background, a shell has them ignore it, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(tmp_path: Path, folder: Path, *, after: int) -> tuple[subprocess.Popen[str], Path]:
     """A run in a process group of its own, that has stored some trials."""
     out = tmp_path / "interrupted"
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(out), str(folder)]
-    process = subprocess.Popen(command, start_new_session=True, text=True, stderr=subprocess.PIPE)
-    give_up = time.monotonic() + 50
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        text=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=listens_to_ctrl_c,  # noqa: PLW1509  # a single system call
+    )
+    give_up = time.monotonic() + 120
     while len(list(out.glob("trials/*/*.json"))) < after:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < give_up
@@ -172,7 +183,7 @@ def started(tmp_path: Path, folder: Path, *, after: int) -> tuple[subprocess.Pop
 
 
 def group_is_gone(group: int) -> bool:
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while time.monotonic() < give_up:
         try:
             os.killpg(group, 0)
@@ -205,8 +216,8 @@ def test_an_interrupt_ends_at_once_and_keeps_what_is_finished(make: Make, tmp_pa
     process, out = started(tmp_path, folder, after=1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
     began = time.monotonic()
-    _, error = process.communicate(timeout=20)
-    assert time.monotonic() - began < 10
+    _, error = process.communicate(timeout=120)
+    assert time.monotonic() - began < 40  # and not the minute of a trial
     assert error.rstrip().endswith("KeyboardInterrupt")
     assert error.count("Traceback") == 1  # the workers are silent
     assert group_is_gone(process.pid)

@@ -48,9 +48,12 @@ def moments_of(input: Tensor, mask: Tensor | None, *, kernel: str) -> Moments:
         _, mean, var, _ = _compiled(input, None, mask, None, None, None, None, 1.0, None)
         return Moments(mean, var, _count(input, mask))
     if kernel == "aten":
-        wide = torch.promote_types(input.dtype, torch.float32)
-        var, mean = torch.var_mean(input.to(wide), [axis for axis in range(input.dim()) if axis != 1], correction=0)
-        return Moments(mean, var, _count(input, None))
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        axes, count = [axis for axis in range(x.dim()) if axis != 1], _count(x, None)
+        if count == 1:
+            return Moments(x.sum(axes), torch.zeros_like(x.sum(axes)), count)
+        population_var, mean = torch.var_mean(x, axes)
+        return Moments.from_population_var(mean, population_var, count)
     found = two_pass.gather(input, mask)
     return Moments((found.mean.double() + found.low).flatten(), found.var.flatten(), found.number)
 
