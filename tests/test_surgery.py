@@ -55,7 +55,7 @@ def test_a_model_of_keras_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(TypeError) as refused:
         normwise.fuse(Layer())
     assert str(refused.value) == (
-        "fuse needs a PyTorch model (torch.nn.Module), received a Keras model (Layer): pass the model itself."
+        "fuse needs a PyTorch model (torch.nn.Module), received a Keras model (Layer), which it does not know yet."
     )
 
 

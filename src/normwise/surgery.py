@@ -193,7 +193,7 @@ def param_groups(model: Any, weight_decay: float, decay_norm: bool = False, **se
 
 
 def _not_of_torch(operation: str, model: object, framework: str | None) -> TypeError:
-    received = f"a Keras model ({type(model).__name__})" if framework == "keras" else type(model).__name__
-    return TypeError(
-        f"{operation} needs a PyTorch model (torch.nn.Module), received {received}: pass the model itself."
-    )
+    needs = f"{operation} needs a PyTorch model (torch.nn.Module), received"
+    if framework == "keras":
+        return TypeError(f"{needs} a Keras model ({type(model).__name__}), which it does not know yet.")
+    return TypeError(f"{needs} {type(model).__name__}: pass the model itself.")
