@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 
 from normwise.lab.results import (
@@ -65,6 +68,12 @@ RESULT = Result(
 def test_numbers_that_are_not_finite_are_null_in_the_file() -> None:
     effect = json.loads(to_json(RESULT))["conclusion"]["statements"][1]["effect"]
     assert (effect["value"], effect["low"], effect["high"]) == (None, None, 1.0)
+
+
+def test_numbers_of_numpy_are_numbers_in_the_file() -> None:
+    numbers: dict[str, Any] = {"rate": np.float32(0.5), "nothing": np.float64("nan"), "steps": [np.int64(2)]}
+    kept = json.loads(to_json(dataclasses.replace(RESULT, settings=numbers)))
+    assert kept["settings"] == {"rate": 0.5, "nothing": None, "steps": [2]}
 
 
 def test_a_result_comes_back_as_it_was() -> None:
