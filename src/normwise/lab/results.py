@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 Scale = Literal["linear", "log"]
 TOPICS = (
     "what the layer is",
@@ -198,7 +196,7 @@ def _finite(value: Any) -> Any:
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, np.generic):  # what an experiment computed with NumPy and did not make a number of Python's
+    if hasattr(value, "item"):  # a number of NumPy's, which is not imported for this
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
