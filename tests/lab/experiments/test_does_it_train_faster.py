@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
 from normwise.lab.experiments import does_it_train_faster as experiment
@@ -24,11 +23,6 @@ def outcomes() -> Outcomes:
 @pytest.fixture(scope="module")
 def conclusion(outcomes: Outcomes) -> Conclusion:
     return experiment.conclude(SETTINGS, outcomes)
-
-
-def test_steps_are_counted_to_the_first_crossing_and_to_the_end_where_there_is_none() -> None:
-    curves = np.array([[0.1, 0.96, 0.9], [0.1, 0.2, 0.3], [0.95, 0.96, 0.97]])
-    assert experiment.steps_to(0.95, curves, (10, 20, 30)).tolist() == [20, 30, 10]
 
 
 def test_with_batch_norm_it_learns_more_in_the_same_few_steps(outcomes: Outcomes) -> None:

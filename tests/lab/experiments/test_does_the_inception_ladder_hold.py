@@ -24,11 +24,6 @@ def conclusion(outcomes: Outcomes) -> Conclusion:
     return experiment.conclude(SETTINGS, outcomes)
 
 
-def test_steps_are_counted_to_the_first_crossing_and_to_the_end_where_there_is_none() -> None:
-    curves = np.array([[0.1, 0.96, 0.9], [0.1, 0.2, 0.3], [0.95, 0.96, 0.97]])
-    assert experiment.steps_to(0.95, curves, (10, 20, 30)).tolist() == [20, 30, 10]
-
-
 def test_the_rungs_of_the_paper_have_their_rates_and_their_normalization(outcomes: Outcomes) -> None:
     for trial, found in outcomes:
         rungs = (3 if trial.batch_norm else 2) if trial.activation == "relu" else 1

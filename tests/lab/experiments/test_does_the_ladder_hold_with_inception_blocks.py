@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from normwise.lab.experiments import does_the_ladder_hold_with_inception_blocks as experiment
@@ -34,11 +33,6 @@ def test_batch_norm_learns_in_few_steps_and_sigmoids_alone_do_not() -> None:
 
 def test_every_rung_was_looked_at_as_often(outcomes: Outcomes) -> None:
     assert {(len(found["test"]), len(found["validation"])) for _, found in outcomes} == {(2, 2)}
-
-
-def test_steps_are_counted_to_the_first_crossing_and_to_the_end_where_there_is_none() -> None:
-    curves = np.array([[0.1, 0.96, 0.9], [0.1, 0.2, 0.3]])
-    assert experiment.steps_to(0.95, curves, (10, 20, 30)).tolist() == [20, 30]
 
 
 def test_the_verdicts_follow_hand_made_curves() -> None:

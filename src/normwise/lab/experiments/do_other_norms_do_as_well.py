@@ -40,15 +40,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normwise.lab.curves import accuracy_by_step, fastest, steps_to
 from normwise.lab.data import digits
 from normwise.lab.models import he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Statement, Table
 from normwise.lab.stack import Stack
-from normwise.lab.stack_training import accuracies, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.stack_training import train_stack
+from normwise.lab.statistics import cell, difference, mean, ratio
 from normwise.lab.training import looks
 from normwise.lab.verdict import AtLeast, Within, judge
+from normwise.lab.watching import Watch
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"
@@ -135,18 +137,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         std=he,
         seed=trial.seed,
     )
-    received: list[Tensor] = []
-    seen: dict[str, list[Any]] = {"validation": [], "test": [], "means": [], "deviations": []}
-
-    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
-        hook = stack.normalize[-1].register_forward_hook(lambda *found: received.append(found[-1][0]))
-        seen["validation"].append(accuracies(stack, data.validation))
-        hook.remove()
-        seen["test"].append(accuracies(stack, data.test))
-        values = received.pop().view(stack.members, settings.width, -1)
-        seen["means"].append(values.mean(dim=2).numpy())
-        seen["deviations"].append(values.std(dim=2).numpy())
-
+    watch = Watch(stack, data)
     train_stack(
         stack,
         data.train,
@@ -154,22 +145,16 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         steps=settings.steps,
         batch=settings.batch,
         seed=trial.seed,
-        look=look,
+        look=watch,
         look_at=frozenset(looks(settings.steps)),
     )
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged members
-        drift = np.std(seen["means"], axis=0) / np.mean(seen["deviations"], axis=0)
-    return {
-        "validation": np.transpose(seen["validation"]).tolist(),
-        "test": np.transpose(seen["test"]).tolist(),
-        "drift": np.median(drift, axis=1).astype(float).tolist(),
-    }
+    return watch.found()
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the norms with l2 in steps and in where they end."""
     at = looks(settings.steps)
-    rates = {norm: _fastest(outcomes.where(norm=norm), at) for norm in ARMS}
+    rates = {norm: fastest(outcomes.where(norm=norm), TARGET, at) for norm in ARMS}
     return Conclusion(
         statements=tuple(_statements(settings, outcomes, rates)),
         table=_table(settings, outcomes, rates),
@@ -182,20 +167,6 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "Looks are 10 % apart, so single numbers of steps are known to 10 %.",
         ),
     )
-
-
-def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
-    """Steps until a curve is at ``target`` for the first time, or all: shape (..., looks) to (...)."""
-    reached = curves >= target
-    first = np.where(reached.any(axis=-1), reached.argmax(axis=-1), len(at) - 1)
-    return np.array(at, dtype=np.float64)[first]
-
-
-def _fastest(arm: Outcomes, at: Sequence[int]) -> int:
-    """The rate that gets to the target first on validation images, in the geometric mean; then the most accurate."""
-    validation = arm.array("validation")
-    steps = np.log(steps_to(TARGET, validation, at)).mean(axis=0)
-    return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
 
 
 def _statements(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> list[Statement]:
@@ -240,17 +211,5 @@ def _table(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Tab
 
 
 def _figure(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
-    at = tuple(float(step) for step in looks(settings.steps))
-    lines = (
-        Series(words, at, *(tuple(line) for line in band(outcomes.where(norm=norm).array("test")[:, rates[norm]])))
-        for norm, words in ARMS.items()
-    )
-    return Figure(
-        name="accuracy_by_step",
-        title="Test accuracy against steps",
-        caption="Each at the rate that gets to the mark first. Line: mean over seeds; band: smallest to largest.",
-        x_label="steps",
-        y_label="test accuracy",
-        panels=(Panel("64-5×64-10, ReLU", tuple(lines), ((TARGET, f"{TARGET:.2f}"),)),),
-        x_scale="log",
-    )
+    curves = {words: outcomes.where(norm=norm).array("test")[:, rates[norm]] for norm, words in ARMS.items()}
+    return accuracy_by_step(curves, looks(settings.steps), network="64-5×64-10, ReLU", target=TARGET)

@@ -41,6 +41,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from normwise.lab.curves import steps_to
 from normwise.lab.data import CLASSES, digits
 from normwise.lab.models import Dense, constant
 from normwise.lab.outcomes import Outcomes
@@ -154,12 +155,6 @@ def _drift(percentiles: Numbers) -> tuple[float, int]:
     if not np.isfinite(typical):
         return float("nan"), 0
     return typical, int(np.argmin(np.abs(drifts - typical)))
-
-
-def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
-    """Steps until a curve reaches ``target`` for the first time, or all steps: shape (seeds, looks) to (seeds,)."""
-    reached = curves >= target
-    return np.where(reached.any(axis=1), np.array(at)[reached.argmax(axis=1)], at[-1]).astype(np.float64)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

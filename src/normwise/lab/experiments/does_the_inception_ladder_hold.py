@@ -41,6 +41,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from normwise.lab.curves import steps_to
 from normwise.lab.data import CLASSES, digits
 from normwise.lab.models import glorot, he
 from normwise.lab.outcomes import Outcomes
@@ -182,13 +183,6 @@ def _curves(outcomes: Outcomes, rate: int, name: str) -> dict[str, Numbers]:
             for i, rung in enumerate(_rungs(Trial(activation, arm, 0))):
                 found[rung] = runs.array(name)[:, i, rate]
     return {rung: found[rung] for rung in (*RUNGS, *SIGMOIDS)}
-
-
-def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
-    """Steps until each seed's curve is at ``target`` for the first time, or all: shape (seeds, looks) to (seeds,)."""
-    reached = curves >= target
-    first = np.where(reached.any(axis=1), reached.argmax(axis=1), len(at) - 1)
-    return np.array(at, dtype=np.float64)[first]
 
 
 def _statements(settings: Settings, curves: dict[str, Numbers], target: float) -> list[Statement]:

@@ -41,6 +41,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.convolutional import Convolutional
+from normwise.lab.curves import steps_to
 from normwise.lab.data import CLASSES, batches, digits
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
@@ -159,13 +160,6 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "Looks are 10 % apart, so single numbers of steps are known to 10 %.",
         ),
     )
-
-
-def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
-    """Steps until each seed's curve is at ``target`` for the first time, or all: shape (seeds, looks) to (seeds,)."""
-    reached = curves >= target
-    first = np.where(reached.any(axis=1), reached.argmax(axis=1), len(at) - 1)
-    return np.array(at, dtype=np.float64)[first]
 
 
 def _statements(settings: Settings, curves: dict[str, Numbers], target: float) -> list[Statement]:

@@ -45,13 +45,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from normwise.lab.curves import accuracy_by_step, fastest, steps_to
 from normwise.lab.data import digits
 from normwise.lab.models import he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
 from normwise.lab.stack import Stack
 from normwise.lab.stack_training import accuracies, train_stack
-from normwise.lab.statistics import Numbers, band, cell, largest, mean, ratio
+from normwise.lab.statistics import band, cell, largest, mean, ratio
 from normwise.lab.training import looks
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
@@ -168,7 +169,7 @@ def _ranks(settings: Settings, images: torch.Tensor, seed: int) -> list[int]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge price, rank and steps."""
     at = looks(settings.steps)
-    rates = {arm: _fastest(outcomes.where(arm=arm), at) for arm in ARMS}
+    rates = {arm: fastest(outcomes.where(arm=arm), TARGET, at) for arm in ARMS}
     return Conclusion(
         statements=tuple(_statements(settings, outcomes, rates)),
         table=_table(settings, outcomes, rates),
@@ -181,20 +182,6 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "120, so that every group is smaller than the batch.",
         ),
     )
-
-
-def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
-    """Steps until a curve is at ``target`` for the first time, or all: shape (..., looks) to (...)."""
-    reached = curves >= target
-    first = np.where(reached.any(axis=-1), reached.argmax(axis=-1), len(at) - 1)
-    return np.array(at, dtype=np.float64)[first]
-
-
-def _fastest(arm: Outcomes, at: Sequence[int]) -> int:
-    """The rate that gets to the target first on validation images, in the geometric mean; then the most accurate."""
-    validation = arm.array("validation")
-    steps = np.log(steps_to(TARGET, validation, at)).mean(axis=0)
-    return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
 
 
 def _statements(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> list[Statement]:
@@ -267,17 +254,5 @@ def _price(settings: Settings, outcomes: Outcomes) -> Figure:
 
 
 def _curves(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
-    at = tuple(float(step) for step in looks(settings.steps))
-    lines = (
-        Series(words, at, *(tuple(line) for line in band(outcomes.where(arm=arm).array("test")[:, rates[arm]])))
-        for arm, words in WORDS.items()
-    )
-    return Figure(
-        name="accuracy_by_step",
-        title="Test accuracy against steps",
-        caption="Each at the rate that gets to the mark first. Line: mean over seeds; band: smallest to largest.",
-        x_label="steps",
-        y_label="test accuracy",
-        panels=(Panel("64-3×64-10, ReLU", tuple(lines), ((TARGET, f"{TARGET:.2f}"),)),),
-        x_scale="log",
-    )
+    curves = {words: outcomes.where(arm=arm).array("test")[:, rates[arm]] for arm, words in WORDS.items()}
+    return accuracy_by_step(curves, looks(settings.steps), network="64-3×64-10, ReLU", target=TARGET)

@@ -1,0 +1,61 @@
+"""What is looked at while a stack trains: accuracies, and the drift of what its last hidden activations receive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from normwise.lab.data import Digits
+from normwise.lab.stack import Stack
+from normwise.lab.stack_training import accuracies
+
+
+class Watch:
+    """Looks at a stack, to be passed to ``train_stack``.
+
+    Args:
+        stack: what trains.
+        data: its accuracies are of the validation and the test images, its drift of the validation images.
+        while_received: entered while the last hidden activations receive what their drift is measured by.
+    """
+
+    def __init__(
+        self, stack: Stack, data: Digits, while_received: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        self.stack, self.data, self.while_received = stack, data, while_received
+        self.validation: list[list[float]] = []
+        self.test: list[list[float]] = []
+        self.means: list[np.ndarray] = []
+        self.deviations: list[np.ndarray] = []
+
+    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+        """Look once."""
+        self.validation.append(accuracies(self.stack, self.data.validation))
+        self.test.append(accuracies(self.stack, self.data.test))
+        received: list[Tensor] = []
+        hook = self.stack.normalize[-1].register_forward_hook(lambda *found: received.append(found[-1][0]))
+        with self.while_received():
+            accuracies(self.stack, self.data.validation)
+        hook.remove()
+        values = received.pop()
+        values = values.view(self.stack.members, -1, values.shape[-1])
+        self.means.append(values.mean(dim=2).numpy())
+        self.deviations.append(values.std(dim=2).numpy())
+
+    def found(self) -> dict[str, Any]:
+        """Accuracies of shape (members, looks), and for each member the median drift of its units.
+
+        The drift of a unit is the standard deviation over the looks of the mean that its activation receives, over its
+        mean standard deviation.
+        """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged members
+            drift = np.std(self.means, axis=0) / np.mean(self.deviations, axis=0)
+        return {
+            "validation": np.transpose(self.validation).tolist(),
+            "test": np.transpose(self.test).tolist(),
+            "drift": np.median(drift, axis=1).astype(float).tolist(),
+        }
