@@ -17,7 +17,7 @@ from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
 from normwise.torch.checks import check_activation, check_residual, fits, parameters_for
-from normwise.torch.conversion_guard import QConfig
+from normwise.torch.conversion_guard import QConfig, check_fusion
 from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import StatisticsMet
@@ -64,6 +64,11 @@ class FusedBatchNorm(_BatchNorm):
         skipped = torch.zeros((), dtype=torch.int64, device=device) if self.track_running_stats else None
         self.register_buffer("num_batches_skipped", skipped, persistent=False)
         widen(self, {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "running_var" and not torch.compiler.is_compiling():
+            check_fusion(self)
+        return super().__getattr__(name)
 
     def forward(
         self,
