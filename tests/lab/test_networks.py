@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from normwise.lab.convolutional import Convolutional, Inception
+from normwise.lab.convolutional import Chain, Convolutional, Inception
 from normwise.lab.data import digits
 from normwise.lab.models import Dense, Norm, he
 from normwise.lab.recurrent import Recurrent
@@ -23,6 +23,7 @@ MAKERS: dict[str, tuple[Callable[[Norm | None, int], nn.Module], Norm]] = {
         BatchNorm1d,
     ),
     "convolutional": (lambda n, s: Convolutional(width=4, activation="relu", norm=n, seed=s), BatchNorm2d),
+    "chain": (lambda n, s: Chain(widths=(4, 6), norm=n, seed=s), BatchNorm2d),
     "residual": (lambda n, s: Residual(blocks=3, width=8, norm=n, seed=s), BatchNorm1d),
     "recurrent": (lambda n, s: Recurrent(inputs=8, width=8, norm=n, seed=s), BatchNorm1d),
 }
@@ -51,6 +52,20 @@ def test_a_normalization_after_the_activation_is_there() -> None:
         y = normalize(torch.relu(linear(y)))
         assert float(y.mean(0).abs().max().detach()) < 1e-5
     torch.testing.assert_close(model(x), model.readout(y))
+
+
+def test_what_stands_behind_a_chains_activations_is_behind_all_but_the_last_and_behind_the_pooling() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    x = torch.rand(3, 64)
+    plain, doubled = (Chain(widths=(4, 6, 5), norm=None, seed=0, behind=behind) for behind in (None, Twice))
+    y = nn.functional.max_pool2d(plain.units[0](x.view(3, 1, 8, 8)), 2)
+    y = plain.units[2](plain.units[1](y))
+    assert y.shape == (3, 5, 4, 4)
+    torch.testing.assert_close(plain(x), plain.readout(y.mean(dim=(2, 3))))
+    torch.testing.assert_close(doubled(x), 4 * plain(x))  # biases are 0 at first, and ReLU keeps factors
 
 
 def test_an_inception_block_sets_its_branches_side_by_side() -> None:

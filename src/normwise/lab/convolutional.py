@@ -1,6 +1,9 @@
-"""A small convolutional network with Inception blocks, for images as small as 8 x 8."""
+"""Small convolutional networks for images as small as 8 x 8: of Inception blocks, and a plain chain."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -94,5 +97,40 @@ class Convolutional(nn.Module):
             x = block(x)
             if place == 0:
                 x = nn.functional.max_pool2d(x, 2)
+        logits: torch.Tensor = self.readout(x.mean(dim=(2, 3)))
+        return logits
+
+
+class Chain(nn.Module):
+    """3x3 convolutions one behind the other, pooling by 2 behind the first, the mean over positions, a readout.
+
+    Args:
+        widths: channels of each convolution.
+        norm: makes the normalization in front of each ReLU from the channels; None: none.
+        behind: what stands behind each ReLU (behind the first, behind the pooling) except the last; None: nothing.
+        seed: of the initial weights, which are of He's scale and the same with and without a normalization.
+    """
+
+    def __init__(
+        self, *, widths: Sequence[int], norm: Norm | None, seed: int, behind: Callable[[], nn.Module] | None = None
+    ) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            Unit(before, after, 3, "relu", norm) for before, after in pairwise((shape()[0], *widths))
+        )
+        self.behind = nn.ModuleList(behind() if behind else nn.Identity() for _ in range(len(widths) - 1))
+        self.readout = nn.Linear(widths[-1], CLASSES)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                draw(layer, he(layer.weight[0].numel()), generator)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of shape (n, classes) from images of shape (n, pixels)."""
+        x = images.view(len(images), *shape())
+        for place, unit in enumerate(self.units):
+            x = unit(x)
+            x = nn.functional.max_pool2d(x, 2) if place == 0 else x
+            x = self.behind[place](x) if place < len(self.behind) else x
         logits: torch.Tensor = self.readout(x.mean(dim=(2, 3)))
         return logits
