@@ -40,8 +40,8 @@ def load_model(place: str, weights: Path | None = None) -> nn.Module:
         >>> load_model("torch.nn:Identity")
         Identity()
     """
-    found = _named_object(place, "MODEL")
-    model = found if isinstance(found, nn.Module) else _called(found, place)
+    found = named_object(place, "MODEL")
+    model = found if isinstance(found, nn.Module) else called(found, place)
     if not isinstance(model, nn.Module):
         raise NormwiseError(
             f"{place} must return a torch.nn.Module, received {type(model).__name__}: return the model itself."
@@ -67,8 +67,8 @@ def load_batches(place: str, model: nn.Module, batch_size: int) -> Any:
     """
     if place.endswith(".npz"):
         return _Rows(Path(place), {*inspect.signature(model.forward).parameters}, batch_size)
-    found = _named_object(place, "DATA")
-    return _called(found, place) if callable(found) else found
+    found = named_object(place, "DATA")
+    return called(found, place) if callable(found) else found
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -108,7 +108,21 @@ def check_weights_name(path: Path) -> None:
         raise NormwiseError(f"there is no folder {str(path.parent)!r} for {path.name!r}: make it first.")
 
 
-def _named_object(place: str, what: str) -> Any:
+def named_object(place: str, what: str) -> Any:
+    """What stands under a name in a file or a module, whatever it is.
+
+    Args:
+        place: ``file.py:name`` or ``package.module:name``.
+        what: for an error, what the command line calls it.
+
+    Raises:
+        NormwiseError: the place is written otherwise, or its module cannot be imported.
+        UnknownName: the module has no such name.
+
+    Example:
+        >>> named_object("math:pi", "DATA")
+        3.141592653589793
+    """
     source, _, name = place.rpartition(":")
     if not source or not name:
         raise NormwiseError(
@@ -145,7 +159,12 @@ def _imported(source: str) -> ModuleType:
         sys.path.remove(beside)
 
 
-def _called(found: Any, place: str) -> Any:
+def called(found: Any, place: str) -> Any:
+    """What the user's callable returns.
+
+    Raises:
+        NormwiseError: it is none, or it failed.
+    """
     if not callable(found):
         raise NormwiseError(f"{place} must be callable, received {type(found).__name__}: name a function.")
     return attempt(found, f"{place}()")
