@@ -27,6 +27,15 @@ def test_every_statement_is_there_with_all_that_belongs_to_it(results: list[Resu
     assert "`normwise lab run do_gradients_survive_depth --seeds 5`" in shown
 
 
+def test_every_experiment_has_a_row_with_its_verdicts(results: list[Result]) -> None:
+    shown = markdown.claims([stamped(result) for result in results])
+    assert (
+        "| | ✓ reproduced | = exact | < smaller than required | ? not visible at this scale | ✗ contradicted |" in shown
+    )
+    link = "[Do gradients survive depth?](experiments/do_gradients_survive_depth.md)"
+    assert f"| {link} | 1 |  |  |  | 1 |\n" in shown
+
+
 def test_the_run_is_said_once_where_all_agree_and_in_full_where_not(results: list[Result]) -> None:
     first, second = results
     shown = markdown.claims([stamped(first), stamped(second, date="2026-11-23T05:00:00", torch="2.14.0")])

@@ -10,13 +10,13 @@ import pytest
 
 from normwise.errors import MissingExtra
 from normwise.lab.results import Result
-from normwise.report import page
+from normwise.report import page, wording
 
 
 def test_everything_that_a_result_says_is_on_the_page(results: list[Result]) -> None:
     html = page.render(results)
     for result in results:
-        assert page.title(result.experiment) in html
+        assert wording.title(result.experiment) in html
         assert result.question in html
         assert result.refuted_by in html
         assert result.command in html
@@ -41,6 +41,17 @@ def test_experiments_stand_by_topic_whatever_the_order_they_ran_in(results: list
     )
     assert page.render(results[::-1]) == html
     assert "Experiment 1 of 2: optimization" in html
+
+
+def test_the_contents_lead_to_every_experiment_and_count_its_verdicts(results: list[Result]) -> None:
+    contents = re.findall(r"<nav.*?</nav>", page.render(results), flags=re.DOTALL)[0]
+    assert re.findall(r"<h2>(.*?)</h2>", contents) == ["Optimization", "Regularization"]
+    assert re.findall(r'href="#(.*?)">(.*?)</a>', contents) == [
+        ("experiment-1", "Do gradients survive depth?"),
+        ("experiment-2", "Does it train in fewer steps?"),
+    ]
+    told = re.findall(r'title="(\d+) (.*?)"', contents)
+    assert told == [("1", "reproduced"), ("1", "contradicted"), ("1", "reproduced"), ("1", "not visible at this scale")]
 
 
 def test_the_page_refers_to_nothing_outside_of_it(results: list[Result], hostile: Result) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytest
 
 from normwise.lab.results import Result
-from normwise.report import page
+from normwise.report import page, wording
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _QUIET = (
@@ -127,9 +127,9 @@ class Browser:
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", screen, session=session)
         self.call("Page.navigate", {"url": path.as_uri()}, session=session)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while shown.ask("document.readyState + location.protocol") != "completefile:":
-            assert time.monotonic() < until, f"{path.name} did not load within 30 seconds"
+            assert time.monotonic() < until, f"{path.name} did not load within 120 seconds"
             time.sleep(0.02)
         # A short wait, in which a request that the page must not make would be seen.
         time.sleep(0.2)
@@ -252,3 +252,23 @@ def test_no_legend_covers_a_drawing(results: list[Result], browser: Browser, tmp
             " })}).length"
         )
         assert overlaps == 0
+
+
+def test_the_table_of_claims_shows_one_verdict_alone_where_asked(
+    results: list[Result], browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.html"
+    page.write(results, path)
+    shown = browser.open(path)
+    rows = "[...document.querySelectorAll('.claims tbody tr')].filter(row => row.checkVisibility())"
+    every = shown.ask(f"{rows}.length")
+    for result in results:
+        for verdict in {statement.verdict for statement in result.conclusion.statements}:
+            kind = verdict.name.lower().replace("_", "-")
+            shown.ask(f"document.getElementById('only-{kind}').click()")
+            left = shown.ask(f"{rows}.map(row => row.className)")
+            meant = [each for each in wording.statements(results) if each.verdict is verdict]
+            groups = sum(any(each.verdict is verdict for each in result.conclusion.statements) for result in results)
+            assert sorted(left) == sorted([f"is-{kind}"] * len(meant) + ["group"] * groups)
+    shown.ask("document.getElementById('only-all').click()")
+    assert shown.ask(f"{rows}.length") == every == len(wording.statements(results)) + len(results)

@@ -81,7 +81,7 @@ class Within:
 
     def words(self, unit: str) -> str:
         """The rule as a sentence."""
-        span = f"between {self.low:.3g} and {_with(self.high, unit)}"
+        span = f"between {self.low:.3g} and {_number(self.high, unit)}"
         return f"reproduced: the 95 % interval lies {span}; contradicted: it lies wholly outside"
 
 
@@ -122,4 +122,8 @@ def judge(
 
 
 def _with(number: float, unit: str) -> str:
+    return _number(number, unit.removesuffix("s") if number == 1 else unit)
+
+
+def _number(number: float, unit: str) -> str:
     return f"{number:.3g}" if unit in ("", "ratio") else f"{number:.3g} {unit}"

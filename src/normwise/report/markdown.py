@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from normwise.lab.results import Result, Statement, from_json
+from normwise.lab.results import Result, Statement, Verdict, from_json
 from normwise.report import wording
 
 _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
@@ -43,6 +43,8 @@ def claims(results: Sequence[Result]) -> str:
             f"- **{amount}** {wording.SYMBOLS[verdict]} {verdict.value}" for verdict, amount in counts.items() if amount
         ),
         *_run(results),
+        "## The experiments",
+        _contents(results),
     ]
     topic = None
     for result in results:
@@ -68,16 +70,24 @@ def _run(results: Sequence[Result]) -> list[str]:
     return ["## The run", "\n".join(said)]
 
 
+def _contents(results: Sequence[Result]) -> str:
+    """A row for each experiment: its question, and how many statements got which verdict."""
+    head = " | ".join(f"{wording.SYMBOLS[verdict]} {verdict.value}" for verdict in Verdict)
+    rows = [f"| | {head} |", "|---|" + "--:|" * len(Verdict)]
+    for result in results:
+        counts = " | ".join(str(amount or "") for amount in wording.count([result]).values())
+        rows.append(f"| [{wording.title(result.experiment)}](experiments/{result.experiment}.md) | {counts} |")
+    return "\n".join(rows)
+
+
 def _all(values: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
 def _section(result: Result) -> str:
-    name = result.experiment
-    words = name.replace("_", " ")
     rows = ["| claim | who says it | verdict | measured [95 % interval] | published |", "|---|---|---|---|---|"]
     rows += [_row(statement, result) for statement in result.conclusion.statements]
-    title = f"### [{words[:1].upper()}{words[1:]}?](experiments/{name}.md)"
+    title = f"### [{wording.title(result.experiment)}](experiments/{result.experiment}.md)"
     return "\n\n".join((title, "\n".join(rows), f"`{result.command}`"))
 
 

@@ -73,8 +73,9 @@ def render(results: Sequence[Result]) -> str:
         wording=wording,
         numeric=columns.numeric,
         paragraphs=paragraphs,
-        title=title,
+        title=wording.title,
     )
+    environment.filters["groupby_topic"] = wording.topics
     results = wording.by_topic(results)
     # Only the drawings and the style sheet enter the page unescaped; ElementTree has escaped what is in the drawings.
     drawings = [_drawings(result, f"figure-{n + 1}", markupsafe.Markup) for n, result in enumerate(results)]
@@ -95,12 +96,6 @@ def _drawings(result: Result, prefix: str, markup: Any) -> list[dict[str, Any]]:
             }
         )
     return drawn
-
-
-def title(name: str) -> str:
-    """The name of an experiment, which is its question: ``does_it_train`` becomes ``Does it train?``."""
-    words = name.replace("_", " ")
-    return words[:1].upper() + words[1:] + "?"
 
 
 def paragraphs(text: str) -> list[str]:

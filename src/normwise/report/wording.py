@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from normwise.lab.results import TOPICS, Estimate, Result, Statement, Verdict
@@ -117,6 +118,14 @@ def by_topic(results: Iterable[Result]) -> list[Result]:
     return sorted(results, key=lambda result: places.get(result.topic, len(TOPICS)))
 
 
+def topics(results: Sequence[Result]) -> list[tuple[str, list[tuple[int, Result]]]]:
+    """The results under their topics, each with its number from 1 on; they stand by topic already."""
+    return [
+        (topic, list(members))
+        for topic, members in groupby(enumerate(results, start=1), key=lambda numbered: numbered[1].topic)
+    ]
+
+
 def who(statement: Statement, result: Result) -> str:
     """Who says so."""
     return statement.says or result.says
@@ -125,6 +134,12 @@ def who(statement: Statement, result: Result) -> str:
 def plural(amount: int, noun: str) -> str:
     """``1 seed``, ``5 seeds``."""
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def title(name: str) -> str:
+    """The name of an experiment, which is its question: ``does_it_train`` becomes ``Does it train?``."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:] + "?"
 
 
 def seeds(numbers: Sequence[int]) -> str:

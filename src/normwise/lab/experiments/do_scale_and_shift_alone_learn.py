@@ -142,7 +142,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
     only = _points(outcomes, "only", widest)
     found = [
         judge(
-            f"With {widest} units in a layer, scale and shift alone reach .9.",
+            f"With {widest} units in a layer, scale and shift alone reach 0.9.",
             mean(only, "%"),
             AtLeast(LEARNT, nothing=CHANCE),
             "82 % on CIFAR-10, ResNet of 866 layers",

@@ -211,7 +211,7 @@ def _statements(settings: Settings, outcomes: Outcomes, task: str) -> list[State
     ]
     if 0.5 in settings.dropouts:
         half = settings.dropouts.index(0.5)
-        text = f"{where}batch normalization without dropout is as good as dropout of .5 without it, or better."
+        text = f"{where}batch normalization without dropout is as good as dropout of 0.5 without it, or better."
         gap = difference(_best(chosen, "test", 0), _best(plain, "test", half), "points")
         found.append(judge(text, gap, Within(-GAIN, 100.0)))
     text = f"{where}with all {BATCH[task]} images normalized at once, dropout still helps."

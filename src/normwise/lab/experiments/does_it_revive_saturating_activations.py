@@ -132,7 +132,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
         without, with_it = (100 * at_best(_arm(outcomes, "sigmoid", depth, arm)) for arm in (False, True))
         text = f"A network of {depth} sigmoid layers stays near chance without batch normalization."
         found.append(judge(text, mean(without, "%"), Within(0.0, CHANCE), "at chance, .1 %, Inception on ImageNet"))
-        text = f"A network of {depth} sigmoid layers reaches .95 with batch normalization."
+        text = f"A network of {depth} sigmoid layers reaches 0.95 with batch normalization."
         rule = AtLeast(LEARNT, nothing=CHANCE)
         found.append(judge(text, mean(with_it, "%"), rule, "69.8 %, Inception on ImageNet"))
         if "relu" in settings.activations:
