@@ -1,0 +1,111 @@
+"""Adversarial networks in a tiny setting."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from normwise.lab.adversarial import linear_layers
+from normwise.lab.data import digits
+from normwise.lab.experiments import should_gans_use_spectral_norm as experiment
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Verdict
+
+SETTINGS = experiment.Settings(adam=((0.002, 0.5), (0.005, 0.5)), looks=(20, 150), batch=30, width=24)
+EXACT = slice(0, 2)
+ONE_ITERATION = 2
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    trials = experiment.trials(SETTINGS, (0, 1))
+    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
+
+
+@pytest.fixture(scope="module")
+def conclusion(outcomes: Outcomes) -> Conclusion:
+    return experiment.conclude(SETTINGS, outcomes)
+
+
+def test_the_singular_values_and_slopes_are_exact(conclusion: Conclusion) -> None:
+    assert [each.verdict for each in conclusion.statements[EXACT]] == [Verdict.EXACT] * 2
+
+
+def test_every_generator_comes_nearer_and_real_images_are_nearest(outcomes: Outcomes) -> None:
+    test = outcomes.where(generator="batch").array("test")
+    assert (test[:, 0, -1] < test[:, 0, 0]).mean() > 0.7
+    assert (outcomes.array("real") < test.min()).all()
+    assert (outcomes.array("real_classes") == 10).all()
+    assert (outcomes.array("shuffled") > 5 * outcomes.array("real")).all()
+
+
+def test_arms_begin_alike_and_have_the_normalization_of_their_name() -> None:
+    networks = {name: experiment.networks(experiment.Trial(name, "batch", 0), SETTINGS) for name in
+                experiment.DISCRIMINATORS}  # fmt: skip
+    generators = [torch.cat([w.flatten() for w in generator.parameters()]) for generator, _ in networks.values()]
+    assert all(torch.equal(generators[0], each) for each in generators)
+    kinds = {name: {type(layer).__name__ for layer in network} for name, (_, network) in networks.items()}
+    assert kinds["none"] == {"Linear", "LeakyReLU"}
+    assert kinds["mixed"] == kinds["apart"] == kinds["none"] | {"BatchNorm1d"}
+    assert kinds["layer"] == kinds["none"] | {"LayerNorm"}
+    assert [hasattr(layer, "parametrizations") for layer in linear_layers(networks["spectral"][1])] == [True] * 4
+
+
+def test_shuffled_images_keep_the_values_of_each_pixel() -> None:
+    images = digits(0).test.images
+    found = experiment.shuffled(images, 0)
+    assert not torch.equal(found, images)
+    assert torch.equal(found.sort(dim=0).values, images.sort(dim=0).values)
+
+
+def test_verdicts_follow_hand_made_numbers() -> None:
+    trials = experiment.trials(SETTINGS, range(3))
+    ends = {"none": 2.0, "mixed": 1.5, "apart": 3.0, "layer": 1.0, "spectral": 1.2}
+    classes = {"none": 9, "mixed": 10, "apart": 8, "layer": 10, "spectral": 9}
+    made_up = []
+    for trial in trials:
+        end = ends[trial.discriminator] * (1.0 if trial.generator == "batch" else 2.0)
+        made_up.append(
+            {
+                "test": [[9.0, end], [9.0, 2 * end]],
+                "validation": [end, 2 * end],
+                "classes": [classes[trial.discriminator]] * 2,
+                "slope": [0.5] * 2,
+                "sigma": [0.05, 0.02],
+                "sigma_converged": [1e-9] * 2,
+                "slope_above_1": [0.0] * 2,
+                "real": 0.3,
+                "real_classes": 10,
+                "shuffled": 6.0,
+                "shuffled_classes": 5,
+            }
+        )
+    found = experiment.conclude(SETTINGS, Outcomes(trials, made_up))
+    verdicts = [each.verdict for each in found.statements]
+    yes, no = Verdict.REPRODUCED, Verdict.CONTRADICTED
+    assert verdicts[EXACT] == [Verdict.EXACT] * 2
+    assert verdicts[ONE_ITERATION:] == [no, *(yes, yes, yes), *(yes, yes, no), *(no, no, no), no, yes, yes]
+    assert found.statements[3].effect.value == pytest.approx(2.0 / 1.2)
+    assert found.statements[12].effect.value == pytest.approx(1.5 / 3.0)
+
+
+def test_the_best_setting_is_picked_on_validation_images() -> None:
+    trials = [experiment.Trial("none", "batch", seed) for seed in range(2)]
+    arm = Outcomes(trials, [{"validation": [4.0, 3.0]}, {"validation": [4.0, 5.0]}])
+    assert math.sqrt(3.0 * 5.0) < 4.0 < np.mean([3.0, 5.0]) + 1e-9
+    assert experiment.best(arm) == 1
+
+
+def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
+    assert len(conclusion.statements) == 15
+    assert len(conclusion.table.rows) == 5 + 2 + 2
+    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
+    ((*panels,),) = (figure.panels for figure in conclusion.figures)
+    assert [len(panel.series) for panel in panels] == [5, 5]
+    for panel in panels:
+        for series in panel.series:
+            assert series.x == (20.0, 150.0)
+            assert len(series.y) == len(series.low) == 2
