@@ -1,0 +1,352 @@
+"""In a deep linear network, does batch normalization make gradients steadier, or does it train better without that?
+
+Question:
+    When the layers below take their step, how much does a layer's gradient turn in a deep linear network with and
+    without batch normalization, and which of the two trains better?
+
+Claim:
+    In a linear network of 25 layers a layer's gradient before and after the update of the layers below points in almost
+    the same direction without batch normalization; with it the two are nearly uncorrelated. Nevertheless the network
+    with batch normalization trains better, because its loss varies less along the gradient: it is not internal
+    covariate shift that batch normalization reduces (Santurkar et al. 2018, sections 2.2 and 3.1).
+
+What would refute it:
+    With batch normalization gradients turn as little as without, or the loss ends no lower.
+
+Settings:
+    25 layers of 10 units without any activation, weights of variance 1/10, learn y = A x for a random normal matrix A
+    of 10 x 10 from 200 normal x; the loss is the squared distance over that of predicting 0. 1000 steps of full-batch
+    gradient descent in float64 at six rates from .001 to 1 (paper: 10,000 steps at 1e-6, on another scale of the loss).
+    Batch normalization stands behind every layer but the last. At 13 steps, for each layer but the first: the gradient
+    of its weights before and after everything below it has taken its step; and the range of the loss over 1/2 to 4
+    times the step.
+
+Verdict:
+    Losses at the end, each at the rate that ends lowest in the geometric mean over seeds, are compared as a ratio from
+    2 on, paired over seeds. Everything else is compared at the rate that is best without batch normalization, for both:
+    means over layers and looks of the cosine, at least .9 counting as "almost the same" and between -.3 and .3 as
+    "nearly uncorrelated"; medians over looks of the range of the loss, over the loss, from twice as small on.
+
+References:
+    - S. Santurkar, D. Tsipras, A. Ilyas and A. Madry, How Does Batch Normalization Help Optimization?, 2018,
+      arXiv:1805.11604.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normwise.lab.models import glorot
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Scale, Series, Statement, Table
+from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.training import looks
+from normwise.lab.verdict import AtLeast, Within, judge
+from normwise.torch import BatchNorm1d
+
+SAYS = "Santurkar et al. 2018, section 2.2"
+TOPIC = "why it works"
+LOWER = 2.0
+SAME = 0.9
+UNCORRELATED = 0.3
+TURNS = 0.1
+SMOOTHER = 2.0
+ARMS = {True: "with batch norm", False: "without"}
+PROBES = (0.5, 1.0, 2.0, 4.0)
+"""Along the gradient, in multiples of the rate."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Rates and the network."""
+
+    rates: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+    steps: int = 1000
+    depth: int = 25
+    width: int = 10
+    points: int = 200
+
+
+FULL = Settings(steps=10_000)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All rates of one arm, side by side."""
+
+    batch_norm: bool
+    seed: int
+
+
+class Linear(nn.Module):
+    """Linear networks side by side that begin alike, each of square layers and as often as it is asked for.
+
+    ``layers`` holds, from below, each layer's parameters: weights of shape (members, width, width), and behind every
+    layer but the last scale and shift of its batch normalization, where it has one.
+    """
+
+    def __init__(self, members: int, *, depth: int, width: int, batch_norm: bool, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(depth, width, width, generator=generator, dtype=torch.float64) * glorot(width)
+        self.weights = nn.ParameterList(nn.Parameter(weight.repeat(members, 1, 1)) for weight in drawn)
+        self.normalize = nn.ModuleList(
+            BatchNorm1d(members * width, dtype=torch.float64) if batch_norm and i < depth - 1 else nn.Identity()
+            for i in range(depth)
+        )
+        self.layers = [
+            [weight, *normalize.parameters()] for weight, normalize in zip(self.weights, self.normalize, strict=True)
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (width, n) to (members, width, n)."""
+        y = x.expand(len(self.weights[0]), *x.shape)
+        for weight, normalize in zip(self.weights, self.normalize, strict=True):
+            y = torch.bmm(weight, y)
+            y = normalize(y.reshape(1, -1, y.shape[2])).view(y.shape)
+        return y
+
+
+def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
+    """Both arms with every seed."""
+    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
+
+
+def run(trial: Trial, settings: Settings) -> dict[str, Any]:
+    """Train at every rate; lists of shape (rates, looks)."""
+    generator = torch.Generator().manual_seed(trial.seed)
+    matrix = torch.randn(settings.width, settings.width, generator=generator, dtype=torch.float64)
+    x = torch.randn(settings.width, settings.points, generator=generator, dtype=torch.float64)
+    model = Linear(
+        len(settings.rates),
+        depth=settings.depth,
+        width=settings.width,
+        batch_norm=trial.batch_norm,
+        seed=trial.seed,
+    )
+    rates = torch.tensor(settings.rates, dtype=torch.float64)
+    at = frozenset(looks(settings.steps, growth=1.5))
+    found: dict[str, list[Tensor]] = {"loss": [], "cosine": [], "distance": [], "range": []}
+    for step in range(1, settings.steps + 1):
+        gradients = _gradients(model, x, matrix @ x)
+        if step in at:
+            here = losses(model, x, matrix @ x).detach()
+            found["range"].append(_range(model, gradients, rates, x, matrix @ x) / here)
+            cosine, distance = turns(model, gradients, rates, x, matrix @ x)
+            found["cosine"].append(cosine)
+            found["distance"].append(distance)
+            found["loss"].append(here)
+        for layer, slopes in zip(model.layers, gradients, strict=True):
+            _move(layer, slopes, rates)
+    return {name: torch.stack(values, dim=1).tolist() for name, values in found.items()}
+
+
+def losses(model: Linear, x: Tensor, y: Tensor) -> Tensor:
+    """Each member's mean squared distance from y, over the mean square of y, in training mode."""
+    distances: Tensor = (model(x) - y).square().sum(dim=1).mean(dim=1)
+    return distances / y.square().sum(dim=0).mean()
+
+
+def _gradients(model: Linear, x: Tensor, y: Tensor) -> list[list[Tensor]]:
+    """Of every parameter of every layer."""
+    flat = torch.autograd.grad(losses(model, x, y).sum(), [each for layer in model.layers for each in layer])
+    left = iter(flat)
+    return [[next(left) for _ in layer] for layer in model.layers]
+
+
+def _move(layer: list[nn.Parameter], slopes: list[Tensor], rates: Tensor) -> None:
+    """One step of every member at its own rate."""
+    with torch.no_grad():
+        for parameter, slope in zip(layer, slopes, strict=True):
+            parameter.view(len(rates), -1).addcmul_(slope.reshape(len(rates), -1), rates.view(-1, 1), value=-1)
+
+
+def _range(model: Linear, gradients: list[list[Tensor]], rates: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Largest minus smallest loss of each member along its gradient; leaves the model as it was."""
+    before = [each.detach().clone() for layer in model.layers for each in layer]
+    along = []
+    for times in PROBES:
+        for layer, slopes in zip(model.layers, gradients, strict=True):
+            _move(layer, slopes, times * rates)
+        with torch.no_grad():
+            along.append(losses(model, x, y))
+        _restore(model, before)
+    seen = torch.stack(along)
+    return seen.amax(dim=0) - seen.amin(dim=0)
+
+
+def turns(model: Linear, gradients: list[list[Tensor]], rates: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How the gradients of weights change when the layers below take their step; leaves the model as it was.
+
+    Returns:
+        For each member the mean over all layers but the first of the cosine between the two gradients, and of their
+        distance over the size of the former; shape (members,) both.
+    """
+    before = [each.detach().clone() for layer in model.layers for each in layer]
+    cosines, distances = [], []
+    for i in range(1, len(model.layers)):
+        _move(model.layers[i - 1], gradients[i - 1], rates)
+        (slope,) = torch.autograd.grad(losses(model, x, y).sum(), [model.layers[i][0]])
+        old, new = gradients[i][0].flatten(1), slope.flatten(1)
+        cosines.append(torch.cosine_similarity(old, new, dim=1, eps=0.0))
+        distances.append((new - old).norm(dim=1) / old.norm(dim=1))
+    _restore(model, before)
+    return torch.stack(cosines).mean(dim=0), torch.stack(distances).mean(dim=0)
+
+
+def _restore(model: Linear, values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip((each for layer in model.layers for each in layer), values, strict=True):
+            parameter.copy_(value)
+
+
+def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
+    """Compare the losses, and how gradients turn and losses vary at a common rate."""
+    common = best(outcomes.where(batch_norm=False))
+    return Conclusion(
+        statements=tuple(_statements(settings, outcomes, common)),
+        table=_table(settings, outcomes),
+        figures=tuple(_figure(settings, outcomes, common, *each) for each in FIGURES),
+        caveats=(
+            "Rates are chosen by the very loss that is reported: there is one data set, all of it in every step, and "
+            "the question is how well it is fitted.",
+            "With batch normalization the network is linear in its input only for given statistics; the loss is that "
+            "of training mode, with the statistics of all points, which are also the population's.",
+            "The two are compared at a common rate; since batch normalization makes the loss independent of the size "
+            "of the weights below it, the same rate is not the same step in direction.",
+            "Without batch normalization the training begins on a plateau, on which hardly anything moves: there "
+            "gradients keep their direction and the loss varies little because steps are small, not because they are "
+            "good.",
+            "The cosine is a change of gradients, not of the distributions of inputs that Ioffe & Szegedy meant.",
+        ),
+    )
+
+
+FIGURES: tuple[tuple[str, str, str, str, Scale], ...] = (
+    ("loss", "loss_by_step", "Loss against steps", "loss over that of predicting 0", "log"),
+    ("cosine", "cosine_by_step", "How far a layer's gradient keeps its direction", "cosine", "linear"),
+)
+
+
+def best(arm: Outcomes) -> int:
+    """The rate whose loss ends lowest in the geometric mean over seeds; one at which a seed diverges does not."""
+    with np.errstate(invalid="ignore"):
+        logs = np.log(arm.array("loss")[:, :, -1]).mean(axis=0)
+    return int(np.where(np.isfinite(logs), logs, np.inf).argmin())
+
+
+def _mean(outcomes: Outcomes, arm: bool, rate: int, name: str) -> Numbers:
+    """Mean over the looks, one per seed."""
+    found: Numbers = outcomes.where(batch_norm=arm).array(name)[:, rate].mean(axis=1)
+    return found
+
+
+def _median(outcomes: Outcomes, arm: bool, rate: int, name: str) -> Numbers:
+    """Median over the looks, one per seed; single looks can be as large as can be."""
+    found: Numbers = np.median(outcomes.where(batch_norm=arm).array(name)[:, rate], axis=1)
+    return found
+
+
+def _end(outcomes: Outcomes, arm: bool, rate: int) -> Numbers:
+    return outcomes.where(batch_norm=arm).array("loss")[:, rate, -1]
+
+
+def _statements(settings: Settings, outcomes: Outcomes, common: int) -> list[Statement]:
+    ends = {arm: _end(outcomes, arm, best(outcomes.where(batch_norm=arm))) for arm in ARMS}
+    cosine = {arm: _mean(outcomes, arm, common, "cosine") for arm in ARMS}
+    distance = {arm: _median(outcomes, arm, common, "distance") for arm in ARMS}
+    spread = {arm: _median(outcomes, arm, common, "range") for arm in ARMS}
+    at = f"At the rate {settings.rates[common]:g}"
+    network = "deep linear network of 25 layers"
+    return [
+        judge(
+            "The loss ends lower with batch normalization, each at its best rate (without over with).",
+            ratio(ends[False], ends[True]),
+            AtLeast(LOWER, nothing=1.0),
+            f"much lower, {network}, figure 3",
+        ),
+        judge(
+            f"{at}, a layer's gradient hardly turns without batch normalization when the layers below take their step.",
+            mean(cosine[False], "cosine"),
+            AtLeast(SAME),
+            f"cosine about 1, {network}",
+        ),
+        judge(
+            f"{at}, a layer's gradient before and after that is nearly uncorrelated with batch normalization.",
+            mean(cosine[True], "cosine"),
+            Within(-UNCORRELATED, UNCORRELATED),
+            f"nearly uncorrelated, {network}",
+        ),
+        judge(
+            f"{at}, a layer's gradient turns more with batch normalization (cosine without minus cosine with).",
+            difference(cosine[False], cosine[True], "cosine"),
+            AtLeast(TURNS),
+            f"about 1 without, near 0 with, {network}",
+        ),
+        judge(
+            f"{at}, a layer's gradient moves further with batch normalization, for its size (with over without).",
+            ratio(distance[True], distance[False]),
+            AtLeast(1.0, nothing=1.0),
+        ),
+        judge(
+            f"{at}, the loss varies less along the gradient with batch normalization (without over with).",
+            ratio(spread[False], spread[True]),
+            AtLeast(SMOOTHER, nothing=1.0),
+            says="Santurkar et al. 2018, section 3.1",
+        ),
+    ]
+
+
+def _table(settings: Settings, outcomes: Outcomes) -> Table:
+    rows = []
+    for i, rate in enumerate(settings.rates):
+        for arm, words in ARMS.items():
+            ones = np.ones(len(outcomes.where(batch_norm=arm)))
+            rows.append(
+                (
+                    f"{rate:g}",
+                    words,
+                    _cell(ratio(_end(outcomes, arm, i), ones), 3),
+                    _cell(mean(_mean(outcomes, arm, i, "cosine"), "cosine"), 2),
+                    _cell(ratio(_median(outcomes, arm, i, "distance"), ones), 3),
+                    _cell(ratio(_median(outcomes, arm, i, "range"), ones), 3),
+                )
+            )
+    caption = (
+        f"Loss after {settings.steps} steps, over that of predicting 0; of a layer's gradient before and after the "
+        "layers below take their step: the cosine, and the distance over its size; range of the loss along the "
+        f"gradient over the loss. Mean [95 % interval] over {len(outcomes.where(batch_norm=True))} seeds, geometric of "
+        "all but the cosine"
+    )
+    return Table(caption, ("rate", "network", "loss", "cosine", "distance", "range"), tuple(rows))
+
+
+def _cell(estimate: Estimate, decimals: int) -> str:
+    return cell(estimate, decimals) if np.isfinite(estimate.value) else "diverges"
+
+
+def _figure(
+    settings: Settings, outcomes: Outcomes, common: int, what: str, name: str, title: str, label: str, scale: Scale
+) -> Figure:
+    at = tuple(float(step) for step in looks(settings.steps, growth=1.5))
+    lines = tuple(
+        Series(words, at, *(tuple(line) for line in band(outcomes.where(batch_norm=arm).array(what)[:, common])))
+        for arm, words in ARMS.items()
+    )
+    return Figure(
+        name=name,
+        title=title,
+        caption=f"At the rate {settings.rates[common]:g}, the best without batch normalization. Line: mean over seeds; "
+        "band: smallest to largest.",
+        x_label="steps",
+        y_label=label,
+        panels=(Panel(f"{settings.depth} linear layers of {settings.width}", lines),),
+        x_scale="log",
+        y_scale=scale,
+    )
