@@ -9,7 +9,7 @@ import torch
 
 from normwise.lab.data import Split, digits
 from normwise.lab.models import Dense, he
-from normwise.lab.training import accuracy, looks, train
+from normwise.lab.training import accuracy, looks, to_a_tenth, train
 
 
 def model(*, batch_norm: bool = True) -> Dense:
@@ -25,6 +25,33 @@ def test_a_step_is_plain_gradient_descent() -> None:
     for after, before in zip(trained.parameters(), expected.parameters(), strict=True):
         assert before.grad is not None
         torch.testing.assert_close(after, before - 0.1 * before.grad)
+
+
+def test_a_schedule_multiplies_the_rate_of_each_step() -> None:
+    data = digits(0).train
+    scheduled, by_hand = model(batch_norm=False), model(batch_norm=False)
+    one = Split(data.images[:60], data.labels[:60], data.rows[:60])
+    train(scheduled, one, rate=0.2, steps=3, batch=60, seed=0, schedule=lambda step: (1.0, 0.5, 0.0)[step])
+    for rate in (0.2, 0.1):
+        train(by_hand, one, rate=rate, steps=1, batch=60, seed=0)
+    for after, expected in zip(scheduled.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(after, expected)
+
+
+def test_to_a_tenth_begins_at_1_and_falls_by_the_same_factor_at_every_step() -> None:
+    schedule = to_a_tenth(50)
+    assert (schedule(0), schedule(25), schedule(50)) == pytest.approx((1, 0.1**0.5, 0.1))
+
+
+def test_what_is_distorted_is_what_is_trained_on_and_not_what_is_looked_at() -> None:
+    data = digits(0)
+    one = Split(data.train.images[:60], data.train.labels[:60], data.train.rows[:60])
+    halves = Split(one.images / 2, one.labels, one.rows)
+    distorted, expected = model(), model()
+    train(distorted, one, rate=0.2, steps=4, batch=60, seed=0, distort=lambda images: images / 2)
+    train(expected, halves, rate=0.2, steps=4, batch=60, seed=0)
+    assert torch.equal(distorted.readout.weight, expected.readout.weight)
+    assert accuracy(distorted, data.test) == accuracy(expected, data.test)
 
 
 def test_training_learns_and_the_test_images_are_not_needed_for_it() -> None:

@@ -20,10 +20,12 @@ def train(
     steps: int,
     batch: int,
     seed: int,
+    schedule: Callable[[int], float] | None = None,
+    distort: Callable[[torch.Tensor], torch.Tensor] | None = None,
     look: Callable[[int], None] | None = None,
     look_at: frozenset[int] = frozenset(),
 ) -> bool:
-    """Train a model with stochastic gradient descent, without momentum or decay, at a constant rate.
+    """Train a model with stochastic gradient descent, without momentum or weight decay.
 
     Args:
         model: is changed in place.
@@ -32,6 +34,8 @@ def train(
         steps: how many steps.
         batch: images per step.
         seed: of the order of the images.
+        schedule: what the rate is multiplied by at a step (counted from 0); None: the rate is constant.
+        distort: makes what the model is given from the images of a batch; None: the images themselves.
         look: called with the number of steps done, in inference mode and without gradients.
         look_at: after which steps.
 
@@ -43,11 +47,12 @@ def train(
     model.train()
     for step in range(1, steps + 1):
         images, labels = next(source)
-        loss = cross_entropy(model(images), labels)
+        loss = cross_entropy(model(distort(images) if distort else images), labels)
+        here = rate * schedule(step - 1) if schedule else rate
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():  # by hand: the optimizer classes take a fifth of the time of a step of these small nets
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.sub_(gradient, alpha=rate)
+                parameter.sub_(gradient, alpha=here)
         if not math.isfinite(loss.item()):
             return False
         if look is not None and step in look_at:
@@ -56,6 +61,11 @@ def train(
                 look(step)
             model.train()
     return True
+
+
+def to_a_tenth(steps: int) -> Callable[[int], float]:
+    """A schedule that falls exponentially, to a tenth after all steps: what was learnt last counts less at the end."""
+    return lambda step: float(0.1 ** (step / steps))
 
 
 def accuracy(model: nn.Module, data: Split) -> float:
