@@ -206,10 +206,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         figures=(_figure(settings, outcomes),),
         caveats=(
             f"Dense networks, {settings.looks[-1]} steps and images of 8 x 8: the published networks are "
-            "convolutional, of 32 x 32 and more, and get a hundred times as many steps. The distances here and "
+            "convolutional, for images of 32 x 32 and more, and get tens of thousands of steps. The distances here and "
             "Inception's are in different units, and only the order of arms can be compared.",
             "Both networks have the same rate, and the discriminator one step for each of the generator's; the "
-            "published aggressive settings give it five.",
+            "published ones often give it five.",
             "Where the discriminator's scores are nearly flat, the generator learns slowly at these numbers of steps; "
             "that is counted against it here, and more steps may change the order.",
         ),
