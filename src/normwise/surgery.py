@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
-    from normwise.torch.adaptation_report import AdaptReport
+    from normwise.recalibration.adaptation_report import AdaptReport
+    from normwise.recalibration.report import RecalibrateReport
     from normwise.torch.adapting import Adaptation
     from normwise.torch.fuse import FuseReport
-    from normwise.torch.recalibration_report import RecalibrateReport
 
 
 def fuse(model: Any) -> FuseReport:

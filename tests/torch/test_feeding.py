@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from normwise.errors import NormwiseError
-from normwise.torch import feeding
-from normwise.torch.feeding import Batches, arguments, call, device_of, moved, samples_in, unwrapped
+from normwise.recalibration import batches as batches_of_recalibration
+from normwise.recalibration.batches import Batches
+from normwise.torch.feeding import arguments, call, device_of, moved, samples_in, unwrapped
 
 
 class Image(NamedTuple):
@@ -168,7 +169,7 @@ class Bar:
 
 
 def test_one_bar_shows_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeding, "tqdm", Bar)
+    monkeypatch.setattr(batches_of_recalibration, "tqdm", Bar)
     Bar.made.clear()
     batches = Batches([1, 2, 3], at_most=2, called="recalibrate")
     batches.passes = 3

@@ -12,8 +12,8 @@ from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
 
 if TYPE_CHECKING:
-    from normwise.torch.adaptation_report import AdaptReport
-    from normwise.torch.recalibration_report import RecalibrateReport
+    from normwise.recalibration.adaptation_report import AdaptReport
+    from normwise.recalibration.report import RecalibrateReport
 
 _PLACES = (
     click.argument("model"),

@@ -9,16 +9,18 @@ from typing import Any, Literal
 from torch import nn
 
 from normwise.errors import NormwiseError
-from normwise.torch.adaptation_report import AdaptReport
+from normwise.recalibration.adaptation_report import AdaptReport
+from normwise.recalibration.batches import Batches
+from normwise.recalibration.prior import PRIOR, check_prior
+from normwise.recalibration.report import Movement
 from normwise.torch.domain_choice import CHOSEN
 from normwise.torch.domain_choice import domain as inside_domain
 from normwise.torch.domains import PerDomain
-from normwise.torch.feeding import Batches, ForwardFn
-from normwise.torch.prior import PRIOR, SiteWithPrior, check_prior
+from normwise.torch.feeding import ForwardFn
+from normwise.torch.prior import SiteWithPrior
 from normwise.torch.ranks import Ranks
 from normwise.torch.recalibrate import commit
 from normwise.torch.recalibration_passes import check_model, go_through
-from normwise.torch.recalibration_report import Movement
 from normwise.torch.recalibration_sites import survey
 
 
@@ -118,7 +120,8 @@ def adapt(
         samples=sum(share.samples for share in passes.shares),
         prior=prior,
     )
-    report.remember([site.layer for site in passes.sites])
+    for site in passes.sites:
+        report.remember(site.way_back())
     commit(passes.sites)
     return report
 

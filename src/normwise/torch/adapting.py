@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -13,16 +13,14 @@ from torch import Tensor, nn
 
 from normwise.errors import NormwiseError
 from normwise.moments import Moments
-from normwise.torch.adaptation_report import AdaptReport
-from normwise.torch.buffers import STATISTICS
+from normwise.recalibration.adaptation_report import AdaptReport
+from normwise.recalibration.prior import PRIOR, check_prior, held
+from normwise.recalibration.report import Movement
+from normwise.recalibration.standard_error import distance
 from normwise.torch.feeding import uncompiled
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.prior import PRIOR, check_prior, held
 from normwise.torch.recalibration_passes import check_model
-from normwise.torch.recalibration_report import Movement
 from normwise.torch.recalibration_sites import Site, moments, survey
-from normwise.torch.standard_error import distance
-from normwise.torch.transaction import write
 
 
 def adapting(
@@ -95,7 +93,7 @@ class Adaptation:
         self._streams = [_Stream(site, prior, memory) for site in sites]
         self._block = ExitStack()
         self._inside = self._kept = False
-        self._bytes: list[tuple[nn.Module, str, Tensor]] = []
+        self._ways_back: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         if self._inside:
@@ -103,11 +101,7 @@ class Adaptation:
         self._inside, self._kept = True, False
         for stream in self._streams:
             stream.begin()
-        self._bytes = [
-            (stream.site.layer, name, getattr(stream.site.layer, name).detach().clone())
-            for stream in self._streams
-            for name in STATISTICS
-        ]
+        self._ways_back = [stream.site.way_back() for stream in self._streams]
         with ExitStack() as block:
             block.enter_context(uncompiled())
             for stream in self._streams:
@@ -138,8 +132,8 @@ class Adaptation:
         self._take_back()
 
     def _take_back(self) -> None:
-        for layer, name, value in self._bytes:
-            write(getattr(layer, name), value)
+        for back in self._ways_back:
+            back()
 
     def report(self) -> AdaptReport:
         """What happened since the block began, or since ``reset``."""
@@ -151,7 +145,7 @@ class Adaptation:
             batches=max((stream.calls for stream in reached), default=0),
             samples=max((stream.rows for stream in reached), default=0),
             prior=self._prior,
-            _before=list(self._bytes),
+            _ways_back=list(self._ways_back),
         )
 
 

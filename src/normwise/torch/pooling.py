@@ -14,11 +14,11 @@ from torch.nn.parameter import is_lazy
 from normwise.errors import NormwiseError
 from normwise.estimators.cumulative import Cumulative
 from normwise.moments import Moments
+from normwise.recalibration.report import Movement
+from normwise.recalibration.standard_error import distance
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.pooling_report import PoolReport
 from normwise.torch.ranks import Ranks
-from normwise.torch.recalibration_report import Movement
-from normwise.torch.standard_error import distance
 from normwise.torch.transaction import transaction, write
 
 

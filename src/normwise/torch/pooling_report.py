@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from normwise.torch.recalibration_report import Movement, finite, layer_lines
+from normwise.recalibration.report import Movement, finite, layer_lines
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from normwise.errors import NormwiseError
 from normwise.estimators import Estimator
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.pooled import Pooled
-from normwise.torch.feeding import Batches, ForwardFn
+from normwise.recalibration.batches import Batches
+from normwise.recalibration.report import Movement, RecalibrateReport
+from normwise.torch.feeding import ForwardFn
 from normwise.torch.ranks import Ranks
 from normwise.torch.recalibration_passes import Share, check_model, go_through
-from normwise.torch.recalibration_report import Movement, RecalibrateReport
 from normwise.torch.recalibration_sites import Site, survey
 from normwise.torch.transaction import write
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from normwise.errors import NormwiseError, UnknownName
-from normwise.torch.feeding import Batches, ForwardFn, call, samples_in, uncompiled, unwrapped
+from normwise.recalibration.batches import Batches
+from normwise.torch.feeding import ForwardFn, call, samples_in, uncompiled, unwrapped
 from normwise.torch.ranks import Ranks
 from normwise.torch.recalibration_sites import Gathered, Gone, Site, listening
 from normwise.torch.transaction import unchanged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from itertools import count
@@ -17,11 +17,12 @@ from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import Estimator, RunningStatistics, estimator_class, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.moments import Moments
+from normwise.recalibration.standard_error import StandardError
+from normwise.torch.buffers import STATISTICS
 from normwise.torch.feeding import unwrapped
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.ranks import joined
 from normwise.torch.site_statistics import moments, statistics_of
-from normwise.torch.standard_error import StandardError
 from normwise.torch.transaction import write
 from normwise.torch.whitening import FusedWhitening
 
@@ -170,6 +171,16 @@ class Site:
             if isinstance(kept, Tensor):
                 found.append((kept, number if kept.dim() else number.max()))
         return found
+
+    def way_back(self) -> Callable[[], None]:
+        """What gives the layer back the mean and variance that it has now, wherever it is by then."""
+        before = [(name, getattr(self.layer, name).detach().clone()) for name in STATISTICS]
+
+        def back() -> None:
+            for name, value in before:
+                write(getattr(self.layer, name), value)
+
+        return back
 
     def _known(self) -> Tensor:
         known: Tensor = (self.statistics.count > 1) & (self.statistics.updates > 0)

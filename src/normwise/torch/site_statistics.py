@@ -10,9 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.kernels import covariance, two_pass
 from normwise.moments import Moments
+from normwise.recalibration.standard_error import distance
 from normwise.torch.mask_checks import check_mask
 from normwise.torch.pairs_of_channels import covariance_of_pairs, mean_of_pairs, sums_of_pairs
-from normwise.torch.standard_error import distance
 from normwise.torch.whitening import FusedWhitening
 from normwise.torch.whitening_checks import check_shared
 
@@ -75,7 +75,8 @@ class OfChannels:
 
     def moved(self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], eps: float) -> Tensor:
         """``distance``, per channel."""
-        return distance(*before, *after, eps)
+        far: Tensor = distance(*before, *after, eps)
+        return far
 
 
 class OfPairs:

@@ -50,9 +50,9 @@ from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, T
 from normwise.lab.statistics import Numbers, band, cell, difference, mean
 from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
+from normwise.recalibration.standard_error import distance
 from normwise.torch import BatchNorm1d
 from normwise.torch.recalibrate import recalibrate
-from normwise.torch.standard_error import distance
 
 SAYS = "Wu & Johnson 2021, fvcore, update_bn; against it Huang et al. 2022"
 TOPIC = "statistics at inference"

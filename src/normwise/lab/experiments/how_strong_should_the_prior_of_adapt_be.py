@@ -51,9 +51,9 @@ from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, T
 from normwise.lab.statistics import Numbers, band, cell, difference, mean
 from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
+from normwise.recalibration.prior import PRIOR
 from normwise.torch import BatchNorm2d
 from normwise.torch.adapt import adapt
-from normwise.torch.prior import PRIOR
 
 SAYS = "Schneider et al. 2020; against a prior Nado et al. 2020"
 TOPIC = "statistics at inference"

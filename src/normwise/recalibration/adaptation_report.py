@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from normwise.errors import NormwiseError
-from normwise.torch.recalibration_report import Movement, finite, layer_lines
-from normwise.torch.transaction import write
+from normwise.recalibration.report import Movement, finite, layer_lines
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class AdaptReport:
     batches: int
     samples: int
     prior: float
-    _before: list[tuple[Any, str, Tensor]] = field(default_factory=list, repr=False, compare=False)
+    _ways_back: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
 
     def undo(self) -> None:
         """Give every layer the statistics that it had before, byte for byte, wherever the model is by now.
@@ -49,23 +46,20 @@ class AdaptReport:
         Raises:
             NormwiseError: it was undone already.
         """
-        if self.adapted and not self._before:
+        if self.adapted and not self._ways_back:
             raise NormwiseError("this adaptation was undone already: call adapt again for another.")
-        while self._before:
-            layer, name, value = self._before.pop()
-            write(getattr(layer, name), value)
+        while self._ways_back:
+            self._ways_back.pop()()
 
-    def remember(self, layers: Sequence[Any]) -> None:
-        """What these layers have now is what ``undo`` gives back."""
-        for layer in layers:
-            for name in ("running_mean", "running_var"):
-                self._before.append((layer, name, getattr(layer, name).detach().clone()))
+    def remember(self, way_back: Callable[[], None]) -> None:
+        """What gives some layer back what it has now; ``undo`` calls it."""
+        self._ways_back.append(way_back)
 
     def __enter__(self) -> AdaptReport:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before:
+        if self._ways_back:
             self.undo()
 
     def __str__(self) -> str:
@@ -86,6 +80,6 @@ class AdaptReport:
             >>> AdaptReport({}, {}, (), 0, 0, 16.0).to_json()
             '{"adapted": {}, "skipped": {}, "not_reached": [], "batches": 0, "samples": 0, "prior": 16.0}'
         """
-        fields: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "_before"}
+        fields: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "_ways_back"}
         fields["adapted"] = {name: asdict(moved) for name, moved in self.adapted.items()}
         return json.dumps(finite(fields))
