@@ -6,4 +6,5 @@
 
 import os
 
-collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else ["src/normwise/keras", "tests/keras"]
+FOR_KERAS = ["src/normwise/keras", "src/normwise/lab/comparison/keras_*", "tests/keras"]
+collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else FOR_KERAS

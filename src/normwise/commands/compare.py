@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from normwise.errors import MissingExtra, UnknownName
+from normwise.commands.program import INTERRUPTED
+from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
+
+if TYPE_CHECKING:
+    from normwise.lab.comparison import Comparison
 
 _NAMES = "none,batch,ghost,renorm,group,layer,instance"
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -32,7 +35,7 @@ def _list(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Paramete
 
     def convert(_ctx: click.Context, _param: click.Parameter, value: str) -> list[Any]:
         try:
-            return [kind(each) for each in value.split(",")]
+            return [kind(each.strip()) for each in value.split(",")]
         except ValueError:
             raise click.BadParameter(f"{value!r} is no list of numbers with commas between them") from None
 
@@ -46,50 +49,70 @@ def _list(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Paramete
 )
 @click.option("--normalizers", callback=_list(str), default=_NAMES, show_default=True, help="Put these in turn.")
 @click.option(
+    "--where/--as-built",
+    default=True,
+    show_default=True,
+    help="Also try the other side of the activation, before it or after it, where that can be told.",
+)
+@click.option(
     "--rates", callback=_list(float), default="0.01,0.1,0.5", show_default=True, help="Learning rates to try."
 )
 @click.option("--batch-sizes", callback=_list(int), default="32", show_default=True, help="Sizes of batches to try.")
-@click.option("--budget", callback=_seconds, default="10m", show_default=True, help="Time to spend: 90s, 30m or 2h.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write what was found here, as JSON.")
+@click.option(
+    "--budget",
+    callback=_seconds,
+    default="10m",
+    show_default=True,
+    help="Time to spend, 90s, 30m or 2h; what trials in --out took is part of it.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("comparison"),
+    show_default=True,
+    help="Keep finished trials and what was found in this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(
-    model: str,
-    data: str,
-    normalizers: list[str],
-    rates: list[float],
-    batch_sizes: list[int],
-    budget: float,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+@click.pass_context
+def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bool, **how: Any) -> None:
     """Find which normalization suits a model best.
 
-    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that returns a new torch.nn.Module with batch norms; the others
-    take their places. It is trained by gradient descent with momentum; targets that are whole numbers are classes.
+    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that builds a new torch.nn.Module or Keras model with batch
+    norms; others take their places. It is trained by gradient descent with momentum; targets that are whole numbers
+    are classes. A run that was interrupted, or one with a larger budget, goes on from the trials in --out.
     """
     for library in ("torch", "scipy"):
         if installed_version(library) is None:
             raise MissingExtra(library, extra="lab")
-    from normwise.lab import compare_data
-    from normwise.lab.compare import compare as compare_all
-    from normwise.lab.compare_layers import NORMALIZERS, places
+    from normwise.lab.comparison import compare as compare_all
+    from normwise.lab.comparison import reading
     from normwise.lab.store import write
-    from normwise.torch import loading
 
-    for name in normalizers:
-        if name not in NORMALIZERS:
-            raise UnknownName("normalizer", name, NORMALIZERS)
-    places(loading.load_model(model))  # what is wrong with it is said before the data are read
-    found = compare_all(
-        lambda: copy.deepcopy(loading.load_model(model)),  # MODEL may name a module, which is always the same one
-        compare_data.load(data),
-        normalizers=normalizers,
-        rates=rates,
-        batches=batch_sizes,
-        budget=budget,
-        tell=lambda line: click.echo(line, err=True),
-    )
+    make, identity = reading.model(model)
+    try:
+        found = compare_all(
+            make,
+            reading.load(data),
+            normalizers=how["normalizers"],
+            where=how["where"],
+            rates=how["rates"],
+            batches=how["batch_sizes"],
+            budget=how["budget"],
+            out=out,
+            identity=identity,
+            tell=lambda line: click.echo(line, err=True),
+        )
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command goes on from there.",
+            err=True,
+        )
+        ctx.exit(INTERRUPTED)
     plain = json.dumps(asdict(found), indent=1)
-    if out is not None:
-        write(out, plain)
-    click.echo(plain if as_json else found.recommendation)
+    write(out / "comparison.json", plain + "\n")
+    click.echo(plain if as_json else _words(found))
+
+
+def _words(found: Comparison) -> str:
+    lines = [found.recommendation, "", *found.evidence, *([""] if found.remarks else []), *found.remarks]
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""The last two, trained anew over several seeds: inference statistics chosen on validation rows, all told on others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from normwise.lab.comparison.arms import Arm, Trial
+from normwise.lab.comparison.crossed import crossed_mean
+from normwise.lab.comparison.found import Finalist
+from normwise.lab.comparison.ledger import Ledger
+from normwise.lab.comparison.trainer import Outcome
+from normwise.lab.results import Estimate
+from normwise.lab.statistics import difference
+
+FEWEST_SEEDS = 5
+MOST_SEEDS = 10
+FIRST_SEED = 100
+"""No round has a seed so high."""
+
+Scores = npt.NDArray[np.float64]
+
+
+def train(
+    ledger: Ledger, finalists: Sequence[Arm], steps: int, budget: float, tell: Callable[[str], None]
+) -> dict[Arm, list[Outcome]]:
+    """Train the finalists, seed by seed, so that a run that is killed has pairs.
+
+    Seeds beyond the fewest are a matter of the time that is left, and never of what was found.
+    """
+    found: dict[Arm, list[Outcome]] = {arm: [] for arm in finalists}
+    at_first = ledger.spent
+    for number in range(MOST_SEEDS):
+        pair = (ledger.spent - at_first) / max(number, 1)
+        if number >= FEWEST_SEEDS and ledger.spent + pair > budget:
+            break
+        for arm in finalists:
+            found[arm].append(ledger.outcome(Trial(arm, steps, FIRST_SEED + number, final=True)))
+        tell(f"last comparison: seed {number + 1}, {steps} steps each")
+    return found
+
+
+def finalist(arm: Arm, outcomes: Sequence[Outcome], unit: str) -> Finalist:
+    """What the seeds of one arm say."""
+    ways = [*outcomes[0].validation]
+    validation = {way: _mean([each.validation.get(way) for each in outcomes]) for way in ways}
+    chosen = _chosen(outcomes, validation)
+    tests = {way: scores(outcomes, way) for way in ways}
+    running = tests.get("running")
+    return Finalist(
+        arm,
+        chosen,
+        validation,
+        {way: _estimate(each, "%" if unit == "points" else unit) for way, each in tests.items()},
+        {
+            way: None if each is None or running is None else crossed_mean(each - running, unit)
+            for way, each in tests.items()
+            if way != "running" and "running" in tests
+        },
+    )
+
+
+def scores(outcomes: Sequence[Outcome], way: str) -> Scores | None:
+    """The test scores with these inference statistics, shape (seeds, rows); None if one seed was not finite."""
+    found = [each.test.get(way) for each in outcomes]
+    return None if any(each is None for each in found) else np.array(found, dtype=np.float64)
+
+
+def effect(outcomes: Mapping[Arm, Sequence[Outcome]], best: Finalist, own: Finalist, unit: str) -> Estimate:
+    """The best other arm minus the model as it was built, each with its own inference statistics."""
+    found = [scores(outcomes[each.arm], each.statistics) for each in (best, own)]
+    if found[0] is None or found[1] is None:
+        return Estimate(math.nan, math.nan, math.nan, len(outcomes[best.arm]), unit)
+    return crossed_mean(found[0] - found[1], unit)
+
+
+def _chosen(outcomes: Sequence[Outcome], validation: Mapping[str, float | None]) -> str:
+    """The inference statistics that serve single samples; recalibrated ones where that is visibly better."""
+    if "none" in validation:
+        return "none"
+    running, recalibrated = validation["running"], validation["recalibrated"]
+    if recalibrated is None or running is None:
+        return "running" if recalibrated is None else "recalibrated"
+    pairs = np.array([[each.validation["recalibrated"], each.validation["running"]] for each in outcomes])
+    return "recalibrated" if difference(pairs[:, 0], pairs[:, 1], "").low > 0 else "running"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if len(found) == len(values) else None
+
+
+def _estimate(values: Scores | None, unit: str) -> Estimate | None:
+    return None if values is None else crossed_mean(values, unit)
