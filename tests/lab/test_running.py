@@ -262,6 +262,23 @@ def test_fewer_than_two_seeds_are_refused(make: Make, tmp_path: Path, seeds: int
     assert not (tmp_path / "out").exists()
 
 
+def test_other_seeds_are_other_trials_and_the_command_says_so(make: Make, tmp_path: Path) -> None:
+    folder, out = make(), tmp_path / "out"
+    (usual,) = lab.run([NAME], seeds=3, out=out, folder=folder)
+    (others,) = lab.run([NAME], seeds=3, first_seed=3, out=out, folder=folder)
+    assert (usual.seeds, others.seeds) == ((0, 1, 2), (3, 4, 5))
+    assert others.command == f"normwise lab run {NAME} --seeds 3 --first-seed 3"
+    assert usual.conclusion.statements[0].effect != others.conclusion.statements[0].effect
+    (again,) = lab.run([NAME], seeds=3, out=out, folder=folder)
+    assert again.conclusion == usual.conclusion
+
+
+def test_a_negative_seed_is_refused(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(NormwiseError) as error:
+        lab.run([NAME], first_seed=-1, out=tmp_path / "out", folder=make())
+    assert str(error.value) == "seeds are counted from 0: got -1 for the first one."
+
+
 def test_an_unknown_name_is_refused_before_anything_is_run(make: Make, tmp_path: Path) -> None:
     with pytest.raises(UnknownName):
         lab.run([NAME, "does_it_ends"], out=tmp_path / "out", folder=make())

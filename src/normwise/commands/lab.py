@@ -50,6 +50,9 @@ def lab_list(as_json: bool) -> None:
 @click.option(
     "--seeds", type=int, metavar="N", help="Repeat every trial with N seeds, at least 2; 10 unless it is said."
 )
+@click.option(
+    "--first-seed", type=int, default=0, metavar="N", help="Begin with this seed, to see whether verdicts hang on them."
+)
 @click.option("--quick", is_flag=True, help="Take 3 seeds, and smaller grids where there are some.")
 @click.option("--full", is_flag=True, help="Take larger grids where there are some.")
 @click.option(

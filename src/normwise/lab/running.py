@@ -27,6 +27,7 @@ def run(
     workers: int | None = None,
     dask: str | None = None,
     data: tuple[str, Path] | None = None,
+    first_seed: int = 0,
     folder: Path = FOLDER,
 ) -> list[Result]:
     """Run experiments, or take up a run where it stopped.
@@ -43,6 +44,7 @@ def run(
         workers: how many processes; None: as many as there are cores.
         dask: address of a Dask scheduler whose workers take the place of processes here.
         data: name and folder of a data set that takes the digits' place, in the experiments that take one.
+        first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
         folder: where experiments are looked for; another one than the package's own serves tests.
 
     Returns:
@@ -54,17 +56,17 @@ def run(
         DataError: a file of ``data`` is missing or damaged.
         TrialFailed: a trial raised, or a process died; everything that is finished is kept, and the other experiments
             are run to their end where there is still somebody to run them.
-        NormwiseError: ``seeds`` is less than 2, ``quick`` and ``full`` are asked for at once, an experiment that is
+        NormwiseError: ``seeds`` is less than 2, ``first_seed`` negative, ``quick`` and ``full`` are asked for at once, an experiment that is
             named takes no ``data``, ``out`` cannot be written to, or no scheduler answers.
     """
-    plan = Plan(seeds, quick, full)
+    plan = Plan(seeds, quick, full, first_seed=first_seed)
     chosen = list(dict.fromkeys(names)) or known_names(folder)
     for name in chosen:  # all of them first: a typing error costs no time
         describe(name, folder)
     if data is not None:
         from normwise.lab.images import source  # NumPy, which a mistake need not wait for
 
-        plan = Plan(seeds, quick, full, source(*data))
+        plan = Plan(seeds, quick, full, source(*data), first_seed)
         taking = [name for name in chosen if takes_data(load(name, folder))]
         if names and taking != chosen:
             without = next(name for name in chosen if name not in taking)
