@@ -47,6 +47,7 @@ from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "before: Ioffe & Szegedy 2015, section 3.2"
 TOPIC = "placement"
+TAKES_DATA = True
 WINS = 0.2
 ORDERS = {False: "before the activation", True: "after it"}
 PUBLISHED = {
@@ -109,7 +110,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         table=_table(settings, outcomes),
         figures=(_figure(settings, outcomes),),
         caveats=(
-            "One of 450 test images is 0.22 points, so that differences below half a point take many seeds to see.",
+            "One of the digits' 450 test images is 0.22 points, so that differences below half a point take many "
+            "seeds to see.",
             "After the activation the layers have biases besides scale and shift, 5 x 64 parameters more.",
             "Residual networks ask another question, whether the sum or the branch is normalized; this is not it.",
         ),

@@ -52,6 +52,7 @@ from normwise.torch import BatchNorm1d
 
 SAYS = "De & Smith 2020"
 TOPIC = "batch size and alternatives"
+TAKES_DATA = True
 WORSE = -1.0
 FAILS = 5.0
 FIFTH = 4

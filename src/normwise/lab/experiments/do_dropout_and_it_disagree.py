@@ -52,6 +52,7 @@ from normwise.torch import BatchNorm1d
 
 SAYS = "Li et al. 2019"
 TOPIC = "regularization"
+TAKES_DATA = True
 GROWS = 1.2
 DEEPER = 1.1
 GAIN = 0.5

@@ -54,6 +54,7 @@ from normwise.lab.watching import Watch
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"
+TAKES_DATA = True
 TARGET = 0.95
 FASTER = 1.2
 AS_FAST = (0.5, 2.0)
@@ -212,4 +213,4 @@ def _table(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Tab
 
 def _figure(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
     curves = {words: outcomes.where(norm=norm).array("test")[:, rates[norm]] for norm, words in ARMS.items()}
-    return accuracy_by_step(curves, looks(settings.steps), network="64-5×64-10, ReLU", target=TARGET)
+    return accuracy_by_step(curves, looks(settings.steps), network="5×64, ReLU", target=TARGET)

@@ -48,6 +48,7 @@ from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Frankle et al. 2021"
 TOPIC = "what the layer is"
+TAKES_DATA = True
 LEARNT, CHANCE = 90.0, 20.0
 RISES = 1.0
 OFF = 0.01

@@ -59,6 +59,7 @@ from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.4"
 TOPIC = "regularization"
+TAKES_DATA = True
 GAIN = 0.5
 PLAIN = 0
 """Stands for: nothing is normalized, where the size of a part is due."""

@@ -46,6 +46,7 @@ from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, figure 3"
 TOPIC = "optimization"
+TAKES_DATA = True
 SEEDS = 20
 GAIN = 0.5
 ARMS = {True: "with batch norm", False: "without"}
@@ -110,8 +111,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         table=_table(settings, outcomes),
         figures=(_figure(settings, outcomes),),
         caveats=(
-            "One of 450 test images is 0.22 points and the standard error of an accuracy near .98 is .66 points for "
-            "one split; only the pairing and the number of seeds make half a point visible.",
+            "One of the digits' 450 test images is 0.22 points and the standard error of an accuracy near .98 is .66 "
+            "points for one split; only the pairing and the number of seeds make half a point visible.",
             "Both networks reach the training accuracy that the table shows, so that what is compared is "
             "generalization where that is near 100, and optimization where it is not.",
         ),

@@ -51,6 +51,7 @@ from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3.3"
 TOPIC = "optimization"
+TAKES_DATA = True
 NARROW = 5.0
 WIDE = 50.0
 ROUNDING = 1e-9
@@ -198,6 +199,6 @@ def _figure(settings: Settings, tests: dict[bool, Numbers]) -> Figure:
         "largest.",
         x_label="initial weights, times He's scale",
         y_label="test accuracy",
-        panels=(Panel(f"64-{settings.depth}×{settings.width}-10, ReLU", tuple(lines), ((0.1, "guessing"),)),),
+        panels=(Panel(f"{settings.depth}×{settings.width}, ReLU", tuple(lines), ((0.1, "guessing"),)),),
         x_scale="log",
     )

@@ -52,6 +52,7 @@ from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Galloway et al. 2019"
 TOPIC = "optimization"
+TAKES_DATA = True
 LOSS = 2.0
 ARMS = {True: "with batch norm", False: "without"}
 KINDS = {"noise": "normal noise", "sign": "steps against the gradient's sign"}

@@ -53,6 +53,7 @@ from normwise.torch.recalibrate import recalibrate
 
 SAYS = "Wu & He 2018; Wu & Johnson 2021, table 2"
 TOPIC = "batch size and alternatives"
+TAKES_DATA = True
 LOSS = 2.0
 WORSE = -1.0
 ARMS = {"batch": "batch norm", "renorm": "batch renormalization", "layer": "layer norm", "none": "none"}

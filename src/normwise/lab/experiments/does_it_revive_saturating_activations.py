@@ -47,6 +47,7 @@ from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.2"
 TOPIC = "optimization"
+TAKES_DATA = True
 LEARNT = 95.0
 CHANCE = 20.0
 SAME = 2.0

@@ -55,6 +55,7 @@ from normwise.lab.verdict import AtLeast, AtMost, judge
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"
+TAKES_DATA = True
 SMOOTHER = 2.0
 ARMS = {True: "with batch norm", False: "without"}
 PROBES = (0.5, 1.0, 2.0, 3.0, 4.0)

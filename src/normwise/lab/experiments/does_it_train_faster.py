@@ -167,8 +167,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         table=_table(settings, outcomes),
         figures=(_curves(settings, outcomes), _percentiles(settings, outcomes), _sweep(settings, outcomes)),
         caveats=(
-            "Small data: 1077 training images of 8 x 8 pixels against MNIST's 60,000 of 28 x 28; one of 450 test "
-            "images is 0.22 points, and seeds share images, so that intervals of accuracies are somewhat narrow.",
+            "The digits are small data: 1077 training images of 8 x 8 pixels against MNIST's 60,000 of 28 x 28; one of "
+            "450 test images is 0.22 points, and seeds share images, so that intervals of accuracies are somewhat "
+            "narrow.",
             "Looks are 10 % apart, so single numbers of steps are known to 10 %; the first crossing counts.",
             "The rates are swept in coarse steps: the best rate of an arm may lie between two of them or, where the "
             "table names the smallest or largest, beyond them.",

@@ -49,6 +49,7 @@ from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+TAKES_DATA = True
 SEEDS = 20
 GAIN = 0.3
 COST = 1.0

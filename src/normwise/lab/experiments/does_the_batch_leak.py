@@ -53,6 +53,7 @@ from normwise.torch import BatchRenorm1d, RenormSchedule
 
 SAYS = "Ioffe 2017; Irpan 2017"
 TOPIC = "statistics at inference"
+TAKES_DATA = True
 ROUNDING = 1e-12
 LOSS = 5.0
 ARMS = {"batch": "batch norm", "renorm": "batch renormalization"}

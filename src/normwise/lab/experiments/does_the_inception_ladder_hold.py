@@ -54,6 +54,7 @@ from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, figures 2 and 3"
 TOPIC = "optimization"
+TAKES_DATA = True
 FASTER = 1.5
 HIGHER = 0.2
 LOST = 50.0

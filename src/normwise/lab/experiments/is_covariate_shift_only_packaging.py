@@ -59,6 +59,7 @@ from normwise.lab.watching import Watch
 
 SAYS = "Santurkar et al. 2018, section 2.1"
 TOPIC = "why it works"
+TAKES_DATA = True
 TARGET = 0.95
 ABOUT = (0.5, 2.0)
 ARMS = {
@@ -268,4 +269,4 @@ def _table(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Tab
 
 def _figure(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
     curves = {words: outcomes.where(arm=arm).array("test")[:, rates[arm]] for arm, words in ARMS.items()}
-    return accuracy_by_step(curves, looks(settings.steps), network="64-5×64-10, ReLU", target=TARGET)
+    return accuracy_by_step(curves, looks(settings.steps), network="5×64, ReLU", target=TARGET)

@@ -55,6 +55,7 @@ from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+TAKES_DATA = True
 WEAKER = 0.2
 GAIN = 0.5
 SHRINKS = 0.5

@@ -54,6 +54,7 @@ from normwise.torch.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, section 3"
 TOPIC = "statistics at inference"
+TAKES_DATA = True
 EARLY = 100
 LAGS = 5.0
 LATE = 1.0
