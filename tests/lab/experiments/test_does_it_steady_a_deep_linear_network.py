@@ -13,7 +13,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training import looks
 
-SETTINGS = experiment.Settings(rates=(0.03, 0.1, 1e6), steps=60, depth=5, width=4, points=40)
+SETTINGS = experiment.Settings(rates=(0.03, 0.1, 1e6), small=0.03, steps=60, depth=5, width=4, points=40)
 RATES = torch.tensor([0.01, 0.1], dtype=torch.float64)
 
 
@@ -123,8 +123,14 @@ def test_the_verdicts_follow_the_numbers_at_the_best_rates() -> None:
     assert verdicts(0.3, 0.1, 0.5, 0.8)[0] is Verdict.SMALLER
 
 
+def test_the_common_rates_are_the_small_one_and_the_best_without(conclusion: Conclusion, outcomes: Outcomes) -> None:
+    assert experiment.best(outcomes.where(batch_norm=False)) == 1
+    texts = [statement.text for statement in conclusion.statements]
+    assert [sum(f"At the rate {rate}," in text for text in texts) for rate in ("0.03", "0.1")] == [5, 5]
+
+
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 6
+    assert len(conclusion.statements) == 11
     assert len(conclusion.table.rows) == 6
     assert conclusion.table.rows[-1][2] == "diverges"
     assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
