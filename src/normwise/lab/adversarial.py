@@ -110,7 +110,7 @@ def play(
         batch: real images in a step, and as many made ones.
         mixed: real and made images go through the discriminator as one batch; otherwise one after the other.
         seed: of the noise and of the order of the images.
-        look: called with the number of steps done, the generator in inference mode and without gradients.
+        look: called with the number of steps done, both networks in inference mode.
         look_at: after which steps.
     """
     numbers, source = torch.Generator().manual_seed(seed), batches(data, batch, seed)
@@ -133,9 +133,10 @@ def play(
         making.step()
         if look is not None and step in look_at:
             generator.eval()
-            with torch.no_grad():
-                look(step)
+            discriminator.eval()
+            look(step)
             generator.train()
+            discriminator.train()
 
 
 def _scores(discriminator: nn.Module, real: Tensor, made: Tensor, *, mixed: bool) -> tuple[Tensor, Tensor]:

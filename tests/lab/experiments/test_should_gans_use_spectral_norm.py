@@ -14,7 +14,7 @@ from normwise.lab.experiments import should_gans_use_spectral_norm as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 
-SETTINGS = experiment.Settings(adam=((0.002, 0.5), (0.005, 0.5)), looks=(20, 150), batch=30, width=24)
+SETTINGS = experiment.Settings(adam=((0.002, 0.5), (0.005, 0.5)), looks=(20, 150), longer=(160,), batch=30, width=24)
 EXACT = slice(0, 2)
 ONE_ITERATION = 2
 
@@ -65,6 +65,7 @@ def test_verdicts_follow_hand_made_numbers() -> None:
     trials = experiment.trials(SETTINGS, range(3))
     ends = {"none": 2.0, "mixed": 1.5, "apart": 3.0, "layer": 1.0, "spectral": 1.2}
     classes = {"none": 9, "mixed": 10, "apart": 8, "layer": 10, "spectral": 9}
+    longer = {"none": 2.0, "mixed": 0.9, "spectral": 1.0}
     made_up = []
     for trial in trials:
         end = ends[trial.discriminator] * (1.0 if trial.generator == "batch" else 2.0)
@@ -74,6 +75,9 @@ def test_verdicts_follow_hand_made_numbers() -> None:
                 "validation": [end, 2 * end],
                 "classes": [classes[trial.discriminator]] * 2,
                 "slope": [0.5] * 2,
+                "longer": [[end, longer[trial.discriminator]], []]
+                if trial.discriminator in experiment.LONGER
+                else [[], []],
                 "sigma": [0.05, 0.02],
                 "sigma_converged": [1e-9] * 2,
                 "slope_above_1": [0.0] * 2,
@@ -87,9 +91,10 @@ def test_verdicts_follow_hand_made_numbers() -> None:
     verdicts = [each.verdict for each in found.statements]
     yes, no = Verdict.REPRODUCED, Verdict.CONTRADICTED
     assert verdicts[EXACT] == [Verdict.EXACT] * 2
-    assert verdicts[ONE_ITERATION:] == [no, *(yes, yes, yes), *(yes, yes, no), *(no, no, no), no, yes, yes]
+    assert verdicts[ONE_ITERATION:] == [no, *(yes, yes, yes), *(yes, yes, no), *(no, no, no), yes, no, no, yes, yes]
     assert found.statements[3].effect.value == pytest.approx(2.0 / 1.2)
-    assert found.statements[12].effect.value == pytest.approx(1.5 / 3.0)
+    assert found.statements[12].effect.value == pytest.approx(2.0)
+    assert found.statements[14].effect.value == pytest.approx(1.5 / 3.0)
 
 
 def test_the_best_setting_is_picked_on_validation_images() -> None:
@@ -100,12 +105,22 @@ def test_the_best_setting_is_picked_on_validation_images() -> None:
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 15
+    assert len(conclusion.statements) == 17
     assert len(conclusion.table.rows) == 5 + 2 + 2
     assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     ((*panels,),) = (figure.panels for figure in conclusion.figures)
     assert [len(panel.series) for panel in panels] == [5, 5]
-    for panel in panels:
+    on = {experiment.DISCRIMINATORS[name] for name in experiment.LONGER}
+    for i, panel in enumerate(panels):
         for series in panel.series:
-            assert series.x == (20.0, 150.0)
-            assert len(series.y) == len(series.low) == 2
+            assert series.x == ((20.0, 150.0, 160.0) if i == 0 and series.label in on else (20.0, 150.0))
+            assert len(series.y) == len(series.low) == len(series.x)
+
+
+def test_going_on_changes_nothing_of_what_was_before() -> None:
+    trial = experiment.Trial("spectral", "batch", 0)
+    short = experiment.Settings(adam=((0.002, 0.5),), looks=(5, 10), longer=(), batch=30, width=24)
+    longer = experiment.Settings(adam=((0.002, 0.5),), looks=(5, 10), longer=(12,), batch=30, width=24)
+    before, after = (experiment.run(trial, settings) for settings in (short, longer))
+    assert [len(each["longer"][0]) for each in (before, after)] == [0, 1]
+    assert {**after, "longer": before["longer"]} == before
