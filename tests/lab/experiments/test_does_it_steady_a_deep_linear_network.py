@@ -1,4 +1,4 @@
-"""Linear networks side by side in a tiny setting: what moves, what is put back, and what the verdicts follow from."""
+"""The deep linear network in a tiny setting, and what its verdicts follow from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from normwise.lab.experiments import does_it_steady_a_deep_linear_network as experiment
 from normwise.lab.outcomes import Outcomes
@@ -14,7 +13,6 @@ from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training import looks
 
 SETTINGS = experiment.Settings(rates=(0.03, 0.1, 1e6), small=0.03, steps=60, depth=5, width=4, points=40)
-RATES = torch.tensor([0.01, 0.1], dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -26,71 +24,6 @@ def outcomes() -> Outcomes:
 @pytest.fixture(scope="module")
 def conclusion(outcomes: Outcomes) -> Conclusion:
     return experiment.conclude(SETTINGS, outcomes)
-
-
-def made(*, batch_norm: bool, depth: int = 3) -> tuple[experiment.Linear, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randn(4, 30, generator=generator, dtype=torch.float64)
-    model = experiment.Linear(2, depth=depth, width=4, batch_norm=batch_norm, seed=0)
-    return model, x, torch.randn(4, 4, generator=generator, dtype=torch.float64) @ x
-
-
-def test_the_network_is_the_product_of_its_matrices() -> None:
-    model, x, _ = made(batch_norm=False)
-    first, second, third = (weight[1] for weight in model.weights)
-    torch.testing.assert_close(model(x)[1], third @ second @ first @ x)
-
-
-def test_with_batch_norm_every_layer_but_the_last_is_normalized() -> None:
-    model, x, _ = made(batch_norm=True)
-    y = x
-    for weight in model.weights[:-1]:
-        y = weight[0] @ y
-        y = (y - y.mean(dim=1, keepdim=True)) / (y.var(dim=1, keepdim=True, correction=0) + 1e-5).sqrt()
-    torch.testing.assert_close(model(x)[0], model.weights[-1][0] @ y)
-    assert [len(layer) for layer in model.layers] == [3, 3, 1]
-
-
-def test_predicting_0_has_the_loss_1() -> None:
-    model, x, y = made(batch_norm=False)
-    torch.nn.init.zeros_(model.weights[-1])
-    torch.testing.assert_close(experiment.losses(model, x, y), torch.ones(2, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_the_turn_of_a_gradient_is_by_the_layers_below_alone_and_leaves_no_trace(batch_norm: bool) -> None:
-    model, x, y = made(batch_norm=batch_norm)
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-    gradients = experiment._gradients(model, x, y)
-    cosine, distance = experiment.turns(model, gradients, RATES, x, y)
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    cosines, distances = [], []
-    for layer in (1, 2):  # by hand, from networks made anew
-        moved, _, _ = made(batch_norm=batch_norm)
-        with torch.no_grad():
-            for below in range(layer):
-                for parameter, slope in zip(moved.layers[below], gradients[below], strict=True):
-                    rates = RATES.repeat_interleave(len(parameter) // 2)
-                    parameter -= rates.view(-1, *[1] * (parameter.dim() - 1)) * slope
-        old, new = (each[layer][0][1].flatten() for each in (gradients, experiment._gradients(moved, x, y)))
-        cosines.append(float(old @ new / old.norm() / new.norm()))
-        distances.append(float((new - old).norm() / old.norm()))
-    assert float(cosine[1]) == pytest.approx(sum(cosines) / 2)
-    assert float(distance[1]) == pytest.approx(sum(distances) / 2)
-    assert float(cosine[0]) > float(cosine[1])  # a tenth of the rate
-
-
-def test_the_range_is_that_of_the_losses_along_the_step_and_leaves_no_trace() -> None:
-    model, x, y = made(batch_norm=False, depth=1)
-    before = model.weights[0].detach().clone()
-    gradients = experiment._gradients(model, x, y)
-    found = experiment._range(model, gradients, RATES, x, y)
-    assert torch.equal(before, model.weights[0])
-    along = []
-    for times in experiment.PROBES:
-        weight = before[1] - times * 0.1 * gradients[0][0][1]
-        along.append(float((weight @ x - y).square().sum() / y.square().sum()))
-    assert float(found[1]) == pytest.approx(max(along) - min(along))
 
 
 def test_both_networks_learn_and_one_that_diverges_is_not_the_best(outcomes: Outcomes) -> None:
