@@ -43,19 +43,21 @@ def fuse(model: Any) -> FuseReport:
 
 
 def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> RecalibrateReport:
-    """Set the running statistics of a PyTorch model's batch norms to those of data, for the weights that it has now.
+    """Set the running statistics of a PyTorch or Keras model's batch norms to those of data, for its present weights.
 
     Args:
-        model: a ``torch.nn.Module``, changed in place, or nothing of it on any error.
-        batches: a ``DataLoader`` or any iterable of batches of the model's inputs, with or without labels.
-        **settings: ``estimator``, ``upstream``, ``forward_fn``, ``at_most``, ``tolerance``, ``layers`` and
-            ``distributed``, all explained in ``normwise.torch.recalibrate.recalibrate``.
+        model: a ``torch.nn.Module`` or ``keras.Model``, changed in place, or nothing of it on any error.
+        batches: a ``DataLoader`` or any iterable of batches of the model's inputs, with or without labels; for Keras
+            also arrays, a ``tf.data.Dataset`` or a ``keras.utils.PyDataset``.
+        **settings: ``estimator``, ``upstream``, ``forward_fn``, ``at_most``, ``tolerance`` and ``layers``, for PyTorch
+            ``distributed``, for Keras ``batch_size``; all explained in ``normwise.torch.recalibrate.recalibrate`` and
+            ``normwise.keras.recalibrate.recalibrate``.
 
     Returns:
         which batch norms were recalibrated and how far they moved, which were skipped and why, which were not reached.
 
     Raises:
-        TypeError: not a PyTorch model.
+        TypeError: not a model of either.
 
     Example:
         >>> import torch
@@ -70,7 +72,11 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
         from normwise.torch.recalibrate import recalibrate as recalibrate_torch
 
         return recalibrate_torch(model, batches, **settings)
-    raise _not_of_torch("recalibrate", model, framework)
+    if framework == "keras":
+        from normwise.keras.recalibrate import recalibrate as recalibrate_keras
+
+        return recalibrate_keras(model, batches, **settings)
+    raise _no_model("recalibrate", model)
 
 
 def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
@@ -197,3 +203,10 @@ def _not_of_torch(operation: str, model: object, framework: str | None) -> TypeE
     if framework == "keras":
         return TypeError(f"{needs} a Keras model ({type(model).__name__}), which it does not know yet.")
     return TypeError(f"{needs} {type(model).__name__}: pass the model itself.")
+
+
+def _no_model(operation: str, model: object) -> TypeError:
+    return TypeError(
+        f"{operation} needs a PyTorch or Keras model (torch.nn.Module or keras.Model), received "
+        f"{type(model).__name__}: pass the model itself."
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from operator import length_hint
 from typing import Any
 
 from tqdm import tqdm
@@ -72,8 +73,8 @@ class Batches:
     def _bar_for_this_pass(self) -> Any:
         if self._bar is None:
             self._bar = tqdm(desc=self.called, unit="batch", delay=2, leave=False, disable=None)
-        length = len(self._source) if isinstance(self._source, Sized) else None
-        in_a_pass = self.at_most if length is None else min(length, self.at_most or length)
+        length = length_hint(self._source, -1)  # which a source that does not know it may refuse to say
+        in_a_pass = self.at_most if length < 0 else min(length, self.at_most or length)
         self._bar.total = None if in_a_pass is None else in_a_pass * self.passes
         return self._bar
 

@@ -26,6 +26,11 @@ class Movement:
     largest: float
     not_finite: int = 0
 
+    @classmethod
+    def of(cls, far: Any, not_finite: int = 0) -> Movement:
+        """From how far each channel moved, an array or tensor of shape (C,)."""
+        return cls(float((far * far).mean() ** 0.5), float(far.max()), not_finite)
+
 
 def layer_lines(
     deed: str, moved: Mapping[str, Movement], skipped: Mapping[str, str], not_reached: Sequence[str]

@@ -106,10 +106,7 @@ def adapt(
     source = Batches(batches, at_most=at_most, called="adapt")
     with nullcontext() if domain is None else inside_domain(domain):
         passes = go_through(model, source, sites, ranks, upstream=upstream, forward_fn=forward_fn, limit=0.0)
-    adapted = {}
-    for site in passes.sites:
-        far = site.moved()
-        adapted[site.name] = Movement(float(far.square().mean().sqrt()), float(far.max()), site.not_finite)
+    adapted = {site.name: Movement.of(site.moved(), site.not_finite) for site in passes.sites}
     silent = [site for site in sites if not site.reached]
     skipped |= {site.name: "none of what came to it was finite" for site in silent if site.not_finite}
     report = AdaptReport(

@@ -9,20 +9,15 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from normwise.errors import NormwiseError
 from normwise.estimators import Estimator
-from normwise.estimators.cumulative import Cumulative
-from normwise.estimators.pooled import Pooled
 from normwise.recalibration.batches import Batches
 from normwise.recalibration.report import Movement, RecalibrateReport
+from normwise.recalibration.share import Share, limit_of
 from normwise.torch.feeding import ForwardFn
 from normwise.torch.ranks import Ranks
-from normwise.torch.recalibration_passes import Share, check_model, go_through
+from normwise.torch.recalibration_passes import check_model, go_through
 from normwise.torch.recalibration_sites import Site, survey
 from normwise.torch.transaction import write
-
-ENOUGH = 0.01
-"""Standard error, in standard deviations, at which a shuffled loader is left: at most 10 000 independent samples."""
 
 
 def recalibrate(
@@ -108,7 +103,7 @@ def recalibrate(
         True
     """
     check_model(model, upstream, called="recalibrate")
-    limit = _limit(tolerance, batches, estimator)
+    limit = limit_of(tolerance, estimator, shuffled=_shuffles(batches))
     sites, skipped = survey(model, estimator, layers, covariances=True)
     ranks = Ranks(distributed, called="recalibrate")
     for site in sites:
@@ -118,24 +113,6 @@ def recalibrate(
     report = _report(sites, skipped, passes.shares, passes.number)
     commit(passes.sites)
     return report
-
-
-def _limit(tolerance: float | None, batches: object, estimator: Estimator | str) -> float:
-    """The standard error that is small enough; 0 for none."""
-    averages = estimator in ("pooled", "cumulative") or isinstance(estimator, Pooled | Cumulative)
-    if tolerance is None:
-        return ENOUGH if averages and _shuffles(batches) else 0.0
-    if not 0 <= tolerance < float("inf"):
-        raise NormwiseError(
-            f"tolerance must be a standard error in standard deviations, received {tolerance}: "
-            "pass for example 0.01, or 0 to use all data."
-        )
-    if tolerance and not averages:
-        raise NormwiseError(
-            f"tolerance needs an estimator that knows more with every batch, received {estimator!r}: "
-            "use 'pooled' or 'cumulative', or leave it out."
-        )
-    return tolerance
 
 
 def _shuffles(batches: object) -> bool:
@@ -153,8 +130,7 @@ def _report(sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[Sha
     not_reached = []
     for site in sites:
         if site.reached:
-            far = site.moved()
-            recalibrated[site.name] = Movement(float(far.square().mean().sqrt()), float(far.max()), site.not_finite)
+            recalibrated[site.name] = Movement.of(site.moved(), site.not_finite)
         elif site.not_finite:
             skipped[site.name] = "none of what came to it was finite"
         else:

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
 from normwise.errors import NormwiseError, UnknownName
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.share import UPSTREAM, Share, feed
 from normwise.torch.feeding import ForwardFn, call, samples_in, uncompiled, unwrapped
 from normwise.torch.ranks import Ranks
-from normwise.torch.recalibration_sites import Gathered, Gone, Site, listening
+from normwise.torch.recalibration_sites import Gathered, Site, listening
 from normwise.torch.transaction import unchanged
-
-LOOK = 8
-"""Batches between two looks at the standard error, each of which waits for the device."""
-UPSTREAM = ("inference", "batch")
-
-
-@dataclass
-class Share:
-    """Once through the data of one process, or of all."""
-
-    batches: int = 0
-    samples: int = 0
-    stopped_early: bool = False
-    standard_error: float = float("nan")
 
 
 class Passes(NamedTuple):
@@ -80,7 +65,7 @@ def go_through(
             def work() -> tuple[Share, list[Gathered]]:
                 snapshot.random.restore()  # so that a loader that shuffles and augments gives the same again
                 with listening(sites, gathering), closing(iter(source)) as items:
-                    share = _feed(inner, gathering, items, forward_fn, limit)
+                    share = feed(items, gathering, lambda batch: call(inner, batch, forward_fn), samples_in, limit)
                 return share, [site.gathered() for site in gathering]
 
             parts = ranks.exchange(work)
@@ -129,32 +114,3 @@ def check_model(model: nn.Module, upstream: str, *, called: str) -> None:
             raise NormwiseError(
                 f"{called} needs a model with values, and {name!r} is on the meta device: load its weights first."
             )
-
-
-def _feed(
-    model: nn.Module, sites: Sequence[Site], items: Iterator[Any], forward_fn: ForwardFn | None, limit: float
-) -> Share:
-    """This process's batches through the model, to their end or until enough is known."""
-    share = Share()
-    enough = False
-    for site in sites:
-        site.begin(watched=limit > 0)
-    for batch in items:
-        if enough:  # and here is one more batch, so that it is early
-            share.stopped_early = True
-            break
-        with suppress(Gone):
-            call(model, batch, forward_fn)
-        share.batches += 1
-        share.samples += samples_in(batch)
-        for site in sites:
-            site.end_of_batch()
-        if limit > 0 and share.batches % LOOK == 0:
-            enough = _standard_error(sites) <= limit
-    share.standard_error = _standard_error(sites)
-    return share
-
-
-def _standard_error(sites: Sequence[Site]) -> float:
-    """That of the least known layer; NaN where none is watched."""
-    return max((error for site in sites if not math.isnan(error := site.error())), default=math.nan)

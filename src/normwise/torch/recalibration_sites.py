@@ -17,6 +17,7 @@ from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import Estimator, RunningStatistics, estimator_class, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.moments import Moments
+from normwise.recalibration.share import Gone
 from normwise.recalibration.standard_error import StandardError
 from normwise.torch.buffers import STATISTICS
 from normwise.torch.feeding import unwrapped
@@ -26,7 +27,7 @@ from normwise.torch.site_statistics import moments, statistics_of
 from normwise.torch.transaction import write
 from normwise.torch.whitening import FusedWhitening
 
-__all__ = ["Gathered", "Gone", "Site", "listening", "moments", "survey"]
+__all__ = ["Gathered", "Site", "listening", "moments", "survey"]
 
 
 class Gathered(NamedTuple):
@@ -37,10 +38,6 @@ class Gathered(NamedTuple):
     not_finite: int
     place: float
     once: bool
-
-
-class Gone(BaseException):
-    """The batch has passed the last layer that gathers; no ``except Exception`` on its way out is meant."""
 
 
 class Site:
