@@ -94,7 +94,7 @@ def inputs_of(model: Any, batch: Any) -> Any:
         batch: one batch.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((2,), name="image")])
+        >>> model = keras.Sequential([keras.Input((2,), name="image"), keras.layers.Dense(3)])
         >>> inputs_of(model, ("images", "labels")), inputs_of(model, {"image": "images", "label": "labels"})
         ('images', 'images')
     """
@@ -104,7 +104,7 @@ def inputs_of(model: Any, batch: Any) -> Any:
         nested = isinstance(batch[0], tuple | list | Mapping)
         batch = batch[0] if number <= 1 or nested or len(batch) < number else list(batch[:number])
     if isinstance(batch, Mapping) and inputs:
-        structure = model.input
+        structure = getattr(model, "input", None)  # which a sequential one has not
         names = [*structure] if isinstance(structure, Mapping) else [each.name for each in inputs]
         if all(name in batch for name in names):
             if isinstance(structure, Mapping):

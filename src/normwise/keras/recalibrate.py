@@ -78,11 +78,11 @@ def recalibrate(
     Example:
         >>> import keras, numpy
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization(name="bn")], name="model")
-        >>> print(recalibrate(model, numpy.array([[1.0, 5.0], [3.0, 5.0]])))
+        >>> print(recalibrate(model, numpy.array([[1.0, 4.0], [3.0, 8.0]])))
         1 of 1 batch norms recalibrated with 2 samples in 1 batch
-          recalibrated  model/bn: moved by 4.37 standard deviations, at most 5...
+          recalibrated  model/bn: moved by 1.8 standard deviations, at most 2.12
         >>> keras.ops.convert_to_numpy(model.get_layer("bn").moving_mean.value).tolist()
-        [2.0, 5.0]
+        [2.0, 6.0]
     """
     check_model(model, upstream, called="recalibrate")
     limit = limit_of(tolerance, estimator, shuffled=False)
