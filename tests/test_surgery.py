@@ -55,7 +55,27 @@ def test_a_model_of_keras_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(TypeError) as refused:
         normwise.fuse(Layer())
     assert str(refused.value) == (
-        "fuse needs a PyTorch model (torch.nn.Module), received a Keras model (Layer), which it does not know yet."
+        "fuse needs a PyTorch model (torch.nn.Module), received a Keras model (Layer): "
+        "pass activation= to normwise.keras.BatchNormalization, which does it in one step."
+    )
+
+
+@pytest.mark.parametrize("name", ["adapting", "paused_statistics", "param_groups"])
+def test_what_is_for_pytorch_alone_says_what_keras_has_instead(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(Layer=Layer))
+    settings = {"weight_decay": 0.1} if name == "param_groups" else {}
+    with pytest.raises(TypeError) as refused:
+        getattr(normwise, name)(Layer(), **settings)
+    start = f"{name} needs a PyTorch model (torch.nn.Module), received a Keras model (Layer): "
+    assert str(refused.value) == f"{start}{surgery._INSTEAD[name]}."
+
+
+@pytest.mark.parametrize("name", ["recalibrate", "adapt"])
+def test_what_is_for_both_names_both(name: str) -> None:
+    with pytest.raises(TypeError) as refused:
+        getattr(normwise, name)("resnet18", [])
+    assert str(refused.value) == (
+        f"{name} needs a PyTorch or Keras model (torch.nn.Module or keras.Model), received str: pass the model itself."
     )
 
 

@@ -80,20 +80,21 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
 
 
 def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
-    """Move the running statistics of a PyTorch model's batch norms towards those of shifted data; it can be undone.
+    """Move the running statistics of a PyTorch or Keras model's batch norms towards those of shifted data, and back.
 
     Args:
-        model: a ``torch.nn.Module``, changed in place, or nothing of it on any error.
-        batches: a ``DataLoader`` or any iterable of batches of the model's inputs, with or without labels.
+        model: a ``torch.nn.Module`` or ``keras.Model``, changed in place, or nothing of it on any error.
+        batches: as for ``recalibrate``.
         **settings: ``prior``, for how many samples the statistics that are there count; ``upstream``, ``forward_fn``,
-            ``at_most``, ``layers``, ``domain`` and ``distributed``, all explained in ``normwise.torch.adapt.adapt``.
+            ``at_most``, ``layers`` and ``domain``, for PyTorch ``distributed``, for Keras ``batch_size``; all explained
+            in ``normwise.torch.adapt.adapt`` and ``normwise.keras.adapt.adapt``.
 
     Returns:
         which batch norms were adapted and how far they moved, which were skipped and why, which were not reached; and
         the way back: ``report.undo()``, or ``with adapt(...):``.
 
     Raises:
-        TypeError: not a PyTorch model.
+        TypeError: not a model of either.
 
     Example:
         >>> import torch
@@ -109,7 +110,11 @@ def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
         from normwise.torch.adapt import adapt as adapt_torch
 
         return adapt_torch(model, batches, **settings)
-    raise _not_of_torch("adapt", model, framework)
+    if framework == "keras":
+        from normwise.keras.adapt import adapt as adapt_keras
+
+        return adapt_keras(model, batches, **settings)
+    raise _no_model("adapt", model)
 
 
 def adapting(model: Any, **settings: Any) -> Adaptation:
@@ -198,10 +203,20 @@ def param_groups(model: Any, weight_decay: float, decay_norm: bool = False, **se
     raise _not_of_torch("param_groups", model, framework)
 
 
+# What a user of Keras's has in the place of an operation for PyTorch.
+_INSTEAD = {
+    "fuse": "pass activation= to normwise.keras.BatchNormalization, which does it in one step",
+    "adapting": "call normwise.adapt on each lot of new data, and undo() what it reports before the next",
+    "paused_statistics": "call the model with training=False, or its batch norms with trainable = False",
+    "param_groups": "call the optimizer's exclude_from_weight_decay with the names 'gamma' and 'beta'",
+}
+
+
 def _not_of_torch(operation: str, model: object, framework: str | None) -> TypeError:
     needs = f"{operation} needs a PyTorch model (torch.nn.Module), received"
     if framework == "keras":
-        return TypeError(f"{needs} a Keras model ({type(model).__name__}), which it does not know yet.")
+        what = f"a Keras model ({type(model).__name__})"
+        return TypeError(f"{needs} {what}: {_INSTEAD[operation]}.")
     return TypeError(f"{needs} {type(model).__name__}: pass the model itself.")
 
 

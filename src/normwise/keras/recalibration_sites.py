@@ -212,6 +212,6 @@ def _reason_to_skip(layer: Any, model: Any, asked: bool | None) -> str | None:
         return None if asked else "it was not asked for"
     if layer.momentum == 1:
         return "it is frozen: its momentum is 1"
-    if not layer.trainable and (model.trainable_variables or model.trainable):
-        return "it is frozen: trainable is False while the model learns"
+    if not layer.trainable and model.trainable_variables:
+        return "it is frozen: its trainable is False while others learn"
     return None
