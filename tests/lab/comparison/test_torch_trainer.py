@@ -108,7 +108,7 @@ def test_what_cannot_be_trained_is_one_sentence(net: Make, rows: Rows) -> None:
     fixed = net().requires_grad_(False)
     sentence = r"^MODEL cannot be trained with batch at .*: ValueError: it has no parameters that learn$"
     with pytest.raises(NormwiseError, match=sentence):
-        TorchTrainer(lambda: fixed, rows, "")
+        TorchTrainer(lambda: fixed, rows, "").train(Trial(OWN, 2, 0))
 
 
 def test_a_normalizer_that_helps_is_found(net: Make, rows: Rows, tmp_path: Path) -> None:

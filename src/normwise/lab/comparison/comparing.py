@@ -17,7 +17,7 @@ from normwise.lab.comparison.halving import best_of, rounds_of, seconds_needed, 
 from normwise.lab.comparison.ledger import Ledger
 from normwise.lab.comparison.recommendation import evidence, recommend, visible
 from normwise.lab.comparison.rows import Rows
-from normwise.lab.comparison.trainer import Batches
+from normwise.lab.comparison.trainer import WARM_UP, Batches
 
 PROBE_STEPS = 4
 """Enough to know what a step costs, and whether a normalizer can be trained at all."""
@@ -62,6 +62,7 @@ def compare(
     trainer = trainer_for(make, rows, identity)
     Batches(rows.split(0)[0], max(batches), 0)  # that are not too large
     compared = arms(normalizers, trainer.where if where else (AS_BUILT,), rates, batches)
+    trainer.train(WARM_UP)
     ledger = Ledger(trainer, rows, out, clock)
     compared, left_out = _without_untrainable(ledger, compared)
     last, settled = _narrowed(ledger, compared, budget, rates, tell)

@@ -17,7 +17,8 @@ from normwise.keras import BatchNormalization, GhostBatchNormalization
 from normwise.lab.comparison.arms import WITH_STATISTICS, groups
 from normwise.moments import Moments
 
-TAKEN = ("axis", "epsilon", "center", "scale", "dtype")
+LEARNED = [f"{weight}_{what}" for weight in ("beta", "gamma") for what in ("initializer", "regularizer", "constraint")]
+TAKEN = ("axis", "epsilon", "center", "scale", "dtype", "trainable", *LEARNED)
 """Settings of a batch norm that the layer in its place has too."""
 
 
@@ -46,7 +47,7 @@ def batch_norms(model: Any) -> dict[str, Any]:
 def layer_for(norm: Any, normalizer: str, batch: int) -> Any:
     """The layer that takes the place of a built batch norm; None for none."""
     config = norm.get_config()
-    settings = {name: config[name] for name in TAKEN}
+    settings = {name: config[name] for name in TAKEN if name in config}
     axis = norm.axis if isinstance(norm.axis, int) else norm.axis[0]
     channels = norm.moving_mean.shape[0]
     if normalizer == "none":

@@ -21,7 +21,6 @@ from normwise.lab.comparison.trainer import (
     EXAMINED,
     FEW,
     MANY,
-    WARM_UP,
     Batches,
     Examination,
     Outcome,
@@ -64,7 +63,6 @@ class KerasTrainer:
         self.remarks = where_remarks({name: place.why or None for name, place in found.items()}, self.where)
         shapes = [[weight.path, list(weight.shape)] for weight in model.weights]
         self.fingerprint: list[Any] = [identity, _config(model), shapes]
-        self.train(WARM_UP)
 
     def train(self, trial: Trial) -> Outcome:
         """Train from scratch and examine.
@@ -76,7 +74,10 @@ class KerasTrainer:
         """
         arm = trial.arm
         batches = Batches(self._rows.split(trial.seed)[0], arm.batch, trial.seed)
-        with in_one_sentence(f"MODEL cannot be trained with {arm.words()}"):
+        with (
+            in_one_sentence(f"MODEL cannot be trained with {arm.words()}"),
+            np.errstate(over="ignore", invalid="ignore"),
+        ):
             model = self._built(trial.seed)
             moves = keras_where.moves(model, arm.where)
             slots = keras_layers.replace(model, arm.normalizer, arm.batch)

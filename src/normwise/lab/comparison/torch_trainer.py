@@ -23,7 +23,6 @@ from normwise.lab.comparison.trainer import (
     EXAMINED,
     FEW,
     MANY,
-    WARM_UP,
     Batches,
     Examination,
     Outcome,
@@ -63,7 +62,6 @@ class TorchTrainer:
         self.remarks = where_remarks(why, self.where)
         shapes = [[name, list(value.shape)] for name, value in model.state_dict().items()]
         self.fingerprint: list[Any] = [identity, repr(model), shapes]
-        self.train(WARM_UP)
 
     def train(self, trial: Trial) -> Outcome:
         """Train from scratch and examine.
@@ -80,7 +78,10 @@ class TorchTrainer:
         for move in moves:
             move()
         batches = Batches(self._rows.split(trial.seed)[0], arm.batch, trial.seed)
-        with in_one_sentence(f"MODEL cannot be trained with {arm.words()}"):
+        with (
+            in_one_sentence(f"MODEL cannot be trained with {arm.words()}"),
+            np.errstate(over="ignore", invalid="ignore"),
+        ):
             finite, per_step = self._trained(model.train(), batches, trial)
             return self._examined(model.eval(), trial, per_step) if finite else nothing_learned(trial, per_step)
 
