@@ -127,7 +127,8 @@ def inputs_of_norms(model: Any, x: Any) -> list[F64]:
 def everything(model: Any) -> list[bytes]:
     """The bytes of every variable: of layers, seeds, metrics and the optimizer."""
     variables = [*model.variables, *model.metrics_variables]
-    variables += [] if model.optimizer is None else model.optimizer.variables
+    optimizer = getattr(model, "optimizer", None)
+    variables += [] if optimizer is None else optimizer.variables
     return [values(variable).tobytes() for variable in variables]
 
 

@@ -94,7 +94,7 @@ class Site:
     def normalize_by(self, mean: F64, var: F64) -> None:
         """Put these in the place of the moving statistics."""
         for variable, value in self._for_variables(mean, var):
-            variable.assign(ops.cast(value, variable.dtype))
+            variable.assign(_cast(value, variable.dtype))
 
     def moved(self) -> F64:
         """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
@@ -110,7 +110,7 @@ class Site:
         """
         found = []
         for variable, value in self._for_variables(*self.estimate()):
-            fitting = ops.cast(value, variable.dtype)
+            fitting = _cast(value, variable.dtype)
             if not bool(ops.all(ops.isfinite(fitting))) and np.isfinite(value).all():
                 raise NormwiseError(
                     f"the statistics of batch norm {self.name!r}, up to {float(np.abs(value).max()):.3g}, do not fit "
@@ -158,6 +158,12 @@ class Site:
     def _known(self) -> NDArray[np.bool_]:
         known: NDArray[np.bool_] = (self.statistics.count > 1) & (self.statistics.updates > 0)
         return known
+
+
+def _cast(value: NDArray[Any], dtype: str) -> Any:
+    """In a variable's dtype; infinite where that is too narrow."""
+    with np.errstate(over="ignore"):
+        return ops.cast(value, dtype)
 
 
 def survey(model: Any, estimator: Estimator | str, layers: Collection[str] | None) -> tuple[list[Site], dict[str, str]]:

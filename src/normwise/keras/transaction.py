@@ -12,6 +12,8 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common import global_state  # where the seed of calls without a seed lies
 
+_SEEDS = "global_seed_generator"
+
 
 class RandomState:
     """The state of every generator that running a model may move: Keras's, NumPy's, Python's and PyTorch's global ones.
@@ -27,8 +29,8 @@ class RandomState:
     def __init__(self) -> None:
         self._python = random.getstate()
         self._numpy: Any = np.random.get_state()  # noqa: NPY002  # the global one is what must come back
-        seeds = global_state.get_global_attribute("global_seed_generator")
-        self._keras = None if seeds is None else _Variable(seeds.state)
+        self._seeds = global_state.get_global_attribute(_SEEDS)  # None: made from the others when it is asked for
+        self._keras = None if self._seeds is None else _Variable(self._seeds.state)
         self._torch = sys.modules.get("torch")  # its loaders serve on every backend
         self._cpu = None if self._torch is None else self._torch.get_rng_state()
         self._cuda = self._torch.cuda.get_rng_state_all() if self._torch and self._torch.cuda.is_initialized() else []
@@ -37,6 +39,7 @@ class RandomState:
         """Draw from now on what would have been drawn then."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)  # noqa: NPY002  # as above
+        global_state.set_global_attribute(_SEEDS, self._seeds)
         if self._keras is not None:
             self._keras.restore()
         if self._torch is not None:
