@@ -10,12 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
 from normwise.errors import NormwiseError
 from normwise.keras import BatchNormalization, GhostBatchNormalization
 from normwise.lab.comparison.arms import WITH_STATISTICS, groups
-from normwise.moments import Moments
 
 LEARNED = [f"{weight}_{what}" for weight in ("beta", "gamma") for what in ("initializer", "regularizer", "constraint")]
 TAKEN = ("axis", "epsilon", "center", "scale", "dtype", "trainable", *LEARNED)
@@ -77,8 +75,6 @@ class Slot:
         self.ahead: Callable[[Any], Any] = _same
         self.behind: Callable[[Any], Any] = _same
         self.by_batch = False
-        self.moments: Moments | None = None
-        self.gathers = False
         for weight in (norm.gamma, norm.beta):
             if weight is not None:
                 weight.trainable = False
@@ -95,8 +91,6 @@ class Slot:
                 f"layer {self._name!r} gets {len(x.shape)} axes, and instance norm takes moments over places: "
                 "leave it out."
             )
-        if self.gathers:
-            self._gather(x)
         if self.layer is None:
             y = x
         elif self.has_statistics:
@@ -104,13 +98,6 @@ class Slot:
         else:
             y = self.layer(x)
         return self.behind(y)
-
-    def _gather(self, x: Any) -> None:
-        values = np.asarray(keras.ops.convert_to_numpy(x), dtype=np.float64)
-        axis = self.layer.axis if isinstance(self.layer.axis, int) else self.layer.axis[0]
-        values = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
-        found = Moments(values.mean(0), values.var(0), np.float64(len(values)))
-        self.moments = found if self.moments is None else self.moments.merge(found)
 
     @property
     def statistics(self) -> list[Any]:
@@ -121,12 +108,6 @@ class Slot:
     def statistics(self, values: list[Any]) -> None:
         for weight, value in zip(self.layer.non_trainable_variables, values, strict=True):
             weight.assign(value)
-
-    def settle(self) -> None:
-        """Take what was gathered for the statistics."""
-        if self.moments is not None:
-            self.layer.moving_mean.assign(self.moments.mean)
-            self.layer.moving_variance.assign(self.moments.var)
 
 
 def replace(model: Any, normalizer: str, batch: int) -> dict[str, Slot]:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from normwise.errors import NormwiseError
+from normwise.keras.recalibrate import recalibrate
 from normwise.lab.comparison import keras_layers, keras_where
 from normwise.lab.comparison.arms import Trial
 from normwise.lab.comparison.keras_layers import Slot
@@ -136,20 +137,13 @@ class KerasTrainer:
         return Outcome(exam.outcome.validation, exam.outcome.test, per_step)
 
     def _recalibrate(self, model: Any, slots: list[Slot], trial: Trial) -> None:
-        """Layer by layer, so that each gathers what it will meet; by the batch and at once while arms are ranked."""
         train = self._rows.split(trial.seed)[0]
-        batches = parts(train, max(trial.arm.batch, 64))[: MANY if trial.final else FEW]
-        for together in [[slot] for slot in slots] if trial.final else [slots]:
-            kept = [slot.statistics for slot in slots]
-            for slot in together:
-                slot.gathers, slot.by_batch = True, not trial.final
-            for rows in batches:
-                model(self._rows.inputs[rows], training=False)
-            for slot, values in zip(slots, kept, strict=True):
-                slot.statistics = values
-            for slot in together:
-                slot.gathers = slot.by_batch = False
-                slot.settle()
+        most = MANY if trial.final else FEW
+        batches = [self._rows.inputs[rows] for rows in parts(train, max(trial.arm.batch, 64))[:most]]
+        names = [slot.layer.name for slot in slots if slot.layer.trainable]
+        if names:
+            # by the batch it is one pass, which is what there is time for where arms are only ranked
+            recalibrate(model, batches, upstream="inference" if trial.final else "batch", layers=names)
 
     def _outputs(self, model: Any, rows: Array) -> Array:
         """In inference mode; probabilities of class 1 become logits, so that 0 parts the classes."""

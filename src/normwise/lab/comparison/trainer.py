@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -166,5 +167,7 @@ def in_one_sentence(beginning: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-        raise NormwiseError(f"{beginning}: {type(error).__name__}: {' '.join(lines[:3])}") from error
+        text = re.sub(r"\x1b\[\d*m", "", str(error))  # Keras writes in bold
+        lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+        kind = "" if isinstance(error, NormwiseError) else f"{type(error).__name__}: "
+        raise NormwiseError(f"{beginning}: {kind}{' '.join(lines[:3])}") from error
