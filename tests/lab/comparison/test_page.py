@@ -1,0 +1,34 @@
+"""The page "Comparing normalizations on your own model" and its examples hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from normwise.lab.comparison import reading
+from normwise.lab.comparison.arms import NORMALIZERS
+from normwise.lab.comparison.torch_trainer import TorchTrainer
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs/comparing.md").read_text("utf-8")
+
+
+def test_the_page_shows_both_examples_as_they_are() -> None:
+    for name in ("compare_torch", "compare_keras"):
+        example = (ROOT / f"examples/{name}.py").read_text("utf-8")
+        assert f"```python\n{example}```" in PAGE
+        assert f"normwise lab compare examples/{name}.py:net --data examples/{name}.py:rows" in PAGE
+
+
+def test_the_page_names_what_is_tried() -> None:
+    assert ", ".join(NORMALIZERS) in PAGE
+
+
+def test_what_the_page_prints_is_said_of_the_example() -> None:
+    make, identity = reading.model(f"{ROOT}/examples/compare_torch.py:net")
+    rows = reading.load(f"{ROOT}/examples/compare_torch.py:rows")
+    trainer = TorchTrainer(make, rows, identity)
+    assert trainer.where == ("as built", "after")
+    assert trainer.remarks[0] in PAGE
+    assert f"on {len(rows.split(0)[2])} test rows; intervals (95 %) are for other seeds and rows." in PAGE
+    assert len(re.findall(r"^No difference is visible: ", PAGE, re.MULTILINE)) == 2
