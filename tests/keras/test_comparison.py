@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -285,6 +286,15 @@ def test_the_whole_comparison_says_which_backend_it_was(
     assert found.best.arm.normalizer == "none"
     assert found.own.statistics in ("running", "recalibrated")
     assert (found.seeds, found.kept) == (2, 2)
+
+
+def test_the_example_of_the_page_can_be_compared_as_the_page_says() -> None:
+    root = Path(__file__).resolve().parents[2]
+    example = runpy.run_path(str(root / "examples/compare_keras.py"))
+    found = places(example["net"]())
+    assert [place.where for place in found.values()] == ["before", "after"]
+    inputs, targets = example["rows"]()
+    assert example["net"]()(inputs[:2]).shape == (2, 1 + targets.max())
 
 
 def test_the_lab_is_imported_without_keras() -> None:
