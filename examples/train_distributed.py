@@ -15,6 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,8 +38,12 @@ def join(backend: str) -> torch.device:
             raise click.UsageError("--backend nccl needs a GPU, and PyTorch sees none: use --backend gloo.")
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    alone = {} if "WORLD_SIZE" in os.environ else {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
-    distributed.init_process_group(backend, **alone)
+    store, rank, world = distributed.HashStore(), 0, 1
+    if "WORLD_SIZE" in os.environ:
+        store, rank, world = next(rendezvous("env://"))
+    # torchrun keeps its store through a restart, and with it the addresses of processes that are dead.
+    attempt = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    distributed.init_process_group(backend, store=attempt, rank=rank, world_size=world)
     return device
 
 
