@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 _PLACES = (
     click.argument("model"),
     click.option("--data", required=True, help="FILE.py:CALLABLE that returns an iterable of batches, or an .npz."),
-    click.option("--out", required=True, type=click.Path(path_type=Path), help="Write the weights here."),
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Write the weights here; of a .keras file the whole model.",
+    ),
     click.option("--weights", type=click.Path(path_type=Path), help="Read the model's weights: .safetensors or .pt."),
 )
 _DATA = (
@@ -49,15 +55,15 @@ def _with(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
 def recalibrate(model: str, batches: int | None, estimator: str, tolerance: float | None, **places: Any) -> None:
     """Set the statistics of a model's batch norms to those of data.
 
-    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that returns a torch.nn.Module. A failure writes nothing.
+    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that returns a torch.nn.Module, or a .keras file. A failure
+    writes nothing.
     """
 
-    def work(network: Any, source: Any, upstream: str) -> RecalibrateReport:
+    def work(network: Any, source: Any, **more: Any) -> RecalibrateReport:
         from normwise import surgery
 
-        return surgery.recalibrate(
-            network, source, at_most=batches, estimator=estimator, tolerance=tolerance, upstream=upstream
-        )
+        settings = {"at_most": batches, "estimator": estimator, "tolerance": tolerance, **more}
+        return surgery.recalibrate(network, source, **settings)
 
     _write(model, work, lambda found: bool(found.recalibrated), **places)
 
@@ -69,21 +75,22 @@ def recalibrate(model: str, batches: int | None, estimator: str, tolerance: floa
 def adapt(model: str, batches: int | None, prior: float | None, **places: Any) -> None:
     """Move a model's statistics towards those of shifted data.
 
-    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that returns a torch.nn.Module. A failure writes nothing.
+    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that returns a torch.nn.Module, or a .keras file. A failure
+    writes nothing.
     """
 
-    def work(network: Any, source: Any, upstream: str) -> AdaptReport:
+    def work(network: Any, source: Any, **more: Any) -> AdaptReport:
         from normwise import surgery
 
         settings: dict[str, Any] = {} if prior is None else {"prior": prior}
-        return surgery.adapt(network, source, at_most=batches, upstream=upstream, **settings)
+        return surgery.adapt(network, source, at_most=batches, **settings, **more)
 
     _write(model, work, lambda found: bool(found.adapted), **places)
 
 
 def _write(
     model: str,
-    work: Callable[[Any, Any, str], Any],
+    work: Callable[..., Any],
     changed: Callable[[Any], bool],
     *,
     data: str,
@@ -95,6 +102,9 @@ def _write(
     as_json: bool,
 ) -> None:
     """Load, work, save, and say what was done."""
+    if model.endswith(".keras"):
+        _write_keras(model, work, changed, data, out, weights, upstream, batch_size, device, as_json)
+        return
     if installed_version("torch") is None:
         raise MissingExtra("torch", extra="torch")
     from normwise.torch import loading
@@ -104,10 +114,46 @@ def _write(
     if device is not None:
         loading.attempt(lambda: network.to(device), f"moving {model} to --device {device}")
     source = loading.load_batches(data, network, batch_size)
-    found = loading.attempt(lambda: work(network, source, upstream), f"{model} on {data}")
-    if not changed(found):
-        raise click.ClickException(" ".join(f"{model}: {found}; nothing was written.".replace("\n", ";").split()))
+    found = loading.attempt(lambda: work(network, source, upstream=upstream), f"{model} on {data}")
+    _refuse_unchanged(model, found, changed)
     if device is not None:
         network.cpu()  # a file for any machine
     loading.save_weights(network, out)
     click.echo(found.to_json() if as_json else f"{found}\nThe weights: {out.resolve()}")
+
+
+def _write_keras(
+    model: str,
+    work: Callable[..., Any],
+    changed: Callable[[Any], bool],
+    data: str,
+    out: Path,
+    weights: Path | None,
+    upstream: str,
+    batch_size: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """The same for a model of Keras's, on the backend that KERAS_BACKEND names."""
+    if installed_version("keras") is None:
+        raise MissingExtra("keras", extra="keras")
+    for option, given in (("--weights", weights), ("--device", device)):
+        if given is not None:
+            raise click.UsageError(
+                f"{option} is for PyTorch models, received {str(given)!r} with {model}: leave it out."
+            )
+    from normwise.loading import attempt
+
+    loading = attempt(lambda: import_module("normwise.keras.loading"), "importing Keras")
+    loading.check_name(out)
+    network = loading.load_model(model)
+    source = loading.load_batches(data, network)
+    found = attempt(lambda: work(network, source, upstream=upstream, batch_size=batch_size), f"{model} on {data}")
+    _refuse_unchanged(model, found, changed)
+    loading.save_model(network, out)
+    click.echo(found.to_json() if as_json else f"{found}\nThe model: {out.resolve()}")
+
+
+def _refuse_unchanged(model: str, found: Any, changed: Callable[[Any], bool]) -> None:
+    if not changed(found):
+        raise click.ClickException(" ".join(f"{model}: {found}; nothing was written.".replace("\n", ";").split()))

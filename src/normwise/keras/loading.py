@@ -1,0 +1,68 @@
+"""What the command line calls MODEL and DATA, of Keras: a ``.keras`` file, read and written, and its batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from normwise.errors import NormwiseError
+from normwise.loading import arrays_of, attempt, called, check_folder, named_object, write_whole
+
+SUFFIX = ".keras"
+
+
+def load_model(place: str) -> Any:
+    """The model in a file, with its optimizer; code that the file brings with it is not run.
+
+    Args:
+        place: a path that ends in ``.keras``.
+
+    Raises:
+        NormwiseError: there is no such file, or Keras refuses it, as it does with code in it (``Lambda`` layers).
+    """
+    if not Path(place).is_file():
+        raise NormwiseError(f"there is no file {place!r}: give the path of the model.")
+    return attempt(lambda: keras.saving.load_model(place, safe_mode=True), f"loading {place}")
+
+
+def load_batches(place: str, model: Any) -> Any:
+    """The batches of DATA: ``file.py:callable`` that returns an iterable of them or arrays, or an ``.npz``.
+
+    Of an ``.npz``, the arrays that are named like inputs of the model are its inputs; if none is, the first one.
+
+    Args:
+        place: as above; the callable takes no argument.
+        model: for which they are.
+
+    Raises:
+        NormwiseError: something of it is not there, fails, or does not fit; the sentence says what.
+    """
+    if place.endswith(".npz"):
+        names = {each.name for each in getattr(model, "inputs", None) or ()}
+        arrays = arrays_of(Path(place), names)
+        return arrays if {*arrays} <= names else next(iter(arrays.values()))
+    found = named_object(place, "DATA")
+    return called(found, place) if callable(found) else found
+
+
+def check_name(path: Path) -> None:
+    """Refuse what is no file of a model, before minutes are spent on what would go into it.
+
+    Raises:
+        NormwiseError: the suffix is unknown, or the folder does not exist.
+    """
+    if path.suffix != SUFFIX:
+        raise NormwiseError(f"a Keras model is a .keras file, received {str(path)!r}: give it such a name.")
+    check_folder(path)
+
+
+def save_model(model: Any, path: Path) -> None:
+    """Write the whole model; the file is there with all of it, or is as it was.
+
+    Raises:
+        NormwiseError: a name that ends otherwise than models do.
+    """
+    check_name(path)
+    write_whole(path, model.save)
