@@ -61,8 +61,8 @@ clean:  ## remove .venv, the report, build folders and caches
 	rm -rf $(VENV) $(REPORT) build dist src/normwise/kernels/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find src tests docs -type d \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 
-# The stamp: set-up runs again when a dependency, a pin or a kernel changed, and otherwise not. PyTorch comes first: the
-# kernels are built against it.
+# The stamp: set-up runs again when a dependency, a pin or a kernel changed, and otherwise not. PyTorch and jaxlib come
+# first: the kernels are built against them.
 $(READY): pyproject.toml setup.py $(PINS) $(wildcard src/normwise/kernels/cpp/*)
 	@command -v '$(PYTHON)' > /dev/null || { echo "make: there is no '$(PYTHON)' here; install Python 3.11 or newer, or name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: '$(PYTHON)' is $$('$(PYTHON)' --version 2>&1), and normwise needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -70,6 +70,6 @@ $(READY): pyproject.toml setup.py $(PINS) $(wildcard src/normwise/kernels/cpp/*)
 	@command -v c++ > /dev/null || command -v g++ > /dev/null || echo "make: no C++ compiler (c++ or g++) found; the compiled kernels are left out, everything else works" >&2
 	@echo "Setting up $(VENV) with the pinned dependencies; the first time, this takes a few minutes."
 	@$(PIP) --version > /dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
-	@$(PIP) install -qq -c $(PINS) setuptools torch || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }
+	@$(PIP) install -qq -c $(PINS) setuptools torch jaxlib || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }
 	@$(PIP) install -qq -c $(PINS) --no-build-isolation -e '.[$(EXTRAS)]' || { echo "make: pip could not install the dependencies; its message above says why (is there a network?)" >&2; exit 1; }
 	@touch $@

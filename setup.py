@@ -1,8 +1,9 @@
 """Builds the compiled kernels; everything else about the package stands in pyproject.toml.
 
-The kernels are PyTorch operators by its stable interface, whose headers come with PyTorch: where it is not installed
-when the package is built (as in pip's isolated build environment), or no compiler is there, the package is installed
-without them, and `normwise info` says so.
+The kernels are PyTorch operators by its stable interface, and custom calls of XLA by its foreign-function interface for
+JAX; the headers come with PyTorch and jaxlib. Where one of them is not installed when the package is built (as in pip's
+isolated build environment), or no compiler is there, the package is installed without the kernels for it, and
+`normwise info` says so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -29,26 +31,55 @@ INSTRUCTION_SETS = {
 COMMON = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized"]
 
 
-def kernels() -> list[Extension]:
-    """The extension, or none where PyTorch is not there to build against."""
-    try:
-        import torch
-    except ImportError:
-        print("normwise: PyTorch is not there to build against; the compiled kernels are left out")
-        return []
-    where = Path(torch.__file__).parent
-    sources = ["torch_shim", "kernels", "pool", "isa_baseline"]
+def sources(*own: str) -> list[str]:
+    """The shim's own files, and those of the kernels, which all shims have in common."""
+    names = [*own, "kernels", "isa_baseline"]
     if platform.machine() in ("x86_64", "AMD64"):
-        sources += INSTRUCTION_SETS
+        names += INSTRUCTION_SETS
+    return [str(CPP / f"{name}.cpp") for name in names]
+
+
+def headers() -> list[str]:
+    """What a change of makes the extensions be built anew."""
+    return [str(path) for path in sorted(CPP.glob("*.h"))]
+
+
+def for_torch() -> list[Extension]:
+    """The extension, or none where PyTorch is not there to build against."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        print("normwise: PyTorch is not there to build against; the compiled kernels for it are left out")
+        return []
+    where = Path(found.origin).parent
     return [
         Extension(
             "normwise.kernels._torch_kernels",
-            [str(CPP / f"{name}.cpp") for name in sources],
-            depends=[str(path) for path in sorted(CPP.glob("*.h"))],
+            sources("torch_shim", "pool"),
+            depends=headers(),
             include_dirs=[str(where / "include")],
             library_dirs=[str(where / "lib")],
             libraries=["torch_cpu", "c10"],
             define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000")],  # 2.11: what is asked of PyTorch
+            extra_compile_args=["-std=c++20"],  # its headers
+            language="c++",
+            optional=True,
+        )
+    ]
+
+
+def for_jax() -> list[Extension]:
+    """The extension, or none where jaxlib is not there to build against."""
+    found = find_spec("jaxlib")
+    include = Path(found.origin).parent / "include" if found and found.origin else None
+    if include is None or not (include / "xla" / "ffi" / "api" / "ffi.h").exists():
+        print("normwise: jaxlib is not there to build against; the compiled kernels for JAX are left out")
+        return []
+    return [
+        Extension(
+            "normwise.kernels._jax_kernels",
+            sources("jax_shim"),
+            depends=headers(),
+            extra_compile_args=["-std=c++17", "-isystem", str(include)],  # whose warnings are not ours
             language="c++",
             optional=True,
         )
@@ -56,7 +87,12 @@ def kernels() -> list[Extension]:
 
 
 class BuildKernels(build_ext):
-    """Compiles each file with the flags of its instruction set, on all cores."""
+    """Compiles each file with the flags of its instruction set, on all cores, and the kernels once for all shims."""
+
+    def initialize_options(self) -> None:
+        """Nothing is built yet."""
+        super().initialize_options()
+        self.built: dict[str, list[str]] = {}  # objects, by their source
 
     def build_extension(self, ext: Extension) -> None:
         """One call of the compiler per file, then one of the linker."""
@@ -64,9 +100,11 @@ class BuildKernels(build_ext):
 
         def compile_each(sources: list[str], **options: object) -> list[str]:
             def compile_one(source: str) -> list[str]:
-                standard = "-std=c++20" if source.endswith("torch_shim.cpp") else "-std=c++17"  # PyTorch's headers
-                flags = [standard, *COMMON, *INSTRUCTION_SETS.get(Path(source).stem, [])]
-                return compile_all([source], **{**options, "extra_postargs": flags})
+                if source not in self.built:
+                    own = ext.extra_compile_args if source.endswith("_shim.cpp") else ["-std=c++17"]
+                    flags = [*own, *COMMON, *INSTRUCTION_SETS.get(Path(source).stem, [])]
+                    self.built[source] = compile_all([source], **{**options, "extra_postargs": flags})
+                return self.built[source]
 
             # Of an inline function that several files hold, the linker keeps the first: it must be one that every
             # processor can run.
@@ -82,6 +120,6 @@ class BuildKernels(build_ext):
 
 
 if sys.platform == "linux" or sys.platform == "darwin":
-    setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels})
+    setup(ext_modules=[*for_torch(), *for_jax()], cmdclass={"build_ext": BuildKernels})
 else:
     setup()

@@ -27,10 +27,11 @@ SMALL = [(32, 64), (256, 256)]
 BACKEND = keras.backend.backend()
 
 
-def layer_pass(shape: tuple[int, ...], *, ours: bool) -> Callable[[], Any]:
-    """Forward and backward of the layer and a ReLU behind it."""
-    normalization = BatchNormalization(activation="relu") if ours else layers.BatchNormalization()
-    relu = None if ours else layers.ReLU()
+def layer_pass(shape: tuple[int, ...], *, ours: bool, axis: int = -1, fused: bool = True) -> Callable[[], Any]:
+    """Forward and backward of the layer and a ReLU behind it; ``fused``: ours has the ReLU inside."""
+    inside = {"activation": "relu"} if ours and fused else {}
+    normalization = (BatchNormalization if ours else layers.BatchNormalization)(axis=axis, **inside)
+    relu = None if inside else layers.ReLU()
     normalization.build(shape)
     rng = np.random.default_rng(0)
     x, dy = (rng.normal(0, 1, shape).astype("float32") for _ in range(2))

@@ -37,7 +37,7 @@ def build(root: Path = ROOT, target: Path = BUILD) -> tuple[Path, Path]:
     command = [sys.executable, "setup.py", "-q", "build_ext", *folders]
     subprocess.run(command, cwd=root, env=environment, check=True)
     (module,) = (target / "lib").rglob("_torch_kernels*.so")
-    objects = [path for path in (target / "temp").rglob("*.o") if path.stem not in ("torch_shim", "pool")]
+    objects = [path for path in (target / "temp").rglob("*.o") if path.stem not in ("torch_shim", "jax_shim", "pool")]
     driver = target / "guarded_buffers"
     source = ROOT / "tests/kernels/cpp/guarded_buffers.cpp"
     command = [compiler, "-std=c++17", "-O1", "-g", *flags.split(), "-Wall", "-Wno-psabi", f"-I{root / CPP}"]

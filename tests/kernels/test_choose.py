@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from normwise.errors import KernelUnavailable, UnknownName
+from normwise.frameworks import installed_version
 from normwise.kernels import choose
 from normwise.kernels.choose import asked_for, implementations
 
@@ -25,6 +26,7 @@ def test_the_kernels_are_built_where_a_compiler_is() -> None:
         assert shutil.which("c++")
     if shutil.which("c++"):
         assert choose.built()
+        assert choose.built_for_jax() or installed_version("jaxlib") is None
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,8 @@ def test_the_environment_is_read_when_the_program_starts() -> None:
 def test_every_implementation_says_why() -> None:
     """What `normwise info` prints."""
     found = {one.name: one for one in implementations()}
-    assert {*found} == {"reference", *choose.BY_NAME}
-    assert all(one.available and one.reason for name, one in found.items() if name != "cpu")
+    assert {*found} == {"reference", *choose.BY_NAME, "jax"}
+    assert all(one.reason for one in found.values())
+    assert all(one.available for name, one in found.items() if name not in ("cpu", "jax"))
     assert found["cpu"].available == choose.built()
+    assert found["jax"].available == choose.built_for_jax()

@@ -11,6 +11,7 @@ from keras import ops
 from normwise.estimators import Estimator
 from normwise.keras.activations import activation_of, name_in_kernels
 from normwise.keras.gathering import gather
+from normwise.keras.kernels import kernels_for
 from normwise.keras.masks import along_input, values_per_channel
 from normwise.keras.moving_statistics import enter, estimated, finite, moved
 from normwise.keras.normalizing import activate, normalize, normalize_by_fixed
@@ -31,7 +32,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     The arguments up to ``synchronized`` are Keras's, with its defaults; so are the names and the order of the weights,
     and the files. On the torch backend the compiled kernels do the work, without a copy where the channels come last;
-    on JAX and TensorFlow it is ``keras.ops``, which they compile.
+    on JAX they do in training on the CPU, where they were built for it. Else it is ``keras.ops``, which JAX and
+    TensorFlow compile.
 
     Args:
         axis: of the channels.
@@ -167,8 +169,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 return self._in_inference(inputs, residual)
             if values == 1 and self.on_tiny_batch == "error" and not self._asks_replicas():
                 refuse_single_values(self.name, tuple(inputs.shape))
-        if self._kernels_gather() and self._for_kernels(inputs, weights, values):
-            return self._by_kernels(inputs, residual)
+        kernels = self._kernels_for(inputs, weights, values, by_batch=True) if self._kernels_gather() else None
+        if kernels is not None:
+            return self._by_kernels(kernels, inputs, residual)
         return self._by_ops(inputs, weights, residual)
 
     def _by_ops(self, inputs: Any, mask: Any, residual: Any) -> Any:
@@ -196,24 +199,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return gather(x, mask, self.axis, synchronized=self.synchronized)
 
     def _kernels_gather(self) -> bool:
-        """Whether that is the gather step that normwise.torch's kernels have."""
+        """Whether that is the gather step that the compiled kernels have."""
         return True
 
     def _kernels_enter(self) -> bool:
         """Whether, without an estimator, the estimate step is the one that they have."""
         return True
 
-    def _by_kernels(self, inputs: Any, residual: Any) -> Any:
-        """Training on PyTorch's tensors by normwise.torch's kernels."""
-        from normwise.keras import torch_kernels
-
+    def _by_kernels(self, kernels: Any, inputs: Any, residual: Any) -> Any:
+        """Training by the compiled kernels, a module of ``kernels_for``."""
         fused = name_in_kernels(self.activation)
         inside = fused is not None or self.activation is None
         scale, shift = self._scale_and_shift(self._wide(inputs))
         beside = None if residual is None else ops.cast(residual, inputs.dtype)
-        batch = torch_kernels.by_batch(inputs, scale, shift, self.epsilon, self.axis, fused, beside)
+        batch = kernels.by_batch(inputs, scale, shift, self.epsilon, self.axis, fused, beside)
         plain = self.estimator is None and self._kernels_enter()
-        if not plain or not torch_kernels.move(self.moving_mean, self.moving_variance, batch, self.momentum):
+        if not plain or not kernels.move(self.moving_mean, self.moving_variance, batch, self.momentum):
             self._enter(batch.mean, batch.var, values_per_channel(inputs, self.axis))
         y = batch.y if inside else self.activation(batch.y)
         return ops.cast(y, self.compute_dtype)
@@ -223,12 +224,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         dtype = self._wide(inputs)
         scale, shift = self._scale_and_shift(dtype)
         mean, var = ops.cast(mean, dtype), ops.cast(var, dtype)
-        if self._for_kernels(inputs, None, 2):
-            from normwise.keras import torch_kernels
-
+        kernels = self._kernels_for(inputs, None, 2, by_batch=False)
+        if kernels is not None:
             fused = name_in_kernels(self.activation)
             beside = None if residual is None else ops.cast(residual, inputs.dtype)
-            y = torch_kernels.by_fixed(inputs, mean, var, scale, shift, self.epsilon, self.axis, fused, beside)
+            y = kernels.by_fixed(inputs, mean, var, scale, shift, self.epsilon, self.axis, fused, beside)
             if fused is None and self.activation is not None:
                 y = self.activation(y)
         else:
@@ -237,20 +237,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
             y = activate(y, self.activation, residual)
         return ops.cast(y, self.compute_dtype)
 
-    def _for_kernels(self, inputs: Any, mask: Any, values: Any) -> bool:
-        """Whether normwise.torch's kernels serve the call."""
-        return (
-            keras.backend.backend() == "torch"
-            and mask is None
+    def _kernels_for(self, inputs: Any, mask: Any, values: Any, *, by_batch: bool) -> Any:
+        """The module of compiled kernels that serves the call, or None."""
+        serve = (
+            isinstance(values, int)
             and values >= 2
+            and mask is None
             and not (self.on_tiny_batch == "renorm" and values < FEW)
             and not self.renorm
             and not self._asks_replicas()
             and self.epsilon > 0
             and len(inputs.shape) > 1
             and 0 not in inputs.shape
-            and inputs.is_floating_point()
         )
+        return kernels_for(inputs, by_batch=by_batch) if serve else None
 
     def _asks_replicas(self) -> bool:
         return self.synchronized and synchronizing()

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
+
+
+class Normalized(NamedTuple):
+    """The output, in the layout of the input, and the moments behind it, shape (C,); the variance is biased."""
+
+    y: Any
+    mean: Any
+    var: Any
 
 
 def along(per_channel: Any, inputs: Any, axis: int) -> Any:

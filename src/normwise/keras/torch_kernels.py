@@ -5,23 +5,22 @@ The only file of this room that imports torch; it is imported on the torch backe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from normwise.keras.normalizing import Normalized
 from normwise.kernels.choose import built
 from normwise.kernels.cpu_statistics import move_running
 from normwise.torch.recomputation import recomputing
 from normwise.torch.steps import choice_for, normalize_by_batch, normalize_by_fixed
 
 
-class Normalized(NamedTuple):
-    """The output, in the layout of the input, and the moments behind it, shape (C,); the variance is biased."""
-
-    y: Tensor
-    mean: Tensor
-    var: Tensor
+def serves(x: Tensor, *, by_batch: bool) -> bool:
+    """Whether they take the call: all but what is not of floating-point numbers."""
+    _ = by_batch
+    return x.is_floating_point()
 
 
 def by_batch(

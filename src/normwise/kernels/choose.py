@@ -1,7 +1,8 @@
 """Pick the implementation for a tensor, and be able to say why.
 
 ``NORMWISE_KERNEL=cpu``, ``aten`` or ``two_pass`` in the environment asks for one by name: it is then used for every
-call, and a call that it cannot serve is an error, never a silent change to another.
+call, and a call that it cannot serve is an error, never a silent change to another. That is for PyTorch's tensors; on
+JAX, another name than ``cpu`` leaves the call to ``keras.ops``.
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ def built() -> bool:
     return installed_version("torch") is not None and find_spec("normwise.kernels._torch_kernels") is not None
 
 
+def built_for_jax() -> bool:
+    """Whether the same kernels were built as custom calls of XLA."""
+    return installed_version("jax") is not None and find_spec("normwise.kernels._jax_kernels") is not None
+
+
 _ASKED = asked_for()  # read once: every call of every layer chooses
 _BUILT = built()
 
@@ -157,9 +163,9 @@ def implementations() -> list[Implementation]:
 
     Example:
         >>> [kernel.name for kernel in implementations()]
-        ['reference', 'cpu', 'aten', 'two_pass']
+        ['reference', 'cpu', 'aten', 'two_pass', 'jax']
     """
-    torch = installed_version("torch")
+    torch, jax = installed_version("torch"), installed_version("jax")
     with_torch = f"runs on PyTorch {torch}" if torch else "PyTorch is not installed (pip install 'normwise[torch]')"
     if built():
         compiled = "compiled for this machine; used for tensors of some size, and where PyTorch's sums lose digits"
@@ -167,6 +173,12 @@ def implementations() -> list[Implementation]:
         compiled = (
             "not built: PyTorch and a C++ compiler have to be there when normwise is installed" if torch else with_torch
         )
+    if built_for_jax():
+        on_jax = f"compiled for JAX {jax}: training with normwise.keras on the CPU"
+    elif jax:
+        on_jax = "not built: JAX and a C++ compiler have to be there when normwise is installed; XLA's code does it"
+    else:
+        on_jax = "JAX is not installed"
     return [
         Implementation("reference", True, "the formulas in NumPy float64 that the others are tested against"),
         Implementation("cpu", built(), compiled),
@@ -174,4 +186,5 @@ def implementations() -> list[Implementation]:
             "aten", torch is not None, f"{with_torch}: PyTorch's own operator, for small tensors and other devices"
         ),
         Implementation("two_pass", torch is not None, f"{with_torch}: elementary operations, for masks and torch.func"),
+        Implementation("jax", built_for_jax(), on_jax),
     ]

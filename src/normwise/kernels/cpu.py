@@ -12,27 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from normwise.kernels.activation_numbers import ACTIVATIONS as ACTIVATIONS
+from normwise.kernels.activation_numbers import ONE_BIT as ONE_BIT
 from normwise.kernels.choose import built
 
 # Importing it registers the operators.
 library: Any = import_module("normwise.kernels._torch_kernels") if built() else None
-
-# The numbers that cpp/activations.h gives them.
-ACTIVATIONS = {
-    None: 0,
-    "relu": 1,
-    "leaky_relu": 2,
-    "relu6": 3,
-    "hardswish": 4,
-    "elu": 5,
-    "gelu": 6,
-    "mish": 7,
-    "sigmoid": 8,
-    "silu": 9,
-    "tanh": 10,
-}
-# Their slope is told by one bit per element, so that nothing else of the residual has to be kept for the backward.
-ONE_BIT = frozenset({"relu", "leaky_relu", "relu6"})
 
 
 class Forward(NamedTuple):
