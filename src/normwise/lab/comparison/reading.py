@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from normwise import loading
 from normwise.errors import NormwiseError
 from normwise.frameworks import framework_of
 from normwise.lab.comparison.rows import Array, Rows
-from normwise.torch import loading
 
 FEWEST = 20
 """Rows; with fewer there is nothing to split."""
