@@ -143,7 +143,8 @@ MISTAKES = [
     (
         ("lab", "run", "--seed", "3"),
         "unknown option '--seed': did you mean '--seeds'? "
-        "Known: --dask, --data, --data-dir, --full, --help, --json, --keep, --out, --quick, --seeds, --workers.",
+        "Known: --dask, --data, --data-dir, --first-seed, --full, --help, --json, --keep, --out, --quick, --seeds, "
+        "--workers.",
     ),
     (("lab", "run", "--seeds", "many"), "invalid value for '--seeds': 'many' is not a valid integer."),
     (("lab", "run", "--seeds", "1"), "an experiment needs at least 2 seeds to have a spread: got 1."),
