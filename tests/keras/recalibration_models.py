@@ -106,8 +106,8 @@ def norms(model: Any) -> list[Any]:
     return [each for each in found if isinstance(each, keras.layers.BatchNormalization)]
 
 
-def inputs_of_norms(model: Any, x: Any) -> list[F64]:
-    """What comes into every batch norm at inference, all of it at once: (values, channels)."""
+def inputs_of_norms(model: Any, x: Any, training: bool = False) -> list[F64]:
+    """What comes into every batch norm at inference, or in training, all of it at once: (values, channels)."""
     caught: dict[int, list[F64]] = {id(layer): [] for layer in norms(model)}
     with contextlib.ExitStack() as covered:
         for layer in norms(model):
@@ -120,7 +120,7 @@ def inputs_of_norms(model: Any, x: Any) -> list[F64]:
             vars(layer)["call"] = call
             covered.callback(vars(layer).pop, "call")
         with without_gradients():
-            model(x, training=False)
+            model(x, training=training)
     return [np.concatenate(caught[id(layer)]) for layer in norms(model)]
 
 
