@@ -8,7 +8,14 @@ import numpy as np
 from keras import layers
 from sklearn.datasets import load_digits
 
-from normwise.keras import BatchNormalization, convert, to_keras  # the one import that changes
+import normwise
+from normwise.keras import (
+    BatchNormalization,  # the one import that changes
+    MonitorStatistics,
+    RecalibrateStatistics,
+    convert,
+    to_keras,
+)
 
 keras.utils.set_random_seed(0)
 data = load_digits()
@@ -35,20 +42,32 @@ def network() -> keras.Model:
     )
 
 
-# fit, evaluate, predict and callbacks are Keras's.
+# fit, evaluate, predict and callbacks are Keras's. Two callbacks are new: one sets the moving statistics to those of
+# the data before each validation, the other says how far they were from them before that.
 model = network()
 model.compile(
     keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
 )
 stop = keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="max", patience=3, restore_best_weights=True)
-history = model.fit(*train, batch_size=64, epochs=8, validation_data=test, callbacks=[stop], verbose=0)
+monitor, recalibrate = MonitorStatistics(train[0][:256], per_layer=False), RecalibrateStatistics(train[0], at_most=8)
+callbacks = [monitor, stop, recalibrate]
+history = model.fit(*train, batch_size=64, epochs=8, validation_data=test, callbacks=callbacks, verbose=0)
 _, accuracy = model.evaluate(*test, verbose=0)
 print(f"trained for {len(history.history['loss'])} epochs, accuracy on the test set {accuracy:.3f}")
+drift = history.history["drift"]
+print(f"the moving averages were up to {max(drift):.2f} standard deviations off, at the end {drift[-1]:.2f}")
 
 # training=True normalizes by the batch, training=False by the moving statistics. Here they differ, as they do anywhere.
 batch = test[0][:32]
 apart = keras.ops.convert_to_numpy(keras.ops.absolute(model(batch, training=True) - model(batch, training=False)))
 print(f"training=True and training=False differ by up to {apart.max():.2f} in the logits")
+
+# Less light, other statistics: adapted to images without labels, and undone at the end of the block.
+dark = test[0] * 0.2
+_, before = model.evaluate(dark[64:], test[1][64:], verbose=0)
+with normwise.adapt(model, dark[:64], prior=4):
+    _, adapted = model.evaluate(dark[64:], test[1][64:], verbose=0)
+print(f"in the dark: {before:.3f}, adapted with 64 images: accuracy {adapted:.3f}")
 
 # Saving and loading: the file knows the layer as normwise's.
 folder = Path(tempfile.mkdtemp())

@@ -46,3 +46,7 @@ class MissingExtra(NormwiseError, ImportError):
 
 class KernelUnavailable(NormwiseError, RuntimeError):
     """An implementation was asked for by name and cannot serve the call."""
+
+
+class NothingChanged(UserWarning):
+    """An operation on a model found nothing that it may change; the message says why."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from normwise.errors import NothingChanged
 from normwise.frameworks import framework_of
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from normwise.recalibration.report import RecalibrateReport
     from normwise.torch.adapting import Adaptation
     from normwise.torch.fuse import FuseReport
+
+Report = TypeVar("Report")
 
 
 def fuse(model: Any) -> FuseReport:
@@ -59,6 +63,9 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
     Raises:
         TypeError: not a model of either.
 
+    Warns:
+        NothingChanged: nothing was recalibrated, and why.
+
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
@@ -71,11 +78,13 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
     if framework == "torch":
         from normwise.torch.recalibrate import recalibrate as recalibrate_torch
 
-        return recalibrate_torch(model, batches, **settings)
+        report = recalibrate_torch(model, batches, **settings)
+        return _heard(report, report.recalibrated)
     if framework == "keras":
         from normwise.keras.recalibrate import recalibrate as recalibrate_keras
 
-        return recalibrate_keras(model, batches, **settings)
+        report = recalibrate_keras(model, batches, **settings)
+        return _heard(report, report.recalibrated)
     raise _no_model("recalibrate", model)
 
 
@@ -96,6 +105,9 @@ def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
     Raises:
         TypeError: not a model of either.
 
+    Warns:
+        NothingChanged: nothing was adapted, and why.
+
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
@@ -109,11 +121,13 @@ def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
     if framework == "torch":
         from normwise.torch.adapt import adapt as adapt_torch
 
-        return adapt_torch(model, batches, **settings)
+        report = adapt_torch(model, batches, **settings)
+        return _heard(report, report.adapted)
     if framework == "keras":
         from normwise.keras.adapt import adapt as adapt_keras
 
-        return adapt_keras(model, batches, **settings)
+        report = adapt_keras(model, batches, **settings)
+        return _heard(report, report.adapted)
     raise _no_model("adapt", model)
 
 
@@ -225,3 +239,10 @@ def _no_model(operation: str, model: object) -> TypeError:
         f"{operation} needs a PyTorch or Keras model (torch.nn.Module or keras.Model), received "
         f"{type(model).__name__}: pass the model itself."
     )
+
+
+def _heard(report: Report, moved: object) -> Report:
+    """The report; where nothing moved, whoever does not look at it should hear of it."""
+    if not moved:
+        warnings.warn(str(report), NothingChanged, stacklevel=3)
+    return report

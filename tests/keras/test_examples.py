@@ -12,7 +12,7 @@ def test_coming_from_keras() -> None:
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert process.returncode == 0, process.stderr
     accuracies = [float(line.split()[-1]) for line in process.stdout.splitlines() if "accuracy" in line]
-    assert len(accuracies) == 2
+    assert len(accuracies) == 3
     assert min(accuracies) > 0.85
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from normwise.errors import MissingExtra
+from normwise.errors import MissingExtra, NothingChanged
 from normwise.frameworks import installed_version
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def recalibrate(model: str, batches: int | None, estimator: str, tolerance: floa
         from normwise import surgery
 
         settings = {"at_most": batches, "estimator": estimator, "tolerance": tolerance, **more}
-        return surgery.recalibrate(network, source, **settings)
+        with _said_by_the_command():
+            return surgery.recalibrate(network, source, **settings)
 
     _write(model, work, lambda found: bool(found.recalibrated), **places)
 
@@ -83,7 +86,8 @@ def adapt(model: str, batches: int | None, prior: float | None, **places: Any) -
         from normwise import surgery
 
         settings: dict[str, Any] = {} if prior is None else {"prior": prior}
-        return surgery.adapt(network, source, at_most=batches, **settings, **more)
+        with _said_by_the_command():
+            return surgery.adapt(network, source, at_most=batches, **settings, **more)
 
     _write(model, work, lambda found: bool(found.adapted), **places)
 
@@ -157,3 +161,11 @@ def _write_keras(
 def _refuse_unchanged(model: str, found: Any, changed: Callable[[Any], bool]) -> None:
     if not changed(found):
         raise click.ClickException(" ".join(f"{model}: {found}; nothing was written.".replace("\n", ";").split()))
+
+
+@contextmanager
+def _said_by_the_command() -> Iterator[None]:
+    """That nothing changed is an error of a command, and no warning too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingChanged)
+        yield

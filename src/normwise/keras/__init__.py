@@ -11,12 +11,16 @@ from normwise.keras.batch_normalization import BatchNormalization
 from normwise.keras.conversion import Conversion, convert, to_keras
 from normwise.keras.domains import PerDomainBatchNormalization, domain
 from normwise.keras.ghost import GhostBatchNormalization
+from normwise.keras.monitoring import MonitorStatistics
+from normwise.keras.recalibrating import RecalibrateStatistics
 
 __all__ = [
     "BatchNormalization",
     "Conversion",
     "GhostBatchNormalization",
+    "MonitorStatistics",
     "PerDomainBatchNormalization",
+    "RecalibrateStatistics",
     "convert",
     "domain",
     "to_keras",

@@ -36,9 +36,9 @@ def recalibrate(
     dropout is off. Functions that ``predict`` and ``fit`` compiled before stay, and use the new statistics.
 
     Layers are found in models inside the model and in wrappers. A layer counts as frozen if its ``trainable`` is False
-    while other layers learn, or if its momentum is 1; naming it in ``layers`` overrules that. A layer that is called more
-    than once gathers all its calls. Values that are not finite enter no statistics. A mask that reaches a layer holds
-    here too. Of ``PerDomainBatchNormalization`` the statistics of the domain that is chosen are set.
+    while other layers learn, or if its momentum is 1; naming it in ``layers`` overrules that. A layer that is called
+    more than once gathers all its calls. Values that are not finite enter no statistics. A mask that reaches a layer
+    holds here too. Of ``PerDomainBatchNormalization`` the statistics of the domain that is chosen are set.
 
     The moments are taken in float64, in NumPy. The moving variance is then the population's, n / (n - 1) times that of
     the values, as algorithm 2 has it.

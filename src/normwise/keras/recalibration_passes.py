@@ -142,7 +142,7 @@ def _listener(site: Site, gathers: bool, alone: bool, places: Iterator[int]) -> 
 
     def call(*args: Any, **named: Any) -> Any:
         x: Any = args[0] if args else named.get("inputs")
-        if _fits(x, site):
+        if fits(x, site):
             mask = args[2] if len(args) > 2 else named.get("mask")
             if (
                 mask is None and named.get("residual") is not None
@@ -164,7 +164,7 @@ def _listener(site: Site, gathers: bool, alone: bool, places: Iterator[int]) -> 
     return call
 
 
-def _fits(x: Any, site: Site) -> bool:
+def fits(x: Any, site: Site) -> bool:
     """Whether there is something to gather; if not, it is the layer's own error, or none."""
     shape = tuple(getattr(x, "shape", ()))
     channels = len(site.before[0])

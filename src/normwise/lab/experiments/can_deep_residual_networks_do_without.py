@@ -16,9 +16,9 @@ What would refute it:
 
 Settings:
     scikit-learn's digits, blocks of two layers of 64 ReLU units, activation and normalization first, He's initial
-    weights; 250 steps of gradient descent with batches of 60; the best of six rates between 0.0003 and 3 for each arm on
-    validation images. The ratio of variances is that of the initial network, all training images in one batch: of what
-    enters a block to what its branch adds, divided by the number of the block.
+    weights; 250 steps of gradient descent with batches of 60; the best of six rates between 0.0003 and 3 for each arm
+    on validation images. The ratio of variances is that of the initial network, all training images in one batch: of
+    what enters a block to what its branch adds, divided by the number of the block.
 
 Verdict:
     Differences of test accuracy, paired over seeds: "no worse" counts when the whole interval lies above -1 point,
