@@ -1,7 +1,7 @@
 """Writes the pages of docs/ that are generated from the code; with `--check`, says which of them are stale.
 
-A page per experiment, per estimator and per public layer or function of `normwise.torch` comes from its docstring, and
-`command_line.md` from every `--help`; `claims.md` from the results of the lab's last full run.
+A page per experiment, per estimator and per public layer or function of `normwise.torch` and `normwise.keras` comes
+from its docstring, and `command_line.md` from every `--help`; `claims.md` from the results of the lab's last full run.
 The sources are read, not imported (all but the command line), so this needs none of the extras.
 """
 
@@ -24,8 +24,10 @@ ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
 FRAMES = {"__init__", "estimator"}
 # Where the results of the lab's last full run are kept.
 KEPT = Path("benchmarks/results/claims")
+# The rooms that export layers and functions: the folder of their pages, and whom they are for.
+DOORS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.
-FAMILIES = ("experiments", "estimators", "layers")
+FAMILIES = ("experiments", "estimators", *(folder for folder, _ in DOORS.values()))
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -34,7 +36,8 @@ def pages(root: Path) -> dict[Path, str]:
     for folder, family in (("lab/experiments", "experiments"), ("estimators", "estimators")):
         for source in members(root / "src/normwise" / folder):
             wanted[Path("docs", family, f"{source.stem}.md")] = member_page(source, root)
-    wanted |= layer_pages(root)
+    for room in DOORS:
+        wanted |= layer_pages(root, room)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
     if (root / KEPT).is_dir():
@@ -69,9 +72,10 @@ def page_of(docstring: str, title: str, call: str, source: Path) -> str:
     return f"{NOTICE.format(source=source.as_posix())}# {title}\n\n`{call}`\n\n{markdown(docstring)}"
 
 
-def layer_pages(root: Path) -> dict[Path, str]:
-    """A page for every class and function that `normwise.torch` exports, and the page that lists them."""
-    door = root / "src/normwise/torch/__init__.py"
+def layer_pages(root: Path, room: str) -> dict[Path, str]:
+    """A page for every class and function that a room exports, and the page that lists them."""
+    folder, framework = DOORS[room]
+    door = root / "src/normwise" / room / "__init__.py"
     if not door.exists():
         return {}
     found, lines = {}, list[str]()
@@ -80,13 +84,13 @@ def layer_pages(root: Path) -> dict[Path, str]:
         docstring = ast.get_docstring(nodes[-1]) if nodes else None
         if not docstring:
             raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
-        page = page_of(docstring, name, f"normwise.torch.{name}", source.relative_to(root))
-        found[Path("docs/layers", f"{name}.md")] = page
+        page = page_of(docstring, name, f"normwise.{room}.{name}", source.relative_to(root))
+        found[Path("docs", folder, f"{name}.md")] = page
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
         lines.append(f"- [{name}]({name}.md): {summary}\n")
     notice = NOTICE.format(source=door.relative_to(root).as_posix())
-    text = f"{notice}# Layers and functions for PyTorch\n\nWhat `normwise.torch` exports.\n\n{''.join(lines)}"
-    return {**found, Path("docs/layers/index.md"): text}
+    text = f"{notice}# Layers and functions for {framework}\n\nWhat `normwise.{room}` exports.\n\n{''.join(lines)}"
+    return {**found, Path("docs", folder, "index.md"): text}
 
 
 def exported(door: Path, root: Path) -> Iterator[tuple[str, Path]]:

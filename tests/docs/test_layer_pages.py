@@ -1,4 +1,4 @@
-"""Every layer has its page: what becomes of what `normwise.torch` exports."""
+"""Every layer has its page: what becomes of what `normwise.torch` and `normwise.keras` export."""
 
 import inspect
 from pathlib import Path
@@ -58,6 +58,17 @@ def test_a_layers_page_is_its_docstring_and_the_index_lists_it(clone: Path) -> N
         "# Layers and functions for PyTorch\n\nWhat `normwise.torch` exports.\n\n"
         "- [Norm](Norm.md): Normalizes `x`, and that is all.\n- [freeze](freeze.md): Freezes.\n"
     )
+
+
+def test_layers_for_keras_have_a_folder_of_their_own(clone: Path) -> None:
+    room = clone / "src/normwise/keras"
+    room.mkdir()
+    (room / "__init__.py").write_text(DOOR.replace("normwise.torch", "normwise.keras"))
+    for name, text in (("layers", LAYERS), ("functional", '"""Functions."""\n')):
+        (room / f"{name}.py").write_text(text)
+    pages = generate.pages(clone)
+    assert "`normwise.keras.Norm`" in pages[Path("docs/keras_layers/Norm.md")]
+    assert "# Layers and functions for Keras\n" in pages[Path("docs/keras_layers/index.md")]
 
 
 def test_a_layer_without_a_docstring_is_refused(clone: Path) -> None:

@@ -35,6 +35,6 @@ def test_a_model_without_batch_norms_is_too(operation: Callable[..., Any], deed:
 
 @pytest.mark.parametrize("operation", [normwise.recalibrate, normwise.adapt])
 def test_one_that_moved_is_not(operation: Callable[..., Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as heard:
         operation(nn.Sequential(nn.BatchNorm1d(2)), DATA)
+    assert heard == []
