@@ -1,10 +1,18 @@
-"""What pytest collects where: a process has one of Keras's backends, so those tests run in a process for each.
+"""What holds for all tests: which are collected, and that what they start hears Ctrl-C.
 
+A process has one of Keras's backends, so the tests that are for Keras run in a process for each.
 ``tests/test_keras.py`` starts the three. To run some of them on one backend, name it in the environment:
 ``KERAS_BACKEND=jax pytest tests/keras``.
 """
 
 import os
+import signal
 
 FOR_KERAS = ["src/normwise/keras", "src/normwise/lab/comparison/keras_*", "tests/keras"]
 collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else FOR_KERAS
+
+
+def pytest_configure() -> None:
+    """Listen to Ctrl-C: a shell has what runs in the background ignore it, and what tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

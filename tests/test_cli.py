@@ -272,11 +272,6 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path: 
     assert "Traceback" not in first.stderr + second.stderr
 
 
-def listens_to_ctrl_c() -> None:
-    """Where the tests run in the background, a shell has them ignore it, and what they start inherits that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def interrupted(out: Path, is_time: Callable[[], bool]) -> subprocess.CompletedProcess[str]:
     """A real run that gets a Ctrl-C when it is time."""
     command = [sys.executable, "-m", "normwise", "lab", "run", "does_it_cure_vanishing_gradients", "--out", str(out)]
@@ -285,7 +280,6 @@ def interrupted(out: Path, is_time: Callable[[], bool]) -> subprocess.CompletedP
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=listens_to_ctrl_c,  # noqa: PLW1509  # a single system call
     )
     until = time.monotonic() + 120
     while not is_time():

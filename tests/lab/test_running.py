@@ -158,11 +158,6 @@ def test_a_trial_whose_numbers_were_changed_is_run_again(make: Make, tmp_path: P
     assert result.conclusion == before
 
 
-def listens_to_ctrl_c() -> None:
-    """Where the tests run in the background, a shell has them ignore it, and what they start inherits that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def started(tmp_path: Path, folder: Path, *, after: int) -> tuple[subprocess.Popen[str], Path]:
     """A run in a process group of its own, that has stored some trials."""
     out = tmp_path / "interrupted"
@@ -172,7 +167,6 @@ def started(tmp_path: Path, folder: Path, *, after: int) -> tuple[subprocess.Pop
         start_new_session=True,
         text=True,
         stderr=subprocess.PIPE,
-        preexec_fn=listens_to_ctrl_c,  # noqa: PLW1509  # a single system call
     )
     give_up = time.monotonic() + 120
     while len(list(out.glob("trials/*/*.json"))) < after:
