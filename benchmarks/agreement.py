@@ -12,8 +12,9 @@ from torch import Tensor
 from benchmarks.cases import DTYPES, EPS, Case, Inputs, inputs
 from benchmarks.peers import OURS, build
 from normwise.kernels import reference
+from normwise.kernels.kernel import Call
 from normwise.torch.functional import batch_norm
-from normwise.torch.steps import choice_for
+from normwise.torch.steps.call import choice_for
 from tests.cases import Problem, allowed, array, law
 from tests.tolerances import wide, worst
 
@@ -50,7 +51,7 @@ def disagreement(case: Case, i: Inputs) -> str:
     i.dy[:, some] = dy
     results = build(OURS, case, i)()
 
-    exact = choice_for(i.x, by_batch=training, mask=None).name != "aten"
+    exact = choice_for(Call(i.x), by_batch=training).name != "aten"
     kept = wide(p.scale.dtype) if p.scale.dtype != p.x.dtype else p.x.dtype
     running = not exact and case.layout == "last"
     bound = allowed(p, said, dy, kept=None if exact and training else kept, running=running)

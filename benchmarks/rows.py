@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from benchmarks import agreement, peers
 from benchmarks.cases import Case, inputs
 from benchmarks.timing import Spread, in_turn, ratios, spread
-from normwise.torch.steps import choice_for
+from normwise.kernels.kernel import Call
+from normwise.torch.steps.call import choice_for
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def measure(case: Case, others: Sequence[str], *, rounds: int, seconds: float) -
         seconds: after them no new round begins.
     """
     i = inputs(case)
-    choice = choice_for(i.x, by_batch=case.phase != "inference", mask=None)
+    choice = choice_for(Call(i.x), by_batch=case.phase != "inference")
     wrong = agreement.disagreement(case, i)
     if wrong:
         return Row(case, choice.name, choice.reason, refused=wrong)

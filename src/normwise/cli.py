@@ -93,7 +93,8 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
         raise MissingExtra("torch", extra="torch")
     import torch
 
-    from normwise.kernels import choose
+    from normwise.kernels.choose import choose
+    from normwise.kernels.kernel import Call
 
     sizes = shape.lower().split("x")
     if len(sizes) < 2 or not all(size.isdigit() for size in sizes):
@@ -105,7 +106,8 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     numbers = [int(size) for size in sizes]
     x = torch.empty([numbers[0], *numbers[2:], numbers[1]], dtype=known[dtype]).movedim(-1, 1)
     x = x if channels_last else torch.empty(numbers, dtype=known[dtype])
-    found = choose.choose(x, by_batch=not inference, masked=mask)
+    positions = torch.empty((1, *[1] * (x.dim() - 1)), dtype=torch.bool) if mask else None
+    found = choose(Call(x, positions), by_batch=not inference)
     return {"kernel": found.name, "reason": found.reason}
 
 

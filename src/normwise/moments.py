@@ -27,6 +27,16 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
     return yes.where(condition, no) if hasattr(yes, "where") else no.where(~condition, yes)  # a framework's tensors
 
 
+def bessel(count: Array) -> Array:
+    """Bessel's correction n / (n - 1), which makes a variance unbiased; of two values or more.
+
+    Example:
+        >>> bessel(4)
+        1.3333333333333333
+    """
+    return count / (count - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     r"""The mean, the biased variance and the count of the values of each channel.
@@ -107,7 +117,7 @@ class Moments:
             2.6666666666666665
         """
         known = self.count > 1
-        return where(known, self.var * (self.count / where(known, self.count - 1, 1)), self.var * float("nan"))
+        return where(known, self.var * bessel(where(known, self.count, 2)), self.var * float("nan"))
 
     @classmethod
     def from_population_var(cls, mean: Array, population_var: Array, count: Array) -> Moments:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 import normwise.torch as nt
-from normwise.kernels import aten, cpu, reference_activations, torch_activations, two_pass
+from normwise.kernels import cpu, reference_activations, torch_activations
+from normwise.kernels.aten import Aten
+from normwise.kernels.kernel import Call, Kernel
+from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.functional import batch_norm
 from tests.cases import DTYPES, LAYOUTS, SHAPES, VALUES, Problem, allowed, array, law, problem, running
@@ -38,33 +41,20 @@ class Inputs(NamedTuple):
     residual: Tensor | None
 
 
-def _aten(p: Problem, i: Inputs) -> Outcome:
-    if p.training:
-        y, batch = aten.forward_batch(i.x, i.scale, i.shift, p.eps, activation=p.activation, residual=i.residual)
-        return Outcome(y, batch)
-    return Outcome(
-        aten.forward_fixed(i.x, p.mean, p.var, i.scale, i.shift, p.eps, activation=p.activation, residual=i.residual)
-    )
+def _by_kernel(kernel: Kernel) -> Callable[[Problem, Inputs], Outcome]:
+    def compute(p: Problem, i: Inputs) -> Outcome:
+        call = Call(i.x, p.mask, p.mean, p.var, i.scale, i.shift, p.eps, p.activation, i.residual)
+        return Outcome(*kernel.forward_batch(call)) if p.training else Outcome(kernel.forward_running(call))
 
-
-def _two_pass(p: Problem, i: Inputs) -> Outcome:
-    if p.training:
-        y, batch = two_pass.forward_batch(
-            i.x, i.scale, i.shift, p.eps, activation=p.activation, residual=i.residual, mask=p.mask
-        )
-        return Outcome(y, batch)
-    y = two_pass.forward_fixed(
-        i.x, p.mean, p.var, i.scale, i.shift, p.eps, activation=p.activation, residual=i.residual, mask=p.mask
-    )
-    return Outcome(y)
+    return compute
 
 
 def _compiled(p: Problem, i: Inputs) -> Outcome:
     given = (None, None) if p.training else (p.mean, p.var)
-    keep_bits = i.residual is not None and p.activation in cpu.ONE_BIT
+    save_bits = i.residual is not None and p.activation in cpu.ONE_BIT
     x = i.x if cpu.serves(i.x) else i.x.contiguous()
     y, mean, var, _ = cpu.forward(
-        x, i.residual, p.mask, i.scale, i.shift, given[0], given[1], p.eps, p.activation, keep_bits
+        x, i.residual, p.mask, i.scale, i.shift, given[0], given[1], p.eps, p.activation, save_bits
     )
     values = p.x.numel() // p.x.shape[1]
     count = values if p.mask is None else int(p.mask.sum()) * (values // p.mask.numel())
@@ -92,8 +82,8 @@ def _layer(p: Problem, i: Inputs) -> Outcome:
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Problem, Inputs], Outcome]] = {
-    "aten": _aten,
-    "two_pass": _two_pass,
+    "aten": _by_kernel(Aten()),
+    "two_pass": _by_kernel(TWO_PASS),
     "cpu": _compiled,
     "functional": _functional,
     "layer": _layer,

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from normwise.kernels import reference, two_pass
+from normwise.kernels import reference
+from normwise.kernels.kernel import Call
+from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch import BatchNorm2d
 from normwise.torch.functional import batch_norm
 from tests.cases import array, gradients, running
@@ -70,7 +72,7 @@ def test_a_layer_is_right_however_far_the_mean_is(images: str, far: float, memor
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_the_two_pass_kernel_loses_nothing_to_the_mean(memory_format: str, far: float) -> None:
     x = standing((16, 4, 64, 64), far).contiguous(memory_format=FORMATS[memory_format])
-    y, _ = two_pass.forward_batch(x, None, None, 1e-5)
+    y, _ = TWO_PASS.forward_batch(Call(x))
     assert off_by(y, x) <= SAFETY * unit(torch.float32) * 8
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from normwise.errors import KernelUnavailable, UnknownName
 from normwise.frameworks import installed_version
 from normwise.kernels import choose
 from normwise.kernels.choose import asked_for, implementations
+from normwise.kernels.kernel import Call
 
 LARGE = torch.zeros(8, 16, 32, 32)
 SMALL = torch.zeros(8, 16, 4, 4)
+MASK = torch.ones(8, 1, 1, 1, dtype=torch.bool)
 LAST = torch.zeros(4, 16, 9, 9).contiguous(memory_format=torch.channels_last)  # small, 324 values per channel
 
 
@@ -35,7 +38,7 @@ def test_the_kernels_are_built_where_a_compiler_is() -> None:
         (LARGE, {}, True, choose.LARGE),
         (LARGE, {}, False, choose.NOT_BUILT),
         (LARGE, {"by_batch": False}, True, choose.LARGE),
-        (LARGE, {"by_batch": False}, False, choose.FIXED),
+        (LARGE, {"by_batch": False}, False, choose.RUNNING),
         (SMALL, {}, True, choose.TOO_SMALL),
         (torch.zeros(128, 2048), {}, True, choose.TOO_SMALL),
         (torch.zeros(256, 2048), {}, True, choose.LARGE),
@@ -45,12 +48,14 @@ def test_the_kernels_are_built_where_a_compiler_is() -> None:
         (torch.zeros(300, 4), {}, True, choose.INEXACT),
         (torch.zeros(256, 4), {}, True, choose.TOO_SMALL),
         (torch.zeros(300, 1), {}, True, choose.TOO_SMALL),
-        (LARGE, {"masked": True}, True, choose.MASKED),
-        (SMALL, {"masked": True}, True, choose.MASKED),
-        (LARGE, {"masked": True}, False, choose.MASKED_ELSEWHERE),
-        (LARGE, {"masked": True, "compiling": True}, True, choose.MASKED_ELSEWHERE),
-        (LARGE, {"masked": True, "transformed": True}, True, choose.MASKED_ELSEWHERE),
-        (LARGE.to("meta"), {"masked": True}, True, choose.MASKED_ELSEWHERE),
+        (LARGE, {"weights": MASK}, True, choose.MASKED),
+        (SMALL, {"weights": MASK}, True, choose.MASKED),
+        (LARGE, {"weights": MASK}, False, choose.MASKED_ELSEWHERE),
+        (LARGE, {"weights": MASK, "compiling": True}, True, choose.MASKED_ELSEWHERE),
+        (LARGE, {"weights": MASK, "transformed": True}, True, choose.MASKED_ELSEWHERE),
+        (LARGE.to("meta"), {"weights": MASK}, True, choose.MASKED_ELSEWHERE),
+        (LARGE, {"weights": MASK.float()}, True, choose.WEIGHTED),
+        (LARGE, {"weights": MASK.expand(8, 16, 1, 1)}, True, choose.WEIGHTED),
         (LARGE, {"compiling": True}, True, choose.COMPILED),
         (LARGE, {"transformed": True}, True, choose.TRANSFORMED),
         (LARGE.to("meta"), {}, True, choose.OTHER_DEVICE),
@@ -59,10 +64,11 @@ def test_the_kernels_are_built_where_a_compiler_is() -> None:
     ],
 )
 def test_each_kind_of_call(
-    x: torch.Tensor, options: dict[str, bool], built: bool, expected: choose.Choice, monkeypatch: pytest.MonkeyPatch
+    x: torch.Tensor, options: dict[str, Any], built: bool, expected: choose.Choice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choose, "_BUILT", built)
-    found = choose.choose(x, **options)
+    flags = {name: value for name, value in options.items() if name != "weights"}
+    found = choose.choose(Call(x, options.get("weights")), **flags)
     assert found is expected
     assert found.reason
 
@@ -71,21 +77,21 @@ def test_a_name_is_obeyed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Never a silent change to another."""
     for name in choose.BY_NAME:
         monkeypatch.setattr(choose, "_ASKED", name)
-        assert choose.choose(SMALL).name == name
+        assert choose.choose(Call(SMALL)).name == name
         if name != "aten":
-            assert choose.choose(SMALL, masked=True).name == name
+            assert choose.choose(Call(SMALL, MASK)).name == name
             continue
         with pytest.raises(KernelUnavailable) as masked:
-            choose.choose(SMALL, masked=True)
+            choose.choose(Call(SMALL, MASK))
         assert str(masked.value) == (
             "NORMWISE_KERNEL=aten asks for PyTorch's operator, which does not know masks, and a mask was received: "
             "unset NORMWISE_KERNEL or set it to two_pass."
         )
     monkeypatch.setattr(choose, "_ASKED", "cpu")
     with pytest.raises(KernelUnavailable, match="a tensor on another device was received"):
-        choose.choose(SMALL.to("meta"))
+        choose.choose(Call(SMALL.to("meta")))
     with pytest.raises(KernelUnavailable, match=r"which torch\.func does not see through"):
-        choose.choose(SMALL, transformed=True)
+        choose.choose(Call(SMALL), transformed=True)
 
 
 def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +113,8 @@ def test_asked_for_and_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_environment_is_read_when_the_program_starts() -> None:
     """The layers of a whole program follow it."""
     code = (
-        "import torch; from normwise.kernels import choose; import normwise.torch;"
-        "print(choose.choose(torch.zeros(9, 9)).name)"
+        "import torch; from normwise.kernels import choose; from normwise.kernels.kernel import Call;"
+        "import normwise.torch; print(choose.choose(Call(torch.zeros(9, 9))).name)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

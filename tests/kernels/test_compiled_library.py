@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from normwise.kernels import choose, cpu
+from normwise.kernels.kernel import Call
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILT = pytest.mark.skipif(cpu.library is None, reason="the compiled kernels are not built")
@@ -163,6 +164,7 @@ def test_without_it_the_layers_work_and_agree() -> None:
     script = """
 import pytest
 from normwise.kernels import choose, cpu
+from normwise.kernels.kernel import Call
 assert not choose.built() and cpu.library is None
 sys.path.insert(0, "")
 from tests.cases import DTYPES, LAYOUTS, problem
@@ -196,4 +198,4 @@ def test_without_it_asking_for_it_by_name_is_a_clear_error() -> None:
 
 def test_here_it_is_there_or_the_choice_knows_that_it_is_not() -> None:
     assert choose.built() == (cpu.library is not None)
-    assert choose.choose(torch.zeros(8, 16, 32, 32)).name == ("cpu" if choose.built() else "aten")
+    assert choose.choose(Call(torch.zeros(8, 16, 32, 32))).name == ("cpu" if choose.built() else "aten")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import normwise.torch as nt
-from normwise.kernels import any_order, choose
+from normwise.kernels import choose
 from normwise.torch.functional import batch_norm
+from normwise.torch.steps import any_order
 
 KERNELS = ["aten", "two_pass", *(["cpu"] if choose.built() else [])]
 SHAPE = (5, 2, 3)
@@ -59,7 +60,7 @@ def assert_right(f: Callable[..., Tensor], right: Callable[..., Tensor] = by_han
 
 
 def test_torchs_third_derivative_is_wrong() -> None:
-    # Should this fail, torch has put it right, and normwise.kernels.any_order is no longer wanted.
+    # Should this fail, torch has put it right, and normwise.torch.steps.any_order is no longer wanted.
     found, right = derivatives(torchs, 3), derivatives(by_hand, 3)
     torch.testing.assert_close(found[1], right[1])
     assert float((found[2][0] - right[2][0]).abs().max()) > 0.1

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from normwise.keras.normalizing import Normalized
-from normwise.kernels.choose import built
-from normwise.kernels.cpu_statistics import move_running
+from normwise.kernels.kernel import Call
 from normwise.torch.recomputation import recomputing
-from normwise.torch.steps import choice_for, normalize_by_batch, normalize_by_fixed
+from normwise.torch.steps.call import kernel_for
+from normwise.torch.steps.estimate import move_running
 
 
 def serves(x: Tensor, *, by_batch: bool) -> bool:
@@ -44,8 +43,8 @@ def by_batch(
         residual: the shape and the dtype of x, or None.
     """
     rows, beside = _channels_second(x, residual, axis)
-    kernel = choice_for(rows, by_batch=True, mask=None).name
-    y, moments = normalize_by_batch(rows, scale, shift, epsilon, activation, beside, None, kernel=kernel)
+    call = Call(rows, None, None, None, scale, shift, epsilon, activation, beside)
+    y, moments = kernel_for(call, by_batch=True).forward_batch(call)
     return Normalized(_back(y, x, axis), moments.mean, moments.var)
 
 
@@ -62,9 +61,8 @@ def by_fixed(
 ) -> Tensor:
     """Normalize by given statistics of shape (C,), add the residual, and activate; arguments as ``by_batch``."""
     rows, beside = _channels_second(x, residual, axis)
-    kernel = choice_for(rows, by_batch=False, mask=None).name
-    y = normalize_by_fixed(rows, mean, var, scale, shift, epsilon, activation, beside, None, kernel=kernel)
-    return _back(y, x, axis)
+    call = Call(rows, None, mean, var, scale, shift, epsilon, activation, beside)
+    return _back(kernel_for(call, by_batch=False).forward_running(call), x, axis)
 
 
 def move(moving_mean: Any, moving_variance: Any, batch: Normalized, momentum: float) -> bool:
@@ -78,8 +76,6 @@ def move(moving_mean: Any, moving_variance: Any, batch: Normalized, momentum: fl
     """
     if recomputing():
         return True
-    if batch.mean.dtype is not torch.float64 or not batch.mean.is_cpu or not built():
-        return False
     # Copies: inside a stateless call, the variable's tensor is not the variable's own.
     mean, var = moving_mean.value.detach().clone(), moving_variance.value.detach().clone()
     if move_running(mean, var, batch.mean, batch.var, 1.0, 1.0 - momentum) is None:

@@ -9,48 +9,54 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
 
-def forward_batch(
-    x: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-) -> tuple[Tensor, Moments]:
-    """``reference.forward_batch`` for (N, C, *spatial); the moments carry no gradient."""
-    parameters = [tensor for tensor in (scale, shift) if tensor is not None]
-    dtype = parameters[0].dtype if parameters else torch.promote_types(x.dtype, torch.float32)
-    # With weight 1 for the new batch, the operator's own update hands out the batch's moments at no further pass.
-    mean = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
-    population_var = torch.zeros_like(mean)
-    y = torch.nn.functional.batch_norm(
-        with_plain_strides(x), mean, population_var, scale, shift, training=True, momentum=1.0, eps=eps
-    )
-    count = x.numel() // max(x.shape[1], 1)
-    return activate(y, activation, residual), Moments.from_population_var(mean, population_var, count)
+class Aten:
+    """The kernel that is PyTorch's own operator."""
 
+    name = "aten"
 
-def forward_fixed(
-    x: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """``reference.forward_fixed`` for (N, C, *spatial); the statistics may change before the backward."""
-    if torch.is_grad_enabled() and mean is not None and var is not None and not torch.compiler.is_compiling():
-        mean, var = mean.clone(), var.clone()  # the operator would look at them again
-    y = torch.nn.functional.batch_norm(with_plain_strides(x), mean, var, scale, shift, training=False, eps=eps)
-    return activate(y, activation, residual)
+    def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
+        """As ``Kernel``."""
+        x = call.x
+        parameters = [tensor for tensor in (call.scale, call.shift) if tensor is not None]
+        dtype = parameters[0].dtype if parameters else torch.promote_types(x.dtype, torch.float32)
+        # With weight 1 for the new batch, the operator's own update hands out the batch's moments at no further pass.
+        mean = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
+        unbiased_var = torch.zeros_like(mean)
+        y = torch.nn.functional.batch_norm(
+            with_plain_strides(x), mean, unbiased_var, call.scale, call.shift, training=True, momentum=1.0, eps=call.eps
+        )
+        moments = Moments.from_population_var(mean, unbiased_var, x.numel() // max(x.shape[1], 1))
+        return activate(self.differentiable(y), call.activation, call.residual), moments
+
+    def differentiable(self, y: Tensor) -> Tensor:
+        """The operator's output in training; its third derivative is PyTorch's until ``torch/`` puts it right."""
+        return y
+
+    def forward_running(self, call: Call) -> Tensor:
+        """As ``Kernel``."""
+        mean, var = call.mean, call.var
+        if torch.is_grad_enabled() and mean is not None and var is not None and not torch.compiler.is_compiling():
+            mean, var = mean.clone(), var.clone()  # the operator would look at them again
+        y = torch.nn.functional.batch_norm(
+            with_plain_strides(call.x), mean, var, call.scale, call.shift, training=False, eps=call.eps
+        )
+        return y if call.activation is None and call.residual is None else activate(y, call.activation, call.residual)
+
+    @torch.no_grad()
+    def moments(self, call: Call) -> Moments:
+        """As ``Kernel``."""
+        x = call.x.to(torch.promote_types(call.x.dtype, torch.float32))
+        axes, count = [axis for axis in range(x.dim()) if axis != 1], x.numel() // max(x.shape[1], 1)
+        if count < 2:
+            mean = x.sum(axes)
+            return Moments(mean, torch.zeros_like(mean), count)
+        unbiased_var, mean = torch.var_mean(x, axes)
+        return Moments.from_population_var(mean, unbiased_var, count)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

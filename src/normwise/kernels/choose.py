@@ -19,6 +19,8 @@ from normwise.frameworks import installed_version
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from normwise.kernels.kernel import Call
+
 VARIABLE = "NORMWISE_KERNEL"
 BY_NAME = ("cpu", "aten", "two_pass")
 
@@ -49,8 +51,9 @@ class Implementation:
 
 
 MASKED = Choice("cpu", "there is a mask, which PyTorch's operator does not know")
-MASKED_ELSEWHERE = Choice("two_pass", "there is a mask, which here only the elementary operations know")
-TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which elementary operations follow everywhere")
+MASKED_ELSEWHERE = Choice("two_pass", "there is a mask, which here only plain PyTorch operations know")
+WEIGHTED = Choice("two_pass", "there are weights or a mask for each channel, which plain PyTorch operations know")
+TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which plain PyTorch operations follow everywhere")
 COMPILED = Choice("aten", "torch.compile replaces it by its own fused code")
 OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator serves every device")
 TOO_SMALL = Choice("aten", "the tensor is small, and PyTorch's operator has the least overhead")
@@ -64,7 +67,9 @@ NOT_BUILT_INEXACT = Choice(
     "the channels come last in memory, where PyTorch's sums lose digits, and the compiled kernels are not built",
 )
 STRANGE = Choice("aten", "the tensor is not a batch of floating-point features; PyTorch's operator says so")
-FIXED = Choice("aten", "given statistics lose no digits, and the tensor is not one that the compiled kernels win on")
+RUNNING = Choice(
+    "aten", "running statistics lose no digits, and the tensor is not one that the compiled kernels win on"
+)
 
 
 def asked_for() -> str | None:
@@ -102,24 +107,24 @@ _ASKED = asked_for()  # read once: every call of every layer chooses
 _BUILT = built()
 
 
-def choose(
-    x: Tensor, *, by_batch: bool = True, masked: bool = False, compiling: bool = False, transformed: bool = False
-) -> Choice:
-    """The implementation for normalizing this tensor.
+def choose(call: Call, *, by_batch: bool = True, compiling: bool = False, transformed: bool = False) -> Choice:
+    """The implementation for a call.
 
     Args:
-        x: (N, C, *spatial).
-        by_batch: by its own moments, or else by given statistics.
-        masked: whether some values do not count.
+        call: whose x is (N, C, *spatial).
+        by_batch: with batch statistics, or else with running ones.
         compiling: whether ``torch.compile`` or ``torch.export`` is tracing.
         transformed: whether ``torch.func`` is transforming the call.
 
     Raises:
         KernelUnavailable: the one asked for by name cannot do it.
     """
+    x, weights = call.x, call.weights
     if _ASKED:
-        return _asked(_ASKED, masked=masked, transformed=transformed, on_cpu=x.device.type == "cpu")
-    if masked:
+        return _asked(_ASKED, call, transformed=transformed)
+    if weights is not None:
+        if not _shared(weights):
+            return WEIGHTED
         plain = _BUILT and x.device.type == "cpu" and not compiling and not transformed and x.dtype.is_floating_point
         return MASKED if plain else MASKED_ELSEWHERE
     if compiling:
@@ -131,17 +136,24 @@ def choose(
     if x.dim() < 2 or not x.dtype.is_floating_point or x.dtype.itemsize == 1:
         return STRANGE
     channels = x.shape[1]
-    if by_batch and channels > 1 and x.stride(1) == 1 and x.numel() > FEW_VALUES * channels:
+    last, size = channels > 1 and x.stride(1) == 1, x.numel()
+    if by_batch and last and size > FEW_VALUES * channels:
         return INEXACT if _BUILT else NOT_BUILT_INEXACT
-    if x.numel() < (SMALL_LAST if channels > 1 and x.stride(1) == 1 else SMALL):
+    if size < (SMALL_LAST if last else SMALL):
         return TOO_SMALL
     if _BUILT:
         return LARGE
-    return NOT_BUILT if by_batch else FIXED
+    return NOT_BUILT if by_batch else RUNNING
 
 
-def _asked(name: str, *, masked: bool, transformed: bool, on_cpu: bool) -> Choice:
-    if masked and name == "aten":
+def _shared(weights: Tensor) -> bool:
+    """Whether it is a mask that all channels share, which the compiled kernels know."""
+    return not weights.dtype.is_floating_point and weights.shape[1] == 1
+
+
+def _asked(name: str, call: Call, *, transformed: bool) -> Choice:
+    weights, on_cpu = call.weights, call.x.device.type == "cpu"
+    if weights is not None and name == "aten":
         raise KernelUnavailable(
             f"{VARIABLE}=aten asks for PyTorch's operator, which does not know masks, and a mask was received: "
             f"unset {VARIABLE} or set it to two_pass."
@@ -154,6 +166,11 @@ def _asked(name: str, *, masked: bool, transformed: bool, on_cpu: bool) -> Choic
     if name == "cpu" and not on_cpu:
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the CPU kernels, and a tensor on another device was received: unset {VARIABLE}."
+        )
+    if name == "cpu" and weights is not None and not _shared(weights):
+        raise KernelUnavailable(
+            f"{VARIABLE}=cpu asks for kernels that know masks which all channels share, and sample weights "
+            f"or a mask for each channel were received: unset {VARIABLE} or set it to two_pass."
         )
     return Choice(name, f"{VARIABLE} asks for it")
 
@@ -185,6 +202,8 @@ def implementations() -> list[Implementation]:
         Implementation(
             "aten", torch is not None, f"{with_torch}: PyTorch's own operator, for small tensors and other devices"
         ),
-        Implementation("two_pass", torch is not None, f"{with_torch}: elementary operations, for masks and torch.func"),
+        Implementation(
+            "two_pass", torch is not None, f"{with_torch}: plain PyTorch operations, for masks and torch.func"
+        ),
         Implementation("jax", built_for_jax(), on_jax),
     ]

@@ -1,7 +1,8 @@
 """The compiled C++ kernels on CPU tensors: dense, channels first or last in memory, any floating dtype.
 
 They read x from memory once, take its statistics exactly at any mean, and add the residual and activate in the same
-pass. They are built when the package is installed next to PyTorch and a C++ compiler; without them all else works.
+pass. They are built when the package is installed next to PyTorch and a C++ compiler; without them
+everything else works.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from normwise.kernels.activation_numbers import ACTIVATIONS as ACTIVATIONS
 from normwise.kernels.activation_numbers import ONE_BIT as ONE_BIT
+from normwise.kernels.aten import memory_format, with_plain_strides
 from normwise.kernels.choose import built
 
 # Importing it registers the operators.
@@ -48,7 +50,7 @@ def forward(
     var: Tensor | None,
     eps: float,
     activation: str | None,
-    keep_bits: bool,
+    save_bits: bool,
     groups: int = 0,
 ) -> Forward:
     """``reference.forward_batch``, or ``forward_fixed`` where statistics are given.
@@ -63,13 +65,21 @@ def forward(
         var: shape (C,), with ``mean``.
         eps: added to the variance.
         activation: a name of ``ACTIVATIONS``.
-        keep_bits: whether to keep the bits that ``backward`` wants where there is a residual before a ``ONE_BIT``.
+        save_bits: whether to save the bits that ``backward`` wants where there is a residual before a ``ONE_BIT``.
         groups: not 0 for group norm: each sample's channels in so many groups, whose values are gathered together. Then
             x is contiguous, there is no mask and no statistics, and mean and var come out with N * C entries.
     """
     operator = torch.ops.normwise.batch_norm_forward
     number = ACTIVATIONS[activation]
-    return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, number, keep_bits, groups))
+    return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups))
+
+
+def dense(x: Tensor) -> Tensor:
+    """What ``serves`` takes: x itself, or a copy in its memory format."""
+    if x.is_contiguous():
+        return x
+    x = with_plain_strides(x)
+    return x if serves(x) else x.contiguous(memory_format=memory_format(x))
 
 
 def instruction_set() -> str:

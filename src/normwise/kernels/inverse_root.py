@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from normwise.errors import NormwiseError
+from normwise.kernels.internals import TransformType, innermost_transform, transforms
 
 
 def inverse_root(matrix: Tensor, eps: float) -> Tensor:
@@ -61,10 +62,10 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 def _refuse_jvp_of_jvp() -> None:
     """PyTorch hands a function's own formula no tangents of the outer level, as if there were none: without a word."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    if torch.compiler.is_compiling() or innermost_transform() is None:
         return
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
+    levels = transforms() or ()
+    if sum(level.key() == TransformType.Jvp for level in levels) > 1:
         raise NormwiseError(
             "decorrelated batch norm has no forward-mode derivative of a forward-mode derivative, and a jvp within a "
             "jvp was received: take one of the two backwards, as torch.func.hessian does, or use IterativeNorm."

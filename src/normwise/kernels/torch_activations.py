@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from normwise.kernels.internals import is_transformed
+
 # In place where autograd needs only the result: the tensor is ours, nobody has seen it yet.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
@@ -27,6 +29,6 @@ def activate(y: Tensor, activation: str | None, residual: Tensor | None) -> Tens
     """``activation(y + residual)`` in the dtype of y, and in its memory where possible; nobody else may use y."""
     if residual is not None:
         # Under vmap y may lack the axis that the residual has; its memory is then too small.
-        mapped = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(residual)
+        mapped = not torch.compiler.is_compiling() and is_transformed(residual)
         y = (y + residual).to(y.dtype) if mapped else y.add_(residual)
     return y if activation is None else ACTIVATIONS[activation](y)

@@ -1,4 +1,4 @@
-"""Batch norm from PyTorch's elementary operations: exact in every layout and at any mean, with any mask or weights.
+"""Batch norm from plain PyTorch operations: exact in every layout and at any mean, with any mask or weights.
 
 The mean is taken first and the squares are summed about it, so nothing cancels. The mean's own rounding error, which
 costs a few digits of x where the mean is large, is measured in the second pass and put right (``low``).
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels.aten import memory_format
+from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
@@ -75,99 +76,35 @@ def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
     return values if weights is None else values * weights
 
 
-def forward_batch(
-    x: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Moments]:
-    """``reference.forward_batch`` for (N, C, *spatial); the moments carry no gradient."""
-    gathered = gather(x, mask)
-    y = normalize(gathered, x, scale, shift, eps, activation=activation, residual=residual, mask=mask)
-    return y, gathered.moments()
-
-
-def normalize(
-    gathered: Gathered,
-    x: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """What comes after ``gather``: by the moments that it found, with their gradient."""
+def normalize(gathered: Gathered, call: Call) -> Tensor:
+    """What comes after ``gather``: with the moments that it found, through which the gradient flows."""
     along = gathered.mean.shape
-    factor = torch.rsqrt(gathered.var + eps)
-    if scale is not None:
-        factor = factor * scale.view(along)
+    factor = torch.rsqrt(gathered.var + call.eps)
+    if call.scale is not None:
+        factor = factor * call.scale.view(along)
     offset = -gathered.low * factor
-    if shift is not None:
-        offset = offset + shift.view(along)
-    y = torch.addcmul(offset, gathered.centred, factor).to(x.dtype)
-    return _finish(y, x, activation, residual, mask)
+    if call.shift is not None:
+        offset = offset + call.shift.view(along)
+    y = torch.addcmul(offset, gathered.centred, factor).to(call.x.dtype)
+    return _finish(y, call.x, call.activation, call.residual, call.weights)
 
 
-def forward_groups(
-    x: Tensor,
-    groups: int,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
+def forward_groups(call: Call, groups: int) -> Tensor:
     """Group norm of (N, C, *spatial): in every sample each of so many groups of channels by its own moments.
 
     Args:
-        x: values.
+        call: without weights; the running statistics do not count.
         groups: how many groups, a divisor of C.
-        scale: shape (C,), or None for 1.
-        shift: shape (C,), or None for 0.
-        eps: added to the variance.
-        activation: a name of ``reference_activations``, or None.
-        residual: added before the activation, the shape of x.
     """
+    x = call.x
     rows = x.reshape(1, x.shape[0] * groups, -1)
     gathered = gather(rows)
-    factor = torch.rsqrt(gathered.var + eps)
+    factor = torch.rsqrt(gathered.var + call.eps)
     y = torch.addcmul(-gathered.low * factor, gathered.centred, factor).view(x.shape)
     along = (1, -1, *[1] * (x.dim() - 2))
-    y = y if scale is None else y * scale.view(along)
-    y = y if shift is None else y + shift.view(along)
-    return _finish(y.to(x.dtype), x, activation, residual, None)
-
-
-def forward_fixed(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """``reference.forward_fixed`` for (N, C, *spatial)."""
-    along = (1, -1, *[1] * (x.dim() - 2))
-    wide = torch.promote_types(x.dtype, torch.float32)
-    inside = x.to(wide) if mask is None else x.to(wide).masked_fill(blank(mask), 0)
-    factor = torch.rsqrt(var.to(wide) + eps).view(along)
-    if scale is not None:
-        factor = factor * scale.view(along)
-    y = (inside - mean.to(wide).view(along)) * factor
-    if shift is not None:
-        y = y + shift.view(along)
-    return _finish(y.to(x.dtype), x, activation, residual, mask)
+    y = y if call.scale is None else y * call.scale.view(along)
+    y = y if call.shift is None else y + call.shift.view(along)
+    return _finish(y.to(x.dtype), x, call.activation, call.residual, None)
 
 
 def _finish(y: Tensor, x: Tensor, activation: str | None, residual: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -178,3 +115,40 @@ def _finish(y: Tensor, x: Tensor, activation: str | None, residual: Tensor | Non
     if mask is not None:
         y = y.masked_fill(blank(mask), 0)
     return y.contiguous(memory_format=memory_format(x))
+
+
+class TwoPass:
+    """The kernel made of plain PyTorch operations: for every device, every mask, and all that ``torch.func`` does."""
+
+    name = "two_pass"
+
+    def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
+        """As ``Kernel``; differentiable to any order."""
+        gathered = gather(call.x, call.weights)
+        return normalize(gathered, call), gathered.moments()
+
+    def forward_running(self, call: Call) -> Tensor:
+        """As ``Kernel``; differentiable to any order."""
+        x, mask = call.x, call.weights
+        assert call.mean is not None
+        assert call.var is not None
+        along = (1, -1, *[1] * (x.dim() - 2))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        inside = x.to(wide) if mask is None else x.to(wide).masked_fill(blank(mask), 0)
+        factor = torch.rsqrt(call.var.to(wide) + call.eps).view(along)
+        if call.scale is not None:
+            factor = factor * call.scale.view(along)
+        y = (inside - call.mean.to(wide).view(along)) * factor
+        if call.shift is not None:
+            y = y + call.shift.view(along)
+        return _finish(y.to(x.dtype), x, call.activation, call.residual, mask)
+
+    @torch.no_grad()
+    def moments(self, call: Call) -> Moments:
+        """As ``Kernel``; the mean in float64, wherever the device has it."""
+        found = gather(call.x, call.weights)
+        mean = found.mean if call.x.device.type == "mps" else found.mean.double()
+        return Moments((mean + found.low).flatten(), found.var.flatten(), found.number)
+
+
+TWO_PASS = TwoPass()

@@ -57,7 +57,7 @@ from normwise.torch.sync_conversion import convert_from_synchronized, convert_to
 from normwise.torch.synchronized import SyncBatchNorm
 
 if built():
-    from normwise.torch import operators
+    from normwise.torch.steps import operators
 
     operators.register()
 

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from normwise.kernels.internals import innermost_transform, listening_modes
+
 STATISTICS = ("running_mean", "running_var")
 NARROW = (torch.float16, torch.bfloat16)
 
 
 def transformed() -> bool:
     """Whether ``torch.func`` (vmap, grad, jvp, ...) is transforming what runs now."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    return not torch.compiler.is_compiling() and innermost_transform() is not None
 
 
 def readable(tensor: Tensor) -> bool:
@@ -23,8 +25,8 @@ def readable(tensor: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and type(tensor) is Tensor
         and tensor.is_cpu
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and listening_modes() == 0
+        and innermost_transform() is None
     )
 
 

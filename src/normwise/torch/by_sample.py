@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from normwise.kernels import aten, two_pass
+from normwise.kernels import aten
+from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import activate
-from normwise.torch.steps import normalize_by_batch
+from normwise.kernels.two_pass import TWO_PASS
+from normwise.torch.steps.call import KERNELS
 
 
 def rows_normalized(x: Tensor, rows: int, eps: float, mask: Tensor | None, *, kernel: str) -> Tensor:
@@ -27,9 +29,9 @@ def rows_normalized(x: Tensor, rows: int, eps: float, mask: Tensor | None, *, ke
     wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(1, rows, x.numel() // max(rows, 1))
     if mask is not None:
         # Without the refusal of single values: a short sequence is no reason to refuse the others of its batch.
-        y, _ = two_pass.forward_batch(wide, None, None, eps, mask=mask.expand(x.shape).reshape(wide.shape))
+        y, _ = TWO_PASS.forward_batch(Call(wide, mask.expand(x.shape).reshape(wide.shape), eps=eps))
     else:
-        y, _ = normalize_by_batch(wide, None, None, eps, None, None, None, kernel=kernel)
+        y, _ = KERNELS[kernel].forward_batch(Call(wide, eps=eps))
     return y.reshape(x.shape)
 
 

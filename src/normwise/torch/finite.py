@@ -30,22 +30,6 @@ def finite_channels(mean: Tensor, var: Tensor) -> Tensor:
 
 
 Statistics = tuple[Tensor, ...]  # mean and var
-_ONE = torch.ones((), dtype=torch.int64)  # a tensor is added in half the time of a number
-
-
-def count_batch(updates: Tensor | None, skipped: Tensor | None, left_out: int, channels: int) -> None:
-    """Count a batch that entered the statistics of all but so many channels.
-
-    Args:
-        updates: how many batches entered in any channel, or None.
-        skipped: how many were left out in any channel, or None.
-        left_out: channels that the batch did not enter.
-        channels: all there are.
-    """
-    if updates is not None and (left_out < channels or channels == 0):
-        updates.add_(_ONE if updates.is_cpu else 1)
-    if skipped is not None and left_out:
-        skipped.add_(1)
 
 
 @torch.no_grad()

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from normwise.estimators.ema import Ema
-from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
-from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
-from normwise.torch.mask_checks import check_weights
-from normwise.torch.running_statistics import update_running
-from normwise.torch.steps import choice_for, normalize_and_move, normalize_by_batch, normalize_by_fixed
+from normwise.torch.steps.call import checked, like_torch, normalize_and_update
 
 
 def batch_norm(
@@ -72,80 +67,21 @@ def batch_norm(
         >>> batch_norm(x, None, None, training=True, activation="relu").flatten()
         tensor([0.0000, 1.0000])
     """
-    check_activation(activation)
-    check_residual(residual, input)
-    mask = check_weights(mask, sample_weight, input)
-    weight, bias = parameters_for(input, running_mean, weight, bias)
-    if training:
-        return batch_norm_by_batch(
-            input, running_mean, running_var, weight, bias, momentum, eps, activation, residual, mask
-        )
-    return batch_norm_by_fixed(input, running_mean, running_var, weight, bias, eps, activation, residual, mask)
-
-
-def batch_norm_by_fixed(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-) -> Tensor:
-    """``batch_norm`` in inference; the arguments that torch does not have are checked, and the mask has all axes."""
-    kernel = choice_for(input, by_batch=False, mask=mask).name
-    if kernel != "aten":
-        running_mean, running_var, weight, bias = as_torch_takes_them(
-            input, running_mean, running_var, weight, bias, False, 0.0, eps
-        )
-    return normalize_by_fixed(
-        input, running_mean, running_var, weight, bias, eps, activation, residual, mask, kernel=kernel
+    call, kernel = checked(
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        eps,
+        activation,
+        residual,
+        mask,
+        sample_weight,
+        by_batch=training,
+        momentum=momentum,
     )
-
-
-def batch_norm_by_batch(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    momentum: float,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    updates: Tensor | None = None,
-    skipped: Tensor | None = None,
-) -> Tensor:
-    """``batch_norm`` in training, with the layers' counters; the arguments that torch does not have are checked.
-
-    Args:
-        input: as in ``batch_norm``.
-        running_mean: as in ``batch_norm``.
-        running_var: as in ``batch_norm``.
-        weight: as in ``batch_norm``.
-        bias: as in ``batch_norm``.
-        momentum: as in ``batch_norm``.
-        eps: as in ``batch_norm``.
-        activation: as in ``batch_norm``.
-        residual: as in ``batch_norm``.
-        mask: mask or weights, with an axis for the channels.
-        updates: int64, counts the batches that entered the statistics, or None.
-        skipped: int64, counts those that did not in some channel, or None.
-    """
-    kernel = choice_for(input, by_batch=True, mask=mask).name
-    if kernel == "aten":
-        y = normalize_and_move(input, running_mean, running_var, weight, bias, momentum, eps, updates, skipped)
-        return activate(y, activation, residual)
-    running_mean, running_var, weight, bias = as_torch_takes_them(
-        input, running_mean, running_var, weight, bias, True, momentum, eps
-    )
-    y, batch = normalize_by_batch(input, weight, bias, eps, activation, residual, mask, kernel=kernel)
-    if running_mean is not None and running_var is not None:
-        update_running(Ema(momentum), batch, running_mean, running_var, updates, skipped=skipped)
-    return y
+    return normalize_and_update(call, kernel, momentum) if training else kernel.forward_running(call)
 
 
 def batch_norm_with_moments(
@@ -190,25 +126,18 @@ def batch_norm_with_moments(
         >>> batch.mean.item(), batch.count
         (2.0, 2)
     """
-    check_activation(activation)
-    check_residual(residual, input)
-    mask = check_weights(mask, sample_weight, input)
-    weight, bias = parameters_for(input, running_mean, weight, bias)
-    return output_and_moments(input, running_mean, running_var, weight, bias, eps, activation, residual, mask)
-
-
-def output_and_moments(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-) -> tuple[Tensor, Moments]:
-    """``batch_norm_with_moments`` behind its checks of what torch does not have."""
-    kernel = choice_for(input, by_batch=True, mask=mask).name
-    _, _, weight, bias = as_torch_takes_them(input, running_mean, running_var, weight, bias, True, 0.0, eps)
-    return normalize_by_batch(input, weight, bias, eps, activation, residual, mask, kernel=kernel)
+    call, kernel = checked(
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        eps,
+        activation,
+        residual,
+        mask,
+        sample_weight,
+        by_batch=True,
+        ask_torch=False,
+    )
+    return kernel.forward_batch(like_torch(call, by_batch=True))

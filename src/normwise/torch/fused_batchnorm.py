@@ -11,19 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
-from normwise.kernels import aten
-from normwise.kernels.choose import TOO_SMALL
-from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
-from normwise.torch.checks import check_activation, check_residual, fits, parameters_for
 from normwise.torch.conversion_guard import QConfig, check_fusion
-from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
-from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import StatisticsMet
-from normwise.torch.running_statistics import update_running
-from normwise.torch.steps import choice_for, normalize_and_move
-from normwise.torch.tiny_batches import POLICIES, Batch, check_policy
+from normwise.torch.steps.call import ATEN, checked, like_torch, normalize_and_update
+from normwise.torch.steps.checks import check_activation
+from normwise.torch.steps.estimate import update_running
+from normwise.torch.tiny_batches import POLICIES, check_policy
 
 
 class FusedBatchNorm(_BatchNorm):
@@ -81,64 +76,44 @@ class FusedBatchNorm(_BatchNorm):
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
         weight, bias, mean, var, updates = self._tensors()
+        by_batch = self.training or (mean is None and var is None)
         tracks = self.training and self.track_running_stats
-        activation = self.activation
-        if (
-            mask is None
-            and sample_weight is None
-            and (activation is None or activation in ACTIVATIONS)
-            and mean is not None
-            and input.numel() > 0
-            and (weight is None or weight.dtype is mean.dtype)
-            and (residual is None or fits(residual, input))
-            and choice_for(input, by_batch=self.training, mask=None) is TOO_SMALL
-        ):  # the common call of a small tensor, of whose time every further step in Python is a hundredth
-            if not self.training:
-                y = aten.forward_fixed(input, mean, var, weight, bias, self.eps)
-                return y if activation is None and residual is None else activate(y, activation, residual)
-            momentum, skipped = self.momentum, self._buffers["num_batches_skipped"]
-            plain = self.estimator is None and self.on_tiny_batch == "error" and not self._paused
-            if tracks and plain and momentum is not None and updates is not None:
-                y = normalize_and_move(input, mean, var, weight, bias, momentum, self.eps, updates, skipped)
-                return y if activation is None and residual is None else activate(y, activation, residual)
-        check_activation(activation)
-        check_residual(residual, input)
-        weights = check_weights(mask, sample_weight, input)
-        weight, bias = parameters_for(input, mean, weight, bias)
-        if not self.training and (mean is not None or var is not None):
-            return batch_norm_by_fixed(input, mean, var, weight, bias, self.eps, self.activation, residual, weights)
         policy = POLICIES[self.on_tiny_batch] if tracks else None
+        call, kernel = checked(
+            input,
+            mean,
+            var,
+            weight,
+            bias,
+            self.eps,
+            self.activation,
+            residual,
+            mask,
+            sample_weight,
+            by_batch=by_batch,
+            momentum=0.0 if self.momentum is None else self.momentum,
+            ask_torch=policy is None,
+        )
+        if not by_batch:
+            return kernel.forward_running(call)
         if policy is not None and mean is not None and var is not None:
-            tiny = policy(
-                Batch(input, weights, mean, var, weight, bias, self.eps, self.activation, residual, self._met)
-            )
+            tiny = policy(call, self._met)
             if tiny is not None:
                 if tiny.moments is not None:
-                    self._enter(tiny.moments, weights)
+                    self._enter(tiny.moments, call.weights)
                 return tiny.y
-        if not tracks or self._paused or input.numel() == 0:  # an empty batch has nothing to say
-            mean = var = updates = None
-        simple = weights is None and self.estimator is None and self.momentum is not None
+            call = call if kernel is ATEN else like_torch(call, by_batch=True)
+        if not tracks or self._paused or input.numel() == 0:  # an empty batch has nothing to add to the statistics
+            return normalize_and_update(call._replace(mean=None, var=None), kernel, 0.0)
+        simple = call.weights is None and self.estimator is None and self.momentum is not None
         if simple or mean is None or var is None or updates is None:
-            y = batch_norm_by_batch(
-                input,
-                mean,
-                var,
-                weight,
-                bias,
-                0.0 if self.momentum is None else self.momentum,
-                self.eps,
-                self.activation,
-                residual,
-                weights,
-                updates,
-                self._buffers.get("num_batches_skipped"),
-            )
+            momentum = 0.0 if self.momentum is None else self.momentum
+            y = normalize_and_update(call, kernel, momentum, updates, self._buffers.get("num_batches_skipped"))
             if updates is not None and mean is None:
                 updates.add_(1)
             return y
-        y, batch = output_and_moments(input, mean, var, weight, bias, self.eps, self.activation, residual, weights)
-        self._enter(batch, weights)
+        y, batch = kernel.forward_batch(like_torch(call, by_batch=True) if kernel is ATEN else call)
+        self._enter(batch, call.weights)
         return y
 
     def _tensors(self) -> tuple[Tensor | None, ...]:

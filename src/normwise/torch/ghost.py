@@ -11,15 +11,15 @@ from normwise.errors import UnknownName
 from normwise.estimators import Estimator
 from normwise.kernels import aten
 from normwise.kernels.choose import SMALL
+from normwise.kernels.kernel import Call
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
-from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
 from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.mask_checks import check_weights
-from normwise.torch.steps import choice_for, normalize_by_batch
-from normwise.torch.tiny_batches import POLICIES, Batch
-from normwise.torch.virtual_batches import Given, PerSample, together, woven
+from normwise.torch.mask_checks import check_masked_count
+from normwise.torch.steps.call import checked, kernel_for, like_torch
+from normwise.torch.tiny_batches import POLICIES, Normalized
+from normwise.torch.virtual_batches import PerSample, repeated, together, woven
 
 
 class FusedGhostBatchNorm(FusedBatchNorm):
@@ -64,26 +64,34 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         groups, size, rest = (1, len(input), 0) if input.numel() == 0 else self.sizes.of(len(input))
         if not self.training or (groups == 1 and rest == 0):
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
-        check_activation(self.activation)
-        check_residual(residual, input)
-        weights = check_weights(mask, sample_weight, input)
         weight, bias, mean, var, _ = self._tensors()
-        weight, bias = parameters_for(input, mean, weight, bias)
-        given = Given(*as_torch_takes_them(input, mean, var, weight, bias, True, 0.0, self.eps))
+        call, _ = checked(
+            input,
+            mean,
+            var,
+            weight,
+            bias,
+            self.eps,
+            self.activation,
+            residual,
+            mask,
+            sample_weight,
+            by_batch=True,
+            ask_torch=False,
+        )
+        call = like_torch(call._replace(weights=None), by_batch=True)._replace(weights=call.weights)
         self._refuse_single_values(input, size, rest)
-        if weights is not None:
-            weights = weights.expand(len(input), *weights.shape[1:])
-        shares_mask = weights is None or weights.shape[1] == 1
-        y, moments = self._by_groups(PerSample(input, residual, weights), given, groups, size, rest, shares_mask)
+        if call.weights is not None:
+            call = call._replace(weights=call.weights.expand(len(input), *call.weights.shape[1:]))
+        y, moments = self._by_groups(call, groups, size, rest)
         if moments is not None and self.track_running_stats:
-            self._enter(moments, weights)
+            self._enter(moments, call.weights)
         return y
 
-    def _by_groups(
-        self, samples: PerSample, given: Given, groups: int, size: int, rest: int, shares_mask: bool
-    ) -> tuple[Tensor, Moments | None]:
+    def _by_groups(self, call: Call, groups: int, size: int, rest: int) -> tuple[Tensor, Moments | None]:
         """The output, and the moments of all values in all groups, or None where nothing is to enter."""
-        x = samples.input
+        x = call.x
+        samples = PerSample(x, call.residual, call.weights)
         sizes = [groups * size, rest] if rest else [groups * size]
         # Groups of that size are done one by one before they are gathered from memory for one call.
         large = groups > 1 and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling()
@@ -96,7 +104,7 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         if dealt:  # as channels of one batch, every value would have to be moved by itself
             parts = [*parts[0].dealt(groups), *parts[1:]]
         many = 1 if large and (dealt or self.order == "consecutive") else groups
-        done = [self._call(part, given, 1 if rest and part is parts[-1] else many, shares_mask) for part in parts]
+        done = [self._call(part, call, 1 if rest and part is parts[-1] else many) for part in parts]
         outputs = [part for part, _ in done]
         if dealt:
             outputs = [woven(outputs[:groups]), *outputs[groups:]]
@@ -106,34 +114,20 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         found = [moments for _, moments in done if moments is not None]
         return y.contiguous(memory_format=aten.memory_format(x)), together(found) if found else None
 
-    def _call(self, samples: PerSample, given: Given, groups: int, shares_mask: bool) -> tuple[Tensor, Moments | None]:
-        """As many groups as there are, by one call of a kernel."""
-        each = given.for_groups(groups)
+    def _call(self, samples: PerSample, call: Call, groups: int) -> tuple[Tensor, Moments | None]:
+        """As many groups as there are, in one call of a kernel."""
+        shares_mask = call.weights is None or call.weights.shape[1] == 1
         x, residual, weights = samples.as_channels(groups)
+        call = repeated(call, groups)._replace(x=x, residual=residual, weights=weights)
         policy = POLICIES[self.on_tiny_batch] if self.track_running_stats else None
         tiny = None
-        if policy is not None and each.mean is not None and each.var is not None:
-            tiny = policy(
-                Batch(
-                    x,
-                    weights,
-                    each.mean,
-                    each.var,
-                    each.weight,
-                    each.bias,
-                    self.eps,
-                    self.activation,
-                    residual,
-                    self._met,
-                )
-            )
-        if tiny is not None:
-            y, moments = tiny
-        else:
-            kernel = choice_for(x, by_batch=True, mask=weights).name
-            y, moments = normalize_by_batch(
-                x, each.weight, each.bias, self.eps, self.activation, residual, weights, kernel=kernel
-            )
+        if policy is not None and call.mean is not None and call.var is not None:
+            tiny = policy(call, self._met)
+        if tiny is None:
+            if weights is not None:
+                check_masked_count(weights, x)
+            tiny = Normalized(*kernel_for(call, by_batch=True).forward_batch(call))
+        y, moments = tiny
         y = y.reshape(samples.input.shape)
         if moments is None:
             return y, None

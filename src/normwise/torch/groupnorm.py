@@ -11,13 +11,14 @@ from torch.nn import functional as F
 from normwise.kernels import aten
 from normwise.kernels.choose import Choice
 from normwise.kernels.choose_group import choose_group
+from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import activate
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import transformed
 from normwise.torch.by_sample import finished, rows_normalized
-from normwise.torch.checks import check_activation, check_residual
 from normwise.torch.mask_checks import check_mask
-from normwise.torch.steps import normalize_by_groups
+from normwise.torch.steps.call import CPU
+from normwise.torch.steps.checks import check_activation, check_residual
 
 # Activations that cost next to nothing on the way. The compiled backward works the others out twice, once for the sums
 # and once for the gradient, which in bfloat16 takes longer than PyTorch's operator behind the norm.
@@ -78,10 +79,10 @@ def group_norm(
         F.group_norm(input, num_groups, weight, bias, eps)  # torch has the words for what is wrong
     if kernel == "cpu" and mask is None and input.is_contiguous():
         fused = activation is None or activation in CHEAP
-        y = normalize_by_groups(
-            input, num_groups, weight, bias, eps, activation if fused else None, residual if fused else None
-        )
-        return y if fused else activate(y, activation, residual)
+        call = Call(input, scale=weight, shift=bias, eps=eps)
+        if fused:
+            return CPU.forward_groups(call._replace(activation=activation, residual=residual), num_groups)
+        return activate(CPU.forward_groups(call, num_groups), activation, residual)
     if kernel == "centred":
         return activate(_centred(input, num_groups, weight, bias, eps), activation, residual)
     along = (1, -1, *[1] * (input.dim() - 2))

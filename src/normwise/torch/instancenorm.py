@@ -12,16 +12,16 @@ from torch.nn.modules.batchnorm import _LazyNormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from normwise.estimators.ema import Ema
-from normwise.kernels import two_pass
+from normwise.kernels.kernel import Call
+from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import STATISTICS, readable, widen
 from normwise.torch.by_sample import finished
-from normwise.torch.checks import check_activation, check_residual, parameters_for
-from normwise.torch.functional import batch_norm_by_fixed
 from normwise.torch.mask_checks import check_mask
-from normwise.torch.running_statistics import update_running
-from normwise.torch.steps import choice_for, normalize_by_batch
+from normwise.torch.steps.call import checked, kernel_for
+from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual
+from normwise.torch.steps.estimate import update_running
 
 
 def instance_norm(
@@ -79,9 +79,12 @@ def instance_norm(
     check_activation(activation)
     check_residual(residual, input)
     mask = check_mask(mask, input)
-    weight, bias = parameters_for(input, running_mean, weight, bias)
     if not use_input_stats:
-        return batch_norm_by_fixed(input, running_mean, running_var, weight, bias, eps, activation, residual, mask)
+        call, kernel = checked(
+            input, running_mean, running_var, weight, bias, eps, activation, residual, mask, None, by_batch=False
+        )
+        return kernel.forward_running(call)
+    weight, bias = cast_parameters(input, running_mean, weight, bias)
     if input.dim() > 2 and input.numel() == 0:  # torch refuses it where there is a weight, for no reason
         along = (1, -1, *[1] * (input.dim() - 2))
         scale, shift = (None if parameter is None else parameter.view(along) for parameter in (weight, bias))
@@ -115,12 +118,11 @@ def _rows(
     scale, shift = (None if parameter is None else parameter.repeat(samples) for parameter in (weight, bias))
     rows, added = (None if tensor is None else tensor.reshape(shape) for tensor in (x, residual))
     assert rows is not None
+    call = Call(rows, None, None, None, scale, shift, eps, activation, added)
     if mask is None:
-        kernel = choice_for(rows, by_batch=True, mask=None).name
-        y, found = normalize_by_batch(rows, scale, shift, eps, activation, added, None, kernel=kernel)
+        y, found = kernel_for(call, by_batch=True).forward_batch(call)
     else:
-        inside = mask.expand(x.shape).reshape(shape)
-        y, found = two_pass.forward_batch(rows, scale, shift, eps, activation=activation, residual=added, mask=inside)
+        y, found = TWO_PASS.forward_batch(call._replace(weights=mask.expand(x.shape).reshape(shape)))
     return y.view(x.shape), found
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from normwise.kernels.internals import innermost_transform, jit_trace, listening_modes
+
 Made = TypeVar("Made")
 
 
@@ -63,9 +65,9 @@ def comparable(*tensors: Tensor | None) -> bool:
     """Whether values may be looked at now: plain tensors on the CPU that nothing traces, maps or differentiates."""
     return (
         not torch.compiler.is_compiling()
-        and not torch._C._is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and jit_trace() is None
+        and listening_modes() == 0
+        and innermost_transform() is None
         and torch.autograd.forward_ad._current_level < 0
         and all(tensor is None or (type(tensor) in (Tensor, Parameter) and tensor.is_cpu) for tensor in tensors)
     )

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from normwise.kernels.any_order_layer import differentiable
 from normwise.kernels.choose import TRANSFORMED, Choice
 from normwise.kernels.choose_group import ONE_PASS, choose_layer
 from normwise.kernels.torch_activations import activate
 from normwise.torch.buffers import transformed
 from normwise.torch.by_sample import finished, rows_normalized
-from normwise.torch.checks import check_activation, check_residual
+from normwise.torch.steps.any_order_layer import differentiable
+from normwise.torch.steps.checks import check_activation, check_residual
 
 
 def layer_norm(

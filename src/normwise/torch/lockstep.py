@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from normwise.errors import NormwiseError
+from normwise.kernels.internals import saved_tensors_hooks
 
 Joint = Callable[[Callable[..., Any], nn.Module, Sequence[tuple[Any, ...]], Sequence[dict[str, Any]]], Sequence[Any]]
 
@@ -202,7 +203,7 @@ def _thread(work: Callable[[_Forward], None], forward: _Forward) -> threading.Th
 
 def _state_of_this_thread() -> Callable[[ExitStack], None]:
     learning, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    hooks = saved_tensors_hooks(False)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kinds = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
     casts = [

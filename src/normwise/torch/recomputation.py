@@ -20,6 +20,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from normwise.kernels.internals import running_backward
 from normwise.torch.buffers import transformed
 
 CALLS = 16
@@ -33,7 +34,7 @@ def recomputing() -> bool:
         >>> recomputing()
         False
     """
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and running_backward() != -1
 
 
 class StatisticsMet:

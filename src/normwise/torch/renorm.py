@@ -11,13 +11,11 @@ from normwise.estimators import Estimator
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import changeable, is_wide
-from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import recomputing
 from normwise.torch.renorm_schedule import RenormSchedule
-from normwise.torch.steps import choice_for, normalize_by_batch
-from normwise.torch.tiny_batches import POLICIES, Batch
+from normwise.torch.steps.call import checked, like_torch
+from normwise.torch.tiny_batches import POLICIES, corrected
 
 
 class ClippingRate(NamedTuple):
@@ -81,37 +79,38 @@ class FusedBatchRenorm(FusedBatchNorm):
         self._check_input_dim(input)
         if not self.training or input.numel() == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
-        check_activation(self.activation)
-        check_residual(residual, input)
-        weights = check_weights(mask, sample_weight, input)
         weight, bias, mean, var, _ = self._tensors()
-        weight, bias = parameters_for(input, mean, weight, bias)
+        call, kernel = checked(
+            input,
+            mean,
+            var,
+            weight,
+            bias,
+            self.eps,
+            self.activation,
+            residual,
+            mask,
+            sample_weight,
+            by_batch=True,
+            ask_torch=False,
+        )
         policy = POLICIES[self.on_tiny_batch]
         if policy is not None and mean is not None and var is not None:
-            tiny = policy(
-                Batch(input, weights, mean, var, weight, bias, self.eps, self.activation, residual, self._met)
-            )
+            tiny = policy(call, self._met)
             if tiny is not None:
                 if tiny.moments is not None:
-                    self._enter(tiny.moments, weights)
+                    self._enter(tiny.moments, call.weights)
                 return tiny.y
-        mean, var, weight, bias = as_torch_takes_them(input, mean, var, weight, bias, True, 0.0, self.eps)
-        assert mean is not None
-        assert var is not None
-        kernel = choice_for(input, by_batch=True, mask=weights).name
-        batch = None
-        if not recomputing():
-            with torch.no_grad():
-                _, batch = normalize_by_batch(input, None, None, self.eps, None, None, weights, kernel=kernel)
-        r, d = self._corrections(batch, mean, var)
+        call = like_torch(call, by_batch=True)
+        assert call.mean is not None
+        assert call.var is not None
+        batch = None if recomputing() else kernel.moments(call)
+        r, d = self._corrections(batch, call.mean, call.var)
         # r and d are constants for the gradient, so that this is batch norm with another scale and shift, whose
         # backward is one pass. To correct the normalized values would be a pass more there, and them to be kept.
-        scale = r if weight is None else r * weight
-        shift = d if weight is None else d * weight
-        shift = shift if bias is None else shift + bias
-        y, _ = normalize_by_batch(input, scale, shift, self.eps, self.activation, residual, weights, kernel=kernel)
+        y, _ = kernel.forward_batch(corrected(call, r, d))
         if batch is not None:
-            self._enter(batch, weights)
+            self._enter(batch, call.weights)
         return y
 
     @torch.no_grad()

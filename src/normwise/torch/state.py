@@ -11,7 +11,7 @@ from normwise.estimators.ema import Ema
 from normwise.estimators.estimator import Estimator, RunningStatistics
 from normwise.torch.functional import batch_norm, batch_norm_with_moments
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.running_statistics import estimated
+from normwise.torch.steps.estimate import estimated
 
 
 class BatchNormState(NamedTuple):

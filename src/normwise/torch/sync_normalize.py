@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normwise.kernels import two_pass
+from normwise.kernels.internals import DelayedError
+from normwise.kernels.kernel import Call, Kernel
+from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
-from normwise.torch.steps import moments_of, normalize_by_fixed
+from normwise.torch.steps.call import CPU
 from normwise.torch.sync_peers import Peers
 
 _REFUSED = (
@@ -38,31 +40,26 @@ class Joined(NamedTuple):
     share: Tensor  # of one value in the moments, 1/n; 0 for a channel that is normalized by what does not depend on x
 
 
-def join(input: Tensor, weights: Tensor | None, kernel: str, peers: Peers) -> Moments:
+def join(call: Call, kernel: Kernel, peers: Peers) -> Moments:
     """The moments of all processes' values together, in float64, ``count`` of shape (C,)."""
-    return peers.gathered(moments_of(input, weights, kernel=kernel)).merged()
+    x = call.x
+    if x.numel() == 0:
+        nothing = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+        return peers.gathered(Moments(nothing, nothing, 0)).merged()
+    return peers.gathered(kernel.moments(call)).merged()
 
 
-def normalize_by_joined(
-    input: Tensor,
-    joined: Joined,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    weights: Tensor | None,
-    *,
-    kernel: str,
-    peers: Peers,
-) -> Tensor:
+def normalize_by_joined(call: Call, joined: Joined, *, kernel: Kernel, peers: Peers) -> Tensor:
     """This process's part of the output; its gradient is that of all parts' losses together."""
-    wide = torch.float64 if kernel == "cpu" else torch.promote_types(input.dtype, torch.float32)
+    x, weights, eps = call.x, call.weights, call.eps
+    wide = torch.float64 if kernel is CPU else torch.promote_types(x.dtype, torch.float32)
     mean, var = joined.mean.to(wide), joined.var.to(wide)
     # What the mean loses in the kernel's dtype goes into the shift.
     lost = ((mean.double() - joined.mean) * torch.rsqrt(joined.var + eps)).to(wide)
-    x, scale, shift = _Joint.apply(input, scale, shift, mean, var, lost, joined.share, weights, eps, kernel, peers)
-    return normalize_by_fixed(x, mean, var, scale, shift, eps, activation, residual, weights, kernel=kernel)
+    x, scale, shift = _Joint.apply(
+        x, call.scale, call.shift, mean, var, lost, joined.share, weights, eps, kernel, peers
+    )
+    return kernel.forward_running(call._replace(x=x, mean=mean, var=var, scale=scale, shift=shift))
 
 
 class _Joint(torch.autograd.Function):
@@ -80,7 +77,7 @@ class _Joint(torch.autograd.Function):
         share: Tensor,
         weights: Tensor | None,
         eps: float,
-        kernel: str,
+        kernel: Kernel,
         peers: Peers,
     ) -> tuple[Tensor, Tensor, Tensor]:
         used_scale = torch.ones_like(mean) if scale is None else scale.to(mean.dtype, copy=True)
@@ -105,35 +102,26 @@ class _Joint(torch.autograd.Function):
                 by_value = -scale * torch.rsqrt(var.double() + ctx.eps) * share
                 moved_by_x = (by_value * of_scale).to(mean.dtype)
                 moved = (by_value * (of_shift + lost * of_scale)).to(mean.dtype)
-                found[0] = _added(dx, x, mean, var, moved_by_x, moved, weights, ctx.eps, ctx.kernel)
+                missing = Call(x, weights, mean, var, moved_by_x, moved, ctx.eps, None, dx)
+                found[0] = dx if x.numel() == 0 else _added(missing, ctx.kernel)
         given = [gradient if needed else None for gradient, needed in zip(found, ctx.needs_input_grad[:3], strict=True)]
         if torch.is_grad_enabled():  # a graph of the gradient is wanted
             given = _refusing(given)
         return (*given, *[None] * 8)
 
 
-def _added(
-    dx: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weights: Tensor | None,
-    eps: float,
-    kernel: str,
-) -> Tensor:
-    """``dx`` and what normalizing x with this scale and shift gives, where x counts, as much as it counts."""
-    if x.numel() == 0:
-        return dx
+def _added(call: Call, kernel: Kernel) -> Tensor:
+    """The residual and what normalizing x with this scale and shift gives, where x counts, as much as it counts."""
+    weights, dx = call.weights, call.residual
     if weights is not None and weights.is_floating_point():
-        return dx + (two_pass.forward_fixed(x, mean, var, scale, shift, eps, mask=weights) * weights).to(dx.dtype)
-    return normalize_by_fixed(x, mean, var, scale, shift, eps, None, dx, weights, kernel=kernel)
+        assert dx is not None
+        return dx + (TWO_PASS.forward_running(call._replace(residual=None)) * weights).to(dx.dtype)
+    return kernel.forward_running(call)
 
 
 def _refusing(gradients: list[Tensor | None]) -> list[Tensor | None]:
     """The same, but to differentiate them is an error."""
     there = [gradient for gradient in gradients if gradient is not None]
     marked: list[Tensor] = [gradient.detach().requires_grad_() for gradient in there]
-    refusing = iter(torch._C._functions.DelayedError(_REFUSED, len(marked))(*marked)) if marked else iter(())
+    refusing = iter(DelayedError(_REFUSED, len(marked))(*marked)) if marked else iter(())
     return [None if gradient is None else next(refusing) for gradient in gradients]

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from normwise.kernels.kernel import Call
 from normwise.moments import Moments
 from normwise.torch.buffers import readable
 from normwise.torch.sync_normalize import Joined
-from normwise.torch.tiny_batches import FEW, corrections
-
-
-class Batch(NamedTuple):
-    """The joined moments, and what the layer has."""
-
-    moments: Moments
-    mean: Tensor | None
-    var: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-
-
-class Normal(NamedTuple):
-    """By what the parts are normalized, scaled and shifted."""
-
-    by: Joined
-    scale: Tensor | None
-    shift: Tensor | None
+from normwise.torch.tiny_batches import FEW, corrected, corrections
 
 
 def check_more_than_one(count: Tensor, input: Tensor, processes: int) -> None:
@@ -48,33 +28,30 @@ def check_more_than_one(count: Tensor, input: Tensor, processes: int) -> None:
 
 
 @torch.no_grad()
-def _constants(policy: str, batch: Batch) -> tuple[Joined, Tensor | None, Tensor | None]:
-    """The moments to normalize by, and r and d where there are any."""
-    moments, count = batch.moments, batch.moments.count
-    mean, var = moments.mean, moments.var
+def _constants(policy: str, call: Call, moments: Moments) -> tuple[Joined, Tensor | None, Tensor | None]:
+    """The moments to normalize with, and r and d where there are any."""
+    mean, var, count = moments.mean, moments.var, moments.count
     share = torch.where(count > 0, 1 / count.clamp(min=torch.finfo(count.dtype).tiny), 0)
     if policy == "error":
         return Joined(mean, var, share), None, None
-    assert batch.mean is not None
-    assert batch.var is not None
+    assert call.mean is not None
+    assert call.var is not None
     if policy == "running":
         single = count == 1
-        by_running = torch.where(single, batch.mean, mean), torch.where(single, batch.var, var)
-        return Joined(*by_running, torch.where(single, 0, share)), None, None
-    r, d = corrections(moments, batch.mean, batch.var, batch.eps)
+        running = torch.where(single, call.mean, mean), torch.where(single, call.var, var)
+        return Joined(*running, torch.where(single, 0, share)), None, None
+    r, d = corrections(moments, call.mean, call.var, call.eps)
     few = (count > 0) & (count < FEW)
     return Joined(mean, var, share), torch.where(few, r, 1), torch.where(few, d, 0)
 
 
-def by_policy(policy: str, batch: Batch) -> Normal:
-    """What the batch is normalized by, channel by channel.
+def by_policy(policy: str, call: Call, moments: Moments) -> tuple[Call, Joined]:
+    """The call with the scale and shift that a policy makes, and the moments to normalize with, channel by channel.
 
     Args:
         policy: a name of ``tiny_batches.POLICIES``.
-        batch: the joined one.
+        call: of this process.
+        moments: of the batches of all processes together.
     """
-    joined, r, d = _constants(policy, batch)
-    if r is None or d is None:
-        return Normal(joined, batch.weight, batch.bias)
-    scale, shift = (r, d) if batch.weight is None else (r * batch.weight, d * batch.weight)
-    return Normal(joined, scale, shift if batch.bias is None else shift + batch.bias)
+    joined, r, d = _constants(policy, call, moments)
+    return (call if r is None or d is None else corrected(call, r, d)), joined

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from normwise.errors import NormwiseError
 from normwise.estimators import Estimator
-from normwise.kernels.choose import TOO_SMALL, built
+from normwise.kernels.choose import built
+from normwise.kernels.kernel import Call
+from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import readable, transformed
-from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.mask_checks import check_weights
-from normwise.torch.steps import choice_for
+from normwise.torch.steps.call import ATEN, CPU, checked, like_torch
 from normwise.torch.sync_normalize import join, normalize_by_joined
 from normwise.torch.sync_peers import peers_of
-from normwise.torch.sync_tiny_batches import Batch, by_policy, check_more_than_one
+from normwise.torch.sync_tiny_batches import by_policy, check_more_than_one
 
 
 class SyncBatchNorm(FusedBatchNorm):
@@ -146,31 +146,30 @@ class SyncBatchNorm(FusedBatchNorm):
                 f"{self._called()} joins the batches of several processes, which torch.func cannot transform: put "
                 "a BatchNorm in its place (normwise.torch.convert_from_synchronized), or call the model without it."
             )
-        check_activation(self.activation)
-        check_residual(residual, input)
-        weights = check_weights(mask, sample_weight, input)
         weight, bias, mean, var, _ = self._tensors()
-        weight, bias = parameters_for(input, mean, weight, bias)
-        weight, bias = _checked(input, mean, var, weight, bias, self.eps)
-        kernel = _kernel(input, weights)
-        batch = join(input, weights, kernel, peers)
+        call, kernel = checked(
+            input,
+            mean,
+            var,
+            weight,
+            bias,
+            self.eps,
+            self.activation,
+            residual,
+            mask,
+            sample_weight,
+            by_batch=True,
+            ask_torch=False,
+        )
+        call = _like_torch(call)
+        if kernel is ATEN and input.device.type == "cpu":  # what it would save on a small batch is nothing here
+            kernel = CPU if built() else TWO_PASS
+        batch = join(call, kernel, peers)
         tracks = self.track_running_stats and mean is not None and var is not None
         policy = self.on_tiny_batch if tracks else "error"
         if policy == "error":
             check_more_than_one(batch.count, input, peers.number)
-        normal = by_policy(policy, Batch(batch, mean, var, weight, bias, self.eps))
-        y = normalize_by_joined(
-            input,
-            normal.by,
-            normal.scale,
-            normal.shift,
-            self.eps,
-            self.activation,
-            residual,
-            weights,
-            kernel=kernel,
-            peers=peers,
-        )
+        y = normalize_by_joined(*by_policy(policy, call, batch), kernel=kernel, peers=peers)
         if tracks:
             self._enter_joined(batch)
         return y
@@ -228,23 +227,14 @@ class _Group:
         return self
 
 
-def _kernel(input: Tensor, weights: Tensor | None) -> str:
-    """As for a plain batch; but what PyTorch's operator would save on a small one is nothing beside a message."""
-    choice = choice_for(input, by_batch=True, mask=weights)
-    if choice is TOO_SMALL:
-        return "cpu" if built() else "two_pass"
-    return choice.name
-
-
-def _checked(
-    input: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias as torch takes them with any number of values, or torch's own error."""
-    if mean is None or var is None:
-        like = input if weight is None else weight
-        mean = torch.zeros(input.shape[1], dtype=like.dtype, device=like.device)
-        var = torch.ones_like(mean)
-    return as_torch_takes_them(input, mean, var, weight, bias, False, 0.0, eps)[2:]  # type: ignore[return-value]  # two
+def _like_torch(call: Call) -> Call:
+    """As torch takes the arguments with any number of values, whether or not the layer has statistics."""
+    if call.mean is not None and call.var is not None:
+        return like_torch(call, by_batch=False)
+    like = call.x if call.scale is None else call.scale
+    mean = torch.zeros(call.x.shape[1], dtype=like.dtype, device=like.device)
+    found = like_torch(call._replace(mean=mean, var=torch.ones_like(mean)), by_batch=False)
+    return found._replace(mean=call.mean, var=call.var)
 
 
 def _shared(count: Tensor) -> int | Tensor:

@@ -32,42 +32,19 @@ from torch import Tensor
 
 from normwise.errors import UnknownName
 from normwise.kernels import two_pass
+from normwise.kernels.kernel import Call
+from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.buffers import readable
-from normwise.torch.checks import as_torch_takes_them
 from normwise.torch.mask_checks import counting_values
 from normwise.torch.recomputation import StatisticsMet
-from normwise.torch.steps import choice_for, normalize_by_fixed
+from normwise.torch.steps.call import ATEN, kernel_for, like_torch
 
 # Fewer values per channel than this are too few for ``renorm``: with 32 normal values, dividing by the batch's own
 # deviation makes the output 4 % too large on average, and with 16 already 9 %.
 FEW = 32
 # The bounds at which the paper's schedule ends.
 R_MAX, D_MAX = 3.0, 5.0
-
-
-class Batch(NamedTuple):
-    """A training batch, checked, with all that is needed to normalize it."""
-
-    input: Tensor
-    mask: Tensor | None
-    mean: Tensor
-    var: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-    activation: str | None
-    residual: Tensor | None
-    met: StatisticsMet | None = None
-
-    def checked(self) -> Batch:
-        """With all tensors as torch takes them in inference, where one value per channel is enough."""
-        mean, var, weight, bias = as_torch_takes_them(
-            self.input, self.mean, self.var, self.weight, self.bias, False, 0.0, self.eps
-        )
-        assert mean is not None
-        assert var is not None
-        return self._replace(mean=mean, var=var, weight=weight, bias=bias)
 
 
 class Normalized(NamedTuple):
@@ -77,32 +54,28 @@ class Normalized(NamedTuple):
     moments: Moments | None
 
 
-def by_running(batch: Batch) -> Normalized | None:
-    """One value per channel by the running statistics; None for a batch that has more."""
-    x, mask = batch.input, batch.mask
+def by_running(call: Call, _: StatisticsMet | None = None) -> Normalized | None:
+    """One value per channel with the running statistics; None for a batch that has more."""
+    x, mask = call.x, call.weights
     if mask is None:
-        return Normalized(_fixed(batch), None) if x.numel() == x.shape[1] else None
+        return Normalized(_running(call), None) if x.numel() == x.shape[1] else None
     single = counting_values(mask, x) == 1
     if readable(single):
         if not bool(single.any()):
             return None
         if bool(single.all()):
-            return Normalized(_fixed(batch), None)
-    b = batch.checked()
-    y, moments = two_pass.forward_batch(
-        x, b.weight, b.bias, b.eps, activation=b.activation, residual=b.residual, mask=mask
-    )
-    fixed = two_pass.forward_fixed(
-        x, b.mean, b.var, b.weight, b.bias, b.eps, activation=b.activation, residual=b.residual, mask=mask
-    )
+            return Normalized(_running(call), None)
+    # In inference, as which torch checks it, one value per channel is enough.
+    call = like_torch(call, by_batch=False)
+    y, moments = TWO_PASS.forward_batch(call)
     alone = single.view(1, -1, *[1] * (x.dim() - 2))
     count = moments.count * ~(single if moments.count.dim() else single.all())
-    return Normalized(torch.where(alone, fixed, y), Moments(moments.mean, moments.var, count))
+    return Normalized(torch.where(alone, TWO_PASS.forward_running(call), y), Moments(moments.mean, moments.var, count))
 
 
-def renormalized(batch: Batch) -> Normalized | None:
+def renormalized(call: Call, met: StatisticsMet | None = None) -> Normalized | None:
     """Fewer than ``FEW`` values per channel by batch renormalization; None for a batch that has more."""
-    x, mask = batch.input, batch.mask
+    x, mask = call.x, call.weights
     few: Tensor | None = None
     if mask is None or x.numel() == 0:
         if not 0 < x.numel() < FEW * x.shape[1]:
@@ -111,26 +84,23 @@ def renormalized(batch: Batch) -> Normalized | None:
         few = counting_values(mask, x) < FEW
         if readable(few) and not bool(few.any()):
             return None
-    b = batch.checked()
+    call = like_torch(call, by_batch=False)
+    assert call.mean is not None
+    assert call.var is not None
     gathered = two_pass.gather(x, mask)
     moments = gathered.moments()
     with torch.no_grad():
-        mean, var = (b.mean, b.var) if b.met is None else b.met.of(moments.mean, (b.mean, b.var))
-        r, d = corrections(moments, mean, var, b.eps)
+        mean, var = (call.mean, call.var) if met is None else met.of(moments.mean, (call.mean, call.var))
+        r, d = corrections(moments, mean, var, call.eps)
         if few is not None:
             r, d = torch.where(few, r, 1), torch.where(few, d, 0)
-    scale, shift = (r, d) if b.weight is None else (r * b.weight, d * b.weight)
-    y = two_pass.normalize(
-        gathered,
-        x,
-        scale,
-        shift if b.bias is None else shift + b.bias,
-        b.eps,
-        activation=b.activation,
-        residual=b.residual,
-        mask=mask,
-    )
-    return Normalized(y, moments)
+    return Normalized(two_pass.normalize(gathered, corrected(call, r, d)), moments)
+
+
+def corrected(call: Call, r: Tensor, d: Tensor) -> Call:
+    """The call with the scale and shift that come to the correction by r and d."""
+    scale, shift = (r, d) if call.scale is None else (r * call.scale, d * call.scale)
+    return call._replace(scale=scale, shift=shift if call.shift is None else shift + call.shift)
 
 
 def corrections(moments: Moments, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -141,7 +111,7 @@ def corrections(moments: Moments, mean: Tensor, var: Tensor, eps: float) -> tupl
     return r, d
 
 
-Policy = Callable[[Batch], Normalized | None]
+Policy = Callable[[Call, StatisticsMet | None], Normalized | None]
 
 # None where PyTorch's own error is wanted: there is nothing to be done before it.
 POLICIES: dict[str, Policy | None] = {"error": None, "running": by_running, "renorm": renormalized}
@@ -158,9 +128,6 @@ def check_policy(name: str, tracks: bool) -> None:
         )
 
 
-def _fixed(batch: Batch) -> Tensor:
-    kernel = choice_for(batch.input, by_batch=False, mask=batch.mask).name
-    b = batch if kernel == "aten" else batch.checked()
-    return normalize_by_fixed(
-        b.input, b.mean, b.var, b.weight, b.bias, b.eps, b.activation, b.residual, b.mask, kernel=kernel
-    )
+def _running(call: Call) -> Tensor:
+    kernel = kernel_for(call, by_batch=False)
+    return kernel.forward_running(call if kernel is ATEN else like_torch(call, by_batch=False))

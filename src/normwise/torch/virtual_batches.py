@@ -7,21 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from normwise.kernels.kernel import Call
 from normwise.moments import Moments
 from normwise.torch.dealing import Places, permuted
 
 
-class Given(NamedTuple):
-    """What a training batch is normalized with, besides its own moments; per channel of the layer."""
-
-    mean: Tensor | None
-    var: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-
-    def for_groups(self, groups: int) -> Given:
-        """The same for each of the groups, one after the other."""
-        return self if groups == 1 else Given(*(tensor if tensor is None else tensor.repeat(groups) for tensor in self))
+def repeated(call: Call, groups: int) -> Call:
+    """The statistics and parameters of a call for each of the groups, one after the other."""
+    if groups == 1:
+        return call
+    mean, var, scale, shift = (
+        None if tensor is None else tensor.repeat(groups) for tensor in (call.mean, call.var, call.scale, call.shift)
+    )
+    return call._replace(mean=mean, var=var, scale=scale, shift=shift)
 
 
 class PerSample(NamedTuple):

@@ -19,19 +19,21 @@ from torch.nn.parameter import is_lazy
 from normwise.estimators import Estimator
 from normwise.kernels import aten
 from normwise.kernels.covariance import Gathered, gather, matrix_dtype, multiplied, without_autocast
+from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import activate
 from normwise.kernels.two_pass import blank
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import changeable, is_wide
-from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.kept import Kept, comparable, learning
 from normwise.torch.linear_inference import LinearMap, linear_map
 from normwise.torch.mask_checks import check_masked_count, check_weights
 from normwise.torch.pairs_of_channels import covariance_of_pairs, mean_of_pairs, sums_of_pairs
 from normwise.torch.recomputation import recomputing
-from normwise.torch.running_statistics import update_running
+from normwise.torch.steps.call import like_torch
+from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual
+from normwise.torch.steps.estimate import update_running
 from normwise.torch.whitening_checks import check_shared, size_of_groups
 
 
@@ -98,11 +100,12 @@ class FusedWhitening(FusedBatchNorm):
         weights = check_weights(mask, sample_weight, input)
         check_shared(weights)
         mean, covariance = self.running_mean, self.running_covariance
-        weight, bias = parameters_for(input, mean, self.weight, self.bias)
+        weight, bias = cast_parameters(input, mean, self.weight, self.bias)
         covariance = None if mean is None else covariance  # torch.func takes the mean away, and means both
         by_batch = self.training or mean is None or covariance is None
         var = None if covariance is None else covariance.diagonal(dim1=1, dim2=2).reshape(-1)
-        _, _, weight, bias = as_torch_takes_them(input, mean, var, weight, bias, by_batch, 0.0, self.eps)
+        call = like_torch(Call(input, None, mean, var, weight, bias, self.eps), by_batch=by_batch)
+        weight, bias = call.scale, call.shift
         with without_autocast(input):
             if input.numel() == 0:
                 y = _scaled(input.to(torch.promote_types(input.dtype, torch.float32)), None, weight, bias)

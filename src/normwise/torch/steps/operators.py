@@ -8,16 +8,20 @@ import torch
 from torch import Tensor
 
 from normwise.kernels import cpu, two_pass
+from normwise.kernels.internals import below_autograd
+from normwise.kernels.kernel import Call
+from normwise.moments import Moments
 
 FORWARD = "normwise::batch_norm_forward"
 BACKWARD = "normwise::batch_norm_backward"
+forward_operator: Any = None if cpu.library is None else torch.ops.normwise.batch_norm_forward.default
 
 
 def register() -> None:
     """Register all of it; called once, when the operators are there."""
     torch.library.register_fake(FORWARD, _fake_forward)
     torch.library.register_fake(BACKWARD, _fake_backward)
-    torch.library.register_autograd(FORWARD, _backward, setup_context=_keep)
+    torch.library.register_autograd(FORWARD, _backward, setup_context=_save)
     torch.library.register_vmap(FORWARD, _one_by_one(torch.ops.normwise.batch_norm_forward.default))
     torch.library.register_vmap(BACKWARD, _one_by_one(torch.ops.normwise.batch_norm_backward.default))
 
@@ -40,11 +44,11 @@ def _fake_forward(
     var: Tensor | None,
     eps: float,
     activation: int,
-    keep_bits: bool,
+    save_bits: bool,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # How many bytes the bits take depends on the processor; only the kernels look inside.
-    number = torch.library.get_ctx().new_dynamic_size() if keep_bits else 0
+    number = torch.library.get_ctx().new_dynamic_size() if save_bits else 0
     mean, var = _per_channel(x, groups), _per_channel(x, groups)
     return torch.empty_like(x), mean, var, x.new_empty(number, dtype=torch.uint8)
 
@@ -101,13 +105,13 @@ class Gradients(NamedTuple):
         return (self.x, self.residual, None, self.scale, self.shift, *[None] * 6)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, residual, mask, scale, shift, mean, _, eps, activation, keep_bits, groups = inputs
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, residual, mask, scale, shift, mean, _, eps, activation, save_bits, groups = inputs
     _, used_mean, used_var, bits = output
     ctx.mark_non_differentiable(used_mean, used_var, bits)
     ctx.eps, ctx.activation, ctx.by_batch = eps, activation, mean is None
-    ctx.told_by_bits, ctx.groups = keep_bits, groups
-    kept = None if keep_bits or activation == cpu.ACTIVATIONS[None] else residual
+    ctx.uses_bitmask, ctx.groups = save_bits, groups
+    kept = None if save_bits or activation == cpu.ACTIVATIONS[None] else residual
     ctx.save_for_backward(*Saved(x, kept, mask, scale, shift, used_mean, used_var, bits))
 
 
@@ -127,23 +131,23 @@ def _gradients(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradient
 
 
 def _differentiable(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradients:
-    """The gradients by elementary operations, so that they have gradients themselves."""
+    """The gradients by plain PyTorch operations, so that they have gradients themselves."""
     x, residual, mask, scale, shift, mean, var, _ = saved
     activation = next(name for name, number in cpu.ACTIVATIONS.items() if number == ctx.activation)
     g = dy
-    if ctx.told_by_bits:
+    if ctx.uses_bitmask:
         # The residual was not kept. It has a part in the gradients only through the slope, which is constant on either
         # side of the kink, and is what the residual's gradient comes to for a dy of 1.
         with torch.no_grad():
             slope = _gradients(ctx, torch.ones_like(dy), saved, Gradients(False, True, False, False)).residual
         g, activation = dy * slope, None
-    options: dict[str, Any] = {"activation": activation, "residual": residual, "mask": mask}
+    call = Call(x, mask, mean, var, scale, shift, ctx.eps, activation, residual)
     if ctx.groups:
-        y = two_pass.forward_groups(x, ctx.groups, scale, shift, ctx.eps, activation=activation, residual=residual)
+        y = two_pass.forward_groups(call, ctx.groups)
     elif ctx.by_batch:
-        y, _ = two_pass.forward_batch(x, scale, shift, ctx.eps, **options)
+        y, _ = two_pass.TWO_PASS.forward_batch(call)
     else:
-        y = two_pass.forward_fixed(x, mean, var, scale, shift, ctx.eps, **options)
+        y = two_pass.TWO_PASS.forward_running(call)
     inputs = Gradients(x, residual, scale, shift)
     chosen = [tensor for tensor, wanted in zip(inputs, wants, strict=True) if wanted and tensor is not None]
     found = iter(torch.autograd.grad(y, chosen, g, create_graph=True) if chosen else ())
@@ -162,9 +166,9 @@ class CompiledBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         """The operator itself."""
-        with torch._C._AutoDispatchBelowAutograd():
-            output: tuple[Tensor, ...] = torch.ops.normwise.batch_norm_forward.default(*inputs)
-        _keep(ctx, inputs, output)
+        with below_autograd():
+            output: tuple[Tensor, ...] = forward_operator(*inputs)
+        _save(ctx, inputs, output)
         return output
 
     @staticmethod
@@ -175,6 +179,62 @@ class CompiledBatchNorm(torch.autograd.Function):
 
 # ``CompiledBatchNorm.apply`` less its search for the wrappers of torch.func, under which the layers do not come here.
 apply_compiled: Any = super(torch.autograd.Function, CompiledBatchNorm).apply
+
+
+class Cpu:
+    """The kernel that is compiled C++, with its gradients: float16, bfloat16, float32 and float64 on the CPU."""
+
+    name = "cpu"
+
+    def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
+        """As ``Kernel``; the moments are float64."""
+        x, mask = call.x, call.weights
+        y, mean, var, _ = self.run(call, None, None)
+        count = x.numel() // max(x.shape[1], 1)
+        if mask is not None:
+            count = int(mask.sum()) * (count // max(mask.numel(), 1))
+        return y, Moments(mean, var, count)
+
+    def forward_running(self, call: Call) -> Tensor:
+        """As ``Kernel``."""
+        return self.run(call, call.mean, call.var)[0]
+
+    @torch.no_grad()
+    def moments(self, call: Call) -> Moments:
+        """As ``Kernel``; in float64."""
+        # No pass of theirs gathers only, but with an output to drop they take a tenth of var_mean's time or less.
+        return self.forward_batch(Call(call.x, call.weights, eps=1.0))[1]
+
+    def forward_groups(self, call: Call, groups: int) -> Tensor:
+        """Group norm of a contiguous x without a mask: in every sample each group of channels by its own moments."""
+        return self.run(call, None, None, groups)[0]
+
+    def run(self, call: Call, mean: Tensor | None, var: Tensor | None, groups: int = 0) -> tuple[Tensor, ...]:
+        """The operator on any strides: output, mean, variance, bits.
+
+        Args:
+            call: what is to be computed.
+            mean: to normalize with, or None for the batch's own.
+            var: with ``mean``.
+            groups: as for ``cpu.forward``.
+        """
+        x, mask, _, _, scale, shift, eps, activation, residual = call
+        number = cpu.ACTIVATIONS[activation]
+        learning = torch.is_grad_enabled() and (
+            x.requires_grad
+            or (scale is not None and scale.requires_grad)
+            or (shift is not None and shift.requires_grad)
+            or (residual is not None and residual.requires_grad)
+        )
+        x = x if x.is_contiguous() else cpu.dense(x)
+        save_bits = learning and residual is not None and activation in cpu.ONE_BIT
+        found: tuple[Tensor, ...]
+        if learning:
+            found = apply_compiled(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
+        else:
+            with below_autograd():
+                found = forward_operator(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
+        return found
 
 
 def _one_by_one(operator: Any) -> Any:

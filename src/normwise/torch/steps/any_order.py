@@ -2,8 +2,8 @@
 
 Its formula for the second derivative takes the batch's own mean and variance for constants (in PyTorch 2.13), so what
 is derived from it once more is not the third derivative. A backward of which a graph is wanted
-(``create_graph=True``) is therefore made from elementary operations, which are right at any order. All other backwards
-stay the operator's own, and pay for a look at the grad mode only.
+(``create_graph=True``) is therefore made from plain PyTorch operations, which are right at any order. All other
+backwards stay the operator's own, and pay for a look at the grad mode only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from normwise.kernels import two_pass
+from normwise.kernels.aten import Aten
+from normwise.kernels.internals import current_node
+from normwise.kernels.kernel import Call
+from normwise.kernels.two_pass import TWO_PASS
 
-_DONE = "normwise: gradients by elementary operations"
+_DONE = "normwise: gradients by plain PyTorch operations"
 
 REFUSAL = (
     "the third derivative of batch normalization under torch.utils.checkpoint was asked for, which PyTorch's operator "
@@ -27,7 +30,7 @@ REFUSAL = (
 
 def differentiable(y: Tensor) -> Tensor:
     """``y`` itself, an output of PyTorch's batch norm in training, now with right derivatives of every order."""
-    if y.grad_fn is not None:
+    if not torch.compiler.is_compiling() and y.grad_fn is not None:  # compiled graphs have first derivatives only
         # One dict for all: what Tensor.register_hook does, without a handle for each call that nobody wants.
         y._backward_hooks = _HOOKS
         y.grad_fn._register_hook_dict(y)
@@ -39,7 +42,7 @@ def _look(_: Tensor) -> None:
     """Called with the gradient of y, before the operator's backward."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
-    node: Any = torch._C._current_autograd_node()
+    node: Any = current_node()
     # On the class: the node itself would unpack what a checkpoint hands out only once.
     if not hasattr(type(node), "_saved_input"):  # another node, of which y is an input in a graph that someone rewrote
         return
@@ -49,11 +52,11 @@ def _look(_: Tensor) -> None:
 
 
 def _replace(found: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...] | None:
-    """The gradients of x, scale and shift as elementary operations give them, in the place of the operator's."""
+    """The gradients of x, scale and shift as plain PyTorch operations give them, in the place of the operator's."""
     dy = given[0]
     if not torch.is_grad_enabled() or dy is None:
         return None
-    node: Any = torch._C._current_autograd_node()
+    node: Any = current_node()
     try:
         x, scale = node._saved_input, node._saved_weight
     except CheckpointError:  # a checkpoint hands out what it saved only once, and the operator had it
@@ -63,7 +66,7 @@ def _replace(found: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...])
         return None
     eps: float = node._saved_eps if hasattr(node, "_saved_eps") else node._saved_epsilon
     wanted = [tensor for tensor, gradient in zip((x, scale), found, strict=False) if gradient is not None]
-    y, _ = two_pass.forward_batch(x, scale, None, eps)
+    y, _ = TWO_PASS.forward_batch(Call(x, scale=scale, eps=eps))
     gradients = iter(torch.autograd.grad(y, wanted, dy, create_graph=True) if wanted else ())
     dx, dscale = (None if gradient is None else next(gradients) for gradient in found[:2])
     dshift = None if found[2] is None else dy.sum([axis for axis in range(dy.dim()) if axis != 1], dtype=found[2].dtype)
@@ -76,3 +79,11 @@ def _refuse(_: Tensor) -> None:
 
 
 _HOOKS: Any = OrderedDict({0: _look})
+
+
+class AtenAtAnyOrder(Aten):
+    """PyTorch's operator with right derivatives of every order."""
+
+    def differentiable(self, y: Tensor) -> Tensor:
+        """As the function of this name."""
+        return differentiable(y)

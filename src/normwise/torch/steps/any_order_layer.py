@@ -2,7 +2,7 @@
 
 Its formula for the second derivative takes a row's own mean and deviation for constants (in PyTorch 2.13), as that of
 batch norm does (``any_order``), so what is derived from it once more is not the third derivative. A backward of which a
-graph is wanted is therefore made from elementary operations. Group norm needs none of this: its formula is right.
+graph is wanted is therefore made from plain PyTorch operations. Group norm needs none of this: its formula is right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from normwise.kernels import two_pass
+from normwise.kernels.internals import current_node
+from normwise.kernels.kernel import Call
+from normwise.kernels.two_pass import TWO_PASS
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -42,11 +44,11 @@ def differentiable(y: Tensor, shape: Sequence[int], eps: float) -> Tensor:
 
 def _replacing(shape: tuple[int, ...], eps: float) -> Callable[[Gradients, Gradients], Gradients | None]:
     def replace(found: Gradients, given: Gradients) -> Gradients | None:
-        """The gradients of x, scale and shift as elementary operations give them, in the place of the operator's."""
+        """The gradients of x, scale and shift as plain PyTorch operations give them, in the place of the operator's."""
         dy = given[0]
         if not torch.is_grad_enabled() or dy is None:
             return None
-        node: Any = torch._C._current_autograd_node()
+        node: Any = current_node()
         try:
             x, scale, shift = node._saved_input, node._saved_weight, node._saved_bias
         except CheckpointError:  # a checkpoint hands out what it saved only once, and the operator had it
@@ -54,7 +56,7 @@ def _replacing(shape: tuple[int, ...], eps: float) -> Callable[[Gradients, Gradi
                 if gradient is not None and gradient.requires_grad:
                     gradient.register_hook(_refuse)
             return None
-        y, _ = two_pass.forward_batch(x.reshape(1, -1, *shape), None, None, eps)
+        y, _ = TWO_PASS.forward_batch(Call(x.reshape(1, -1, *shape), eps=eps))
         y = y.reshape(x.shape)
         y = y if scale is None else y * scale
         y = y if shift is None else y + shift

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from normwise.estimators.ema import Ema
 from normwise.estimators.estimator import Estimator, RunningStatistics
-from normwise.kernels import cpu_statistics
-from normwise.kernels.choose import built
-from normwise.moments import Moments
-from normwise.torch.buffers import changeable, readable
-from normwise.torch.finite import count_batch, finite_channels
-from normwise.torch.recomputation import recomputing
+from normwise.kernels import cpu
+from normwise.kernels.internals import innermost_transform, listening_modes, running_backward
+from normwise.moments import Moments, bessel
+from normwise.torch.buffers import changeable
+from normwise.torch.finite import finite_channels
+
+_ONE = torch.ones((), dtype=torch.int64)  # a tensor is added in half the time of a number
 
 
 def update_running(
@@ -38,10 +39,11 @@ def update_running(
         count: how many values entered, shape () or (C,), or None where the estimator does not need it.
         skipped: int64, how many batches did not enter in some channel, or None where nobody counts.
     """
-    if recomputing():
+    if not torch.compiler.is_compiling() and running_backward() != -1:  # ``recomputing``, without a call
         return
-    if isinstance(estimator, Ema) and count is None:
-        left_out = _moved_by_ema(estimator, batch, running_mean, running_var)
+    if isinstance(estimator, Ema) and count is None and isinstance(batch.count, int) and batch.count > 1:
+        correction, weight = bessel(batch.count), float(estimator.weight_of_new)
+        left_out = move_running(running_mean, running_var, batch.mean, batch.var, correction, weight)
         if left_out is not None:
             count_batch(updates, skipped, left_out, running_var.numel())
             return
@@ -87,14 +89,62 @@ def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistic
     return taken, ~entered.all()
 
 
-def _moved_by_ema(ema: Ema, batch: Moments, running_mean: Tensor, running_var: Tensor) -> int | None:
-    """The compiled step, for what the compiled kernels gathered, in plain buffers: how many channels were left out.
+def move_running(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, correction: float, weight_of_new: float
+) -> int | None:
+    """One step of ``estimators.ema`` in place, compiled: a microsecond instead of a dozen operations.
 
-    None where it cannot be done so, and nothing was.
+    A channel that would not be finite after it stays as it is.
+
+    Args:
+        running_mean: shape (C,), moved towards ``mean``.
+        running_var: shape (C,), moved towards ``correction * var``.
+        mean: shape (C,), what the compiled kernels found.
+        var: shape (C,), the same.
+        correction: Bessel's, or 1.
+        weight_of_new: how far.
+
+    Returns:
+        how many channels stayed as they were, or None where the tensors are not plain ones and nothing was done.
     """
-    if not readable(batch.mean) or not isinstance(batch.count, int) or batch.count < 2:
+    if cpu.library is None or mean.dtype is not torch.float64 or type(mean) is not Tensor or not mean.is_cpu:
         return None
-    if batch.mean.dtype is not torch.float64 or not built():
+    running = addresses(running_mean, running_var)
+    if running is None or not (mean.is_contiguous() and var.is_contiguous()):
         return None
-    population = Moments(0.0, 1.0, batch.count).population_var()
-    return cpu_statistics.move_running(running_mean, running_var, batch.mean, batch.var, population, ema.weight_of_new)
+    left_out: int = cpu.library.move_running(*running, mean.data_ptr(), var.data_ptr(), correction, weight_of_new)
+    return left_out
+
+
+def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int, bool] | None:
+    """Where the compiled code finds running statistics, how many, and whether float64; None unless they are plain."""
+    dtype = running_mean.dtype
+    if (
+        (dtype is torch.float32 or dtype is torch.float64)
+        and running_var.dtype is dtype
+        and running_mean.is_cpu
+        and running_var.is_cpu
+        and running_mean.is_contiguous()
+        and running_var.is_contiguous()
+        and running_mean.shape == running_var.shape
+        and not torch.compiler.is_compiling()
+        and listening_modes() == 0
+        and innermost_transform() is None
+    ):
+        return running_mean.data_ptr(), running_var.data_ptr(), running_mean.numel(), dtype is torch.float64
+    return None
+
+
+def count_batch(updates: Tensor | None, skipped: Tensor | None, left_out: int, channels: int) -> None:
+    """Count a batch that entered the statistics of all but so many channels.
+
+    Args:
+        updates: how many batches entered in any channel, or None.
+        skipped: how many were left out in any channel, or None.
+        left_out: channels that the batch did not enter.
+        channels: all there are.
+    """
+    if updates is not None and (left_out < channels or channels == 0):
+        updates.add_(_ONE if updates.is_cpu else 1)
+    if skipped is not None and left_out:
+        skipped.add_(1)

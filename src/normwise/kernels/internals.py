@@ -1,0 +1,29 @@
+"""What normwise asks of PyTorch beyond its public interface, all in one file, so that a new PyTorch is checked here.
+
+The names are C functions, called as they are: on the way of every call a Python function more would be felt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+# Of torch.func: the innermost transform that is going on (vmap, grad, jvp, ...), None without one; and all of them.
+innermost_transform: Any = torch._C._functorch.peek_interpreter_stack
+transforms: Any = torch._C._functorch.get_interpreter_stack
+TransformType: Any = torch._C._functorch.TransformType
+is_transformed: Any = torch._C._functorch.is_functorch_wrapped_tensor
+
+# How many modes listen to every operation (fake tensors, functionalization, make_fx, ...); what torch.jit.trace records
+# into, None without one.
+listening_modes: Any = torch._C._len_torch_dispatch_stack
+jit_trace: Any = torch._C._get_tracing_state
+
+# Of autograd: the number of the backward that is going on in this thread, -1 outside of one; its present node; a block
+# in which operators do not reach autograd; the hooks that saved tensors go through; a gradient that is an error.
+running_backward: Any = torch._C._current_graph_task_id
+current_node: Any = torch._C._current_autograd_node
+below_autograd: Any = torch._C._AutoDispatchBelowAutograd
+saved_tensors_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
+DelayedError: Any = torch._C._functions.DelayedError

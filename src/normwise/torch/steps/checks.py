@@ -1,0 +1,68 @@
+"""What is refused before anything is computed or changed; PyTorch's own errors stay PyTorch's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from normwise.errors import UnknownName
+from normwise.kernels.kernel import Call
+from normwise.kernels.torch_activations import ACTIVATIONS
+from normwise.torch.buffers import is_wide
+
+
+def check_activation(activation: str | None) -> None:
+    """Refuse an activation that does not exist, naming the nearest one."""
+    if activation is not None and activation not in ACTIVATIONS:
+        raise UnknownName("activation", activation, ACTIVATIONS)
+
+
+def residual_matches(residual: Tensor, input: Tensor) -> bool:
+    """Whether ``check_residual`` has nothing to say."""
+    return isinstance(residual, Tensor) and residual.shape == input.shape and residual.device == input.device
+
+
+def check_residual(residual: Tensor | None, input: Tensor) -> None:
+    """Refuse a residual that is not a tensor of the input's shape on the input's device."""
+    if residual is None or residual_matches(residual, input):
+        return
+    if not isinstance(residual, Tensor):
+        raise TypeError(f"residual must be a tensor, received {type(residual).__name__}: pass the tensor to be added.")
+    if residual.shape != input.shape:
+        raise ValueError(
+            f"residual must have the shape of the input, {tuple(input.shape)}, received {tuple(residual.shape)}: "
+            "expand it or project it first."
+        )
+    raise ValueError(
+        f"residual must be on the device of the input, {input.device}, received {residual.device}: move it first."
+    )
+
+
+def checked_like_torch(call: Call, by_batch: bool, momentum: float | None = 0.0) -> Call:
+    """The call with statistics and parameters of one axis, where torch takes the arguments; else torch's own error.
+
+    Args:
+        call: what is to be computed.
+        by_batch: with batch statistics, or else with running ones.
+        momentum: of the running statistics.
+    """
+    # Torch has the words for what is wrong; if nothing is, only copies of the statistics have changed.
+    mean, var = (values.clone() if isinstance(values, Tensor) else values for values in (call.mean, call.var))
+    F.batch_norm(call.x, mean, var, call.scale, call.shift, by_batch, momentum, call.eps)  # type: ignore[arg-type]  # torch says what it thinks of None
+    mean, var, scale, shift = (
+        None if values is None else values.reshape(-1) for values in (call.mean, call.var, call.scale, call.shift)
+    )
+    return call._replace(mean=mean, var=var, scale=scale, shift=shift)
+
+
+def cast_parameters(
+    input: Tensor, running_mean: Tensor | None, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of the input's half precision in float32 where the statistics are, which torch wants to agree."""
+    if not isinstance(running_mean, Tensor) or running_mean.dtype is not torch.float32 or is_wide(input):
+        return weight, bias
+    return tuple(  # type: ignore[return-value]  # two in, two out
+        tensor.float() if isinstance(tensor, Tensor) and tensor.dtype is input.dtype else tensor
+        for tensor in (weight, bias)
+    )

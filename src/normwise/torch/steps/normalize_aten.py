@@ -1,0 +1,69 @@
+"""PyTorch's operator in training, which updates the running statistics in the same call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from normwise.kernels import aten, cpu
+from normwise.kernels.kernel import Call
+from normwise.torch.finite import all_finite, take_finite
+from normwise.torch.recomputation import recomputing
+from normwise.torch.steps.any_order import differentiable
+from normwise.torch.steps.estimate import addresses, count_batch
+
+
+def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | None, skipped: Tensor | None) -> Tensor:
+    """The operator's output, before the residual and the activation; the batch enters the running statistics.
+
+    What it must not do to them is undone (``finite``), or done to copies (``recomputation``). For small tensors every
+    operation here counts: a Python call costs a tenth of the operator.
+    """
+    x, _, running_mean, running_var, scale, shift, eps, _, _ = call
+    x = x if x.is_contiguous() else aten.with_plain_strides(x)
+    if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
+        return differentiable(F.batch_norm(x, running_mean, running_var, scale, shift, True, momentum, eps))
+    again = recomputing()
+    plain = None if again or running_mean.dim() != 1 else addresses(running_mean, running_var)
+    if plain is None:
+        return differentiable(_with_copies(x, call, running_mean, running_var, momentum, updates, skipped, again))
+    if cpu.library is not None:
+        cpu.library.remember(*plain)
+        y = _operator(x, call, running_mean, running_var, momentum)
+        count_batch(updates, skipped, cpu.library.restore_if_not_finite(*plain), plain[2])
+        return differentiable(y)
+    before = torch.cat((running_mean, running_var))
+    y = _operator(x, call, running_mean, running_var, momentum)
+    if all_finite(running_mean, running_var):
+        count_batch(updates, skipped, 0, plain[2])
+    else:
+        found = running_mean.clone(), running_var.clone()
+        take_finite(found, before.chunk(2), (running_mean, running_var), updates, skipped)
+    return differentiable(y)
+
+
+def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float) -> Tensor:
+    """The operator itself where nothing is left that ``F.batch_norm`` would see to."""
+    scale, shift, eps = call.scale, call.shift, call.eps
+    if x.dim() > 1 and x.numel() > x.shape[1] and eps > 0:
+        return torch.batch_norm(x, scale, shift, mean, var, True, momentum, eps, torch.backends.cudnn.enabled)
+    return F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
+
+
+def _with_copies(
+    x: Tensor,
+    call: Call,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    updates: Tensor | None,
+    skipped: Tensor | None,
+    again: bool,
+) -> Tensor:
+    """The output; the operator updates copies, of which what is finite is taken over, unless it runs ``again``."""
+    mean, var = running_mean.clone(), running_var.clone()
+    y = F.batch_norm(x, mean, var, call.scale, call.shift, True, momentum, call.eps)
+    if not again:
+        take_finite((mean, var), (running_mean, running_var), (running_mean, running_var), updates, skipped)
+    return y
