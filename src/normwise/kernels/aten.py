@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
@@ -47,7 +48,7 @@ def forward_fixed(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``reference.forward_fixed`` for (N, C, *spatial); the statistics may change before the backward."""
-    if torch.is_grad_enabled() and mean is not None and var is not None and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and mean is not None and var is not None and not recording():
         mean, var = mean.clone(), var.clone()  # the operator would look at them again
     y = torch.nn.functional.batch_norm(with_plain_strides(x), mean, var, scale, shift, training=False, eps=eps)
     return activate(y, activation, residual)
@@ -76,7 +77,7 @@ def with_plain_strides(x: Tensor) -> Tensor:
     Of a dense tensor with another stride there (an image read as (H, W, C), permuted and unsqueezed, is one), PyTorch's
     backward on the CPU mixes up the axes.
     """
-    if x.dim() < 3 or x.is_contiguous() or 1 not in x.shape or torch.compiler.is_compiling():
+    if x.dim() < 3 or x.is_contiguous() or recording() or 1 not in x.shape:
         return x
     last = x.movedim(1, -1)
     return last.reshape(-1, x.shape[1]).view(last.shape).movedim(-1, 1) if last.is_contiguous() else x

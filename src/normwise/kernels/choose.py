@@ -52,6 +52,12 @@ MASKED = Choice("cpu", "there is a mask, which PyTorch's operator does not know"
 MASKED_ELSEWHERE = Choice("two_pass", "there is a mask, which here only the elementary operations know")
 TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which elementary operations follow everywhere")
 COMPILED = Choice("aten", "torch.compile replaces it by its own fused code")
+RECORDED = Choice("aten", "something records the call, and PyTorch's own operator can be saved and sent anywhere")
+RECORDED_INEXACT = Choice(
+    "two_pass",
+    "something records the call, the channels come last in memory, where PyTorch's sums lose digits, and elementary "
+    "operations of PyTorch do not",
+)
 OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator serves every device")
 TOO_SMALL = Choice("aten", "the tensor is small, and PyTorch's operator has the least overhead")
 LARGE = Choice("cpu", "the compiled kernels read x once, exactly, and fuse what follows")
@@ -103,7 +109,13 @@ _BUILT = built()
 
 
 def choose(
-    x: Tensor, *, by_batch: bool = True, masked: bool = False, compiling: bool = False, transformed: bool = False
+    x: Tensor,
+    *,
+    by_batch: bool = True,
+    masked: bool = False,
+    compiling: bool = False,
+    recorded: bool = False,
+    transformed: bool = False,
 ) -> Choice:
     """The implementation for normalizing this tensor.
 
@@ -111,16 +123,18 @@ def choose(
         x: (N, C, *spatial).
         by_batch: by its own moments, or else by given statistics.
         masked: whether some values do not count.
-        compiling: whether ``torch.compile`` or ``torch.export`` is tracing.
+        compiling: whether ``torch.compile`` or ``torch.export`` records the call.
+        recorded: whether another recorder does (``kernels.recording``).
         transformed: whether ``torch.func`` is transforming the call.
 
     Raises:
         KernelUnavailable: the one asked for by name cannot do it.
     """
     if _ASKED:
-        return _asked(_ASKED, masked=masked, transformed=transformed, on_cpu=x.device.type == "cpu")
+        return _asked(_ASKED, masked=masked, recorded=recorded, transformed=transformed, on_cpu=x.device.type == "cpu")
     if masked:
-        plain = _BUILT and x.device.type == "cpu" and not compiling and not transformed and x.dtype.is_floating_point
+        eager = not (compiling or recorded or transformed)
+        plain = _BUILT and x.device.type == "cpu" and eager and x.dtype.is_floating_point
         return MASKED if plain else MASKED_ELSEWHERE
     if compiling:
         return COMPILED
@@ -132,7 +146,9 @@ def choose(
         return STRANGE
     channels = x.shape[1]
     if by_batch and channels > 1 and x.stride(1) == 1 and x.numel() > FEW_VALUES * channels:
-        return INEXACT if _BUILT else NOT_BUILT_INEXACT
+        return RECORDED_INEXACT if recorded else INEXACT if _BUILT else NOT_BUILT_INEXACT
+    if recorded:
+        return RECORDED
     if x.numel() < (SMALL_LAST if channels > 1 and x.stride(1) == 1 else SMALL):
         return TOO_SMALL
     if _BUILT:
@@ -140,12 +156,27 @@ def choose(
     return NOT_BUILT if by_batch else FIXED
 
 
-def _asked(name: str, *, masked: bool, transformed: bool, on_cpu: bool) -> Choice:
+def refuse_recorded(name: str) -> None:
+    """The compiled kernels are in no recording, which is to run elsewhere.
+
+    Raises:
+        KernelUnavailable: they were asked for by name.
+    """
+    if name == "cpu":
+        raise KernelUnavailable(
+            f"{VARIABLE}=cpu asks for the compiled kernels, which a recording cannot hold, and a call that is recorded "
+            f"(torch.jit.trace, torch.onnx.export, make_fx) was received: unset {VARIABLE}."
+        )
+
+
+def _asked(name: str, *, masked: bool, recorded: bool, transformed: bool, on_cpu: bool) -> Choice:
     if masked and name == "aten":
         raise KernelUnavailable(
             f"{VARIABLE}=aten asks for PyTorch's operator, which does not know masks, and a mask was received: "
             f"unset {VARIABLE} or set it to two_pass."
         )
+    if recorded:
+        refuse_recorded(name)
     if name == "cpu" and transformed:
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the compiled kernels, which torch.func does not see through, and a call under "

@@ -72,7 +72,7 @@ def _refuse_jvp_of_jvp() -> None:
 
 
 def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return _linearized(matrix, eps)
     root: Tensor = _InverseRoot.apply(matrix, eps)[0]  # type: ignore[no-untyped-call]  # torch's own is not
     return root

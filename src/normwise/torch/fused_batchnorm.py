@@ -21,12 +21,13 @@ from normwise.torch.conversion_guard import QConfig, check_fusion
 from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import StatisticsMet
+from normwise.torch.recordable import Recordable
 from normwise.torch.running_statistics import update_running
 from normwise.torch.steps import choice_for, normalize_and_move
 from normwise.torch.tiny_batches import POLICIES, Batch, check_policy
 
 
-class FusedBatchNorm(_BatchNorm):
+class FusedBatchNorm(Recordable, _BatchNorm):
     """What all layers here share: the forward, and the estimator's state. Not for direct use."""
 
     activation: str | None

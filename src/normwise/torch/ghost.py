@@ -11,6 +11,7 @@ from normwise.errors import UnknownName
 from normwise.estimators import Estimator
 from normwise.kernels import aten
 from normwise.kernels.choose import SMALL
+from normwise.kernels.recording import recording
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.checks import as_torch_takes_them, check_activation, check_residual, parameters_for
@@ -86,7 +87,7 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         x = samples.input
         sizes = [groups * size, rest] if rest else [groups * size]
         # Groups of that size are done one by one before they are gathered from memory for one call.
-        large = groups > 1 and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling()
+        large = groups > 1 and size * x[0].numel() >= SMALL and not recording()
         if large and self.order == "consecutive":
             places, sizes = None, [*[size] * groups, *sizes[1:]]
         else:

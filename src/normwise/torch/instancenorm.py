@@ -20,6 +20,7 @@ from normwise.torch.by_sample import finished
 from normwise.torch.checks import check_activation, check_residual, parameters_for
 from normwise.torch.functional import batch_norm_by_fixed
 from normwise.torch.mask_checks import check_mask
+from normwise.torch.recordable import Recordable
 from normwise.torch.running_statistics import update_running
 from normwise.torch.steps import choice_for, normalize_by_batch
 
@@ -169,7 +170,7 @@ def _is_plain(
     )
 
 
-class _FusedInstanceNorm(_InstanceNorm):
+class _FusedInstanceNorm(Recordable, _InstanceNorm):
     activation: str | None
 
     def _settle(self, activation: str | None) -> None:

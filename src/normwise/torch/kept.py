@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from normwise.kernels.recording import recording
+
 Made = TypeVar("Made")
 
 
@@ -60,10 +62,9 @@ class Kept(Generic[Made]):
 
 
 def comparable(*tensors: Tensor | None) -> bool:
-    """Whether values may be looked at now: plain tensors on the CPU that nothing traces, maps or differentiates."""
+    """Whether values may be looked at now: plain tensors on the CPU that nothing records, maps or differentiates."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch._C._is_tracing()
+        not recording()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch.autograd.forward_ad._current_level < 0

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from normwise.errors import KernelUnavailable
 from normwise.kernels import any_order, aten, cpu, cpu_statistics, two_pass
 from normwise.kernels.choose import MASKED, VARIABLE, Choice, choose
+from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 from normwise.torch import operators
@@ -20,11 +21,14 @@ from normwise.torch.recomputation import recomputing
 
 def choice_for(input: Tensor, *, by_batch: bool, mask: Tensor | None) -> Choice:
     """The kernel for this call, and why."""
+    recorded = recording()
+    compiling = recorded and torch.compiler.is_compiling()
     choice = choose(
         input,
         by_batch=by_batch,
         masked=mask is not None,
-        compiling=torch.compiler.is_compiling(),
+        compiling=compiling,
+        recorded=recorded and not compiling,
         transformed=transformed(),
     )
     if mask is None or choice.name == "two_pass" or (mask.dtype is torch.bool and mask.shape[1] == 1):

@@ -1,0 +1,34 @@
+"""Whether something records what runs now, so that no choice may stand on what is true of this one call only.
+
+A recorder keeps operations and not the ``if`` around them: what Python found out about sizes, values, the grad mode or
+the processor is then true for ever. So where something records, PyTorch's own operators are used, at every size, and
+nothing looks at values or writes past autograd. Recorders are ``torch.compile`` and ``torch.export``,
+``torch.jit.trace`` with the ONNX exporter on it, and ``make_fx``. ``torch.func`` (functionalize too) is asked for
+separately, by ``torch.buffers.transformed``: what runs inside a transform may also run without a recorder.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+_BEFORE_DISPATCH = torch._C.DispatchKey.PreDispatch
+
+
+def recording() -> bool:
+    """Whether operations are recorded, to be run later with other inputs.
+
+    Example:
+        >>> recording()
+        False
+        >>> found = []
+        >>> _ = torch.jit.trace(lambda x: found.append(recording()) or x + 1, torch.ones(1), check_trace=False)
+        >>> found
+        [True]
+    """
+    return (
+        torch.compiler.is_compiling()  # first: the compiler sees no further
+        or torch._C._get_tracing_state() is not None
+        or torch._C._get_dispatch_mode(_PROXY) is not None
+        or torch._C._dispatch_tls_is_dispatch_key_included(_BEFORE_DISPATCH)
+    )
