@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels.kernel import Call
+from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
@@ -40,7 +41,7 @@ class Aten:
     def forward_running(self, call: Call) -> Tensor:
         """As ``Kernel``."""
         mean, var = call.mean, call.var
-        if torch.is_grad_enabled() and mean is not None and var is not None and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and mean is not None and var is not None and not recording():
             mean, var = mean.clone(), var.clone()  # the operator would look at them again
         y = torch.nn.functional.batch_norm(
             with_plain_strides(call.x), mean, var, call.scale, call.shift, training=False, eps=call.eps
@@ -82,7 +83,7 @@ def with_plain_strides(x: Tensor) -> Tensor:
     Of a dense tensor with another stride there (an image read as (H, W, C), permuted and unsqueezed, is one), PyTorch's
     backward on the CPU mixes up the axes.
     """
-    if x.dim() < 3 or x.is_contiguous() or 1 not in x.shape or torch.compiler.is_compiling():
+    if x.dim() < 3 or x.is_contiguous() or recording() or 1 not in x.shape:
         return x
     last = x.movedim(1, -1)
     return last.reshape(-1, x.shape[1]).view(last.shape).movedim(-1, 1) if last.is_contiguous() else x

@@ -55,6 +55,12 @@ MASKED_ELSEWHERE = Choice("two_pass", "there is a mask, which here only plain Py
 WEIGHTED = Choice("two_pass", "there are weights or a mask for each channel, which plain PyTorch operations know")
 TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which plain PyTorch operations follow everywhere")
 COMPILED = Choice("aten", "torch.compile replaces it by its own fused code")
+RECORDED = Choice("aten", "something records the call, and PyTorch's own operator can be saved and sent anywhere")
+RECORDED_INEXACT = Choice(
+    "two_pass",
+    "something records the call, the channels come last in memory, where PyTorch's sums lose digits, and plain PyTorch "
+    "operations do not",
+)
 OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator serves every device")
 TOO_SMALL = Choice("aten", "the tensor is small, and PyTorch's operator has the least overhead")
 LARGE = Choice("cpu", "the compiled kernels read x once, exactly, and fuse what follows")
@@ -107,13 +113,21 @@ _ASKED = asked_for()  # read once: every call of every layer chooses
 _BUILT = built()
 
 
-def choose(call: Call, *, by_batch: bool = True, compiling: bool = False, transformed: bool = False) -> Choice:
+def choose(
+    call: Call,
+    *,
+    by_batch: bool = True,
+    compiling: bool = False,
+    recorded: bool = False,
+    transformed: bool = False,
+) -> Choice:
     """The implementation for a call.
 
     Args:
         call: whose x is (N, C, *spatial).
         by_batch: with batch statistics, or else with running ones.
-        compiling: whether ``torch.compile`` or ``torch.export`` is tracing.
+        compiling: whether ``torch.compile`` or ``torch.export`` records the call.
+        recorded: whether another recorder does (``kernels.recording``).
         transformed: whether ``torch.func`` is transforming the call.
 
     Raises:
@@ -121,11 +135,12 @@ def choose(call: Call, *, by_batch: bool = True, compiling: bool = False, transf
     """
     x, weights = call.x, call.weights
     if _ASKED:
-        return _asked(_ASKED, call, transformed=transformed)
+        return _asked(_ASKED, call, recorded=recorded, transformed=transformed)
     if weights is not None:
         if not _shared(weights):
             return WEIGHTED
-        plain = _BUILT and x.device.type == "cpu" and not compiling and not transformed and x.dtype.is_floating_point
+        eager = not (compiling or recorded or transformed)
+        plain = _BUILT and x.device.type == "cpu" and eager and x.dtype.is_floating_point
         return MASKED if plain else MASKED_ELSEWHERE
     if compiling:
         return COMPILED
@@ -138,7 +153,9 @@ def choose(call: Call, *, by_batch: bool = True, compiling: bool = False, transf
     channels = x.shape[1]
     last, size = channels > 1 and x.stride(1) == 1, x.numel()
     if by_batch and last and size > FEW_VALUES * channels:
-        return INEXACT if _BUILT else NOT_BUILT_INEXACT
+        return RECORDED_INEXACT if recorded else INEXACT if _BUILT else NOT_BUILT_INEXACT
+    if recorded:
+        return RECORDED
     if size < (SMALL_LAST if last else SMALL):
         return TOO_SMALL
     if _BUILT:
@@ -151,13 +168,28 @@ def _shared(weights: Tensor) -> bool:
     return not weights.dtype.is_floating_point and weights.shape[1] == 1
 
 
-def _asked(name: str, call: Call, *, transformed: bool) -> Choice:
+def refuse_recorded(name: str) -> None:
+    """The compiled kernels are in no recording, which is to run elsewhere.
+
+    Raises:
+        KernelUnavailable: they were asked for by name.
+    """
+    if name == "cpu":
+        raise KernelUnavailable(
+            f"{VARIABLE}=cpu asks for the compiled kernels, which a recording cannot hold, and a call that is recorded "
+            f"(torch.jit.trace, torch.onnx.export, make_fx) was received: unset {VARIABLE}."
+        )
+
+
+def _asked(name: str, call: Call, *, recorded: bool, transformed: bool) -> Choice:
     weights, on_cpu = call.weights, call.x.device.type == "cpu"
     if weights is not None and name == "aten":
         raise KernelUnavailable(
             f"{VARIABLE}=aten asks for PyTorch's operator, which does not know masks, and a mask was received: "
             f"unset {VARIABLE} or set it to two_pass."
         )
+    if recorded:
+        refuse_recorded(name)
     if name == "cpu" and transformed:
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the compiled kernels, which torch.func does not see through, and a call under "

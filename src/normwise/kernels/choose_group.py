@@ -32,7 +32,13 @@ LONG = 256
 
 
 def choose_group(
-    x: Tensor, *, masked: bool, channels_last: bool, compiling: bool = False, transformed: bool = False
+    x: Tensor,
+    *,
+    masked: bool,
+    channels_last: bool,
+    compiling: bool = False,
+    recorded: bool = False,
+    transformed: bool = False,
 ) -> Choice:
     """The implementation of group norm for this tensor.
 
@@ -40,18 +46,20 @@ def choose_group(
         x: (N, C, *spatial).
         masked: whether some values do not count.
         channels_last: whether PyTorch's operator takes it for a tensor whose channels come last.
-        compiling: whether ``torch.compile`` or ``torch.export`` is tracing.
+        compiling: whether ``torch.compile`` or ``torch.export`` records the call.
+        recorded: whether another recorder does (``kernels.recording``).
         transformed: whether ``torch.func`` is transforming the call.
 
     Raises:
         KernelUnavailable: the one asked for by name cannot do it.
     """
-    asked = _asked(x, masked=masked)
+    asked = _asked(x, masked=masked, recorded=recorded)
     if asked is not None:
         return asked
     if masked:
         return MASKED
-    if choose._BUILT and not compiling and not transformed and x.device.type == "cpu" and _large(x):
+    eager = not (compiling or recorded or transformed)
+    if choose._BUILT and eager and x.device.type == "cpu" and _large(x):
         return FUSED
     return CANCELS if channels_last and x.device.type == "cpu" else ONE_PASS
 
@@ -63,23 +71,24 @@ def _large(x: Tensor) -> bool:
     return x.numel() >= max(choose.SMALL, LONG * x.shape[0] * x.shape[1])
 
 
-def choose_layer(x: Tensor, *, masked: bool) -> Choice:
+def choose_layer(x: Tensor, *, masked: bool, recorded: bool = False) -> Choice:
     """The implementation of layer norm for this tensor.
 
     Args:
         x: any shape.
         masked: whether some values do not count.
+        recorded: whether a recorder other than the compiler is at work (``kernels.recording``).
 
     Raises:
         KernelUnavailable: the one asked for by name cannot do it.
     """
-    asked = _asked(x, masked=masked)
+    asked = _asked(x, masked=masked, recorded=recorded)
     if asked is not None:
         return asked
     return MASKED if masked else ONE_PASS
 
 
-def _asked(x: Tensor, *, masked: bool) -> Choice | None:
+def _asked(x: Tensor, *, masked: bool, recorded: bool) -> Choice | None:
     """What the environment asks for, or None."""
     name = choose._ASKED
     if not name:
@@ -89,6 +98,8 @@ def _asked(x: Tensor, *, masked: bool) -> Choice | None:
             f"{VARIABLE}={name} asks for kernels that know no mask of a sample's own, and one was received: unset "
             f"{VARIABLE} or set it to two_pass."
         )
+    if recorded:
+        choose.refuse_recorded(name)
     if name == "cpu" and x.device.type != "cpu":
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the CPU kernels, and a tensor on another device was received: unset {VARIABLE}."

@@ -19,6 +19,11 @@ is_transformed: Any = torch._C._functorch.is_functorch_wrapped_tensor
 # into, None without one.
 listening_modes: Any = torch._C._len_torch_dispatch_stack
 jit_trace: Any = torch._C._get_tracing_state
+# A mode of one kind, None where it is off (PROXY is make_fx's); whether a dispatch key is on (export's, BEFORE_DISPATCH).
+dispatch_mode: Any = torch._C._get_dispatch_mode
+PROXY: Any = torch._C._TorchDispatchModeKey.PROXY
+is_key_included: Any = torch._C._dispatch_tls_is_dispatch_key_included
+BEFORE_DISPATCH: Any = torch._C.DispatchKey.PreDispatch
 
 # Of autograd: the number of the backward that is going on in this thread, -1 outside of one; its present node; a block
 # in which operators do not reach autograd; the hooks that saved tensors go through; a gradient that is an error.

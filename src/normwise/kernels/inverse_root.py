@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from normwise.errors import NormwiseError
-from normwise.kernels.internals import TransformType, innermost_transform, transforms
+from normwise.kernels.internals import TransformType, innermost_transform, jit_trace, transforms
 
 
 def inverse_root(matrix: Tensor, eps: float) -> Tensor:
@@ -73,7 +73,7 @@ def _refuse_jvp_of_jvp() -> None:
 
 
 def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or jit_trace() is not None:
         return _linearized(matrix, eps)
     root: Tensor = _InverseRoot.apply(matrix, eps)[0]  # type: ignore[no-untyped-call]  # torch's own is not
     return root

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from normwise.kernels.internals import innermost_transform, listening_modes
+from normwise.kernels.recording import recording
 
 STATISTICS = ("running_mean", "running_var")
 NARROW = (torch.float16, torch.bfloat16)
@@ -20,9 +21,9 @@ def transformed() -> bool:
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether Python may look at values at no cost: a plain tensor on the CPU that nothing is tracing or mapping."""
+    """Whether Python may look at values at no cost: a plain tensor on the CPU that nothing is recording or mapping."""
     return (
-        not torch.compiler.is_compiling()
+        not recording()
         and type(tensor) is Tensor
         and tensor.is_cpu
         and listening_modes() == 0
@@ -34,9 +35,9 @@ def changeable(buffer: Tensor) -> Tensor:
     """The buffer to be written to.
 
     Autograd of an earlier forward may have seen it, but needs no value of it: PyTorch's own operator changes it behind
-    autograd's back too.
+    autograd's back too. A recorder does not see what is written to ``data``.
     """
-    return buffer if torch.compiler.is_compiling() or transformed() else buffer.data
+    return buffer if recording() or transformed() else buffer.data
 
 
 def is_wide(tensor: Tensor) -> bool:

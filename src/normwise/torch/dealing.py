@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels import aten
+from normwise.kernels.recording import recording
 from normwise.torch.buffers import transformed
 
 ORDERS = ("consecutive", "interleaved", "shuffled")
@@ -116,8 +117,9 @@ def permuted(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
         order: which row comes where, int64.
         back: the inverse of it.
     """
-    # The compiler warns of functions of our own, and fuses the adding up; torch.func loses their second tangents.
-    if torch.compiler.is_compiling() or transformed():
+    # A recorder cannot keep a function of our own, and the compiler fuses the adding up; torch.func loses its second
+    # tangents.
+    if recording() or transformed():
         return _taken(x, order)
     moved: Tensor = _Permuted.apply(x, order, back)
     return moved

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from normwise.errors import NormwiseError, UnknownName
 from normwise.torch.domain_choice import CHOSEN
 from normwise.torch.recomputation import recomputing
+from normwise.torch.recordable import Recordable
 
 # What a module keeps of hooks that run when it is called; a copy for a domain has none of them.
 HOOKS = (
@@ -26,7 +27,7 @@ HOOKS = (
 )
 
 
-class PerDomain(nn.Module):
+class PerDomain(Recordable):
     """A normalization layer with running statistics of its own for every domain, chosen per batch.
 
     One set of statistics for several domains (cameras, hospitals, real and generated images, the steps of a recurrent

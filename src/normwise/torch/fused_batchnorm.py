@@ -11,17 +11,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
+from normwise.kernels.kernel import Call, Kernel
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
 from normwise.torch.conversion_guard import QConfig, check_fusion
 from normwise.torch.recomputation import StatisticsMet
+from normwise.torch.recordable import Recordable
 from normwise.torch.steps.call import ATEN, checked, like_torch, normalize_and_update
 from normwise.torch.steps.checks import check_activation
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.tiny_batches import POLICIES, check_policy
 
 
-class FusedBatchNorm(_BatchNorm):
+class FusedBatchNorm(Recordable, _BatchNorm):
     """What all layers here share: the forward, and the estimator's state. Not for direct use."""
 
     activation: str | None
@@ -75,26 +77,11 @@ class FusedBatchNorm(_BatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
-        weight, bias, mean, var, updates = self._tensors()
-        by_batch = self.training or (mean is None and var is None)
         tracks = self.training and self.track_running_stats
         policy = POLICIES[self.on_tiny_batch] if tracks else None
-        call, kernel = checked(
-            input,
-            mean,
-            var,
-            weight,
-            bias,
-            self.eps,
-            self.activation,
-            residual,
-            mask,
-            sample_weight,
-            by_batch=by_batch,
-            momentum=0.0 if self.momentum is None else self.momentum,
-            ask_torch=policy is None,
-        )
-        if not by_batch:
+        call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=policy is None)
+        mean, var = call.mean, call.var
+        if not self.training and not mean is var is None:
             return kernel.forward_running(call)
         if policy is not None and mean is not None and var is not None:
             tiny = policy(call, self._met)
@@ -105,10 +92,10 @@ class FusedBatchNorm(_BatchNorm):
             call = call if kernel is ATEN else like_torch(call, by_batch=True)
         if not tracks or self._paused or input.numel() == 0:  # an empty batch has nothing to add to the statistics
             return normalize_and_update(call._replace(mean=None, var=None), kernel, 0.0)
+        updates, skipped = self._buffers.get("num_batches_tracked"), self._buffers.get("num_batches_skipped")
         simple = call.weights is None and self.estimator is None and self.momentum is not None
         if simple or mean is None or var is None or updates is None:
-            momentum = 0.0 if self.momentum is None else self.momentum
-            y = normalize_and_update(call, kernel, momentum, updates, self._buffers.get("num_batches_skipped"))
+            y = normalize_and_update(call, kernel, 0.0 if self.momentum is None else self.momentum, updates, skipped)
             if updates is not None and mean is None:
                 updates.add_(1)
             return y
@@ -116,19 +103,37 @@ class FusedBatchNorm(_BatchNorm):
         self._enter(batch, call.weights)
         return y
 
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        """weight, bias, running_mean, running_var and num_batches_tracked, without a module's slow attributes."""
-        try:
+    def _checked(
+        self,
+        input: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        sample_weight: Tensor | None,
+        *,
+        ask_torch: bool,
+    ) -> tuple[Call, Kernel]:
+        """What a kernel is given, checked, and the kernel; see ``steps/call.py``."""
+        try:  # past a module's slow attributes
             parameters, buffers = self._parameters, self._buffers
-            return (
-                parameters["weight"],
-                parameters["bias"],
-                buffers["running_mean"],
-                buffers["running_var"],
-                buffers["num_batches_tracked"],
-            )
+            scale, shift = parameters["weight"], parameters["bias"]
+            mean, var = buffers["running_mean"], buffers["running_var"]
         except KeyError:  # where something else stands in their place, a parametrization for example
-            return self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked
+            scale, shift, mean, var = self.weight, self.bias, self.running_mean, self.running_var
+        return checked(
+            input,
+            mean,
+            var,
+            scale,
+            shift,
+            self.eps,
+            self.activation,
+            residual,
+            mask,
+            sample_weight,
+            by_batch=self.training or mean is var is None,
+            momentum=0.0 if self.momentum is None else self.momentum,
+            ask_torch=ask_torch,
+        )
 
     def _enter(self, batch: Moments, weights: Tensor | None = None) -> None:
         """One more batch into the running statistics, which are there; ``weights`` is what it was gathered with."""

@@ -12,12 +12,13 @@ from normwise.estimators import Estimator
 from normwise.kernels import aten
 from normwise.kernels.choose import SMALL
 from normwise.kernels.kernel import Call
+from normwise.kernels.recording import recording
 from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.dealing import ORDERS, Sizes, order_of, permuted
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.mask_checks import check_masked_count
-from normwise.torch.steps.call import checked, kernel_for, like_torch
+from normwise.torch.steps.call import kernel_for, like_torch
 from normwise.torch.tiny_batches import POLICIES, Normalized
 from normwise.torch.virtual_batches import PerSample, repeated, together, woven
 
@@ -64,21 +65,7 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         groups, size, rest = (1, len(input), 0) if input.numel() == 0 else self.sizes.of(len(input))
         if not self.training or (groups == 1 and rest == 0):
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
-        weight, bias, mean, var, _ = self._tensors()
-        call, _ = checked(
-            input,
-            mean,
-            var,
-            weight,
-            bias,
-            self.eps,
-            self.activation,
-            residual,
-            mask,
-            sample_weight,
-            by_batch=True,
-            ask_torch=False,
-        )
+        call, _ = self._checked(input, residual, mask, sample_weight, ask_torch=False)
         call = like_torch(call._replace(weights=None), by_batch=True)._replace(weights=call.weights)
         self._refuse_single_values(input, size, rest)
         if call.weights is not None:
@@ -94,7 +81,7 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         samples = PerSample(x, call.residual, call.weights)
         sizes = [groups * size, rest] if rest else [groups * size]
         # Groups of that size are done one by one before they are gathered from memory for one call.
-        large = groups > 1 and size * x[0].numel() >= SMALL and not torch.compiler.is_compiling()
+        large = groups > 1 and size * x[0].numel() >= SMALL and not recording()
         if large and self.order == "consecutive":
             places, sizes = None, [*[size] * groups, *sizes[1:]]
         else:

@@ -12,11 +12,13 @@ from normwise.kernels import aten
 from normwise.kernels.choose import Choice
 from normwise.kernels.choose_group import choose_group
 from normwise.kernels.kernel import Call
+from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import activate
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import transformed
 from normwise.torch.by_sample import finished, rows_normalized
 from normwise.torch.mask_checks import check_mask
+from normwise.torch.recordable import Recordable
 from normwise.torch.steps.call import CPU
 from normwise.torch.steps.checks import check_activation, check_residual
 
@@ -93,10 +95,16 @@ def group_norm(
 
 def choice_for(input: Tensor, *, mask: Tensor | None) -> Choice:
     """The kernel for this call, and why."""
-    compiling = torch.compiler.is_compiling()
+    recorded = recording()
+    compiling = recorded and torch.compiler.is_compiling()
     last = not compiling and aten.memory_format(input) is not torch.contiguous_format
     return choose_group(
-        input, masked=mask is not None, channels_last=last, compiling=compiling, transformed=transformed()
+        input,
+        masked=mask is not None,
+        channels_last=last,
+        compiling=compiling,
+        recorded=recorded and not compiling,
+        transformed=transformed(),
     )
 
 
@@ -130,7 +138,7 @@ def _is_plain(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None
     )
 
 
-class GroupNorm(torch.nn.GroupNorm):
+class GroupNorm(Recordable, torch.nn.GroupNorm):
     r"""Group normalization of (N, C, *spatial), a drop-in for ``torch.nn.GroupNorm``.
 
     .. math:: y = f\Big(\gamma \frac{x - \mu_{ng}}{\sqrt{v_{ng} + \epsilon}} + \beta + r\Big)

@@ -19,6 +19,7 @@ from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import STATISTICS, readable, widen
 from normwise.torch.by_sample import finished
 from normwise.torch.mask_checks import check_mask
+from normwise.torch.recordable import Recordable
 from normwise.torch.steps.call import checked, kernel_for
 from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual
 from normwise.torch.steps.estimate import update_running
@@ -171,7 +172,7 @@ def _is_plain(
     )
 
 
-class _FusedInstanceNorm(_InstanceNorm):
+class _FusedInstanceNorm(Recordable, _InstanceNorm):
     activation: str | None
 
     def _settle(self, activation: str | None) -> None:

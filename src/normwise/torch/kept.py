@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from normwise.kernels.internals import innermost_transform, jit_trace, listening_modes
+from normwise.kernels.internals import innermost_transform, listening_modes
+from normwise.kernels.recording import recording
 
 Made = TypeVar("Made")
 
@@ -62,10 +63,9 @@ class Kept(Generic[Made]):
 
 
 def comparable(*tensors: Tensor | None) -> bool:
-    """Whether values may be looked at now: plain tensors on the CPU that nothing traces, maps or differentiates."""
+    """Whether values may be looked at now: plain tensors on the CPU that nothing records, maps or differentiates."""
     return (
-        not torch.compiler.is_compiling()
-        and jit_trace() is None
+        not recording()
         and listening_modes() == 0
         and innermost_transform() is None
         and torch.autograd.forward_ad._current_level < 0

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from normwise.kernels.choose import TRANSFORMED, Choice
 from normwise.kernels.choose_group import ONE_PASS, choose_layer
+from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import activate
 from normwise.torch.buffers import transformed
 from normwise.torch.by_sample import finished, rows_normalized
+from normwise.torch.recordable import Recordable
 from normwise.torch.steps.any_order_layer import differentiable
 from normwise.torch.steps.checks import check_activation, check_residual
 
@@ -79,7 +81,8 @@ def layer_norm(
 
 def choice_for(input: Tensor, *, mask: Tensor | None) -> Choice:
     """The kernel for this call, and why."""
-    choice = choose_layer(input, masked=mask is not None)
+    recorded = recording() and not torch.compiler.is_compiling()
+    choice = choose_layer(input, masked=mask is not None, recorded=recorded)
     return TRANSFORMED if choice is ONE_PASS and transformed() else choice
 
 
@@ -117,7 +120,7 @@ def _is_plain(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tens
     )
 
 
-class LayerNorm(torch.nn.LayerNorm):
+class LayerNorm(Recordable, torch.nn.LayerNorm):
     r"""Layer normalization over the last axes, a drop-in for ``torch.nn.LayerNorm``.
 
     .. math:: y = f\Big(\gamma \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\Big)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels.internals import running_backward
+from normwise.kernels.recording import recording
 from normwise.torch.buffers import transformed
 
 CALLS = 16
@@ -63,7 +64,7 @@ class StatisticsMet:
             ``now``, which is remembered, in a first forward; what was remembered where it is run again. A compiled
             graph holds what its backward needs by itself.
         """
-        if torch.compiler.is_compiling() or transformed():
+        if recording() or transformed():
             return now
         key = batch_mean.detach()
         if not recomputing():

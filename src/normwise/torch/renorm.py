@@ -14,7 +14,7 @@ from normwise.torch.buffers import changeable, is_wide
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.recomputation import recomputing
 from normwise.torch.renorm_schedule import RenormSchedule
-from normwise.torch.steps.call import checked, like_torch
+from normwise.torch.steps.call import like_torch
 from normwise.torch.tiny_batches import POLICIES, corrected
 
 
@@ -79,23 +79,9 @@ class FusedBatchRenorm(FusedBatchNorm):
         self._check_input_dim(input)
         if not self.training or input.numel() == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
-        weight, bias, mean, var, _ = self._tensors()
-        call, kernel = checked(
-            input,
-            mean,
-            var,
-            weight,
-            bias,
-            self.eps,
-            self.activation,
-            residual,
-            mask,
-            sample_weight,
-            by_batch=True,
-            ask_torch=False,
-        )
+        call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=False)
         policy = POLICIES[self.on_tiny_batch]
-        if policy is not None and mean is not None and var is not None:
+        if policy is not None and call.mean is not None and call.var is not None:
             tiny = policy(call, self._met)
             if tiny is not None:
                 if tiny.moments is not None:

@@ -16,7 +16,7 @@ from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import readable, transformed
 from normwise.torch.fused_batchnorm import FusedBatchNorm
-from normwise.torch.steps.call import ATEN, CPU, checked, like_torch
+from normwise.torch.steps.call import ATEN, CPU, like_torch
 from normwise.torch.sync_normalize import join, normalize_by_joined
 from normwise.torch.sync_peers import peers_of
 from normwise.torch.sync_tiny_batches import by_policy, check_more_than_one
@@ -146,26 +146,12 @@ class SyncBatchNorm(FusedBatchNorm):
                 f"{self._called()} joins the batches of several processes, which torch.func cannot transform: put "
                 "a BatchNorm in its place (normwise.torch.convert_from_synchronized), or call the model without it."
             )
-        weight, bias, mean, var, _ = self._tensors()
-        call, kernel = checked(
-            input,
-            mean,
-            var,
-            weight,
-            bias,
-            self.eps,
-            self.activation,
-            residual,
-            mask,
-            sample_weight,
-            by_batch=True,
-            ask_torch=False,
-        )
+        call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=False)
         call = _like_torch(call)
         if kernel is ATEN and input.device.type == "cpu":  # what it would save on a small batch is nothing here
             kernel = CPU if built() else TWO_PASS
         batch = join(call, kernel, peers)
-        tracks = self.track_running_stats and mean is not None and var is not None
+        tracks = self.track_running_stats and call.mean is not None and call.var is not None
         policy = self.on_tiny_batch if tracks else "error"
         if policy == "error":
             check_more_than_one(batch.count, input, peers.number)

@@ -9,6 +9,7 @@ from normwise.estimators.ema import Ema
 from normwise.kernels.choose import Choice, choose
 from normwise.kernels.internals import innermost_transform
 from normwise.kernels.kernel import Call, Kernel
+from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.buffers import NARROW, transformed
@@ -71,9 +72,16 @@ def checked(
     if x.dtype in NARROW:
         scale, shift = cast_parameters(x, mean, scale, shift)
     call = Call(x, weights, mean, var, scale, shift, eps, activation, residual)
-    compiling = torch.compiler.is_compiling()
-    transforming = not compiling and innermost_transform() is not None
-    kernel = KERNELS[choose(call, by_batch=by_batch, compiling=compiling, transformed=transforming).name]
+    recorded = recording()
+    compiling = recorded and torch.compiler.is_compiling()
+    choice = choose(
+        call,
+        by_batch=by_batch,
+        compiling=compiling,
+        recorded=recorded and not compiling,
+        transformed=not compiling and innermost_transform() is not None,
+    )
+    kernel = KERNELS[choice.name]
     if kernel is ATEN or not ask_torch:
         return call, kernel
     return like_torch(call, by_batch=by_batch, momentum=momentum), kernel
@@ -141,7 +149,15 @@ def normalize_and_update(
 
 def choice_for(call: Call, *, by_batch: bool) -> Choice:
     """Which kernel serves a call, and why."""
-    return choose(call, by_batch=by_batch, compiling=torch.compiler.is_compiling(), transformed=transformed())
+    recorded = recording()
+    compiling = recorded and torch.compiler.is_compiling()
+    return choose(
+        call,
+        by_batch=by_batch,
+        compiling=compiling,
+        recorded=recorded and not compiling,
+        transformed=transformed(),
+    )
 
 
 def kernel_for(call: Call, *, by_batch: bool) -> Kernel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,14 @@ from normwise.estimators.ema import Ema
 from normwise.estimators.estimator import Estimator, RunningStatistics
 from normwise.kernels import cpu
 from normwise.kernels.internals import innermost_transform, listening_modes, running_backward
+from normwise.kernels.recording import recording
 from normwise.moments import Moments, bessel
 from normwise.torch.buffers import changeable
 from normwise.torch.finite import finite_channels
 
 _ONE = torch.ones((), dtype=torch.int64)  # a tensor is added in half the time of a number
+
+correction = lru_cache(maxsize=64)(bessel)  # of a few sizes of batches, again and again
 
 
 def update_running(
@@ -42,8 +47,8 @@ def update_running(
     if not torch.compiler.is_compiling() and running_backward() != -1:  # ``recomputing``, without a call
         return
     if isinstance(estimator, Ema) and count is None and isinstance(batch.count, int) and batch.count > 1:
-        correction, weight = bessel(batch.count), float(estimator.weight_of_new)
-        left_out = move_running(running_mean, running_var, batch.mean, batch.var, correction, weight)
+        weight = float(estimator.weight_of_new)
+        left_out = move_running(running_mean, running_var, batch.mean, batch.var, correction(batch.count), weight)
         if left_out is not None:
             count_batch(updates, skipped, left_out, running_var.numel())
             return
@@ -127,7 +132,7 @@ def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int,
         and running_mean.is_contiguous()
         and running_var.is_contiguous()
         and running_mean.shape == running_var.shape
-        and not torch.compiler.is_compiling()
+        and not recording()
         and listening_modes() == 0
         and innermost_transform() is None
     ):

@@ -1,0 +1,64 @@
+"""How the tools of PyTorch that record a model meet its layers: ``torch.jit`` and ``torch.fx``.
+
+``torch.fx`` makes one node of a layer that is a *leaf*, and takes for leaves what is defined in ``torch.nn``; its
+tracers, that of quantization and those of other libraries too, look at ``layer.__module__`` for it, in a method that is
+always called ``is_leaf_module``. To them the layers here say ``torch.nn``. A layer that is followed into its forward
+instead would have its hooks twice, in the graph and in the node.
+
+``torch.jit.trace`` calls ``_slow_forward`` in the place of ``forward``, ``torch.jit.script`` asks every module for
+``__prepare_scriptable__`` before it compiles one.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+from torch import nn
+from torch.jit._trace import TracerWarning
+
+from normwise.errors import NormwiseError
+
+
+class _Home(str):
+    """The name of the module that a class is in; instances say ``torch.nn`` to what looks for leaves."""
+
+    __slots__ = ()
+
+    def __get__(self, layer: object, owner: type) -> str:
+        if layer is not None and sys._getframe(1).f_code.co_name == "is_leaf_module":
+            return "torch.nn"
+        return str(self)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)  # a class is pickled by this name, which has to come back as a plain one
+
+
+class Recordable(nn.Module):
+    """A layer that every recorder of PyTorch's takes as it takes PyTorch's own layers, or that says why not."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("normwise."):  # a user's subclass is followed by torch.fx, as one of torch's is
+            cls.__module__ = _Home(cls.__module__)
+
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
+        """The forward under ``torch.jit.trace``, which would warn of every size that is looked at.
+
+        What depends on a size here is the choice between two ways that are both right for every size, or a refusal.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TracerWarning)
+            return super()._slow_forward(*input, **kwargs)
+
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse to be scripted.
+
+        Raises:
+            NormwiseError: always.
+        """
+        raise NormwiseError(
+            f"torch.jit.script cannot compile {type(self).__name__}({self.extra_repr()}), whose Python chooses among "
+            "kernels and keeps statistics finite: record the model by torch.jit.trace or torch.export.export instead."
+        )
