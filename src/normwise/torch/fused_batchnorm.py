@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,11 +19,13 @@ from normwise.torch.buffers import STATISTICS, widen
 from normwise.torch.checks import check_activation, check_residual, fits, parameters_for
 from normwise.torch.conversion_guard import QConfig, check_fusion
 from normwise.torch.functional import batch_norm_by_batch, batch_norm_by_fixed, output_and_moments
+from normwise.torch.lazy_norm import learn_features
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import StatisticsMet
 from normwise.torch.running_statistics import update_running
 from normwise.torch.steps import choice_for, normalize_and_move
 from normwise.torch.tiny_batches import POLICIES, Batch, check_policy
+from normwise.torch.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 
 
 class FusedBatchNorm(_BatchNorm):
@@ -38,6 +40,8 @@ class FusedBatchNorm(_BatchNorm):
     _paused: bool = False
     # What ``on_tiny_batch="renorm"`` has for a forward that is run again.
     _met: StatisticsMet | None = None
+    # Buffers that no checkpoint holds, and the value that each starts from.
+    _unsaved: ClassVar[dict[str, float]] = {"num_batches_skipped": 0}
     # By which torch's conversion to its ``SyncBatchNorm`` is noticed.
     qconfig = QConfig()
 
@@ -64,6 +68,7 @@ class FusedBatchNorm(_BatchNorm):
         skipped = torch.zeros((), dtype=torch.int64, device=device) if self.track_running_stats else None
         self.register_buffer("num_batches_skipped", skipped, persistent=False)
         widen(self, {})
+        learn_features(self)  # of a layer that was PyTorch's and lazy
 
     def __getattr__(self, name: str) -> Any:
         if name == "running_var" and not torch.compiler.is_compiling():
@@ -97,6 +102,8 @@ class FusedBatchNorm(_BatchNorm):
                 y = aten.forward_fixed(input, mean, var, weight, bias, self.eps)
                 return y if activation is None and residual is None else activate(y, activation, residual)
             momentum, skipped = self.momentum, self._buffers["num_batches_skipped"]
+            if skipped is not None and skipped.is_meta:
+                skipped = skipped_of(self)
             plain = self.estimator is None and self.on_tiny_batch == "error" and not self._paused
             if tracks and plain and momentum is not None and updates is not None:
                 y = normalize_and_move(input, mean, var, weight, bias, momentum, self.eps, updates, skipped)
@@ -132,7 +139,7 @@ class FusedBatchNorm(_BatchNorm):
                 residual,
                 weights,
                 updates,
-                self._buffers.get("num_batches_skipped"),
+                skipped_of(self),
             )
             if updates is not None and mean is None:
                 updates.add_(1)
@@ -168,12 +175,13 @@ class FusedBatchNorm(_BatchNorm):
             self.running_count = count = (
                 count.expand(mean.shape).clone() if weights.shape[1] > 1 > count.dim() else count
             )
-        update_running(self._estimator(), batch, mean, var, self.num_batches_tracked, count, self.num_batches_skipped)
+        update_running(self._estimator(), batch, mean, var, self.num_batches_tracked, count, skipped_of(self))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As torch's, but the running statistics stay in float32 where ``.half()`` or ``.bfloat16()`` converts."""
         originals = {name: buffer for name in STATISTICS if (buffer := self._buffers.get(name)) is not None}
-        super()._apply(fn, recurse)
+        with kept_unsaved(self, fn):
+            super()._apply(fn, recurse)
         widen(self, originals)
         return self
 
@@ -190,9 +198,10 @@ class FusedBatchNorm(_BatchNorm):
     def reset_running_stats(self) -> None:
         """Back to mean 0, variance 1, nothing seen."""
         super().reset_running_stats()
-        for counter in (getattr(self, "running_count", None), getattr(self, "num_batches_skipped", None)):
-            if counter is not None:
-                counter.zero_()
+        count = self._buffers.get("running_count")
+        if count is not None:
+            count.zero_()
+        reset_unsaved(self)
 
     def extra_repr(self) -> str:
         """Torch's line, and what is set beyond it."""
@@ -212,3 +221,4 @@ class FusedBatchNorm(_BatchNorm):
             self.running_count = torch.zeros_like(count, device=self.running_count.device)  # of its shape and dtype
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         widen(self, {})  # assign=True takes a checkpoint's tensors as they are
+        make_real(self)
