@@ -166,7 +166,7 @@ STATES: list[tuple[Callable[[nn.Sequential], None], str]] = [
     (hooked_norm, "it has hooks"),
     (hooked_activation, "the activation behind it, 2, has hooks"),
     (frozen, "it is frozen: in inference mode while the model is in training mode"),
-    (lazy, "it is lazy: it has no parameters before its first input"),
+    (lazy, "it is lazy and has not seen its first input"),
     (synchronized, "it is a SyncBatchNorm, not exactly a BatchNorm1d, 2d or 3d"),
     (done_already, "it does its activation itself already: silu"),
     (replaced_forward, "its forward was replaced on the instance"),

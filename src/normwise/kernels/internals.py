@@ -19,7 +19,8 @@ is_transformed: Any = torch._C._functorch.is_functorch_wrapped_tensor
 # into, None without one.
 listening_modes: Any = torch._C._len_torch_dispatch_stack
 jit_trace: Any = torch._C._get_tracing_state
-# A mode of one kind, None where it is off (PROXY is make_fx's); whether a dispatch key is on (export's, BEFORE_DISPATCH).
+# A mode of one kind, None where it is off (PROXY is make_fx's); whether a dispatch key is on (export's is
+# BEFORE_DISPATCH).
 dispatch_mode: Any = torch._C._get_dispatch_mode
 PROXY: Any = torch._C._TorchDispatchModeKey.PROXY
 is_key_included: Any = torch._C._dispatch_tls_is_dispatch_key_included

@@ -180,6 +180,7 @@ class PerDomain(Recordable):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As torch's, which replaces parameters on some ways between devices."""
+        self._tie()  # what was set here by hand is the domains' too
         super()._apply(fn, recurse)
         self._tie()
         return self
@@ -188,7 +189,8 @@ class PerDomain(Recordable):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
         first = self.of(self.domains[0])
-        for name in [*first._buffers, *first._parameters]:
+        # A layer that whitens takes a plain one's running_var.
+        for name in dict.fromkeys([*first._buffers, *first._parameters, "running_var"]):
             value = state_dict.get(f"{prefix}{name}")
             if value is None:
                 continue

@@ -138,7 +138,7 @@ def fuse(model: nn.Module) -> FuseReport:
 def _refusal(norm: _BatchNorm, model: nn.Module) -> str | None:
     """Why this batch norm must stay as it is, wherever it is called."""
     if isinstance(norm, _LazyNormBase):
-        return "it is lazy: it has no parameters before its first input"
+        return "it is lazy and has not seen its first input"
     if type(norm) not in OURS:
         return f"it is a {type(norm).__name__}, not exactly a BatchNorm1d, 2d or 3d"
     if isinstance(norm, FusedBatchNorm) and norm.activation is not None:

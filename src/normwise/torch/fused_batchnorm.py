@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,12 +15,14 @@ from normwise.kernels.kernel import Call, Kernel
 from normwise.moments import Moments
 from normwise.torch.buffers import STATISTICS, widen
 from normwise.torch.conversion_guard import QConfig, check_fusion
+from normwise.torch.lazy_norm import learn_features
 from normwise.torch.recomputation import StatisticsMet
 from normwise.torch.recordable import Recordable
 from normwise.torch.steps.call import ATEN, checked, like_torch, normalize_and_update
 from normwise.torch.steps.checks import check_activation
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.tiny_batches import POLICIES, check_policy
+from normwise.torch.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 
 
 class FusedBatchNorm(Recordable, _BatchNorm):
@@ -35,6 +37,8 @@ class FusedBatchNorm(Recordable, _BatchNorm):
     _paused: bool = False
     # What ``on_tiny_batch="renorm"`` has for a forward that is run again.
     _met: StatisticsMet | None = None
+    # Buffers that no checkpoint holds, and the value that each starts from.
+    _unsaved: ClassVar[dict[str, float]] = {"num_batches_skipped": 0}
     # By which torch's conversion to its ``SyncBatchNorm`` is noticed.
     qconfig = QConfig()
 
@@ -61,6 +65,7 @@ class FusedBatchNorm(Recordable, _BatchNorm):
         skipped = torch.zeros((), dtype=torch.int64, device=device) if self.track_running_stats else None
         self.register_buffer("num_batches_skipped", skipped, persistent=False)
         widen(self, {})
+        learn_features(self)  # of a layer that was PyTorch's and lazy
 
     def __getattr__(self, name: str) -> Any:
         if name == "running_var" and not torch.compiler.is_compiling():
@@ -93,6 +98,8 @@ class FusedBatchNorm(Recordable, _BatchNorm):
         if not tracks or self._paused or input.numel() == 0:  # an empty batch has nothing to add to the statistics
             return normalize_and_update(call._replace(mean=None, var=None), kernel, 0.0)
         updates, skipped = self._buffers.get("num_batches_tracked"), self._buffers.get("num_batches_skipped")
+        if skipped is not None and skipped.is_meta:
+            skipped = skipped_of(self)
         simple = call.weights is None and self.estimator is None and self.momentum is not None
         if simple or mean is None or var is None or updates is None:
             y = normalize_and_update(call, kernel, 0.0 if self.momentum is None else self.momentum, updates, skipped)
@@ -148,12 +155,13 @@ class FusedBatchNorm(Recordable, _BatchNorm):
             self.running_count = count = (
                 count.expand(mean.shape).clone() if weights.shape[1] > 1 > count.dim() else count
             )
-        update_running(self._estimator(), batch, mean, var, self.num_batches_tracked, count, self.num_batches_skipped)
+        update_running(self._estimator(), batch, mean, var, self.num_batches_tracked, count, skipped_of(self))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As torch's, but the running statistics stay in float32 where ``.half()`` or ``.bfloat16()`` converts."""
         originals = {name: buffer for name in STATISTICS if (buffer := self._buffers.get(name)) is not None}
-        super()._apply(fn, recurse)
+        with kept_unsaved(self, fn):
+            super()._apply(fn, recurse)
         widen(self, originals)
         return self
 
@@ -170,9 +178,10 @@ class FusedBatchNorm(Recordable, _BatchNorm):
     def reset_running_stats(self) -> None:
         """Back to mean 0, variance 1, nothing seen."""
         super().reset_running_stats()
-        for counter in (getattr(self, "running_count", None), getattr(self, "num_batches_skipped", None)):
-            if counter is not None:
-                counter.zero_()
+        count = self._buffers.get("running_count")
+        if count is not None:
+            count.zero_()
+        reset_unsaved(self)
 
     def extra_repr(self) -> str:
         """Torch's line, and what is set beyond it."""
@@ -192,3 +201,4 @@ class FusedBatchNorm(Recordable, _BatchNorm):
             self.running_count = torch.zeros_like(count, device=self.running_count.device)  # of its shape and dtype
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         widen(self, {})  # assign=True takes a checkpoint's tensors as they are
+        make_real(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ from normwise.moments import Moments
 from normwise.torch.batchnorm import torch_bias
 from normwise.torch.buffers import STATISTICS, readable, widen
 from normwise.torch.by_sample import finished
+from normwise.torch.lazy_norm import LazyNorm
 from normwise.torch.mask_checks import check_mask
 from normwise.torch.recordable import Recordable
 from normwise.torch.steps.call import checked, kernel_for
 from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual
 from normwise.torch.steps.estimate import update_running
+from normwise.torch.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 
 
 def instance_norm(
@@ -174,6 +176,8 @@ def _is_plain(
 
 class _FusedInstanceNorm(Recordable, _InstanceNorm):
     activation: str | None
+    # Buffers that no checkpoint holds, and the value that each starts from.
+    _unsaved: ClassVar[dict[str, float]] = {"num_batches_skipped": 0}
 
     def _settle(self, activation: str | None) -> None:
         """Take the keyword that torch does not have; called once, after torch's own ``__init__``."""
@@ -223,26 +227,26 @@ class _FusedInstanceNorm(Recordable, _InstanceNorm):
             activation=self.activation,
             residual=residual,
             mask=mask,
-            skipped=self._buffers.get("num_batches_skipped"),
+            skipped=skipped_of(self),
         )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As torch's, but the running statistics stay in float32 where ``.half()`` or ``.bfloat16()`` converts."""
         originals = {name: buffer for name in STATISTICS if (buffer := self._buffers.get(name)) is not None}
-        super()._apply(fn, recurse)
+        with kept_unsaved(self, fn):
+            super()._apply(fn, recurse)
         widen(self, originals)
         return self
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         widen(self, {})  # assign=True takes a checkpoint's tensors as they are
+        make_real(self)
 
     def reset_running_stats(self) -> None:
         """Back to mean 0, variance 1, nothing seen."""
         super().reset_running_stats()
-        skipped = self._buffers.get("num_batches_skipped")
-        if skipped is not None:
-            skipped.zero_()
+        reset_unsaved(self)
 
     def extra_repr(self) -> str:
         """Torch's line, and what is set beyond it."""
@@ -325,7 +329,7 @@ class InstanceNorm3d(_InstanceNormNd, torch.nn.InstanceNorm3d):
     """
 
 
-class _LazyInstanceNormNd(_LazyNormBase, _FusedInstanceNorm):
+class _LazyInstanceNormNd(LazyNorm, _FusedInstanceNorm, _LazyNormBase):
     def __init__(
         self,
         eps: float = 1e-5,
@@ -343,7 +347,7 @@ class _LazyInstanceNormNd(_LazyNormBase, _FusedInstanceNorm):
 
 
 class LazyInstanceNorm1d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm1d):
-    """An ``InstanceNorm1d`` whose number of channels is that of its first input.
+    """An ``InstanceNorm1d`` whose number of channels is that of its first input, or of a checkpoint loaded before.
 
     Example:
         >>> layer = LazyInstanceNorm1d()

@@ -11,9 +11,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from normwise.estimators import Estimator
 from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, torch_bias
 from normwise.torch.fused_batchnorm import FusedBatchNorm
+from normwise.torch.lazy_norm import LazyNorm
 
 
-class _LazyBatchNormNd(FusedBatchNorm, _LazyNormBase, LazyModuleMixin, _BatchNorm):
+class _LazyBatchNormNd(LazyNorm, FusedBatchNorm, _LazyNormBase, LazyModuleMixin, _BatchNorm):
     def __init__(
         self,
         eps: float = 1e-5,
@@ -33,7 +34,7 @@ class _LazyBatchNormNd(FusedBatchNorm, _LazyNormBase, LazyModuleMixin, _BatchNor
 
 
 class LazyBatchNorm1d(_LazyBatchNormNd, torch.nn.LazyBatchNorm1d):
-    """A ``BatchNorm1d`` whose number of channels is that of its first input.
+    """A ``BatchNorm1d`` whose number of channels is that of its first input, or of a checkpoint that is loaded before.
 
     Example:
         >>> layer = LazyBatchNorm1d(activation="relu")

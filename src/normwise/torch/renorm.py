@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from normwise.torch.recomputation import recomputing
 from normwise.torch.renorm_schedule import RenormSchedule
 from normwise.torch.steps.call import like_torch
 from normwise.torch.tiny_batches import POLICIES, corrected
+from normwise.torch.unsaved_buffers import make_real
 
 
 class ClippingRate(NamedTuple):
@@ -31,6 +32,7 @@ class FusedBatchRenorm(FusedBatchNorm):
     r: Tensor
     d: Tensor
     clipped: Tensor
+    _unsaved: ClassVar[dict[str, float]] = {**FusedBatchNorm._unsaved, "r": 1, "d": 0, "clipped": 0}
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class FusedBatchRenorm(FusedBatchNorm):
     @torch.no_grad()
     def _corrections(self, batch: Moments | None, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """The r and d for a batch by the statistics before it, in the statistics' dtype, shape (C,)."""
+        make_real(self)
         if batch is None:
             # A forward that is run again. The statistics have moved since; what the backward wants is the one that was.
             return self.r.clone(), self.d.clone()

@@ -12,6 +12,7 @@ from normwise.estimators.estimator import Estimator, RunningStatistics
 from normwise.torch.functional import batch_norm, batch_norm_with_moments
 from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.steps.estimate import estimated
+from normwise.torch.unsaved_buffers import skipped_of
 
 
 class BatchNormState(NamedTuple):
@@ -59,7 +60,7 @@ class BatchNormState(NamedTuple):
             raise ValueError("a layer without running statistics has no state: make it with track_running_stats=True.")
         numbers = [
             torch.zeros((), device=mean.device, dtype=torch.float64) if number is None else number.detach().double()
-            for number in (layer.num_batches_tracked, layer.running_count, layer.num_batches_skipped)
+            for number in (layer.num_batches_tracked, layer.running_count, skipped_of(layer))
         ]
         return cls(mean.detach().clone(), var.detach().clone(), *numbers)
 

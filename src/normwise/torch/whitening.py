@@ -34,6 +34,7 @@ from normwise.torch.recomputation import recomputing
 from normwise.torch.steps.call import like_torch
 from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual
 from normwise.torch.steps.estimate import update_running
+from normwise.torch.unsaved_buffers import reset_unsaved, skipped_of
 from normwise.torch.whitening_checks import check_shared, size_of_groups
 
 
@@ -181,7 +182,7 @@ class FusedWhitening(FusedBatchNorm):
             kept_var,
             self.num_batches_tracked,
             count,
-            self.num_batches_skipped,
+            skipped_of(self),
         )
         changeable(mean).copy_(mean_of_pairs(kept_mean, groups, size))
         changeable(covariance).copy_(covariance_of_pairs(kept_var, groups, size))
@@ -195,9 +196,10 @@ class FusedWhitening(FusedBatchNorm):
         assert self.running_mean is not None
         self.running_mean.zero_()
         covariance.copy_(_identity(self.num_features, self.group_size, covariance))
-        for counter in (self.num_batches_tracked, self.running_count, self.num_batches_skipped):
+        for counter in (self.num_batches_tracked, self.running_count):
             if counter is not None:
                 counter.zero_()
+        reset_unsaved(self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As of all layers; the covariance stays in float32 as the mean does."""
