@@ -16,7 +16,7 @@ from normwise.torch.fused_batchnorm import FusedBatchNorm
 from normwise.torch.mask_checks import check_weights
 from normwise.torch.recomputation import recomputing
 from normwise.torch.renorm_schedule import RenormSchedule
-from normwise.torch.steps import choice_for, normalize_by_batch
+from normwise.torch.steps import choice_for, moments_of, normalize_by_batch
 from normwise.torch.tiny_batches import POLICIES, Batch
 
 
@@ -102,7 +102,11 @@ class FusedBatchRenorm(FusedBatchNorm):
         batch = None
         if not recomputing():
             with torch.no_grad():
-                _, batch = normalize_by_batch(input, None, None, self.eps, None, None, weights, kernel=kernel)
+                # Where the moments alone are gathered, nothing is left of it in a graph that drops unused outputs.
+                if weights is None:
+                    batch = moments_of(input, None, kernel=kernel)
+                else:
+                    _, batch = normalize_by_batch(input, None, None, self.eps, None, None, weights, kernel=kernel)
         r, d = self._corrections(batch, mean, var)
         # r and d are constants for the gradient, so that this is batch norm with another scale and shift, whose
         # backward is one pass. To correct the normalized values would be a pass more there, and them to be kept.

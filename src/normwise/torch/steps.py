@@ -44,6 +44,7 @@ def choice_for(input: Tensor, *, by_batch: bool, mask: Tensor | None) -> Choice:
 @torch.no_grad()
 def moments_of(input: Tensor, mask: Tensor | None, *, kernel: str) -> Moments:
     """The moments alone, float64 as far as the kernel has it, of any number of values: 0 and 0 where there are none."""
+    input = input.detach()  # what records the call records no grad mode
     if input.numel() == 0:
         nothing = torch.zeros(input.shape[1], dtype=torch.float64, device=input.device)
         return Moments(nothing, nothing, 0)
