@@ -51,7 +51,8 @@ class Aten:
     @torch.no_grad()
     def moments(self, call: Call) -> Moments:
         """As ``Kernel``."""
-        x = call.x.to(torch.promote_types(call.x.dtype, torch.float32))
+        x = call.x.detach()  # what records the call records no grad mode
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         axes, count = [axis for axis in range(x.dim()) if axis != 1], x.numel() // max(x.shape[1], 1)
         if count < 2:
             mean = x.sum(axes)

@@ -146,7 +146,7 @@ class TwoPass:
     @torch.no_grad()
     def moments(self, call: Call) -> Moments:
         """As ``Kernel``; the mean in float64, wherever the device has it."""
-        found = gather(call.x, call.weights)
+        found = gather(call.x.detach(), call.weights)  # what records the call records no grad mode
         mean = found.mean if call.x.device.type == "mps" else found.mean.double()
         return Moments((mean + found.low).flatten(), found.var.flatten(), found.number)
 

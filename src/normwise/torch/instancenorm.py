@@ -101,7 +101,7 @@ def instance_norm(
     samples, channels = input.shape[:2]
     y, found = _rows(input, weight, bias, eps, activation, residual, mask)
     if running_mean is not None and running_var is not None:
-        batch = _averaged(found, samples, channels, input[0, 0].numel())
+        batch = _averaged(found, samples, channels, input[0, 0].numel(), masked=mask is not None)
         update_running(Ema(momentum), batch, running_mean, running_var, skipped=skipped)
     return y
 
@@ -129,10 +129,10 @@ def _rows(
     return y.view(x.shape), found
 
 
-def _averaged(found: Moments, samples: int, channels: int, positions: int) -> Moments:
+def _averaged(found: Moments, samples: int, channels: int, positions: int, *, masked: bool) -> Moments:
     """What torch keeps: the averages of the instances' means and unbiased variances, of those that have both."""
     mean, var = found.mean.view(samples, channels), found.population_var().view(samples, channels)
-    if isinstance(found.count, Tensor):  # a mask
+    if masked:
         known = found.count.view(samples, channels) > 1
         number = known.sum(0)
         share = known / number.clamp(min=1)

@@ -166,10 +166,11 @@ class FusedWhitening(FusedBatchNorm):
         if self._paused or recomputing() or mean is None or covariance is None:
             return
         groups, size = covariance.shape[:2]
-        dtype = batch.covariance.dtype
+        found = batch.covariance.detach()  # what records the call records no grad mode
+        dtype = found.dtype
         # What would spoil a pair of channels keeps its whole group as it was, or nothing would hold the pairs together.
-        fits = batch.covariance.abs() <= torch.finfo(covariance.dtype).max / 4
-        new = torch.where(fits.all(-1).all(-1)[:, None, None], batch.covariance, torch.nan)
+        fits = found.abs() <= torch.finfo(covariance.dtype).max / 4
+        new = torch.where(fits.all(-1).all(-1)[:, None, None], found, torch.nan)
         kept_mean, kept_var = sums_of_pairs(mean.to(dtype).view(groups, size), covariance.to(dtype))
         new_mean, new_var = sums_of_pairs(batch.mean.to(dtype).view(groups, size), new)
         count = self.running_count
