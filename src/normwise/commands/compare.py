@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +57,20 @@ def _list(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Paramete
 )
 @click.option("--batch-sizes", callback=_list(int), default="32", show_default=True, help="Sizes of batches to try.")
 @click.option(
+    "--margin",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Differences within this many points do not matter: of accuracy, or of explained variance.",
+)
+@click.option(
+    "--seeds",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Paired seeds of the last comparison, at least; up to 10 where the budget allows it.",
+)
+@click.option(
     "--budget",
     callback=_seconds,
     default="10m",
@@ -97,6 +109,8 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             where=how["where"],
             rates=how["rates"],
             batches=how["batch_sizes"],
+            margin=how["margin"],
+            seeds=how["seeds"],
             budget=how["budget"],
             out=out,
             identity=identity,
@@ -108,7 +122,7 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             err=True,
         )
         ctx.exit(INTERRUPTED)
-    plain = json.dumps(asdict(found), indent=1)
+    plain = found.to_json()
     write(out / "comparison.json", plain + "\n")
     click.echo(plain if as_json else _words(found))
 
