@@ -101,7 +101,9 @@ def test_what_is_better_is_found_with_its_evidence(run: Callable[..., Comparison
         found.recommendation,
     )
     assert found.evidence[0].startswith(f"{found.seeds} paired seeds of {found.steps} steps on 100 test rows")
-    assert found.evidence[1] == "The two were chosen from 10 arms on validation rows; test rows chose nothing."
+    assert (
+        found.evidence[1] == "The two were chosen from 10 arms on validation rows; the test rows had no part in that."
+    )
     assert found.remarks[0] == "Something is not compared."
 
 

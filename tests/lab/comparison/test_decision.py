@@ -81,7 +81,7 @@ def test_the_evidence_says_what_chance_is_and_who_is_no_better() -> None:
         constant=10.62,
     )
     assert lines[2:] == [
-        "Chance is always answering the most common class, which is right for 10.62 % of the test rows.",
+        "Chance level: always answering the most common class, which is right for 10.62 % of the test rows.",
         "Differences within 1 point count as none (--margin).",
         "* group at rate 0.1, batches of 32, no statistics of its own: 80 % [70, 90]",
         "* none at rate 0.1, batches of 32, no statistics of its own: 80 % [70, 90], not visibly better than chance",

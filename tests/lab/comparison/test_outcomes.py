@@ -295,7 +295,7 @@ def test_errors_of_values_are_shown_as_errors_and_chance_is_the_mean(run: Callab
         better.recommendation,
     )
     assert " is better, -" in better.recommendation  # a smaller error
-    assert f"Chance is always answering the mean of the targets, whose mean square error is {variance:.4g}." in (
+    assert f"Chance level: always answering the mean of the targets, whose mean square error is {variance:.4g}." in (
         better.evidence
     )
     chance = run(ByRow(squares(variance)), VALUES)

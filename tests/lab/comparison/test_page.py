@@ -30,5 +30,5 @@ def test_what_the_page_prints_is_said_of_the_example() -> None:
     trainer = TorchTrainer(make, rows, identity)
     assert trainer.where == ("as built", "after")
     assert trainer.remarks[0] in PAGE
-    assert f"on {len(rows.split(0)[2])} test rows; intervals (95 %) are for other seeds and rows." in PAGE
+    assert f"on {len(rows.split(0)[2])} test rows; the 95 % intervals are for other seeds and other rows." in PAGE
     assert len(re.findall(r"^No difference is visible: ", PAGE, re.MULTILINE)) == 2

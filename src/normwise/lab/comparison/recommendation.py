@@ -71,9 +71,10 @@ def evidence(
 ) -> list[str]:
     """What was compared on what, and what each of the two scored with which inference statistics."""
     lines = [
-        f"{effect.n} paired seeds of {steps} steps on {rows} test rows; intervals (95 %) are for other seeds and rows.",
-        f"The two were chosen from {arms} arms on validation rows; test rows chose nothing.",
-        f"Chance is {_constant(constant, effect.unit)}.",
+        f"{effect.n} paired seeds of {steps} steps on {rows} test rows; the 95 % intervals are for other seeds and "
+        "other rows.",
+        f"The two were chosen from {arms} arms on validation rows; the test rows had no part in that.",
+        f"Chance level: {_constant(constant, effect.unit)}.",
         f"Differences within {_margin(margin, effect.unit)} count as none (--margin).",
     ]
     for each in finalists:
