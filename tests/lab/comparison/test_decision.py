@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from normwise.lab.comparison.arms import Arm
 from normwise.lab.comparison.decision import decide, margin_of, standing
-from normwise.lab.comparison.found import Decision, Finalist
+from normwise.lab.comparison.found import Decision, Finalist, Needed
 from normwise.lab.comparison.recommendation import duration, evidence, number, recommend
 from normwise.lab.results import Estimate
 
@@ -62,6 +63,20 @@ def test_one_seed_is_undecided_whatever_it_scored() -> None:
         "Undecided: group at rate 0.1, batches of 32 against batch at rate 0.1, batches of 32: one seed has no "
         "interval; give --seeds 2 or more."
     )
+
+
+def test_statistics_that_are_better_recalibrated_are_said_whatever_is_decided() -> None:
+    own = replace(finalist("batch"), statistics="recalibrated")
+    effect = points(-2, 20)
+    for decision, ending in (
+        (Decision.UNDECIDED, "; in any case, recalibrate the batch norms' statistics after training."),
+        (Decision.EQUIVALENT, "; keep the model's batch norm as it is, and recalibrate its statistics after training."),
+    ):
+        said = recommend(decision, effect, finalist("group"), own, margin=1.0, constant=10.0, needed=Needed(rows=2.0))
+        assert said.endswith(ending)
+        assert "recalibrate" not in recommend(
+            decision, effect, finalist("group"), finalist("batch"), margin=1.0, constant=10.0, needed=Needed(rows=2.0)
+        )
 
 
 def test_the_margin_of_values_is_a_share_of_the_error_of_their_mean() -> None:

@@ -52,7 +52,7 @@ def recommend(
             return f"Undecided: {pair}: one seed has no interval; give --seeds 2 or more."
         return (
             f"Undecided: {pair}: {number(effect)}, an interval that contains 0 and is not within "
-            f"{_margin(margin, effect.unit)}; {_needed(needed)}."
+            f"{_margin(margin, effect.unit)}; {_needed(needed)}{_meanwhile(own)}."
         )
     if effect.low > 0:
         return f"Take {_words(best)}: it is better, {number(effect)} against {own.arm.words()}."
@@ -183,6 +183,11 @@ def _score(each: Finalist) -> str:
 
 def _words(each: Finalist) -> str:
     return each.arm.words() + _then(each)
+
+
+def _meanwhile(own: Finalist) -> str:
+    more = own.statistics == "recalibrated"  # which was visibly better on validation rows, whatever the other arm is
+    return "; in any case, recalibrate the batch norms' statistics after training" if more else ""
 
 
 def _then(each: Finalist) -> str:
