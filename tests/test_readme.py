@@ -47,9 +47,9 @@ def test_numbers_of_speed_stand_in_the_results_that_are_kept() -> None:
     steps, layers = (json.loads((ROOT / name).read_text("utf-8")) for name in files)
     for step in steps["steps"]:
         ratio = step["ratio"]
-        said = f"{ratio['median']:.2f}", f"[{ratio['low']:.2f}, {ratio['high']:.2f}]"
+        median, spread = f"{ratio['median']:.2f}", f"[{ratio['low']:.2f}, {ratio['high']:.2f}]"
         assert re.search(
-            rf"{said[0]}( as fast| times as fast| with channels \w+)* {re.escape(said[1])}", " ".join(speed.split())
+            rf"{median}( as fast| times as fast| with channels \w+)* {re.escape(spread)}", " ".join(speed.split())
         )
     means = {
         (each["layout"], each["phase"]): each["value"]
