@@ -94,7 +94,7 @@ def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
     Args:
         model: a ``torch.nn.Module`` or ``keras.Model``, changed in place, or nothing of it on any error.
         batches: as for ``recalibrate``.
-        **settings: ``prior``, for how many samples the statistics that are there count; ``upstream``, ``forward_fn``,
+        **settings: ``prior``, the weight of the current statistics, in samples; ``upstream``, ``forward_fn``,
             ``at_most``, ``layers`` and ``domain``, for PyTorch ``distributed``, for Keras ``batch_size``; all explained
             in ``normwise.torch.adapt.adapt`` and ``normwise.keras.adapt.adapt``.
 

@@ -274,9 +274,14 @@ def test_the_whole_comparison_says_which_backend_it_was(
 ) -> None:
     if backend != "torch":
         pytest.skip("what is above the trainer does not know the backend, and compiling takes a minute")
-    monkeypatch.setattr(finals, "FEWEST_SEEDS", 2)
     monkeypatch.setattr(finals, "MOST_SEEDS", 2)
-    how: dict[str, Any] = {"normalizers": ["batch", "none"], "where": False, "rates": [0.1], "out": tmp_path}
+    how: dict[str, Any] = {
+        "normalizers": ["batch", "none"],
+        "where": False,
+        "rates": [0.1],
+        "seeds": 2,
+        "out": tmp_path,
+    }
     with pytest.raises(NormwiseError, match=r"^the budget of 0 s is too small for 2 arms") as caught:
         compare(dense(None, 10), rows, budget=0, **how)
     needed = re.search(r"which need about (\d+) s", str(caught.value))

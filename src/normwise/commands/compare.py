@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +57,20 @@ _NAMES = "none,batch,ghost,renorm,group,layer,instance"
     help="Sizes of batches to try.",
 )
 @click.option(
+    "--margin",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Differences within this many points do not matter: of accuracy, or of explained variance.",
+)
+@click.option(
+    "--seeds",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Paired seeds of the last comparison, at least; up to 10 where the budget allows it.",
+)
+@click.option(
     "--budget",
     type=Time(),
     default="10m",
@@ -101,6 +113,8 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             where=how["where"],
             rates=how["rates"],
             batches=how["batch_sizes"],
+            margin=how["margin"],
+            seeds=how["seeds"],
             budget=how["budget"],
             out=out,
             identity=identity,
@@ -111,7 +125,7 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command goes on from there."
         )
         ctx.exit(INTERRUPTED)
-    plain = json.dumps(asdict(found), indent=1)
+    plain = found.to_json()
     write(out / "comparison.json", plain + "\n")
     if as_json:
         streams.print_json(plain)

@@ -1,4 +1,4 @@
-"""Estimators: how a stream of batch moments becomes the statistics used at inference; one per file.
+"""Estimators: how running statistics are estimated from the moments of batches; one per file.
 
 A member is found by its file: ``debiased_ema.py`` holds the class ``DebiasedEma``, and its name is ``debiased_ema``.
 """

@@ -41,18 +41,18 @@ def adapt(
         \sigma^2 = \frac{N_0 \sigma_s^2 + n \sigma_t^2}{N_0 + n} + \frac{N_0 n}{(N_0 + n)^2} (\mu_t - \mu_s)^2
 
     with s for the source, the statistics that the model has, and t for the target, the moments of the data given, as
-    each layer meets them at inference, behind layers that are adapted already.
+    each layer sees them in production, behind layers that are adapted already.
 
-    A model called with ``training=True`` at test time also uses the data's statistics, but of each batch alone, and its
-    answers depend on the company a sample is in. Here they are fixed again afterwards. Everything else about the model
-    and the random state are as before, byte for byte; on any error, everything.
+    A model called with ``training=True`` at test time also uses the data's statistics, but of each batch alone, and the
+    prediction for a sample depends on the rest of its batch. Here the statistics are fixed afterwards. Everything else
+    about the model and the random state are as before, byte for byte; on any error, everything.
 
     Args:
         model: any built model of Keras's, changed in place.
         batches: as for ``normwise.keras.recalibrate.recalibrate``; labels are not looked at.
-        prior: :math:`N_0`, how many samples (images, not pixels) the statistics that the model has are worth. 0 for
-            those of the data alone, ``math.inf`` to change nothing. 4 was measured, see ``normwise.torch.adapt``.
-        upstream: how the layers below normalize while a layer gathers, as for ``recalibrate``.
+        prior: :math:`N_0`, the weight of the current statistics, in samples (images, not pixels). 0 for the statistics
+            of the data alone, ``math.inf`` to change nothing. 4 was measured, see ``normwise.torch.adapt``.
+        upstream: what earlier layers normalize with while a layer collects, as for ``recalibrate``.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
         layers: the paths or names of the only layers to be adapted; None for all that are not frozen.
@@ -113,7 +113,7 @@ def adapt(
 
 
 class SiteWithPrior(Site):
-    """A layer whose statistics from before count as those of so many samples.
+    """A layer whose current statistics have the weight of a number of samples.
 
     Args:
         name: of the layer in the model.

@@ -52,10 +52,11 @@ def recalibrate(
         estimator: ``"pooled"``, the exact moments of all values; ``"cumulative"``, the mean of the batches' means and
             of their variances times m / (m - 1); or any other of ``normwise.estimators``. Averages with a weight of
             their own take the layer's ``1 - momentum`` if given by name.
-        upstream: how the layers below normalize while a layer gathers. ``"inference"``: by their own new statistics,
-            layer by layer in the order in which they are called, a pass over the data for each, which ends at that
-            layer. ``"batch"``: by the batch, in one pass; cheaper, and close for large shuffled batches. What either is
-            worth was measured, see ``normwise.torch.recalibrate``.
+        upstream: what earlier layers normalize with while a layer collects its statistics. ``"inference"``: their new
+            moving statistics, so that each layer sees the inputs that it will see in production; layer by layer in the
+            order of their calls, each with a pass over the data that ends at it. ``"batch"``: the statistics of each
+            batch, in one pass; cheaper, and close for large shuffled batches. Both were measured, see
+            ``normwise.torch.recalibrate``.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
         tolerance: stop when the standard error of 95 % of the channels of every layer is below so many standard

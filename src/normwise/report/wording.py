@@ -81,12 +81,16 @@ def value(estimate: Estimate) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """The 95 % interval.
+    """The 95 % interval; one without width says what it comes from, as it is no proof that the number is exact.
 
     Example:
         >>> interval(Estimate(2.345, 2.1, 2.6, 10, "points"))
         '2.10 to 2.60'
+        >>> interval(Estimate(10.0, 10.0, 10.0, 5, "ratio"))
+        'the same in every seed'
     """
+    if math.isclose(estimate.low, estimate.high, rel_tol=1e-9):
+        return "the same in every seed"
     decimals = decimals_for(estimate)
     return f"{number(estimate.low, decimals)} to {number(estimate.high, decimals)}"
 

@@ -42,11 +42,11 @@ def adapt(
         \sigma^2 = \frac{N_0 \sigma_s^2 + n \sigma_t^2}{N_0 + n} + \frac{N_0 n}{(N_0 + n)^2} (\mu_t - \mu_s)^2
 
     with s for the source, the statistics that the model has, and t for the target, the moments of the data given, as
-    each layer meets them at inference, behind layers that are adapted already. The variance is that of both together:
+    each layer sees them in production, behind layers that are adapted already. The variance is that of both together:
     within them and between them.
 
-    A model in training mode at test time also uses the data's statistics, but of each batch alone: its answers depend
-    on the company a sample is in, and fail with small batches. Here they are fixed again afterwards.
+    A model in training mode at test time also uses the data's statistics, but of each batch alone: the prediction for a
+    sample depends on the rest of its batch, and is poor with small batches. Here the statistics are fixed afterwards.
 
     Everything else about the model, the random state too, is as before, byte for byte; on any error, everything.
 
@@ -54,15 +54,15 @@ def adapt(
         model: any module with ``torch.nn.BatchNorm*``, ``SyncBatchNorm`` or ``normwise.torch`` layers; changed in
             place.
         batches: as for ``normwise.recalibrate``; labels are not looked at.
-        prior: :math:`N_0`, how many samples (images, not pixels) the statistics that the model has are worth. 0 for
-            those of the data alone, ``math.inf`` to change nothing.
+        prior: :math:`N_0`, the weight of the current statistics, in samples (images, not pixels). 0 for the statistics
+            of the data alone, ``math.inf`` to change nothing.
 
             Measured (``normwise lab run how_strong_should_the_prior_of_adapt_be``; a dense and a convolutional network
             on small digits, eight shifts, 5 seeds, 95 % intervals, points of accuracy): 4 is better than 0 by 21
             [15, 27] with 2 samples and by 2 [-0.3, 5] with 8, and the same from 32 on; better than 16 by 5 [3, 6] and
             4 [2, 7] with 2 and 8, than 64 by 8 [6, 10] and 11 [9, 15]; from 128 on 4 and 16 are alike. Where nothing is
             shifted, 2 samples with a prior of 4 cost 2 and 6 points: take a larger one if that is likely.
-        upstream: how the layers below normalize while a layer gathers, as for ``normwise.recalibrate``.
+        upstream: what earlier layers normalize with while a layer collects, as for ``normwise.recalibrate``.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
         layers: the names of the only layers to be adapted; None for all that are not frozen.

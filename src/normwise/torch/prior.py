@@ -1,4 +1,4 @@
-"""A layer whose statistics from before count as those of so many samples."""
+"""A layer whose current statistics have the weight of a number of samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from normwise.torch.recalibration_sites import Site
 
 
 class SiteWithPrior(Site):
-    """A layer whose statistics before count as those of so many samples.
+    """A layer whose current statistics have the weight of a number of samples.
 
     Args:
         name: of the layer in the model.

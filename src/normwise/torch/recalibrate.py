@@ -60,9 +60,10 @@ def recalibrate(
             the original paper, the mean of the batches' means and of their variances times m / (m - 1), in which a
             last batch of 2 weighs like one of 64; or any other of ``normwise.estimators``. Averages with a weight of
             their own take the layer's momentum if given by name.
-        upstream: how the layers below normalize while a layer gathers. ``"inference"``: by their own new statistics,
-            so that every layer gathers what it will meet. Layer by layer, in the order in which they are called, a pass
-            over the data for each, which ends at that layer. ``"batch"``: by the batch, in one pass over the data.
+        upstream: what earlier layers normalize with while a layer collects its statistics. ``"inference"``: their new
+            running statistics, so that each layer sees the inputs that it will see in production. Layers are done one
+            by one, in the order of their calls, each with a pass over the data that ends at it. ``"batch"``: the
+            statistics of each batch, in one pass over the data.
 
             Measured (``normwise lab run does_recalibration_need_inference_upstream``; 5 seeds, 95 % intervals, points
             of test accuracy, ``"batch"`` minus ``"inference"``): 0.0 [0.0, 0.0] to 0.04 [0.0, 0.2] with shuffled

@@ -96,12 +96,14 @@ def test_what_is_better_is_found_with_its_evidence(run: Callable[..., Comparison
     assert found.effect.low > 0
     assert found.effect.unit == "points"
     assert re.fullmatch(
-        r"Take group at rate 0\.1, batches of 32: group at rate 0\.1, batches of 32 against batch at rate 0\.1, "
-        r"batches of 32: \+\S+ points \[\+\S+, \+\S+\]\.",
+        r"Take group at rate 0\.1, batches of 32: it is better, \+\S+ points \[\+\S+, \+\S+\] against batch at rate "
+        r"0\.1, batches of 32\.",
         found.recommendation,
     )
     assert found.evidence[0].startswith(f"{found.seeds} paired seeds of {found.steps} steps on 100 test rows")
-    assert found.evidence[1] == "The two were chosen from 10 arms on validation rows; test rows chose nothing."
+    assert (
+        found.evidence[1] == "The two were chosen from 10 arms on validation rows; the test rows had no part in that."
+    )
     assert found.remarks[0] == "Something is not compared."
 
 
@@ -116,7 +118,7 @@ def test_what_is_the_same_is_said_to_be_the_same(run: Callable[..., Comparison])
     assert not found.visible
     assert found.effect.value == 0
     assert found.recommendation.startswith(
-        "No difference is visible: none at rate 0.1, batches of 32 against batch at "
+        "Equivalent within 1 point: none at rate 0.1, batches of 32 against batch at "
     )
     assert found.recommendation.endswith("; keep the model's batch norm as it is.")
 
@@ -162,7 +164,10 @@ def test_the_rest_of_the_budget_is_not_used_where_steps_no_longer_help(run: Call
     trainer = MadeUp(lambda trial, _: 90 - trial.steps / 100)
     found = run(trainer, budget=3000.0)
     assert trainer.now < 600
-    assert re.fullmatch(r"\d+ steps are no better than \d+: the rest of the budget was not used\.", found.remarks[-1])
+    assert re.fullmatch(
+        r"The best validation scores are no higher with \d+ steps than with \d+: the rest of the budget was not used\.",
+        found.remarks[-1],
+    )
 
 
 def test_a_killed_run_goes_on_and_a_larger_budget_begins_where_the_smaller_ended(
@@ -200,8 +205,8 @@ def test_a_budget_that_is_too_small_says_what_is_needed_and_what_was_finished_st
     with pytest.raises(NormwiseError) as caught:
         run(MadeUp(rising()), budget=2.0, out=tmp_path)
     said = re.fullmatch(
-        r"the budget of 2 s is too small for 10 arms, which need about (\d+) s: give more, or fewer normalizers, rates "
-        r"or batch sizes\.",
+        r"the budget of 2 s is too small for 10 arms, which need about (\d+) s: give more, or fewer normalizers, rates"
+        r", batch sizes or seeds\.",
         str(caught.value),
     )
     assert said
@@ -235,7 +240,7 @@ def test_seeds_that_fail_in_the_end_are_said(run: Callable[..., Comparison]) -> 
     found = run(MadeUp(truth), where=False)
     assert not found.visible
     assert re.fullmatch(
-        r"Take batch at rate \S+, batches of 32: \w+ at rate \S+, batches of 32 has seeds whose loss became infinite "
+        r"Keep batch at rate \S+, batches of 32: \w+ at rate \S+, batches of 32 has seeds whose loss became infinite "
         r"or NaN\.",
         found.recommendation,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from normwise.lab.experiments import does_it_train_faster as experiment
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Verdict
+from normwise.lab.results import Conclusion, Verdict, from_json
 from normwise.lab.training import looks
 
 SETTINGS = experiment.Settings(deviations=(0.1,), rates=(0.5, 2.0), steps=60, width=20)
@@ -85,3 +87,19 @@ def test_a_run_that_diverged_keeps_its_place_in_every_list() -> None:
     assert len(found["test"]) == len(looks(SETTINGS.steps))
     assert found["test"][-1] == pytest.approx(0.1, abs=0.02)
     assert math.isnan(found["drift"]) or found["drift"] >= 0
+
+
+def test_the_kept_result_says_what_the_experiment_says() -> None:
+    """Texts were changed in both; no number was."""
+    path = Path(__file__).parents[3] / "benchmarks/results/claims/does_it_train_faster.json"
+    kept = from_json(path.read_text(encoding="utf-8"))
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.settings.items()}
+    settings = experiment.Settings(**given)
+    trials = experiment.trials(settings, range(2))
+    at = looks(settings.steps)
+    curve = [0.99] * len(at)
+    made: dict[str, Any] = {"validation": curve, "test": curve, "drift": 1.0, "typical": [[0.0, 0.5, 1.0]] * len(at)}
+    said = experiment.conclude(settings, Outcomes(trials, [made] * len(trials)))
+    assert [each.text for each in kept.conclusion.statements] == [each.text for each in said.statements]
+    assert [each.caption for each in kept.conclusion.figures] == [each.caption for each in said.figures]
+    assert kept.conclusion.caveats == said.caveats

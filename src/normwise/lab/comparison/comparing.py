@@ -12,10 +12,12 @@ from normwise.errors import NormwiseError
 from normwise.lab.comparison import finals
 from normwise.lab.comparison.arms import AS_BUILT, NORMALIZERS, Arm, Trial, arms
 from normwise.lab.comparison.choosing import trainer_for
-from normwise.lab.comparison.found import Comparison, NothingTrained, Round
+from normwise.lab.comparison.decision import MARGIN, decide, margin_of, visible
+from normwise.lab.comparison.found import Comparison, Decision, NothingTrained, Round
 from normwise.lab.comparison.halving import best_of, rounds_of, seconds_needed, series, steps_of, still_rising
 from normwise.lab.comparison.ledger import Ledger
-from normwise.lab.comparison.recommendation import evidence, recommend, visible
+from normwise.lab.comparison.needed import needed
+from normwise.lab.comparison.recommendation import evidence, recommend
 from normwise.lab.comparison.rows import Rows
 from normwise.lab.comparison.trainer import WARM_UP, Batches
 
@@ -35,6 +37,8 @@ def compare(
     where: bool = True,
     rates: Sequence[float] = (0.01, 0.1, 0.5),
     batches: Sequence[int] = (32,),
+    margin: float = MARGIN,
+    seeds: int = finals.FEWEST_SEEDS,
     out: Path | None = None,
     identity: str = "",
     tell: Callable[[str], None] = lambda _: None,
@@ -50,6 +54,8 @@ def compare(
         where: whether to move the batch norms to the other side of their activations, where that can be told.
         rates: learning rates.
         batches: sizes of the batches.
+        margin: differences within it do not matter: points of accuracy, or for values of explained variance.
+        seeds: paired seeds of the last comparison, at least; up to 10 as far as the budget goes.
         out: a folder that keeps finished trials; another run, of any budget, goes on from them. None to keep nothing.
         identity: what tells the model from others of the same structure, for example its source.
         tell: is told what happens, a line at a time.
@@ -59,34 +65,51 @@ def compare(
         NothingTrained: no arm of the model as it was built, or of the others, had a finite loss.
         NormwiseError: the budget is too small, or the model cannot be trained on the rows.
     """
+    chance = rows.constant_scores()
+    constant = float(chance.mean())
+    margin = margin_of(margin, constant, rows.unit)
+    if seeds < 2:
+        raise NormwiseError(f"the last comparison needs 2 paired seeds or more, received {seeds}: pass for example 5.")
     trainer = trainer_for(make, rows, identity)
     Batches(rows.split(0)[0], max(batches), 0)  # that are not too large
     compared = arms(normalizers, trainer.where if where else (AS_BUILT,), rates, batches)
     trainer.train(WARM_UP)
     ledger = Ledger(trainer, rows, out, clock)
     compared, left_out = _without_untrainable(ledger, compared)
-    last, settled = _narrowed(ledger, compared, budget, rates, tell)
+    last, settled = _narrowed(ledger, compared, budget, rates, seeds, tell)
     steps = last[-1].steps
     best, own = (_best(last[-1], own=own, rates=rates) for own in (False, True))
-    outcomes = finals.train(ledger, (best, own), steps, budget, tell)
-    last_two = [finals.finalist(arm, outcomes[arm], rows.unit) for arm in (best, own)]
-    effect = finals.effect(outcomes, last_two[0], last_two[1], rows.unit)
-    test = len(rows.split(0)[2])
+    spent = ledger.spent
+    outcomes = finals.train(ledger, (best, own), steps, budget, tell, seeds)
+    ours, theirs = (finals.finalist(arm, outcomes[arm], rows.unit, chance) for arm in (best, own))
+    differences = finals.differences(outcomes, ours, theirs)
+    effect = finals.effect(differences, len(outcomes[best]), rows.unit)
+    decision = decide(effect, ours, theirs, margin)
+    more = None
+    if decision is Decision.UNDECIDED and differences is not None and effect.n > 1:
+        pair = (ledger.spent - spent) / effect.n
+        more = needed(differences, effect, margin, budget=budget, spent=spent, pair=pair)
+    said: dict[str, Any] = {"margin": margin, "constant": constant}
+    compared_on: dict[str, int] = {"arms": len(compared), "steps": steps, "rows": len(chance)}
     return Comparison(
-        recommend(effect, *last_two),
-        tuple(evidence(effect, (last_two[0], last_two[1]), arms=len(compared), steps=steps, rows=test)),
-        visible(effect),
-        effect,
-        last_two[0],
-        last_two[1],
-        len(compared),
-        steps,
-        effect.n,
-        tuple(last),
-        (*trainer.remarks, *left_out, *settled),
-        round(ledger.spent, 1),
-        ledger.kept,
-        trainer.framework,
+        decision=decision,
+        recommendation=recommend(decision, effect, ours, theirs, needed=more, **said),
+        evidence=tuple(evidence(effect, (ours, theirs), **compared_on, **said)),
+        visible=visible(effect),
+        effect=effect,
+        margin=margin,
+        constant=constant,
+        needed=more,
+        best=ours,
+        own=theirs,
+        arms=len(compared),
+        steps=steps,
+        seeds=effect.n,
+        rounds=tuple(last),
+        remarks=(*trainer.remarks, *left_out, *settled),
+        seconds=round(ledger.spent, 1),
+        kept=ledger.kept,
+        framework=trainer.framework,
     )
 
 
@@ -111,26 +134,31 @@ def _without_untrainable(ledger: Ledger, compared: list[Arm]) -> tuple[list[Arm]
 
 
 def _narrowed(
-    ledger: Ledger, compared: list[Arm], budget: float, rates: Sequence[float], tell: Callable[[str], None]
+    ledger: Ledger,
+    compared: list[Arm],
+    budget: float,
+    rates: Sequence[float],
+    seeds: int,
+    tell: Callable[[str], None],
 ) -> tuple[list[Round], list[str]]:
     """The rounds of the longest series that the budget is enough for, and why there was none longer."""
 
     def needed(level: int) -> float:
         last_steps = steps_of(level + rounds_of(len(compared)) - 1)
-        return seconds_needed(ledger, compared, level) + _finals(ledger, compared, last_steps)
+        return seconds_needed(ledger, compared, level) + _finals(ledger, compared, last_steps, seeds)
 
     least = ledger.spent + needed(0)
     if budget < least:
         raise NormwiseError(
             f"the budget of {budget:.0f} s is too small for {len(compared)} arms, which need about "
-            f"{math.ceil(least)} s: give more, or fewer normalizers, rates or batch sizes."
+            f"{math.ceil(least)} s: give more, or fewer normalizers, rates, batch sizes or seeds."
         )
     level, rounds = 0, series(ledger, compared, 0, tell) or []
     for own in (True, False):  # that something trained, before more is spent
         _best(rounds[-1], own=own, rates=rates)
     flat = 0
     while budget >= ledger.spent + needed(level + 1):
-        latest = budget - _finals(ledger, compared, rounds[-1].steps)
+        latest = budget - _finals(ledger, compared, rounds[-1].steps, seeds)
         longer = series(ledger, compared, level + 1, tell, latest)
         if longer is None:
             break
@@ -140,13 +168,13 @@ def _narrowed(
             continue
         flat += 1
         if flat == PATIENCE:
-            words = f"{longer[-1].steps} steps are no better than {rounds[-1].steps}"
-            return rounds, [f"{words}: the rest of the budget was not used."]
+            words = f"The best validation scores are no higher with {longer[-1].steps} steps than with"
+            return rounds, [f"{words} {rounds[-1].steps}: the rest of the budget was not used."]
     return rounds, []
 
 
-def _finals(ledger: Ledger, compared: list[Arm], steps: int) -> float:
-    return 2 * finals.FEWEST_SEEDS * ledger.cost(compared, steps)
+def _finals(ledger: Ledger, compared: list[Arm], steps: int, seeds: int) -> float:
+    return 2 * seeds * ledger.cost(compared, steps)
 
 
 def _best(last: Round, *, own: bool, rates: Sequence[float]) -> Arm:

@@ -16,13 +16,15 @@ from scipy.special import ndtr, stdtrit
 
 from normwise.lab.results import Estimate
 
+Differences = npt.NDArray[np.float64]
+
 RESAMPLES = 4000
 LEVEL = 0.95
 BLOCKS = 1000
 """Of more test rows than this, blocks are drawn and not rows: the rows are in random order, and it is faster."""
 
 
-def crossed_mean(differences: npt.NDArray[np.float64], unit: str) -> Estimate:
+def crossed_mean(differences: Differences, unit: str) -> Estimate:
     """Mean over seeds and rows, with an interval for other seeds and other rows.
 
     Args:

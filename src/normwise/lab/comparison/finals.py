@@ -12,7 +12,7 @@ from normwise.lab.comparison.arms import Arm, Trial
 from normwise.lab.comparison.crossed import crossed_mean
 from normwise.lab.comparison.found import Finalist
 from normwise.lab.comparison.ledger import Ledger
-from normwise.lab.comparison.trainer import Outcome
+from normwise.lab.comparison.trainer import Outcome, ways
 from normwise.lab.results import Estimate
 from normwise.lab.statistics import difference
 
@@ -25,7 +25,12 @@ Scores = npt.NDArray[np.float64]
 
 
 def train(
-    ledger: Ledger, finalists: Sequence[Arm], steps: int, budget: float, tell: Callable[[str], None]
+    ledger: Ledger,
+    finalists: Sequence[Arm],
+    steps: int,
+    budget: float,
+    tell: Callable[[str], None],
+    fewest: int = FEWEST_SEEDS,
 ) -> dict[Arm, list[Outcome]]:
     """Train the finalists, seed by seed, so that a run that is killed has pairs.
 
@@ -33,9 +38,9 @@ def train(
     """
     found: dict[Arm, list[Outcome]] = {arm: [] for arm in finalists}
     at_first = ledger.spent
-    for number in range(MOST_SEEDS):
+    for number in range(max(fewest, MOST_SEEDS)):
         pair = (ledger.spent - at_first) / max(number, 1)
-        if number >= FEWEST_SEEDS and ledger.spent + pair > budget:
+        if number >= fewest and ledger.spent + pair > budget:
             break
         for arm in finalists:
             found[arm].append(ledger.outcome(Trial(arm, steps, FIRST_SEED + number, final=True)))
@@ -43,12 +48,19 @@ def train(
     return found
 
 
-def finalist(arm: Arm, outcomes: Sequence[Outcome], unit: str) -> Finalist:
-    """What the seeds of one arm say."""
-    ways = [*outcomes[0].validation]
-    validation = {way: _mean([each.validation.get(way) for each in outcomes]) for way in ways}
+def finalist(arm: Arm, outcomes: Sequence[Outcome], unit: str, constant: Scores) -> Finalist:
+    """What the seeds of one arm say.
+
+    Args:
+        arm: what was trained.
+        outcomes: one per seed.
+        unit: of the scores.
+        constant: what one constant answer scores on each test row.
+    """
+    names = ways(arm, final=True)
+    validation = {way: _mean([each.validation.get(way) for each in outcomes]) for way in names}
     chosen = _chosen(outcomes, validation)
-    tests = {way: scores(outcomes, way) for way in ways}
+    tests = {way: scores(outcomes, way) for way in names}
     running = tests.get("running")
     return Finalist(
         arm,
@@ -60,6 +72,8 @@ def finalist(arm: Arm, outcomes: Sequence[Outcome], unit: str) -> Finalist:
             for way, each in tests.items()
             if way != "running" and "running" in tests
         },
+        _above(tests[chosen], constant, unit),
+        next((each.error for each in outcomes if each.error), ""),
     )
 
 
@@ -69,12 +83,23 @@ def scores(outcomes: Sequence[Outcome], way: str) -> Scores | None:
     return None if any(each is None for each in found) else np.array(found, dtype=np.float64)
 
 
-def effect(outcomes: Mapping[Arm, Sequence[Outcome]], best: Finalist, own: Finalist, unit: str) -> Estimate:
-    """The best other arm minus the model as it was built, each with its own inference statistics."""
-    found = [scores(outcomes[each.arm], each.statistics) for each in (best, own)]
-    if found[0] is None or found[1] is None:
-        return Estimate(math.nan, math.nan, math.nan, len(outcomes[best.arm]), unit)
-    return crossed_mean(found[0] - found[1], unit)
+def differences(outcomes: Mapping[Arm, Sequence[Outcome]], best: Finalist, own: Finalist) -> Scores | None:
+    """The best other arm minus the model as it was built, each with its own inference statistics.
+
+    Returns:
+        shape (seeds, rows); None if one of them was not finite.
+    """
+    ours, theirs = (scores(outcomes[each.arm], each.statistics) for each in (best, own))
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def effect(found: Scores | None, seeds: int, unit: str) -> Estimate:
+    """The mean of the differences, all NaN where there are none."""
+    return Estimate(math.nan, math.nan, math.nan, seeds, unit) if found is None else crossed_mean(found, unit)
+
+
+def _above(found: Scores | None, constant: Scores, unit: str) -> Estimate | None:
+    return None if found is None else crossed_mean(found - constant, unit)
 
 
 def _chosen(outcomes: Sequence[Outcome], validation: Mapping[str, float | None]) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
 
 from normwise.errors import NormwiseError
 from normwise.lab.comparison.arms import Arm
@@ -11,6 +15,39 @@ from normwise.lab.results import Estimate
 
 class NothingTrained(NormwiseError):
     """Every arm's loss became infinite or NaN."""
+
+
+class Decision(StrEnum):
+    """What the last comparison came to.
+
+    *Different*: the interval leaves out 0, and the difference may be larger than the margin. *Equivalent*: the whole
+    interval lies within the margin of practical indifference. *Undecided*: neither, the interval is too wide; or there
+    is one seed. *At chance*: neither model is visibly better than one constant answer. *Failed*: a model has seeds
+    whose loss became infinite or NaN, or that could not be trained.
+    """
+
+    DIFFERENT = "different"
+    EQUIVALENT = "equivalent"
+    UNDECIDED = "undecided"
+    AT_CHANCE = "at chance"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What it would take to decide, if the difference stays what it is.
+
+    Args:
+        seeds: paired seeds; None where no number of them is enough, or more than can be paid for.
+        seconds: the budget with which they can be trained; None likewise.
+        times: that budget over the one that was given; None likewise.
+        rows: times as many rows, where no number of seeds is enough; None elsewhere.
+    """
+
+    seeds: int | None = None
+    seconds: float | None = None
+    times: float | None = None
+    rows: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +68,8 @@ class Finalist:
         validation: inference statistics -> mean score on validation rows, over seeds.
         test: the same on test rows.
         against_running: inference statistics -> what they change on test rows against running averages.
+        above_constant: what the chosen ones are better than one constant answer on test rows; None if not finite.
+        error: why a seed could not be trained, or nothing.
     """
 
     arm: Arm
@@ -38,17 +77,35 @@ class Finalist:
     validation: dict[str, float | None]
     test: dict[str, Estimate | None]
     against_running: dict[str, Estimate | None]
+    above_constant: Estimate | None
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a seed has no finite scores."""
+        return self.above_constant is None
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is visibly better than one constant answer."""
+        return self.above_constant is not None and self.above_constant.low > 0
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What was found.
 
+    Scores are the higher the better: percent of right answers, or minus the mean square error.
+
     Args:
-        recommendation: one sentence.
+        decision: what it came to.
+        recommendation: the same in words.
         evidence: sentences behind it.
-        visible: whether a difference is.
+        visible: whether the interval of the difference leaves out 0.
         effect: the best other arm minus the best of the model as it was built, on test rows, paired by seed.
+        margin: differences within it, on either side, do not matter; in the unit of ``effect``.
+        constant: score of one constant answer, the most common class or the mean of the targets.
+        needed: what it would take to decide; None where it is decided, or nobody can tell.
         best: the best other arm, on validation rows.
         own: the best arm of the model as it was built.
         arms: how many were compared.
@@ -61,10 +118,14 @@ class Comparison:
         framework: with its version.
     """
 
+    decision: Decision
     recommendation: str
     evidence: tuple[str, ...]
     visible: bool
     effect: Estimate
+    margin: float
+    constant: float
+    needed: Needed | None
     best: Finalist
     own: Finalist
     arms: int
@@ -75,3 +136,15 @@ class Comparison:
     seconds: float
     kept: int
     framework: str
+
+    def to_json(self) -> str:
+        """All of it as JSON text; a number that is not finite is ``null``."""
+        return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -45,6 +45,23 @@ class Rows:
         rest = np.random.default_rng([1, seed]).permutation(order[:last])
         return rest[:first], rest[first:], order[last:]
 
+    def constant_scores(self) -> Array:
+        """The score of every test row if the answer were the same for all rows; no model is needed for it.
+
+        The answer comes from the other rows: the class that most of them have, or the mean of their targets.
+
+        Returns:
+            shape (test rows,), float64.
+        """
+        first, second, test = self.split(0)
+        known, targets = self.targets[np.concatenate([first, second])], self.targets[test]
+        if self.classes:
+            most_common: Array = 100.0 * (targets == np.bincount(known).argmax())
+            return most_common
+        squares = np.square(targets - known.mean(axis=0, dtype=np.float64), dtype=np.float64)
+        around_the_mean: Array = -squares.reshape(len(test), -1).mean(axis=1)
+        return around_the_mean
+
     def scores(self, outputs: Array, rows: Array) -> Array:
         """What each row's output is worth, the higher the better: 100 or 0 for a class, or minus the mean square.
 

@@ -197,8 +197,8 @@ def _statements(settings: Settings, outcomes: Outcomes, pixels: str) -> list[Sta
     arms = {batch_norm: outcomes.where(batch_norm=batch_norm) for batch_norm in ARMS}
     found = []
     for deviations, words in (
-        ((SMALL,), f"both from small initial weights (standard deviation {SMALL:g})"),
-        (settings.deviations, "each from the initial weights that suit it best"),
+        ((SMALL,), f"both with the paper's initialization (small Gaussian weights, std {SMALL:g})"),
+        (settings.deviations, "each with the initialization tuned for it"),
     ):
         if not set(deviations) <= set(settings.deviations):
             continue  # a tiny setting without the small one
@@ -267,7 +267,7 @@ def _curves(settings: Settings, outcomes: Outcomes) -> Figure:
     return Figure(
         name="accuracy_by_step",
         title="Test accuracy against steps",
-        caption="Each arm at the initial weights and the rate that suit it best. Line: mean over seeds; band: smallest "
+        caption="Each arm with the initialization and the rate tuned for it. Line: mean over seeds; band: smallest "
         "to largest.",
         x_label="steps",
         y_label="test accuracy",
