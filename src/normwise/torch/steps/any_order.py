@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from normwise.kernels.aten import Aten
 from normwise.kernels.internals import current_node
 from normwise.kernels.kernel import Call
 from normwise.kernels.two_pass import TWO_PASS
@@ -26,16 +25,6 @@ REFUSAL = (
     "the third derivative of batch normalization under torch.utils.checkpoint was asked for, which PyTorch's operator "
     "gets wrong: leave the checkpoint out, or set NORMWISE_KERNEL=two_pass."
 )
-
-
-def differentiable(y: Tensor) -> Tensor:
-    """``y`` itself, an output of PyTorch's batch norm in training, now with right derivatives of every order."""
-    if not torch.compiler.is_compiling() and y.grad_fn is not None:  # compiled graphs have first derivatives only
-        # One dict for all: what Tensor.register_hook does, without a handle for each call that nobody wants.
-        y._backward_hooks = _HOOKS
-        y.grad_fn._register_hook_dict(y)
-        y._backward_hooks = None  # hooks of the user's are to come into a dict of their own
-    return y
 
 
 def _look(_: Tensor) -> None:
@@ -78,12 +67,5 @@ def _refuse(_: Tensor) -> None:
         raise NotImplementedError(REFUSAL)
 
 
-_HOOKS: Any = OrderedDict({0: _look})
-
-
-class AtenAtAnyOrder(Aten):
-    """PyTorch's operator with right derivatives of every order."""
-
-    def differentiable(self, y: Tensor) -> Tensor:
-        """As the function of this name."""
-        return differentiable(y)
+# One dict for all outputs: what Tensor.register_hook does, without a handle for each call that nobody wants.
+HOOKS: Any = OrderedDict({0: _look})

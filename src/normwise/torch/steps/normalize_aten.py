@@ -1,4 +1,4 @@
-"""PyTorch's operator in training, which updates the running statistics in the same call."""
+"""PyTorch's operator, in training: it updates the running statistics in the same call, and has right derivatives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from normwise.kernels import aten, cpu
+from normwise.kernels.aten import Aten
+from normwise.kernels.internals import running_backward
 from normwise.kernels.kernel import Call
 from normwise.torch.finite import all_finite, take_finite
-from normwise.torch.recomputation import recomputing
-from normwise.torch.steps.any_order import differentiable
+from normwise.torch.steps.any_order import HOOKS
 from normwise.torch.steps.estimate import addresses, count_batch
 
 
@@ -24,7 +25,7 @@ def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | 
     x = x if x.is_contiguous() else aten.with_plain_strides(x)
     if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
         return differentiable(F.batch_norm(x, running_mean, running_var, scale, shift, True, momentum, eps))
-    again = recomputing()
+    again = not torch.compiler.is_compiling() and running_backward() != -1  # ``recomputing``, without a call
     plain = None if again or running_mean.dim() != 1 else addresses(running_mean, running_var)
     if plain is None:
         return differentiable(_with_copies(x, call, running_mean, running_var, momentum, updates, skipped, again))
@@ -67,3 +68,20 @@ def _with_copies(
     if not again:
         take_finite((mean, var), (running_mean, running_var), (running_mean, running_var), updates, skipped)
     return y
+
+
+def differentiable(y: Tensor) -> Tensor:
+    """``y`` itself, an output of PyTorch's batch norm in training, now with right derivatives of every order."""
+    if not torch.compiler.is_compiling() and y.grad_fn is not None:  # compiled graphs have first derivatives only
+        y._backward_hooks = HOOKS
+        y.grad_fn._register_hook_dict(y)
+        y._backward_hooks = None  # hooks of the user's are to come into a dict of their own
+    return y
+
+
+class AtenAtAnyOrder(Aten):
+    """PyTorch's operator with right derivatives of every order."""
+
+    def differentiable(self, y: Tensor) -> Tensor:
+        """As the function of this name."""
+        return differentiable(y)
