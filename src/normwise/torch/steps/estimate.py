@@ -125,7 +125,8 @@ def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int,
     """Where the compiled code finds running statistics, how many, and whether float64; None unless they are plain."""
     dtype = running_mean.dtype
     if (
-        (dtype is torch.float32 or dtype is torch.float64)
+        type(running_mean) is type(running_var) is Tensor
+        and (dtype is torch.float32 or dtype is torch.float64)
         and running_var.dtype is dtype
         and running_mean.is_cpu
         and running_var.is_cpu
