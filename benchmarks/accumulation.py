@@ -25,7 +25,7 @@ import normwise
 from benchmarks.resnet import resnet
 from benchmarks.timing import in_turn, ratios
 from normwise.torch import accumulate_gradients
-from normwise.torch.offloading import Offload, offloaded
+from normwise.torch.models.accumulation.offloading import Offload, offloaded
 
 PARTS, SAMPLES = 8, 32
 MEGABYTE = 2**20

@@ -109,7 +109,7 @@ def exported(door: Path, root: Path) -> Iterator[tuple[str, Path]]:
             if name not in modules:
                 raise SystemExit(f"{name} is in __all__ of {door}, and nothing there imports it by name.")
             place = root / "src" / modules[name].replace(".", "/")
-            if not (place / f"{name}.py").exists():
+            if not (place / f"{name}.py").exists() and not (place / name).is_dir():
                 yield name, place.with_suffix(".py")
 
 

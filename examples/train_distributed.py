@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import normwise
 import normwise.torch as nt
-from normwise.torch.loading import check_weights_name, save_weights
+from normwise.torch.models.loading import check_weights_name, save_weights
 
 FORMAT = "normwise examples/train_distributed.py, 1"
 SEED = 0

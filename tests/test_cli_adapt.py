@@ -14,7 +14,7 @@ from click.testing import Result as Outcome
 from torch import nn
 
 from normwise.cli import main
-from normwise.torch.adapt import adapt
+from normwise.torch.models.recalibration.adapt import adapt
 
 VALUES = np.random.default_rng(0).normal(2, 3, (70, 3)).astype(np.float32)
 SOURCE = (

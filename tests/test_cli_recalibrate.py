@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from normwise.cli import main
-from normwise.torch import loading
+from normwise.torch.models import loading
 
 SOURCE = """
 import torch

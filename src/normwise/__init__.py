@@ -6,6 +6,8 @@ anything else that takes time, so that the command line is there at once.
 
 from importlib import import_module as _import_module
 
+from normwise.moved import install as _install
+
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` for it takes longer than all of this file
 if TYPE_CHECKING:
     from normwise.surgery import adapt, adapting, fuse, param_groups, paused_statistics, recalibrate
@@ -24,14 +26,20 @@ _DOORS = {
     "recalibrate": "surgery",
 }
 
+_ROOMS = ("errors", "estimators", "keras", "lab", "torch")
+
+_install()  # names of modules that moved
+
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
         return _import_module("importlib.metadata").version("normwise")
+    if name in _ROOMS:
+        return _import_module(f"normwise.{name}")
     if name not in _DOORS:
         raise AttributeError(f"module 'normwise' has no attribute {name!r}")
     return getattr(_import_module(f"normwise.{_DOORS[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DOORS, "__version__"})
+    return sorted({*globals(), *_DOORS, *_ROOMS, "__version__"})

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from normwise.recalibration.adaptation_report import AdaptReport
     from normwise.recalibration.report import RecalibrateReport
-    from normwise.torch.adapting import Adaptation
-    from normwise.torch.fuse import FuseReport
+    from normwise.torch.models.fusion.fuse import FuseReport
+    from normwise.torch.models.recalibration.adapting import Adaptation
 
 Report = TypeVar("Report")
 
@@ -24,7 +24,7 @@ def fuse(model: Any) -> FuseReport:
     """Let the batch norms of a PyTorch model do the activation and the residual addition that follow them.
 
     Args:
-        model: a ``torch.nn.Module``, changed in place; ``normwise.torch.fuse.fuse`` says what stays.
+        model: a ``torch.nn.Module``, changed in place; ``normwise.torch.models.fusion.fuse.fuse`` says what stays.
 
     Returns:
         which batch norms were fused, which were only swapped for normwise's own, and which were left, and why.
@@ -40,7 +40,7 @@ def fuse(model: Any) -> FuseReport:
     """
     framework = framework_of(model)
     if framework == "torch":
-        from normwise.torch.fuse import fuse as fuse_torch
+        from normwise.torch.models.fusion.fuse import fuse as fuse_torch
 
         return fuse_torch(model)
     raise _not_of_torch("fuse", model, framework)
@@ -54,8 +54,8 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
         batches: a ``DataLoader`` or any iterable of batches of the model's inputs, with or without labels; for Keras
             also arrays, a ``tf.data.Dataset`` or a ``keras.utils.PyDataset``.
         **settings: ``estimator``, ``upstream``, ``forward_fn``, ``at_most``, ``tolerance`` and ``layers``, for PyTorch
-            ``distributed``, for Keras ``batch_size``; all explained in ``normwise.torch.recalibrate.recalibrate`` and
-            ``normwise.keras.recalibrate.recalibrate``.
+            ``distributed``, for Keras ``batch_size``; all explained in
+            ``normwise.torch.models.recalibration.recalibrate`` and ``normwise.keras.models.recalibrate``.
 
     Returns:
         which batch norms were recalibrated and how far they moved, which were skipped and why, which were not reached.
@@ -76,12 +76,12 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
     """
     framework = framework_of(model)
     if framework == "torch":
-        from normwise.torch.recalibrate import recalibrate as recalibrate_torch
+        from normwise.torch.models.recalibration.recalibrate import recalibrate as recalibrate_torch
 
         report = recalibrate_torch(model, batches, **settings)
         return _heard(report, report.recalibrated)
     if framework == "keras":
-        from normwise.keras.recalibrate import recalibrate as recalibrate_keras
+        from normwise.keras.models.recalibrate import recalibrate as recalibrate_keras
 
         report = recalibrate_keras(model, batches, **settings)
         return _heard(report, report.recalibrated)
@@ -96,7 +96,7 @@ def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
         batches: as for ``recalibrate``.
         **settings: ``prior``, the weight of the current statistics, in samples; ``upstream``, ``forward_fn``,
             ``at_most``, ``layers`` and ``domain``, for PyTorch ``distributed``, for Keras ``batch_size``; all explained
-            in ``normwise.torch.adapt.adapt`` and ``normwise.keras.adapt.adapt``.
+            in ``normwise.torch.models.recalibration.adapt.adapt`` and ``normwise.keras.models.adapt.adapt``.
 
     Returns:
         which batch norms were adapted and how far they moved, which were skipped and why, which were not reached; and
@@ -119,12 +119,12 @@ def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
     """
     framework = framework_of(model)
     if framework == "torch":
-        from normwise.torch.adapt import adapt as adapt_torch
+        from normwise.torch.models.recalibration.adapt import adapt as adapt_torch
 
         report = adapt_torch(model, batches, **settings)
         return _heard(report, report.adapted)
     if framework == "keras":
-        from normwise.keras.adapt import adapt as adapt_keras
+        from normwise.keras.models.adapt import adapt as adapt_keras
 
         report = adapt_keras(model, batches, **settings)
         return _heard(report, report.adapted)
@@ -139,7 +139,7 @@ def adapting(model: Any, **settings: Any) -> Adaptation:
     Args:
         model: a ``torch.nn.Module`` in inference mode; at the end of the block it is as before.
         **settings: ``prior``, for how many samples the statistics that are there count; ``memory`` and ``layers``, all
-            explained in ``normwise.torch.adapting.adapting``.
+            explained in ``normwise.torch.models.recalibration.adapting.adapting``.
 
     Returns:
         a context manager with ``keep``, ``reset`` and ``report``.
@@ -157,7 +157,7 @@ def adapting(model: Any, **settings: Any) -> Adaptation:
     """
     framework = framework_of(model)
     if framework == "torch":
-        from normwise.torch.adapting import adapting as adapting_torch
+        from normwise.torch.models.recalibration.adapting import adapting as adapting_torch
 
         return adapting_torch(model, **settings)
     raise _not_of_torch("adapting", model, framework)
@@ -167,7 +167,7 @@ def paused_statistics(model: Any) -> AbstractContextManager[None]:
     """Inside, forward passes of a PyTorch model leave every running statistic as it is, in training mode too.
 
     Args:
-        model: a ``torch.nn.Module``; ``normwise.torch.statistics.paused_statistics`` says what holds meanwhile.
+        model: a ``torch.nn.Module``; ``normwise.torch.models.paused.paused_statistics`` says what holds meanwhile.
 
     Raises:
         TypeError: not a PyTorch model.
@@ -182,7 +182,7 @@ def paused_statistics(model: Any) -> AbstractContextManager[None]:
     """
     framework = framework_of(model)
     if framework == "torch":
-        from normwise.torch.statistics import paused_statistics as paused_in_torch
+        from normwise.torch.models.paused import paused_statistics as paused_in_torch
 
         return paused_in_torch(model)
     raise _not_of_torch("paused_statistics", model, framework)
@@ -195,7 +195,7 @@ def param_groups(model: Any, weight_decay: float, decay_norm: bool = False, **se
         model: a ``torch.nn.Module``.
         weight_decay: for the parameters that decay.
         decay_norm: whether those of normalization layers do.
-        **settings: ``decay_bias`` and ``norm_types``, explained in ``normwise.torch.param_groups.param_groups``.
+        **settings: ``decay_bias`` and ``norm_types``, explained in ``normwise.torch.models.param_groups.param_groups``.
 
     Returns:
         the groups, with every parameter in exactly one.
@@ -211,7 +211,7 @@ def param_groups(model: Any, weight_decay: float, decay_norm: bool = False, **se
     """
     framework = framework_of(model)
     if framework == "torch":
-        from normwise.torch.param_groups import param_groups as param_groups_of_torch
+        from normwise.torch.models.param_groups import param_groups as param_groups_of_torch
 
         return param_groups_of_torch(model, weight_decay, decay_norm, **settings)
     raise _not_of_torch("param_groups", model, framework)

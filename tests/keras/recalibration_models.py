@@ -11,7 +11,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 import normwise.keras as nk
-from normwise.keras.feeding import without_gradients
+from normwise.keras.models.feeding import without_gradients
 from tests.keras.calls import values
 
 F64 = NDArray[np.float64]

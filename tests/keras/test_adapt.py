@@ -12,8 +12,8 @@ import pytest
 import normwise
 import normwise.keras as nk
 from normwise.errors import NormwiseError, UnknownName
-from normwise.keras.adapt import adapt
-from normwise.keras.recalibrate import recalibrate
+from normwise.keras.models.adapt import adapt
+from normwise.keras.models.recalibrate import recalibrate
 from normwise.moments import Moments
 from tests.keras.calls import values
 from tests.keras.recalibration_models import everything, images, inputs_of_norms, norms, sequential

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normwise.keras import BatchNormalization
-from normwise.keras.activations import IN_KERNELS
+from normwise.keras.steps.activate import IN_KERNELS
 from normwise.kernels import reference
 from tests.keras.calls import Array, Result, call, double_precision, values
 

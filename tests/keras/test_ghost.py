@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normwise.keras import BatchNormalization, GhostBatchNormalization
-from normwise.keras.virtual_batches import Sizes
+from normwise.keras.steps.gather_virtual import Sizes
 from normwise.kernels import reference_ghost
 from tests.keras.calls import call, double_precision, values
 

@@ -23,8 +23,8 @@ if BACKEND != "jax" or not built_for_jax():
 import jax
 from jax import numpy as jnp
 
-from normwise.keras import jax_kernels
-from normwise.keras.jax_derivatives import Task, plain
+from normwise.keras.steps import jax_kernels
+from normwise.keras.steps.jax_derivatives import Task, plain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHAPE = (4, 3, 3, 5)

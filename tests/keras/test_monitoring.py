@@ -14,7 +14,7 @@ import pytest
 
 from normwise.errors import NormwiseError, UnknownName
 from normwise.keras import BatchNormalization, GhostBatchNormalization, MonitorStatistics, RecalibrateStatistics
-from normwise.keras.drift import drift_of
+from normwise.keras.models.drift import drift_of
 from normwise.recalibration.batches import Batches
 from tests.keras.calls import BACKEND, values
 

@@ -11,7 +11,7 @@ import pytest
 import normwise
 import normwise.keras as nk
 from normwise.estimators import Ema, RunningStatistics, Window, named
-from normwise.keras.recalibrate import recalibrate
+from normwise.keras.models.recalibrate import recalibrate
 from normwise.kernels import reference
 from tests.keras.calls import values
 from tests.keras.recalibration_models import MODELS, functional, images, inputs_of_norms, norms, sequential

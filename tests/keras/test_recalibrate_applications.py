@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import normwise.keras as nk
-from normwise.keras.recalibrate import recalibrate
+from normwise.keras.models.recalibrate import recalibrate
 from tests.keras.calls import BACKEND, values
 from tests.keras.recalibration_models import inputs_of_norms, norms
 

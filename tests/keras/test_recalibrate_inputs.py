@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from normwise.errors import NormwiseError
-from normwise.keras.feeding import batches_of, inputs_of, samples_in
-from normwise.keras.recalibrate import recalibrate
+from normwise.keras.models.feeding import batches_of, inputs_of, samples_in
+from normwise.keras.models.recalibrate import recalibrate
 from normwise.recalibration import batches as batches_of_recalibration
 from tests.keras.calls import values
 

@@ -12,7 +12,7 @@ import pytest
 
 import normwise.keras as nk
 from normwise.errors import NormwiseError, UnknownName
-from normwise.keras.recalibrate import recalibrate
+from normwise.keras.models.recalibrate import recalibrate
 from normwise.recalibration.report import RecalibrateReport
 from tests.keras.calls import values
 from tests.keras.recalibration_models import everything, norms

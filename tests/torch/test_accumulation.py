@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import normwise.torch as nt
-from normwise.torch.accumulation import accumulate_gradients, forward_together
+from normwise.torch.models.accumulation.accumulate import accumulate_gradients, forward_together
 
 Part = tuple[Tensor, Tensor]
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import normwise.torch as nt
 from normwise.errors import NormwiseError
-from normwise.torch.accumulation import accumulate_gradients, forward_together
+from normwise.torch.models.accumulation.accumulate import accumulate_gradients, forward_together
 
 
 def network() -> Any:

@@ -16,8 +16,8 @@ from normwise.lab.data import Split, digits
 from normwise.lab.models import Dense, he
 from normwise.lab.training import accuracy, train
 from normwise.moments import Moments
-from normwise.torch.adapt import adapt
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.adapt import adapt
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 
 def shifted(split: Split) -> Split:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import normwise.torch as nt
-from normwise.torch.adapt import adapt
+from normwise.torch.models.recalibration.adapt import adapt
 
 X = torch.randn((12, 3, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 2
 MASK = torch.rand((12, 5), generator=torch.Generator().manual_seed(1)) < 0.6

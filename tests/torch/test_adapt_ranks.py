@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.errors import NormwiseError
-from normwise.torch.adapt import adapt
+from normwise.torch.models.recalibration.adapt import adapt
 from tests.torch.processes import outcomes, work
 
 SHARES = ((16, 16, 5), (9,))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import normwise
 import normwise.torch as nt
 from normwise.errors import NormwiseError, UnknownName
-from normwise.torch.adapt import adapt
-from normwise.torch.adapting import adapting
+from normwise.torch.models.recalibration.adapt import adapt
+from normwise.torch.models.recalibration.adapting import adapting
 
 
 def network() -> Any:

@@ -13,9 +13,7 @@ from normwise.errors import KernelUnavailable
 from normwise.kernels import choose
 from normwise.kernels.choose import built
 from normwise.kernels.choose_group import CANCELS, FUSED, ONE_PASS, choose_group, choose_layer
-from normwise.torch.groupnorm import group_norm
-from normwise.torch.instancenorm import instance_norm
-from normwise.torch.layernorm import layer_norm
+from normwise.torch.functional import group_norm, instance_norm, layer_norm
 from tests.tolerances import SAFETY, unit
 
 FORMATS: dict[str, torch.memory_format] = {

@@ -14,7 +14,7 @@ from torch import nn
 from normwise.errors import NormwiseError
 from normwise.recalibration import batches as batches_of_recalibration
 from normwise.recalibration.batches import Batches
-from normwise.torch.feeding import arguments, call, device_of, moved, samples_in, unwrapped
+from normwise.torch.models.feeding import arguments, call, device_of, moved, samples_in, unwrapped
 
 
 class Image(NamedTuple):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import normwise
 import normwise.torch as nt
-from normwise.torch.fuse import FuseReport, fuse
+from normwise.torch.models.fusion.fuse import FuseReport, fuse
 from tests.torch import networks_to_fuse as networks
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int, int]] = {

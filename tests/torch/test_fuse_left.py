@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import normwise.torch as nt
-from normwise.torch import fuse as room
-from normwise.torch.fuse import fuse
+from normwise.torch.models.fusion import fuse as room
+from normwise.torch.models.fusion.fuse import fuse
 from tests.torch import networks_to_fuse as networks
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import normwise.torch as nt
 from normwise.estimators import RunningStatistics, estimator_class, names
 from normwise.kernels import reference, reference_ghost
-from normwise.torch.mask_checks import check_weights
+from normwise.torch.steps.checks_mask import check_weights
 from tests.cases import LAYOUTS, array, gradients, running
 
 F64 = torch.float64

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import normwise.torch as nt
-from normwise.torch.instancenorm import instance_norm
+from normwise.torch.functional import instance_norm
 from tests.cases import running
 
 SHAPES = {"1d": (3, 4, 5), "2d": (2, 4, 3, 5), "3d": (2, 4, 2, 3, 2)}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import normwise.torch as nt
-from normwise.torch.fuse import fuse
+from normwise.torch.models.fusion.fuse import fuse
 
 C = 6
 INPUTS: dict[str, list[tuple[int, ...]]] = {

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import normwise.torch as nt
-from normwise.torch.fuse import fuse
+from normwise.torch.models.fusion.fuse import fuse
 from tests.torch.every_layer import CASES, C, Case
 
 NAMES = list(CASES)

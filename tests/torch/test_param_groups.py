@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 import normwise
 import normwise.torch as nt
 from normwise.errors import NormwiseError
-from normwise.torch.param_groups import param_groups
+from normwise.torch.models.param_groups import param_groups
 
 
 def names(model: nn.Module, group: dict[str, Any]) -> set[str]:

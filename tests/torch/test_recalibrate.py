@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import normwise.torch as nt
 from normwise.estimators import Ema, RunningStatistics, Window, named
 from normwise.kernels import reference
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 
 class Network(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 
 def normal(seed: int, *shape: int) -> Tensor:

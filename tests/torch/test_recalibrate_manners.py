@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import normwise.torch as nt
 from normwise.errors import NormwiseError
 from normwise.estimators import Ema
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 
 def network() -> Any:

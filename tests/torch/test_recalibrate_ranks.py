@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import normwise.torch as nt
 from normwise.errors import NormwiseError
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 WORLD = 2
 SHARES = ((16, 16, 5), (9,))

@@ -16,7 +16,7 @@ from normwise import estimators
 from normwise.errors import NormwiseError
 from normwise.estimators import RunningStatistics, named
 from normwise.moments import Moments
-from normwise.torch.site_statistics import OfPairs
+from normwise.torch.models.recalibration.site_statistics import OfPairs
 from tests.cases import array
 
 F64 = torch.float64

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import normwise.torch as nt
-from normwise.torch.recomputation import recomputing
+from normwise.torch.steps.estimate_recomputation import recomputing
 from tests.cases import running
 
 SETTINGS: dict[str, dict[str, Any]] = {

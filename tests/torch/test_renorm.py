@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import normwise.torch as nt
 from normwise.kernels import reference, reference_renorm
 from normwise.kernels.reference_renorm import Statistics
-from normwise.torch.renorm import ClippingRate
+from normwise.torch.layers.batch_renorm import ClippingRate
 from tests.cases import LAYOUTS, array, gradients, running
 
 F64 = torch.float64

@@ -12,7 +12,7 @@ from torch.func import grad, jacfwd, jacrev, vmap
 import normwise.torch as nt
 from normwise.estimators import Estimator, estimator_class, names
 from normwise.estimators.window import Window
-from normwise.torch.state import BatchNormState, batch_norm_with_state
+from normwise.torch.layers.state import BatchNormState, batch_norm_with_state
 from tests.cases import running
 
 

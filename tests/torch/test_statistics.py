@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import normwise
 import normwise.torch as nt
-from normwise.torch.statistics import paused_statistics
+from normwise.torch.models.paused import paused_statistics
 
 
 class Foreign(nn.Module):

@@ -14,7 +14,7 @@ import normwise
 import normwise.torch as nt
 from normwise.errors import NormwiseError
 from normwise.estimators import Pooled
-from normwise.torch.conversion_guard import QConfig
+from normwise.torch.layers.conversion_guard import QConfig
 
 
 class Several(nn.Module):
@@ -144,7 +144,7 @@ def test_a_fused_model_stays_fused() -> None:
     assert type(model.norm).__name__ == "SyncBatchNorm"
     torch.testing.assert_close(model(data(0)), plain(data(0)))
     nt.convert_from_synchronized(model)
-    assert type(model.norm).__module__ == "normwise.torch.batchnorm"
+    assert type(model.norm).__module__ == "normwise.torch.layers.batch_norm"
     torch.testing.assert_close(model.eval()(data(1)), plain.eval()(data(1)))
 
 
@@ -312,7 +312,7 @@ def test_pytorchs_conversion_of_a_whitening_layer_is_refused() -> None:
 
 def test_pytorchs_conversion_would_lose_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the guard; if PyTorch keeps it one day, the guard can go."""
-    monkeypatch.delattr("normwise.torch.fused_batchnorm.FusedBatchNorm.qconfig")
+    monkeypatch.delattr("normwise.torch.layers.tracked.TrackedBatchNorm.qconfig")
     model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nt.BatchNorm2d(4, activation="relu")))
     assert type(model[0]) is nn.SyncBatchNorm
     assert model.eval()(-torch.ones(1, 4, 1, 1)).max() < 0

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 import normwise.torch as nt
 from normwise.kernels import choose, reference
-from normwise.torch.mask_checks import check_weights
+from normwise.torch.steps.checks_mask import check_weights
 from tests.cases import LAYOUTS, array
 from tests.torch.processes import outcomes as outcomes_of
 from tests.torch.processes import work

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import normwise.torch as nt
 from normwise.errors import UnknownName
-from normwise.torch.tiny_batches import D_MAX, FEW, POLICIES, R_MAX
+from normwise.torch.steps.normalize_tiny import D_MAX, FEW, POLICIES, R_MAX
 from tests.cases import running
 
 ONE = {"BatchNorm1d": (1, 3), "BatchNorm2d": (1, 3, 1, 1), "BatchNorm3d": (1, 3, 1, 1, 1)}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from normwise.torch.transaction import RandomState, Snapshot, transaction, unchanged, write
+from normwise.torch.models.transaction import RandomState, Snapshot, transaction, unchanged, write
 
 
 def network() -> Any:

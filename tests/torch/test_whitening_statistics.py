@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import normwise.torch as nt
 from normwise import estimators
 from normwise.kernels.inverse_root import inverse_root
-from normwise.torch.statistics import paused_statistics
+from normwise.torch.models.paused import paused_statistics
 from tests.cases import array
 
 F64 = torch.float64

@@ -189,7 +189,7 @@ def _of_torch(task: Task) -> tuple[Any, str]:
     _check_data(task)
     if installed_version("torch") is None:
         raise MissingExtra("torch", extra="torch")
-    from normwise.torch import loading
+    from normwise.torch.models import loading
 
     if (device := task.device) is not None:
         allowed(lambda: loading.check_device_name(device))
@@ -220,7 +220,7 @@ def _of_keras(task: Task) -> tuple[Any, str]:
     _check_data(task)
     keras_backend.check()
     keras_backend.quiet()
-    loading = attempt(lambda: import_module("normwise.keras.loading"), "importing Keras")
+    loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
     network = loading.load_model(task.model)
     source = loading.load_batches(task.data, network)
     found = attempt(

@@ -7,12 +7,12 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("keras", extra="keras") from error
 
-from normwise.keras.batch_normalization import BatchNormalization
-from normwise.keras.conversion import Conversion, convert, to_keras
-from normwise.keras.domains import PerDomainBatchNormalization, domain
-from normwise.keras.ghost import GhostBatchNormalization
-from normwise.keras.monitoring import MonitorStatistics
-from normwise.keras.recalibrating import RecalibrateStatistics
+from normwise.keras.callbacks.monitoring import MonitorStatistics
+from normwise.keras.callbacks.recalibrating import RecalibrateStatistics
+from normwise.keras.layers.batch_normalization import BatchNormalization
+from normwise.keras.layers.domains import PerDomainBatchNormalization, domain
+from normwise.keras.layers.ghost import GhostBatchNormalization
+from normwise.keras.models.conversion import Conversion, convert, to_keras
 
 __all__ = [
     "BatchNormalization",

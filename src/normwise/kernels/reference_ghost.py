@@ -1,4 +1,4 @@
-"""The formulas of batch normalization over virtual batches in NumPy float64: the law for ``normwise.torch.ghost``.
+"""The formulas of batch normalization over virtual batches in NumPy float64: the law for ``GhostBatchNorm``.
 
 Each virtual batch is a batch for itself, whose samples are named one by one; parameters are shared, so their gradients
 add up. What enters the running statistics is the moments of all values, whatever the virtual batches.

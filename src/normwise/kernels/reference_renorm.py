@@ -1,4 +1,4 @@
-"""The formulas of batch renormalization in NumPy float64: the law for ``normwise.torch.renorm``.
+"""The formulas of batch renormalization in NumPy float64: the law for ``normwise.torch.layers.batch_renorm``.
 
 Written as the paper has them, step by step and not simplified, without weights and with one call per formula.
 

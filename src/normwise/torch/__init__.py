@@ -27,15 +27,17 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
 
 from normwise.kernels.choose import built
 from normwise.torch import functional
-from normwise.torch.accumulation import accumulate_gradients, forward_together
-from normwise.torch.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from normwise.torch.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
-from normwise.torch.domain_choice import domain
-from normwise.torch.domain_conversion import convert_from_domains, convert_to_domains
-from normwise.torch.domains import PerDomain, statistics_from
-from normwise.torch.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
-from normwise.torch.groupnorm import GroupNorm
-from normwise.torch.instancenorm import (
+from normwise.torch.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normwise.torch.layers.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from normwise.torch.layers.decorrelated_batch_norm import (
+    DecorrelatedBatchNorm1d,
+    DecorrelatedBatchNorm2d,
+    DecorrelatedBatchNorm3d,
+)
+from normwise.torch.layers.domain import domain
+from normwise.torch.layers.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
+from normwise.torch.layers.group_norm import GroupNorm
+from normwise.torch.layers.instance_norm import (
     InstanceNorm1d,
     InstanceNorm2d,
     InstanceNorm3d,
@@ -43,18 +45,20 @@ from normwise.torch.instancenorm import (
     LazyInstanceNorm2d,
     LazyInstanceNorm3d,
 )
-from normwise.torch.iterative_norm import IterativeNorm1d, IterativeNorm2d, IterativeNorm3d
-from normwise.torch.layernorm import LayerNorm
-from normwise.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
-from normwise.torch.memory import release_memory
-from normwise.torch.param_groups import param_groups
-from normwise.torch.pooling import pool_statistics
-from normwise.torch.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from normwise.torch.renorm_schedule import RenormSchedule
-from normwise.torch.state import BatchNormState, batch_norm_with_state
-from normwise.torch.statistics import paused_statistics
-from normwise.torch.sync_conversion import convert_from_synchronized, convert_to_synchronized
-from normwise.torch.synchronized import SyncBatchNorm
+from normwise.torch.layers.iterative_norm import IterativeNorm1d, IterativeNorm2d, IterativeNorm3d
+from normwise.torch.layers.layer_norm import LayerNorm
+from normwise.torch.layers.lazy_batch_norm import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+from normwise.torch.layers.per_domain import PerDomain, statistics_from
+from normwise.torch.layers.renorm_schedule import RenormSchedule
+from normwise.torch.layers.state import BatchNormState, batch_norm_with_state
+from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
+from normwise.torch.models.accumulation.accumulate import accumulate_gradients, forward_together
+from normwise.torch.models.conversion.domains import convert_from_domains, convert_to_domains
+from normwise.torch.models.conversion.synchronized import convert_from_synchronized, convert_to_synchronized
+from normwise.torch.models.param_groups import param_groups
+from normwise.torch.models.paused import paused_statistics
+from normwise.torch.models.pooling import pool_statistics
+from normwise.torch.steps.memory import release_memory
 
 if built():
     from normwise.torch.steps import operators

@@ -10,7 +10,7 @@ from normwise.lab.experiments import do_fresh_statistics_repair_drift as experim
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.torch.adapt import adapt
+from normwise.torch.models.recalibration.adapt import adapt
 
 SETTINGS = experiment.Settings(rates=(0.3,), steps=100, depth=2, width=32, images=(32, 450), drift=10)
 

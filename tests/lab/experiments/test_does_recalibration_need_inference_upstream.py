@@ -11,7 +11,7 @@ from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.torch import BatchNorm1d
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SETTINGS = experiment.Settings(networks=((3, 8), (2, 32)), recalibrated=(4, 100), width=16, steps=20)
 

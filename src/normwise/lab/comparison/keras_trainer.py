@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from normwise.errors import NormwiseError
-from normwise.keras.recalibrate import recalibrate
+from normwise.keras.models.recalibrate import recalibrate
 from normwise.lab.comparison import keras_layers, keras_where
 from normwise.lab.comparison.arms import Trial
 from normwise.lab.comparison.keras_layers import Slot

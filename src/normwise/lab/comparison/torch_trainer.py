@@ -33,7 +33,7 @@ from normwise.lab.comparison.trainer import (
     where_remarks,
 )
 from normwise.torch import paused_statistics
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 
 class TorchTrainer:

@@ -54,7 +54,7 @@ from normwise.lab.statistics import Numbers, band, cell, mean, ratio
 from normwise.lab.stock_prices import stocks
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm1d
-from normwise.torch.adapting import adapting
+from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "teaching material; for windows Kim et al. 2022"
 TOPIC = "drifting data"

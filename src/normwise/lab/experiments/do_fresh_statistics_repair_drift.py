@@ -54,8 +54,8 @@ from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, T
 from normwise.lab.statistics import Numbers, band, cell, mean, ratio
 from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
-from normwise.torch.adapt import adapt
-from normwise.torch.adapting import adapting
+from normwise.torch.models.recalibration.adapt import adapt
+from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "Schneider et al. 2020; Li et al. 2016"
 TOPIC = "drifting data"

@@ -49,7 +49,7 @@ from normwise.lab.stack_training import accuracies, at_best, best, train_stack
 from normwise.lab.statistics import Numbers, band, cell, difference, mean
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchRenorm1d, LayerNorm, RenormSchedule
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & He 2018; Wu & Johnson 2021, table 2"
 TOPIC = "batch size and alternatives"

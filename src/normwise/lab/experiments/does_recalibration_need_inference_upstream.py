@@ -52,7 +52,7 @@ from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.standard_error import distance
 from normwise.torch import BatchNorm1d
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, fvcore, update_bn; against it Huang et al. 2022"
 TOPIC = "statistics at inference"

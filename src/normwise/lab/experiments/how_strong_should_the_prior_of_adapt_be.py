@@ -53,7 +53,7 @@ from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.prior import PRIOR
 from normwise.torch import BatchNorm2d
-from normwise.torch.adapt import adapt
+from normwise.torch.models.recalibration.adapt import adapt
 
 SAYS = "Schneider et al. 2020; against a prior Nado et al. 2020"
 TOPIC = "statistics at inference"

@@ -50,7 +50,7 @@ from normwise.lab.stack_training import accuracies, at_best, best, losses
 from normwise.lab.statistics import Numbers, band, cell, difference, mean
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import PerDomain, domain
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Irpan 2017"
 TOPIC = "statistics at inference"

@@ -50,7 +50,7 @@ from normwise.lab.stack import Stack, batch_norm
 from normwise.lab.stack_training import accuracies, correct, train_stack
 from normwise.lab.statistics import Numbers, band, cell, difference, mean
 from normwise.lab.verdict import AtLeast, judge
-from normwise.torch.recalibrate import recalibrate
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, section 3"
 TOPIC = "statistics at inference"

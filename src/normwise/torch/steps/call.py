@@ -12,9 +12,9 @@ from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.kernels.two_pass import TWO_PASS
-from normwise.torch.buffers import NARROW, transformed
-from normwise.torch.mask_checks import check_masked_count, check_weights
+from normwise.torch.steps.buffers import NARROW, transformed
 from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual, checked_like_torch
+from normwise.torch.steps.checks_mask import check_masked_count, check_weights
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.normalize_aten import AtenAtAnyOrder, normalize_and_update_by_aten
 from normwise.torch.steps.operators import Cpu

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from normwise.errors import UnknownName
 from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import ACTIVATIONS
-from normwise.torch.buffers import is_wide
+from normwise.torch.steps.buffers import is_wide
 
 
 def check_activation(activation: str | None) -> None:

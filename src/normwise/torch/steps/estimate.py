@@ -13,8 +13,8 @@ from normwise.kernels import cpu
 from normwise.kernels.internals import innermost_transform, listening_modes, running_backward
 from normwise.kernels.recording import recording
 from normwise.moments import Moments, bessel
-from normwise.torch.buffers import changeable
-from normwise.torch.finite import finite_channels
+from normwise.torch.steps.buffers import changeable
+from normwise.torch.steps.estimate_finite import finite_channels
 
 _ONE = torch.ones((), dtype=torch.int64)  # a tensor is added in half the time of a number
 

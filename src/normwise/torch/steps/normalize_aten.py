@@ -10,9 +10,9 @@ from normwise.kernels import aten, cpu
 from normwise.kernels.aten import Aten
 from normwise.kernels.internals import running_backward
 from normwise.kernels.kernel import Call
-from normwise.torch.finite import all_finite, take_finite
 from normwise.torch.steps.any_order import HOOKS
 from normwise.torch.steps.estimate import addresses, count_batch
+from normwise.torch.steps.estimate_finite import all_finite, take_finite
 
 
 def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | None, skipped: Tensor | None) -> Tensor:

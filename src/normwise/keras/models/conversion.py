@@ -1,0 +1,134 @@
+"""A whole model from Keras's batch normalization to ours and back: the class of its layers changes, nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from normwise.errors import NormwiseError
+from normwise.keras.layers.batch_normalization import BatchNormalization
+
+
+class Conversion(NamedTuple):
+    """What became of a model.
+
+    Attributes:
+        model: the model that was given.
+        layers: the paths of the layers that were converted.
+        left: the paths of batch normalization layers that were not, with the reason.
+    """
+
+    model: Any
+    layers: list[str]
+    left: dict[str, str]
+
+
+def convert(model: Any) -> Conversion:
+    """Make every ``keras.layers.BatchNormalization`` of a model one of ours, in place.
+
+    Weights, names, the graph, the optimizer's state and what ``compile`` was given stay: the layers are the same
+    objects. Functional, sequential and subclassed models, models inside models and layers inside wrappers are all
+    reached. A layer of a class derived from Keras's is left.
+
+    Args:
+        model: any model or layer of Keras's.
+
+    Returns:
+        the model, and which of its layers were converted and which were left.
+
+    Raises:
+        TypeError: not a model or a layer of Keras's; nothing is changed then.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")], name="model")
+        >>> convert(model).layers
+        ['model/bn']
+        >>> type(model.layers[0]).__module__
+        'normwise.keras.layers.batch_normalization'
+    """
+    theirs, left = keras.layers.BatchNormalization, {}
+    found = []
+    for name, layer in _batch_normalizations(model):
+        if type(layer) is theirs:
+            found.append((name, layer))
+        elif not isinstance(layer, BatchNormalization):
+            left[name] = f"{type(layer).__name__} is a class of its own, which may do something else"
+    for _, layer in found:
+        _become(layer, BatchNormalization, {"activation": None, "estimator": None, "on_tiny_batch": "error"})
+    _trace_again(model, found)
+    return Conversion(model, [name for name, _ in found], left)
+
+
+def to_keras(model: Any) -> Conversion:
+    """Make every batch normalization of ours in a model Keras's own, in place, to ship it without normwise.
+
+    ``on_tiny_batch`` is forgotten, and so is ``synchronized`` outside TensorFlow; both are about training.
+
+    Args:
+        model: any model or layer of Keras's.
+
+    Returns:
+        the model, and which of its layers were converted and which, of classes derived from ours, were left.
+
+    Raises:
+        TypeError: not a model or a layer of Keras's.
+        NormwiseError: a layer has an activation or an estimator, which Keras's has not. Nothing is changed then.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), BatchNormalization(name="bn")], name="model")
+        >>> to_keras(model).layers
+        ['model/bn']
+    """
+    found, left = [], {}
+    for name, layer in _batch_normalizations(model):
+        if type(layer) is BatchNormalization:
+            found.append((name, layer))
+        elif isinstance(layer, BatchNormalization):
+            left[name] = f"{type(layer).__name__} has no counterpart in Keras"
+    for name, layer in found:
+        for setting in ("activation", "estimator"):
+            if getattr(layer, setting) is not None:
+                raise NormwiseError(
+                    f"Keras's layer has no {setting}, and layer {name!r} has one: build the model with a layer of "
+                    "Keras's for it, or keep normwise's."
+                )
+    for _, layer in found:
+        _become(layer, keras.layers.BatchNormalization, {})
+        for setting in ("activation", "estimator", "on_tiny_batch"):
+            delattr(layer, setting)
+        if keras.backend.backend() != "tensorflow":
+            layer.synchronized = False
+    _trace_again(model, found)
+    return Conversion(model, [name for name, _ in found], left)
+
+
+def _batch_normalizations(model: Any) -> list[tuple[str, Any]]:
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"a model or a layer of Keras's is wanted, received {type(model).__name__}: pass the model.")
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    return [(layer.path or layer.name, layer) for layer in layers]
+
+
+def _become(layer: Any, cls: type, settings: dict[str, Any]) -> None:
+    """Change the class, and what Keras remembers of the methods of the class that it was."""
+    built_by: Callable[..., Any] = layer.build
+    layer.__class__ = cls
+    for name, value in settings.items():
+        setattr(layer, name, value)
+    signature = inspect.signature(layer.call)
+    layer._call_signature = signature
+    layer.call_signature_parameters = list(signature.parameters)
+    layer.build = built_by  # the classes build the same weights as long as there is no estimator
+
+
+def _trace_again(model: Any, found: list[tuple[str, Any]]) -> None:
+    """Functions that were compiled before hold the layers as they were."""
+    if not found:
+        return
+    for inner in model._flatten_layers():
+        for function in ("train_function", "test_function", "predict_function"):
+            if getattr(inner, function, None) is not None:
+                setattr(inner, function, None)

@@ -1,0 +1,140 @@
+"""How far the moving statistics of a Keras model are from those of data, and which channels say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from normwise.errors import NormwiseError, UnknownName
+from normwise.estimators import named
+from normwise.keras.models.feeding import ForwardFn, call
+from normwise.keras.models.passes import fits, moments
+from normwise.keras.models.sites import Site, norms_of
+from normwise.keras.models.transaction import unchanged
+from normwise.keras.steps.checks_mask import along_input
+from normwise.recalibration.batches import Batches
+
+F64 = NDArray[np.float64]
+
+
+class LayerDrift(NamedTuple):
+    """What one layer's statistics are to data.
+
+    Attributes:
+        drift: root mean square over the channels of (batch mean - moving mean) / sqrt(moving variance + epsilon).
+        variance_ratio: geometric mean over the channels of (batch variance + epsilon) / (moving variance + epsilon).
+        dead: which channels have the same output for all values, shape (C,).
+    """
+
+    drift: float
+    variance_ratio: float
+    dead: NDArray[np.bool_]
+
+
+def drift_of(
+    model: Any,
+    batches: Batches,
+    *,
+    layers: Collection[str] | None,
+    forward_fn: ForwardFn | None,
+    flat_below: float,
+) -> dict[str, LayerDrift]:
+    """One pass over the data in inference mode; the model is afterwards as before.
+
+    Args:
+        model: built.
+        batches: the data.
+        layers: the paths or names of the only layers to be looked at, or None.
+        forward_fn: how a batch enters the model, or None for the rules.
+        flat_below: the range of outputs that counts as none.
+
+    Raises:
+        UnknownName: ``layers`` names what is no batch norm of the model.
+        NormwiseError: no batch.
+    """
+    norms = norms_of(model)
+    for name in layers or ():
+        if name not in norms and all(name != layer.name for layer in norms.values()):
+            raise UnknownName("batch norm", name, norms)
+    wanted = {path: layer for path, layer in norms.items() if layers is None or path in layers or layer.name in layers}
+    probes = [_Probe(path, layer) for path, layer in wanted.items()]
+    seen = 0
+    with unchanged(model), _observing(probes):
+        for batch in batches:
+            call(model, batch, forward_fn)
+            seen += 1
+    if not seen:
+        raise NormwiseError(f"{batches.called} received no batches, so there is nothing to compare with: pass data.")
+    return {probe.site.name: probe.found(flat_below) for probe in probes if probe.site.reached}
+
+
+class _Probe:
+    """What comes into a layer, and the range of what goes out of it and of the activation behind it."""
+
+    def __init__(self, path: str, layer: Any) -> None:
+        self.site = Site(path, layer, named("pooled"))
+        self.activation = _activation_behind(layer)
+        channels = len(self.site.before[0])
+        self.low: F64 = np.full(channels, np.inf)
+        self.high: F64 = np.full(channels, -np.inf)
+
+    def take(self, x: Any, y: Any, mask: Any) -> None:
+        axis = self.site.layer.axis % len(x.shape)
+        self.site.take(moments(x, mask, axis))
+        y = y if self.activation is None else self.activation(y)
+        values = np.moveaxis(ops.convert_to_numpy(ops.cast(y, "float32")), axis, -1)
+        if mask is not None:
+            counts = np.moveaxis(ops.convert_to_numpy(along_input(mask, x, axis)), axis, -1)
+            values = values[np.broadcast_to(counts, (*values.shape[:-1], 1))[..., 0] > 0]
+        values = values.reshape(-1, values.shape[-1])
+        self.low = np.minimum(self.low, values.min(0, initial=np.inf))
+        self.high = np.maximum(self.high, values.max(0, initial=-np.inf))
+
+    def found(self, flat_below: float) -> LayerDrift:
+        (moving_mean, moving_var), (mean, var) = self.site.before, self.site.estimate()
+        epsilon = self.site.layer.epsilon
+        offset = (mean - moving_mean) / np.sqrt(moving_var + epsilon)
+        ratio = np.log((var + epsilon) / (moving_var + epsilon))
+        dead = self.high - self.low <= flat_below
+        return LayerDrift(float(np.sqrt(np.mean(offset**2))), float(np.exp(np.mean(ratio))), dead)
+
+
+@contextmanager
+def _observing(probes: Sequence[_Probe]) -> Iterator[None]:
+    """The layers' ``call`` covered by one of the instance, as in ``recalibrate``; what is compiled does not notice."""
+    covered = [(probe.site.layer, vars(probe.site.layer).get("call")) for probe in probes]
+    try:
+        for probe in probes:
+            vars(probe.site.layer)["call"] = _observer(probe)
+        yield
+    finally:
+        for layer, was in covered:
+            vars(layer).pop("call", None)
+            if was is not None:
+                vars(layer)["call"] = was
+
+
+def _observer(probe: _Probe) -> Callable[..., Any]:
+    below = probe.site.layer.call
+
+    def call(*args: Any, **named: Any) -> Any:
+        y = below(*args, **named)
+        x: Any = args[0] if args else named.get("inputs")
+        if fits(x, probe.site):
+            probe.take(x, y, args[2] if len(args) > 2 else named.get("mask"))
+        return y
+
+    return call
+
+
+def _activation_behind(layer: Any) -> Any:
+    """The one activation layer that takes all that a layer of a functional or sequential model puts out, or None."""
+    behind = {id(node.operation): node.operation for node in getattr(layer, "_outbound_nodes", ())}
+    alone = next(iter(behind.values())) if len(behind) == 1 else None
+    return alone if isinstance(alone, keras.layers.Activation | keras.layers.ReLU) else None

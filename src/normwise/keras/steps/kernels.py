@@ -1,0 +1,26 @@
+"""The compiled kernels that this process's backend has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def kernels_for(inputs: Any, *, by_batch: bool) -> Any:
+    """The module with the functions ``by_batch``, ``by_fixed`` and ``move`` that serves these inputs, or None.
+
+    Args:
+        inputs: a tensor of the backend's.
+        by_batch: whether they are to be normalized by their own moments, or else by given statistics.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        from normwise.keras.steps import torch_kernels
+
+        return torch_kernels if torch_kernels.serves(inputs, by_batch=by_batch) else None
+    if backend == "jax":
+        from normwise.keras.steps import jax_kernels
+
+        return jax_kernels if jax_kernels.serves(inputs, by_batch=by_batch) else None
+    return None

@@ -1,0 +1,202 @@
+"""Let the batch norms of a model do the activation and the residual addition that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
+
+from normwise.torch.layers.class_change import PLAIN, become_ours
+from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.models.fusion.patterns import hooked
+from normwise.torch.models.fusion.rewriting import class_with_forwards, rewrite
+from normwise.torch.models.fusion.survey import Site, Survey
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What ``fuse`` did; every batch norm of the model stands in exactly one of the three.
+
+    Args:
+        fused: the layer's name -> what it does itself now: ``"relu"``, or ``"add, relu"``.
+        swapped: the layers that became normwise's own, with nothing behind them to be fused.
+        left: the layer's name -> why it is as it was.
+
+    Example:
+        >>> print(FuseReport({"bn1": "relu"}, ("bn2",), {"bn3": "it has hooks"}))
+        1 of 3 batch norms fused, 1 swapped, 1 left
+          fused    bn1: relu
+          swapped  bn2
+          left     bn3: it has hooks
+    """
+
+    fused: Mapping[str, str]
+    swapped: tuple[str, ...]
+    left: Mapping[str, str]
+
+    def __str__(self) -> str:
+        total = len(self.fused) + len(self.swapped) + len(self.left)
+        if total == 0:
+            return "nothing fused: the model has no batch norm"
+        done = "nothing" if not self.fused else f"{len(self.fused)}"
+        lines = [f"{done} of {total} batch norms fused, {len(self.swapped)} swapped, {len(self.left)} left"]
+        lines += [f"  fused    {name or '(the model)'}: {what}" for name, what in self.fused.items()]
+        lines += [f"  swapped  {name or '(the model)'}" for name in self.swapped]
+        lines += [f"  left     {name or '(the model)'}: {why}" for name, why in self.left.items()]
+        return "\n".join(lines)
+
+
+def fuse(model: nn.Module) -> FuseReport:
+    r"""Let every batch norm of the model do the activation, and the addition before it, that follow it.
+
+    .. math:: f(\mathrm{bn}(x) + r) \quad\text{in one layer instead of three}
+
+    The model is changed in place and stays what it is: the same modules under the same names, the same parameters and
+    buffers (an optimizer goes on with them), the same ``state_dict`` keys, hooks, modes, devices and dtypes. Outputs,
+    gradients and running statistics are the same within rounding, in training and in inference.
+
+    * A ``torch.nn.BatchNorm*d`` becomes ``normwise.torch``'s layer of that name: the object stays, its class changes.
+    * Where batch norm and activation are modules that are called one behind the other, and the activation is used
+      nowhere else, an ``nn.Identity`` takes the activation's place.
+    * Else (an activation that is a function or is shared, an addition) the forward of the module around them is
+      written anew from its ``torch.fx`` graph; its children stay calls, so hooks and later replacements of them
+      work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
+      that the module has now (``self.training`` is followed): it refuses to run with others.
+
+    What cannot be followed is left: control flow that depends on the data, arguments that may be absent, questions
+    that a trace would answer once for all. Within such a module, children are still followed, and an ``nn.Sequential``
+    that it only ever calls is fused by its order.
+
+    A residual is rounded to the dtype of the layer's input, which differs from the addition only under autocast with
+    a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before; ``fuse`` before ``torch.compile`` and
+    before wrapping for several devices. ``torch.jit.script`` is not supported where a forward was written anew.
+
+    Args:
+        model: any module, on any device, on meta too.
+
+    Returns:
+        which batch norms were fused, swapped and left, and why. A second call finds nothing to do and says so.
+
+    Raises:
+        TypeError: not a ``torch.nn.Module``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        >>> print(fuse(model))
+        1 of 1 batch norms fused, 0 swapped, 0 left
+          fused    1: relu
+        >>> model[1].activation, model[2]
+        ('relu', Identity())
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fuse needs a torch.nn.Module, received {type(model).__name__}: pass the model itself.")
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    refused = {id(norm): why for norm in norms.values() if (why := _refusal(norm, model)) is not None}
+    survey = Survey(model, refused)
+    fused: dict[str, str] = {}
+    swapped: list[str] = []
+    left: dict[str, str] = {}
+    by_order: list[tuple[nn.Module, str]] = []
+    by_graph: dict[int, list[Site]] = {}
+    changes: list[tuple[nn.Module, str | None]] = []
+    for name, norm in norms.items():
+        site = survey.verdict(norm) if id(norm) not in refused else refused[id(norm)]
+        if isinstance(site, str):
+            left[name] = site
+        elif site.activation is None and isinstance(norm, TrackedBatchNorm):
+            left[name] = "it is normwise's own already, and nothing that it could do itself follows it"
+        elif site.activation is None:
+            swapped.append(name)
+            changes.append((norm, None))
+        elif (slot := survey.slot_of(site)) is not None:
+            fused[name] = site.what
+            changes.append((norm, site.activation))
+            by_order.append(slot)
+        elif (why := survey.cannot_rewrite(site.owner)) is not None:
+            left[name] = why
+        else:
+            fused[name] = site.what
+            changes.append((norm, site.activation))
+            by_graph.setdefault(id(site.owner), []).append(site)
+    classes = [(sites[0].owner, _rewritten(sites, survey)) for sites in by_graph.values()]
+    _apply(changes, by_order, classes)
+    return FuseReport(fused, tuple(swapped), left)
+
+
+def _refusal(norm: _BatchNorm, model: nn.Module) -> str | None:
+    """Why this batch norm must stay as it is, wherever it is called."""
+    if isinstance(norm, _LazyNormBase):
+        return "it is lazy and has not seen its first input"
+    if type(norm) not in PLAIN:
+        return f"it is a {type(norm).__name__}, not exactly a BatchNorm1d, 2d or 3d"
+    if isinstance(norm, TrackedBatchNorm) and norm.activation is not None:
+        return f"it does its activation itself already: {norm.activation}"
+    if "forward" in norm.__dict__:
+        return "its forward was replaced on the instance"
+    if hooked(norm):
+        return "it has hooks"
+    if model.training and not norm.training:
+        return "it is frozen: in inference mode while the model is in training mode"
+    return None
+
+
+def _rewritten(sites: list[Site], survey: Survey) -> type[nn.Module]:
+    """The class of the module around these batch norms with forwards that leave the rest to them."""
+    owner = sites[0].owner
+    graphs = survey.graphs[id(owner)]
+    for number, graph in enumerate(graphs):
+        rewrite(graph, [pattern for site in sites if (pattern := site.patterns[number]) is not None])
+    return class_with_forwards(owner, graphs, survey.settings_of(owner))
+
+
+def _apply(
+    changes: list[tuple[nn.Module, str | None]],
+    by_order: list[tuple[nn.Module, str]],
+    classes: list[tuple[nn.Module, type[nn.Module]]],
+) -> None:
+    """All of it or, on any error, nothing."""
+    undo: list[Callable[[], None]] = []
+    try:
+        for norm, activation in changes:
+            undo.append(_way_back(norm))
+            _become(norm, activation)
+        for parent, child in by_order:
+            undo.append(_way_back(parent))
+            replaced = parent._modules[child]
+            identity = nn.Identity()
+            identity.training = replaced is None or replaced.training
+            parent._modules[child] = identity
+        for owner, made in classes:
+            undo.append(_way_back(owner))
+            owner.__class__ = made
+    except BaseException:
+        for back in reversed(undo):
+            back()
+        raise
+
+
+def _become(norm: nn.Module, activation: str | None) -> None:
+    """Make a batch norm normwise's, and let it do the activation; parameters and buffers stay the very same."""
+    if not isinstance(norm, TrackedBatchNorm):
+        become_ours(norm, activation)
+    norm.activation = activation  # type: ignore[assignment]  # a str or None, no module
+
+
+def _way_back(module: nn.Module) -> Callable[[], None]:
+    """What undoes all changes to this module itself from now on."""
+    kind, attributes, temporary = type(module), dict(module.__dict__), set(module._non_persistent_buffers_set)
+    children, buffers = dict(module._modules), dict(module._buffers)
+
+    def back() -> None:
+        module.__class__ = kind
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
+        module._modules.clear()
+        module._modules.update(children)
+        module._buffers.clear()
+        module._buffers.update(buffers)
+        module._non_persistent_buffers_set = temporary
+
+    return back

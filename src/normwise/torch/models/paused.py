@@ -1,0 +1,160 @@
+"""Control of the running statistics apart from training and inference mode."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.models.transaction import write
+
+NAMES = ("running_mean", "running_var", "num_batches_tracked")
+
+# Forwards of torch that leave the statistics alone in training, and use them in inference, when asked not to track.
+_ASKING = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+@contextmanager
+def paused_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, forward passes leave every running statistic of the model as it is, in training mode too.
+
+    A layer in training mode normalizes by the batch as always, with the same output and gradient; it only does not
+    remember it: for dummy inputs and shape inference, profiling, a second forward for a loss (virtual adversarial
+    training, gradient penalties, two views of an image), an evaluation of the training loss. Modes may be changed
+    inside, and a layer in inference mode normalizes by its statistics.
+
+    Blocks may be nested, in one thread and over several; a layer goes on when the last of them has ended, with an error
+    or without. It holds for the layer, so also for what other threads run through it meanwhile: the replicas of
+    ``nn.DataParallel`` are paused too. A copy that is made inside stays paused.
+
+    What is paused: normwise's layers, and torch's batch norms. Layers that do not ask before they write
+    (``InstanceNorm`` with statistics, foreign modules with a buffer ``running_mean``) do write, and get back what they
+    had: after each of their calls, and at the end of the block those that are in scripted or compiled code or are
+    passed by, in whose calls no hook is heard. A compiled model is compiled once more for the block, and keeps both.
+    Statistics of other kinds, as of spectral normalization or of quantization's observers, are not touched.
+
+    Args:
+        model: any module, in whatever mode; a wrapped or compiled one too.
+
+    Raises:
+        TypeError: not a ``torch.nn.Module``.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        >>> with paused_statistics(model):
+        ...     _ = model(torch.randn(8, 2))
+        >>> model[1].running_mean, model[1].num_batches_tracked
+        (tensor([0., 0., 0.]), tensor(0))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"paused_statistics needs a torch.nn.Module, received {type(model).__name__}: pass the model itself."
+        )
+    with ExitStack() as stack:
+        for layer in model.modules():
+            pause = _way_to_pause(layer)
+            if pause is not None:
+                _begin(layer, pause)
+                stack.callback(_end, layer)
+        yield
+
+
+Resume = Callable[[], None]
+
+
+@dataclass
+class _Pause:
+    """How many blocks a layer is in, and what is to be done after the last of them."""
+
+    resume: Resume
+    blocks: int = 1
+
+
+_PAUSES: WeakKeyDictionary[nn.Module, _Pause] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def _begin(layer: nn.Module, pause: Callable[[Any], Resume]) -> None:
+    with _LOCK:
+        if layer in _PAUSES:
+            _PAUSES[layer].blocks += 1
+        else:
+            _PAUSES[layer] = _Pause(pause(layer))
+
+
+def _end(layer: nn.Module) -> None:
+    with _LOCK:
+        _PAUSES[layer].blocks -= 1
+        if _PAUSES[layer].blocks == 0:
+            _PAUSES.pop(layer).resume()
+
+
+def _way_to_pause(layer: nn.Module) -> Callable[[Any], Resume] | None:
+    if isinstance(layer, TrackedBatchNorm):
+        return _by_word
+    mean = getattr(layer, "running_mean", None)
+    if not isinstance(mean, Tensor):
+        return None
+    asks = isinstance(layer, _BatchNorm) and type(layer).forward in _ASKING and "forward" not in vars(layer)
+    # One that has not seen its first input makes its statistics in the forward, and only if it is to track them.
+    return _by_flag if asks and not is_lazy(mean) else _by_giving_back
+
+
+def _by_word(layer: TrackedBatchNorm) -> Resume:
+    layer._paused = True
+    return lambda: delattr(layer, "_paused")
+
+
+def _by_flag(layer: _BatchNorm) -> Resume:
+    before = layer.track_running_stats
+    layer.track_running_stats = False
+
+    def resume() -> None:
+        layer.track_running_stats = before
+
+    return resume
+
+
+def _by_giving_back(layer: nn.Module) -> Resume:
+    """What the layer writes is undone behind each call that hooks hear of, and at the end."""
+    calls = threading.local()
+    at_first = _statistics(layer)
+
+    def before(module: nn.Module, _: object) -> None:
+        calls.kept = [*getattr(calls, "kept", ()), _statistics(module)]
+
+    def after(*_: object) -> None:
+        if getattr(calls, "kept", ()):  # none if an earlier hook refused the call
+            _give_back(calls.kept.pop())
+
+    handles = []
+    if not isinstance(layer, torch.jit.ScriptModule):  # which takes no hooks
+        handles = [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, always_call=True)]
+
+    def resume() -> None:
+        for handle in handles:
+            handle.remove()
+        _give_back(at_first)
+
+    return resume
+
+
+def _statistics(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Those that there are, and copies of them."""
+    found = [getattr(layer, name, None) for name in NAMES]
+    return [(kept, kept.detach().clone()) for kept in found if isinstance(kept, Tensor) and not is_lazy(kept)]
+
+
+def _give_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
+    for target, value in statistics:
+        write(target, value)

@@ -1,0 +1,1 @@
+"""Running statistics from data: set anew, moved towards shifted data, or followed as data drift."""

@@ -1,0 +1,203 @@
+"""Statistics that follow data which go on drifting, batch by batch, while a model is in use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from normwise.errors import NormwiseError
+from normwise.moments import Moments
+from normwise.recalibration.adaptation_report import AdaptReport
+from normwise.recalibration.prior import PRIOR, check_prior, held
+from normwise.recalibration.report import Movement
+from normwise.recalibration.standard_error import distance
+from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.models.feeding import uncompiled
+from normwise.torch.models.recalibration.passes import check_model
+from normwise.torch.models.recalibration.sites import Site, moments, survey
+
+
+def adapting(
+    model: nn.Module,
+    *,
+    prior: float = PRIOR,
+    memory: float = math.inf,
+    layers: Collection[str] | None = None,
+) -> Adaptation:
+    r"""Inside the block, every batch adapts the batch norms of a model before they normalize it.
+
+    .. math:: n \leftarrow n e^{-b/m} + b, \quad \mu = \frac{N_0 \mu_0 + n \mu_1}{N_0 + n}, \quad
+        v = \frac{N_0 v_0 + n v_1}{N_0 + n} + \frac{N_0 n}{(N_0 + n)^2} (\mu_1 - \mu_0)^2
+
+    for a batch of b samples, :math:`\mu_1, v_1` being the moments of the samples so far, in which one of m samples ago
+    has the weight 1/e. The prior is not forgotten: when the drift comes back, so do the statistics.
+
+    The model is used as ever, in inference mode; its layers adapt in their order, so that each meets what those before
+    it have become. At the end of the block the statistics are what they were at its beginning, byte for byte, unless
+    ``keep`` was called; on an error they are in any case. Nothing else of the model changes. What was compiled runs as
+    it was written meanwhile. Of layers with statistics per domain those adapt that are called: put it inside
+    ``with normwise.torch.domain(...):``.
+
+    Args:
+        model: any module with ``torch.nn.BatchNorm*``, ``SyncBatchNorm`` or ``normwise.torch`` layers.
+        prior: :math:`N_0`, in samples, as in ``normwise.adapt``. With 0 the first samples stand alone.
+        memory: m, in samples; infinity to forget nothing.
+        layers: the names of the only layers to be adapted; None for all that are not frozen.
+
+    Returns:
+        a context manager, which can be entered once at a time and tells what it did.
+
+    Raises:
+        TypeError: not a ``torch.nn.Module``.
+        NormwiseError: a prior or memory that is no number of samples; and from the call of a layer that is in training
+            mode.
+        UnknownName: there is no such layer.
+
+    References:
+        As ``normwise.torch.models.recalibration.adapt.adapt``.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(1, affine=False)).eval()
+        >>> with adapting(model, prior=1, memory=100) as adaptation:
+        ...     for day in (0.0, 10.0, 20.0):
+        ...         y = model(day + torch.tensor([[-1.0], [1.0]]))
+        ...     now = model[0].running_mean.item()
+        >>> round(now, 2), model[0].running_mean.item()
+        (8.66, 0.0)
+        >>> print(adaptation.report())
+        1 of 1 batch norms adapted to 6 samples in 3 batches, with a prior of 1
+          adapted       0: moved by 2.21 standard deviations, at most 2.21
+    """
+    check_model(model, "inference", called="adapting")
+    check_prior(prior, called="adapting")
+    if not memory > 0:
+        raise NormwiseError(
+            f"adapting needs a memory of more than 0 samples, received {memory}: "
+            "pass for example 1000, or leave it out to forget nothing."
+        )
+    return Adaptation(model, prior, memory, layers)
+
+
+class Adaptation:
+    """Batch norms that follow their data, inside a ``with`` block; made by ``adapting``."""
+
+    def __init__(self, model: nn.Module, prior: float, memory: float, layers: Collection[str] | None) -> None:
+        sites, self._skipped = survey(model, "pooled", layers)
+        self._prior = prior
+        self._streams = [_Stream(site, prior, memory) for site in sites]
+        self._block = ExitStack()
+        self._inside = self._kept = False
+        self._ways_back: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Self:
+        if self._inside:
+            raise NormwiseError("this adaptation is in use already: make another one, or leave the block first.")
+        self._inside, self._kept = True, False
+        for stream in self._streams:
+            stream.begin()
+        self._ways_back = [stream.site.way_back() for stream in self._streams]
+        with ExitStack() as block:
+            block.enter_context(uncompiled())
+            for stream in self._streams:
+                handle = stream.site.layer.register_forward_pre_hook(stream.hook, with_kwargs=True)
+                block.callback(handle.remove)
+            self._block = block.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.close()
+        self._inside = False
+        if error is not None or not self._kept:
+            self._take_back()
+
+    def keep(self) -> None:
+        """Leave the statistics as they are when the block ends, if it ends without an error."""
+        self._kept = True
+
+    def reset(self) -> None:
+        """Forget all data, as when they come from somewhere else from now on; the statistics are those at first.
+
+        Behind a block with ``keep`` it takes the adaptation back.
+        """
+        for stream in self._streams:
+            stream.forget()
+        self._take_back()
+
+    def _take_back(self) -> None:
+        for back in self._ways_back:
+            back()
+
+    def report(self) -> AdaptReport:
+        """What happened since the block began, or since ``reset``."""
+        reached = [stream for stream in self._streams if stream.calls]
+        return AdaptReport(
+            {stream.site.name: stream.movement() for stream in reached},
+            self._skipped,
+            tuple(stream.site.name for stream in self._streams if not stream.calls),
+            batches=max((stream.calls for stream in reached), default=0),
+            samples=max((stream.rows for stream in reached), default=0),
+            prior=self._prior,
+            _ways_back=list(self._ways_back),
+        )
+
+
+class _Stream:
+    """One layer: what came to it so far, of which the older counts less."""
+
+    def __init__(self, site: Site, prior: float, memory: float) -> None:
+        self.site, self._prior, self._memory = site, prior, memory
+        self.begin()
+
+    def begin(self) -> None:
+        """The prior is what the layer has now."""
+        mean, var = (buffer.detach().to(self.site.at, torch.float64, copy=True) for buffer in self.site.buffers)
+        self._before = mean, var
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing came yet."""
+        zeros = torch.zeros_like(self._before[0])
+        self._seen, self._samples = Moments(zeros, zeros, zeros), zeros
+        self.calls = self.rows = self._not_finite = 0
+
+    def hook(self, layer: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
+        """Before the layer's forward."""
+        if layer.training:
+            raise NormwiseError(
+                f"batch norm {self.site.name!r} is in training mode, in which it normalizes by the batch and adapts "
+                "to nothing: call model.eval() before the model is used inside adapting."
+            )
+        x = args[0] if args else next(iter(named.values()), None)
+        if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() == 0 or x.shape[1] != self.site.buffers[0].numel():
+            return  # nothing to learn from, or the layer's own error
+        mask = named.get("mask") if isinstance(layer, TrackedBatchNorm) else None
+        self._take(moments(x, mask if isinstance(mask, Tensor) else None, self.site.at), len(x), x[0, 0].numel())
+        mean, var = self._estimate()
+        self.site.normalize_by(mean, var)
+
+    def _take(self, batch: Moments, rows: int, values_per_sample: int) -> None:
+        finite = batch.mean.isfinite() & batch.var.isfinite()
+        clean = Moments(batch.mean.where(finite, 0.0), batch.var.where(finite, 0.0), batch.count * finite)
+        left = math.exp(-rows / self._memory)
+        self._seen = Moments(self._seen.mean, self._seen.var, self._seen.count * left).merge(clean)
+        self._samples = self._samples * left + clean.count / values_per_sample
+        self.calls += 1
+        self.rows += rows
+        self._not_finite += int(not finite.all())
+
+    def _estimate(self) -> tuple[Tensor, Tensor]:
+        return held(self._before, self._prior, self._seen, self._samples)
+
+    def movement(self) -> Movement:
+        """How far the statistics are from those at first."""
+        far = distance(self._before[0], self._before[1], *self._estimate(), self.site.layer.eps)
+        far = torch.where(far.isfinite(), far, math.inf)
+        return Movement(float(far.square().mean().sqrt()), float(far.max()), self._not_finite)
