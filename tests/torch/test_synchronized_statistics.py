@@ -116,7 +116,7 @@ def mixed_masks(rank: int) -> Found:
 def without_a_look(rank: int) -> Found:
     """As on devices where Python does not look at numbers, because it would have to wait for them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("synchronized", "sync_tiny_batches"):
+        for module in ("layers.joint_forward", "steps.normalize_joined_tiny"):
             patch.setattr(f"normwise.torch.{module}.readable", lambda _: False)
         found = {"alone": one_value(rank), "error": tiny(rank, "error", 9)}
         for policy, samples in POLICIES:

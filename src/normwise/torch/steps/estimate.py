@@ -44,11 +44,13 @@ def update_running(
         count: how many values entered, shape () or (C,), or None where the estimator does not need it.
         skipped: int64, how many batches did not enter in some channel, or None where nobody counts.
     """
-    if not torch.compiler.is_compiling() and running_backward() != -1:  # ``recomputing``, without a call
+    compiling = torch.compiler.is_compiling()
+    if not compiling and running_backward() != -1:  # ``recomputing``, without a call
         return
-    if isinstance(estimator, Ema) and count is None and isinstance(batch.count, int) and batch.count > 1:
+    values = batch.count
+    if not compiling and isinstance(estimator, Ema) and count is None and isinstance(values, int) and values > 1:
         weight = float(estimator.weight_of_new)
-        left_out = move_running(running_mean, running_var, batch.mean, batch.var, correction(batch.count), weight)
+        left_out = move_running(running_mean, running_var, batch.mean, batch.var, correction(values), weight)
         if left_out is not None:
             count_batch(updates, skipped, left_out, running_var.numel())
             return
