@@ -274,6 +274,7 @@ def test_the_whole_comparison_says_which_backend_it_was(
 ) -> None:
     if backend != "torch":
         pytest.skip("what is above the trainer does not know the backend, and compiling takes a minute")
+    monkeypatch.setattr(finals, "FEWEST_SEEDS", 2)
     monkeypatch.setattr(finals, "MOST_SEEDS", 2)
     how: dict[str, Any] = {
         "normalizers": ["batch", "none"],
@@ -306,3 +307,23 @@ def test_the_lab_is_imported_without_keras() -> None:
     program = "import sys, normwise.lab.comparison; print('keras' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_what_can_be_learned_is_told_from_what_cannot(rows: Rows, backend: str) -> None:
+    if backend != "torch":
+        pytest.skip("scores come to the same on every backend, and compiling takes a minute")
+    labels = np.random.default_rng(0).integers(0, 10, len(rows.targets))
+    brightness = rows.inputs.mean(axis=(1, 2, 3))
+    values = ((brightness - brightness.mean()) / brightness.std()).astype(np.float32)
+    arm = Arm("batch", AS_BUILT, 0.05, 32)
+    for make, given, learned in (
+        (dense("softmax", 10), labels, False),
+        (dense("sigmoid", 1), rows.targets % 2, True),
+        (dense(None, 1), values, True),
+    ):
+        examined = Rows(rows.inputs, given)
+        trainer = KerasTrainer(make, examined, "")
+        outcomes = [trainer.train(Trial(arm, 80, seed, final=True)) for seed in range(3)]
+        found = finals.finalist(arm, outcomes, examined.unit, examined.constant_scores())
+        assert found.learned is learned
+        assert not found.failed

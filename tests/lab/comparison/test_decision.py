@@ -61,7 +61,7 @@ def test_one_seed_is_undecided_whatever_it_scored() -> None:
     said = recommend(Decision.UNDECIDED, nothing, best, own, margin=1.0, constant=10.0, needed=None)
     assert said == (
         "Undecided: group at rate 0.1, batches of 32 against batch at rate 0.1, batches of 32: one seed has no "
-        "interval; give --seeds 2 or more."
+        "interval; give --seeds 5 or more."
     )
 
 

@@ -313,8 +313,9 @@ def test_errors_of_values_are_shown_as_errors_and_chance_is_the_mean(run: Callab
         ({"margin": 0.0}, "the margin must be above 0 and finite, received 0: pass for example 1."),
         ({"margin": math.inf}, "the margin must be above 0 and finite, received inf: pass for example 1."),
         ({"margin": math.nan}, "the margin must be above 0 and finite, received nan: pass for example 1."),
-        ({"seeds": 1}, "the last comparison needs 2 paired seeds or more, received 1: pass for example 5."),
-        ({"seeds": -3}, "the last comparison needs 2 paired seeds or more, received -3: pass for example 5."),
+        ({"seeds": 4}, "an interval of 95 % needs 5 paired seeds or more, received 4: pass for example 10."),
+        ({"seeds": 1}, "an interval of 95 % needs 5 paired seeds or more, received 1: pass for example 10."),
+        ({"seeds": -3}, "an interval of 95 % needs 5 paired seeds or more, received -3: pass for example 10."),
     ],
 )
 def test_a_margin_or_seeds_that_cannot_be_are_one_sentence(

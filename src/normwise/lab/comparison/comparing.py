@@ -55,7 +55,7 @@ def compare(
         rates: learning rates.
         batches: sizes of the batches.
         margin: differences within it do not matter: points of accuracy, or for values of explained variance.
-        seeds: paired seeds of the last comparison, at least; up to 10 as far as the budget goes.
+        seeds: paired seeds of the last comparison, at least, not below 5; up to 10 as far as the budget goes.
         out: a folder that keeps finished trials; another run, of any budget, goes on from them. None to keep nothing.
         identity: what tells the model from others of the same structure, for example its source.
         tell: is told what happens, a line at a time.
@@ -68,8 +68,11 @@ def compare(
     chance = rows.constant_scores()
     constant = float(chance.mean())
     margin = margin_of(margin, constant, rows.unit)
-    if seeds < 2:
-        raise NormwiseError(f"the last comparison needs 2 paired seeds or more, received {seeds}: pass for example 5.")
+    if seeds < finals.FEWEST_SEEDS:
+        raise NormwiseError(
+            f"an interval of 95 % needs {finals.FEWEST_SEEDS} paired seeds or more, received {seeds}: pass for example "
+            f"{finals.MOST_SEEDS}."
+        )
     trainer = trainer_for(make, rows, identity)
     Batches(rows.split(0)[0], max(batches), 0)  # that are not too large
     compared = arms(normalizers, trainer.where if where else (AS_BUILT,), rates, batches)

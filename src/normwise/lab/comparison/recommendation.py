@@ -49,7 +49,7 @@ def recommend(
         )
     if decision is Decision.UNDECIDED:
         if math.isnan(effect.value):
-            return f"Undecided: {pair}: one seed has no interval; give --seeds 2 or more."
+            return f"Undecided: {pair}: one seed has no interval; give --seeds 5 or more."
         return (
             f"Undecided: {pair}: {number(effect)}, an interval that contains 0 and is not within "
             f"{_margin(margin, effect.unit)}; {_needed(needed)}{_meanwhile(own)}."
