@@ -1,16 +1,17 @@
 """Batch normalization for people who train and ship networks with PyTorch or Keras.
 
-Importing this package brings in no framework: the rooms are imported when they are first used.
+Importing this package brings in no framework: the rooms are imported when they are first used. Nor does it import
+anything else that takes time, so that the command line is there at once.
 """
 
 from importlib import import_module as _import_module
-from importlib.metadata import version as _version
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-if _TYPE_CHECKING:
+TYPE_CHECKING = False  # as type checkers read it: importing `typing` for it takes longer than all of this file
+if TYPE_CHECKING:
     from normwise.surgery import adapt, adapting, fuse, param_groups, paused_statistics, recalibrate
 
-__version__ = _version("normwise")
+    __version__: str
+del TYPE_CHECKING
 
 __all__ = ["adapt", "adapting", "fuse", "param_groups", "paused_statistics", "recalibrate"]
 
@@ -25,10 +26,12 @@ _DOORS = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _import_module("importlib.metadata").version("normwise")
     if name not in _DOORS:
         raise AttributeError(f"module 'normwise' has no attribute {name!r}")
     return getattr(_import_module(f"normwise.{_DOORS[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DOORS})
+    return sorted({*globals(), *_DOORS, "__version__"})

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from normwise import __version__
+from normwise.commands import streams
 from normwise.commands.lab import lab
 from normwise.commands.program import Program, help_alone
 from normwise.commands.statistics import adapt, recalibrate
-from normwise.errors import MissingExtra, UnknownName
+from normwise.commands.values import Name
+from normwise.errors import MissingExtra, NormwiseError
 from normwise.frameworks import installed_version
 
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 _LIBRARIES = ("torch", "keras", "jax", "tensorflow", "numpy")
 
 
@@ -29,17 +34,36 @@ def main(ctx: click.Context) -> None:
 
 @main.command(epilog="Example: normwise info --json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--why", "shape", metavar="SHAPE", help="Say which kernel serves a tensor, for example 32x64x56x56.")
-@click.option("--dtype", default="float32", show_default=True, help="Of that tensor.")
-@click.option("--channels-last", is_flag=True, help="That tensor has its channels last in memory.")
-@click.option("--inference", is_flag=True, help="It is normalized by given statistics.")
-@click.option("--mask", is_flag=True, help="Some of it is masked.")
-def info(as_json: bool, shape: str | None, **how: Any) -> None:
+@click.option(
+    "--why",
+    "shape",
+    metavar="SHAPE",
+    help="Say which kernel serves a tensor of this shape, for example 32x64x56x56. Default: show everything else",
+)
+@click.option(
+    "--dtype",
+    type=Name("dtype", lambda: _DTYPES),
+    default="float32",
+    show_default=True,
+    help="With --why: the tensor's dtype, float16, bfloat16, float32 or float64.",
+)
+@click.option("--channels-last", is_flag=True, help="With --why: the tensor has its channels last in memory.")
+@click.option("--inference", is_flag=True, help="With --why: the layer is in eval mode, and uses running statistics.")
+@click.option("--mask", is_flag=True, help="With --why: a mask leaves some values out.")
+@click.pass_context
+def info(ctx: click.Context, /, as_json: bool, shape: str | None, **how: Any) -> None:
     """Show versions, the machine, and which kernels are active."""
     if shape is not None:
         choice = _choice(shape, **how)
-        click.echo(json.dumps(choice) if as_json else f"{choice['kernel']}: {choice['reason']}.")
+        if as_json:
+            streams.print_json(json.dumps(choice))
+        else:
+            click.echo(f"{choice['kernel']}: {choice['reason']}.")
         return
+    for name in how:
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} describes the tensor of --why: give --why SHAPE too, or leave it out.")
     from normwise.lab import stamp
 
     facts: dict[str, Any] = {
@@ -53,7 +77,7 @@ def info(as_json: bool, shape: str | None, **how: Any) -> None:
         "compiled": _compiled(),
     }
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        streams.print_json(json.dumps(facts, indent=2))
         return
     for name in ("normwise", "python", "system", "cpu", "cores"):
         click.echo(f"{name:<12} {facts[name]}")
@@ -89,22 +113,21 @@ def _compiled() -> dict[str, Any] | None:
 
 def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mask: bool) -> dict[str, str]:
     """The kernel for a tensor that is described in words."""
+    if not re.fullmatch(r"0*[1-9]\d*(x0*[1-9]\d*)+", shape, re.ASCII | re.IGNORECASE):
+        raise click.UsageError(f"a shape is written NxC or NxCxHxW, received {shape!r}: for example 32x64x56x56.")
     if installed_version("torch") is None:
         raise MissingExtra("torch", extra="torch")
     import torch
 
     from normwise.kernels import choose
 
-    sizes = shape.lower().split("x")
-    if len(sizes) < 2 or not all(size.isdigit() for size in sizes):
-        raise click.UsageError(f"a shape is written NxC or NxCxHxW, received {shape!r}: for example 32x64x56x56.")
-    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    known = {str(each).removeprefix("torch."): each for each in dtypes}
-    if dtype not in known:
-        raise UnknownName("dtype", dtype, known)
-    numbers = [int(size) for size in sizes]
-    x = torch.empty([numbers[0], *numbers[2:], numbers[1]], dtype=known[dtype]).movedim(-1, 1)
-    x = x if channels_last else torch.empty(numbers, dtype=known[dtype])
+    numbers = [int(size) for size in shape.lower().split("x")]
+    there = [numbers[0], *numbers[2:], numbers[1]] if channels_last else numbers
+    try:
+        x = torch.empty(there, dtype=getattr(torch, dtype))
+    except (RuntimeError, TypeError) as error:
+        raise NormwiseError(f"a tensor of {shape} is more than this machine holds: give a smaller shape.") from error
+    x = x.movedim(-1, 1) if channels_last else x
     found = choose.choose(x, by_batch=not inference, masked=mask)
     return {"kernel": found.name, "reason": found.reason}
 

@@ -3,29 +3,42 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MANY = 12
+"""More names than these are not listed in an error."""
+
 
 class NormwiseError(Exception):
     """Every error that normwise itself defines is one of these."""
 
 
 class UnknownName(NormwiseError, ValueError):
-    """A name that is not in the list it is looked up in; the message names the nearest one.
+    """A name that is not in the list it is looked up in; the message names the nearest ones.
 
     Args:
         kind: what the name stands for, for example ``"activation"``.
         name: what was received.
         known: the names that exist.
+        all_of_them: what shows all names where they are too many for a sentence, for example a command.
 
     Example:
         >>> print(UnknownName("activation", "rellu", ["relu", "gelu"]))
         unknown activation 'rellu': did you mean 'relu'? Known: gelu, relu.
+        >>> print(UnknownName("month", "juny", ["june", "july", *map(str, range(10, 22))], all_of_them="`cal`"))
+        unknown month 'juny': did you mean 'june' or 'july'? `cal` shows all 14.
     """
 
-    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str], *, all_of_them: str = "") -> None:
         names = sorted(known)
-        near = get_close_matches(str(name), names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}.")
+        many = len(names) > MANY
+        near = [repr(each) for each in get_close_matches(str(name), names, n=3 if many else 1)]
+        hint = f"did you mean {' or '.join([', '.join(near[:-1])] * (len(near) > 1) + near[-1:])}? " if near else ""
+        if not many:
+            rest = f"Known: {', '.join(names)}." if names else "there is none at all."
+        elif all_of_them:
+            rest = f"{all_of_them} shows all {len(names)}."
+        else:
+            rest = f"Known: {', '.join(names[:MANY])}, and {len(names) - MANY} more."
+        super().__init__(f"unknown {kind} {name!r}: {hint}{rest}")
 
 
 class MissingExtra(NormwiseError, ImportError):
@@ -37,11 +50,13 @@ class MissingExtra(NormwiseError, ImportError):
 
     Example:
         >>> print(MissingExtra("torch", extra="torch"))
-        torch is not installed; install it with: pip install 'normwise[torch]'
+        torch is not installed; install it with: ...pip install ...
     """
 
     def __init__(self, library: str, *, extra: str) -> None:
-        super().__init__(f"{library} is not installed; install it with: pip install 'normwise[{extra}]'")
+        from normwise.installation import extra_command  # what it needs, a program without a mistake need not wait for
+
+        super().__init__(f"{library} is not installed; install it with: {extra_command(extra)}")
 
 
 class KernelUnavailable(NormwiseError, RuntimeError):

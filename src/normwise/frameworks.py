@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec
+
+UNKNOWN = "of unknown version"
+"""In the place of a version: the library can be imported, and no distribution says that it brought it."""
+
+# Distributions that bring a library under its own import name: the usual one first, as it is looked up on every start.
+_DISTRIBUTIONS = {
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly", "intel-tensorflow"),
+    "keras": ("keras", "keras-nightly"),
+}
 
 
-def installed_version(package: str) -> str | None:
-    """The version of an installed package, or None; reads its metadata and imports nothing.
+def installed_version(library: str) -> str | None:
+    """The version of an installed library, or None; reads metadata and imports nothing.
+
+    Args:
+        library: as it is imported. The distribution that brings it may have another name (``tensorflow-cpu``).
 
     Example:
-        >>> installed_version("no-such-package") is None
+        >>> installed_version("no_such_library") is None
         True
     """
-    try:
-        return version(package)
-    except PackageNotFoundError:
+    for distribution in _DISTRIBUTIONS.get(library, (library,)):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            pass
+    if not _can_be_imported(library):
         return None
+    for distribution in packages_distributions().get(library, ()):  # slow: it reads every distribution's list of files
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            pass
+    return UNKNOWN
+
+
+def _can_be_imported(library: str) -> bool:
+    """Whether there is a package of that name; a folder that merely is called so, without code, is none."""
+    try:
+        found = find_spec(library)
+    except (ImportError, ValueError):
+        return False
+    return found is not None and found.origin is not None
 
 
 def framework_of(model: object) -> str | None:

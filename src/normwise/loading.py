@@ -4,20 +4,59 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-import numpy as np
-
 from normwise.errors import NormwiseError, UnknownName
+from normwise.failures import sentence
 
 Result = TypeVar("Result")
+
+_FILES = {"MODEL": "a .keras", "DATA": "an .npz"}
+_EXAMPLES = {"MODEL": "nets.py:make_model", "DATA": "nets.py:make_batches"}
+WEIGHTS = (".safetensors", ".pt", ".pth")
+"""The names that files of a PyTorch model's weights end in."""
+
+
+def check_place(place: str, what: str, *, file: bool = True) -> None:
+    """Refuse what cannot be a place, without looking whether anything is there.
+
+    Args:
+        place: ``file.py:name`` or ``package.module:name``.
+        what: what the command line calls it, ``"MODEL"`` or ``"DATA"``.
+        file: whether a ``.keras`` or ``.npz`` file may be given as well.
+
+    Raises:
+        NormwiseError: the place is written otherwise.
+
+    Example:
+        >>> check_place("nets.py:net", "MODEL")
+    """
+    suffix = _FILES[what].split()[1]
+    if file and place.endswith(suffix) and place != suffix:
+        return
+    source, _, name = place.rpartition(":")
+    if name.isidentifier() and (Path(source).suffix == ".py" or all(map(str.isidentifier, source.split(".")))):
+        return
+    kinds = "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
+    kinds = f"FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or as {_FILES[what]} file" if file else kinds
+    remedy = f"write FILE.py:FUNCTION, for example {_EXAMPLES[what]}"
+    if what == "MODEL" and place.endswith(WEIGHTS):
+        remedy = "that is a file of weights; write FILE.py:FUNCTION for the model, and give the file with --weights"
+    elif file and what == "MODEL" and place.endswith((".h5", ".hdf5")):
+        remedy = "save the model as a .keras file"
+    elif file and what == "DATA" and place.endswith(".npy"):
+        remedy = "save the array with numpy.savez"
+    elif name.endswith("()"):
+        remedy = "leave out the parentheses"
+    raise NormwiseError(f"{what} is written {kinds}, received {place!r}: {remedy}.")
 
 
 def named_object(place: str, what: str) -> Any:
@@ -35,23 +74,29 @@ def named_object(place: str, what: str) -> Any:
         >>> named_object("math:pi", "DATA")
         3.141592653589793
     """
+    check_place(place, what, file=False)
     source, _, name = place.rpartition(":")
-    if not source or not name:
-        raise NormwiseError(
-            f"{what} is written file.py:callable or package.module:callable, received {place!r}: "
-            "name the file and, behind a colon, what to call in it."
-        )
     module = _imported(source)
     if not hasattr(module, name):
         raise UnknownName(f"name in {source}", name, [each for each in vars(module) if not each.startswith("_")])
     return getattr(module, name)
 
 
+def check_source(place: str) -> None:
+    """Refuse a place in a file that is not there, before anything large is imported.
+
+    Raises:
+        NormwiseError: there is no such file.
+    """
+    source = place.rpartition(":")[0]
+    if Path(source).suffix == ".py":
+        check_file(Path(source), "the file with the function in it")
+
+
 def _imported(source: str) -> ModuleType:
     """A file's module, which may import what lies beside it; or a module, here or where Python finds it."""
+    check_source(f"{source}:")
     file = Path(source)
-    if file.suffix == ".py" and not file.is_file():
-        raise NormwiseError(f"there is no file {source!r}: give the path from {str(Path.cwd())!r}.")
     beside = str(file.resolve().parent) if file.suffix == ".py" else str(Path.cwd())
     sys.path.insert(0, beside)
     try:
@@ -63,6 +108,18 @@ def _imported(source: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[file.stem] = module  # dataclasses and pickle look it up there
         spec.loader.exec_module(module)
+    except SystemExit as error:
+        raise NormwiseError(
+            f"{source} called sys.exit({error.code!r}) when it was imported: put what it runs under "
+            "`if __name__ == '__main__':`."
+        ) from error
+    except ModuleNotFoundError as error:
+        if error.name and f"{source}.".startswith(f"{error.name}."):
+            raise NormwiseError(
+                f"there is no module {error.name!r}, neither in {beside!r} nor among those that are installed: write "
+                "its name as `import` takes it."
+            ) from error
+        raise NormwiseError(f"{source} could not be imported: {sentence(error)}.") from error
     except Exception as error:
         raise NormwiseError(f"{source} could not be imported: {sentence(error)}.") from error
     else:
@@ -75,11 +132,26 @@ def called(found: Any, place: str) -> Any:
     """What the user's callable returns.
 
     Raises:
-        NormwiseError: it is none, or it failed.
+        NormwiseError: it is none, needs arguments, or failed.
     """
     if not callable(found):
         raise NormwiseError(f"{place} must be callable, received {type(found).__name__}: name a function.")
+    if needed := _needed(found):
+        which = f"the argument {needed[0]!r}" if len(needed) == 1 else f"the arguments {', '.join(map(repr, needed))}"
+        raise NormwiseError(
+            f"{place} needs {which}, and is called with none: give defaults, or name a function that needs no argument."
+        )
     return attempt(found, f"{place}()")
+
+
+def _needed(found: Callable[..., Any]) -> list[str]:
+    """The arguments without which it cannot be called."""
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # one without a signature, such as some builtins
+        return []
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in free]
 
 
 def attempt(work: Callable[[], Result], place: str) -> Result:
@@ -92,58 +164,87 @@ def attempt(work: Callable[[], Result], place: str) -> Result:
         return work()
     except NormwiseError:
         raise
+    except SystemExit as error:
+        raise NormwiseError(f"{place} called sys.exit({error.code!r}): let it return instead.") from error
     except Exception as error:
         raise NormwiseError(f"{place} failed: {sentence(error)}.") from error
 
 
-_PACKAGE = Path(__file__).resolve().parent
-
-
-def sentence(error: Exception) -> str:
-    """Kind, place and first line of an error in the user's code."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<")]
-    first = str(error).strip().split("\n", maxsplit=1)[0].rstrip(".")
-    if frames and Path(frames[-1].filename).is_relative_to(_PACKAGE):  # normwise's own words about what it was given
-        return first
-    where = f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
-    return f"{type(error).__name__}{where}: {first}" if first else f"{type(error).__name__}{where}"
-
-
-def arrays_of(path: Path, names: Collection[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an ``.npz`` that have one of these names; if none has, the first one.
+def check_file(path: Path, what: str) -> None:
+    """Refuse what is no file that can be read.
 
     Args:
-        path: of a file without pickled objects.
-        names: of a model's inputs.
+        path: of the file.
+        what: for an error, what the path leads to.
 
     Raises:
-        NormwiseError: there is no such file, it holds something else, or its arrays do not have one row per sample.
+        NormwiseError: there is no such file, or it cannot be read.
     """
+    if path.is_dir():
+        raise NormwiseError(f"{str(path)!r} is a folder: give the path of {what}.")
     if not path.is_file():
-        raise NormwiseError(f"there is no file {str(path)!r}: give the path of the data.")
+        siblings = [each.stem for each in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+        near = get_close_matches(path.stem, siblings, n=1)
+        meant = str(path.with_name(f"{near[0]}{path.suffix}")) if near else ""
+        remedy = f"did you mean {meant!r}?" if near else f"give the path of {what}."
+        raise NormwiseError(f"there is no file {str(path)!r}: {remedy}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            chosen = [name for name in archive.files if name in names] or archive.files[:1]
-            arrays = {name: archive[name] for name in chosen}
-    except (ValueError, TypeError, OSError) as error:
-        raise NormwiseError(f"{str(path)!r} could not be read as arrays: {sentence(error)}.") from error
-    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if not arrays or len({*lengths.values()}) > 1:
-        raise NormwiseError(
-            f"the arrays of {str(path)!r} must have one row per sample, received {lengths or 'none'}: "
-            "save them with the same number of rows."
-        )
-    return arrays
+        path.open("rb").close()
+    except OSError as error:
+        raise NormwiseError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+
+
+def check_suffix(path: Path, suffixes: Sequence[str], what: str) -> None:
+    """Refuse a name that ends otherwise than such files do.
+
+    Args:
+        path: of the file.
+        suffixes: those that are right.
+        what: for an error, what it is for, with its verb.
+
+    Raises:
+        NormwiseError: the suffix is another.
+
+    Example:
+        >>> check_suffix(Path("new.pt"), WEIGHTS, "weights are")
+    """
+    if path.suffix not in suffixes:
+        kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]} files" if suffixes[1:] else f"a {suffixes[0]} file"
+        raise NormwiseError(f"{what} {kinds}, received {str(path)!r}: give it such a name.")
+
+
+def check_target(path: Path) -> None:
+    """Refuse a file that could not be written, before minutes are spent on what would go into it.
+
+    Raises:
+        NormwiseError: its folder does not exist or cannot be written to, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise NormwiseError(f"{str(path)!r} is a folder: give the path of a file to write.")
+    if not path.parent.is_dir():
+        raise NormwiseError(f"there is no folder {str(path.parent)!r} for {path.name!r}: make it first.")
+    _check_writable(path.parent)
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a file in no folder.
+    """Refuse a folder that could not be written to; one that is not there yet is judged by those above it.
 
     Raises:
-        NormwiseError: the folder does not exist.
+        NormwiseError: it cannot be made or written to, or is a file.
     """
-    if not path.parent.is_dir():
-        raise NormwiseError(f"there is no folder {str(path.parent)!r} for {path.name!r}: make it first.")
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise NormwiseError(f"{str(there)!r} is a file: give the path of a folder.")
+    _check_writable(there)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise NormwiseError(
+            f"the folder {str(folder)!r} cannot be written to: {error.strerror}; name another."
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[str], None]) -> None:
@@ -152,6 +253,9 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
     Args:
         path: of the file.
         write: given the path of a file beside it, writes that.
+
+    Raises:
+        NormwiseError: it could not be written.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -163,6 +267,10 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
         os.umask(mask)
         Path(name).chmod(path.stat().st_mode if path.exists() else 0o666 & ~mask)  # mkstemp's files are private
         Path(name).replace(path)
+    except Exception as error:
+        Path(name).unlink(missing_ok=True)
+        words = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error)
+        raise NormwiseError(f"{str(path)!r} could not be written: {words}.") from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

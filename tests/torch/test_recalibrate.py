@@ -220,7 +220,7 @@ def test_values_that_are_not_finite_do_not_enter() -> None:
     assert [moved.not_finite for moved in report.recalibrated.values()] == [1, 1]
     assert "1 calls were not finite in some channel and did not enter there" in str(report)
     nothing = recalibrate(nn.Sequential(nn.BatchNorm1d(2)), [torch.full((4, 2), float("nan"))])
-    assert nothing.skipped == {"0": "none of what came to it was finite"}
+    assert nothing.skipped == {"0": "all its inputs were NaN or inf"}
 
 
 def test_a_batch_of_one_counts_where_pytorchs_own_training_forward_refuses_it() -> None:

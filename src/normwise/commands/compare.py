@@ -3,51 +3,41 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from normwise.commands.program import INTERRUPTED
+from normwise.commands import streams
+from normwise.commands.program import INTERRUPTED, Command
+from normwise.commands.values import File, Place, Several, Time, allowed
 from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
+from normwise.loading import check_folder, check_place, check_source
 
 if TYPE_CHECKING:
     from normwise.lab.comparison import Comparison
 
 _NAMES = "none,batch,ghost,renorm,group,layer,instance"
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
-    """``90s``, ``30m`` or ``2h``."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value)
-    if not found:
-        raise click.BadParameter(f"{value!r} is no time: write it as 90s, 30m or 2h")
-    return float(found[1]) * _SECONDS[found[2]]
-
-
-def _list(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
-    """Values with commas between them."""
-
-    def convert(_ctx: click.Context, _param: click.Parameter, value: str) -> list[Any]:
-        try:
-            return [kind(each.strip()) for each in value.split(",")]
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is no list of numbers with commas between them") from None
-
-    return convert
-
-
-@click.command(epilog="Example: normwise lab compare nets.py:net --data data.npz --budget 30m")
-@click.argument("model")
+@click.command(cls=Command, epilog="Example: normwise lab compare nets.py:net --data data.npz --budget 30m")
+@click.argument("model", type=Place(lambda place: check_place(place, "MODEL", file=False)))
 @click.option(
-    "--data", required=True, help="FILE.py:CALLABLE that returns inputs and targets, or an .npz with x and y."
+    "--data",
+    required=True,
+    type=Place(lambda place: check_place(place, "DATA")),
+    metavar="DATA",
+    help="The data: FILE.py:FUNCTION that returns inputs and targets, or an .npz file with the arrays x and y.",
 )
-@click.option("--normalizers", callback=_list(str), default=_NAMES, show_default=True, help="Put these in turn.")
+@click.option(
+    "--normalizers",
+    type=Several(str, "names"),
+    default=_NAMES,
+    show_default=True,
+    help="Normalizations to compare; batch has to be among them.",
+)
 @click.option(
     "--where/--as-built",
     default=True,
@@ -55,20 +45,30 @@ def _list(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Paramete
     help="Also try the other side of the activation, before it or after it, where that can be told.",
 )
 @click.option(
-    "--rates", callback=_list(float), default="0.01,0.1,0.5", show_default=True, help="Learning rates to try."
+    "--rates",
+    type=Several(float, "numbers"),
+    default="0.01,0.1,0.5",
+    show_default=True,
+    help="Learning rates to try.",
 )
-@click.option("--batch-sizes", callback=_list(int), default="32", show_default=True, help="Sizes of batches to try.")
+@click.option(
+    "--batch-sizes",
+    type=Several(int, "whole numbers"),
+    default="32",
+    show_default=True,
+    help="Sizes of batches to try.",
+)
 @click.option(
     "--budget",
-    callback=_seconds,
+    type=Time(),
     default="10m",
     show_default=True,
     help="Time to spend, 90s, 30m or 2h; what trials in --out took is part of it.",
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("comparison"),
+    type=File(folder=True),
+    default="comparison",
     show_default=True,
     help="Keep finished trials and what was found in this folder.",
 )
@@ -81,6 +81,11 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
     norms; others take their places. It is trained by gradient descent with momentum; targets that are whole numbers
     are classes. A run that was interrupted, or one with a larger budget, goes on from the trials in --out.
     """
+    from normwise.lab.comparison.arms import AS_BUILT, arms
+
+    allowed(lambda: arms(how["normalizers"], [AS_BUILT], how["rates"], how["batch_sizes"]))
+    _check_files(model, data)
+    check_folder(out)
     for library in ("torch", "scipy"):
         if installed_version(library) is None:
             raise MissingExtra(library, extra="lab")
@@ -100,17 +105,30 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             budget=how["budget"],
             out=out,
             identity=identity,
-            tell=lambda line: click.echo(line, err=True),
+            tell=streams.complain,
         )
     except KeyboardInterrupt:
-        click.echo(
-            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command goes on from there.",
-            err=True,
+        streams.complain(
+            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command goes on from there."
         )
         ctx.exit(INTERRUPTED)
     plain = json.dumps(asdict(found), indent=1)
     write(out / "comparison.json", plain + "\n")
-    click.echo(plain if as_json else _words(found))
+    if as_json:
+        streams.print_json(plain)
+    else:
+        click.echo(_words(found))
+
+
+def _check_files(model: str, data: str) -> None:
+    """Refuse what is not there, before PyTorch is imported."""
+    check_source(model)
+    if data.endswith(".npz"):
+        from normwise.archives import check_archive
+
+        check_archive(Path(data))
+    else:
+        check_source(data)
 
 
 def _words(found: Comparison) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
+from normwise.commands import streams
 from normwise.commands.compare import compare
 from normwise.commands.program import INTERRUPTED, Group, help_alone
+from normwise.commands.values import Address, File, Name, Whole
+from normwise.loading import check_folder
 
 if TYPE_CHECKING:
     from normwise.lab.results import Result
@@ -32,10 +35,10 @@ def lab_list(as_json: bool) -> None:
     """List the experiments and the question that each answers."""
     from normwise.lab import describe, names
 
-    width = min(100, shutil.get_terminal_size().columns)
+    width = min(100, max(40, shutil.get_terminal_size().columns))
     found = [describe(name) for name in names()]
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False))
+        streams.print_json(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False))
         return
     for place, each in enumerate(found):
         if place:
@@ -45,30 +48,63 @@ def lab_list(as_json: bool) -> None:
         click.echo(words.fill(each.question))
 
 
+def _experiments() -> Collection[str]:
+    from normwise.lab.experiment import names
+
+    return names()
+
+
+def _data_sets() -> Collection[str]:
+    from normwise.lab.images import names
+
+    return names()
+
+
 @lab.command("run", epilog="Example: normwise lab run does_it_train_faster --seeds 10")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument(
+    "names",
+    metavar="[NAME]...",
+    nargs=-1,
+    type=Name("experiment", _experiments, all_of_them="`normwise lab list`"),
+)
+@click.option("--seeds", type=Whole(2), help="Repeat every trial with N seeds. Default: 10, some experiments more")
 @click.option(
-    "--seeds", type=int, metavar="N", help="Repeat every trial with N seeds, at least 2; 10 unless it is said."
+    "--first-seed",
+    type=Whole(0),
+    default=0,
+    show_default=True,
+    help="First seed, to repeat a run with other seeds.",
+)
+@click.option("--quick", is_flag=True, help="Use 3 seeds, and smaller grids where an experiment has them.")
+@click.option("--full", is_flag=True, help="Use larger grids where an experiment has them.")
+@click.option("--workers", type=Whole(1), help="Processes to use. Default: one per core")
+@click.option(
+    "--dask",
+    type=Address(),
+    help="Use the workers of the Dask scheduler at this address. Default: processes on this machine",
 )
 @click.option(
-    "--first-seed", type=int, default=0, metavar="N", help="Begin with this seed, to see whether verdicts hang on them."
+    "--data",
+    type=Name("data set", _data_sets),
+    help="Use these images instead of the digits: mnist, svhn or cifar10. Default: the digits",
 )
-@click.option("--quick", is_flag=True, help="Take 3 seeds, and smaller grids where there are some.")
-@click.option("--full", is_flag=True, help="Take larger grids where there are some.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), metavar="N", help="Use N processes; as many as cores by default."
+    "--data-dir",
+    type=File(folder=True),
+    help="The folder with the original files of --data. Default: none; --data needs it",
 )
-@click.option("--dask", metavar="ADDRESS", help="Use the workers of the Dask scheduler there, not processes here.")
-@click.option("--data", metavar="NAME", help="Take mnist, svhn or cifar10 in the place of the digits.")
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="The folder with its original files.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("report"),
+    type=File(folder=True),
+    default="report",
     show_default=True,
     help="Put the page and what was measured into this folder.",
 )
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Put the results there too, to compare.")
+@click.option(
+    "--keep",
+    type=File(folder=True),
+    help="Put the results into this folder too, to compare. Default: only into --out",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 @click.pass_context
 def lab_run(
@@ -92,23 +128,26 @@ def lab_run(
     from normwise import lab as room
     from normwise.report import page, progress
 
+    _check_options(data, data_dir, how)
     page.require()  # before minutes are spent on results that could not be shown
-    if (data is None) != (data_dir is None):
-        raise click.UsageError("--data and --data-dir belong together: give both, or neither.")
+    for folder in (out, keep):
+        if folder is not None:
+            check_folder(folder)
+    if data is not None:
+        _check_takes_data(names)
     chosen = None if data is None or data_dir is None else (data, data_dir)
     written = out / "index.html"
     try:
-        with progress.Bars(Console(stderr=True)) as bars:
+        with progress.Bars(Console(file=cast(TextIO, streams.Progress()))) as bars:
             results = room.run(tuple(dict.fromkeys(names)), out=out, progress=bars, data=chosen, **how)
     except room.TrialFailed as error:
         if error.finished:
             page.write(error.finished, written)
-            click.echo(f"The page of what is finished: {written.resolve()}", err=True)
+            streams.complain(f"The page of what is finished: {written.resolve()}")
         raise
     except KeyboardInterrupt:
-        click.echo(
-            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command continues from there.",
-            err=True,
+        streams.complain(
+            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command continues from there."
         )
         ctx.exit(INTERRUPTED)
     page.write(results, written)
@@ -117,14 +156,37 @@ def lab_run(
 
         put(results, keep)
     _print(results, as_json)
-    click.echo(f"The page: {written.resolve()}", err=as_json)
+    where = f"The page: {written.resolve()}"
+    if as_json:
+        streams.complain(where)
+    else:
+        click.echo(where)
+
+
+def _check_options(data: str | None, data_dir: Path | None, how: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together."""
+    if (data is None) != (data_dir is None):
+        raise click.UsageError("--data and --data-dir belong together: give both, or neither.")
+    if how["quick"] and how["full"]:
+        raise click.UsageError("--quick and --full exclude each other: leave one of them out.")
+    if how["dask"] is not None and how["workers"] is not None:
+        raise click.UsageError("--workers is for processes on this machine, and --dask for others: leave one out.")
+
+
+def _check_takes_data(names: Sequence[str]) -> None:
+    """Refuse experiments with data of their own."""
+    from normwise.lab.experiment import load, takes_data
+
+    for name in names:
+        if not takes_data(load(name)):
+            raise click.UsageError(f"experiment {name!r} takes no other data than its own: run it without --data.")
 
 
 def _print(results: Sequence[Result], as_json: bool) -> None:
     if as_json:
         from normwise.lab.results import to_json
 
-        click.echo("[" + ",\n".join(to_json(result) for result in results) + "]")
+        streams.print_json("[" + ",\n".join(to_json(result) for result in results) + "]")
         return
     from rich.console import Console
 

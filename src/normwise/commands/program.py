@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
 
+from normwise.commands import streams
+from normwise.commands.values import title
 from normwise.errors import NormwiseError, UnknownName
 
-COULD_NOT = 2  # 1 is reserved for findings of severity error
+# 1 is reserved for what a command found wrong with a model.
+WRONG = 2
+FAILED = 3
 INTERRUPTED = 130
+EXIT_CODES = {
+    0: "The command did what it was asked to.",
+    WRONG: "The command line is wrong: an unknown command, option or name, a value that cannot be, or options that do "
+    "not go together. Nothing was begun.",
+    FAILED: "The command line is right, and the work failed: a file or a library is not there, a file is damaged, the "
+    "code in MODEL or DATA failed, a setting in the environment is wrong, or a result could not be written.",
+    INTERRUPTED: "Ctrl-C ended it. What `normwise lab` has finished is kept; the same command continues.",
+}
+"""What the program's exit codes mean; ``docs/command_line.md`` is generated from it."""
+
+
+class Command(click.Command):
+    """A command that says which word is too many."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the options and arguments.
+
+        Raises:
+            UsageError: there are more arguments than it takes.
+        """
+        ctx.allow_extra_args = True  # so that click leaves the sentence to us
+        rest = super().parse_args(ctx, args)
+        if rest:
+            words = " and ".join(map(repr, map(str, rest)))
+            it = "them" if rest[1:] else "it"
+            raise click.UsageError(f"`{ctx.command_path}` does not take {words}: leave {it} out.", ctx)
+        return rest
 
 
 class Group(click.Group):
     """A group of commands that suggests the nearest one."""
+
+    command_class = Command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -23,51 +56,90 @@ class Group(click.Group):
         """Find a command by its name.
 
         Raises:
-            UnknownName: there is none.
+            UsageError: there is none.
         """
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise UnknownName("command", args[0], self.list_commands(ctx))
+            raise click.UsageError(str(UnknownName("command", args[0], self.list_commands(ctx))), ctx)
         return super().resolve_command(ctx, args)
 
 
 class Program(Group):
     """The whole command line, and the one place where an error becomes a sentence and an exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that has seen enough, such as ``head``, is no error."""
-        try:
-            done = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return None
-        return done
-
     def main(self, *args: Any, **options: Any) -> NoReturn:
-        """Run the command and end the process: 0 all right, 2 it could not be carried out, 130 interrupted."""
+        """Run the command and end the process with one of ``EXIT_CODES``."""
+        if not streams.prepare():
+            _fail("standard output is closed: send it to a file, or to /dev/null.", FAILED)
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
-        except click.NoSuchOption as error:
-            command = error.ctx.command if error.ctx else self
-            known = [name for each in command.params for name in each.opts if name.startswith("--")]
-            _fail(str(UnknownName("option", error.option_name, [*known, "--help"])))
+            streams.flush()
+        except click.UsageError as error:
+            _fail(self._usage(error), WRONG)
         except click.ClickException as error:
-            _fail(error.format_message())
+            _fail(_stopped(error.format_message()), FAILED)
         except (click.Abort, KeyboardInterrupt):
-            click.echo("normwise: interrupted.", err=True)
-            sys.exit(INTERRUPTED)
+            interrupted()
         except NormwiseError as error:
-            _fail(str(error))
+            _interrupted_by(error)
+            _fail(str(error), FAILED)
         except OSError as error:
-            place = f"{str(error.filename)!r}: " if error.filename else ""
-            _fail(f"{place}{error.strerror or error}.")
+            if streams.is_output(error):
+                _end_of_output(error)
+            file = error.filename2 or error.filename  # the second is what a whole file was to replace
+            place = f"{str(file)!r}: " if file else ""
+            _fail(f"{place}{error.strerror or error}.", FAILED)
+        except Exception as error:
+            _interrupted_by(error)
+            traceback.print_exc()
+            _fail(f"this is an error in normwise, please report it: {type(error).__name__}: {error}.", FAILED)
         sys.exit(code if isinstance(code, int) else 0)
 
+    def _usage(self, error: click.UsageError) -> str:
+        """What is wrong with the command line; where click's own words do not say what to do, ours."""
+        path = error.ctx.command_path if error.ctx else "normwise"
+        command = error.ctx.command if error.ctx else self
+        if isinstance(error, click.NoSuchOption):
+            known = [name for each in command.params for name in each.opts if name.startswith("--")]
+            return str(UnknownName("option", error.option_name, [*known, "--help"], all_of_them=f"`{path} --help`"))
+        if isinstance(error, click.MissingParameter) and error.param is not None:
+            example = (command.epilog or "").removeprefix("Example: ")
+            return f"`{path}` needs {title(error.param)}, which is missing; for example: {example}"
+        return _stopped(error.format_message())
 
-def _fail(sentence: str) -> NoReturn:
+
+def interrupted() -> NoReturn:
+    """End after Ctrl-C; another one while Python puts everything away is not heard any more."""
+    streams.deaf()
+    click.echo("normwise: interrupted.", err=True)
+    sys.exit(INTERRUPTED)
+
+
+def _interrupted_by(error: BaseException) -> None:
+    """End as after Ctrl-C where an error came of that: a library's import, say, makes an ImportError of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):
+            interrupted()
+        seen = seen.__cause__ or seen.__context__
+
+
+def _end_of_output(error: OSError) -> NoReturn:
+    """A reader that has seen enough, such as ``head``, is no error; a full disk is."""
+    streams.discard(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        sys.exit(0)
+    _fail(f"standard output could not be written: {error.strerror or error}.", FAILED)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
     first = sentence[:1] if sentence[1:2].isupper() else sentence[:1].lower()  # MODEL is a name
-    click.echo(f"normwise: {first}{sentence[1:]}", err=True)
-    sys.exit(COULD_NOT)
+    streams.complain(" ".join(f"normwise: {first}{sentence[1:]}".splitlines()))
+    sys.exit(code)
+
+
+def _stopped(sentence: str) -> str:
+    """A sentence of click's, which has a full stop only at times."""
+    return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
 def help_alone(ctx: click.Context) -> None:

@@ -100,7 +100,7 @@ def adapt(
         silent = [site for site in sites if not site.reached]
         report = AdaptReport(
             {site.name: Movement.of(site.moved(), site.not_finite) for site in passes.sites},
-            skipped | {site.name: "none of what came to it was finite" for site in silent if site.not_finite},
+            skipped | {site.name: "all its inputs were NaN or inf" for site in silent if site.not_finite},
             tuple(site.name for site in silent if not site.not_finite),
             batches=passes.share.batches,
             samples=passes.share.samples,

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from normwise.errors import NormwiseError
-from normwise.loading import arrays_of, attempt, called, check_folder, named_object, write_whole
+from normwise.archives import arrays_of, check_keras
+from normwise.loading import attempt, called, check_suffix, check_target, named_object, write_whole
 
 SUFFIX = ".keras"
 
@@ -22,8 +22,7 @@ def load_model(place: str) -> Any:
     Raises:
         NormwiseError: there is no such file, or Keras refuses it, as it does with code in it (``Lambda`` layers).
     """
-    if not Path(place).is_file():
-        raise NormwiseError(f"there is no file {place!r}: give the path of the model.")
+    check_keras(Path(place))
     return attempt(lambda: keras.saving.load_model(place, safe_mode=True), f"loading {place}")
 
 
@@ -51,11 +50,10 @@ def check_name(path: Path) -> None:
     """Refuse what is no file of a model, before minutes are spent on what would go into it.
 
     Raises:
-        NormwiseError: the suffix is unknown, or the folder does not exist.
+        NormwiseError: the suffix is unknown, or it could not be written.
     """
-    if path.suffix != SUFFIX:
-        raise NormwiseError(f"a Keras model is a .keras file, received {str(path)!r}: give it such a name.")
-    check_folder(path)
+    check_suffix(path, (SUFFIX,), "a Keras model is")
+    check_target(path)
 
 
 def save_model(model: Any, path: Path) -> None:

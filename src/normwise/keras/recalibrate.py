@@ -90,23 +90,26 @@ def recalibrate(
     items = batches_of(batches, batch_size, at_most=at_most, called="recalibrate")
     source = Batches(items, at_most=at_most, called="recalibrate")
     passes = go_through(model, source, sites, upstream=upstream, forward_fn=forward_fn, limit=limit)
-    report = _report(sites, skipped, passes)
+    report = _report(sites, skipped, passes, tolerance)
     commit(passes.sites)
     return report
 
 
-def _report(sites: Sequence[Site], skipped: dict[str, str], passes: Passes) -> RecalibrateReport:
+def _report(
+    sites: Sequence[Site], skipped: dict[str, str], passes: Passes, tolerance: float | None
+) -> RecalibrateReport:
     silent = [site for site in sites if not site.reached]
     share = passes.share
     return RecalibrateReport(
         {site.name: Movement.of(site.moved(), site.not_finite) for site in sites if site.reached},
-        skipped | {site.name: "none of what came to it was finite" for site in silent if site.not_finite},
+        skipped | {site.name: "all its inputs were NaN or inf" for site in silent if site.not_finite},
         tuple(site.name for site in silent if not site.not_finite),
         batches=share.batches,
         samples=share.samples,
         stopped_early=share.stopped_early,
         standard_error=share.standard_error,
         passes=passes.number,
+        tolerance=tolerance,
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from normwise.errors import KernelUnavailable, UnknownName
 from normwise.frameworks import installed_version
+from normwise.installation import extra_command, how_to_build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,8 +82,7 @@ def asked_for() -> str | None:
         raise UnknownName(f"kernel in {VARIABLE}", name, BY_NAME)
     if name == "cpu" and not built():
         raise KernelUnavailable(
-            f"{VARIABLE}=cpu asks for the compiled kernels, which are not built with this installation: unset "
-            f"{VARIABLE}, or install next to PyTorch with: pip install --no-build-isolation --force-reinstall normwise"
+            f"{VARIABLE}=cpu asks for the compiled kernels, which are not built: unset {VARIABLE}, or {how_to_build()}"
         )
     return name
 
@@ -166,17 +166,15 @@ def implementations() -> list[Implementation]:
         ['reference', 'cpu', 'aten', 'two_pass', 'jax']
     """
     torch, jax = installed_version("torch"), installed_version("jax")
-    with_torch = f"runs on PyTorch {torch}" if torch else "PyTorch is not installed (pip install 'normwise[torch]')"
+    with_torch = f"runs on PyTorch {torch}" if torch else f"PyTorch is not installed ({extra_command('torch')})"
     if built():
         compiled = "compiled for this machine; used for tensors of some size, and where PyTorch's sums lose digits"
     else:
-        compiled = (
-            "not built: PyTorch and a C++ compiler have to be there when normwise is installed" if torch else with_torch
-        )
+        compiled = f"not built; {how_to_build()}" if torch else with_torch
     if built_for_jax():
         on_jax = f"compiled for JAX {jax}: training with normwise.keras on the CPU"
     elif jax:
-        on_jax = "not built: JAX and a C++ compiler have to be there when normwise is installed; XLA's code does it"
+        on_jax = f"not built, XLA's own code does it; {how_to_build()}"
     else:
         on_jax = "JAX is not installed"
     return [

@@ -90,7 +90,7 @@ def source(name: str, folder: Path = FOLDER) -> str:
         UnknownName: no experiment is called so.
     """
     if name not in names(folder):
-        raise UnknownName("experiment", name, names(folder))
+        raise UnknownName("experiment", name, names(folder), all_of_them="`normwise lab list`")
     return (folder / f"{name}.py").read_text(encoding="utf-8")
 
 

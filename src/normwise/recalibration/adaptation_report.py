@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from normwise.errors import NormwiseError
-from normwise.recalibration.report import Movement, finite, layer_lines
+from normwise.recalibration.report import Movement, clause, finite, layer_lines
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,15 @@ class AdaptReport:
         )
         lines = layer_lines("adapted", self.adapted, self.skipped, self.not_reached)
         return "\n".join([f"{first}, with a prior of {self.prior:g}", *lines])
+
+    def in_a_sentence(self) -> str:
+        """The same as one clause, for an error.
+
+        Example:
+            >>> AdaptReport({}, {}, (), 0, 0, 16.0).in_a_sentence()
+            'nothing adapted: the model has no batch norm'
+        """
+        return clause(str(self), self.skipped, self.not_reached)
 
     def to_json(self) -> str:
         """The report as JSON; what is no finite number is null there.

@@ -77,6 +77,7 @@ class RecalibrateReport:
         standard_error: of all but a few channels of the least known layer, in standard deviations; NaN where it was
             not asked for or there were fewer than two batches.
         passes: how often the data were gone through, in part or to the end.
+        tolerance: the standard error that was asked for; None where none was.
 
     Example:
         >>> print(RecalibrateReport({"bn1": Movement(0.5, 1.25)}, {"bn2": "it is frozen"}, ("bn3",), 4, 200))
@@ -94,6 +95,21 @@ class RecalibrateReport:
     stopped_early: bool = False
     standard_error: float = float("nan")
     passes: int = 1
+    tolerance: float | None = None
+
+    @property
+    def tolerance_reached(self) -> bool | None:
+        """Whether the statistics are known as well as was asked for; None where that was not asked for."""
+        return self.standard_error <= self.tolerance if self.tolerance else None
+
+    def in_a_sentence(self) -> str:
+        """The same as one clause, for an error.
+
+        Example:
+            >>> RecalibrateReport({}, {"1": "it is frozen"}, (), 4, 200).in_a_sentence()
+            "nothing of 1 batch norms recalibrated with 200 samples in 4 batches; layer '1' skipped: it is frozen"
+        """
+        return clause(str(self), self.skipped, self.not_reached)
 
     def __str__(self) -> str:
         total = len(self.recalibrated) + len(self.skipped) + len(self.not_reached)
@@ -111,13 +127,40 @@ class RecalibrateReport:
             >>> RecalibrateReport({}, {}, (), 0, 0).to_json()[:40]
             '{"recalibrated": {}, "skipped": {}, "not'
         """
-        return json.dumps(finite(asdict(self)))
+        return json.dumps(finite({**asdict(self), "tolerance_reached": self.tolerance_reached}))
 
     def _data(self) -> str:
         words = f"{self.samples} samples in {self.batches} batch{'' if self.batches == 1 else 'es'}"
         if self.stopped_early:
             words += f", stopped early: the standard error was down to {self.standard_error:.2g} standard deviations"
+        elif self.tolerance_reached is False:
+            words += f"; the tolerance of {self.tolerance:g} was not reached: "
+            if math.isfinite(self.standard_error):
+                words += f"the standard error is {self.standard_error:.2g} standard deviations"
+            else:
+                words += "fewer than two batches tell no standard error"
         return words
+
+
+def clause(report: str, skipped: Mapping[str, str], not_reached: Sequence[str]) -> str:
+    """The first line of a report, and why each layer is as it was, on one line.
+
+    Args:
+        report: in lines.
+        skipped: the layer's name -> why its statistics are as they were.
+        not_reached: layers that no batch came to.
+
+    Example:
+        >>> clause("nothing adapted", {}, ("a", "b"))
+        "nothing adapted; layer 'a' not reached by any batch; layer 'b' not reached by any batch"
+    """
+    named = [*skipped.items(), *((name, None) for name in not_reached)]
+    parts = []
+    for name, why in named[:FEW]:
+        layer = f"layer {name!r}" if name else "the model itself"
+        parts.append(f"{layer} skipped: {why}" if why else f"{layer} not reached by any batch")
+    parts += [f"{len(named) - FEW} more"] * (len(named) > FEW)
+    return "; ".join([report.partition("\n")[0], *parts])
 
 
 def finite(value: Any) -> Any:

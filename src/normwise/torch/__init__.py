@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
     raise NormwiseError(
         f"normwise.torch needs PyTorch 2.11 or newer, received {torch.__version__}: "
-        "upgrade it with: pip install --upgrade 'normwise[torch]'"
+        "upgrade it with: pip install --upgrade torch"
     )
 
 from normwise.kernels.choose import built

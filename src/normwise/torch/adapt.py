@@ -108,7 +108,7 @@ def adapt(
         passes = go_through(model, source, sites, ranks, upstream=upstream, forward_fn=forward_fn, limit=0.0)
     adapted = {site.name: Movement.of(site.moved(), site.not_finite) for site in passes.sites}
     silent = [site for site in sites if not site.reached]
-    skipped |= {site.name: "none of what came to it was finite" for site in silent if site.not_finite}
+    skipped |= {site.name: "all its inputs were NaN or inf" for site in silent if site.not_finite}
     report = AdaptReport(
         adapted,
         skipped,

@@ -5,29 +5,20 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
+from normwise.archives import arrays_of
 from normwise.errors import MissingExtra, NormwiseError
-from normwise.loading import arrays_of, attempt, called, check_folder, named_object, write_whole
-
-__all__ = [
-    "WEIGHTS",
-    "attempt",
-    "called",
-    "check_weights_name",
-    "load_batches",
-    "load_model",
-    "named_object",
-    "save_weights",
-]
-
-WEIGHTS = (".safetensors", ".pt", ".pth")
+from normwise.failures import first_words
+from normwise.loading import WEIGHTS, called, check_file, check_suffix, check_target, named_object, write_whole
 
 
 def load_model(place: str, weights: Path | None = None) -> nn.Module:
@@ -96,34 +87,77 @@ def check_weights_name(path: Path) -> None:
     """Refuse what is no file of weights, before minutes are spent on what would go into it.
 
     Raises:
-        NormwiseError: the suffix is unknown, or the folder does not exist.
+        NormwiseError: the suffix is unknown, or it could not be written.
     """
-    if path.suffix not in WEIGHTS:
-        raise NormwiseError(f"weights are {', '.join(WEIGHTS)} files, received {str(path)!r}: give it such a name.")
-    check_folder(path)
+    check_suffix(path, WEIGHTS, "weights are")
+    check_target(path)
+
+
+def check_device_name(name: str) -> None:
+    """Refuse what is no device of PyTorch's, or none that holds values.
+
+    Raises:
+        NormwiseError: there is no such kind of device.
+    """
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = "meta"
+    if kind == "meta":
+        raise NormwiseError(f"--device must be a device of PyTorch's, received {name!r}: give for example cpu or cuda.")
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        NormwiseError: PyTorch cannot put a tensor there; the sentence has its words.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except Exception as error:
+        raise NormwiseError(
+            f"--device {name} cannot be used here: {first_words(error)}; leave it out to use the device of the model."
+        ) from error
 
 
 def _read_weights(model: nn.Module, path: Path) -> None:
-    check_weights_name(path)
-    if not path.is_file():
-        raise NormwiseError(f"there is no file {str(path)!r}: give the path of the weights.")
+    check_suffix(path, WEIGHTS, "weights are")
+    check_file(path, "the weights")
+    if path.suffix == ".safetensors":
+        state: Any = _attempt_to_read(lambda: _safetensors().load_file(path), path)
+    else:
+        state = _state_dict(path)
     try:
         if path.suffix == ".safetensors":
-            _safetensors().load_model(model, path)
+            _safetensors().load_model(model, path)  # which knows of weights that layers share
         else:
-            model.load_state_dict(_state_dict(path))
-    except (MissingExtra, NormwiseError):
-        raise
+            model.load_state_dict(state)
     except Exception as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines()[:3])
-        raise NormwiseError(
-            f"{str(path)!r} could not be loaded into {type(model).__name__}: {lines[:300].rstrip('. ')}."
-        ) from error
+        words = _difference(model, state) or " ".join(str(error).split())[:300].rstrip(". ")
+        raise NormwiseError(f"{str(path)!r} does not fit {type(model).__name__}: {words}.") from error
+
+
+def _difference(model: nn.Module, state: Mapping[str, Any]) -> str:
+    """How the names or shapes of weights differ from the model's, and what to do where that is known."""
+    own = model.state_dict()
+    missing, more = [name for name in own if name not in state], [name for name in state if name not in own]
+    if missing and all(str(name).startswith("module.") for name in state):
+        return "its names begin with 'module.', as DataParallel has them; save model.module.state_dict()"
+    words = [f"{verb} {_few(names)}" for verb, names in (("it lacks", missing), ("it has besides", more)) if names]
+    for name in own:
+        if name in state and not words and getattr(state[name], "shape", None) != own[name].shape:
+            words.append(f"{name!r} has the shape {[*state[name].shape]} there and {[*own[name].shape]} in the model")
+    return ", and ".join(words)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _state_dict(path: Path) -> Any:
     """What stands in a .pt; a whole checkpoint may have it under ``state_dict`` or ``model``."""
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    found = _attempt_to_read(lambda: torch.load(path, map_location="cpu", weights_only=True), path)
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             return found[key]
@@ -132,6 +166,19 @@ def _state_dict(path: Path) -> Any:
             f"{str(path)!r} must hold a state_dict, received {type(found).__name__}: save model.state_dict()."
         )
     return found
+
+
+def _attempt_to_read(read: Callable[[], Any], path: Path) -> Any:
+    try:
+        return read()
+    except MissingExtra:
+        raise
+    except Exception as error:
+        if isinstance(error, UnpicklingError) and zipfile.is_zipfile(path):
+            raise NormwiseError(
+                f"{str(path)!r} holds more than weights, and code in it is not run: save model.state_dict() alone."
+            ) from error
+        raise NormwiseError(f"{str(path)!r} is no {path.suffix} file, or a damaged one: write it again.") from error
 
 
 def _safetensors() -> ModuleType:

@@ -110,7 +110,7 @@ def recalibrate(
         ranks.check(site.estimator)
     source = Batches(batches, at_most=at_most, called="recalibrate")
     passes = go_through(model, source, sites, ranks, upstream=upstream, forward_fn=forward_fn, limit=limit)
-    report = _report(sites, skipped, passes.shares, passes.number)
+    report = _report(sites, skipped, passes.shares, passes.number, tolerance)
     commit(passes.sites)
     return report
 
@@ -125,14 +125,16 @@ def _shuffles(batches: object) -> bool:
     )
 
 
-def _report(sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[Share], passes: int) -> RecalibrateReport:
+def _report(
+    sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[Share], passes: int, tolerance: float | None
+) -> RecalibrateReport:
     recalibrated = {}
     not_reached = []
     for site in sites:
         if site.reached:
             recalibrated[site.name] = Movement.of(site.moved(), site.not_finite)
         elif site.not_finite:
-            skipped[site.name] = "none of what came to it was finite"
+            skipped[site.name] = "all its inputs were NaN or inf"
         else:
             not_reached.append(site.name)
     return RecalibrateReport(
@@ -144,6 +146,7 @@ def _report(sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[Sha
         stopped_early=any(share.stopped_early for share in shares),
         standard_error=max(share.standard_error for share in shares),
         passes=passes,
+        tolerance=tolerance,
     )
 
 
