@@ -19,7 +19,7 @@ from normwise.failures import sentence
 
 Result = TypeVar("Result")
 
-_FILES = {"MODEL": ".keras", "DATA": ".npz"}
+_FILES = {"MODEL": "a .keras", "DATA": "an .npz"}
 _EXAMPLES = {"MODEL": "nets.py:make_model", "DATA": "nets.py:make_batches"}
 WEIGHTS = (".safetensors", ".pt", ".pth")
 """The names that files of a PyTorch model's weights end in."""
@@ -39,14 +39,14 @@ def check_place(place: str, what: str, *, file: bool = True) -> None:
     Example:
         >>> check_place("nets.py:net", "MODEL")
     """
-    suffix = _FILES[what]
+    suffix = _FILES[what].split()[1]
     if file and place.endswith(suffix) and place != suffix:
         return
     source, _, name = place.rpartition(":")
     if name.isidentifier() and (Path(source).suffix == ".py" or all(map(str.isidentifier, source.split(".")))):
         return
     kinds = "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
-    kinds = f"FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or as a {suffix} file" if file else kinds
+    kinds = f"FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or as {_FILES[what]} file" if file else kinds
     remedy = f"write FILE.py:FUNCTION, for example {_EXAMPLES[what]}"
     if what == "MODEL" and place.endswith(WEIGHTS):
         remedy = "that is a file of weights; write FILE.py:FUNCTION for the model, and give the file with --weights"
@@ -183,9 +183,10 @@ def check_file(path: Path, what: str) -> None:
     if path.is_dir():
         raise NormwiseError(f"{str(path)!r} is a folder: give the path of {what}.")
     if not path.is_file():
-        siblings = [each.name for each in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
-        near = get_close_matches(path.name, siblings, n=1)
-        remedy = f"did you mean {str(path.with_name(near[0]))!r}?" if near else f"give the path of {what}."
+        siblings = [each.stem for each in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+        near = get_close_matches(path.stem, siblings, n=1)
+        meant = str(path.with_name(f"{near[0]}{path.suffix}")) if near else ""
+        remedy = f"did you mean {meant!r}?" if near else f"give the path of {what}."
         raise NormwiseError(f"there is no file {str(path)!r}: {remedy}")
     try:
         path.open("rb").close()

@@ -12,7 +12,7 @@ from normwise.commands.program import INTERRUPTED, Command
 from normwise.commands.values import File, Place, Several, Time, allowed
 from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
-from normwise.loading import check_place, check_source
+from normwise.loading import check_folder, check_place, check_source
 
 if TYPE_CHECKING:
     from normwise.lab.comparison import Comparison
@@ -97,6 +97,7 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
 
     allowed(lambda: arms(how["normalizers"], [AS_BUILT], how["rates"], how["batch_sizes"]))
     _check_files(model, data)
+    check_folder(out)
     for library in ("torch", "scipy"):
         if installed_version(library) is None:
             raise MissingExtra(library, extra="lab")

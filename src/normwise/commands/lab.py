@@ -8,14 +8,14 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
 from normwise.commands import streams
 from normwise.commands.compare import compare
 from normwise.commands.program import INTERRUPTED, Group, help_alone
-from normwise.commands.values import File, Name, Whole
+from normwise.commands.values import Address, File, Name, Whole
 from normwise.loading import check_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _data_sets() -> Collection[str]:
 @click.option("--workers", type=Whole(1), help="Processes to use. Default: one per core")
 @click.option(
     "--dask",
-    metavar="ADDRESS",
+    type=Address(),
     help="Use the workers of the Dask scheduler at this address. Default: processes on this machine",
 )
 @click.option(
@@ -138,7 +138,7 @@ def lab_run(
     chosen = None if data is None or data_dir is None else (data, data_dir)
     written = out / "index.html"
     try:
-        with progress.Bars(Console(stderr=True)) as bars:
+        with progress.Bars(Console(file=cast(TextIO, streams.Progress()))) as bars:
             results = room.run(tuple(dict.fromkeys(names)), out=out, progress=bars, data=chosen, **how)
     except room.TrialFailed as error:
         if error.finished:

@@ -39,8 +39,9 @@ class Command(click.Command):
         ctx.allow_extra_args = True  # so that click leaves the sentence to us
         rest = super().parse_args(ctx, args)
         if rest:
-            words = " ".join(map(repr, map(str, rest)))
-            raise click.UsageError(f"{ctx.command_path} does not take {words}: leave it out.", ctx)
+            words = " and ".join(map(repr, map(str, rest)))
+            it = "them" if rest[1:] else "it"
+            raise click.UsageError(f"`{ctx.command_path}` does not take {words}: leave {it} out.", ctx)
         return rest
 
 
@@ -84,7 +85,8 @@ class Program(Group):
         except OSError as error:
             if streams.is_output(error):
                 _end_of_output(error)
-            place = f"{str(error.filename)!r}: " if error.filename else ""
+            file = error.filename2 or error.filename  # the second is what a whole file was to replace
+            place = f"{str(file)!r}: " if file else ""
             _fail(f"{place}{error.strerror or error}.", FAILED)
         except Exception as error:
             _interrupted_by(error)
@@ -100,11 +102,8 @@ class Program(Group):
             known = [name for each in command.params for name in each.opts if name.startswith("--")]
             return str(UnknownName("option", error.option_name, [*known, "--help"], all_of_them=f"`{path} --help`"))
         if isinstance(error, click.MissingParameter) and error.param is not None:
-            name = (
-                error.param.opts[-1] if isinstance(error.param, click.Option) else error.param.make_metavar(error.ctx)
-            )
             example = (command.epilog or "").removeprefix("Example: ")
-            return f"{path} needs {title(error.param)}, which is missing; for example: {example}"
+            return f"`{path}` needs {title(error.param)}, which is missing; for example: {example}"
         return _stopped(error.format_message())
 
 
@@ -126,7 +125,7 @@ def _interrupted_by(error: BaseException) -> None:
 
 def _end_of_output(error: OSError) -> NoReturn:
     """A reader that has seen enough, such as ``head``, is no error; a full disk is."""
-    streams.discard_output()
+    streams.discard(sys.stdout)
     if isinstance(error, BrokenPipeError):
         sys.exit(0)
     _fail(f"standard output could not be written: {error.strerror or error}.", FAILED)

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def _estimators() -> Collection[str]:
     from normwise import estimators
 
-    return [name for name in estimators.names() if name != "window"]  # which has settings that no option is for
+    return estimators.names()
 
 
 def _upstreams() -> Collection[str]:
@@ -113,6 +113,7 @@ def recalibrate(model: str, batches: int | None, estimator: str, tolerance: floa
     """
     from normwise.recalibration.share import limit_of
 
+    _check_settings(estimator)
     allowed(lambda: limit_of(tolerance, estimator, shuffled=False))
 
     def work(network: Any, source: Any, **more: Any) -> RecalibrateReport:
@@ -123,6 +124,18 @@ def recalibrate(model: str, batches: int | None, estimator: str, tolerance: floa
             return surgery.recalibrate(network, source, **settings)
 
     _write(Task(model, work, lambda found: bool(found.recalibrated), **given))
+
+
+def _check_settings(estimator: str) -> None:
+    """Refuse an estimator with settings that no option is for."""
+    from normwise import estimators
+
+    settings = {each.name for each in fields(estimators.estimator_class(estimator))} - {"weight_of_new"}  # type: ignore[arg-type]  # every estimator is a dataclass
+    if settings:
+        raise click.UsageError(
+            f"estimator {estimator!r} has settings ({', '.join(sorted(settings))}) that no option is for: choose "
+            "another, or call normwise.recalibrate from Python."
+        )
 
 
 @click.command(cls=Command, epilog="Example: normwise adapt nets.py:net --data shifted.npz --out adapted.pt")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 import click
 
@@ -48,10 +49,42 @@ def flush() -> None:
     sys.stdout.flush()
 
 
-def discard_output() -> None:
-    """Let nothing more be written to standard output, not even when Python ends."""
+def discard(stream: TextIO) -> None:
+    """Let nothing more be written to a stream, not even what it still holds when Python ends."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Progress(io.TextIOBase):
+    """Standard error for what only tells how far a run is: where nobody can read that, the run goes on."""
+
+    def write(self, text: str) -> int:
+        """Write it if that is possible."""
+        try:
+            return sys.stderr.write(text)
+        except OSError:
+            discard(sys.stderr)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back if that is possible."""
+        try:
+            sys.stderr.flush()
+        except OSError:
+            discard(sys.stderr)
+
+    def isatty(self) -> bool:
+        """Whether a person reads it."""
+        return sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        """The number of standard error."""
+        return sys.stderr.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # TextIOBase has it as a variable
+        """That of standard error."""
+        return sys.stderr.encoding
 
 
 def complain(line: str) -> None:
@@ -59,8 +92,7 @@ def complain(line: str) -> None:
     try:
         click.echo(line, err=True)
     except OSError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        discard(sys.stderr)
 
 
 def print_json(text: str) -> None:

@@ -116,6 +116,19 @@ class Place(_Type):
         return str(value)
 
 
+class Address(_Type):
+    """The address of a Dask scheduler."""
+
+    name = "ADDRESS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        """The address as it was given."""
+        found = re.fullmatch(r"(?:(?:tcp|tls|ws|wss|ucx)://)?[^\s/:]+:(\d{1,5})|inproc://\S+", str(value), re.ASCII)
+        if not found or int(found[1] or 1) not in range(1, 2**16):
+            refuse(param, "the address of a Dask scheduler, for example tcp://10.0.0.1:8786", value)
+        return str(value)
+
+
 class Time(_Type):
     """``90s``, ``30m`` or ``2h``, in seconds."""
 

@@ -1,0 +1,211 @@
+"""Command lines typed wrong: one sentence on standard error, exit code 2, and nothing begun."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from normwise.cli import main
+from normwise.lab import names
+
+EXPERIMENTS = len(names())
+OF_RECALIBRATE = (
+    "Known: --batch-size, --batches, --data, --device, --estimator, --help, --json, --out, --tolerance, --upstream, "
+    "--weights."
+)
+OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--tolerance", "--prior")
+OF_RUN = (
+    "Known: --dask, --data, --data-dir, --first-seed, --full, --help, --json, --keep, --out, --quick, --seeds, "
+    "--workers."
+)
+OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
+OF_COMPARE = "Known: --batch-sizes, --budget, --data, --help, --json, --normalizers, --out, --rates, --where."
+SHAPE = "a shape is written NxC or NxCxHxW, received {!r}: for example 32x64x56x56."
+NEEDS = (
+    "`normwise recalibrate` needs {}, which is missing; for example: normwise recalibrate nets.py:net --data data.npz "
+    "--out new.pt"
+)
+COMPARE_NEEDS = (
+    "`normwise lab compare` needs {}, which is missing; for example: normwise lab compare nets.py:net --data data.npz "
+    "--budget 30m"
+)
+MODEL = (
+    "MODEL is written FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or as a .keras file, received {!r}: write "
+    "FILE.py:FUNCTION, for example nets.py:make_model."
+)
+DATA = (
+    "DATA is written FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or as an .npz file, received {!r}: write "
+    "FILE.py:FUNCTION, for example nets.py:make_batches."
+)
+BUILDER = (
+    "MODEL is written FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, received {!r}: write FILE.py:FUNCTION, for example "
+    "nets.py:make_model."
+)
+TOLERANCE = (
+    "--tolerance must be a standard error of 0 or more, in standard deviations, for example 0.01, received {!r}."
+)
+TIME = "--budget must be a time above 0, written as 90s, 30m or 2h, received {!r}."
+WEIGHTS = "weights are .safetensors, .pt or .pth files, received {!r}: give it such a name."
+DASK = "--dask must be the address of a Dask scheduler, for example tcp://10.0.0.1:8786, received {!r}."
+RECALIBRATE = "recalibrate nets.py:net --data rows.npz --out new.pt"
+ADAPT = "adapt nets.py:net --data rows.npz --out new.pt"
+COMPARE = "lab compare nets.py:net --data rows.npz"
+
+WRONG: list[tuple[str, str]] = [
+    # commands, options and arguments that there are not
+    ("inf", "unknown command 'inf': did you mean 'info'? Known: adapt, info, lab, recalibrate."),
+    ("recalibarte", "unknown command 'recalibarte': did you mean 'recalibrate'? Known: adapt, info, lab, recalibrate."),
+    ("train", "unknown command 'train': Known: adapt, info, lab, recalibrate."),
+    ("lab rum", "unknown command 'rum': did you mean 'run'? Known: compare, list, run."),
+    ("--versoin", "unknown option '--versoin': did you mean '--version'? Known: --help, --version."),
+    ("-v", "unknown option '-v': Known: --help, --version."),
+    ("lab --jsn", "unknown option '--jsn': Known: --help."),
+    ("info --jsn", f"unknown option '--jsn': did you mean '--json'? {OF_INFO}"),
+    ("info --json=1", "option '--json' does not take a value."),
+    ("info --why", "option '--why' requires an argument."),
+    ("info more", "`normwise info` does not take 'more': leave it out."),
+    ("info 32x64 --json twice", "`normwise info` does not take '32x64' and 'twice': leave them out."),
+    ("lab list more", "`normwise lab list` does not take 'more': leave it out."),
+    ("lab list --jason", "unknown option '--jason': did you mean '--json'? Known: --help, --json."),
+    ("lab run --seed 3", f"unknown option '--seed': did you mean '--seeds'? {OF_RUN}"),
+    ("lab run --seeds", "option '--seeds' requires an argument."),
+    (f"{COMPARE} --bugdet 5m", f"unknown option '--bugdet': did you mean '--budget'? {OF_COMPARE}"),
+    (f"{RECALIBRATE} --tolernace 1", f"unknown option '--tolernace': did you mean '--tolerance'? {OF_RECALIBRATE}"),
+    (f"{ADAPT} --estimator ema", f"unknown option '--estimator': {OF_ADAPT}"),
+    ("recalibrate", NEEDS.format("MODEL")),
+    ("recalibrate nets.py:net", NEEDS.format("--data")),
+    ("recalibrate nets.py:net --data rows.npz", NEEDS.format("--out")),
+    ("recalibrate nets.py:net --data", "option '--data' requires an argument."),
+    (f"{RECALIBRATE} more.npz", "`normwise recalibrate` does not take 'more.npz': leave it out."),
+    ("lab compare", COMPARE_NEEDS.format("MODEL")),
+    ("lab compare nets.py:net", COMPARE_NEEDS.format("--data")),
+    # info
+    ("info --why 32", SHAPE.format("32")),
+    ("info --why 32x", SHAPE.format("32x")),
+    ("info --why 32xax3", SHAPE.format("32xax3")),
+    ("info --why 32,64", SHAPE.format("32,64")),
+    ("info --why 0x3", SHAPE.format("0x3")),
+    ("info --why -4x3", SHAPE.format("-4x3")),
+    ("info --why ²x3", SHAPE.format("²x3")),
+    ("info --why ''", SHAPE.format("")),
+    ("info --why 4x3 --dtype flaot32", "unknown dtype 'flaot32': did you mean 'float32'? Known: bfloat16, float16, "
+                                       "float32, float64."),
+    ("info --why 4x3 --dtype int8", "unknown dtype 'int8': Known: bfloat16, float16, float32, float64."),
+    ("info --dtype float16", "--dtype describes the tensor of --why: give --why SHAPE too, or leave it out."),
+    ("info --dtype float32 --json", "--dtype describes the tensor of --why: give --why SHAPE too, or leave it out."),
+    ("info --channels-last", "--channels-last describes the tensor of --why: give --why SHAPE too, or leave it out."),
+    ("info --inference", "--inference describes the tensor of --why: give --why SHAPE too, or leave it out."),
+    ("info --mask", "--mask describes the tensor of --why: give --why SHAPE too, or leave it out."),
+    # lab run
+    ("lab run typo", f"unknown experiment 'typo': `normwise lab list` shows all {EXPERIMENTS}."),
+    ("lab run does_it_need_large_batch", "unknown experiment 'does_it_need_large_batch': did you mean "
+     "'does_it_need_large_batches' or 'does_the_batch_leak'? `normwise lab "
+     f"list` shows all {EXPERIMENTS}."),
+    ("lab run does_it_train_faster typo", f"unknown experiment 'typo': `normwise lab list` shows all {EXPERIMENTS}."),
+    ("lab run ''", f"unknown experiment '': `normwise lab list` shows all {EXPERIMENTS}."),
+    ("lab run --seeds 1", "--seeds must be a whole number of 2 or more, received '1'."),
+    ("lab run --seeds -1", "--seeds must be a whole number of 2 or more, received '-1'."),
+    ("lab run --seeds many", "--seeds must be a whole number of 2 or more, received 'many'."),
+    ("lab run --seeds 2.5", "--seeds must be a whole number of 2 or more, received '2.5'."),
+    ("lab run --seeds ''", "--seeds must be a whole number of 2 or more, received ''."),
+    ("lab run --first-seed -1", "--first-seed must be a whole number of 0 or more, received '-1'."),
+    ("lab run --workers 0", "--workers must be a whole number of 1 or more, received '0'."),
+    ("lab run --workers -3", "--workers must be a whole number of 1 or more, received '-3'."),
+    ("lab run --quick --full", "--quick and --full exclude each other: leave one of them out."),
+    ("lab run --dask nonsense", DASK.format("nonsense")),
+    ("lab run --dask ''", DASK.format("")),
+    ("lab run --dask ftp://10.0.0.1:80", DASK.format("ftp://10.0.0.1:80")),
+    ("lab run --dask tcp://10.0.0.1:99999", DASK.format("tcp://10.0.0.1:99999")),
+    ("lab run --dask tcp://10.0.0.1:8786 --workers 2", "--workers is for processes on this machine, and --dask for "
+                                                       "others: leave one out."),
+    ("lab run --data mnist", "--data and --data-dir belong together: give both, or neither."),
+    ("lab run --data-dir .", "--data and --data-dir belong together: give both, or neither."),
+    ("lab run --data mnits --data-dir .", "unknown data set 'mnits': did you mean 'mnist'? Known: cifar10, mnist, "
+                                          "svhn."),
+    ("lab run --out ''", "--out must be the path of a folder, received ''."),
+    ("lab run --keep ''", "--keep must be the path of a folder, received ''."),
+    # lab compare
+    ("lab compare nets.py --data rows.npz", BUILDER.format("nets.py")),
+    ("lab compare net.keras --data rows.npz", BUILDER.format("net.keras")),
+    ("lab compare nets.py:net --data .", DATA.format(".")),
+    (f"{COMPARE} --budget 5", TIME.format("5")),
+    (f"{COMPARE} --budget ''", TIME.format("")),
+    (f"{COMPARE} --budget -5m", TIME.format("-5m")),
+    (f"{COMPARE} --budget 0s", TIME.format("0s")),
+    (f"{COMPARE} --budget 5d", TIME.format("5d")),
+    (f"{COMPARE} --budget '5 m'", TIME.format("5 m")),
+    (f"{COMPARE} --rates fast", "--rates must be numbers with commas between them, received 'fast'."),
+    (f"{COMPARE} --rates 0.1,,", "--rates must be numbers with commas between them, received '0.1,,'."),
+    (f"{COMPARE} --rates nan", "a learning rate must be above 0 and finite, received nan: pass for example 0.1."),
+    (f"{COMPARE} --rates 0", "a learning rate must be above 0 and finite, received 0: pass for example 0.1."),
+    (f"{COMPARE} --batch-sizes 1", "batches must have 2 rows at least, received 1: pass for example 32."),
+    (f"{COMPARE} --batch-sizes 32.5", "--batch-sizes must be whole numbers with commas between them, received '32.5'."),
+    (f"{COMPARE} --normalizers batch", "a comparison is of 'batch' with others: got batch; name 'batch' and one more."),
+    (f"{COMPARE} --normalizers btach,none", "unknown normalizer 'btach': did you mean 'batch'? Known: batch, ghost, "
+                                            "group, instance, layer, none, renorm."),
+    # places of models and data
+    ("recalibrate '' --data rows.npz --out new.pt", MODEL.format("")),
+    ("recalibrate . --data rows.npz --out new.pt", MODEL.format(".")),
+    ("recalibrate nets.py --data rows.npz --out new.pt", MODEL.format("nets.py")),
+    ("recalibrate nets.py: --data rows.npz --out new.pt", MODEL.format("nets.py:")),
+    ("recalibrate :net --data rows.npz --out new.pt", MODEL.format(":net")),
+    ("recalibrate .:net --data rows.npz --out new.pt", MODEL.format(".:net")),
+    ("recalibrate .py:net --data rows.npz --out new.pt", MODEL.format(".py:net")),
+    ("recalibrate my-nets:net --data rows.npz --out new.pt", MODEL.format("my-nets:net")),
+    ("recalibrate 'nets.py:net()' --data rows.npz --out new.pt", MODEL.partition(": write")[0].format("nets.py:net()")
+     + ": leave out the parentheses."),
+    ("recalibrate old.pt --data rows.npz --out new.pt", MODEL.partition(": write")[0].format("old.pt") + ": that is a "
+     "file of weights; write FILE.py:FUNCTION for the model, and give the file with --weights."),
+    ("adapt old.h5 --data rows.npz --out new.pt", MODEL.partition(": write")[0].format("old.h5") + ": save the model "
+                                                                                                  "as a .keras file."),
+    ("recalibrate nets.py:net --data . --out new.pt", DATA.format(".")),
+    ("recalibrate nets.py:net --data .:net --out new.pt", DATA.format(".:net")),
+    ("recalibrate nets.py:net --data rows.csv --out new.pt", DATA.format("rows.csv")),
+    ("recalibrate nets.py:net --data .npz --out new.pt", DATA.format(".npz")),
+    ("recalibrate nets.py:net --data rows.npy --out new.pt", DATA.partition(": write")[0].format("rows.npy")
+     + ": save the array with numpy.savez."),
+    # settings of recalibrate and adapt
+    (f"{RECALIBRATE} --estimator poled", "unknown estimator 'poled': did you mean 'pooled'? Known: cumulative, "
+                                         "debiased_ema, ema, pooled, window."),
+    (f"{RECALIBRATE} --estimator window", "estimator 'window' has settings (start, stop) that no option is for: choose "
+                                          "another, or call normwise.recalibrate from Python."),
+    (f"{RECALIBRATE} --estimator ema --tolerance 0.1", "tolerance needs an estimator that knows more with every batch, "
+     "received 'ema': use 'pooled' or 'cumulative', or leave it out."),
+    (f"{RECALIBRATE} --upstream bach", "unknown upstream 'bach': did you mean 'batch'? Known: batch, inference."),
+    (f"{ADAPT} --upstream ''", "unknown upstream '': Known: batch, inference."),
+    (f"{RECALIBRATE} --batches 0", "--batches must be a whole number of 1 or more, received '0'."),
+    (f"{RECALIBRATE} --batches -1", "--batches must be a whole number of 1 or more, received '-1'."),
+    (f"{ADAPT} --batches two", "--batches must be a whole number of 1 or more, received 'two'."),
+    (f"{RECALIBRATE} --batch-size 0", "--batch-size must be a whole number of 1 or more, received '0'."),
+    ("adapt nets.py:net --data nets.py:data --out new.pt --batch-size 3", "--batch-size is for an .npz, and "
+     "nets.py:data makes its own batches: leave it out."),
+    (f"{RECALIBRATE} --tolerance -1", TOLERANCE.format("-1")),
+    (f"{RECALIBRATE} --tolerance nan", TOLERANCE.format("nan")),
+    (f"{RECALIBRATE} --tolerance inf", TOLERANCE.format("inf")),
+    (f"{RECALIBRATE} --tolerance small", TOLERANCE.format("small")),
+    (f"{ADAPT} --prior -1", "--prior must be a number of samples, 0 or more, received '-1'."),
+    (f"{ADAPT} --prior nan", "--prior must be a number of samples, 0 or more, received 'nan'."),
+    (f"{ADAPT} --prior many", "--prior must be a number of samples, 0 or more, received 'many'."),
+    ("recalibrate nets.py:net --data rows.npz --out new.txt", WEIGHTS.format("new.txt")),
+    ("recalibrate nets.py:net --data rows.npz --out new", WEIGHTS.format("new")),
+    ("recalibrate nets.py:net --data rows.npz --out rows.npz", WEIGHTS.format("rows.npz")),
+    ("recalibrate nets.py:net --data rows.npz --out ''", "--out must be the path of a file, received ''."),
+    (f"{RECALIBRATE} --weights rows.npz", WEIGHTS.format("rows.npz")),
+    (f"{ADAPT} --weights folder", WEIGHTS.format("folder")),
+    ("recalibrate net.keras --data rows.npz --out new.pt", "a Keras model is a .keras file, received 'new.pt': give it "
+                                                           "such a name."),
+    ("recalibrate net.keras --data rows.npz --out new.keras --weights a.pt", "--weights is for PyTorch models, "
+     "received 'a.pt' with net.keras: leave it out."),
+    ("adapt net.keras --data rows.npz --out new.keras --device cpu", "--device is for PyTorch models, received 'cpu' "
+     "with net.keras: leave it out."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "sentence"), WRONG, ids=[line for line, _ in WRONG])
+def test_a_wrong_command_line_is_one_sentence(line: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that it names is there: what was typed is judged first."""
+    monkeypatch.chdir("/")
+    done = CliRunner().invoke(main, shlex.split(line), prog_name="normwise")
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"normwise: {sentence}\n")
