@@ -62,9 +62,14 @@ class FusedGhostBatchNorm(FusedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``, in training by virtual batches."""
         self._check_input_dim(input)
-        groups, size, rest = (1, len(input), 0) if input.numel() == 0 else self.sizes.of(len(input))
-        if not self.training or (groups == 1 and rest == 0):
+        if not self.training:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
+        samples = len(input)
+        groups, size, rest = (1, samples, 0) if input.numel() == 0 else self.sizes.of(samples)
+        if groups == 1 and rest == 0:
+            return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
+        if recording() and not torch.compiler.is_compiling():
+            (input,) = input.split([samples])  # which refuses batches of other sizes: they are dealt by other places
         check_activation(self.activation)
         check_residual(residual, input)
         weights = check_weights(mask, sample_weight, input)
@@ -73,7 +78,7 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         given = Given(*as_torch_takes_them(input, mean, var, weight, bias, True, 0.0, self.eps))
         self._refuse_single_values(input, size, rest)
         if weights is not None:
-            weights = weights.expand(len(input), *weights.shape[1:])
+            weights = weights.expand(samples, *weights.shape[1:])
         shares_mask = weights is None or weights.shape[1] == 1
         y, moments = self._by_groups(PerSample(input, residual, weights), given, groups, size, rest, shares_mask)
         if moments is not None and self.track_running_stats:
@@ -91,7 +96,7 @@ class FusedGhostBatchNorm(FusedBatchNorm):
         if large and self.order == "consecutive":
             places, sizes = None, [*[size] * groups, *sizes[1:]]
         else:
-            places = order_of(self.order, groups, size, len(x), x.device)
+            places = order_of(self.order, groups, size, groups * size + rest, x.device)
         parts = (samples if places is None else samples.moved(places)).split(sizes)
         dealt = large and self.order != "consecutive" and aten.memory_format(x) is not torch.contiguous_format
         if dealt:  # as channels of one batch, every value would have to be moved by itself

@@ -25,7 +25,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,8 +81,12 @@ def by_running(batch: Batch) -> Normalized | None:
     """One value per channel by the running statistics; None for a batch that has more."""
     x, mask = batch.input, batch.mask
     if mask is None:
-        return Normalized(_fixed(batch), None) if x.numel() == x.shape[1] else None
-    single = counting_values(mask, x) == 1
+        alone: Any = x.numel() == x.shape[1]
+        if not isinstance(alone, Tensor):  # which it is where torch.jit.trace records the size
+            return Normalized(_fixed(batch), None) if alone else None
+        single = alone.view(1)
+    else:
+        single = counting_values(mask, x) == 1
     if readable(single):
         if not bool(single.any()):
             return None
@@ -95,17 +99,20 @@ def by_running(batch: Batch) -> Normalized | None:
     fixed = two_pass.forward_fixed(
         x, b.mean, b.var, b.weight, b.bias, b.eps, activation=b.activation, residual=b.residual, mask=mask
     )
-    alone = single.view(1, -1, *[1] * (x.dim() - 2))
+    along = single.view(1, -1, *[1] * (x.dim() - 2))
     count = moments.count * ~(single if moments.count.dim() else single.all())
-    return Normalized(torch.where(alone, fixed, y), Moments(moments.mean, moments.var, count))
+    return Normalized(torch.where(along, fixed, y), Moments(moments.mean, moments.var, count))
 
 
 def renormalized(batch: Batch) -> Normalized | None:
     """Fewer than ``FEW`` values per channel by batch renormalization; None for a batch that has more."""
     x, mask = batch.input, batch.mask
-    few: Tensor | None = None
+    few: Any = None
     if mask is None or x.numel() == 0:
-        if not 0 < x.numel() < FEW * x.shape[1]:
+        below: Any = x.numel() < FEW * x.shape[1]
+        if isinstance(below, Tensor):  # torch.jit.trace records the size
+            few = below
+        elif not below or x.numel() == 0:
             return None
     else:
         few = counting_values(mask, x) < FEW
