@@ -95,8 +95,8 @@ class Moments:
             count = self.count.sum(0)
             share = self.count / (count + (count == 0))
         else:
-            count = self.count * len(self.mean)
-            share = 1 / len(self.mean)
+            sets = self.mean.shape[0]
+            count, share = self.count * sets, 1 / sets
         mean = (self.mean * share).sum(0)
         apart = self.mean - mean
         return Moments(mean, ((self.var + apart * apart) * share).sum(0), count)

@@ -6,6 +6,7 @@ are in float64 wherever the device has it, because their algebra squares what th
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -73,10 +74,10 @@ def rows(x: Tensor, size: int) -> Tensor:
     groups = x.shape[1] // size
     if not _channels_first(x):
         return x.movedim(1, -1).reshape(1, -1, groups, size).permute(0, 2, 3, 1)
-    blocks = x.reshape(len(x), groups, size, -1)
-    if blocks.shape[-1] >= size:
-        return blocks
-    return blocks.permute(1, 2, 0, 3).reshape(1, groups, size, -1)
+    blocks = x.reshape(x.shape[0], groups, size, -1)
+    if _side_by_side(x, size):
+        return blocks.permute(1, 2, 0, 3).reshape(1, groups, size, -1)
+    return blocks
 
 
 def from_rows(found: Tensor, like: Tensor) -> Tensor:
@@ -84,9 +85,14 @@ def from_rows(found: Tensor, like: Tensor) -> Tensor:
     if not _channels_first(like):
         last = like.movedim(1, -1)
         return found.permute(0, 3, 1, 2).reshape(last.shape).movedim(-1, 1)
-    if len(found) < len(like):
-        found = found.reshape(*found.shape[1:3], len(like), -1).permute(2, 0, 1, 3)
+    if _side_by_side(like, found.shape[2]):
+        found = found.reshape(*found.shape[1:3], like.shape[0], -1).permute(2, 0, 1, 3)
     return found.reshape(like.shape)
+
+
+def _side_by_side(x: Tensor, size: int) -> bool:
+    """Whether the samples are no blocks of their own; not asked of their number, which may differ in a recording."""
+    return math.prod(x.shape[2:]) < size
 
 
 def _channels_first(x: Tensor) -> bool:
@@ -122,6 +128,6 @@ def mapped(matrix: Tensor, x: Tensor, offset: Tensor) -> Tensor:
         found = torch.baddbmm(offset.view(groups, 1, size), features, matrix.transpose(1, 2))
         return found.transpose(0, 1).reshape(x.shape)
     parts = rows(x, size)
-    shifts, each = (part.expand(len(parts), *part.shape) for part in (offset.view(groups, size, 1), matrix))
+    shifts, each = (part.expand(parts.shape[0], *part.shape) for part in (offset.view(groups, size, 1), matrix))
     found = torch.baddbmm(shifts.flatten(0, 1), each.flatten(0, 1), parts.flatten(0, 1))
     return from_rows(found.view(parts.shape), x)

@@ -84,7 +84,7 @@ def group_norm(
     if kernel == "centred":
         return activate(_centred(input, num_groups, weight, bias, eps), activation, residual)
     along = (1, -1, *[1] * (input.dim() - 2))
-    normalized = rows_normalized(input, len(input) * num_groups, eps, mask, kernel=kernel)
+    normalized = rows_normalized(input, input.shape[0] * num_groups, eps, mask, kernel=kernel)
     scale, shift = (None if parameter is None else parameter.view(along) for parameter in (weight, bias))
     return finished(normalized, input, scale, shift, activation, residual, mask)
 
@@ -112,7 +112,7 @@ def _centred(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None,
     wide = torch.promote_types(x.dtype, torch.float32)
     with torch.no_grad():
         of_channels = x.mean([*range(2, x.dim())], dtype=wide) if x.dim() > 2 else x.to(wide)
-        of_groups = of_channels.view(len(x), groups, -1).mean(-1, keepdim=True)
+        of_groups = of_channels.view(x.shape[0], groups, -1).mean(-1, keepdim=True)
         rough = of_groups.expand(-1, -1, x.shape[1] // groups).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
     scale, shift = (None if parameter is None else parameter.to(wide) for parameter in (weight, bias))
     return F.group_norm(x - rough, groups, scale, shift, eps).to(x.dtype)

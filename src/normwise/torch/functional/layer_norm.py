@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -72,7 +73,7 @@ def layer_norm(
         return activate(y, activation, residual)
     if not _is_plain(input, normalized_shape, weight, bias):
         F.layer_norm(input, normalized_shape, weight, bias, eps)  # torch has the words for what is wrong
-    rows = input.shape[: input.dim() - len(normalized_shape)].numel()
+    rows = math.prod(input.shape[: input.dim() - len(normalized_shape)])
     normalized = rows_normalized(input, rows, eps, mask, kernel=kernel)
     return finished(normalized, input, weight, bias, activation, residual, mask).contiguous()
 

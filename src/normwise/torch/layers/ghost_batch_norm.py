@@ -64,14 +64,19 @@ class GhostBatchNorm(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``, in training by virtual batches."""
         self._check_input_dim(input)
-        groups, size, rest = (1, len(input), 0) if input.numel() == 0 else self.sizes.of(len(input))
-        if not self.training or (groups == 1 and rest == 0):
+        if not self.training:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
+        samples = len(input)
+        groups, size, rest = (1, samples, 0) if input.numel() == 0 else self.sizes.of(samples)
+        if groups == 1 and rest == 0:
+            return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
+        if recording() and not torch.compiler.is_compiling():
+            (input,) = input.split([samples])  # which refuses batches of other sizes: they are dealt by other places
         call, _ = self._checked(input, residual, mask, sample_weight, ask_torch=False)
         call = like_torch(call._replace(weights=None), by_batch=True)._replace(weights=call.weights)
         self._refuse_single_values(input, size, rest)
         if call.weights is not None:
-            call = call._replace(weights=call.weights.expand(len(input), *call.weights.shape[1:]))
+            call = call._replace(weights=call.weights.expand(samples, *call.weights.shape[1:]))
         y, moments = self._by_groups(call, groups, size, rest)
         if moments is not None and self.track_running_stats:
             self._enter(moments, call.weights)
@@ -87,7 +92,7 @@ class GhostBatchNorm(TrackedBatchNorm):
         if large and self.order == "consecutive":
             places, sizes = None, [*[size] * groups, *sizes[1:]]
         else:
-            places = order_of(self.order, groups, size, len(x), x.device)
+            places = order_of(self.order, groups, size, groups * size + rest, x.device)
         parts = (samples if places is None else samples.moved(places)).split(sizes)
         dealt = large and self.order != "consecutive" and aten.memory_format(x) is not torch.contiguous_format
         if dealt:  # as channels of one batch, every value would have to be moved by itself

@@ -15,10 +15,12 @@ import sys
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
-from torch.jit._trace import TracerWarning
 
 from normwise.errors import NormwiseError
+
+_TracerWarning = torch.jit.TracerWarning  # type: ignore[attr-defined]  # public, and not in the list of exports
 
 
 class _Home(str):
@@ -44,12 +46,13 @@ class Recordable(nn.Module):
             cls.__module__ = _Home(cls.__module__)
 
     def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
-        """The forward under ``torch.jit.trace``, which would warn of every size that is looked at.
+        """The forward under ``torch.jit.trace``, which would warn of every question about a size.
 
-        What depends on a size here is the choice between two ways that are both right for every size, or a refusal.
+        What is asked of sizes here is which of two ways to go that are both right for every size, or a refusal. Where a
+        size becomes a number, as in virtual batches, the warning stays.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TracerWarning)
+            warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean", _TracerWarning)
             return super()._slow_forward(*input, **kwargs)
 
     def __prepare_scriptable__(self) -> Any:

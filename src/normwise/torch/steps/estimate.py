@@ -85,7 +85,10 @@ def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistic
     new_mean, new_var = after.mean.to(mean.dtype), after.var.to(var.dtype)
     entered = finite_channels(new_mean, new_var)
     any_entered = entered.any()
-    new_updates, new_count = (torch.as_tensor(counter, dtype=wide) for counter in (after.updates, after.count))
+    new_updates, new_count = (
+        counter.to(wide) if isinstance(counter, Tensor) else torch.as_tensor(counter, dtype=wide)
+        for counter in (after.updates, after.count)
+    )
     taken = RunningStatistics(
         torch.where(entered, new_mean, mean),
         torch.where(entered, new_var, var),

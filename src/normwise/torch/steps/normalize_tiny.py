@@ -25,7 +25,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,8 +58,12 @@ def by_running(call: Call, _: StatisticsMet | None = None) -> Normalized | None:
     """One value per channel with the running statistics; None for a batch that has more."""
     x, mask = call.x, call.weights
     if mask is None:
-        return Normalized(_running(call), None) if x.numel() == x.shape[1] else None
-    single = counting_values(mask, x) == 1
+        alone: Any = x.numel() == x.shape[1]
+        if not isinstance(alone, Tensor):  # which it is where torch.jit.trace records the size
+            return Normalized(_running(call), None) if alone else None
+        single = alone.view(1)
+    else:
+        single = counting_values(mask, x) == 1
     if readable(single):
         if not bool(single.any()):
             return None
@@ -68,17 +72,20 @@ def by_running(call: Call, _: StatisticsMet | None = None) -> Normalized | None:
     # In inference, as which torch checks it, one value per channel is enough.
     call = like_torch(call, by_batch=False)
     y, moments = TWO_PASS.forward_batch(call)
-    alone = single.view(1, -1, *[1] * (x.dim() - 2))
+    along = single.view(1, -1, *[1] * (x.dim() - 2))
     count = moments.count * ~(single if moments.count.dim() else single.all())
-    return Normalized(torch.where(alone, TWO_PASS.forward_running(call), y), Moments(moments.mean, moments.var, count))
+    return Normalized(torch.where(along, TWO_PASS.forward_running(call), y), Moments(moments.mean, moments.var, count))
 
 
 def renormalized(call: Call, met: StatisticsMet | None = None) -> Normalized | None:
     """Fewer than ``FEW`` values per channel by batch renormalization; None for a batch that has more."""
     x, mask = call.x, call.weights
-    few: Tensor | None = None
+    few: Any = None
     if mask is None or x.numel() == 0:
-        if not 0 < x.numel() < FEW * x.shape[1]:
+        below: Any = x.numel() < FEW * x.shape[1]
+        if isinstance(below, Tensor):  # torch.jit.trace records the size
+            few = below
+        elif not below or x.numel() == 0:
             return None
     else:
         few = counting_values(mask, x) < FEW
