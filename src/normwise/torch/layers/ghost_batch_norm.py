@@ -70,9 +70,10 @@ class GhostBatchNorm(TrackedBatchNorm):
         groups, size, rest = (1, samples, 0) if input.numel() == 0 else self.sizes.of(samples)
         if groups == 1 and rest == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
-        if recording() and not torch.compiler.is_compiling():
-            (input,) = input.split([samples])  # which refuses batches of other sizes: they are dealt by other places
-        call, _ = self._checked(input, residual, mask, sample_weight, ask_torch=False)
+        # In a recording, ``split`` refuses batches of other sizes, which would be dealt to other places.
+        recorded = recording() and not torch.compiler.is_compiling()
+        x = input.split([samples])[0] if recorded else input
+        call, _ = self._checked(x, residual, mask, sample_weight, ask_torch=False)
         call = like_torch(call._replace(weights=None), by_batch=True)._replace(weights=call.weights)
         self._refuse_single_values(input, size, rest)
         if call.weights is not None:
