@@ -44,7 +44,7 @@ def figure(
     y_scale: Scale = "linear",
 ) -> Figure:
     """A figure whose caption ends with what its lines and bands are, unless it says so before its end."""
-    words = caption if SPREAD in caption else f"{caption} {SPREAD}".strip()
+    words = caption if "Line: " in caption else f"{caption} {SPREAD}".strip()
     return Figure(name, title, words, x_label, y_label, tuple(panels), x_scale, y_scale)
 
 
@@ -59,6 +59,7 @@ def by_rate(
     *,
     what: str = "test",
     caption: str = "",
+    x_label: str = "learning rate",
     y_label: str = "test accuracy",
     marks: Marks = (),
 ) -> Figure:
@@ -70,16 +71,15 @@ def by_rate(
         panels: their titles.
         what: the lines are of.
         caption: what to see, in front of what lines and bands are.
-        y_label: of the vertical axes.
+        x_label: of the rates.
+        y_label: of what was measured.
         marks: horizontal lines in every panel.
     """
     shown = []
     for group in groups:
         lines = (line(_label(arm, group), arm.rates, arm.array(what)) for arm in group)
         shown.append(panel(_title(panels, group), lines, marks))
-    return figure(
-        "accuracy_by_rate", title, shown, x_label="learning rate", y_label=y_label, caption=caption, x_scale="log"
-    )
+    return figure("accuracy_by_rate", title, shown, x_label=x_label, y_label=y_label, caption=caption, x_scale="log")
 
 
 def by_step(
@@ -103,10 +103,18 @@ def by_step(
     return figure(name, title, shown, x_label="steps", y_label=y_label, caption=caption, x_scale="log", y_scale=y_scale)
 
 
-def across(label: str, arms: Iterable[Arm], axis: str, what: str = "test") -> Series:
-    """A line over the values of an axis, each arm at the rate that is picked for it."""
+def across(label: str, arms: Iterable[Arm], axis: str, what: str | Callable[[Arm], Numbers] = "test") -> Series:
+    """A line over the values of an axis, each arm at the rate that is picked for it.
+
+    Args:
+        label: for the legend.
+        arms: one for each value.
+        axis: whose values they are.
+        what: was measured; or a function of an arm, shape (seeds,).
+    """
     arms = list(arms)
-    return line(label, (arm.values[axis] for arm in arms), np.stack([arm.numbers(what) for arm in arms], axis=1))
+    values = [arm.numbers(what) if isinstance(what, str) else what(arm) for arm in arms]
+    return line(label, (arm.values[axis] for arm in arms), np.stack(values, axis=1))
 
 
 def _label(arm: Arm, group: Arms) -> str:

@@ -52,26 +52,17 @@ class Training:
         found: dict[str, list[Any]] = {name: [] for name in measures}
         for rate in self.rates:
             model = network()
-            train(
-                model,
-                data,
-                rate=rate,
-                steps=steps or self.steps,
-                batch=batch or self.batch,
-                seed=seed,
-                schedule=schedule,
-            )
+            train(model, data, rate=rate, steps=steps or self.steps, batch=batch, seed=seed, schedule=schedule)
             for name, measure in measures.items():
                 found[name].append(measure(model))
         return found
 
 
 @dataclass(frozen=True)
-class DenseTraining(Training):
+class SideBySide(Training):
     """The same for dense networks, of which those of all rates are trained side by side."""
 
     batch: int = 60
-    depth: int = 5
     width: int = 64
 
     def stack(
@@ -95,7 +86,7 @@ class DenseTraining(Training):
             seed: of the initial weights.
             normalize: makes the normalization of a layer; True: batch norm; None or False: there is none.
             members: how many networks; None: one for each rate.
-            depth: None: that of the settings.
+            depth: how many hidden layers; None: the setting of that name.
             activation: as for ``stack.Stack``, and so are the following.
             std: of the initial weights.
             scales: by what each network's hidden weights are multiplied.
@@ -108,7 +99,7 @@ class DenseTraining(Training):
             normalize = batch_norm if normalize else None
         return Stack(
             members or len(self.rates),
-            depth=depth or self.depth,
+            depth=depth or vars(self)["depth"],  # a setting of ``DenseTraining``, and of some others
             width=self.width,
             activation=activation,
             normalize=normalize,
@@ -164,6 +155,13 @@ class DenseTraining(Training):
             look=look,
             look_at=frozenset(look_at),
         )
+
+
+@dataclass(frozen=True)
+class DenseTraining(SideBySide):
+    """The same, all networks of one depth."""
+
+    depth: int = 5
 
 
 def by_pair(found: Mapping[str, Any], outer: Sequence[Any], rates: Sequence[float]) -> dict[str, Any]:
