@@ -15,16 +15,19 @@ Marks = tuple[tuple[float, str], ...]
 GUESSING: Marks = ((0.1, "guessing"),)
 
 
-def line(label: str, x: Iterable[float], values: Numbers) -> Series:
+def line(
+    label: str, x: Iterable[float], values: Numbers, back: Callable[[Numbers], Numbers] = lambda values: values
+) -> Series:
     """One line with its band.
 
     Args:
         label: for the legend.
         x: shape (points,).
         values: shape (seeds, points).
+        back: from the scale on which the mean is taken to the one that is shown: ``np.exp`` for a geometric mean.
     """
-    middle, low, high = band(values)
-    return Series(label, tuple(float(each) for each in x), tuple(middle), tuple(low), tuple(high))
+    middle, low, high = (tuple(back(each)) for each in band(values))
+    return Series(label, tuple(float(each) for each in x), middle, low, high)
 
 
 def panel(title: str, lines: Iterable[Series], marks: Marks = ()) -> Panel:

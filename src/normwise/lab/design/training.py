@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ class SideBySide(Training):
     def train(
         self,
         stack: Stack,
-        data: Split,
+        data: Split | Iterator[tuple[Tensor, Tensor]],
         seed: int,
         *,
         rates: Sequence[float] | None = None,
@@ -130,7 +130,7 @@ class SideBySide(Training):
 
         Args:
             stack: is changed in place.
-            data: what to train on.
+            data: what to train on, in batches drawn at random; or the batches themselves.
             seed: of the order of the images.
             rates: one per network; None: those of the settings.
             steps: None: those of the settings.
