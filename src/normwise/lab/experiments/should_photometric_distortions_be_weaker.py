@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from normwise.lab.convolutional import Chain
+from normwise.lab.curves import ends_best
 from normwise.lab.data import digits_on_photos
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Training, across, average, figure, panel, table
 from normwise.lab.outcomes import Outcomes
@@ -126,7 +127,7 @@ def distorted(images: Tensor, times: float, random: torch.Generator) -> Tensor:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the strengths, in both networks."""
-    arms = GRID.arms(settings, outcomes, choose=_ends_best)
+    arms = GRID.arms(settings, outcomes, choose=ends_best)
     networks = {each: arms.where(batch_norm=each) for each in WITH_AND_WITHOUT}
     strengths = {each: _best_strengths(network) for each, network in networks.items()}
     lines = (
@@ -169,12 +170,6 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "shift of lighting that distortions could prepare for.",
         ),
     )
-
-
-def _ends_best(arm: Arm) -> int:
-    """The rate that ends best on validation images, in the mean over seeds."""
-    ends = np.moveaxis(arm.array("validation")[..., -1], 1, 0).copy()
-    return int(np.argmax([end.mean() for end in ends]))
 
 
 def _best_strengths(network: Arms) -> Numbers:
