@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from normwise.lab.curves import accuracy_by_step, fastest, steps_to
+from normwise.lab.design import Arm, Arms
 from normwise.lab.outcomes import Outcomes
 
 AT = (10, 20, 30)
@@ -28,13 +29,13 @@ def test_the_fastest_rate_is_first_at_the_target_in_the_mean_over_seeds_and_then
 
 
 def _fastest(*of_each_seed: list[list[float]]) -> int:
-    return fastest(
-        Outcomes([Trial(seed=0), Trial(seed=1)], [{"validation": curves} for curves in of_each_seed]), 0.95, AT
-    )
+    return fastest(np.array(of_each_seed), 0.95, AT)
 
 
 def test_the_figure_has_a_line_for_each_arm_and_the_mark() -> None:
-    figure = accuracy_by_step({"one": np.array([[0.1, 0.9], [0.3, 0.8]])}, (10, 20), network="tiny", target=0.95)
+    outcomes = Outcomes([Trial(seed=0), Trial(seed=1)], [{"test": [[0.1, 0.9]]}, {"test": [[0.3, 0.8]]}])
+    arms = Arms(["arm"], {("1",): Arm({"arm": "1"}, {"arm": "one"}, outcomes, (0.1,), choose=lambda _: 0)})
+    figure = accuracy_by_step(arms, (10, 20), network="tiny", target=0.95)
     (line,) = figure.panels[0].series
     assert (line.label, line.x, figure.panels[0].marks) == ("one", (10.0, 20.0), ((0.95, "0.95"),))
     assert line.y == pytest.approx((0.2, 0.85))

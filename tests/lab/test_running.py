@@ -129,11 +129,45 @@ def test_quick_and_full_at_once_are_refused(make: Make, tmp_path: Path) -> None:
     assert str(error.value) == "a run is either quick or full: got both; leave one of them out."
 
 
-def test_another_text_of_the_experiment_runs_everything_again(make: Make, tmp_path: Path, diary: Diary) -> None:
-    out = tmp_path / "out"
-    lab.run([NAME], out=out, folder=make())
-    lab.run([NAME], out=out, folder=make(deed="pass  # a change"), progress=diary)
+@pytest.mark.parametrize(("old", "new"), [("pass", "assert trial"), ("mean(numbers[1]", "mean(numbers[-1]")])
+def test_other_code_of_the_experiment_runs_everything_again(
+    make: Make, tmp_path: Path, diary: Diary, old: str, new: str
+) -> None:
+    folder, out = make(), tmp_path / "out"
+    lab.run([NAME], out=out, folder=folder)
+    edit(folder / f"{NAME}.py", old, new)
+    lab.run([NAME], out=out, folder=folder, progress=diary)
     assert diary.started == [(NAME, 10, 0)]
+
+
+@pytest.mark.parametrize(("old", "new"), [("pass", "pass  # a comment"), ("\ndef run", "\n\n\ndef run")])
+def test_a_comment_or_another_layout_runs_nothing_again(
+    make: Make, tmp_path: Path, diary: Diary, old: str, new: str
+) -> None:
+    folder, out = make(), tmp_path / "out"
+    (first,) = lab.run([NAME], out=out, folder=folder)
+    edit(folder / f"{NAME}.py", old, new)
+    (second,) = lab.run([NAME], out=out, folder=folder, progress=diary)
+    assert first == second
+    assert diary.started == [(NAME, 10, 10)]
+
+
+def test_other_words_of_the_docstring_come_into_the_result_and_run_nothing_again(
+    make: Make, tmp_path: Path, diary: Diary
+) -> None:
+    folder, out = make(), tmp_path / "out"
+    (first,) = lab.run([NAME], out=out, folder=folder)
+    edit(folder / f"{NAME}.py", "Somebody says so.", "Somebody else says so.")
+    (second,) = lab.run([NAME], out=out, folder=folder, progress=diary)
+    assert diary.trials == []
+    assert (first.claim, second.claim) == ("Somebody says so.", "Somebody else says so.")
+    assert first.conclusion == second.conclusion
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
 
 
 @pytest.mark.parametrize("damage", ["", '{"trial', '{"trial": {}}', "[]"])

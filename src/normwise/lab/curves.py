@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Figure, Panel, Series
-from normwise.lab.statistics import Numbers, band
+from normwise.lab.design import Arm, Arms, by_step, geometric
+from normwise.lab.results import Figure
+from normwise.lab.statistics import Numbers
 
 
 def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
@@ -18,23 +18,41 @@ def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
     return np.array(at, dtype=np.float64)[first]
 
 
-def fastest(arm: Outcomes, target: float, at: Sequence[int]) -> int:
-    """The rate that gets to the target first on validation images, in the geometric mean; then the most accurate."""
-    validation = arm.array("validation")
+def fastest(validation: Numbers, target: float, at: Sequence[int]) -> int:
+    """The rate that gets to the target first in the geometric mean over seeds; then the most accurate at the end.
+
+    Args:
+        validation: accuracies on validation images, shape (seeds, rates, looks).
+        target: the accuracy to reach.
+        at: after which steps the looks are.
+    """
     steps = np.log(steps_to(target, validation, at)).mean(axis=0)
     return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
 
 
-def accuracy_by_step(curves: Mapping[str, Numbers], at: Sequence[int], *, network: str, target: float) -> Figure:
-    """Test accuracy against steps, a line for each arm by its name; curves of shape (seeds, looks)."""
-    steps = tuple(float(step) for step in at)
-    lines = (Series(arm, steps, *(tuple(line) for line in band(values))) for arm, values in curves.items())
-    return Figure(
-        name="accuracy_by_step",
-        title="Test accuracy against steps",
-        caption="Each at the rate that gets to the mark first. Line: mean over seeds; band: smallest to largest.",
-        x_label="steps",
-        y_label="test accuracy",
-        panels=(Panel(network, tuple(lines), ((target, f"{target:.2f}"),)),),
-        x_scale="log",
+def first_to(target: float, at: Sequence[int]) -> Callable[[Arm], int]:
+    """Picks for an arm the rate that gets to the target first on validation images, as ``fastest``."""
+    return lambda arm: fastest(arm.array("validation"), target, at)
+
+
+def ends_best(arm: Arm) -> int:
+    """Picks for an arm the rate that ends best on validation images, in the mean over seeds."""
+    ends = np.moveaxis(arm.array("validation")[..., -1], 1, 0).copy()  # a mean over seeds is that of one rate alone
+    return int(np.argmax([end.mean() for end in ends]))
+
+
+def in_steps(curves: Numbers, target: float, at: Sequence[int]) -> str:
+    """A cell: the geometric mean of the steps to the target with its interval, from curves of shape (seeds, looks)."""
+    return geometric(steps_to(target, curves, at), 0)
+
+
+def accuracy_by_step(arms: Arms, at: Sequence[int], *, network: str, target: float) -> Figure:
+    """Test accuracy against steps, a line for each arm, with a mark at the target."""
+    return by_step(
+        "Test accuracy against steps",
+        [arms],
+        network,
+        at,
+        caption="Each at the rate that gets to the mark first.",
+        marks=((target, f"{target:.2f}"),),
     )

@@ -83,15 +83,15 @@ def names(folder: Path = FOLDER) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
-def source(name: str, folder: Path = FOLDER) -> str:
-    """The text of an experiment's file.
+def file(name: str, folder: Path = FOLDER) -> Path:
+    """An experiment's file.
 
     Raises:
         UnknownName: no experiment is called so.
     """
     if name not in names(folder):
         raise UnknownName("experiment", name, names(folder), all_of_them="`normwise lab list`")
-    return (folder / f"{name}.py").read_text(encoding="utf-8")
+    return folder / f"{name}.py"
 
 
 def describe(name: str, folder: Path = FOLDER) -> Description:
@@ -101,7 +101,7 @@ def describe(name: str, folder: Path = FOLDER) -> Description:
         UnknownName: no experiment is called so.
         NormwiseError: the docstring lacks a section.
     """
-    docstring = ast.get_docstring(ast.parse(source(name, folder))) or ""
+    docstring = ast.get_docstring(ast.parse(file(name, folder).read_text(encoding="utf-8"))) or ""
     summary, sections = _sections(inspect.cleandoc(docstring))
     missing = [heading for heading in HEADINGS if not sections.get(heading)]
     if missing:
@@ -127,13 +127,13 @@ def load(name: str, folder: Path = FOLDER) -> Experiment:
         UnknownName: no experiment is called so.
         MissingExtra: a library that experiments need is not installed.
     """
-    source(name, folder)  # for its error
+    path = file(name, folder)
     if folder == FOLDER:
         for library in LIBRARIES:
             if importlib.util.find_spec(library) is None:
                 raise MissingExtra(library, extra="lab")
         return cast(Experiment, importlib.import_module(f"normwise.lab.experiments.{name}"))
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # a file that exists and ends in .py always has a specification and a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from normwise.lab.statistics import Numbers
 
 def train_stack(
     stack: Stack,
-    data: Split,
+    data: Split | Iterator[tuple[Tensor, Tensor]],
     *,
     rates: Sequence[float],
     steps: int,
@@ -31,7 +31,7 @@ def train_stack(
 
     Args:
         stack: is changed in place. A member whose loss becomes infinite stays so and does not disturb the others.
-        data: what to train on.
+        data: what to train on, in batches drawn at random; or the batches themselves.
         rates: one per member.
         steps: how many steps.
         batch: images per step.
@@ -49,7 +49,7 @@ def train_stack(
     weights = {id(weight) for weight in stack.weights}
     penalty = torch.tensor(decay).view(-1, 1) if any(decay) else None
     each = torch.tensor(rates, dtype=parameters[0].dtype)
-    source = batches(data, batch, seed)
+    source = batches(data, batch, seed) if isinstance(data, Split) else data
     loss = torch.zeros(stack.members)
     stack.train()
     for step in range(steps):

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from normwise.lab.experiment import FOLDER, source
+from normwise.lab import reach
+from normwise.lab.experiment import FOLDER, file
 
 PACKAGES = {"normwise": "normwise", "torch": "torch", "numpy": "numpy", "sklearn": "scikit-learn"}
 """Name in the stamp -> name of the distribution."""
@@ -27,9 +28,18 @@ def versions() -> dict[str, str]:
 
 
 def origin(experiment: str, folder: Path = FOLDER) -> str:
-    """A digest of everything but the settings that an outcome depends on: experiment, lab, versions."""
-    parts = [experiment, source(experiment, folder), repr(sorted(versions().items()))]
-    parts += [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    """A digest of everything but the settings that an outcome depends on.
+
+    It covers the code of the experiment and of every file of the package that it reaches by import, and the versions.
+
+    Args:
+        experiment: its name.
+        folder: where it is looked for.
+
+    Raises:
+        UnknownName: no experiment is called so.
+    """
+    parts = [experiment, reach.digest(file(experiment, folder)), repr(sorted(versions().items()))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

@@ -14,28 +14,52 @@ from normwise.lab.stack import Stack
 from normwise.lab.stack_training import accuracies
 
 
-class Watch:
-    """Looks at a stack, to be passed to ``train_stack``.
+class Curves:
+    """Looks at the accuracies of a stack, to be passed to ``train_stack``.
 
     Args:
         stack: what trains.
-        data: its accuracies are of the validation and the test images, its drift of the validation images.
+        data: the accuracies are of its validation and its test images.
+    """
+
+    def __init__(self, stack: Stack, data: Digits) -> None:
+        self.stack, self.data = stack, data
+        self.validation: list[list[float]] = []
+        self.test: list[list[float]] = []
+
+    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+        """Look once."""
+        self.validation.append(accuracies(self.stack, self.data.validation))
+        self.test.append(accuracies(self.stack, self.data.test))
+
+    def found(self) -> dict[str, Any]:
+        """Accuracies of shape (members, looks)."""
+        return {
+            "validation": np.transpose(self.validation).tolist(),
+            "test": np.transpose(self.test).tolist(),
+        }
+
+
+class Watch(Curves):
+    """The same, and the drift of what the last hidden activations receive from the validation images.
+
+    Args:
+        stack: what trains.
+        data: what it is looked at with.
         while_received: entered while the last hidden activations receive what their drift is measured by.
     """
 
     def __init__(
         self, stack: Stack, data: Digits, while_received: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> None:
-        self.stack, self.data, self.while_received = stack, data, while_received
-        self.validation: list[list[float]] = []
-        self.test: list[list[float]] = []
+        super().__init__(stack, data)
+        self.while_received = while_received
         self.means: list[np.ndarray] = []
         self.deviations: list[np.ndarray] = []
 
-    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+    def __call__(self, step: int) -> None:
         """Look once."""
-        self.validation.append(accuracies(self.stack, self.data.validation))
-        self.test.append(accuracies(self.stack, self.data.test))
+        super().__call__(step)
         received: list[Tensor] = []
         hook = self.stack.normalize[-1].register_forward_hook(lambda *found: received.append(found[-1][0]))
         with self.while_received():
@@ -54,8 +78,4 @@ class Watch:
         """
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged members
             drift = np.std(self.means, axis=0) / np.mean(self.deviations, axis=0)
-        return {
-            "validation": np.transpose(self.validation).tolist(),
-            "test": np.transpose(self.test).tolist(),
-            "drift": np.median(drift, axis=1).astype(float).tolist(),
-        }
+        return super().found() | {"drift": np.median(drift, axis=1).astype(float).tolist()}

@@ -32,17 +32,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from normwise.lab.data import digits
+from normwise.lab.design import Arms, DenseTraining, Grid, average, by_rate, gap, table
 from normwise.lab.models import glorot, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import at_best, best, both, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.results import Conclusion, Statement, Table
+from normwise.lab.stack_training import both
+from normwise.lab.statistics import Numbers
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "before: Ioffe & Szegedy 2015, section 3.2"
@@ -57,15 +57,12 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """Activations and rates."""
 
     activations: tuple[str, ...] = ("relu", "tanh", "sigmoid")
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     steps: int = 1000
-    depth: int = 5
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(rates=(0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0), steps=3000)
@@ -81,34 +78,32 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Both orders with every activation and every seed."""
-    return [Trial(activation, after, s) for activation in settings.activations for after in ORDERS for s in seeds]
+GRID = Grid(Trial, activation="activations", after=ORDERS)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate."""
-    data = digits(trial.seed)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation=trial.activation,
-        normalize=batch_norm,
-        std=he if trial.activation == "relu" else glorot,
-        seed=trial.seed,
-        after=trial.after,
-    )
-    train_stack(stack, data.train, rates=settings.rates, steps=settings.steps, batch=settings.batch, seed=trial.seed)
+    data, std = digits(trial.seed), he if trial.activation == "relu" else glorot
+    stack = settings.stack(trial.seed, True, activation=trial.activation, std=std, after=trial.after)
+    settings.train(stack, data.train, trial.seed)
     return both(stack, data)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the orders at each one's best rate, and at common rates."""
+    activations = GRID.arms(settings, outcomes).by("activation")
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(statement for pair in activations for statement in _statements(pair)),
+        table=_table(settings, activations),
+        figures=(
+            by_rate(
+                f"Test accuracy after {settings.steps} steps, at every rate",
+                activations,
+                "{activation}",
+                caption="Where the lines cross, one common rate would have decided the question.",
+            ),
+        ),
         caveats=(
             "One of the digits' 450 test images is 0.22 points, so that differences below half a point take many "
             "seeds to see.",
@@ -118,57 +113,32 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _test(outcomes: Outcomes, activation: str, after: bool) -> Numbers:
-    return 100 * at_best(outcomes.where(activation=activation, after=after))
+def _statements(pair: Arms) -> Iterator[Statement]:
+    activation = pair.words["activation"]
+    first = activation == "relu"
+    text = f"With {activation}, batch normalization before the activation is more accurate than after it."
+    says = "" if first else "the same, for another activation"
+    yield judge(text, gap(pair[False], pair[True]), AtLeast(WINS), PUBLISHED[False] if first else "", says)
+    text = f"With {activation}, batch normalization after the activation is more accurate than before it."
+    says = "Mishkin et al. 2016, CaffeNet"
+    yield judge(text, gap(pair[True], pair[False]), AtLeast(WINS), PUBLISHED[True] if first else "", says)
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
-    for activation in settings.activations:
-        before, after = (_test(outcomes, activation, order) for order in ORDERS)
-        says = "" if activation == "relu" else "the same, for another activation"
-        text = f"With {activation}, batch normalization before the activation is more accurate than after it."
-        published = PUBLISHED[False] if activation == "relu" else ""
-        found.append(judge(text, difference(before, after, "points"), AtLeast(WINS), published, says))
-        text = f"With {activation}, batch normalization after the activation is more accurate than before it."
-        published = PUBLISHED[True] if activation == "relu" else ""
-        gap = difference(after, before, "points")
-        found.append(judge(text, gap, AtLeast(WINS), published, "Mishkin et al. 2016, CaffeNet"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for activation in settings.activations:
-        arms = [outcomes.where(activation=activation, after=after) for after in ORDERS]
-        rates = [f"{settings.rates[best(arm)]:g}" for arm in arms]
-        before, after = (100 * at_best(arm) for arm in arms)
-        cells = (cell(mean(before, "%"), 2), cell(mean(after, "%"), 2), cell(difference(before, after, "points"), 2))
-        rows.append((activation, f"each its best: {rates[0]} and {rates[1]}", *cells))
-        for i, rate in enumerate(settings.rates):
-            one, two = (100 * arm.array("test")[:, i] for arm in arms)
-            cells = (cell(mean(one, "%"), 2), cell(mean(two, "%"), 2), cell(difference(one, two, "points"), 2))
-            rows.append((activation, f"{rate:g} for both", *cells))
-    n = len(outcomes.where(activation=settings.activations[0], after=False))
-    caption = f"Test accuracy in % after {settings.steps} steps. Mean [95 % interval] over {n} seeds"
-    return Table(caption, ("activation", "rate", *ORDERS.values(), "before minus after"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for activation in settings.activations:
-        lines = []
-        for after, words in ORDERS.items():
-            values = outcomes.where(activation=activation, after=after).array("test")
-            lines.append(Series(words, settings.rates, *(tuple(line) for line in band(values))))
-        panels.append(Panel(activation, tuple(lines)))
-    return Figure(
-        name="accuracy_by_rate",
-        title=f"Test accuracy after {settings.steps} steps, at every rate",
-        caption="Where the lines cross, one common rate would have decided the question. Line: mean over seeds; band: "
-        "smallest to largest.",
-        x_label="learning rate",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
+def _table(settings: Settings, activations: list[Arms]) -> Table:
+    rows: list[tuple[str, str, Numbers, Numbers]] = []
+    for pair in activations:
+        before, after = pair
+        words = before["activation"]
+        rows.append((words, f"each its best: {before.rate} and {after.rate}", before.points(), after.points()))
+        one, two = (100 * arm.array("test").T for arm in pair)
+        rows += [(words, f"{rate:g} for both", one[i], two[i]) for i, rate in enumerate(settings.rates)]
+    return table(
+        f"Test accuracy in % after {settings.steps} steps",
+        rows,
+        ("activation", lambda row: row[0]),
+        ("rate", lambda row: row[1]),
+        (ORDERS[False], lambda row: average(row[2], 2)),
+        (ORDERS[True], lambda row: average(row[3], 2)),
+        ("before minus after", lambda row: average(row[2] - row[3], 2)),
+        seeds=activations[0].seeds,
     )

@@ -34,19 +34,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from normwise.lab.data import digits
+from normwise.lab.design import Arms, Grid, Training, average, by_rate, figure, gap, line, panel, table
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.residual import Block, Residual
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack_training import at_best, best
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
-from normwise.lab.training import accuracy, train
+from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.statistics import ratio
+from normwise.lab.training import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm1d
 
@@ -60,7 +60,7 @@ ARMS = {"none": "nothing", "batch": "batch norm", "skipinit": "SkipInit"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """The networks and their training."""
 
     blocks: tuple[int, ...] = (10, 20)
@@ -82,9 +82,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """The deepest first."""
-    return [Trial(arm, blocks, s) for blocks in sorted(settings.blocks, reverse=True) for arm in ARMS for s in seeds]
+GRID = Grid(Trial, blocks="blocks", arm=ARMS, largest_first="blocks")
+trials = GRID.trials
 
 
 def network(trial: Trial, settings: Settings) -> Residual:
@@ -101,14 +100,18 @@ def network(trial: Trial, settings: Settings) -> Residual:
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; and the variances at the beginning."""
     data = digits(trial.seed)
-    found: dict[str, Any] = {"validation": [], "test": []}
+    found: dict[str, Any] = settings.at_every_rate(
+        lambda: network(trial, settings),
+        data.train,
+        trial.seed,
+        {
+            "validation": lambda model: accuracy(model, data.validation),
+            "test": lambda model: accuracy(model, data.test),
+        },
+        batch=settings.batch,
+    )
     if trial.arm != "skipinit":  # whose branches are 0
         found["ratios"] = ratios(network(trial, settings), data.train.images)
-    for rate in settings.rates:
-        model = network(trial, settings)
-        train(model, data.train, rate=rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-        found["validation"].append(accuracy(model, data.validation))
-        found["test"].append(accuracy(model, data.test))
     return found
 
 
@@ -128,10 +131,28 @@ def ratios(model: Residual, images: torch.Tensor) -> list[float]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate, and look at the variances."""
+    arms = GRID.arms(settings, outcomes)
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=_figures(settings, outcomes),
+        statements=tuple(_statements(settings, arms)),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps, and the variance of what enters the last block by that "
+            "of what its branch adds, at the beginning",
+            arms,
+            ("blocks", lambda arm: arm["blocks"]),
+            ("on the branches", lambda arm: arm["arm"]),
+            ("rate", lambda arm: arm.rate),
+            ("accuracy", lambda arm: arm.percent(1)),
+            (
+                "skip / branch",
+                lambda arm: "" if arm.values["arm"] == "skipinit" else average(arm.array("ratios")[:, -1], 1),
+            ),
+        ),
+        figures=(
+            by_rate(
+                f"Test accuracy of residual networks after {settings.steps} steps", arms.by("blocks"), "{blocks} blocks"
+            ),
+            _variances(settings, arms),
+        ),
         caveats=(
             f"{max(settings.blocks)} blocks of dense layers and {settings.steps} steps; the published networks are "
             "convolutional, up to 1000 layers deep, and trained to the end.",
@@ -141,80 +162,34 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, arm: str, blocks: int) -> Numbers:
-    return 100 * at_best(outcomes.where(arm=arm, blocks=blocks))
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     for blocks in settings.blocks:
-        none, batch, skip = (_points(outcomes, arm, blocks) for arm in ARMS)
         text = f"{blocks} blocks: SkipInit is no worse than batch norm."
-        gap = difference(skip, batch, "points")
         published = "93.0 against 92.6 %, Fixup, ResNet-110 on CIFAR-10 (Galloway et al. 2019)"
-        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE), published))
+        loss = gap(arms[blocks, "skipinit"], arms[blocks, "batch"])
+        yield judge(text, loss, AtLeast(WORSE, nothing=WORSE), published)
         text = f"{blocks} blocks: with neither, the network is worse than with batch norm."
-        found.append(judge(text, difference(batch, none, "points"), AtLeast(FAILS)))
+        yield judge(text, gap(arms[blocks, "batch"], arms[blocks, "none"]), AtLeast(FAILS))
     deepest = settings.blocks[-1]
-    for arm, text in (
-        (
-            "batch",
-            "With batch norm, the skip connection's variance by the branch's grows like the number of the block.",
-        ),
-        ("none", "Without, it does not grow: ratio / l falls to less than half from the fifth block to the last."),
-    ):
-        values = outcomes.where(arm=arm, blocks=deepest).array("ratios")
-        growth = ratio(values[:, -1] / deepest, values[:, FIFTH] / (FIFTH + 1))
-        rule = Within(0.5, 2.0) if arm == "batch" else Within(0.0, 0.5)
-        found.append(judge(text, growth, rule))
-    return found
+    growth = {}
+    for arm in ("batch", "none"):
+        values = arms[deepest, arm].array("ratios")
+        growth[arm] = ratio(values[:, -1] / deepest, values[:, FIFTH] / (FIFTH + 1))
+    text = "With batch norm, the skip connection's variance by the branch's grows like the number of the block."
+    yield judge(text, growth["batch"], Within(0.5, 2.0))
+    text = "Without, it does not grow: ratio / l falls to less than half from the fifth block to the last."
+    yield judge(text, growth["none"], Within(0.0, 0.5))
 
 
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for blocks in settings.blocks:
-        for arm, words in ARMS.items():
-            part = outcomes.where(arm=arm, blocks=blocks)
-            last = cell(mean(part.array("ratios")[:, -1], ""), 1) if arm != "skipinit" else ""
-            points = cell(mean(_points(outcomes, arm, blocks), "%"), 1)
-            rows.append((str(blocks), words, f"{settings.rates[best(part)]:g}", points, last))
-    n = len(outcomes.where(arm="none", blocks=settings.blocks[0]))
-    caption = (
-        f"Test accuracy in % after {settings.steps} steps, and the variance of what enters the last block by that of "
-        f"what its branch adds, at the beginning. Mean [95 % interval] over {n} seeds"
-    )
-    return Table(caption, ("blocks", "on the branches", "rate", "accuracy", "skip / branch"), tuple(rows))
-
-
-def _figures(settings: Settings, outcomes: Outcomes) -> tuple[Figure, ...]:
-    panels = []
-    for blocks in settings.blocks:
-        lines = []
-        for arm, words in ARMS.items():
-            spread = (tuple(line) for line in band(outcomes.where(arm=arm, blocks=blocks).array("test")))
-            lines.append(Series(words, settings.rates, *spread))
-        panels.append(Panel(f"{blocks} blocks", tuple(lines)))
+def _variances(settings: Settings, arms: Arms) -> Figure:
     deepest = settings.blocks[-1]
-    variances = []
-    for arm in ("none", "batch"):
-        spread = (tuple(line) for line in band(outcomes.where(arm=arm, blocks=deepest).array("ratios")))
-        variances.append(Series(ARMS[arm], tuple(float(block) for block in range(1, deepest + 1)), *spread))
-    return (
-        Figure(
-            name="accuracy_by_rate",
-            title=f"Test accuracy of residual networks after {settings.steps} steps",
-            caption="Line: mean over seeds; band: smallest to largest.",
-            x_label="learning rate",
-            y_label="test accuracy",
-            panels=tuple(panels),
-            x_scale="log",
-        ),
-        Figure(
-            name="variance_by_block",
-            title="The skip connection's variance by the branch's, before training",
-            caption="With SkipInit the branch is 0. Line: mean over seeds; band: smallest to largest.",
-            x_label="block",
-            y_label="variance of skip / branch",
-            panels=(Panel("", tuple(variances)),),
-        ),
+    blocks = range(1, deepest + 1)
+    lines = (line(ARMS[arm], blocks, arms[deepest, arm].array("ratios")) for arm in ("none", "batch"))
+    return figure(
+        "variance_by_block",
+        "The skip connection's variance by the branch's, before training",
+        [panel("", lines)],
+        x_label="block",
+        y_label="variance of skip / branch",
+        caption="With SkipInit the branch is 0.",
     )

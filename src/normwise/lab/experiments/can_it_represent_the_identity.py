@@ -29,7 +29,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -39,10 +38,11 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data import batches, digits
+from normwise.lab.design import Grid, average, figure, line, panel
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import band, cell, largest, mean
+from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
+from normwise.lab.statistics import Numbers, largest, mean
 from normwise.lab.training import train
 from normwise.lab.verdict import Exact, Within, judge
 from normwise.torch import BatchNorm1d
@@ -73,17 +73,13 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """One network per seed."""
-    return [Trial(seed) for seed in seeds]
+trials = Grid(Trial).trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train without batch normalization, put it in as the identity, and see what changes."""
     data = digits(trial.seed)
-    plain = Dense(
-        depth=settings.depth, width=settings.width, activation="relu", batch_norm=False, std=he, seed=trial.seed
-    )
+    plain = _network(settings, trial.seed)
     train(plain, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
     plain = plain.double().eval()
     first = plain.linear[0]
@@ -105,6 +101,11 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     }
 
 
+def _network(settings: Settings, seed: int, *, batch_norm: bool = False) -> Dense:
+    depth, width = settings.depth, settings.width
+    return Dense(depth=depth, width=width, activation="relu", batch_norm=batch_norm, std=he, seed=seed)
+
+
 def _identity(inputs: Tensor, *, eps_inside: bool) -> nn.Module:
     """A layer in training mode whose scale and shift undo the statistics of ``inputs``."""
     layer = BatchNorm1d(inputs.shape[1], dtype=torch.float64)
@@ -122,15 +123,7 @@ def _deviation(layer: nn.Module, inputs: Tensor) -> float:
 
 def _with_identities(plain: Dense, settings: Settings, images: Tensor) -> Dense:
     """The same function with batch normalization in inference mode; its statistics are those of ``images``."""
-    found = Dense(
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        batch_norm=True,
-        std=he,
-        seed=0,
-        dtype=torch.float64,
-    )
+    found = _network(settings, 0, batch_norm=True).double()
     found.readout.load_state_dict(plain.readout.state_dict())
     x = images
     for ours, theirs, layer in zip(found.linear, plain.linear, found.normalize, strict=True):
@@ -151,10 +144,22 @@ def _with_identities(plain: Dense, settings: Settings, images: Tensor) -> Dense:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the identities, and show how far the next batch is from them."""
+    next_batch = outcomes.array("next_batch")
+    rows = [
+        ("the same batch, scale sqrt(Var + eps)", f"{outcomes.array('same_batch').max():.1e}"),
+        ("the same batch, scale sqrt(Var)", f"{outcomes.array('without_eps').max():.1e}"),
+        *((f"the next batch of {size}", average(next_batch[:, i], 3)) for i, size in enumerate(settings.sizes)),
+        ("logits of the network, inference", f"{outcomes.array('logits').max():.1e}"),
+    ]
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=_statements(settings, outcomes),
+        table=Table(
+            "Deviation from the identity, in standard deviations (of the logits: as they are): the largest of "
+            f"{len(outcomes)} seeds, for the next batch mean [95 % interval]",
+            ("for", "deviation"),
+            tuple(rows),
+        ),
+        figures=(_figure(settings, next_batch),),
         caveats=(
             "That the identity can be represented does not say that training finds it, and while training the "
             "statistics are of another batch at every step, so that scale and shift would have to follow them.",
@@ -163,10 +168,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+def _statements(settings: Settings, outcomes: Outcomes) -> tuple[Statement, ...]:
     at = settings.sizes.index(settings.batch)
     unit = "standard deviations"
-    return [
+    return (
         judge(
             "With scale sqrt(Var + eps) and shift E of a batch, batch normalization gives the batch back.",
             largest(outcomes.array("same_batch"), unit),
@@ -188,40 +193,23 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
             Exact(NETWORK),
             says="all minima of the plain network survive: Santurkar et al. 2018, observation 4.3",
         ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = [
-        ("the same batch, scale sqrt(Var + eps)", f"{outcomes.array('same_batch').max():.1e}"),
-        ("the same batch, scale sqrt(Var)", f"{outcomes.array('without_eps').max():.1e}"),
-    ]
-    for i, size in enumerate(settings.sizes):
-        rows.append((f"the next batch of {size}", cell(mean(outcomes.array("next_batch")[:, i], ""), 3)))
-    rows.append(("logits of the network, inference", f"{outcomes.array('logits').max():.1e}"))
-    caption = (
-        f"Deviation from the identity, in standard deviations (of the logits: as they are): the largest of "
-        f"{len(outcomes)} seeds, for the next batch mean [95 % interval]"
     )
-    return Table(caption, ("for", "deviation"), tuple(rows))
 
 
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    sizes = tuple(float(size) for size in settings.sizes)
-    values = outcomes.array("next_batch")
-    noise = tuple(float(each) for each in values.mean(axis=0)[0] * np.sqrt(sizes[0] / np.array(sizes)))
+def _figure(settings: Settings, values: Numbers) -> Figure:
+    sizes = np.array(settings.sizes, dtype=np.float64)
+    noise = values.mean(axis=0)[0] * np.sqrt(sizes[0] / sizes)
     lines = (
-        Series("the next batch", sizes, *(tuple(line) for line in band(values))),
-        Series("falling with the root of the batch size", sizes, noise),
+        line("the next batch", sizes, values),
+        Series("falling with the root of the batch size", tuple(sizes.tolist()), tuple(noise.tolist())),
     )
-    return Figure(
-        name="deviation_by_batch_size",
-        title="An identity for one batch, met by the next",
-        caption="Scale and shift undo the statistics of one batch; the next has others. Line: mean over seeds; band: "
-        "smallest to largest.",
+    return figure(
+        "deviation_by_batch_size",
+        "An identity for one batch, met by the next",
+        [panel("first hidden layer, trained", lines)],
         x_label="images per batch",
         y_label="deviation, standard deviations",
-        panels=(Panel("first hidden layer, trained", lines),),
+        caption="Scale and shift undo the statistics of one batch; the next has others.",
         x_scale="log",
         y_scale="log",
     )

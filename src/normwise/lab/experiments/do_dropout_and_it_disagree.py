@@ -33,20 +33,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 
 from normwise.lab.data import Split, digits
-from normwise.lab.models import he
+from normwise.lab.design import Arms, DenseTraining, Grid, across, average, by_pair, figure, gap, line, panel, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import accuracies, both, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.stack import Stack
+from normwise.lab.stack_training import accuracies, both
+from normwise.lab.statistics import difference, ratio
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm1d
 
@@ -61,7 +60,7 @@ PLACES = {False: "behind every layer", True: "behind the last only"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """Dropouts and rates."""
 
     dropouts: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5)
@@ -69,7 +68,6 @@ class Settings:
     steps: int = 800
     depth: int = 4
     width: int = 100
-    batch: int = 60
 
 
 FULL = Settings(rates=(0.02, 0.05, 0.1, 0.2, 0.5), steps=3000)
@@ -83,34 +81,20 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Both places of dropout with every seed."""
-    return [Trial(last_only, seed) for last_only in PLACES for seed in seeds]
+GRID = Grid(Trial, last_only=PLACES, inside={"dropout": "dropouts"})
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, compare variances layer by layer, and test before and after new statistics; lists (dropouts, rates)."""
     data = digits(trial.seed)
-    pairs = [(dropout, rate) for dropout in settings.dropouts for rate in settings.rates]
-    stack = Stack(
-        len(pairs),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=batch_norm,
-        std=he,
-        seed=trial.seed,
-        dropout=[dropout for dropout, _ in pairs],
-        dropout_last_only=trial.last_only,
-    )
-    rates = [rate for _, rate in pairs]
-    train_stack(stack, data.train, rates=rates, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-    found: dict[str, Any] = dict(both(stack, data))
-    found["shift"] = shifts(stack, data.train)
+    dropouts, rates = zip(*product(settings.dropouts, settings.rates), strict=True)
+    stack = settings.stack(trial.seed, True, members=len(rates), dropout=dropouts, dropout_last_only=trial.last_only)
+    settings.train(stack, data.train, trial.seed, rates=rates)
+    found: dict[str, Any] = both(stack, data) | {"shift": shifts(stack, data.train)}
     estimate_anew(stack, data.train)
     found["anew"] = accuracies(stack, data.test)
-    shape = (len(settings.dropouts), len(settings.rates))
-    return {name: np.reshape(values, (*shape, *np.shape(values)[1:])).tolist() for name, values in found.items()}
+    return by_pair(found, settings.dropouts, settings.rates)
 
 
 def shifts(stack: Stack, data: Split) -> list[list[float]]:
@@ -152,10 +136,54 @@ def estimate_anew(stack: Stack, data: Split) -> None:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the shift of the variance and what new statistics give."""
+    arms = GRID.arms(settings, outcomes)
+    places = arms.by("last_only")
+    layers = range(settings.depth)
+    shifts = (
+        panel(
+            f"dropout {place.words['last_only']}",
+            (line(f"dropout {arm['dropout']}", range(1, settings.depth + 1), arm.numbers("shift")) for arm in place),
+        )
+        for place in places
+    )
+    accuracy = (
+        panel(
+            f"dropout {place.words['last_only']}",
+            (
+                across("running statistics", place, "dropout"),
+                across("statistics anew", place, "dropout", "anew"),
+            ),
+        )
+        for place in places
+    )
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_shift(settings, outcomes), _accuracy(settings, outcomes)),
+        statements=_statements(settings, arms),
+        table=table(
+            "Test accuracy in % with the running statistics and with statistics estimated anew without dropout, and "
+            "the shift of the variance in each layer",
+            arms,
+            ("dropout", lambda arm: arm["last_only"]),
+            ("share", lambda arm: arm["dropout"]),
+            ("running", lambda arm: arm.percent(1)),
+            ("anew", lambda arm: arm.percent(1, "anew")),
+            *((f"shift, layer {i + 1}", lambda arm, i=i: average(arm.numbers("shift")[:, i], 2)) for i in layers),
+        ),
+        figures=(
+            figure(
+                "shift_by_layer",
+                "How far the running variance is from the real one in inference",
+                shifts,
+                x_label="layer",
+                y_label="shift of the variance, max(v/r, r/v)",
+                caption="1 means that they agree.",
+            ),
+            figure(
+                "accuracy_by_dropout",
+                "Test accuracy by dropout, with running statistics and with new ones",
+                accuracy,
+                x_label="dropout",
+            ),
+        ),
         caveats=(
             "The shift is the median over the units of a layer, since units that hardly ever fire have quotients "
             "without meaning; the paper averages.",
@@ -166,104 +194,35 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _best(arm: Outcomes, dropout: int, name: str) -> Numbers:
-    """What the rate that is best on validation images measured with a dropout: shape (seeds, ...)."""
-    rate = int(arm.array("validation")[:, dropout].mean(axis=0).argmax())
-    found: Numbers = arm.array(name)[:, dropout, rate]
-    return found
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    every, last = (outcomes.where(last_only=place) for place in PLACES)
-    top = len(settings.dropouts) - 1
-    words = f"dropout of {settings.dropouts[top]:g}"
-    shift = {i: _best(every, i, "shift") for i in (0, top)}
-    test = {i: 100 * _best(every, i, "test") for i in (0, top)}
-    return [
+def _statements(settings: Settings, arms: Arms) -> tuple[Statement, ...]:
+    least, most = settings.dropouts[0], settings.dropouts[-1]
+    words = f"dropout of {most:g}"
+    none, every = arms[False, least], arms[False, most]
+    return (
         judge(
             f"With {words} behind every layer, the variance of the last layer is shifted more than without dropout.",
-            ratio(shift[top][:, -1], shift[0][:, -1]),
+            ratio(every.numbers("shift")[:, -1], none.numbers("shift")[:, -1]),
             AtLeast(GROWS, nothing=1.0),
         ),
         judge(
             f"With {words} behind every layer, the shift grows with depth, from the second layer to the last.",
-            ratio(shift[top][:, -1], shift[top][:, 1]),
+            ratio(every.numbers("shift")[:, -1], every.numbers("shift")[:, 1]),
             AtLeast(DEEPER, nothing=1.0),
         ),
         judge(
             f"{words.capitalize()} behind every layer costs accuracy.",
-            difference(test[0], test[top], "points"),
+            gap(none, every),
             AtLeast(GAIN),
             "8.9 points, 77.42 % to 68.55 %, DenseNet on CIFAR-100",
         ),
         judge(
             f"With {words} behind every layer, statistics estimated anew without dropout get accuracy back.",
-            difference(100 * _best(every, top, "anew"), test[top], "points"),
+            difference(every.points("anew"), every.points(), "points"),
             AtLeast(GAIN),
         ),
         judge(
             f"{words.capitalize()} behind the last layer only does no harm.",
-            difference(100 * _best(last, top, "test"), 100 * _best(last, 0, "test"), "points"),
+            gap(arms[True, most], arms[True, least]),
             Within(-SAME, 100.0),
         ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for place, words in PLACES.items():
-        arm = outcomes.where(last_only=place)
-        for i, dropout in enumerate(settings.dropouts):
-            shift = _best(arm, i, "shift")
-            cells = (
-                cell(mean(100 * _best(arm, i, "test"), "%"), 1),
-                cell(mean(100 * _best(arm, i, "anew"), "%"), 1),
-                *(cell(mean(shift[:, layer], "ratio"), 2) for layer in range(settings.depth)),
-            )
-            rows.append((words, f"{dropout:g}", *cells))
-    n = len(outcomes.where(last_only=False))
-    caption = (
-        "Test accuracy in % with the running statistics and with statistics estimated anew without dropout, and the "
-        f"shift of the variance in each layer. Mean [95 % interval] over {n} seeds"
-    )
-    layers = tuple(f"shift, layer {layer + 1}" for layer in range(settings.depth))
-    return Table(caption, ("dropout", "share", "running", "anew", *layers), tuple(rows))
-
-
-def _shift(settings: Settings, outcomes: Outcomes) -> Figure:
-    layers = tuple(float(layer + 1) for layer in range(settings.depth))
-    panels = []
-    for place, words in PLACES.items():
-        arm = outcomes.where(last_only=place)
-        lines = (
-            Series(f"dropout {dropout:g}", layers, *(tuple(line) for line in band(_best(arm, i, "shift"))))
-            for i, dropout in enumerate(settings.dropouts)
-        )
-        panels.append(Panel(f"dropout {words}", tuple(lines)))
-    return Figure(
-        name="shift_by_layer",
-        title="How far the running variance is from the real one in inference",
-        caption="1 means that they agree. Line: mean over seeds; band: smallest to largest.",
-        x_label="layer",
-        y_label="shift of the variance, max(v/r, r/v)",
-        panels=tuple(panels),
-    )
-
-
-def _accuracy(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for place, words in PLACES.items():
-        arm = outcomes.where(last_only=place)
-        lines = []
-        for name, label in (("test", "running statistics"), ("anew", "statistics anew")):
-            values = np.stack([_best(arm, i, name) for i in range(len(settings.dropouts))], axis=1)
-            lines.append(Series(label, settings.dropouts, *(tuple(line) for line in band(values))))
-        panels.append(Panel(f"dropout {words}", tuple(lines)))
-    return Figure(
-        name="accuracy_by_dropout",
-        title="Test accuracy by dropout, with running statistics and with new ones",
-        caption="Line: mean over seeds; band: smallest to largest.",
-        x_label="dropout",
-        y_label="test accuracy",
-        panels=tuple(panels),
     )

@@ -38,7 +38,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +47,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normwise.lab.design import SPREAD, Grid, average, figure, line, panel
 from normwise.lab.models import draw, glorot
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.statistics import Numbers, mean, ratio
 from normwise.lab.stock_prices import stocks
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm1d
@@ -125,9 +126,7 @@ class Forecast(nn.Module):
         return self.readout(torch.tanh(self.hidden(x)))[:, 0], location, scale
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """One per seed."""
-    return [Trial(seed) for seed in seeds]
+trials = Grid(Trial).trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -254,41 +253,32 @@ def _over_years(outcomes: Outcomes, arm: str) -> Numbers:
     return np.asarray(np.exp(np.log(outcomes.array(f"{arm}_at")).mean(axis=1)))
 
 
-def _statements(outcomes: Outcomes) -> list[Statement]:
+def _statements(outcomes: Outcomes) -> Iterator[Statement]:
     fixed = _over_years(outcomes, "fixed")
-    hope = "a hope, nobody's claim"
-    found = [
-        judge(
-            f"On the old scale the error grows: in the {YEARS}th year behind the training against the first.",
-            ratio(fixed[:, -1], fixed[:, 0]),
-            AtLeast(GROWS, nothing=1.0),
-        )
-    ]
+    text = f"On the old scale the error grows: in the {YEARS}th year behind the training against the first."
+    yield judge(text, ratio(fixed[:, -1], fixed[:, 0]), AtLeast(GROWS, nothing=1.0))
     for arm in (*PRIORS, "window"):
         text = f"Fresh statistics ({ARMS[arm]}) make the error smaller."
-        smaller = ratio(_error(outcomes, "fixed"), _error(outcomes, arm))
-        found.append(judge(text, smaller, AtLeast(GROWS, nothing=1.0)))
+        yield judge(text, ratio(_error(outcomes, "fixed"), _error(outcomes, arm)), AtLeast(GROWS, nothing=1.0))
+    hope = "a hope, nobody's claim"
     for arm in ("prior_0", "window", "ratios"):
         text = f"With {ARMS[arm]}, the prediction is better than the last price."
-        found.append(judge(text, mean(_mean(outcomes, arm, "skill"), ""), AtLeast(SKILL), says=hope))
+        yield judge(text, mean(_mean(outcomes, arm, "skill"), ""), AtLeast(SKILL), says=hope)
         text = f"With {ARMS[arm]}, up or down is predicted better than by always saying up."
         right = mean(100 * _mean(outcomes, arm, "direction"), "points")
-        found.append(judge(text, right, AtLeast(POINTS), says=hope))
-    return found
+        yield judge(text, right, AtLeast(POINTS), says=hope)
 
 
 def _table(outcomes: Outcomes) -> Table:
-    rows = []
-    for arm, words in ARMS.items():
-        direction = cell(mean(100 * _mean(outcomes, arm, "direction"), ""), 1) if arm != "last" else ""
-        rows.append(
-            (
-                words,
-                cell(mean(100 * _error(outcomes, arm), ""), 1),
-                cell(mean(_mean(outcomes, arm, "skill"), ""), 2),
-                direction,
-            )
+    rows = (
+        (
+            words,
+            average(100 * _error(outcomes, arm), 1),
+            average(_mean(outcomes, arm, "skill"), 2),
+            average(100 * _mean(outcomes, arm, "direction"), 1) if arm != "last" else "",
         )
+        for arm, words in ARMS.items()
+    )
     caption = (
         "Median error in % of the price, skill against repeating the last price, and right directions less those of "
         f"always saying up, in points. Mean [95 % interval] over {len(outcomes)} starts and initial weights"
@@ -297,17 +287,14 @@ def _table(outcomes: Outcomes) -> Table:
 
 
 def _figure(outcomes: Outcomes) -> Figure:
-    lines = []
-    for arm, words in ARMS.items():
-        spread = (tuple(line) for line in band(100 * _over_years(outcomes, arm)))
-        lines.append(Series(words, tuple(float(year) for year in range(1, YEARS + 1)), *spread))
-    return Figure(
-        name="error_over_years",
-        title="The error of next month's price, by years since the training",
-        caption="The median of every year, its geometric mean over stocks. Line: mean over seeds; band: smallest to "
-        "largest. Below the last price repeated there would be skill.",
+    lines = (line(words, range(1, YEARS + 1), 100 * _over_years(outcomes, arm)) for arm, words in ARMS.items())
+    return figure(
+        "error_over_years",
+        "The error of next month's price, by years since the training",
+        [panel("", lines)],
         x_label="years since the training",
         y_label="error, % of the price",
-        panels=(Panel("", tuple(lines)),),
+        caption=f"The median of every year, its geometric mean over stocks. {SPREAD} Below the last price repeated "
+        "there would be skill.",
         y_scale="log",
     )

@@ -38,7 +38,7 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.design import DenseTraining, Grid, average, figure, line, panel
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.statistics import Numbers, ratio
 from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch.models.recalibration.adapt import adapt
@@ -89,14 +90,11 @@ SHIFTS = tuple(name for name in CHANGES if name != "inverted")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """The network, its training, the images for the statistics, and the drift."""
 
     rates: tuple[float, ...] = (0.1, 0.3, 1.0)
-    steps: int = 600
     depth: int = 3
-    width: int = 64
-    batch: int = 60
     images: tuple[int, ...] = (8, 32, 128, 450)
     drift: int = 40
     memory: float = 128.0
@@ -109,9 +107,7 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """One per seed."""
-    return [Trial(seed) for seed in seeds]
+trials = Grid(Trial).trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -175,7 +171,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     return Conclusion(
         statements=tuple(_statements(settings, outcomes)),
         table=_table(settings, outcomes),
-        figures=_figures(settings, outcomes),
+        figures=(_by_images(settings, outcomes), _over_time(outcomes)),
         caveats=(
             "Changes of contrast, brightness and gain are of one factor for all pixels: the first layer's statistics "
             "follow them exactly. Noise and blur are not.",
@@ -191,42 +187,28 @@ def _errors(outcomes: Outcomes, name: str, place: int | None = None) -> Numbers:
     return np.asarray(np.maximum(values if place is None else values[:, place], FLOOR))
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
+def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
     at = settings.images.index(32)
     for name in CHANGES:
-        fixed = _errors(outcomes, name)
         text = f"{name[0].upper()}{name[1:]}: statistics of 32 images with a prior of {PRIOR} make the error smaller."
         published = "76.7 to 65.0 mean corruption error, ResNet-50" if name in SHIFTS else ""
         says = "" if name in SHIFTS else "nobody; concept drift is out of its reach"
-        fresh = _errors(outcomes, f"{name} prior {PRIOR}", at)
-        found.append(judge(text, ratio(fixed, fresh), AtLeast(LESS, nothing=1.0), published, says))
+        fewer = ratio(_errors(outcomes, name), _errors(outcomes, f"{name} prior {PRIOR}", at))
+        yield judge(text, fewer, AtLeast(LESS, nothing=1.0), published, says)
     few, all_ = (_geometric(outcomes, f"prior {PRIOR}", place) for place in (at, -1))
-    found += [
-        judge(
-            f"Over the shifts: all {settings.images[-1]} images give a smaller error than 32.",
-            ratio(few, all_),
-            AtLeast(1.05, nothing=1.0),
-            "65.0 to 62.2 mean corruption error, ResNet-50",
-        ),
-        judge(
-            f"Over the shifts: from {settings.images[0]} images, a prior of {PRIOR} makes the error smaller than none.",
-            ratio(_geometric(outcomes, "prior 0", 0), _geometric(outcomes, f"prior {PRIOR}", 0)),
-            AtLeast(1.05, nothing=1.0),
-        ),
-        judge(
-            "Over the shifts: from 32 images of one class only, the error is smaller than without adaptation.",
-            ratio(_geometric(outcomes, "", None), _geometric(outcomes, "one class", None)),
-            AtLeast(LESS, nothing=1.0),
-            says="nobody; it is what happens where labels come in runs",
-        ),
-        judge(
-            "While gain and brightness wander, statistics that follow make fewer errors than fixed ones.",
-            ratio(_stream(outcomes, "drift fixed"), _stream(outcomes, "drift following")),
-            AtLeast(LESS, nothing=1.0),
-        ),
-    ]
-    return found
+    text = f"Over the shifts: all {settings.images[-1]} images give a smaller error than 32."
+    published = "65.0 to 62.2 mean corruption error, ResNet-50"
+    yield judge(text, ratio(few, all_), AtLeast(1.05, nothing=1.0), published)
+    text = f"Over the shifts: from {settings.images[0]} images, a prior of {PRIOR} makes the error smaller than none."
+    smaller = ratio(_geometric(outcomes, "prior 0", 0), _geometric(outcomes, f"prior {PRIOR}", 0))
+    yield judge(text, smaller, AtLeast(1.05, nothing=1.0))
+    text = "Over the shifts: from 32 images of one class only, the error is smaller than without adaptation."
+    smaller = ratio(_geometric(outcomes, "", None), _geometric(outcomes, "one class", None))
+    says = "nobody; it is what happens where labels come in runs"
+    yield judge(text, smaller, AtLeast(LESS, nothing=1.0), says=says)
+    text = "While gain and brightness wander, statistics that follow make fewer errors than fixed ones."
+    fewer = ratio(_stream(outcomes, "drift fixed"), _stream(outcomes, "drift following"))
+    yield judge(text, fewer, AtLeast(LESS, nothing=1.0))
 
 
 def _stream(outcomes: Outcomes, name: str) -> Numbers:
@@ -240,54 +222,58 @@ def _geometric(outcomes: Outcomes, way: str, place: int | None) -> Numbers:
 
 
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for name in CHANGES:
-        ways = [cell(mean(100 * outcomes.array(name), "%"), 1)]
-        for prior in (PRIOR, 0):
-            numbers = outcomes.array(f"{name} prior {prior}")
-            ways += [cell(mean(100 * numbers[:, place], "%"), 1) for place in range(len(settings.images))]
-        ways.append(cell(mean(100 * outcomes.array(f"{name} one class"), "%"), 1))
-        rows.append((name, *ways))
+    def percent(name: str, place: int | None = None) -> str:
+        values = 100 * outcomes.array(name)
+        return average(values if place is None else values[:, place], 1)
+
+    places = range(len(settings.images))
+    rows = (
+        (
+            name,
+            percent(name),
+            *(percent(f"{name} prior {prior}", place) for prior in (PRIOR, 0) for place in places),
+            percent(f"{name} one class"),
+        )
+        for name in CHANGES
+    )
     heads = [f"{n} images{words}" for words in (f", prior {PRIOR}", ", no prior") for n in settings.images]
-    clean = cell(mean(100 * outcomes.array("clean"), "%"), 1)
     caption = (
-        f"Test error in %; on the images as they were {clean}. Mean [95 % interval] over {len(outcomes)} seeds. One "
-        f"class: 32 images of it, prior {PRIOR}, mean over the classes"
+        f"Test error in %; on the images as they were {percent('clean')}. Mean [95 % interval] over {len(outcomes)} "
+        f"seeds. One class: 32 images of it, prior {PRIOR}, mean over the classes"
     )
     return Table(caption, ("change", "statistics of training", *heads, "one class"), tuple(rows))
 
 
-def _figures(settings: Settings, outcomes: Outcomes) -> tuple[Figure, ...]:
+def _by_images(settings: Settings, outcomes: Outcomes) -> Figure:
     panels = []
-    x = tuple(float(n) for n in settings.images)
     for name in CHANGES:
-        lines = []
-        for prior in (PRIOR, 0):
-            spread = (tuple(line) for line in band(100 * outcomes.array(f"{name} prior {prior}")))
-            lines.append(Series(f"prior of {prior}" if prior else "no prior", x, *spread))
-        panels.append(Panel(name, tuple(lines), ((100 * float(outcomes.array(name).mean()), "of training"),)))
-    drift = []
+        lines = (
+            line(words, settings.images, 100 * outcomes.array(f"{name} prior {prior}"))
+            for prior, words in ((PRIOR, f"prior of {PRIOR}"), (0, "no prior"))
+        )
+        panels.append(panel(name, lines, ((100 * float(outcomes.array(name).mean()), "of training"),)))
+    return figure(
+        "error_by_images",
+        "Test error by the number of images that the statistics come from",
+        panels,
+        x_label="images",
+        y_label="test error, %",
+        caption="Line: mean over seeds; band: smallest to largest; the mark is the error by training's statistics.",
+        x_scale="log",
+    )
+
+
+def _over_time(outcomes: Outcomes) -> Figure:
+    lines = []
     for way in ("fixed", "following"):
         values = 100 * outcomes.array(f"drift {way}")
         smooth = np.stack([np.convolve(row, np.ones(5) / 5, mode="valid") for row in values])
-        spread = (tuple(line) for line in band(smooth))
-        drift.append(Series(way, tuple(float(i) for i in range(5, values.shape[1] + 1)), *spread))
-    return (
-        Figure(
-            name="error_by_images",
-            title="Test error by the number of images that the statistics come from",
-            caption="Line: mean over seeds; band: smallest to largest; the mark is the error by training's statistics.",
-            x_label="images",
-            y_label="test error, %",
-            panels=tuple(panels),
-            x_scale="log",
-        ),
-        Figure(
-            name="error_over_time",
-            title="The error while gain and brightness wander",
-            caption="Means of five batches. Line: mean over seeds; band: smallest to largest.",
-            x_label="batches since the beginning",
-            y_label="error, %",
-            panels=(Panel("", tuple(drift)),),
-        ),
+        lines.append(line(way, range(5, values.shape[1] + 1), smooth))
+    return figure(
+        "error_over_time",
+        "The error while gain and brightness wander",
+        [panel("", lines)],
+        x_label="batches since the beginning",
+        y_label="error, %",
+        caption="Means of five batches.",
     )

@@ -32,22 +32,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.curves import accuracy_by_step, fastest, steps_to
+from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
 from normwise.lab.data import digits
-from normwise.lab.models import he
+from normwise.lab.design import Arms, DenseTraining, Grid, average, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.stack import Stack
-from normwise.lab.stack_training import train_stack
-from normwise.lab.statistics import cell, difference, mean, ratio
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.statistics import difference, ratio
 from normwise.lab.training import looks
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.lab.watching import Watch
@@ -70,14 +67,10 @@ ARMS = {"none": "without", "l2": "standard deviation (l2)", "l1": "mean deviatio
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """Rates and the network."""
 
     rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
-    steps: int = 600
-    depth: int = 5
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(rates=(0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0), steps=3000)
@@ -89,6 +82,10 @@ class Trial:
 
     norm: str
     seed: int
+
+
+GRID = Grid(Trial, norm=ARMS)
+trials = GRID.trials
 
 
 class NormOfBatch(nn.Module):
@@ -121,45 +118,35 @@ class NormOfBatch(nn.Module):
         return (x - mean) / (size + EPS) * self.scale + self.shift
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Every norm and none, with every seed."""
-    return [Trial(norm, seed) for norm in ARMS for seed in seeds]
-
-
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate, and look at accuracies and at what the last hidden activation receives."""
     data = digits(trial.seed)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=None if trial.norm == "none" else lambda channels: NormOfBatch(channels, trial.norm),
-        std=he,
-        seed=trial.seed,
+    stack = settings.stack(
+        trial.seed, None if trial.norm == "none" else lambda channels: NormOfBatch(channels, trial.norm)
     )
     watch = Watch(stack, data)
-    train_stack(
-        stack,
-        data.train,
-        rates=settings.rates,
-        steps=settings.steps,
-        batch=settings.batch,
-        seed=trial.seed,
-        look=watch,
-        look_at=frozenset(looks(settings.steps)),
-    )
+    settings.train(stack, data.train, trial.seed, look=watch, look_at=looks(settings.steps))
     return watch.found()
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the norms with l2 in steps and in where they end."""
     at = looks(settings.steps)
-    rates = {norm: fastest(outcomes.where(norm=norm), TARGET, at) for norm in ARMS}
+    arms = GRID.arms(settings, outcomes, choose=first_to(TARGET, at))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes, rates)),
-        table=_table(settings, outcomes, rates),
-        figures=(_figure(settings, outcomes, rates),),
+        statements=tuple(_statements(arms, at)),
+        table=table(
+            f"Steps to a test accuracy of {TARGET:.2f} out of {settings.steps}, test accuracy in % at the end, drift "
+            "in standard deviations",
+            arms,
+            ("divided by", lambda arm: arm["norm"]),
+            ("rate", lambda arm: arm.rate),
+            ("steps", lambda arm: in_steps(arm.numbers(), TARGET, at)),
+            ("end", lambda arm: average(arm.points()[:, -1], 1)),
+            ("drift", lambda arm: average(arm.numbers("drift"), 2)),
+            more=", of the steps the geometric one",
+        ),
+        figures=(accuracy_by_step(arms, at, network="5×64, ReLU", target=TARGET),),
         caveats=(
             "For a normal distribution these norms differ by a factor that scale and shift can take over, so that as "
             "fast is what one would expect; they differ where a unit has outliers.",
@@ -170,47 +157,14 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> list[Statement]:
-    at = looks(settings.steps)
-    test = {norm: outcomes.where(norm=norm).array("test")[:, rate] for norm, rate in rates.items()}
-    steps = {norm: steps_to(TARGET, curves, at) for norm, curves in test.items()}
-    found = []
+def _statements(arms: Arms, at: list[int]) -> Iterator[Statement]:
+    steps = {norm: steps_to(TARGET, arms[norm].numbers(), at) for norm in ARMS}
     for norm in ("l1", "linf"):
         words = ARMS[norm]
         text = f"Divided by the {words}, the network is about as fast as by the standard deviation."
-        gain = ratio(steps[norm], steps["l2"])
-        found.append(judge(text, gain, Within(*AS_FAST), "as fast, VGG on CIFAR-10"))
+        yield judge(text, ratio(steps[norm], steps["l2"]), Within(*AS_FAST), "as fast, VGG on CIFAR-10")
         text = f"Divided by the {words}, the network is faster than without normalization."
-        found.append(judge(text, ratio(steps["none"], steps[norm]), AtLeast(FASTER, nothing=1.0)))
+        yield judge(text, ratio(steps["none"], steps[norm]), AtLeast(FASTER, nothing=1.0))
         text = f"Divided by the {words}, the network ends as high as by the standard deviation."
-        gap = difference(100 * test[norm][:, -1], 100 * test["l2"][:, -1], "points")
-        found.append(judge(text, gap, Within(-AS_HIGH, 100.0), "as high, VGG on CIFAR-10"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Table:
-    at, rows = looks(settings.steps), []
-    for norm, words in ARMS.items():
-        runs, rate = outcomes.where(norm=norm), rates[norm]
-        test = runs.array("test")[:, rate]
-        steps = steps_to(TARGET, test, at)
-        rows.append(
-            (
-                words,
-                f"{settings.rates[rate]:g}",
-                cell(ratio(steps, np.ones(len(steps))), 0),
-                cell(mean(100 * test[:, -1], "%"), 1),
-                cell(mean(runs.array("drift")[:, rate], "standard deviations"), 2),
-            )
-        )
-    n = len(outcomes.where(norm="l2"))
-    caption = (
-        f"Steps to a test accuracy of {TARGET:.2f} out of {settings.steps}, test accuracy in % at the end, drift in "
-        f"standard deviations. Mean [95 % interval] over {n} seeds, of the steps the geometric one"
-    )
-    return Table(caption, ("divided by", "rate", "steps", "end", "drift"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
-    curves = {words: outcomes.where(norm=norm).array("test")[:, rates[norm]] for norm, words in ARMS.items()}
-    return accuracy_by_step(curves, looks(settings.steps), network="5×64, ReLU", target=TARGET)
+        end = difference(arms[norm].points()[:, -1], arms["l2"].points()[:, -1], "points")
+        yield judge(text, end, Within(-AS_HIGH, 100.0), "as high, VGG on CIFAR-10")

@@ -27,22 +27,21 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data import Split, batches, digits
+from normwise.lab.design import GUESSING, Arms, Grid, Training, across, figure, gap, panel, table
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack_training import at_best, best
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.statistics import mean
 from normwise.lab.training import accuracy
 from normwise.lab.verdict import AtLeast, judge
 
@@ -56,7 +55,7 @@ ARMS = {"only": "scale and shift only", "all": "everything"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """The widths and the training."""
 
     widths: tuple[int, ...] = (16, 64, 256, 1024)
@@ -75,11 +74,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """The widest first."""
-    return [
-        Trial(arm, width, seed) for width in sorted(settings.widths, reverse=True) for arm in ARMS for seed in seeds
-    ]
+GRID = Grid(Trial, width="widths", arm=ARMS, largest_first="width")
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -123,10 +119,31 @@ def _train(
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the widest, and that accuracy rises."""
+    arms = GRID.arms(settings, outcomes)
+    arms = GRID.arms(settings, outcomes)
+    lines = (across(each.words["arm"], each, "width", lambda arm: arm.points() / 100) for each in arms.by("arm"))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(settings, arms)),
+        table=table(
+            f"Test accuracy and scales switched off, in %, after {settings.steps} steps",
+            arms,
+            ("units in a layer", lambda arm: arm["width"]),
+            ("trained", lambda arm: arm["arm"]),
+            ("parameters", lambda arm: f"{arm.array('parameters')[0]:.0f}"),
+            ("rate", lambda arm: arm.rate),
+            ("accuracy", lambda arm: arm.percent(1)),
+            ("switched off", lambda arm: arm.percent(1, "off")),
+        ),
+        figures=(
+            figure(
+                "accuracy_by_width",
+                "Test accuracy by width, of frozen random weights and of trained ones",
+                [panel("", lines, GUESSING)],
+                x_label="units in a layer",
+                caption="Each at its best rate on validation images.",
+                x_scale="log",
+            ),
+        ),
         caveats=(
             "Digits are easy: a linear readout of random features, which is not what is trained here, does well too.",
             f"{settings.steps} steps; scale and shift alone would gain more from longer training than everything does.",
@@ -134,76 +151,18 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, arm: str, width: int, what: str = "test") -> Numbers:
-    return 100 * at_best(outcomes.where(arm=arm, width=width), what)
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     widest = settings.widths[-1]
-    only = _points(outcomes, "only", widest)
-    found = [
-        judge(
-            f"With {widest} units in a layer, scale and shift alone reach 0.9.",
-            mean(only, "%"),
-            AtLeast(LEARNT, nothing=CHANCE),
-            "82 % on CIFAR-10, ResNet of 866 layers",
-        ),
-        judge(
-            f"With {widest} units in a layer, training everything is more accurate.",
-            difference(_points(outcomes, "all", widest), only, "points"),
-            AtLeast(RISES),
-            "about 93 against 82 %",
-        ),
-        judge(
-            f"With {widest} units in a layer, a good part of the scales is switched off, at least a tenth.",
-            mean(_points(outcomes, "only", widest, "off"), "%"),
-            AtLeast(10.0),
-            "a third",
-        ),
-    ]
+    only = arms[widest, "only"]
+    text = f"With {widest} units in a layer, scale and shift alone reach 0.9."
+    yield judge(
+        text, mean(only.points(), "%"), AtLeast(LEARNT, nothing=CHANCE), "82 % on CIFAR-10, ResNet of 866 layers"
+    )
+    text = f"With {widest} units in a layer, training everything is more accurate."
+    yield judge(text, gap(arms[widest, "all"], only), AtLeast(RISES), "about 93 against 82 %")
+    text = f"With {widest} units in a layer, a good part of the scales is switched off, at least a tenth."
+    yield judge(text, mean(only.points("off"), "%"), AtLeast(10.0), "a third")
     for narrow, wide in pairwise(settings.widths):
         text = f"With scale and shift alone, {wide} units in a layer are more accurate than {narrow}."
-        gap = difference(_points(outcomes, "only", wide), _points(outcomes, "only", narrow), "points")
-        found.append(judge(text, gap, AtLeast(RISES), "48, 69.5 and 82 % with 14, 110 and 866 layers"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for width in settings.widths:
-        for arm, words in ARMS.items():
-            part = outcomes.where(arm=arm, width=width)
-            rows.append(
-                (
-                    str(width),
-                    words,
-                    f"{part.array('parameters')[0]:.0f}",
-                    f"{settings.rates[best(part)]:g}",
-                    cell(mean(_points(outcomes, arm, width), "%"), 1),
-                    cell(mean(_points(outcomes, arm, width, "off"), "%"), 1),
-                )
-            )
-    caption = (
-        f"Test accuracy and scales switched off, in %, after {settings.steps} steps. Mean [95 % interval] over "
-        f"{len(outcomes.where(arm='all', width=settings.widths[0]))} seeds"
-    )
-    return Table(
-        caption, ("units in a layer", "trained", "parameters", "rate", "accuracy", "switched off"), tuple(rows)
-    )
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    lines = []
-    for arm, words in ARMS.items():
-        values = np.stack([_points(outcomes, arm, width) / 100 for width in settings.widths], axis=1)
-        spread = (tuple(line) for line in band(values))
-        lines.append(Series(words, tuple(float(width) for width in settings.widths), *spread))
-    return Figure(
-        name="accuracy_by_width",
-        title="Test accuracy by width, of frozen random weights and of trained ones",
-        caption="Each at its best rate on validation images. Line: mean over seeds; band: smallest to largest.",
-        x_label="units in a layer",
-        y_label="test accuracy",
-        panels=(Panel("", tuple(lines), ((0.1, "guessing"),)),),
-        x_scale="log",
-    )
+        published = "48, 69.5 and 82 % with 14, 110 and 866 layers"
+        yield judge(text, gap(arms[wide, "only"], arms[narrow, "only"]), AtLeast(RISES), published)

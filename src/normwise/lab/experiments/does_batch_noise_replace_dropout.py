@@ -41,20 +41,22 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 
 from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.design import Arm, Training, across, by_pair, figure, gap, panel, table
 from normwise.lab.models import he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Statement
 from normwise.lab.stack import Ghost, Stack
 from normwise.lab.stack_training import accuracies, both, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.statistics import Numbers, difference, mean
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.4"
@@ -70,14 +72,13 @@ WRONG = {"few": 0.0, "noisy": 0.3}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """Parts, dropout and rates."""
 
     tasks: tuple[str, ...] = ("few", "noisy")
     parts: tuple[int, ...] = (1, 4, 10, 20)
     dropouts: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5)
     rates: tuple[float, ...] = (0.01, 0.05, 0.3)
-    steps: int = 600
     width: int = 100
 
 
@@ -112,21 +113,19 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     part = data.train.images[: IMAGES[trial.task]], data.train.labels[: IMAGES[trial.task]]
     chosen = Split(part[0], _some_wrong(part[1], WRONG[trial.task], trial.seed), data.train.rows[: len(part[1])])
     dropouts = settings.dropouts if trial.part in (PLAIN, BATCH[trial.task]) else (0.0,)
-    pairs = [(dropout, rate) for dropout in dropouts for rate in settings.rates]
+    each, rates = zip(*product(dropouts, settings.rates), strict=True)
     stack = Stack(
-        len(pairs),
+        len(rates),
         depth=2,
         width=settings.width,
         activation="relu",
         normalize=(lambda channels: Ghost(channels, trial.part)) if trial.part else None,
         std=he,
         seed=trial.seed,
-        dropout=[dropout for dropout, _ in pairs],
+        dropout=each,
     )
-    rates = [rate for _, rate in pairs]
     train_stack(stack, chosen, rates=rates, steps=settings.steps, batch=BATCH[trial.task], seed=trial.seed)
-    found = both(stack, data) | {"train": accuracies(stack, chosen)}
-    return {name: np.reshape(values, (len(dropouts), -1)).tolist() for name, values in found.items()}
+    return by_pair(both(stack, data) | {"train": accuracies(stack, chosen)}, dropouts, settings.rates)
 
 
 def _some_wrong(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
@@ -140,9 +139,28 @@ def _some_wrong(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare part sizes, and batch normalization with dropout."""
+    rows = [
+        (TASKS[task], words, dropout, _arm(settings, outcomes, task, part, dropout))
+        for task in settings.tasks
+        for part, words, dropouts in (
+            (PLAIN, "none", settings.dropouts),
+            (BATCH[task], f"batch norm, all {BATCH[task]}", settings.dropouts),
+            *((size, f"batch norm, parts of {size}", (0.0,)) for size in _sizes(settings, task)[1:]),
+        )
+        for dropout in dropouts
+    ]
     return Conclusion(
         statements=tuple(text for task in settings.tasks for text in _statements(settings, outcomes, task)),
-        table=_table(settings, outcomes),
+        table=table(
+            f"Accuracy in % after {settings.steps} steps, at the rate that is best on validation images",
+            rows,
+            ("trained on", lambda row: row[0]),
+            ("normalization", lambda row: row[1]),
+            ("dropout", lambda row: f"{row[2]:g}"),
+            ("test", lambda row: row[3].percent(1)),
+            ("training", lambda row: row[3].percent(1, "train")),
+            seeds=len(rows[0][3]),
+        ),
         figures=(_by_part(settings, outcomes), _by_dropout(settings, outcomes)),
         caveats=(
             "Normalization is by the mean and variance of parts at equal batches of the gradient, so that only the "
@@ -157,111 +175,69 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _best(arm: Outcomes, name: str, dropout: int | None = None) -> Numbers:
-    """What the rate (and the dropout, unless it is given) that is best on validation images measured."""
-    validation, values = arm.array("validation"), arm.array(name)
-    if dropout is not None:
-        validation, values = validation[:, dropout : dropout + 1], values[:, dropout : dropout + 1]
-    at = np.unravel_index(validation.mean(axis=0).argmax(), validation.shape[1:])
-    found: Numbers = 100 * values[:, at[0], at[1]]
+def _sizes(settings: Settings, task: str) -> list[int]:
+    """The sizes of the parts, in the order of the settings: the whole batch first."""
+    return [BATCH[task] // parts for parts in settings.parts]
+
+
+def _arm(settings: Settings, outcomes: Outcomes, task: str, part: int, dropout: float = 0.0) -> Arm:
+    place = settings.dropouts.index(dropout)
+    return Arm({"part": part, "dropout": dropout}, {}, outcomes.where(task=task, part=part), settings.rates, (place,))
+
+
+def _with_any_dropout(arm: Outcomes) -> Numbers:
+    """Test accuracies in % with the dropout and the rate that are best on validation images."""
+    validation = arm.array("validation")
+    dropout, rate = np.unravel_index(validation.mean(axis=0).argmax(), validation.shape[1:])
+    found: Numbers = 100 * arm.array("test")[:, dropout, rate]
     return found
 
 
-def _best_part(settings: Settings, outcomes: Outcomes, task: str, *, whole: bool) -> int:
-    """The size of a part that is best on validation images; ``whole``: it may be the whole batch."""
-    sizes = [BATCH[task] // parts for parts in settings.parts if whole or parts > 1]
-    return max(sizes, key=lambda size: float(_best(outcomes.where(task=task, part=size), "validation", 0).mean()))
+def _statements(settings: Settings, outcomes: Outcomes, task: str) -> Iterator[Statement]:
+    def best_of(sizes: list[int]) -> Arm:
+        arms = (_arm(settings, outcomes, task, size) for size in sizes)
+        return max(arms, key=lambda arm: float(arm.points("validation").mean()))
 
-
-def _common(outcomes: Outcomes, task: str, part: int, name: str) -> Numbers:
-    """What the highest rate measured without dropout, whatever the validation images say."""
-    found: Numbers = 100 * outcomes.where(task=task, part=part).array(name)[:, 0, -1]
-    return found
-
-
-def _statements(settings: Settings, outcomes: Outcomes, task: str) -> list[Statement]:
-    whole = outcomes.where(task=task, part=BATCH[task])
-    size = _best_part(settings, outcomes, task, whole=False)
-    ghost, plain = outcomes.where(task=task, part=size), outcomes.where(task=task, part=PLAIN)
-    chosen = outcomes.where(task=task, part=_best_part(settings, outcomes, task, whole=True))
-    where, least = f"{TASKS[task]}: ", BATCH[task] // max(settings.parts)
-    found = [
-        judge(
-            f"{where}normalizing parts of {size} images is more accurate than normalizing all {BATCH[task]} at once.",
-            difference(_best(ghost, "test", 0), _best(whole, "test", 0), "points"),
-            AtLeast(GAIN),
-            "0.5 points, 64 against 1024 images, ResNet-50 on ImageNet (read off figure 6, Wu & Johnson 2021)",
-        ),
-        judge(
-            f"{where}the same for parts of {least} images at the common rate {settings.rates[-1]:g}, which learns all "
-            "by heart.",
-            mean(_common(outcomes, task, least, "test") - _common(outcomes, task, BATCH[task], "test"), "points"),
-            AtLeast(GAIN),
-        ),
-        judge(
-            f"{where}with parts of {size} images the training accuracy is lower than with all at once.",
-            difference(_best(ghost, "train", 0), _best(whole, "train", 0), "points"),
-            AtMost(0.0),
-            says="Wu & Johnson 2021, figure 6",
-        ),
-        judge(
-            f"{where}batch normalization without dropout is more accurate than nothing.",
-            difference(_best(chosen, "test", 0), _best(plain, "test", 0), "points"),
-            AtLeast(GAIN),
-        ),
-    ]
-    if 0.5 in settings.dropouts:
-        half = settings.dropouts.index(0.5)
-        text = f"{where}batch normalization without dropout is as good as dropout of 0.5 without it, or better."
-        gap = difference(_best(chosen, "test", 0), _best(plain, "test", half), "points")
-        found.append(judge(text, gap, Within(-GAIN, 100.0)))
-    text = f"{where}with all {BATCH[task]} images normalized at once, dropout still helps."
-    gap = difference(_best(whole, "test"), _best(whole, "test", 0), "points")
-    published = "1.4 points, .527 at .2 against .513, CaffeNet"
-    found.append(judge(text, gap, AtLeast(GAIN), published, "Mishkin et al. 2016"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for task in settings.tasks:
-        for part, words in ((PLAIN, "none"), (BATCH[task], f"batch norm, all {BATCH[task]}")):
-            arm = outcomes.where(task=task, part=part)
-            rows += [(TASKS[task], words, f"{d:g}", *_cells(arm, i)) for i, d in enumerate(settings.dropouts)]
-        for parts in settings.parts[1:]:
-            arm = outcomes.where(task=task, part=BATCH[task] // parts)
-            rows.append((TASKS[task], f"batch norm, parts of {BATCH[task] // parts}", "0", *_cells(arm, 0)))
-    n = len(outcomes.where(task=settings.tasks[0], part=PLAIN))
-    caption = (
-        f"Accuracy in % after {settings.steps} steps, at the rate that is best on validation images. Mean [95 % "
-        f"interval] over {n} seeds"
+    sizes, all_ = _sizes(settings, task), BATCH[task]
+    whole, plain = (_arm(settings, outcomes, task, part) for part in (all_, PLAIN))
+    ghost, chosen = best_of([size for size in sizes if size < all_]), best_of(sizes)
+    where, size, least = f"{TASKS[task]}: ", ghost.values["part"], min(sizes)
+    text = f"{where}normalizing parts of {size} images is more accurate than normalizing all {all_} at once."
+    published = "0.5 points, 64 against 1024 images, ResNet-50 on ImageNet (read off figure 6, Wu & Johnson 2021)"
+    yield judge(text, gap(ghost, whole), AtLeast(GAIN), published)
+    text = (
+        f"{where}the same for parts of {least} images at the common rate {settings.rates[-1]:g}, which learns all by "
+        "heart."
     )
-    return Table(caption, ("trained on", "normalization", "dropout", "test", "training"), tuple(rows))
-
-
-def _cells(arm: Outcomes, dropout: int) -> tuple[str, str]:
-    return cell(mean(_best(arm, "test", dropout), "%"), 1), cell(mean(_best(arm, "train", dropout), "%"), 1)
+    few, many = (100 * _arm(settings, outcomes, task, part).array("test")[:, -1] for part in (least, all_))
+    yield judge(text, mean(few - many, "points"), AtLeast(GAIN))
+    text = f"{where}with parts of {size} images the training accuracy is lower than with all at once."
+    yield judge(text, gap(ghost, whole, "train"), AtMost(0.0), says="Wu & Johnson 2021, figure 6")
+    text = f"{where}batch normalization without dropout is more accurate than nothing."
+    yield judge(text, gap(chosen, plain), AtLeast(GAIN))
+    if 0.5 in settings.dropouts:
+        text = f"{where}batch normalization without dropout is as good as dropout of 0.5 without it, or better."
+        yield judge(text, gap(chosen, _arm(settings, outcomes, task, PLAIN, 0.5)), Within(-GAIN, 100.0))
+    text = f"{where}with all {all_} images normalized at once, dropout still helps."
+    helps = difference(_with_any_dropout(outcomes.where(task=task, part=all_)), whole.points(), "points")
+    yield judge(text, helps, AtLeast(GAIN), "1.4 points, .527 at .2 against .513, CaffeNet", "Mishkin et al. 2016")
 
 
 def _by_part(settings: Settings, outcomes: Outcomes) -> Figure:
     panels = []
     for task in settings.tasks:
-        sizes = sorted(BATCH[task] // parts for parts in settings.parts)
-        lines = []
-        for name in ("test", "train"):
-            values = [_best(outcomes.where(task=task, part=size), name, 0) / 100 for size in sizes]
-            spread = (tuple(line) for line in band(np.stack(values, axis=1)))
-            words = "test" if name == "test" else "training"
-            lines.append(Series(words, tuple(float(size) for size in sizes), *spread))
-        plain = float(_best(outcomes.where(task=task, part=PLAIN), "test", 0).mean()) / 100
-        panels.append(Panel(TASKS[task], tuple(lines), ((plain, "test, not normalized"),)))
-    return Figure(
-        name="accuracy_by_part",
-        title="Accuracy by how many images are normalized together",
-        caption="The batch of the gradient is the same everywhere. Line: mean over seeds; band: smallest to largest.",
+        arms = [_arm(settings, outcomes, task, size) for size in sorted(_sizes(settings, task))]
+        test = across("test", arms, "part", lambda arm: arm.points() / 100)
+        training = across("training", arms, "part", lambda arm: arm.points("train") / 100)
+        plain = float(_arm(settings, outcomes, task, PLAIN).points().mean()) / 100
+        panels.append(panel(TASKS[task], (test, training), ((plain, "test, not normalized"),)))
+    return figure(
+        "accuracy_by_part",
+        "Accuracy by how many images are normalized together",
+        panels,
         x_label="images normalized together",
         y_label="accuracy",
-        panels=tuple(panels),
+        caption="The batch of the gradient is the same everywhere.",
         x_scale="log",
     )
 
@@ -271,16 +247,13 @@ def _by_dropout(settings: Settings, outcomes: Outcomes) -> Figure:
     for task in settings.tasks:
         lines = []
         for part, words in ((PLAIN, "without"), (BATCH[task], "with batch norm")):
-            arm = outcomes.where(task=task, part=part)
-            values = np.stack([_best(arm, "test", i) / 100 for i in range(len(settings.dropouts))], axis=1)
-            lines.append(Series(words, settings.dropouts, *(tuple(line) for line in band(values))))
-        panels.append(Panel(TASKS[task], tuple(lines)))
-    return Figure(
-        name="accuracy_by_dropout",
-        title="Test accuracy by the share of units that are left out",
-        caption="Each at the rate that is best for it on validation images. Line: mean over seeds; band: smallest to "
-        "largest.",
+            arms = [_arm(settings, outcomes, task, part, dropout) for dropout in settings.dropouts]
+            lines.append(across(words, arms, "dropout", lambda arm: arm.points() / 100))
+        panels.append(panel(TASKS[task], lines))
+    return figure(
+        "accuracy_by_dropout",
+        "Test accuracy by the share of units that are left out",
+        panels,
         x_label="dropout",
-        y_label="test accuracy",
-        panels=tuple(panels),
+        caption="Each at the rate that is best for it on validation images.",
     )

@@ -35,7 +35,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,9 +44,10 @@ import numpy as np
 import torch
 from sklearn.datasets import load_diabetes
 
+from normwise.lab.design import average
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, cell, largest, mean, ratio
+from normwise.lab.statistics import Numbers, largest, mean, ratio
 from normwise.lab.verdict import AtLeast, AtMost, Exact, Within, judge
 from normwise.torch import BatchNorm1d
 
@@ -241,43 +242,37 @@ def _words(pair: tuple[str, str]) -> str:
     return " and ".join(NAMES.get(name, name) for name in pair)
 
 
-def _statements(pair: tuple[str, str], arm: Outcomes) -> list[Statement]:
-    steps = {name: arm.array(f"steps_{name}") for name in SCALINGS}
-    condition = {name: arm.array(f"condition_{name}") for name in SCALINGS}
+def _statements(pair: tuple[str, str], arm: Outcomes) -> Iterator[Statement]:
+    steps, condition = ({name: arm.array(f"{what}_{name}") for name in SCALINGS} for what in ("steps", "condition"))
     words = _words(pair)
     words = words[0].upper() + words[1:]
-    found = []
     for name in ("standardized", "min-max"):
         text = f"{words}, {name}: the condition number of the Hessian falls."
-        found.append(judge(text, ratio(condition["raw"], condition[name]), AtLeast(ROUNDER, nothing=1.0)))
+        yield judge(text, ratio(condition["raw"], condition[name]), AtLeast(ROUNDER, nothing=1.0))
         text = f"{words}, {name}: fewer steps are needed."
-        found.append(judge(text, ratio(steps["raw"], steps[name]), AtLeast(FASTER, nothing=1.0)))
-    same = "textbooks"
+        yield judge(text, ratio(steps["raw"], steps[name]), AtLeast(FASTER, nothing=1.0))
     text = f"{words}: min-max needs as many steps as standardization."
-    found.append(judge(text, ratio(steps["min-max"], steps["standardized"]), Within(0.5, 2.0), says=same))
+    yield judge(text, ratio(steps["min-max"], steps["standardized"]), Within(0.5, 2.0), says="textbooks")
     text = f"{words}, standardized: the first step goes straight towards the minimum."
     degrees = mean(arm.array("degrees_standardized"), "degrees")
-    found.append(judge(text, degrees, AtMost(STRAIGHT, nothing=ASKEW), says=same))
+    yield judge(text, degrees, AtMost(STRAIGHT, nothing=ASKEW), says="textbooks")
     text = f"{words}: a batch-norm layer in front takes the path of standardized features."
-    found.append(judge(text, largest(arm.array("layer"), ""), Exact(ROUNDING)))
-    return found
+    yield judge(text, largest(arm.array("layer"), ""), Exact(ROUNDING))
 
 
 def _table(arms: dict[tuple[str, str], Outcomes]) -> Table:
-    rows = []
-    for pair, arm in arms.items():
-        for name, words in SCALINGS.items():
-            numbers = {what: mean(arm.array(f"{what}_{name}"), "") for what in MEASURED}
-            rows.append(
-                (
-                    f"{_words(pair)} (correlation {arm.array('correlation').mean():.2f})",
-                    words,
-                    cell(numbers["condition"], 1),
-                    f"{numbers['rate'].value:.2g}",
-                    cell(numbers["steps"], 0),
-                    cell(numbers["degrees"], 1),
-                )
-            )
+    rows = (
+        (
+            f"{_words(pair)} (correlation {arm.array('correlation').mean():.2f})",
+            words,
+            average(arm.array(f"condition_{name}"), 1),
+            f"{arm.array(f'rate_{name}').mean():.2g}",
+            average(arm.array(f"steps_{name}"), 0),
+            average(arm.array(f"degrees_{name}"), 1),
+        )
+        for pair, arm in arms.items()
+        for name, words in SCALINGS.items()
+    )
     caption = (
         f"The Hessian's condition number, the best rate, the steps to {100 * END:g} % of the loss above the minimum, "
         f"and the angle in degrees between the first step and the way there. Mean [95 % interval] over "

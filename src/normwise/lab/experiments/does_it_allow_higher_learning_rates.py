@@ -32,17 +32,18 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from normwise.lab.data import digits
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, average, by_rate, gap, geometric, table
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.results import Conclusion, Statement, Table
+from normwise.lab.statistics import Numbers, difference, ratio
 from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, Within, judge
 
@@ -55,18 +56,14 @@ SMALL = 0.01
 """Rates up to this one are small."""
 SAME = 1.0
 """Points of accuracy."""
-ARMS = {True: "with batch norm", False: "without"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """The rates and the network."""
 
     rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
     steps: int = 1000
-    depth: int = 5
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(
@@ -83,9 +80,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Both arms at every rate, with every seed."""
-    return [Trial(batch_norm, rate, s) for batch_norm in (True, False) for rate in settings.rates for s in seeds]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT, rate="rates")
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -115,12 +111,19 @@ def largest_usable(accuracies: Numbers, rates: Sequence[float]) -> Numbers:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the largest usable rates, and the accuracies at equal and at best rates."""
-    test = {batch_norm: _by_rate(settings, outcomes, batch_norm, "test") for batch_norm in ARMS}
-    largest = {batch_norm: largest_usable(accuracies, settings.rates) for batch_norm, accuracies in test.items()}
+    arms = GRID.arms(settings, outcomes, choose=lambda arm: int(arm.array("validation").mean(axis=0).argmax()))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes, test, largest)),
-        table=_table(settings, outcomes, test, largest),
-        figures=(_figure(settings, test),),
+        statements=tuple(_statements(settings, arms)),
+        table=_table(settings, arms),
+        figures=(
+            by_rate(
+                f"Test accuracy after {settings.steps} steps, at every learning rate",
+                [arms],
+                "5×64, ReLU",
+                caption="A network that guesses, or whose loss became infinite, has .10.",
+                marks=((USABLE, f"usable: {USABLE:.2f}"),),
+            ),
+        ),
         caveats=(
             "Only the rates of the table are tried, so a ratio is known no better than their spacing, and an interval "
             "without width says that all seeds agree on the same rates, not that the ratio is exact; where the highest "
@@ -133,74 +136,35 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _by_rate(settings: Settings, outcomes: Outcomes, batch_norm: bool, what: str) -> Numbers:
-    arm = outcomes.where(batch_norm=batch_norm)
-    return np.stack([arm.where(rate=rate).array(what) for rate in settings.rates], axis=1)
-
-
-def _best(settings: Settings, outcomes: Outcomes, batch_norm: bool) -> int:
-    """Which of the rates is best on validation images, in the mean over seeds."""
-    return int(_by_rate(settings, outcomes, batch_norm, "validation").mean(axis=0).argmax())
-
-
-def _statements(
-    settings: Settings, outcomes: Outcomes, test: dict[bool, Numbers], largest: dict[bool, Numbers]
-) -> list[Statement]:
-    found = [
-        judge(
-            f"The largest rate that still trains is at least {HIGHER:g} times higher with batch normalization.",
-            ratio(largest[True], largest[False]),
-            AtLeast(HIGHER, nothing=1.0),
-            "5 to 30 times, Inception on ImageNet",
-        )
-    ]
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
+    largest = {each: largest_usable(arms[each].array("test"), settings.rates) for each in WITH_AND_WITHOUT}
+    text = f"The largest rate that still trains is at least {HIGHER:g} times higher with batch normalization."
+    rule = AtLeast(HIGHER, nothing=1.0)
+    yield judge(text, ratio(largest[True], largest[False]), rule, "5 to 30 times, Inception on ImageNet")
     for i, rate in enumerate(settings.rates):
         if rate <= SMALL:
-            found.append(
-                judge(
-                    f"At the small rate {rate:g}, batch normalization makes no difference to the test accuracy.",
-                    difference(100 * test[True][:, i], 100 * test[False][:, i], "points"),
-                    Within(-SAME, SAME),
-                    "81.3 % with, 81.8 % without, at 0.0001 (read off the figure, CIFAR-10)",
-                    says="Bjorck et al. 2018",
-                )
-            )
-    ends = {b: 100 * accuracies[:, _best(settings, outcomes, b)] for b, accuracies in test.items()}
-    found.append(
-        judge(
-            "At the best rate of each, the network with batch normalization is more accurate.",
-            difference(ends[True], ends[False], "points"),
-            AtLeast(SAME),
-            "93.2 % at 0.1 with, 81.8 % at 0.0001 without (read off the figure, CIFAR-10)",
-            says="Bjorck et al. 2018",
-        )
-    )
-    return found
+            text = f"At the small rate {rate:g}, batch normalization makes no difference to the test accuracy."
+            one, two = (100 * arms[each].array("test")[:, i] for each in WITH_AND_WITHOUT)
+            published = "81.3 % with, 81.8 % without, at 0.0001 (read off the figure, CIFAR-10)"
+            yield judge(text, difference(one, two, "points"), Within(-SAME, SAME), published, "Bjorck et al. 2018")
+    text = "At the best rate of each, the network with batch normalization is more accurate."
+    published = "93.2 % at 0.1 with, 81.8 % at 0.0001 without (read off the figure, CIFAR-10)"
+    yield judge(text, gap(arms[True], arms[False]), AtLeast(SAME), published, "Bjorck et al. 2018")
 
 
-def _table(settings: Settings, outcomes: Outcomes, test: dict[bool, Numbers], largest: dict[bool, Numbers]) -> Table:
-    rows = []
-    for i, rate in enumerate(settings.rates):
-        rows.append((f"{rate:g}", *(cell(mean(100 * test[b][:, i], "%"), 1) for b in ARMS)))
-    limits = (cell(ratio(largest[b], np.ones(len(largest[b]))), 3) for b in ARMS)
-    rows.append(("largest usable rate", *limits))
-    rows.append(("best rate on validation", *(f"{settings.rates[_best(settings, outcomes, b)]:g}" for b in ARMS)))
-    caption = (
-        f"Test accuracy in % after {settings.steps} steps at each rate. Mean [95 % interval] over {len(test[True])} "
-        "seeds (of the largest usable rate: geometric)"
-    )
-    return Table(caption, ("rate", *ARMS.values()), tuple(rows))
-
-
-def _figure(settings: Settings, test: dict[bool, Numbers]) -> Figure:
-    lines = (Series(ARMS[b], settings.rates, *(tuple(line) for line in band(test[b]))) for b in ARMS)
-    return Figure(
-        name="accuracy_by_rate",
-        title=f"Test accuracy after {settings.steps} steps, at every learning rate",
-        caption="A network that guesses, or whose loss became infinite, has .10. Line: mean over seeds; band: smallest "
-        "to largest.",
-        x_label="learning rate",
-        y_label="test accuracy",
-        panels=(Panel("5×64, ReLU", tuple(lines), ((USABLE, f"usable: {USABLE:.2f}"),)),),
-        x_scale="log",
+def _table(settings: Settings, arms: Arms) -> Table:
+    rows = [
+        (f"{rate:g}", *(average(100 * arm.array("test")[:, i], 1) for arm in arms))
+        for i, rate in enumerate(settings.rates)
+    ]
+    limits = (geometric(largest_usable(arm.array("test"), settings.rates), 3) for arm in arms)
+    rows += [("largest usable rate", *limits), ("best rate on validation", *(arm.rate for arm in arms))]
+    return table(
+        f"Test accuracy in % after {settings.steps} steps at each rate",
+        rows,
+        ("rate", lambda row: row[0]),
+        (WITH_AND_WITHOUT[True], lambda row: row[1]),
+        (WITH_AND_WITHOUT[False], lambda row: row[2]),
+        seeds=arms.seeds,
+        more=" (of the largest usable rate: geometric)",
     )

@@ -33,7 +33,6 @@ References:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -44,10 +43,11 @@ from torch import Tensor, nn
 
 from normwise.kernels import reference
 from normwise.lab.data import digits
+from normwise.lab.design import Grid, average, figure, line, panel
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import band, cell, largest, mean, ratio
+from normwise.lab.results import Conclusion, Statement, Table
+from normwise.lab.statistics import cell, largest, ratio
 from normwise.lab.training import train
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
@@ -80,9 +80,7 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """One network per seed."""
-    return [Trial(seed) for seed in seeds]
+trials = Grid(Trial).trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -149,10 +147,23 @@ def _batch_of_one(model: Dense, image: Tensor) -> float:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the identities and the time."""
+    seconds = 1e6 * outcomes.array("seconds")
+    lines = (line(words, settings.sizes, seconds[:, i]) for i, words in enumerate(("with batch norm", "folded")))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
+        statements=_statements(settings, outcomes),
         table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        figures=(
+            figure(
+                "time_by_images",
+                "Time of inference, before and after folding",
+                [panel("64-3×64-10, ReLU", lines)],
+                x_label="images",
+                y_label="microseconds",
+                caption="Three hidden layers of 64 units, one thread.",
+                x_scale="log",
+                y_scale="log",
+            ),
+        ),
         caveats=(
             "In float32 the two round differently; which of them is nearer to the truth is chance.",
             "What folding saves depends on how much of a network's time is normalization: little for dense layers of "
@@ -162,11 +173,11 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+def _statements(settings: Settings, outcomes: Outcomes) -> tuple[Statement, ...]:
     seconds, last = outcomes.array("seconds"), len(settings.sizes) - 1
     changed = outcomes.array("changed_float32")
     relative = "of the largest logit"
-    return [
+    return (
         judge(
             "In float64 the folded network has the same logits.",
             largest(outcomes.array("float64"), relative),
@@ -194,7 +205,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
             Exact(0.0),
             says="Irpan 2017",
         ),
-    ]
+    )
 
 
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
@@ -209,29 +220,10 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
     for i, size in enumerate(settings.sizes):
         times = cell(ratio(seconds[:, 0, i], seconds[:, 1, i]), 2)
         rows.append((f"time for {size} images, with normalization over folded", times))
-    both = mean(1e6 * seconds[:, 1, -1], "microseconds")
-    rows.append((f"time for {settings.sizes[-1]} images, folded, microseconds", cell(both, 0)))
+    both = average(1e6 * seconds[:, 1, -1], 0)
+    rows.append((f"time for {settings.sizes[-1]} images, folded, microseconds", both))
     caption = (
         "The folded network against the normalized one: the largest, or the mean [95 % interval], over "
         f"{len(outcomes)} seeds"
     )
     return Table(caption, ("of", "found"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    sizes = tuple(float(size) for size in settings.sizes)
-    seconds = 1e6 * outcomes.array("seconds")
-    lines = (
-        Series(words, sizes, *(tuple(line) for line in band(seconds[:, i])))
-        for i, words in enumerate(("with batch norm", "folded"))
-    )
-    return Figure(
-        name="time_by_images",
-        title="Time of inference, before and after folding",
-        caption="Three hidden layers of 64 units, one thread. Line: mean over seeds; band: smallest to largest.",
-        x_label="images",
-        y_label="microseconds",
-        panels=(Panel("64-3×64-10, ReLU", tuple(lines)),),
-        x_scale="log",
-        y_scale="log",
-    )

@@ -37,7 +37,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data import batches, digits
+from normwise.lab.design import Arm, Arms, Grid, average, figure, line, panel
 from normwise.lab.models import Dense, glorot, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, mean, transformed
+from normwise.lab.results import Conclusion, Estimate, Figure, Series, Statement, Table
+from normwise.lab.statistics import Numbers, mean, transformed
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.3; against it Yang et al. 2019"
@@ -87,15 +88,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Every activation with and without batch normalization, at every scale, with every seed."""
-    return [
-        Trial(activation, batch_norm, scale, seed)
-        for activation in settings.activations
-        for batch_norm in (False, True)
-        for scale in settings.scales
-        for seed in seeds
-    ]
+GRID = Grid(Trial, activation="activations", batch_norm={False: "without", True: "with"}, scale="scales")
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -138,10 +132,11 @@ def theorem_8(batch: float) -> float:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the factors over all layers, and show the norms layer by layer."""
+    arms = GRID.arms(settings, outcomes)
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=_figures(settings, outcomes),
+        statements=tuple(_statements(settings, arms)),
+        table=_table(settings, arms),
+        figures=_figures(settings, arms),
         caveats=(
             "At initialization only: after the first steps of training the sizes change (Yang et al. report that the "
             "gradients even out), and a gradient of a good size is not yet a network that learns well.",
@@ -153,8 +148,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _log_factor(outcomes: Outcomes, activation: str, batch_norm: bool, scale: float) -> Numbers:
-    norms = outcomes.where(activation=activation, batch_norm=batch_norm, scale=scale).array("log10_norm")
+def _log_factor(arm: Arm) -> Numbers:
+    norms = arm.array("log10_norm")
     return norms[:, 0] - norms[:, -1]
 
 
@@ -163,116 +158,101 @@ def _factor(logs: Numbers) -> Estimate:
     return transformed(mean(logs, "ratio"), lambda log: float(10.0**log))
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     smallest, largest, n = min(settings.scales), max(settings.scales), settings.layers
-    found = []
     if "relu" in settings.activations and FAIR in settings.scales:
-        factor = _factor(_log_factor(outcomes, "relu", False, FAIR))
         text = f"Without batch normalization, ReLU layers of {FAIR} times He's scale leave {FAIR}^{n} of the gradient."
-        published = f"{FAIR}^{n} = {FAIR**n:.3g}"
-        found.append(judge(text, factor, Within(FAIR**n / 2, FAIR**n * 2), published, "the usual example"))
+        factor, rule = _factor(_log_factor(arms["relu", False, FAIR])), Within(FAIR**n / 2, FAIR**n * 2)
+        yield judge(text, factor, rule, f"{FAIR}^{n} = {FAIR**n:.3g}", "the usual example")
     if "relu" in settings.activations:
         text = f"Without batch normalization, ReLU layers of He's scale keep the gradient's size over {n} layers."
-        found.append(judge(text, _factor(_log_factor(outcomes, "relu", False, 1.0)), Within(*NEAR_ONE)))
+        yield judge(text, _factor(_log_factor(arms["relu", False, 1.0])), Within(*NEAR_ONE))
     if "sigmoid" in settings.activations:
         text = f"Without batch normalization, the gradient of a sigmoid network vanishes over {n} layers."
-        found.append(judge(text, _factor(_log_factor(outcomes, "sigmoid", False, 1.0)), AtMost(GONE, nothing=1.0)))
+        yield judge(text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0))
     changes = {
-        batch_norm: [
-            _log_factor(outcomes, activation, batch_norm, largest)
-            - _log_factor(outcomes, activation, batch_norm, smallest)
+        each: [
+            np.abs(_log_factor(arms[activation, each, largest]) - _log_factor(arms[activation, each, smallest]))
             for activation in settings.activations
         ]
-        for batch_norm in (False, True)
+        for each in (False, True)
     }
     times = f"{largest / smallest:g} times larger weights"
     text = f"Without batch normalization, {times} change the factor over {n} layers (least affected activation)."
-    found.append(judge(text, _factor(np.min(np.abs(changes[False]), axis=0)), AtLeast(10.0, nothing=1.0)))
+    yield judge(text, _factor(np.min(changes[False], axis=0)), AtLeast(10.0, nothing=1.0))
     text = f"With batch normalization, {times} do not change the factor over {n} layers (most affected activation)."
-    found.append(judge(text, _factor(np.max(np.abs(changes[True]), axis=0)), Within(*SAME), says=PAPER))
+    yield judge(text, _factor(np.max(changes[True], axis=0)), Within(*SAME), says=PAPER)
     for activation in settings.activations:
         name = {"relu": "ReLU"}.get(activation, activation)
         text = f"With batch normalization and {name}, the gradient keeps its size over {n} layers."
-        effect = _factor(_log_factor(outcomes, activation, True, 1.0))
-        found.append(judge(text, effect, Within(*NEAR_ONE), says=f"conjectured in {PAPER}"))
+        factor = _factor(_log_factor(arms[activation, True, 1.0]))
+        yield judge(text, factor, Within(*NEAR_ONE), says=f"conjectured in {PAPER}")
     if "relu" in settings.activations:
-        theorem = math.log10(theorem_8(settings.batch)) / 2
-        found.append(
-            judge(
-                "With batch normalization and ReLU, the gradient grows towards the input at the rate of theorem 8 "
-                "(measured over predicted log growth per layer).",
-                transformed(_growth(settings, outcomes), lambda slope: slope / theorem),
-                Within(0.9, 1.1),
-                f"norm times {10**theorem:.4f} per layer at batches of {settings.batch}",
-                says="Yang et al. 2019, theorem 8",
-            )
+        text = (
+            "With batch normalization and ReLU, the gradient grows towards the input at the rate of theorem 8 "
+            "(measured over predicted log growth per layer)."
         )
-    return found
+        theorem = math.log10(theorem_8(settings.batch)) / 2
+        over = transformed(_growth(settings, arms["relu", True, 1.0]), lambda slope: slope / theorem)
+        published = f"norm times {10**theorem:.4f} per layer at batches of {settings.batch}"
+        yield judge(text, over, Within(0.9, 1.1), published, says="Yang et al. 2019, theorem 8")
 
 
-def _growth(settings: Settings, outcomes: Outcomes) -> Estimate:
+def _growth(settings: Settings, arm: Arm) -> Estimate:
     """Log10 of the growth of the norm per layer towards the input, fitted where both ends are out of sight."""
-    norms = outcomes.where(activation="relu", batch_norm=True, scale=1.0).array("log10_norm")
     layers = np.arange(settings.layers + 1)
     middle = slice(settings.layers // 6, settings.layers - settings.layers // 6 + 1)
-    return mean(-np.polyfit(layers[middle], norms[:, middle].T, 1)[0], "ratio")
+    return mean(-np.polyfit(layers[middle], arm.array("log10_norm")[:, middle].T, 1)[0], "ratio")
 
 
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for activation in settings.activations:
-        for batch_norm in (False, True):
-            cells = []
-            for scale in settings.scales:
-                logs = mean(_log_factor(outcomes, activation, batch_norm, scale), "log10")
-                cells.append(cell(logs, 2))
-            rows.append((activation, "with" if batch_norm else "without", *cells))
-    n = len(outcomes.where(activation=settings.activations[0], batch_norm=True, scale=1.0))
+def _table(settings: Settings, arms: Arms) -> Table:
+    rows = [
+        (row.words["activation"], row.words["batch_norm"], *(average(_log_factor(arm), 2) for arm in row))
+        for row in arms.by("activation", "batch_norm")
+    ]
     caption = (
         f"Gradient at the lowest layer over that {settings.layers} layers above, in powers of ten, by the scale of the "
-        f"initial weights: mean [95 % interval] over {n} seeds; 0 means that it keeps its size"
+        f"initial weights: mean [95 % interval] over {arms.seeds} seeds; 0 means that it keeps its size"
     )
     return Table(caption, ("activation", "batch norm", *(f"× {scale:g}" for scale in settings.scales)), tuple(rows))
 
 
-def _figures(settings: Settings, outcomes: Outcomes) -> tuple[Figure, Figure]:
+def _figures(settings: Settings, arms: Arms) -> tuple[Figure, Figure]:
     scales = sorted({min(settings.scales), 1.0, max(settings.scales)})
     both, close = [], []
     for activation in settings.activations:
-        without = [_line(outcomes, activation, False, scale) for scale in scales]
-        normalized = [_line(outcomes, activation, True, scale) for scale in scales]
+        without, normalized = ([_line(arms[activation, each, scale]) for scale in scales] for each in (False, True))
         if activation == "relu":
             growth, layers = math.sqrt(theorem_8(settings.batch)), normalized[0].x
             predicted = tuple(growth ** (settings.layers - layer) for layer in layers)
             normalized.append(Series("theorem 8", layers, predicted))
-        both.append(Panel(activation, (*without, normalized[scales.index(1.0)])))
-        close.append(Panel(activation, tuple(normalized)))
+        both.append(panel(activation, (*without, normalized[scales.index(1.0)])))
+        close.append(panel(activation, normalized))
     spread = "Line: geometric mean over seeds; band: smallest to largest."
     x_label, y_label = "layer, from the input upwards", "norm of dL/dz, topmost layer = 1"
     return (
-        Figure(
-            name="gradient_by_layer",
-            title="Size of the gradient, layer by layer, before training",
+        figure(
+            "gradient_by_layer",
+            "Size of the gradient, layer by layer, before training",
+            both,
             caption=f"A level line keeps its size. {spread}",
             x_label=x_label,
             y_label=y_label,
-            panels=tuple(both),
             y_scale="log",
         ),
-        Figure(
-            name="gradient_by_layer_with_batch_norm",
-            title="The same with batch normalization, seen closer",
+        figure(
+            "gradient_by_layer_with_batch_norm",
+            "The same with batch normalization, seen closer",
+            close,
             caption=f"The lines of all scales lie on each other, and rise towards the input. {spread}",
             x_label=x_label,
             y_label=y_label,
-            panels=tuple(close),
             y_scale="log",
         ),
     )
 
 
-def _line(outcomes: Outcomes, activation: str, batch_norm: bool, scale: float) -> Series:
-    norms = outcomes.where(activation=activation, batch_norm=batch_norm, scale=scale).array("log10_norm")
-    layers = tuple(float(layer) for layer in range(norms.shape[1]))
-    values = (tuple(10**line) for line in band(norms - norms[:, -1:]))
-    return Series(f"{'with' if batch_norm else 'without'}, weights × {scale:g}", layers, *values)
+def _line(arm: Arm) -> Series:
+    norms = arm.array("log10_norm")
+    label = f"{arm['batch_norm']}, weights × {arm['scale']}"
+    return line(label, range(norms.shape[1]), norms - norms[:, -1:], back=lambda logs: 10**logs)

@@ -32,20 +32,31 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 
 from normwise.lab.data import digits
-from normwise.lab.models import he
+from normwise.lab.design import (
+    GUESSING,
+    WITH_AND_WITHOUT,
+    Arms,
+    DenseTraining,
+    Grid,
+    across,
+    by_pair,
+    figure,
+    panel,
+    table,
+)
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import both, train_stack
-from normwise.lab.statistics import Numbers, band, cell, largest, mean
+from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.stack_training import both
+from normwise.lab.statistics import largest, mean
 from normwise.lab.verdict import AtLeast, Exact, Within, judge
 from normwise.torch import BatchNorm1d
 
@@ -57,19 +68,14 @@ WIDE = 50.0
 ROUNDING = 1e-9
 VANISHING = 1e-30
 """An eps that no variance here notices; PyTorch refuses 0 in training."""
-ARMS = {True: "with batch norm", False: "without"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """Scales and rates."""
 
     scales: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     rates: tuple[float, ...] = (0.01, 0.1, 0.5, 3.0)
-    steps: int = 600
-    depth: int = 5
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(rates=(0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 3.0, 10.0), steps=2000)
@@ -83,45 +89,24 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Both arms with every seed."""
-    return [Trial(batch_norm, seed) for batch_norm in ARMS for seed in seeds]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT, inside={"scale": "scales"})
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train a network for every pair of scale and rate; lists of shape (scales, rates)."""
     data = digits(trial.seed)
-    pairs = [(scale, rate) for scale in settings.scales for rate in settings.rates]
-    stack = Stack(
-        len(pairs),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=batch_norm if trial.batch_norm else None,
-        std=he,
-        seed=trial.seed,
-        scales=[scale for scale, _ in pairs],
-    )
-    rates = [rate for _, rate in pairs]
-    train_stack(stack, data.train, rates=rates, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-    shape = (len(settings.scales), len(settings.rates))
-    found = {name: np.reshape(values, shape).tolist() for name, values in both(stack, data).items()}
+    scales, rates = zip(*product(settings.scales, settings.rates), strict=True)
+    stack = settings.stack(trial.seed, trial.batch_norm, members=len(rates), scales=scales)
+    settings.train(stack, data.train, trial.seed, rates=rates)
+    found = by_pair(both(stack, data), settings.scales, settings.rates)
     return found | {"change": _change_by_scale(trial, settings, data.train.images[: settings.batch])}
 
 
 def _change_by_scale(trial: Trial, settings: Settings, images: torch.Tensor) -> float:
     """The largest difference between the initial logits when the hidden weights are 10 times as large."""
-    stack = Stack(
-        2,
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=(lambda channels: BatchNorm1d(channels, eps=VANISHING)) if trial.batch_norm else None,
-        std=he,
-        seed=trial.seed,
-        scales=(1.0, 10.0),
-        dtype=torch.float64,
-    )
+    layer = (lambda channels: BatchNorm1d(channels, eps=VANISHING)) if trial.batch_norm else None
+    stack = settings.stack(trial.seed, layer, members=2, scales=(1.0, 10.0), dtype=torch.float64)
     with torch.no_grad():
         one, ten = stack(images.double())
     return float((one - ten).abs().max())
@@ -129,11 +114,29 @@ def _change_by_scale(trial: Trial, settings: Settings, images: torch.Tensor) -> 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the ranges of accuracy over the scales."""
-    tests = {arm: _at_best_rates(outcomes.where(batch_norm=arm)) for arm in ARMS}
+    arms = GRID.arms(settings, outcomes)
+    lines = (across(each.words["batch_norm"], each, "scale") for each in arms.by("batch_norm"))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes, tests)),
-        table=_table(settings, outcomes, tests),
-        figures=(_figure(settings, tests),),
+        statements=tuple(_statements(settings, arms, outcomes)),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps, and the rate that was best on validation images",
+            arms.by("scale"),
+            ("initial weights times", lambda row: row.words["scale"]),
+            (WITH_AND_WITHOUT[True], lambda row: row[True].percent(1)),
+            ("rate", lambda row: row[True].rate),
+            (WITH_AND_WITHOUT[False], lambda row: row[False].percent(1)),
+            ("rate", lambda row: row[False].rate),
+        ),
+        figures=(
+            figure(
+                "accuracy_by_scale",
+                f"Test accuracy after {settings.steps} steps, by the scale of the initial weights",
+                [panel(f"{settings.depth}×{settings.width}, ReLU", lines, GUESSING)],
+                x_label="initial weights, times He's scale",
+                caption="Each at the rate that is best for it on validation images.",
+                x_scale="log",
+            ),
+        ),
         caveats=(
             "The best of a few rates is taken for each scale, which favours both arms; at one rate for all scales the "
             "network without batch normalization does worse still.",
@@ -145,60 +148,16 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _at_best_rates(arm: Outcomes) -> Numbers:
-    """Test accuracy of every scale at the rate that is best for it on validation images: shape (seeds, scales)."""
-    choice = arm.array("validation").mean(axis=0).argmax(axis=1)
-    test = arm.array("test")
-    return np.stack([test[:, i, rate] for i, rate in enumerate(choice)], axis=1)
+def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[Statement]:
+    def varies(batch_norm: bool) -> Estimate:
+        test = np.stack([arm.numbers() for arm in arms.where(batch_norm=batch_norm)], axis=1)
+        return mean(100 * np.ptp(test, axis=1), "points")
 
-
-def _statements(settings: Settings, outcomes: Outcomes, tests: dict[bool, Numbers]) -> list[Statement]:
-    ranges = {arm: mean(100 * np.ptp(test, axis=1), "points") for arm, test in tests.items()}
     span = f"from {min(settings.scales):g} to {max(settings.scales):g} times He's"
-    change = outcomes.where(batch_norm=True).array("change")
-    return [
-        judge(
-            f"With batch normalization, the accuracy is within {NARROW:g} points for initial weights {span}.",
-            ranges[True],
-            Within(-1.0, NARROW),
-            "at most 1.2 points between two ways to begin, CaffeNet and GoogLeNet, Mishkin et al. 2016",
-        ),
-        judge(
-            f"Without batch normalization, it varies by at least {WIDE:g} points for initial weights {span}.",
-            ranges[False],
-            AtLeast(WIDE),
-        ),
-        judge(
-            "With batch normalization and eps near 0, weights 10 times as large do not change the output.",
-            largest(change, "logits"),
-            Exact(ROUNDING),
-        ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes, tests: dict[bool, Numbers]) -> Table:
-    choice = {arm: outcomes.where(batch_norm=arm).array("validation").mean(axis=0).argmax(axis=1) for arm in ARMS}
-    rows = []
-    for i, scale in enumerate(settings.scales):
-        cells = [(cell(mean(100 * tests[arm][:, i], "%"), 1), f"{settings.rates[choice[arm][i]]:g}") for arm in ARMS]
-        rows.append((f"{scale:g}", *(text for pair in cells for text in pair)))
-    caption = (
-        f"Test accuracy in % after {settings.steps} steps, and the rate that was best on validation images. Mean [95 % "
-        f"interval] over {len(tests[True])} seeds"
-    )
-    columns = tuple(text for words in ARMS.values() for text in (words, "rate"))
-    return Table(caption, ("initial weights times", *columns), tuple(rows))
-
-
-def _figure(settings: Settings, tests: dict[bool, Numbers]) -> Figure:
-    lines = (Series(ARMS[arm], settings.scales, *(tuple(line) for line in band(tests[arm]))) for arm in ARMS)
-    return Figure(
-        name="accuracy_by_scale",
-        title=f"Test accuracy after {settings.steps} steps, by the scale of the initial weights",
-        caption="Each at the rate that is best for it on validation images. Line: mean over seeds; band: smallest to "
-        "largest.",
-        x_label="initial weights, times He's scale",
-        y_label="test accuracy",
-        panels=(Panel(f"{settings.depth}×{settings.width}, ReLU", tuple(lines), ((0.1, "guessing"),)),),
-        x_scale="log",
-    )
+    text = f"With batch normalization, the accuracy is within {NARROW:g} points for initial weights {span}."
+    published = "at most 1.2 points between two ways to begin, CaffeNet and GoogLeNet, Mishkin et al. 2016"
+    yield judge(text, varies(True), Within(-1.0, NARROW), published)
+    text = f"Without batch normalization, it varies by at least {WIDE:g} points for initial weights {span}."
+    yield judge(text, varies(False), AtLeast(WIDE))
+    text = "With batch normalization and eps near 0, weights 10 times as large do not change the output."
+    yield judge(text, largest(outcomes.where(batch_norm=True).array("change"), "logits"), Exact(ROUNDING))

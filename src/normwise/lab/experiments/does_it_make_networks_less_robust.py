@@ -33,42 +33,48 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data import Split, digits
+from normwise.lab.design import (
+    GUESSING,
+    WITH_AND_WITHOUT,
+    Arms,
+    DenseTraining,
+    Grid,
+    average,
+    figure,
+    line,
+    panel,
+    table,
+)
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack_training import best
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
-from normwise.lab.training import accuracy, train
+from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.statistics import difference
+from normwise.lab.training import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Galloway et al. 2019"
 TOPIC = "optimization"
 TAKES_DATA = True
 LOSS = 2.0
-ARMS = {True: "with batch norm", False: "without"}
 KINDS = {"noise": "normal noise", "sign": "steps against the gradient's sign"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """The network, its training, and how far images are changed."""
 
     rates: tuple[float, ...] = (0.1, 0.3, 1.0)
     noise: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
     sign: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
-    steps: int = 600
     depth: int = 3
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(rates=(0.03, 0.1, 0.3, 1.0, 3.0), steps=3000)
@@ -82,29 +88,27 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Both arms with every seed."""
-    return [Trial(batch_norm, seed) for batch_norm in ARMS for seed in seeds]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on changed test images."""
     data = digits(trial.seed)
-    found: dict[str, Any] = {"validation": [], "noise": [], "sign": []}
-    for rate in settings.rates:
-        model = Dense(
-            depth=settings.depth,
-            width=settings.width,
-            activation="relu",
-            batch_norm=trial.batch_norm,
-            std=he,
-            seed=trial.seed,
-        )
-        train(model, data.train, rate=rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-        found["validation"].append(accuracy(model, data.validation))
-        found["noise"].append([accuracy(model, noisy(data.test, size, trial.seed)) for size in settings.noise])
-        found["sign"].append([accuracy(model, moved(model, data.test, size)) for size in settings.sign])
-    return found
+    depth, width = settings.depth, settings.width
+    return settings.at_every_rate(
+        lambda: Dense(
+            depth=depth, width=width, activation="relu", batch_norm=trial.batch_norm, std=he, seed=trial.seed
+        ),
+        data.train,
+        trial.seed,
+        {
+            "validation": lambda model: accuracy(model, data.validation),
+            "noise": lambda model: [accuracy(model, noisy(data.test, size, trial.seed)) for size in settings.noise],
+            "sign": lambda model: [accuracy(model, moved(model, data.test, size)) for size in settings.sign],
+        },
+        batch=settings.batch,
+    )
 
 
 def noisy(data: Split, size: float, seed: int) -> Split:
@@ -123,10 +127,32 @@ def moved(model: Dense, data: Split, size: float) -> Split:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate, for every change."""
+    arms = GRID.arms(settings, outcomes)
+    changes = [(kind, i, size) for kind in KINDS for i, size in enumerate(getattr(settings, kind))]
+    panels = (
+        panel(
+            words, (line(arm["batch_norm"], getattr(settings, kind), arm.points(kind) / 100) for arm in arms), GUESSING
+        )
+        for kind, words in KINDS.items()
+    )
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(settings, arms)),
+        table=table(
+            f"Test accuracy in %, at the rates {' and '.join(arm.rate for arm in arms)}",
+            changes,
+            ("change", lambda row: KINDS[row[0]]),
+            ("size", lambda row: f"{row[2]:g}"),
+            *((arm["batch_norm"], lambda row, arm=arm: average(arm.points(row[0])[:, row[1]], 1)) for arm in arms),
+            seeds=arms.seeds,
+        ),
+        figures=(
+            figure(
+                "accuracy_by_change",
+                "Test accuracy that is left, by how far images are changed",
+                panels,
+                x_label="size of the change, pixels being between 0 and 1",
+            ),
+        ),
         caveats=(
             "The arms differ in their rates too: each has the one that is best for it on images as they are.",
             "One step against the gradient's sign is the weakest of attacks; where gradients vanish it says little.",
@@ -134,52 +160,16 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, batch_norm: bool, kind: str, place: int) -> Numbers:
-    arm = outcomes.where(batch_norm=batch_norm)
-    return 100 * arm.array(kind)[:, best(arm), place]
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
+    def lead(batch_norm: bool, kind: str, place: int) -> Estimate:
+        ours, theirs = (arms[each].points(kind)[:, place] for each in (batch_norm, not batch_norm))
+        return difference(ours, theirs, "points")
 
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    clean, clean_without = (_points(outcomes, arm, "noise", 0) for arm in ARMS)
     text = "On images as they are, both are as accurate."
-    found = [judge(text, difference(clean, clean_without, "points"), Within(-LOSS, LOSS), "92.58 and 93.0 %")]
+    yield judge(text, lead(True, "noise", 0), Within(-LOSS, LOSS), "92.58 and 93.0 %")
     published = {"noise": "59.0 against 76.3 %", "sign": "8.5 against 38.1 %, projected gradient descent"}
     for kind, words in (("noise", "Normal noise of"), ("sign", "Every pixel moved by")):
         for place, size in enumerate(getattr(settings, kind)):
             if size:
-                with_it, without = (_points(outcomes, arm, kind, place) for arm in ARMS)
                 text = f"{words} {size:g}: with batch norm less accuracy is left than without."
-                gap = difference(without, with_it, "points")
-                found.append(judge(text, gap, AtLeast(LOSS), published[kind]))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for kind, words in KINDS.items():
-        for place, size in enumerate(getattr(settings, kind)):
-            cells = (cell(mean(_points(outcomes, arm, kind, place), "%"), 1) for arm in ARMS)
-            rows.append((words, f"{size:g}", *cells))
-    rates = (f"{settings.rates[best(outcomes.where(batch_norm=arm))]:g}" for arm in ARMS)
-    n = len(outcomes.where(batch_norm=True))
-    caption = f"Test accuracy in %, at the rates {' and '.join(rates)}. Mean [95 % interval] over {n} seeds"
-    return Table(caption, ("change", "size", *ARMS.values()), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for kind, words in KINDS.items():
-        sizes = getattr(settings, kind)
-        lines = []
-        for arm, label in ARMS.items():
-            values = np.stack([_points(outcomes, arm, kind, i) / 100 for i in range(len(sizes))], axis=1)
-            lines.append(Series(label, sizes, *(tuple(line) for line in band(values))))
-        panels.append(Panel(words, tuple(lines), ((0.1, "guessing"),)))
-    return Figure(
-        name="accuracy_by_change",
-        title="Test accuracy that is left, by how far images are changed",
-        caption="Line: mean over seeds; band: smallest to largest.",
-        x_label="size of the change, pixels being between 0 and 1",
-        y_label="test accuracy",
-        panels=tuple(panels),
-    )
+                yield judge(text, lead(False, kind, place), AtLeast(LOSS), published[kind])

@@ -33,20 +33,22 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from normwise.lab.data import digits
+from normwise.lab.design import Arm, figure, gap, line, panel, table
 from normwise.lab.models import he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Series, Statement
 from normwise.lab.stack import Ghost, Normalization, Stack, batch_norm
-from normwise.lab.stack_training import accuracies, at_best, best, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.stack_training import accuracies, both, train_stack
+from normwise.lab.statistics import difference
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchRenorm1d, LayerNorm, RenormSchedule
 from normwise.torch.models.recalibration.recalibrate import recalibrate
@@ -57,6 +59,8 @@ TAKES_DATA = True
 LOSS = 2.0
 WORSE = -1.0
 ARMS = {"batch": "batch norm", "renorm": "batch renormalization", "layer": "layer norm", "none": "none"}
+RECALIBRATED = ("parts", "batch", "renorm")
+"""The arms with running statistics, which are also measured by exact ones."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     )
     steps = settings.part_steps if trial.arm == "parts" else settings.batch_steps
     train_stack(stack, data.train, rates=settings.rates, steps=steps, batch=trial.batch, seed=trial.seed)
-    found = {"validation": accuracies(stack, data.validation), "test": accuracies(stack, data.test)}
-    if trial.arm in ("parts", "batch", "renorm"):
+    found = both(stack, data)
+    if trial.arm in RECALIBRATED:
         recalibrate(stack, [data.train.images])
         found["exact_validation"] = accuracies(stack, data.validation)
         found["exact_test"] = accuracies(stack, data.test)
@@ -148,10 +152,30 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare sizes, ways of inference, and arms, each at its best rate."""
+
+    def arm(name: str, size: int, *, exact: bool = False) -> Arm:
+        runs = outcomes.where(arm=name, part=size)
+        choose = (lambda arm: int(arm.array("exact_validation").mean(axis=0).argmax())) if exact else None
+        return Arm({}, {}, runs, settings.rates, choose=choose)
+
+    rows = [("parts", part) for part in settings.parts]
+    rows += [(name, batch) for batch in settings.batches for name in ARMS]
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=_figures(settings, outcomes),
+        statements=tuple(_statements(settings, arm)),
+        table=table(
+            "Test accuracy in %",
+            rows,
+            ("normalization", lambda row: ARMS.get(row[0], f"batch norm, parts of {settings.of}")),
+            ("images", lambda row: str(row[1])),
+            ("rate", lambda row: arm(*row).rate),
+            ("moving averages", lambda row: arm(*row).percent(1)),
+            (
+                "exact statistics",
+                lambda row: arm(*row, exact=True).percent(1, "exact_test") if row[0] in RECALIBRATED else "",
+            ),
+            seeds=len(arm(*rows[0])),
+        ),
+        figures=(_figure(settings, arm),),
         caveats=(
             "Dense layers: a layer's statistics are of as many values as there are images, and of 2 values only the "
             "order is left, 1 and -1 before scale and shift. In a convolution 2 images are many more values.",
@@ -161,88 +185,49 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, arm: str, part: int, *, exact: bool = False) -> Numbers:
-    found = outcomes.where(arm=arm, part=part)
-    if not exact:
-        return 100 * at_best(found)
-    return 100 * found.array("exact_test")[:, best(found, "exact_validation")]
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
-    whole = _points(outcomes, "parts", settings.parts[0])
+def _statements(settings: Settings, arm: Callable[..., Arm]) -> Iterator[Statement]:
+    whole, last = settings.parts[0], settings.parts[-1]
     resnet = {2: "34.7 against 23.6 % error with 2 against 32, ResNet-50", 4: "27.3 against 23.6 %"}
     for part in settings.parts[1:]:
         text = f"Statistics of {part} of {settings.of} images instead of all cost accuracy."
-        gap = difference(whole, _points(outcomes, "parts", part), "points")
-        found.append(judge(text, gap, AtLeast(LOSS), resnet.get(part, "")))
-    part = settings.parts[-1]
-    text = f"Exact statistics at inference give back some of what statistics of {part} images cost."
-    gap = difference(_points(outcomes, "parts", part, exact=True), _points(outcomes, "parts", part), "points")
-    found.append(judge(text, gap, AtLeast(1.0), "32.0 instead of 35.5 % error, ResNet-50"))
-    smallest = settings.batches[-1]
+        yield judge(text, gap(arm("parts", whole), arm("parts", part)), AtLeast(LOSS), resnet.get(part, ""))
+    text = f"Exact statistics at inference give back some of what statistics of {last} images cost."
+    exact = arm("parts", last, exact=True).points("exact_test")
+    back = difference(exact, arm("parts", last).points(), "points")
+    yield judge(text, back, AtLeast(1.0), "32.0 instead of 35.5 % error, ResNet-50")
+    largest, smallest = settings.batches[0], settings.batches[-1]
     published = {
         "renorm": "76.5 against 74.2 % with micro-batches of 4, Inception",
         "layer": "group norm: 24.1 against 34.7 %",
     }
-    for arm in ("renorm", "layer", "none"):
-        words = "no normalization" if arm == "none" else ARMS[arm]
+    for name in ("renorm", "layer", "none"):
+        words = "no normalization" if name == "none" else ARMS[name]
         text = f"With batches of {smallest}, {words} is better than batch norm."
-        gap = difference(_points(outcomes, arm, smallest), _points(outcomes, "batch", smallest), "points")
-        found.append(judge(text, gap, AtLeast(LOSS), published.get(arm, "")))
-    largest = settings.batches[0]
-    for arm in ("renorm", "layer"):
-        text = f"With batches of {largest}, batch norm is no worse than {ARMS[arm]}."
-        gap = difference(_points(outcomes, "batch", largest), _points(outcomes, arm, largest), "points")
-        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE)))
-    return found
+        lead = gap(arm(name, smallest), arm("batch", smallest))
+        yield judge(text, lead, AtLeast(LOSS), published.get(name, ""))
+    for name in ("renorm", "layer"):
+        text = f"With batches of {largest}, batch norm is no worse than {ARMS[name]}."
+        yield judge(text, gap(arm("batch", largest), arm(name, largest)), AtLeast(WORSE, nothing=WORSE))
 
 
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    keys = [("parts", part) for part in settings.parts]
-    keys += [(arm, batch) for batch in settings.batches for arm in ARMS]
-    for arm, part in keys:
-        found = outcomes.where(arm=arm, part=part)
-        known = "exact_test" in next(iter(found))[1]
-        rows.append(
-            (
-                f"batch norm, parts of {settings.of}" if arm == "parts" else ARMS[arm],
-                str(part),
-                f"{settings.rates[best(found)]:g}",
-                cell(mean(_points(outcomes, arm, part), "%"), 1),
-                cell(mean(_points(outcomes, arm, part, exact=True), "%"), 1) if known else "",
-            )
-        )
-    n = len(outcomes.where(arm="parts", part=settings.parts[0]))
-    caption = f"Test accuracy in %. Mean [95 % interval] over {n} seeds"
-    return Table(caption, ("normalization", "images", "rate", "moving averages", "exact statistics"), tuple(rows))
+def _figure(settings: Settings, arm: Callable[..., Arm]) -> Figure:
+    def by_size(label: str, name: str, sizes: Sequence[int], *, exact: bool = False) -> Series:
+        points = [arm(name, size, exact=exact).points("exact_test" if exact else "test") for size in sizes]
+        single: Any = (np.array(points) / 100).astype(np.float32).T  # as these lines have always been
+        return line(label, sizes, single)
 
-
-def _figures(settings: Settings, outcomes: Outcomes) -> tuple[Figure, ...]:
-    def line(label: str, arm: str, sizes: tuple[int, ...], *, exact: bool = False) -> Series:
-        values = torch.tensor([(_points(outcomes, arm, size, exact=exact) / 100).tolist() for size in sizes]).T.numpy()
-        return Series(label, tuple(float(size) for size in sizes), *(tuple(part) for part in band(values)))
-
-    panels = (
-        Panel(
-            f"parts of a batch of {settings.of}",
-            (
-                line("batch norm", "parts", settings.parts),
-                line("batch norm, exact statistics", "parts", settings.parts, exact=True),
-            ),
-        ),
-        Panel("whole batches", tuple(line(words, arm, settings.batches) for arm, words in ARMS.items())),
+    parts = (
+        by_size("batch norm", "parts", settings.parts),
+        by_size("batch norm, exact statistics", "parts", settings.parts, exact=True),
     )
-    return (
-        Figure(
-            name="accuracy_by_size",
-            title="Test accuracy by how many images are normalized together",
-            caption="Each at its best rate on validation images. On the right smaller batches see fewer images. Line: "
-            "mean over seeds; band: smallest to largest.",
-            x_label="images",
-            y_label="test accuracy",
-            panels=panels,
-            x_scale="log",
+    return figure(
+        "accuracy_by_size",
+        "Test accuracy by how many images are normalized together",
+        (
+            panel(f"parts of a batch of {settings.of}", parts),
+            panel("whole batches", (by_size(words, name, settings.batches) for name, words in ARMS.items())),
         ),
+        x_label="images",
+        caption="Each at its best rate on validation images. On the right smaller batches see fewer images.",
+        x_scale="log",
     )

@@ -36,7 +36,7 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,19 +45,19 @@ import torch
 from torch import Tensor
 
 from normwise.lab.data import batches, digits
+from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, average, figure, geometric, line, panel, table
 from normwise.lab.models import he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Statement
 from normwise.lab.stack import Stack, batch_norm
 from normwise.lab.stack_training import both, losses, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.statistics import Numbers, difference, ratio
 from normwise.lab.verdict import AtLeast, AtMost, judge
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"
 TAKES_DATA = True
 SMOOTHER = 2.0
-ARMS = {True: "with batch norm", False: "without"}
 PROBES = (0.5, 1.0, 2.0, 3.0, 4.0)
 """Steps along the gradient, in units of the rate."""
 
@@ -84,9 +84,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Both arms with every seed."""
-    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -184,10 +183,23 @@ def _layer_of(name: str, depth: int, only_readout_biased: bool) -> int:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the roughness with and without batch normalization at every common rate."""
+    arms = GRID.arms(settings, outcomes)
+    rows = [(i, rate, arm) for i, rate in enumerate(settings.rates) for arm in arms]
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=tuple(_figure(settings, outcomes, *each) for each in FIGURES),
+        statements=tuple(_statements(settings, arms)),
+        table=table(
+            "Range of the loss and largest change of the gradient along the gradient, geometric means over the looks; "
+            "mean cosine of gradients before and after a step of the layers below; test accuracy in % at the end",
+            rows,
+            ("rate", lambda row: f"{row[1]:g}"),
+            ("network", lambda row: row[2]["batch_norm"]),
+            ("range", lambda row: geometric(_over_looks(row[2], row[0], "range"), 3)),
+            ("change", lambda row: geometric(_over_looks(row[2], row[0], "distance"), 3)),
+            ("cosine", lambda row: average(row[2].array("cosine")[:, row[0]].mean(axis=1), 2)),
+            ("test", lambda row: average(100 * row[2].array("test")[:, row[0]], 1)),
+            seeds=arms.seeds,
+        ),
+        figures=tuple(_figure(settings, arms, *each) for each in FIGURES),
         caveats=(
             "The two are compared at a common rate, as in the paper; with batch normalization larger rates train, and "
             "there its landscape is rougher again.",
@@ -199,54 +211,30 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _logs(outcomes: Outcomes, arm: bool, rate: int, name: str) -> Numbers:
+def _over_looks(arm: Arm, rate: int, name: str) -> Numbers:
     """Geometric mean over the looks, one per seed."""
-    found: Numbers = np.exp(np.log(outcomes.where(batch_norm=arm).array(name)[:, rate]).mean(axis=1))
+    found: Numbers = np.exp(np.log(arm.array(name)[:, rate]).mean(axis=1))
     return found
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
+    with_it, without = arms
     for i, rate in enumerate(settings.rates):
-        spread = ratio(_logs(outcomes, False, i, "range"), _logs(outcomes, True, i, "range"))
-        text = f"At the rate {rate:g}, the loss varies less along the gradient with batch normalization."
-        found.append(judge(text, spread, AtLeast(SMOOTHER, nothing=1.0), "much less, VGG on CIFAR-10, figure 4"))
-        distance = ratio(_logs(outcomes, False, i, "distance"), _logs(outcomes, True, i, "distance"))
-        text = f"At the rate {rate:g}, the gradient changes less along itself with batch normalization."
+        at = f"At the rate {rate:g}"
+        text = f"{at}, the loss varies less along the gradient with batch normalization."
+        spread = ratio(_over_looks(without, i, "range"), _over_looks(with_it, i, "range"))
+        yield judge(text, spread, AtLeast(SMOOTHER, nothing=1.0), "much less, VGG on CIFAR-10, figure 4")
+        text = f"{at}, the gradient changes less along itself with batch normalization."
+        distance = ratio(_over_looks(without, i, "distance"), _over_looks(with_it, i, "distance"))
         published = "about two orders of magnitude less early on, VGG on CIFAR-10, figure 4"
-        found.append(judge(text, distance, AtLeast(SMOOTHER, nothing=1.0), published))
-        with_it, without = (outcomes.where(batch_norm=arm).array("cosine")[:, i].mean(axis=1) for arm in ARMS)
+        yield judge(text, distance, AtLeast(SMOOTHER, nothing=1.0), published)
         text = (
-            f"At the rate {rate:g}, a step of the layers below turns a layer's gradient more with batch normalization "
-            "(cosine with minus cosine without)."
+            f"{at}, a step of the layers below turns a layer's gradient more with batch normalization (cosine with "
+            "minus cosine without)."
         )
-        turned = difference(with_it, without, "cosine")
-        found.append(judge(text, turned, AtMost(0.0), "no less, VGG; much more, deep linear network"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for i, rate in enumerate(settings.rates):
-        for arm, words in ARMS.items():
-            runs = outcomes.where(batch_norm=arm)
-            ones = np.ones(len(runs))
-            rows.append(
-                (
-                    f"{rate:g}",
-                    words,
-                    cell(ratio(_logs(outcomes, arm, i, "range"), ones), 3),
-                    cell(ratio(_logs(outcomes, arm, i, "distance"), ones), 3),
-                    cell(mean(runs.array("cosine")[:, i].mean(axis=1), "cosine"), 2),
-                    cell(mean(100 * runs.array("test")[:, i], "%"), 1),
-                )
-            )
-    caption = (
-        "Range of the loss and largest change of the gradient along the gradient, geometric means over the looks; mean "
-        "cosine of gradients before and after a step of the layers below; test accuracy in % at the end. Mean [95 % "
-        f"interval] over {len(outcomes.where(batch_norm=True))} seeds"
-    )
-    return Table(caption, ("rate", "network", "range", "change", "cosine", "test"), tuple(rows))
+        one, two = (arm.array("cosine")[:, i].mean(axis=1) for arm in (with_it, without))
+        turned = difference(one, two, "cosine")
+        yield judge(text, turned, AtMost(0.0), "no less, VGG; much more, deep linear network")
 
 
 FIGURES = (
@@ -256,23 +244,18 @@ FIGURES = (
 )
 
 
-def _figure(settings: Settings, outcomes: Outcomes, name: str, title: str, y_label: str) -> Figure:
-    at = tuple(float(step) for step in settings.at)
-    panels = []
-    for i, rate in enumerate(settings.rates):
-        lines = []
-        for arm, words in ARMS.items():
-            values = outcomes.where(batch_norm=arm).array(name)[:, i]
-            lines.append(Series(words, at, *(tuple(line) for line in band(values))))
-        panels.append(Panel(f"rate {rate:g}", tuple(lines)))
-    return Figure(
-        name=f"{name}_by_step",
-        title=title,
-        caption="On a batch that is not the next one, in training mode. Line: mean over seeds; band: smallest to "
-        "largest.",
+def _figure(settings: Settings, arms: Arms, name: str, title: str, y_label: str) -> Figure:
+    panels = (
+        panel(f"rate {rate:g}", (line(arm["batch_norm"], settings.at, arm.array(name)[:, i]) for arm in arms))
+        for i, rate in enumerate(settings.rates)
+    )
+    return figure(
+        f"{name}_by_step",
+        title,
+        panels,
         x_label="steps",
         y_label=y_label,
-        panels=tuple(panels),
+        caption="On a batch that is not the next one, in training mode.",
         x_scale="log",
         y_scale="linear" if name == "cosine" else "log",
     )

@@ -35,7 +35,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +43,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, figure, line, panel, table
 from normwise.lab.linear import Linear, gradients_of, losses, move, range_along, turns
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Scale, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.results import Conclusion, Estimate, Figure, Scale, Statement
+from normwise.lab.statistics import Numbers, cell, difference, mean, ratio
 from normwise.lab.training import looks
 from normwise.lab.verdict import AtLeast, Within, judge
 
@@ -58,7 +59,6 @@ UNCORRELATED = 0.3
 TURNS = 0.1
 SMOOTHER = 2.0
 NETWORK = "deep linear network of 25 layers"
-ARMS = {True: "with batch norm", False: "without"}
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Both arms with every seed."""
-    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -120,11 +119,25 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the losses, and how gradients turn and losses vary at a common rate."""
-    common = best(outcomes.where(batch_norm=False))
+    arms = GRID.arms(settings, outcomes, choose=best)
+    rows = [(i, rate, arm) for i, rate in enumerate(settings.rates) for arm in arms]
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes, common)),
-        table=_table(settings, outcomes),
-        figures=tuple(_figure(settings, outcomes, common, *each) for each in FIGURES),
+        statements=tuple(_statements(settings, arms)),
+        table=table(
+            f"Loss after {settings.steps} steps, over that of predicting 0; of a layer's gradient before and after the "
+            "layers below take their step: the cosine, and the distance over its size; range of the loss along the "
+            "gradient over the loss",
+            rows,
+            ("rate", lambda row: f"{row[1]:g}"),
+            ("network", lambda row: row[2]["batch_norm"]),
+            ("loss", lambda row: _geometric(row[2].array("loss")[:, row[0], -1])),
+            ("cosine", lambda row: _cell(mean(_mean(row[2], row[0], "cosine"), "cosine"), 2)),
+            ("distance", lambda row: _geometric(_median(row[2], row[0], "distance"))),
+            ("range", lambda row: _geometric(_median(row[2], row[0], "range"))),
+            seeds=arms.seeds,
+            more=", geometric of all but the cosine",
+        ),
+        figures=tuple(_figure(settings, arms, *each) for each in FIGURES),
         caveats=(
             "Rates are chosen by the very loss that is reported: there is one data set, all of it in every step, and "
             "the question is how well it is fitted.",
@@ -146,126 +159,71 @@ FIGURES: tuple[tuple[str, str, str, str, Scale], ...] = (
 )
 
 
-def best(arm: Outcomes) -> int:
+def best(arm: Arm) -> int:
     """The rate whose loss ends lowest in the geometric mean over seeds; one at which a seed diverges does not."""
     with np.errstate(invalid="ignore"):
         logs = np.log(arm.array("loss")[:, :, -1]).mean(axis=0)
     return int(np.where(np.isfinite(logs), logs, np.inf).argmin())
 
 
-def _mean(outcomes: Outcomes, arm: bool, rate: int, name: str) -> Numbers:
+def _mean(arm: Arm, rate: int, name: str) -> Numbers:
     """Mean over the looks, one per seed."""
-    found: Numbers = outcomes.where(batch_norm=arm).array(name)[:, rate].mean(axis=1)
+    found: Numbers = arm.array(name)[:, rate].mean(axis=1)
     return found
 
 
-def _median(outcomes: Outcomes, arm: bool, rate: int, name: str) -> Numbers:
+def _median(arm: Arm, rate: int, name: str) -> Numbers:
     """Median over the looks, one per seed; single looks can be as large as can be."""
-    found: Numbers = np.median(outcomes.where(batch_norm=arm).array(name)[:, rate], axis=1)
+    found: Numbers = np.median(arm.array(name)[:, rate], axis=1)
     return found
 
 
-def _end(outcomes: Outcomes, arm: bool, rate: int) -> Numbers:
-    return outcomes.where(batch_norm=arm).array("loss")[:, rate, -1]
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
+    text = "The loss ends lower with batch normalization, each at its best rate (without over with)."
+    ends = {each: arms[each].numbers("loss")[:, -1] for each in WITH_AND_WITHOUT}
+    published = f"much lower, {NETWORK}, figure 3"
+    yield judge(text, ratio(ends[False], ends[True]), AtLeast(LOWER, nothing=1.0), published)
+    for rate in sorted({settings.rates.index(settings.small), arms[False].best}):
+        yield from _at_a_common_rate(f"At the rate {settings.rates[rate]:g}", arms, rate)
 
 
-def _statements(settings: Settings, outcomes: Outcomes, common: int) -> list[Statement]:
-    ends = {arm: _end(outcomes, arm, best(outcomes.where(batch_norm=arm))) for arm in ARMS}
-    found = [
-        judge(
-            "The loss ends lower with batch normalization, each at its best rate (without over with).",
-            ratio(ends[False], ends[True]),
-            AtLeast(LOWER, nothing=1.0),
-            f"much lower, {NETWORK}, figure 3",
-        )
-    ]
-    for rate in sorted({settings.rates.index(settings.small), common}):
-        found += _at_a_common_rate(settings, outcomes, rate)
-    return found
+def _at_a_common_rate(at: str, arms: Arms, rate: int) -> Iterator[Statement]:
+    cosine = {each: _mean(arms[each], rate, "cosine") for each in WITH_AND_WITHOUT}
+    text = f"{at}, a layer's gradient hardly turns without batch normalization when the layers below take their step."
+    yield judge(text, mean(cosine[False], "cosine"), AtLeast(SAME), f"cosine about 1, {NETWORK}")
+    text = f"{at}, a layer's gradient before and after that is nearly uncorrelated with batch normalization."
+    rule = Within(-UNCORRELATED, UNCORRELATED)
+    yield judge(text, mean(cosine[True], "cosine"), rule, f"nearly uncorrelated, {NETWORK}")
+    text = f"{at}, a layer's gradient turns more with batch normalization (cosine without minus cosine with)."
+    turned = difference(cosine[False], cosine[True], "cosine")
+    yield judge(text, turned, AtLeast(TURNS), f"about 1 without, near 0 with, {NETWORK}")
+    text = f"{at}, a layer's gradient moves further with batch normalization, for its size (with over without)."
+    further = ratio(_median(arms[True], rate, "distance"), _median(arms[False], rate, "distance"))
+    yield judge(text, further, AtLeast(1.0, nothing=1.0))
+    text = f"{at}, the loss varies less along the gradient with batch normalization (without over with)."
+    smoother = ratio(_median(arms[False], rate, "range"), _median(arms[True], rate, "range"))
+    says = "Santurkar et al. 2018, section 3.1"
+    yield judge(text, smoother, AtLeast(SMOOTHER, nothing=1.0), says=says)
 
 
-def _at_a_common_rate(settings: Settings, outcomes: Outcomes, rate: int) -> list[Statement]:
-    cosine = {arm: _mean(outcomes, arm, rate, "cosine") for arm in ARMS}
-    distance = {arm: _median(outcomes, arm, rate, "distance") for arm in ARMS}
-    spread = {arm: _median(outcomes, arm, rate, "range") for arm in ARMS}
-    at = f"At the rate {settings.rates[rate]:g}"
-    return [
-        judge(
-            f"{at}, a layer's gradient hardly turns without batch normalization when the layers below take their step.",
-            mean(cosine[False], "cosine"),
-            AtLeast(SAME),
-            f"cosine about 1, {NETWORK}",
-        ),
-        judge(
-            f"{at}, a layer's gradient before and after that is nearly uncorrelated with batch normalization.",
-            mean(cosine[True], "cosine"),
-            Within(-UNCORRELATED, UNCORRELATED),
-            f"nearly uncorrelated, {NETWORK}",
-        ),
-        judge(
-            f"{at}, a layer's gradient turns more with batch normalization (cosine without minus cosine with).",
-            difference(cosine[False], cosine[True], "cosine"),
-            AtLeast(TURNS),
-            f"about 1 without, near 0 with, {NETWORK}",
-        ),
-        judge(
-            f"{at}, a layer's gradient moves further with batch normalization, for its size (with over without).",
-            ratio(distance[True], distance[False]),
-            AtLeast(1.0, nothing=1.0),
-        ),
-        judge(
-            f"{at}, the loss varies less along the gradient with batch normalization (without over with).",
-            ratio(spread[False], spread[True]),
-            AtLeast(SMOOTHER, nothing=1.0),
-            says="Santurkar et al. 2018, section 3.1",
-        ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for i, rate in enumerate(settings.rates):
-        for arm, words in ARMS.items():
-            ones = np.ones(len(outcomes.where(batch_norm=arm)))
-            rows.append(
-                (
-                    f"{rate:g}",
-                    words,
-                    _cell(ratio(_end(outcomes, arm, i), ones), 3),
-                    _cell(mean(_mean(outcomes, arm, i, "cosine"), "cosine"), 2),
-                    _cell(ratio(_median(outcomes, arm, i, "distance"), ones), 3),
-                    _cell(ratio(_median(outcomes, arm, i, "range"), ones), 3),
-                )
-            )
-    caption = (
-        f"Loss after {settings.steps} steps, over that of predicting 0; of a layer's gradient before and after the "
-        "layers below take their step: the cosine, and the distance over its size; range of the loss along the "
-        f"gradient over the loss. Mean [95 % interval] over {len(outcomes.where(batch_norm=True))} seeds, geometric of "
-        "all but the cosine"
-    )
-    return Table(caption, ("rate", "network", "loss", "cosine", "distance", "range"), tuple(rows))
+def _geometric(values: Numbers) -> str:
+    return _cell(ratio(values, np.ones(len(values))), 3)
 
 
 def _cell(estimate: Estimate, decimals: int) -> str:
     return cell(estimate, decimals) if np.isfinite(estimate.value) else "diverges"
 
 
-def _figure(
-    settings: Settings, outcomes: Outcomes, common: int, what: str, name: str, title: str, label: str, scale: Scale
-) -> Figure:
-    at = tuple(float(step) for step in looks(settings.steps, growth=1.5))
-    lines = tuple(
-        Series(words, at, *(tuple(line) for line in band(outcomes.where(batch_norm=arm).array(what)[:, common])))
-        for arm, words in ARMS.items()
-    )
-    return Figure(
-        name=name,
-        title=title,
-        caption=f"At the rate {settings.rates[common]:g}, the best without batch normalization. Line: mean over seeds; "
-        "band: smallest to largest.",
+def _figure(settings: Settings, arms: Arms, what: str, name: str, title: str, label: str, scale: Scale) -> Figure:
+    common, at = arms[False].best, looks(settings.steps, growth=1.5)
+    lines = (line(arm["batch_norm"], at, arm.array(what)[:, common]) for arm in arms)
+    return figure(
+        name,
+        title,
+        [panel(f"{settings.depth} linear layers of {settings.width}", lines)],
         x_label="steps",
         y_label=label,
-        panels=(Panel(f"{settings.depth} linear layers of {settings.width}", lines),),
+        caption=f"At the rate {settings.rates[common]:g}, the best without batch normalization.",
         x_scale="log",
         y_scale=scale,
     )

@@ -34,19 +34,20 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from normwise.lab.curves import steps_to
+from normwise.lab.curves import in_steps, steps_to
 from normwise.lab.data import CLASSES, digits
+from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, average, figure, line, panel, table
 from normwise.lab.models import Dense, constant
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement
+from normwise.lab.statistics import Numbers, difference, ratio
 from normwise.lab.training import accuracy, looks, train
 from normwise.lab.verdict import AtLeast, judge
 
@@ -60,11 +61,10 @@ SMALL = 0.1
 FASTER = 3.0
 HIGHER = 0.5
 PERCENTILES = (15, 50, 85)
-ARMS = {True: "with batch norm", False: "without"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """What is swept, and how long training takes."""
 
     inputs: tuple[str, ...] = ("grey", "binary")
@@ -73,7 +73,6 @@ class Settings:
     steps: int = 1500
     depth: int = 3
     width: int = 100
-    batch: int = 60
 
 
 FULL = Settings(deviations=(0.01, SMALL, 0.3), rates=(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0), steps=5000)
@@ -90,16 +89,13 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Both arms at every deviation and rate, with every seed."""
-    return [
-        Trial(pixels, batch_norm, deviation, rate, seed)
-        for pixels in settings.inputs
-        for batch_norm in (False, True)
-        for deviation in settings.deviations
-        for rate in settings.rates
-        for seed in seeds
-    ]
+trials = Grid(
+    Trial,
+    pixels="inputs",
+    batch_norm={False: "without", True: "with batch norm"},
+    deviation="deviations",
+    rate="rates",
+).trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -159,12 +155,31 @@ def _drift(percentiles: Numbers) -> tuple[float, int]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Pick the settings of each arm on validation images, and compare the arms on test images."""
-    statements: list[Statement] = []
-    for pixels in settings.inputs:
-        statements += _statements(settings, outcomes.where(pixels=pixels), pixels)
+    targets = ", of ".join(f"{TARGETS[pixels]:.2f} with {pixels} pixels" for pixels in settings.inputs)
+    at = looks(settings.steps)
+    rows = [
+        (pixels, words, deviation, _fastest(settings, outcomes.where(pixels=pixels, batch_norm=each), [deviation]))
+        for pixels in settings.inputs
+        for each, words in WITH_AND_WITHOUT.items()
+        for deviation in settings.deviations
+    ]
     return Conclusion(
-        statements=tuple(statements),
-        table=_table(settings, outcomes),
+        statements=tuple(text for pixels in settings.inputs for text in _statements(settings, outcomes, pixels)),
+        table=table(
+            f"Steps to a test accuracy of {targets}, out of {settings.steps}, each network at the rate that gets there "
+            "first on validation images; accuracy after the last step",
+            rows,
+            ("pixels", lambda row: row[0]),
+            ("network", lambda row: row[1]),
+            ("initial std", lambda row: f"{row[2]:g}"),
+            ("rate", lambda row: f"{next(iter(row[3]))[0].rate:g}"),
+            ("steps", lambda row: in_steps(row[3].array("test"), TARGETS[row[0]], at)),
+            ("got there", lambda row: _reached(row[3], TARGETS[row[0]])),
+            ("test accuracy, %", lambda row: average(100 * row[3].array("test")[:, -1], 1)),
+            ("drift", lambda row: average(row[3].array("drift"), 2)),
+            seeds=len(rows[0][3]),
+            more=", of the steps the geometric one.",
+        ),
         figures=(_curves(settings, outcomes), _percentiles(settings, outcomes), _sweep(settings, outcomes)),
         caveats=(
             "The digits are small data: 1077 training images of 8 x 8 pixels against MNIST's 60,000 of 28 x 28; one of "
@@ -177,13 +192,17 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _fastest(settings: Settings, arm: Outcomes, pixels: str, deviations: Sequence[float]) -> Outcomes:
+def _fastest(settings: Settings, arm: Outcomes, deviations: Sequence[float]) -> Outcomes:
     """The trials of the deviation and rate that reach the target first on validation images, in the geometric mean."""
-    at = looks(settings.steps)
+    at, target = looks(settings.steps), TARGETS[next(iter(arm))[0].pixels]
     sweep = [arm.where(deviation=deviation, rate=rate) for deviation in deviations for rate in settings.rates]
-    mean_steps = [np.log(steps_to(TARGETS[pixels], runs.array("validation"), at)).mean() for runs in sweep]
+    mean_steps = [np.log(steps_to(target, runs.array("validation"), at)).mean() for runs in sweep]
     final = [runs.array("validation")[:, -1].mean() for runs in sweep]  # decides when none gets there
     return min(zip(mean_steps, [-x for x in final], range(len(sweep)), sweep, strict=True))[3]
+
+
+def _reached(runs: Outcomes, target: float) -> str:
+    return f"{int((runs.array('test').max(axis=1) >= target).sum())} of {len(runs)}"
 
 
 def _highest(settings: Settings, arm: Outcomes) -> Outcomes:
@@ -192,86 +211,46 @@ def _highest(settings: Settings, arm: Outcomes) -> Outcomes:
     return max(sweep, key=lambda runs: float(runs.array("validation")[:, -1].mean()))
 
 
-def _statements(settings: Settings, outcomes: Outcomes, pixels: str) -> list[Statement]:
+def _statements(settings: Settings, outcomes: Outcomes, pixels: str) -> Iterator[Statement]:
     at, target = looks(settings.steps), TARGETS[pixels]
-    arms = {batch_norm: outcomes.where(batch_norm=batch_norm) for batch_norm in ARMS}
-    found = []
+    arms = {each: outcomes.where(pixels=pixels, batch_norm=each) for each in WITH_AND_WITHOUT}
+    figure_1a = "above .95 at 1000 to 2000 steps with, between 10,000 and 50,000 without (read off figure 1a, MNIST)"
     for deviations, words in (
         ((SMALL,), f"both with the paper's initialization (small Gaussian weights, std {SMALL:g})"),
         (settings.deviations, "each with the initialization tuned for it"),
     ):
         if not set(deviations) <= set(settings.deviations):
             continue  # a tiny setting without the small one
-        chosen = {b: _fastest(settings, arm, pixels, deviations) for b, arm in arms.items()}
-        steps = {b: steps_to(target, runs.array("test"), at) for b, runs in chosen.items()}
+        steps = {
+            each: steps_to(target, _fastest(settings, arm, deviations).array("test"), at) for each, arm in arms.items()
+        }
         text = f"With {pixels} pixels, training to {target:.2f} takes at least {FASTER:g} times fewer steps, {words}."
-        published = (
-            "above .95 at 1000 to 2000 steps with, between 10,000 and 50,000 without (read off figure 1a, MNIST)"
-            if pixels == "binary"
-            else ""
-        )
-        found.append(judge(text, ratio(steps[False], steps[True]), AtLeast(FASTER, nothing=1.0), published))
-    chosen = {b: _fastest(settings, arm, pixels, settings.deviations) for b, arm in arms.items()}
+        published = figure_1a if pixels == "binary" else ""
+        yield judge(text, ratio(steps[False], steps[True]), AtLeast(FASTER, nothing=1.0), published)
+    drift = {each: _fastest(settings, arm, settings.deviations).array("drift") for each, arm in arms.items()}
     text = f"With {pixels} pixels, the inputs of the last sigmoids drift less (drift without over drift with)."
-    drift = ratio(chosen[False].array("drift"), chosen[True].array("drift"))
-    found.append(judge(text, drift, AtLeast(1.0, nothing=1.0), "figure 1b and c, without a number"))
-    ends = {b: 100 * _highest(settings, arm).array("test")[:, -1] for b, arm in arms.items()}
+    less = ratio(drift[False], drift[True])
+    yield judge(text, less, AtLeast(1.0, nothing=1.0), "figure 1b and c, without a number")
+    ends = {each: 100 * _highest(settings, arm).array("test")[:, -1] for each, arm in arms.items()}
     text = f"With {pixels} pixels, the network ends higher, each at the rate that ends highest on validation images."
-    gap = difference(ends[True], ends[False], "points")
-    found.append(judge(text, gap, AtLeast(HIGHER), "about .98 with and .97 without (read off figure 1a, MNIST)"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    at, rows, n = looks(settings.steps), [], 0
-    for pixels in settings.inputs:
-        for batch_norm, arm in ARMS.items():
-            for deviation in settings.deviations:
-                runs = _fastest(settings, outcomes.where(pixels=pixels, batch_norm=batch_norm), pixels, [deviation])
-                test, n = runs.array("test"), len(runs)
-                steps = ratio(steps_to(TARGETS[pixels], test, at), np.ones(n))  # for its geometric mean
-                reached = int((test.max(axis=1) >= TARGETS[pixels]).sum())
-                rows.append(
-                    (
-                        pixels,
-                        arm,
-                        f"{deviation:g}",
-                        f"{next(iter(runs))[0].rate:g}",
-                        cell(steps, 0),
-                        f"{reached} of {n}",
-                        cell(mean(100 * test[:, -1], "%"), 1),
-                        cell(mean(runs.array("drift"), "widths"), 2),
-                    )
-                )
-    targets = ", of ".join(f"{TARGETS[pixels]:.2f} with {pixels} pixels" for pixels in settings.inputs)
-    caption = (
-        f"Steps to a test accuracy of {targets}, out of {settings.steps}, each network at the rate that gets there "
-        f"first on validation images; accuracy after the last step. Mean [95 % interval] over {n} seeds, of the steps "
-        "the geometric one."
-    )
-    columns = ("pixels", "network", "initial std", "rate", "steps", "got there", "test accuracy, %", "drift")
-    return Table(caption, columns, tuple(rows))
+    published = "about .98 with and .97 without (read off figure 1a, MNIST)"
+    yield judge(text, difference(ends[True], ends[False], "points"), AtLeast(HIGHER), published)
 
 
 def _curves(settings: Settings, outcomes: Outcomes) -> Figure:
-    at = tuple(float(step) for step in looks(settings.steps))
     panels = []
     for pixels in settings.inputs:
         lines = []
-        for batch_norm, arm in ARMS.items():
-            both = outcomes.where(pixels=pixels, batch_norm=batch_norm)
-            runs = _fastest(settings, both, pixels, settings.deviations)
-            lines.append(Series(arm, at, *(tuple(line) for line in band(runs.array("test")))))
-        marks = ((TARGETS[pixels], f"{TARGETS[pixels]:.2f}"),)
-        panels.append(Panel(f"{pixels} pixels", tuple(lines), marks))
-    return Figure(
-        name="accuracy_by_step",
-        title="Test accuracy against steps",
-        caption="Each arm with the initialization and the rate tuned for it. Line: mean over seeds; band: smallest "
-        "to largest.",
+        for each, words in WITH_AND_WITHOUT.items():
+            runs = _fastest(settings, outcomes.where(pixels=pixels, batch_norm=each), settings.deviations)
+            lines.append(line(words, looks(settings.steps), runs.array("test")))
+        panels.append(panel(f"{pixels} pixels", lines, ((TARGETS[pixels], f"{TARGETS[pixels]:.2f}"),)))
+    return figure(
+        "accuracy_by_step",
+        "Test accuracy against steps",
+        panels,
         x_label="steps",
-        y_label="test accuracy",
-        panels=tuple(panels),
+        caption="Each arm with the initialization and the rate tuned for it.",
         x_scale="log",
     )
 
@@ -280,14 +259,14 @@ def _percentiles(settings: Settings, outcomes: Outcomes) -> Figure:
     at = tuple(float(step) for step in looks(settings.steps))
     pixels = settings.inputs[-1]
     panels = []
-    for batch_norm, arm in ARMS.items():
-        both = outcomes.where(pixels=pixels, batch_norm=batch_norm)
-        trial, outcome = next(iter(_fastest(settings, both, pixels, settings.deviations)))
+    for each, words in WITH_AND_WITHOUT.items():
+        runs = _fastest(settings, outcomes.where(pixels=pixels, batch_norm=each), settings.deviations)
+        trial, outcome = next(iter(runs))
         lines = (
             Series(f"{percentile}th percentile", at[: len(values)], values)
             for percentile, values in zip(PERCENTILES, zip(*outcome["typical"], strict=True), strict=True)
         )
-        panels.append(Panel(f"{arm}, drift {outcome['drift']:.2f}, seed {trial.seed}", tuple(lines)))
+        panels.append(Panel(f"{words}, drift {outcome['drift']:.2f}, seed {trial.seed}", tuple(lines)))
     return Figure(
         name="percentiles_by_step",
         title="Input of one sigmoid of the last hidden layer",
@@ -301,26 +280,24 @@ def _percentiles(settings: Settings, outcomes: Outcomes) -> Figure:
 
 
 def _sweep(settings: Settings, outcomes: Outcomes) -> Figure:
-    at = looks(settings.steps)
-    panels = []
+    at, panels = looks(settings.steps), []
     for pixels in settings.inputs:
         lines = []
-        for batch_norm, arm in ARMS.items():
+        for each, words in WITH_AND_WITHOUT.items():
             for deviation in settings.deviations:
-                both = outcomes.where(pixels=pixels, batch_norm=batch_norm, deviation=deviation)
-                cells = (both.where(rate=rate).array("test") for rate in settings.rates)
-                logs = np.stack([np.log(steps_to(TARGETS[pixels], curves, at)) for curves in cells], axis=1)
-                values = (tuple(np.exp(line)) for line in band(logs))
-                lines.append(Series(f"{arm}, std {deviation:g}", settings.rates, *values))
-        panels.append(Panel(f"{pixels} pixels, to {TARGETS[pixels]:.2f}", tuple(lines)))
-    return Figure(
-        name="steps_by_rate",
-        title="Steps to the accuracy, at every rate",
-        caption=f"All initial weights and rates that were tried; {settings.steps} stands for: not reached. Line: "
-        "geometric mean over seeds; band: smallest to largest.",
+                runs = outcomes.where(pixels=pixels, batch_norm=each, deviation=deviation)
+                curves = (runs.where(rate=rate).array("test") for rate in settings.rates)
+                logs = np.stack([np.log(steps_to(TARGETS[pixels], curve, at)) for curve in curves], axis=1)
+                lines.append(line(f"{words}, std {deviation:g}", settings.rates, logs, back=np.exp))
+        panels.append(panel(f"{pixels} pixels, to {TARGETS[pixels]:.2f}", lines))
+    return figure(
+        "steps_by_rate",
+        "Steps to the accuracy, at every rate",
+        panels,
         x_label="learning rate",
         y_label="steps",
-        panels=tuple(panels),
+        caption=f"All initial weights and rates that were tried; {settings.steps} stands for: not reached. Line: "
+        "geometric mean over seeds; band: smallest to largest.",
         x_scale="log",
         y_scale="log",
     )

@@ -44,10 +44,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data import Split, digits
+from normwise.lab.design import average, figure, line, panel, table
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.results import Conclusion
+from normwise.lab.statistics import Numbers, difference
 from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.standard_error import distance
@@ -141,10 +142,59 @@ def from_truth(model: Dense, images: torch.Tensor) -> float:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge accuracies at every pair of sizes; show them, the losses and the distances."""
+    arms = {network: outcomes.where(depth=network[0], trained=network[1]) for network in settings.networks}
+    arranged = [
+        *(f"shuffled, {size} a batch" for size in settings.recalibrated),
+        f"by class, {settings.sorted} a batch",
+    ]
+    ways = [("average", 0, ""), *((way, place, words) for place, words in enumerate(arranged) for way in WAYS)]
+
+    def points(network: tuple[int, int], way: str, place: int) -> Numbers:
+        return 100 * arms[network].array(f"{way}_accuracy")[:, place]
+
+    panels = (
+        panel(
+            f"{depth} layers, batches of {trained}",
+            (
+                line(NAMES[way], settings.recalibrated, arm.array(f"{way}_accuracy")[:, : len(settings.recalibrated)])
+                for way in WAYS
+            ),
+        )
+        for (depth, trained), arm in arms.items()
+    )
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(
+            judge(
+                f"{depth} layers trained with {trained} a batch, data {words}: by the batch is no worse.",
+                difference(
+                    points((depth, trained), "batch", place), points((depth, trained), "inference", place), "points"
+                ),
+                AtLeast(WORSE, nothing=WORSE),
+            )
+            for depth, trained in settings.networks
+            for place, words in enumerate(arranged)
+        ),
+        table=table(
+            "Test accuracy in %, test loss in nats, distance in standard deviations",
+            [(network, *way) for network in settings.networks for way in ways],
+            ("layers, batch", lambda row: f"{row[0][0]}, {row[0][1]}"),
+            ("data", lambda row: row[3]),
+            ("layers below", lambda row: NAMES[row[1]]),
+            ("accuracy", lambda row: average(points(*row[:3]), 1)),
+            ("loss", lambda row: average(arms[row[0]].array(f"{row[1]}_loss")[:, row[2]], 3)),
+            ("distance", lambda row: average(arms[row[0]].array(f"{row[1]}_distance")[:, row[2]], 3)),
+            seeds=len(arms[settings.networks[0]]),
+        ),
+        figures=(
+            figure(
+                "accuracy_by_size",
+                "Test accuracy after recalibration, by the size of the batches that the data come in",
+                panels,
+                x_label="images per batch",
+                caption="Shuffled data.",
+                x_scale="log",
+            ),
+        ),
         caveats=(
             "Where batches are small in training and afterwards, the loss is lower by the batch: the statistics then "
             "hold the tails that small batches make, and the network is less sure of everything. That is a correction "
@@ -153,74 +203,4 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "is 0 by construction, up to rounding.",
             "Dense layers: a convolution has as many values in a small batch as these have in a large one.",
         ),
-    )
-
-
-def arrangements(settings: Settings) -> list[str]:
-    """The ways in which the data come, in words."""
-    return [*(f"shuffled, {size} a batch" for size in settings.recalibrated), f"by class, {settings.sorted} a batch"]
-
-
-def _points(outcomes: Outcomes, depth: int, trained: int, way: str, place: int) -> Numbers:
-    return 100 * outcomes.where(depth=depth, trained=trained).array(f"{way}_accuracy")[:, place]
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
-    for depth, trained in settings.networks:
-        for place, words in enumerate(arrangements(settings)):
-            arms = {way: _points(outcomes, depth, trained, way, place) for way in WAYS}
-            found.append(
-                judge(
-                    f"{depth} layers trained with {trained} a batch, data {words}: by the batch is no worse.",
-                    difference(arms["batch"], arms["inference"], "points"),
-                    AtLeast(WORSE, nothing=WORSE),
-                )
-            )
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for depth, trained in settings.networks:
-        arm = outcomes.where(depth=depth, trained=trained)
-        ways = [("average", 0, "")]
-        ways += [(way, place, words) for place, words in enumerate(arrangements(settings)) for way in WAYS]
-        for way, place, words in ways:
-            numbers = {what: arm.array(f"{way}_{what}")[:, place] for what in MEASURED}
-            rows.append(
-                (
-                    f"{depth}, {trained}",
-                    words,
-                    NAMES[way],
-                    cell(mean(100 * numbers["accuracy"], "%"), 1),
-                    cell(mean(numbers["loss"], "nats"), 3),
-                    cell(mean(numbers["distance"], "deviations"), 3),
-                )
-            )
-    caption = (
-        f"Test accuracy in %, test loss in nats, distance in standard deviations. Mean [95 % interval] over "
-        f"{len({trial.seed for trial, _ in outcomes})} seeds"
-    )
-    heads = ("layers, batch", "data", "layers below", "accuracy", "loss", "distance")
-    return Table(caption, heads, tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for depth, trained in settings.networks:
-        arm = outcomes.where(depth=depth, trained=trained)
-        lines = []
-        for way in WAYS:
-            values = band(arm.array(f"{way}_accuracy")[:, : len(settings.recalibrated)])
-            lines.append(Series(NAMES[way], settings.recalibrated, *(tuple(line) for line in values)))
-        panels.append(Panel(f"{depth} layers, batches of {trained}", tuple(lines), ()))
-    return Figure(
-        name="accuracy_by_size",
-        title="Test accuracy after recalibration, by the size of the batches that the data come in",
-        caption="Shuffled data. Line: mean over seeds; band: smallest to largest.",
-        x_label="images per batch",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
     )

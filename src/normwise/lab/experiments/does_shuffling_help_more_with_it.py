@@ -32,19 +32,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from normwise.lab.data import Split, digits
-from normwise.lab.models import he
+from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import at_best, best, both, losses
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.results import Conclusion
+from normwise.lab.stack_training import both
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
@@ -53,7 +50,6 @@ TAKES_DATA = True
 SEEDS = 20
 GAIN = 0.3
 COST = 1.0
-ARMS = {True: "with batch norm", False: "without"}
 ORDERS = {
     "shuffled": "other batches in every pass",
     "fixed": "always the same batches",
@@ -62,14 +58,13 @@ ORDERS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """Orders and rates."""
 
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     images: int = 400
     steps: int = 800
     depth: int = 3
-    width: int = 64
     batch: int = 20
 
 
@@ -85,34 +80,17 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Both arms with every order and seed."""
-    return [Trial(arm, order, seed) for arm in ARMS for order in ORDERS for seed in seeds]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT, order=ORDERS)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate on batches that are made as the order says."""
     data = digits(trial.seed)
     few = Split(*(part[: settings.images] for part in (data.train.images, data.train.labels, data.train.rows)))
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=batch_norm if trial.batch_norm else None,
-        std=he,
-        seed=trial.seed,
-    )
-    rates = torch.tensor(settings.rates).view(-1, 1)
-    parameters = list(stack.parameters())
-    stack.train()
-    for rows in rows_of_batches(trial.order, few.labels, settings.batch, settings.steps, trial.seed):
-        loss = losses(stack(few.images[rows]), few.labels[rows])
-        gradients = torch.autograd.grad(loss.sum(), parameters)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                flat = parameter.view(stack.members, -1)
-                flat.addcmul_(gradient.reshape(stack.members, -1), rates, value=-1)
+    rows = rows_of_batches(trial.order, few.labels, settings.batch, settings.steps, trial.seed)
+    stack = settings.stack(trial.seed, trial.batch_norm)
+    settings.train(stack, ((few.images[each], few.labels[each]) for each in rows), trial.seed)
     return both(stack, data)
 
 
@@ -134,10 +112,51 @@ def rows_of_batches(order: str, labels: torch.Tensor, size: int, steps: int, see
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the orders with and without batch normalization."""
+    arms = GRID.arms(settings, outcomes)
+    normalized, plain = arms.by("batch_norm")
     return Conclusion(
-        statements=tuple(_statements(outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=(
+            judge(
+                "With batch normalization, other batches in every pass are better than always the same ones.",
+                gap(normalized["shuffled"], normalized["fixed"]),
+                AtLeast(GAIN),
+                "about 1 %, Inception on ImageNet",
+            ),
+            judge(
+                "Without batch normalization, it makes no difference whether the batches are always the same.",
+                gap(plain["shuffled"], plain["fixed"]),
+                Within(-GAIN, GAIN),
+                says="what the claim implies",
+            ),
+            judge(
+                "With batch normalization, batches of few classes cost accuracy.",
+                gap(normalized["shuffled"], normalized["sorted"]),
+                AtLeast(COST),
+                "11.5 points, 78.5 % to 67.0 %, Inception-v3 on ImageNet",
+                says="Ioffe 2017 (Batch Renormalization)",
+            ),
+            judge(
+                "Without batch normalization, batches of few classes cost accuracy.",
+                gap(plain["shuffled"], plain["sorted"]),
+                AtLeast(COST),
+                says="for comparison",
+            ),
+        ),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps",
+            arms,
+            ("network", lambda arm: arm["batch_norm"]),
+            ("batches", lambda arm: arm["order"]),
+            ("best rate", lambda arm: arm.rate),
+            ("test", lambda arm: arm.percent(2)),
+        ),
+        figures=(
+            by_rate(
+                f"Test accuracy after {settings.steps} steps, by how the batches are made",
+                (normalized, plain),
+                "{batch_norm}",
+            ),
+        ),
         caveats=(
             "The paper compared shards that were read in the same order with shards that were shuffled within, on "
             "ImageNet; here the batches are fixed altogether, which is more.",
@@ -145,74 +164,4 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "variance between the batches, which is the larger part of what sorted batches cost with batch "
             "normalization.",
         ),
-    )
-
-
-def _test(outcomes: Outcomes, arm: bool, order: str) -> Numbers:
-    return 100 * at_best(outcomes.where(batch_norm=arm, order=order))
-
-
-def _statements(outcomes: Outcomes) -> list[Statement]:
-    gains = {
-        (arm, order): difference(_test(outcomes, arm, "shuffled"), _test(outcomes, arm, order), "points")
-        for arm in ARMS
-        for order in ("fixed", "sorted")
-    }
-    return [
-        judge(
-            "With batch normalization, other batches in every pass are better than always the same ones.",
-            gains[True, "fixed"],
-            AtLeast(GAIN),
-            "about 1 %, Inception on ImageNet",
-        ),
-        judge(
-            "Without batch normalization, it makes no difference whether the batches are always the same.",
-            gains[False, "fixed"],
-            Within(-GAIN, GAIN),
-            says="what the claim implies",
-        ),
-        judge(
-            "With batch normalization, batches of few classes cost accuracy.",
-            gains[True, "sorted"],
-            AtLeast(COST),
-            "11.5 points, 78.5 % to 67.0 %, Inception-v3 on ImageNet",
-            says="Ioffe 2017 (Batch Renormalization)",
-        ),
-        judge(
-            "Without batch normalization, batches of few classes cost accuracy.",
-            gains[False, "sorted"],
-            AtLeast(COST),
-            says="for comparison",
-        ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for arm, words in ARMS.items():
-        for order, text in ORDERS.items():
-            runs = outcomes.where(batch_norm=arm, order=order)
-            rate = f"{settings.rates[best(runs)]:g}"
-            rows.append((words, text, rate, cell(mean(_test(outcomes, arm, order), "%"), 2)))
-    n = len(outcomes.where(batch_norm=True, order="fixed"))
-    caption = f"Test accuracy in % after {settings.steps} steps. Mean [95 % interval] over {n} seeds"
-    return Table(caption, ("network", "batches", "best rate", "test"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for arm, words in ARMS.items():
-        lines = []
-        for order, text in ORDERS.items():
-            values = outcomes.where(batch_norm=arm, order=order).array("test")
-            lines.append(Series(text, settings.rates, *(tuple(line) for line in band(values))))
-        panels.append(Panel(words, tuple(lines)))
-    return Figure(
-        name="accuracy_by_rate",
-        title=f"Test accuracy after {settings.steps} steps, by how the batches are made",
-        caption="Line: mean over seeds; band: smallest to largest.",
-        x_label="learning rate",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
     )

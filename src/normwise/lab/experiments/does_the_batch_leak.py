@@ -32,8 +32,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,13 @@ import torch
 from torch import Tensor
 
 from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.design import Arms, DenseTraining, Grid, figure, gap, line, panel, table
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Statement
 from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import accuracies, at_best, best, correct, losses
-from normwise.lab.statistics import Numbers, band, cell, difference, largest, mean
+from normwise.lab.stack_training import both, correct
+from normwise.lab.statistics import difference, largest, mean
 from normwise.lab.training import train
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
@@ -60,14 +62,13 @@ ARMS = {"batch": "batch norm", "renorm": "batch renormalization"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """The batches, and the network."""
 
     classes: tuple[int, ...] = (1, 2, 5, 10)
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     steps: int = 800
     depth: int = 3
-    width: int = 64
     batch: int = 30
 
 
@@ -80,9 +81,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Both normalizations with every kind of batches and every seed."""
-    return [Trial(arm, classes, seed) for arm in ARMS for classes in settings.classes for seed in seeds]
+GRID = Grid(Trial, arm=ARMS, classes="classes")
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -90,32 +90,10 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     data = digits(trial.seed)
     steps = settings.steps
     schedule = RenormSchedule(warm_up=steps // 8, r_full=steps // 2, d_full=steps // 3)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=batch_norm
-        if trial.arm == "batch"
-        else lambda channels: BatchRenorm1d(channels, momentum=0.05, schedule=schedule),
-        std=he,
-        seed=trial.seed,
-    )
-    source = of_classes(data.train, trial.classes, settings.batch, trial.seed)
-    parameters, rates = list(stack.parameters()), torch.tensor(settings.rates).view(-1, 1)
-    stack.train()
-    for _ in range(steps):
-        images, labels = next(source)
-        gradients = torch.autograd.grad(losses(stack(images), labels).sum(), parameters)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                slope = gradient.reshape(stack.members, -1)
-                parameter.view(stack.members, -1).addcmul_(slope, rates, value=-1)
-    found: dict[str, Any] = {
-        "validation": accuracies(stack, data.validation),
-        "test": accuracies(stack, data.test),
-        "by_batch": _by_batch(stack, data.test, trial, settings),
-    }
+    renorm = partial(BatchRenorm1d, momentum=0.05, schedule=schedule)
+    stack = settings.stack(trial.seed, batch_norm if trial.arm == "batch" else renorm)
+    settings.train(stack, of_classes(data.train, trial.classes, settings.batch, trial.seed), trial.seed)
+    found: dict[str, Any] = both(stack, data) | {"by_batch": _by_batch(stack, data.test, trial, settings)}
     if trial.arm == "batch" and trial.classes == CLASSES:
         found |= _layers(trial.seed)
     return found
@@ -169,10 +147,33 @@ def _layers(seed: int) -> dict[str, float]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the identities, and what batches of few classes do."""
+    arms = GRID.arms(settings, outcomes)
+    panels = []
+    for what, title in (("test", "in inference"), ("by_batch", "by the statistics of such batches")):
+        lines = (
+            line(each.words["arm"], settings.classes, np.stack([arm.points(what) / 100 for arm in each], axis=1))
+            for each in arms.by("arm")
+        )
+        panels.append(panel(title, lines, ((1 / CLASSES, "guessing"),)))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(settings, arms)),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps",
+            (arm for each in arms.by("classes") for arm in each),
+            ("classes a batch", lambda arm: arm["classes"]),
+            ("normalization", lambda arm: arm["arm"]),
+            ("rate", lambda arm: arm.rate),
+            ("in inference", lambda arm: arm.percent(1)),
+            ("by such batches", lambda arm: arm.percent(1, "by_batch")),
+        ),
+        figures=(
+            figure(
+                "accuracy_by_classes",
+                "Test accuracy by how many classes a batch holds",
+                panels,
+                x_label="classes in a batch",
+            ),
+        ),
         caveats=(
             "With batches of one class the loss itself pulls all answers towards that class in every step; what batch "
             "renormalization loses there has that cause.",
@@ -183,78 +184,24 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, arm: str, classes: int, what: str = "test") -> Numbers:
-    return 100 * at_best(outcomes.where(arm=arm, classes=classes), what)
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    exact = outcomes.where(arm="batch", classes=CLASSES)
-    found = [
-        judge(
-            "In inference mode, the answer for an image is the same alone and in company.",
-            largest(exact.array("inference"), "logits"),
-            Exact(ROUNDING),
-            says="Irpan 2017",
-        ),
-        judge(
-            "In training mode, a batch of one image gives the shift, whatever the image.",
-            largest(exact.array("one"), ""),
-            Exact(ROUNDING),
-            says="Irpan 2017",
-        ),
-        judge(
-            "In training mode, the answer for an image changes with its company.",
-            mean(exact.array("training"), "deviations"),
-            AtLeast(0.1),
-            says="Irpan 2017",
-        ),
-    ]
-    published = "67.0 against 78.3 %, Inception, 16 labels twice in a batch of 32"
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
+    exact = arms["batch", CLASSES]
+    text = "In inference mode, the answer for an image is the same alone and in company."
+    yield judge(text, largest(exact.array("inference"), "logits"), Exact(ROUNDING), says="Irpan 2017")
+    text = "In training mode, a batch of one image gives the shift, whatever the image."
+    yield judge(text, largest(exact.array("one"), ""), Exact(ROUNDING), says="Irpan 2017")
+    text = "In training mode, the answer for an image changes with its company."
+    yield judge(text, mean(exact.array("training"), "deviations"), AtLeast(0.1), says="Irpan 2017")
     for classes in settings.classes:
         if classes == CLASSES:
             continue
         kind = f"Batches of {classes} class{'es' if classes > 1 else ''}"
-        plain = _points(outcomes, "batch", classes)
-        whole = _points(outcomes, "batch", CLASSES)
+        plain = arms["batch", classes]
         text = f"{kind}: a network with batch norm loses accuracy in inference, against batches of all classes."
-        found.append(judge(text, difference(whole, plain, "points"), AtLeast(LOSS), published))
+        published = "67.0 against 78.3 %, Inception, 16 labels twice in a batch of 32"
+        yield judge(text, gap(exact, plain), AtLeast(LOSS), published)
         text = f"{kind}: it is more accurate by such batches' own statistics than in inference."
-        gap = difference(_points(outcomes, "batch", classes, "by_batch"), plain, "points")
-        found.append(judge(text, gap, AtLeast(LOSS), "76.5 against 67.0 %"))
+        own = difference(plain.points("by_batch"), plain.points(), "points")
+        yield judge(text, own, AtLeast(LOSS), "76.5 against 67.0 %")
         text = f"{kind}: batch renormalization is more accurate in inference than batch norm."
-        gap = difference(_points(outcomes, "renorm", classes), plain, "points")
-        found.append(judge(text, gap, AtLeast(LOSS), "78.5 against 67.0 %"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for classes in settings.classes:
-        for arm, words in ARMS.items():
-            rate = settings.rates[best(outcomes.where(arm=arm, classes=classes))]
-            cells = [cell(mean(_points(outcomes, arm, classes, what), "%"), 1) for what in ("test", "by_batch")]
-            rows.append((str(classes), words, f"{rate:g}", *cells))
-    caption = (
-        f"Test accuracy in % after {settings.steps} steps. Mean [95 % interval] over "
-        f"{len(outcomes.where(arm='batch', classes=settings.classes[0]))} seeds"
-    )
-    return Table(caption, ("classes a batch", "normalization", "rate", "in inference", "by such batches"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for what, title in (("test", "in inference"), ("by_batch", "by the statistics of such batches")):
-        lines = []
-        for arm, words in ARMS.items():
-            values = np.stack([_points(outcomes, arm, classes, what) / 100 for classes in settings.classes], axis=1)
-            spread = (tuple(line) for line in band(values))
-            lines.append(Series(words, tuple(float(classes) for classes in settings.classes), *spread))
-        panels.append(Panel(title, tuple(lines), ((1 / CLASSES, "guessing"),)))
-    return Figure(
-        name="accuracy_by_classes",
-        title="Test accuracy by how many classes a batch holds",
-        caption="Line: mean over seeds; band: smallest to largest.",
-        x_label="classes in a batch",
-        y_label="test accuracy",
-        panels=tuple(panels),
-    )
+        yield judge(text, gap(arms["renorm", classes], plain), AtLeast(LOSS), "78.5 against 67.0 %")

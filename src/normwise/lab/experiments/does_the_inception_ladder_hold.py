@@ -33,24 +33,25 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from normwise.lab.curves import steps_to
+from normwise.lab.curves import in_steps, steps_to
 from normwise.lab.data import CLASSES, digits
+from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, average, by_pair, figure, line, panel, table
 from normwise.lab.models import glorot, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import accuracies, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.statistics import Numbers, difference, mean, ratio
 from normwise.lab.training import looks
 from normwise.lab.verdict import AtLeast, Within, judge
+from normwise.lab.watching import Curves
 
 SAYS = "Ioffe & Szegedy 2015, figures 2 and 3"
 TOPIC = "optimization"
@@ -73,13 +74,12 @@ ENDS = {"BN-Baseline": "72.2 to 72.7 %", "BN-x5": "72.7 to 73.0 %", "BN-x30": "7
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """The network and its baseline."""
 
     rates: tuple[float, ...] = (0.05, 0.1, 0.2)
     steps: int = 2000
     depth: int = 8
-    width: int = 64
     batch: int = 32
     decay: float = 5e-4
 
@@ -96,9 +96,7 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """ReLU and sigmoid, with and without, with every seed."""
-    return [Trial(activation, arm, s) for activation in ("relu", "sigmoid") for arm in (True, False) for s in seeds]
+trials = Grid(Trial, activation={"relu": "ReLU", "sigmoid": "sigmoid"}, batch_norm=WITH_AND_WITHOUT).trials
 
 
 def _rungs(trial: Trial) -> dict[str, tuple[bool, float, float]]:
@@ -110,37 +108,21 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train the rungs side by side at every rate, and look at the accuracies: shape (rungs, rates, looks)."""
     data = digits(trial.seed)
     members = [(rung, rate) for rung in _rungs(trial).values() for rate in settings.rates]
-    stack = Stack(
-        len(members),
-        depth=settings.depth,
-        width=settings.width,
-        activation=trial.activation,
-        normalize=batch_norm if trial.batch_norm else None,
-        std=he if trial.activation == "relu" else glorot,
-        seed=trial.seed,
-    )
+    std = he if trial.activation == "relu" else glorot
+    stack = settings.stack(trial.seed, trial.batch_norm, members=len(members), activation=trial.activation, std=std)
     speeds = torch.tensor([speed for (_, _, speed), _ in members])
-    seen: dict[str, list[list[float]]] = {"validation": [], "test": []}
-
-    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
-        seen["validation"].append(accuracies(stack, data.validation))
-        seen["test"].append(accuracies(stack, data.test))
-
-    finite = train_stack(
+    curves = Curves(stack, data)
+    finite = settings.train(
         stack,
         data.train,
+        trial.seed,
         rates=[times * rate for (_, times, _), rate in members],
-        steps=settings.steps,
-        batch=settings.batch,
-        seed=trial.seed,
         decay=[settings.decay / (5 if times > 1 else 1) for (_, times, _), _ in members],
         schedule=lambda step: 0.1 ** (speeds * step / settings.steps),
-        look=look,
-        look_at=frozenset(looks(settings.steps)),
+        look=curves,
+        look_at=looks(settings.steps),
     )
-    shape = (-1, len(settings.rates))
-    found = {name: np.reshape(np.transpose(values), (*shape, len(values))).tolist() for name, values in seen.items()}
-    return found | {"finite": np.reshape(finite, shape).tolist()}
+    return by_pair(curves.found() | {"finite": finite}, list(_rungs(trial)), settings.rates)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -186,74 +168,64 @@ def _curves(outcomes: Outcomes, rate: int, name: str) -> dict[str, Numbers]:
     return {rung: found[rung] for rung in (*RUNGS, *SIGMOIDS)}
 
 
-def _statements(settings: Settings, curves: dict[str, Numbers], target: float) -> list[Statement]:
+def _statements(settings: Settings, curves: dict[str, Numbers], target: float) -> Iterator[Statement]:
     at = looks(settings.steps)
     steps = {rung: steps_to(target, values, at) for rung, values in curves.items()}
     ends = {rung: 100 * _end(values) for rung, values in curves.items()}
     ladder = ("baseline", "BN-Baseline", "BN-x5", "BN-x30")
-    found = []
+    faster = AtLeast(FASTER, nothing=1.0)
     for below, above in pairwise(ladder[:3]):
         text = f"{above} reaches {target:.3f} in fewer steps than {below}."
-        found.append(judge(text, ratio(steps[below], steps[above]), AtLeast(FASTER, nothing=1.0), PUBLISHED[above]))
+        yield judge(text, ratio(steps[below], steps[above]), faster, PUBLISHED[above])
     text = f"BN-x5 reaches {target:.3f} in at least {FASTER:g} times fewer steps than the baseline."
     published = "14.8 times, 31.0 to 2.1 million steps"
-    found.append(judge(text, ratio(steps["baseline"], steps["BN-x5"]), AtLeast(FASTER, nothing=1.0), published))
+    yield judge(text, ratio(steps["baseline"], steps["BN-x5"]), faster, published)
     text = f"BN-x30 reaches {target:.3f} later than BN-x5."
-    rule = AtLeast(1.1, nothing=1.0)
-    found.append(judge(text, ratio(steps["BN-x30"], steps["BN-x5"]), rule, "1.3 times, 2.7 against 2.1 million steps"))
+    published = "1.3 times, 2.7 against 2.1 million steps"
+    yield judge(text, ratio(steps["BN-x30"], steps["BN-x5"]), AtLeast(1.1, nothing=1.0), published)
     for below, above in pairwise(ladder):
         text = f"{above} ends higher than {below}."
-        found.append(judge(text, difference(ends[above], ends[below], "points"), AtLeast(HIGHER), ENDS[above]))
+        yield judge(text, difference(ends[above], ends[below], "points"), AtLeast(HIGHER), ENDS[above])
     text = "At 5 times its rate the baseline does not train."
-    published = "reached machine infinity"
-    found.append(judge(text, mean(ends["baseline at x5"], "%"), Within(0.0, LOST), published))
+    yield judge(text, mean(ends["baseline at x5"], "%"), Within(0.0, LOST), "reached machine infinity")
     text = "With sigmoids the network does not train without batch normalization."
-    found.append(judge(text, mean(ends["sigmoid"], "%"), Within(0.0, LOST), "never better than .1 %"))
+    yield judge(text, mean(ends["sigmoid"], "%"), Within(0.0, LOST), "never better than .1 %")
     text = "With sigmoids the network trains with batch normalization (BN-x5-Sigmoid)."
-    found.append(judge(text, mean(ends["BN-x5-Sigmoid"], "%"), AtLeast(90.0, nothing=LOST), "69.8 %"))
-    return found
+    yield judge(text, mean(ends["BN-x5-Sigmoid"], "%"), AtLeast(90.0, nothing=LOST), "69.8 %")
 
 
 def _table(settings: Settings, outcomes: Outcomes, curves: dict[str, Numbers], target: float, rate: int) -> Table:
-    at, rows = looks(settings.steps), []
-    for rung, (normalized, times, _) in (RUNGS | SIGMOIDS).items():
-        activation = "relu" if rung in RUNGS else "sigmoid"
-        values, names = curves[rung], list(_rungs(Trial(activation, normalized, 0)))
-        finite = outcomes.where(activation=activation, batch_norm=normalized).array("finite")[
-            :, names.index(rung), rate
-        ]
-        steps = steps_to(target, values, at)
-        rows.append(
-            (
-                rung,
-                f"{times * settings.rates[rate]:g}",
-                cell(ratio(steps, np.ones(len(steps))), 0),
-                f"{int((values.max(axis=1) >= target).sum())} of {len(steps)}",
-                cell(mean(100 * values.max(axis=1), "%"), 1),
-                cell(mean(100 * _end(values), "%"), 1),
-                f"{int(len(finite) - finite.sum())} of {len(finite)}",
-            )
-        )
-    n = len(next(iter(curves.values())))
-    caption = (
-        f"Steps to a test accuracy of {target:.3f} out of {settings.steps}, and test accuracies in %. Mean [95 % "
-        f"interval] over {n} seeds, of the steps the geometric one"
+    at, finite = looks(settings.steps), _curves(outcomes, rate, "finite")
+    return table(
+        f"Steps to a test accuracy of {target:.3f} out of {settings.steps}, and test accuracies in %",
+        curves,
+        ("rung", lambda rung: rung),
+        ("initial rate", lambda rung: f"{(RUNGS | SIGMOIDS)[rung][1] * settings.rates[rate]:g}"),
+        ("steps", lambda rung: in_steps(curves[rung], target, at)),
+        ("got there", lambda rung: _count(curves[rung].max(axis=1) >= target)),
+        ("highest", lambda rung: average(100 * curves[rung].max(axis=1), 1)),
+        ("end", lambda rung: average(100 * _end(curves[rung]), 1)),
+        ("diverged", lambda rung: _count(finite[rung] == 0)),
+        seeds=len(curves["baseline"]),
+        more=", of the steps the geometric one",
     )
-    columns = ("rung", "initial rate", "steps", "got there", "highest", "end", "diverged")
-    return Table(caption, columns, tuple(rows))
+
+
+def _count(seeds: npt.NDArray[np.bool_]) -> str:
+    return f"{int(seeds.sum())} of {len(seeds)}"
 
 
 def _figure(settings: Settings, curves: dict[str, Numbers], target: float) -> Figure:
-    at = tuple(float(step) for step in looks(settings.steps))
-    lines = [Series(rung, at, *(tuple(line) for line in band(values))) for rung, values in curves.items()]
-    half = len(RUNGS)
     marks = ((target, f"{target:.3f}"), (1 / CLASSES, "guessing"))
-    return Figure(
-        name="ladder",
-        title="Test accuracy against steps, rung by rung",
-        caption="The analogue of figures 2 and 3. Line: mean over seeds; band: smallest to largest.",
+    panels = (
+        panel(title, (line(rung, looks(settings.steps), curves[rung]) for rung in rungs), marks)
+        for title, rungs in (("ReLU", RUNGS), ("sigmoid", SIGMOIDS))
+    )
+    return figure(
+        "ladder",
+        "Test accuracy against steps, rung by rung",
+        panels,
         x_label="steps",
-        y_label="test accuracy",
-        panels=(Panel("ReLU", tuple(lines[:half]), marks), Panel("sigmoid", tuple(lines[half:]), marks)),
+        caption="The analogue of figures 2 and 3.",
         x_scale="log",
     )

@@ -31,21 +31,21 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.convolutional import Convolutional
-from normwise.lab.curves import steps_to
+from normwise.lab.curves import ends_best, in_steps, steps_to
 from normwise.lab.data import CLASSES, batches, digits
+from normwise.lab.design import Arm, Arms, Grid, Training, average, figure, line, panel, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean, ratio
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.statistics import difference, mean, ratio
 from normwise.lab.training import accuracy, looks
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm2d
@@ -83,7 +83,7 @@ ENDS = {"BN-Baseline": "72.2 to 72.7 %", "BN-x5": "72.7 to 73.0 %", "BN-x30": "7
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """The network and its baseline."""
 
     rates: tuple[float, ...] = (0.1, 0.2)
@@ -106,9 +106,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Every rung at every rate of the baseline, with every seed."""
-    return [Trial(rung, rate, seed) for rung in RUNGS for rate in settings.rates for seed in seeds]
+GRID = Grid(Trial, rung={rung: rung for rung in RUNGS}, rate="rates")
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -142,16 +141,40 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the rungs in steps and in where they end."""
-    rate = max(
-        settings.rates,
-        key=lambda each: float(outcomes.where(rung="baseline", rate=each).array("validation")[:, -1].mean()),
+    each_its_own = GRID.arms(settings, outcomes, choose=ends_best)
+    rate = each_its_own["baseline"].best  # the others take multiples of it
+    arms, at = GRID.arms(settings, outcomes, choose=lambda _: rate), looks(settings.steps)
+    target = float(arms["baseline"].numbers("validation").max(axis=1).mean()) - LESS
+    marks = ((target, f"{target:.3f}"), (1 / CLASSES, "guessing"))
+    panels = (
+        panel(
+            title, (line(arm["rung"], at, arm.numbers()) for arm in arms if _rung(arm).activation == activation), marks
+        )
+        for title, activation in (("ReLU", "relu"), ("sigmoid", "sigmoid"))
     )
-    target = float(outcomes.where(rung="baseline", rate=rate).array("validation").max(axis=1).mean()) - LESS
-    curves = {rung: outcomes.where(rung=rung, rate=rate).array("test") for rung in RUNGS}
     return Conclusion(
-        statements=tuple(_statements(settings, curves, target)),
-        table=_table(settings, curves, target, rate),
-        figures=(_figure(settings, curves, target),),
+        statements=tuple(_statements(arms, at, target)),
+        table=table(
+            f"Steps to a test accuracy of {target:.3f} out of {settings.steps}, and test accuracies in %",
+            arms,
+            ("rung", lambda arm: arm["rung"]),
+            ("initial rate", lambda arm: f"{_rung(arm).times * settings.rates[rate]:g}"),
+            ("steps", lambda arm: in_steps(arm.numbers(), target, at)),
+            ("got there", lambda arm: f"{int((arm.numbers().max(axis=1) >= target).sum())} of {len(arm)}"),
+            ("highest", lambda arm: average(arm.points().max(axis=1), 1)),
+            ("end", lambda arm: average(arm.points()[:, -1], 1)),
+            more=", of the steps the geometric one",
+        ),
+        figures=(
+            figure(
+                "ladder",
+                "Test accuracy against steps, rung by rung",
+                panels,
+                x_label="steps",
+                caption="The analogue of figures 2 and 3.",
+                x_scale="log",
+            ),
+        ),
         caveats=(
             "The rungs of 5 and 30 times change several things at once, as in the paper; only the step from the "
             "baseline to BN-Baseline is owed to batch normalization alone.",
@@ -164,71 +187,29 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, curves: dict[str, Numbers], target: float) -> list[Statement]:
-    at = looks(settings.steps)
-    steps = {rung: steps_to(target, values, at) for rung, values in curves.items()}
-    ends = {rung: 100 * values[:, -1] for rung, values in curves.items()}
-    found = []
+def _rung(arm: Arm) -> Rung:
+    return RUNGS[arm.values["rung"]]
+
+
+def _statements(arms: Arms, at: list[int], target: float) -> Iterator[Statement]:
+    steps = {rung: steps_to(target, arms[rung].numbers(), at) for rung in RUNGS}
+    ends = {rung: arms[rung].points()[:, -1] for rung in RUNGS}
+    faster = AtLeast(FASTER, nothing=1.0)
     for below, above in pairwise(LADDER[:3]):
         text = f"{above} reaches {target:.3f} in fewer steps than {below}."
-        found.append(judge(text, ratio(steps[below], steps[above]), AtLeast(FASTER, nothing=1.0), STEPS[above]))
+        yield judge(text, ratio(steps[below], steps[above]), faster, STEPS[above])
     text = f"BN-x5 reaches {target:.3f} in at least {FASTER:g} times fewer steps than the baseline."
     published = "14.8 times, 31.0 to 2.1 million steps"
-    found.append(judge(text, ratio(steps["baseline"], steps["BN-x5"]), AtLeast(FASTER, nothing=1.0), published))
+    yield judge(text, ratio(steps["baseline"], steps["BN-x5"]), faster, published)
     text = f"BN-x30 reaches {target:.3f} later than BN-x5."
-    rule = AtLeast(1.1, nothing=1.0)
-    found.append(judge(text, ratio(steps["BN-x30"], steps["BN-x5"]), rule, "1.3 times, 2.7 against 2.1 million steps"))
+    published = "1.3 times, 2.7 against 2.1 million steps"
+    yield judge(text, ratio(steps["BN-x30"], steps["BN-x5"]), AtLeast(1.1, nothing=1.0), published)
     for below, above in pairwise(LADDER):
         text = f"{above} ends higher than {below}."
-        found.append(judge(text, difference(ends[above], ends[below], "points"), AtLeast(HIGHER), ENDS[above]))
+        yield judge(text, difference(ends[above], ends[below], "points"), AtLeast(HIGHER), ENDS[above])
     text = "At 5 times its rate the baseline does not train."
-    found.append(judge(text, mean(ends["baseline at x5"], "%"), Within(0.0, LOST), "reached machine infinity"))
+    yield judge(text, mean(ends["baseline at x5"], "%"), Within(0.0, LOST), "reached machine infinity")
     text = "With sigmoids the network does not train without batch normalization."
-    found.append(judge(text, mean(ends["sigmoid"], "%"), Within(0.0, LOST), "never better than .1 %"))
+    yield judge(text, mean(ends["sigmoid"], "%"), Within(0.0, LOST), "never better than .1 %")
     text = "With sigmoids the network trains with batch normalization (BN-x5-Sigmoid)."
-    found.append(judge(text, mean(ends["BN-x5-Sigmoid"], "%"), AtLeast(90.0, nothing=LOST), "69.8 %"))
-    return found
-
-
-def _table(settings: Settings, curves: dict[str, Numbers], target: float, rate: float) -> Table:
-    at, rows = looks(settings.steps), []
-    for name, rung in RUNGS.items():
-        values = curves[name]
-        steps = steps_to(target, values, at)
-        rows.append(
-            (
-                name,
-                f"{rung.times * rate:g}",
-                cell(ratio(steps, np.ones(len(steps))), 0),
-                f"{int((values.max(axis=1) >= target).sum())} of {len(steps)}",
-                cell(mean(100 * values.max(axis=1), "%"), 1),
-                cell(mean(100 * values[:, -1], "%"), 1),
-            )
-        )
-    caption = (
-        f"Steps to a test accuracy of {target:.3f} out of {settings.steps}, and test accuracies in %. Mean [95 % "
-        f"interval] over {len(curves['baseline'])} seeds, of the steps the geometric one"
-    )
-    return Table(caption, ("rung", "initial rate", "steps", "got there", "highest", "end"), tuple(rows))
-
-
-def _figure(settings: Settings, curves: dict[str, Numbers], target: float) -> Figure:
-    at = tuple(float(step) for step in looks(settings.steps))
-    marks = ((target, f"{target:.3f}"), (1 / CLASSES, "guessing"))
-    panels = []
-    for title, activation in (("ReLU", "relu"), ("sigmoid", "sigmoid")):
-        lines = (
-            Series(rung, at, *(tuple(line) for line in band(values)))
-            for rung, values in curves.items()
-            if RUNGS[rung].activation == activation
-        )
-        panels.append(Panel(title, tuple(lines), marks))
-    return Figure(
-        name="ladder",
-        title="Test accuracy against steps, rung by rung",
-        caption="The analogue of figures 2 and 3. Line: mean over seeds; band: smallest to largest.",
-        x_label="steps",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
-    )
+    yield judge(text, mean(ends["BN-x5-Sigmoid"], "%"), AtLeast(90.0, nothing=LOST), "69.8 %")

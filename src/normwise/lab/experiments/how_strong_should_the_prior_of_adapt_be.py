@@ -35,7 +35,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,11 @@ from torch import Tensor, nn
 
 from normwise.lab.convolutional import Convolutional
 from normwise.lab.data import Split, digits, shape
+from normwise.lab.design import average, figure, line, panel
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.statistics import Numbers, difference
 from normwise.lab.training import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.prior import PRIOR
@@ -176,43 +177,36 @@ def points(settings: Settings, outcomes: Outcomes, samples: int, prior: float, n
     return found
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
+def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
     for samples in settings.samples:
         ours = points(settings, outcomes, samples, PRIOR)
         for prior in settings.priors:
+            if prior == PRIOR:
+                continue
             better = prior == 0 and samples <= FEW
-            if prior != PRIOR:
-                words = "better than no prior" if better else f"not worse than {prior:g}"
-                found.append(
-                    judge(
-                        f"{samples} samples: a prior of {PRIOR:g} is {words}.",
-                        difference(ours, points(settings, outcomes, samples, prior), "points"),
-                        AtLeast(BETTER) if better else AtLeast(WORSE, nothing=WORSE),
-                    )
-                )
-    return found
+            words = "better than no prior" if better else f"not worse than {prior:g}"
+            lead = difference(ours, points(settings, outcomes, samples, prior), "points")
+            rule = AtLeast(BETTER) if better else AtLeast(WORSE, nothing=WORSE)
+            yield judge(f"{samples} samples: a prior of {PRIOR:g} is {words}.", lead, rule)
 
 
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
+    rows, n = [], 0
     for name in settings.networks:
         arm = outcomes.where(network=name)
+        n = len(arm)
         for shift in SHIFTS:
-            before = cell(mean(100 * arm.array(f"{shift}, as it is"), "%"), 1)
-            values = 100 * arm.array(shift)
+            before, values = average(100 * arm.array(f"{shift}, as it is"), 1), 100 * arm.array(shift)
             for row, samples in enumerate(settings.samples):
-                numbers = [f"{value:.1f}" for value in values[:, row].mean(axis=0)]
+                numbers = (f"{value:.1f}" for value in values[:, row].mean(axis=0))
                 rows.append((name, shift, before, str(samples), *numbers))
         for samples in settings.samples:
-            numbers = [
-                cell(mean(points(settings, outcomes, samples, prior, name), "%"), 1) for prior in settings.priors
-            ]
+            numbers = (average(points(settings, outcomes, samples, prior, name), 1) for prior in settings.priors)
             rows.append((name, "mean over shifts", "", str(samples), *numbers))
-    heads = ("network", "shift", "not adapted", "samples", *(f"prior {prior:g}" for prior in settings.priors))
-    seeds = len({trial.seed for trial, _ in outcomes})
     return Table(
-        f"Test accuracy in %. Mean, where it is judged with [95 % interval], over {seeds} seeds", heads, tuple(rows)
+        f"Test accuracy in %. Mean, where it is judged with [95 % interval], over {n} seeds",
+        ("network", "shift", "not adapted", "samples", *(f"prior {prior:g}" for prior in settings.priors)),
+        tuple(rows),
     )
 
 
@@ -221,16 +215,15 @@ def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
     for name in settings.networks:
         lines = []
         for prior in settings.priors:
-            each = [points(settings, outcomes, samples, prior, name)[:, None] for samples in settings.samples]
-            middle, low, high = (tuple(float(b[0]) for b in line) for line in zip(*map(band, each), strict=True))
-            lines.append(Series(f"prior {prior:g}", settings.samples, middle, low, high))
-        panels.append(Panel(name, tuple(lines), ()))
-    return Figure(
-        name="accuracy_by_samples",
-        title="Test accuracy on shifted digits, by the number of samples adapted to",
-        caption="Mean over eight shifts, of which one is none. Line: mean over seeds; band: smallest to largest.",
+            values = [points(settings, outcomes, samples, prior, name) for samples in settings.samples]
+            lines.append(line(f"prior {prior:g}", settings.samples, np.array(values).T))
+        panels.append(panel(name, lines))
+    return figure(
+        "accuracy_by_samples",
+        "Test accuracy on shifted digits, by the number of samples adapted to",
+        panels,
         x_label="samples adapted to",
         y_label="test accuracy in %",
-        panels=tuple(panels),
+        caption="Mean over eight shifts, of which one is none.",
         x_scale="log",
     )

@@ -36,23 +36,21 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.curves import accuracy_by_step, fastest, steps_to
+from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
 from normwise.lab.data import digits
-from normwise.lab.models import he
+from normwise.lab.design import Arms, DenseTraining, Grid, average, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.results import Conclusion, Statement
 from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import train_stack
-from normwise.lab.statistics import cell, mean, ratio
+from normwise.lab.statistics import mean, ratio
 from normwise.lab.training import looks
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 from normwise.lab.watching import Watch
@@ -75,14 +73,10 @@ STRONG = (2, 4)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """Rates and the network."""
 
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     steps: int = 800
-    depth: int = 5
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(rates=(0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0), steps=3000)
@@ -94,6 +88,10 @@ class Trial:
 
     arm: str
     seed: int
+
+
+GRID = Grid(Trial, arm=ARMS)
+trials = GRID.trials
 
 
 class Noise(nn.Module):
@@ -118,11 +116,6 @@ class Noise(nn.Module):
         return (1 + self.strength * factor) * y + self.strength * term
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Every arm with every seed."""
-    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
-
-
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate, and look at accuracies and at what the last hidden activation receives."""
     data = digits(trial.seed)
@@ -132,26 +125,9 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         strength = next((float(times) for times in STRONG if trial.arm.endswith(f"_{times}")), 1.0)
         return Noise(inner, channels, trial.seed, strength) if "noisy" in trial.arm else inner
 
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=None if trial.arm == "plain" else normalize,
-        std=he,
-        seed=trial.seed,
-    )
+    stack = settings.stack(trial.seed, None if trial.arm == "plain" else normalize)
     watch = Watch(stack, data, lambda: _noise_in_inference(stack))
-    train_stack(
-        stack,
-        data.train,
-        rates=settings.rates,
-        steps=settings.steps,
-        batch=settings.batch,
-        seed=trial.seed,
-        look=watch,
-        look_at=frozenset(looks(settings.steps)),
-    )
+    settings.train(stack, data.train, trial.seed, look=watch, look_at=looks(settings.steps))
     return watch.found()
 
 
@@ -168,11 +144,22 @@ def _noise_in_inference(stack: Stack) -> Iterator[None]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms in steps and in drift."""
     at = looks(settings.steps)
-    rates = {arm: fastest(outcomes.where(arm=arm), TARGET, at) for arm in ARMS}
+    arms = GRID.arms(settings, outcomes, choose=first_to(TARGET, at))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes, rates)),
-        table=_table(settings, outcomes, rates),
-        figures=(_figure(settings, outcomes, rates),),
+        statements=_statements(arms, at),
+        table=table(
+            f"Steps to a test accuracy of {TARGET:.2f} out of {settings.steps}, test accuracy in % at the end, drift "
+            "in standard deviations",
+            arms,
+            ("network", lambda arm: arm["arm"]),
+            ("rate", lambda arm: arm.rate),
+            ("steps", lambda arm: in_steps(arm.numbers(), TARGET, at)),
+            ("got there", lambda arm: f"{int((arm.numbers().max(axis=1) >= TARGET).sum())} of {len(arm)}"),
+            ("end", lambda arm: average(arm.points()[:, -1], 1)),
+            ("drift", lambda arm: average(arm.numbers("drift"), 2)),
+            more=", of the steps the geometric one",
+        ),
+        figures=(accuracy_by_step(arms, at, network="5×64, ReLU", target=TARGET),),
         caveats=(
             "That noise behind batch normalization does not stop it from helping shows that stability of the inputs is "
             "not necessary for the gain; it does not show that it never contributes.",
@@ -185,13 +172,12 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> list[Statement]:
-    at = looks(settings.steps)
-    steps = {a: steps_to(TARGET, outcomes.where(arm=a).array("test")[:, r], at) for a, r in rates.items()}
-    drift = {a: outcomes.where(arm=a).array("drift")[:, r] for a, r in rates.items()}
+def _statements(arms: Arms, at: list[int]) -> tuple[Statement, ...]:
+    steps = {arm: steps_to(TARGET, arms[arm].numbers(), at) for arm in ARMS}
+    drift = {arm: arms[arm].numbers("drift") for arm in ARMS}
     noisy, normal, plain = (steps[arm] for arm in ("noisy_batch_norm", "batch_norm", "plain"))
     original, stronger = "Ioffe & Szegedy 2015", "the same with more noise"
-    return [
+    return (
         judge(
             f"To {TARGET:.2f}, batch normalization with noise takes fewer steps than none.",
             ratio(plain, noisy),
@@ -236,37 +222,8 @@ def _statements(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -
         ),
         judge(
             "Without batch normalization, the same noise stops the network from training.",
-            mean(100 * outcomes.where(arm="noisy_plain").array("test")[:, rates["noisy_plain"], -1], "%"),
+            mean(arms["noisy_plain"].points()[:, -1], "%"),
             Within(0.0, 50.0),
             "stops training, appendix",
         ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Table:
-    at, rows = looks(settings.steps), []
-    for arm, words in ARMS.items():
-        runs, rate = outcomes.where(arm=arm), rates[arm]
-        test = runs.array("test")[:, rate]
-        steps = steps_to(TARGET, test, at)
-        rows.append(
-            (
-                words,
-                f"{settings.rates[rate]:g}",
-                cell(ratio(steps, np.ones(len(steps))), 0),
-                f"{int((test.max(axis=1) >= TARGET).sum())} of {len(steps)}",
-                cell(mean(100 * test[:, -1], "%"), 1),
-                cell(mean(runs.array("drift")[:, rate], "standard deviations"), 2),
-            )
-        )
-    n = len(outcomes.where(arm="plain"))
-    caption = (
-        f"Steps to a test accuracy of {TARGET:.2f} out of {settings.steps}, test accuracy in % at the end, drift in "
-        f"standard deviations. Mean [95 % interval] over {n} seeds, of the steps the geometric one"
     )
-    return Table(caption, ("network", "rate", "steps", "got there", "end", "drift"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
-    curves = {words: outcomes.where(arm=arm).array("test")[:, rates[arm]] for arm, words in ARMS.items()}
-    return accuracy_by_step(curves, looks(settings.steps), network="5×64, ReLU", target=TARGET)

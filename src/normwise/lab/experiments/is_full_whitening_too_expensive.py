@@ -37,7 +37,7 @@ References:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,16 +45,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from normwise.lab.curves import accuracy_by_step, fastest, steps_to
+from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
 from normwise.lab.data import digits
-from normwise.lab.models import he
+from normwise.lab.design import Arms, DenseTraining, Grid, average, figure, geometric, line, panel, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack import Stack
-from normwise.lab.stack_training import accuracies, train_stack
-from normwise.lab.statistics import band, cell, largest, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.statistics import largest, ratio
 from normwise.lab.training import looks
 from normwise.lab.verdict import AtLeast, Exact, judge
+from normwise.lab.watching import Curves
 from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
@@ -78,7 +77,7 @@ TRAINED = {"batch_norm": 1, "zca": 16, "newton": 64}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """Sizes of layers, and the training."""
 
     widths: tuple[int, ...] = (16, 64, 256)
@@ -89,7 +88,6 @@ class Settings:
     rates: tuple[float, ...] = (0.2, 0.8, 3.0)
     steps: int = 300
     depth: int = 3
-    width: int = 64
     batch: int = 120
 
 
@@ -104,44 +102,20 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Every arm with every seed."""
-    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
+GRID = Grid(Trial, arm=WORDS)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Time the layer, train networks of it, and count the rank of covariances."""
     data = digits(trial.seed)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=lambda channels: ARMS[trial.arm](channels, min(TRAINED[trial.arm], settings.width)),
-        std=he,
-        seed=trial.seed,
-    )
-    seen: dict[str, list[list[float]]] = {"validation": [], "test": []}
-
-    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
-        seen["validation"].append(accuracies(stack, data.validation))
-        seen["test"].append(accuracies(stack, data.test))
-
-    train_stack(
-        stack,
-        data.train,
-        rates=settings.rates,
-        steps=settings.steps,
-        batch=settings.batch,
-        seed=trial.seed,
-        look=look,
-        look_at=frozenset(looks(settings.steps)),
-    )
-    return {
+    group = min(TRAINED[trial.arm], settings.width)
+    stack = settings.stack(trial.seed, lambda channels: ARMS[trial.arm](channels, group))
+    curves = Curves(stack, data)
+    settings.train(stack, data.train, trial.seed, look=curves, look_at=looks(settings.steps))
+    return curves.found() | {
         "seconds": [_seconds(ARMS[trial.arm](width, width), width, settings, trial.seed) for width in settings.widths],
         "rank": _ranks(settings, data.train.images[: settings.batch_of_rank].double(), trial.seed),
-        "validation": np.transpose(seen["validation"]).tolist(),
-        "test": np.transpose(seen["test"]).tolist(),
     }
 
 
@@ -169,11 +143,25 @@ def _ranks(settings: Settings, images: torch.Tensor, seed: int) -> list[int]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge price, rank and steps."""
     at = looks(settings.steps)
-    rates = {arm: fastest(outcomes.where(arm=arm), TARGET, at) for arm in ARMS}
+    arms = GRID.arms(settings, outcomes, choose=first_to(TARGET, at))
+    base = arms["batch_norm"].array("seconds")
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes, rates)),
-        table=_table(settings, outcomes, rates),
-        figures=(_price(settings, outcomes), _curves(settings, outcomes, rates)),
+        statements=tuple(_statements(settings, arms, at)),
+        table=table(
+            f"Time of forward and backward over that of batch norm, batch of {settings.batch_of_timing}, all units in "
+            f"one group; steps to a test accuracy of {TARGET:.2f} out of {settings.steps} and accuracy in % at the end",
+            arms,
+            ("layer", lambda arm: arm["arm"]),
+            *(
+                (f"time, {width} units", lambda arm, i=i: geometric((arm.array("seconds") / base)[:, i], 1))
+                for i, width in enumerate(settings.widths)
+            ),
+            ("rate", lambda arm: arm.rate),
+            ("steps", lambda arm: in_steps(arm.numbers(), TARGET, at)),
+            ("end", lambda arm: average(arm.points()[:, -1], 1)),
+            more=", of times and steps the geometric one",
+        ),
+        figures=(_price(settings, arms), accuracy_by_step(arms, at, network="64-3×64-10, ReLU", target=TARGET)),
         caveats=(
             "Times are of this machine, of these layers and of one thread; the arms are timed in turns that other work "
             "on the machine can disturb. In a network the linear layers' time comes on top, for all alike.",
@@ -184,75 +172,34 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> list[Statement]:
-    at = looks(settings.steps)
-    seconds = {arm: outcomes.where(arm=arm).array("seconds") for arm in ARMS}
-    steps = {a: steps_to(TARGET, outcomes.where(arm=a).array("test")[:, r], at) for a, r in rates.items()}
-    found = []
+def _statements(settings: Settings, arms: Arms, at: list[int]) -> Iterator[Statement]:
     for i, width in enumerate(settings.widths):
         if width >= WIDE:
             text = f"Whitening {width} units by eigenvectors takes at least {COSTLY:g} times as long as batch norm."
-            price = ratio(seconds["zca"][:, i], seconds["batch_norm"][:, i])
-            found.append(judge(text, price, AtLeast(COSTLY, nothing=1.0), "costly, without a number"))
-    narrow = [i for i, width in enumerate(settings.ranks) if width >= settings.batch_of_rank]
-    ranks = outcomes.where(arm="zca").array("rank")[:, narrow]
-    over = np.maximum(ranks - (settings.batch_of_rank - 1), 0).max(axis=1)
+            price = ratio(arms["zca"].array("seconds")[:, i], arms["batch_norm"].array("seconds")[:, i])
+            yield judge(text, price, AtLeast(COSTLY, nothing=1.0), "costly, without a number")
+    most = settings.batch_of_rank - 1
+    ranks = arms["zca"].array("rank")[:, [i for i, width in enumerate(settings.ranks) if width > most]]
     text = (
-        f"A batch of {settings.batch_of_rank} gives a covariance of rank {settings.batch_of_rank - 1} at most, so that "
-        "as many units or more cannot be whitened without eps."
+        f"A batch of {settings.batch_of_rank} gives a covariance of rank {most} at most, so that as many units or more "
+        "cannot be whitened without eps."
     )
-    found.append(judge(text, largest(over, "above it"), Exact(0.0)))
+    yield judge(text, largest(np.maximum(ranks - most, 0).max(axis=1), "above it"), Exact(0.0))
+    steps = {arm: steps_to(TARGET, arms[arm].numbers(), at) for arm in ARMS}
     for arm, says in (("zca", "Huang et al. 2018"), ("newton", "Huang et al. 2019")):
         text = f"To {TARGET:.2f}, the network {WORDS[arm]} takes fewer steps than with batch norm."
-        gain = ratio(steps["batch_norm"], steps[arm])
-        found.append(judge(text, gain, AtLeast(FASTER, nothing=1.0), says=says))
-    return found
+        yield judge(text, ratio(steps["batch_norm"], steps[arm]), AtLeast(FASTER, nothing=1.0), says=says)
 
 
-def _table(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Table:
-    at, rows = looks(settings.steps), []
-    base = outcomes.where(arm="batch_norm").array("seconds")
-    for arm, words in WORDS.items():
-        runs, rate = outcomes.where(arm=arm), rates[arm]
-        steps = steps_to(TARGET, runs.array("test")[:, rate], at)
-        price = runs.array("seconds") / base
-        rows.append(
-            (
-                words,
-                *(cell(ratio(price[:, i], np.ones(len(price))), 1) for i in range(len(settings.widths))),
-                f"{settings.rates[rate]:g}",
-                cell(ratio(steps, np.ones(len(steps))), 0),
-                cell(mean(100 * runs.array("test")[:, rate, -1], "%"), 1),
-            )
-        )
-    caption = (
-        f"Time of forward and backward over that of batch norm, batch of {settings.batch_of_timing}, all units in one "
-        f"group; steps to a test accuracy of {TARGET:.2f} out of {settings.steps} and accuracy in % at the end. Mean "
-        f"[95 % interval] over {len(base)} seeds, of times and steps the geometric one"
-    )
-    columns = ("layer", *(f"time, {width} units" for width in settings.widths), "rate", "steps", "end")
-    return Table(caption, columns, tuple(rows))
-
-
-def _price(settings: Settings, outcomes: Outcomes) -> Figure:
-    widths = tuple(float(width) for width in settings.widths)
-    lines = (
-        Series(words, widths, *(tuple(line) for line in band(1e6 * outcomes.where(arm=arm).array("seconds"))))
-        for arm, words in WORDS.items()
-    )
-    return Figure(
-        name="time_by_width",
-        title="Time of a layer, forward and backward",
-        caption=f"Batches of {settings.batch_of_timing}, all units whitened together, one thread. Line: mean over "
-        "seeds; band: smallest to largest.",
+def _price(settings: Settings, arms: Arms) -> Figure:
+    lines = (line(arm["arm"], settings.widths, 1e6 * arm.array("seconds")) for arm in arms)
+    return figure(
+        "time_by_width",
+        "Time of a layer, forward and backward",
+        [panel("one layer", lines)],
         x_label="units",
         y_label="microseconds",
-        panels=(Panel("one layer", tuple(lines)),),
+        caption=f"Batches of {settings.batch_of_timing}, all units whitened together, one thread.",
         x_scale="log",
         y_scale="log",
     )
-
-
-def _curves(settings: Settings, outcomes: Outcomes, rates: dict[str, int]) -> Figure:
-    curves = {words: outcomes.where(arm=arm).array("test")[:, rates[arm]] for arm, words in WORDS.items()}
-    return accuracy_by_step(curves, looks(settings.steps), network="64-3×64-10, ReLU", target=TARGET)

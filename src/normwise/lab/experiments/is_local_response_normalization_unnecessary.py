@@ -37,20 +37,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from normwise.lab.convolutional import Chain
 from normwise.lab.data import Split, digits
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, Training, average, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.results import Conclusion, Statement
 from normwise.lab.training import accuracy, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm2d
@@ -60,13 +59,12 @@ TOPIC = "regularization"
 TAKES_DATA = True
 NEIGHBOURS = 5
 GAIN = 0.5
-ARMS = {True: "with batch norm", False: "without"}
 ALPHAS = {0.0: "none", 1e-4: "alpha 1e-4", 1.0: "alpha 1"}
 """Of local response normalization; 0 stands for a network that has none."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """Rates and the network."""
 
     rates: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -89,11 +87,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Both arms with each local response normalization at every rate, with every seed."""
-    return [
-        Trial(arm, alpha, rate, seed) for arm in ARMS for alpha in ALPHAS for rate in settings.rates for seed in seeds
-    ]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT, alpha=ALPHAS, rate="rates")
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -139,10 +134,26 @@ def changed(model: Chain, data: Split) -> float:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the accuracies with and without local response normalization, in both networks."""
+    arms = GRID.arms(settings, outcomes)
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(arms)),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps, and by how many % of its norm local response "
+            "normalization changes what passes through it",
+            arms,
+            ("network", lambda arm: arm["batch_norm"]),
+            ("local response", lambda arm: arm["alpha"]),
+            ("best rate", lambda arm: arm.rate),
+            ("test", lambda arm: arm.percent(2)),
+            ("changed", lambda arm: average(arm.points("changed"), 2)),
+        ),
+        figures=(
+            by_rate(
+                f"Test accuracy after {settings.steps} steps, by local response normalization",
+                arms.by("batch_norm"),
+                "{batch_norm}",
+            ),
+        ),
         caveats=(
             "With alpha of 1e-4 and pixels between 0 and 1 local response normalization hardly changes what passes "
             "through it (the column 'changed'), so that 'no difference' says little there; the arms with alpha of 1 "
@@ -154,71 +165,20 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _best(settings: Settings, outcomes: Outcomes, batch_norm: bool, alpha: float) -> Outcomes:
-    """The runs of an arm at the rate that is best on validation images, in the mean over seeds."""
-    arm = outcomes.where(batch_norm=batch_norm, alpha=alpha)
-    return max(
-        (arm.where(rate=rate) for rate in settings.rates), key=lambda runs: float(runs.array("validation").mean())
-    )
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    def gain(batch_norm: bool, alpha: float) -> Estimate:
-        ours, theirs = (_test(_best(settings, outcomes, batch_norm, each)) for each in (alpha, 0.0))
-        return difference(ours, theirs, "points")
-
+def _statements(arms: Arms) -> Iterator[Statement]:
     strengths = [alpha for alpha in ALPHAS if alpha]
-    found = []
     for alpha in strengths:
         text = f"With batch normalization, local response normalization of {ALPHAS[alpha]} makes no difference."
-        found.append(judge(text, gain(True, alpha), Within(-GAIN, GAIN), "not necessary, Inception on ImageNet"))
+        gain = gap(arms[True, alpha], arms[True, 0.0])
+        yield judge(text, gain, Within(-GAIN, GAIN), "not necessary, Inception on ImageNet")
     for alpha in strengths:
         text = (
             f"Without batch normalization, local response normalization of {ALPHAS[alpha]} is more accurate than none."
         )
         published = "2 points, 13 % to 11 % error, four layers on CIFAR-10"
-        found.append(judge(text, gain(False, alpha), AtLeast(GAIN), published, "Krizhevsky et al. 2012, section 3.3"))
+        gain = gap(arms[False, alpha], arms[False, 0.0])
+        yield judge(text, gain, AtLeast(GAIN), published, "Krizhevsky et al. 2012, section 3.3")
     text = f"Without batch normalization, local response normalization of {ALPHAS[1e-4]} makes no difference."
     published = "47.0 % with, 47.1 % without, CaffeNet at 128 pixels"
-    found.append(judge(text, gain(False, 1e-4), Within(-GAIN, GAIN), published, "Mishkin et al. 2016"))
-    return found
-
-
-def _test(runs: Outcomes) -> Numbers:
-    return 100 * runs.array("test")
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for arm, network in ARMS.items():
-        for alpha, words in ALPHAS.items():
-            runs = _best(settings, outcomes, arm, alpha)
-            rate = next(trial.rate for trial, _ in runs)
-            changes = cell(mean(100 * runs.array("changed"), "%"), 2)
-            rows.append((network, words, f"{rate:g}", cell(mean(_test(runs), "%"), 2), changes))
-    n = len(outcomes.where(batch_norm=True, alpha=0.0, rate=settings.rates[0]))
-    caption = (
-        f"Test accuracy in % after {settings.steps} steps, and by how many % of its norm local response normalization "
-        f"changes what passes through it. Mean [95 % interval] over {n} seeds"
-    )
-    return Table(caption, ("network", "local response", "best rate", "test", "changed"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for arm, network in ARMS.items():
-        lines = []
-        for alpha, words in ALPHAS.items():
-            runs = outcomes.where(batch_norm=arm, alpha=alpha)
-            values = np.stack([runs.where(rate=rate).array("test") for rate in settings.rates], axis=1)
-            lines.append(Series(words, settings.rates, *(tuple(line) for line in band(values))))
-        panels.append(Panel(network, tuple(lines)))
-    return Figure(
-        name="accuracy_by_rate",
-        title=f"Test accuracy after {settings.steps} steps, by local response normalization",
-        caption="Line: mean over seeds; band: smallest to largest.",
-        x_label="learning rate",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
-    )
+    gain = gap(arms[False, 1e-4], arms[False, 0.0])
+    yield judge(text, gain, Within(-GAIN, GAIN), published, "Mishkin et al. 2016")

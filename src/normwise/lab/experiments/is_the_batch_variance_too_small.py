@@ -30,7 +30,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +38,10 @@ import numpy as np
 import numpy.typing as npt
 
 from normwise.lab.data import CLASSES, digits, pixels
+from normwise.lab.design import average, figure, line, panel, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import band, cell, mean
+from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.statistics import Numbers, mean
 from normwise.lab.verdict import AtMost, Within, judge
 from normwise.moments import Moments
 
@@ -77,8 +78,12 @@ class Trial:
 
 def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
     """Random batches of every size and batches of one class of one size, with every seed."""
-    cells = [("random", size) for size in settings.sizes] + [("class", settings.size_of_class_batches)]
-    return [Trial(kind, size, seed) for kind, size in cells for seed in seeds]
+    return [Trial(kind, size, seed) for kind, size in _batches_of(settings) for seed in seeds]
+
+
+def _batches_of(settings: Settings) -> list[tuple[str, int]]:
+    """How they are made, and their size."""
+    return [*(("random", size) for size in settings.sizes), ("class", settings.size_of_class_batches)]
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -126,10 +131,36 @@ def _batches(
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Hold the ratios against (m-1)/m and 1."""
+
+    def ratios(measure: str, kind: str, size: int) -> Numbers:
+        return outcomes.where(kind=kind, size=size).array(measure)
+
+    lines = (
+        line(words, settings.sizes, np.stack([ratios(each, "random", size) for size in settings.sizes], axis=1))
+        for each, words in MEASURES.items()
+    )
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(settings, ratios)),
+        table=table(
+            "Estimated variance over the population's",
+            _batches_of(settings),
+            ("batches", lambda row: KINDS[row[0]]),
+            ("m", lambda row: str(row[1])),
+            *((words, lambda row, each=each: average(ratios(each, *row), 3)) for each, words in MEASURES.items()),
+            seeds=len(outcomes.where(kind="class")),
+        ),
+        figures=(
+            figure(
+                "variance_by_batch_size",
+                "Variance from batches over that of the population",
+                [panel("64 random units on digits", lines, ((1.0, "the population's"),))],
+                x_label="images per batch, m",
+                y_label="estimated over true variance",
+                caption="Batches drawn at random. Line: mean over seeds; band: smallest to largest, narrower than the "
+                "line.",
+                x_scale="log",
+            ),
+        ),
         caveats=(
             "The factor makes the mean of the variance right. The standard deviation, by which a layer divides, is "
             "still a little too small in the mean over small batches, because a root is concave.",
@@ -139,52 +170,21 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _ratio(outcomes: Outcomes, kind: str, size: int, measure: str) -> Estimate:
-    return mean(outcomes.where(kind=kind, size=size).array(measure), "ratio")
+def _statements(settings: Settings, ratios: Callable[[str, str, int], Numbers]) -> Iterator[Statement]:
+    def found(measure: str, kind: str, size: int) -> Estimate:
+        return mean(ratios(measure, kind, size), "ratio")
 
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
+    the_same = Within(1 - CLOSE, 1 + CLOSE)
     for size in settings.sizes:
         expected = (size - 1) / size
         text = f"The variance of a batch of {size} is (m-1)/m = {expected:.3g} of the population's in the mean."
         rule = Within(expected * (1 - CLOSE), expected * (1 + CLOSE))
-        found.append(judge(text, _ratio(outcomes, "random", size, "biased"), rule))
-    small = min(settings.sizes)
+        yield judge(text, found("biased", "random", size), rule)
+    small, size = min(settings.sizes), settings.size_of_class_batches
     text = f"Times m/(m-1) it is the population's variance, at batches of {small}."
-    found.append(judge(text, _ratio(outcomes, "random", small, "corrected"), Within(1 - CLOSE, 1 + CLOSE)))
-    size = settings.size_of_class_batches
+    yield judge(text, found("corrected", "random", small), the_same)
     text = f"With one class in each batch of {size}, algorithm 2 loses the variance between the batches."
     says = "Wu & Johnson 2021"
-    found.append(judge(text, _ratio(outcomes, "class", size, "corrected"), AtMost(LOST, nothing=1.0), says=says))
+    yield judge(text, found("corrected", "class", size), AtMost(LOST, nothing=1.0), says=says)
     text = f"With one class in each batch of {size}, the joint variance is the population's."
-    found.append(judge(text, _ratio(outcomes, "class", size, "joint"), Within(1 - CLOSE, 1 + CLOSE), says=says))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    cells = [("random", size) for size in settings.sizes] + [("class", settings.size_of_class_batches)]
-    rows = [
-        (KINDS[kind], str(size), *(cell(_ratio(outcomes, kind, size, measure), 3) for measure in MEASURES))
-        for kind, size in cells
-    ]
-    n = len(outcomes.where(kind="class"))
-    caption = f"Estimated variance over the population's. Mean [95 % interval] over {n} seeds"
-    return Table(caption, ("batches", "m", *MEASURES.values()), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    sizes = tuple(float(size) for size in settings.sizes)
-    lines = []
-    for measure, words in MEASURES.items():
-        values = [outcomes.where(kind="random", size=size).array(measure) for size in settings.sizes]
-        lines.append(Series(words, sizes, *(tuple(line) for line in band(np.stack(values, axis=1)))))
-    return Figure(
-        name="variance_by_batch_size",
-        title="Variance from batches over that of the population",
-        caption="Batches drawn at random. Line: mean over seeds; band: smallest to largest, narrower than the line.",
-        x_label="images per batch, m",
-        y_label="estimated over true variance",
-        panels=(Panel("64 random units on digits", tuple(lines), ((1.0, "the population's"),)),),
-        x_scale="log",
-    )
+    yield judge(text, found("joint", "class", size), the_same, says=says)

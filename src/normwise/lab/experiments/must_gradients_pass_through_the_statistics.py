@@ -29,7 +29,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,10 +37,11 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data import Digits, Split, digits
+from normwise.lab.design import Arms, Grid, average, figure, line, panel, table
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import band, cell, difference, largest, mean, ratio
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.statistics import difference, largest, ratio
 from normwise.lab.training import accuracy, looks, train
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
@@ -76,6 +77,10 @@ class Trial:
     seed: int
 
 
+GRID = Grid(Trial, held=ARMS)
+trials = GRID.trials
+
+
 class HeldBatchNorm(nn.Module):
     """Batch normalization whose gradient takes the mean, or mean and variance, for constants.
 
@@ -99,11 +104,6 @@ class HeldBatchNorm(nn.Module):
             return (x - mean) / (var + self.layer.eps).sqrt() * self.layer.weight + self.layer.bias
         out: Tensor = self.layer(x)
         return out
-
-
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Every arm with every seed."""
-    return [Trial(held, seed) for held in ARMS for seed in seeds]
 
 
 def network(held: str, settings: Settings, seed: int) -> Dense:
@@ -164,10 +164,32 @@ def _in_float64(data: Digits) -> Digits:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge how weights and biases grow."""
+    arms, at = GRID.arms(settings, outcomes), looks(settings.steps)
+    half = next(i for i, step in enumerate(at) if step >= settings.steps / 2)
+    panels = (panel(what, (line(arm["held"], at, arm.array(what)) for arm in arms)) for what in ("biases", "weights"))
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(arms, half)),
+        table=table(
+            f"Norms of all hidden layers' biases and weights after {at[half]} and {settings.steps} steps, and the test "
+            "accuracy in %",
+            arms,
+            ("gradient", lambda arm: arm["held"]),
+            ("biases, half", lambda arm: average(arm.array("biases")[:, half], 2)),
+            ("biases, end", lambda arm: average(arm.array("biases")[:, -1], 2)),
+            ("weights, half", lambda arm: average(arm.array("weights")[:, half], 2)),
+            ("weights, end", lambda arm: average(arm.array("weights")[:, -1], 2)),
+            ("test", lambda arm: average(100 * arm.array("test"), 1)),
+        ),
+        figures=(
+            figure(
+                "sizes_by_step",
+                "Size of the biases and the weights of the hidden layers",
+                panels,
+                x_label="steps",
+                y_label="norm",
+                caption="Norms over all hidden layers.",
+            ),
+        ),
         caveats=(
             "With the mean recomputed at every step the numbers of the forward pass are right all the time; only the "
             "gradient is wrong. Holding the statistics fixed over many steps is another thing, and what freezing does.",
@@ -176,65 +198,19 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _half(settings: Settings) -> int:
-    return min(i for i, step in enumerate(looks(settings.steps)) if step >= settings.steps / 2)
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    whole, held, both = (outcomes.where(held=arm) for arm in ARMS)
-    half = _half(settings)
-    found = [
-        judge(
-            "Under the whole gradient a bias in front of batch normalization never moves.",
-            largest(whole.array("biases").max(axis=1), "norm of all biases"),
-            Exact(STILL),
-            says="the bias is redundant: section 3.2",
-        )
-    ]
-    for arm, words in ((held, "the mean"), (both, "mean and variance")):
+def _statements(arms: Arms, half: int) -> Iterator[Statement]:
+    whole, held = arms["whole"], ((arms["mean"], "the mean"), (arms["both"], "mean and variance"))
+    text = "Under the whole gradient a bias in front of batch normalization never moves."
+    moved = largest(whole.array("biases").max(axis=1), "norm of all biases")
+    yield judge(text, moved, Exact(STILL), says="the bias is redundant: section 3.2")
+    for arm, words in held:
         biases = arm.array("biases")
         text = f"With {words} held, the bias grows on and on (its size at the end over that at half of the steps)."
-        found.append(judge(text, ratio(biases[:, -1], biases[:, half]), AtLeast(GROWTH, nothing=1.0)))
+        yield judge(text, ratio(biases[:, -1], biases[:, half]), AtLeast(GROWTH, nothing=1.0))
     text = "With mean and variance held, the weights end at least twice as large as under the whole gradient."
-    sizes = ratio(both.array("weights")[:, -1], whole.array("weights")[:, -1])
-    found.append(judge(text, sizes, AtLeast(LARGER, nothing=1.0), "the model blows up"))
-    for arm, words in ((held, "the mean"), (both, "mean and variance")):
+    sizes = ratio(arms["both"].array("weights")[:, -1], whole.array("weights")[:, -1])
+    yield judge(text, sizes, AtLeast(LARGER, nothing=1.0), "the model blows up")
+    for arm, words in held:
         text = f"With {words} held, the network is less accurate than under the whole gradient."
         cost = difference(100 * whole.array("test"), 100 * arm.array("test"), "points")
-        found.append(judge(text, cost, AtLeast(COST)))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    half, rows = _half(settings), []
-    for held, words in ARMS.items():
-        arm = outcomes.where(held=held)
-        biases, weights = arm.array("biases"), arm.array("weights")
-        sizes = (biases[:, half], biases[:, -1], weights[:, half], weights[:, -1])
-        test = cell(mean(100 * arm.array("test"), "%"), 1)
-        rows.append((words, *(cell(mean(size, "norm"), 2) for size in sizes), test))
-    caption = (
-        f"Norms of all hidden layers' biases and weights after {looks(settings.steps)[half]} and {settings.steps} "
-        f"steps, and the test accuracy in %. Mean [95 % interval] over {len(outcomes.where(held='whole'))} seeds"
-    )
-    columns = ("gradient", "biases, half", "biases, end", "weights, half", "weights, end", "test")
-    return Table(caption, columns, tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    at = tuple(float(step) for step in looks(settings.steps))
-    panels = []
-    for name, words in (("biases", "biases"), ("weights", "weights")):
-        lines = (
-            Series(ARMS[held], at, *(tuple(line) for line in band(outcomes.where(held=held).array(name))))
-            for held in ARMS
-        )
-        panels.append(Panel(words, tuple(lines)))
-    return Figure(
-        name="sizes_by_step",
-        title="Size of the biases and the weights of the hidden layers",
-        caption="Norms over all hidden layers. Line: mean over seeds; band: smallest to largest.",
-        x_label="steps",
-        y_label="norm",
-        panels=tuple(panels),
-    )
+        yield judge(text, cost, AtLeast(COST))

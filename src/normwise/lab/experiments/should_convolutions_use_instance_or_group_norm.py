@@ -32,7 +32,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,12 @@ from torch import Tensor, nn
 
 from normwise.lab.convolutional import Chain
 from normwise.lab.data import Split, digits, shape
+from normwise.lab.design import Arms, Grid, Training, by_rate, gap, table
 from normwise.lab.models import Norm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack_training import at_best, best
-from normwise.lab.statistics import Numbers, band, cell, difference, largest, mean
-from normwise.lab.training import accuracy, to_a_tenth, train
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.statistics import difference, largest
+from normwise.lab.training import accuracy, to_a_tenth
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm2d, GroupNorm, InstanceNorm2d
 
@@ -66,11 +66,10 @@ ARMS = {"batch": "batch norm", "group": "group norm", "layer": "layer norm", "in
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """The network and its training."""
 
     batches: tuple[int, ...] = (32, 2)
-    steps: int = 600
     longer: tuple[int, ...] = (1, 5)
     """Times the steps, with each size of batches."""
     rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
@@ -89,31 +88,27 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Every normalization with every size and seed."""
-    return [Trial(arm, batch, seed) for batch in settings.batches for arm in ARMS for seed in seeds]
+GRID = Grid(Trial, batch="batches", arm=ARMS)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on test images as they are and with changed contrast."""
     data = digits(trial.seed)
-    found: dict[str, Any] = {"validation": [], "test": [], "contrast": [], "free": dependence(trial)}
     steps = settings.steps * settings.longer[settings.batches.index(trial.batch)]
-    for rate in settings.rates:
-        model = Chain(widths=settings.widths, norm=NORMS[trial.arm], seed=trial.seed)
-        train(
-            model,
-            data.train,
-            rate=rate,
-            steps=steps,
-            batch=trial.batch,
-            seed=trial.seed,
-            schedule=to_a_tenth(steps),
-        )
-        found["validation"].append(accuracy(model, data.validation))
-        found["test"].append(accuracy(model, data.test))
-        found["contrast"].append(accuracy(model, changed(data.test, trial.seed)))
-    return found
+    return {"free": dependence(trial)} | settings.at_every_rate(
+        lambda: Chain(widths=settings.widths, norm=NORMS[trial.arm], seed=trial.seed),
+        data.train,
+        trial.seed,
+        {
+            "validation": lambda model: accuracy(model, data.validation),
+            "test": lambda model: accuracy(model, data.test),
+            "contrast": lambda model: accuracy(model, changed(data.test, trial.seed)),
+        },
+        steps=steps,
+        batch=trial.batch,
+        schedule=to_a_tenth(steps),
+    )
 
 
 def changed(data: Split, seed: int) -> Split:
@@ -146,10 +141,27 @@ def dependence(trial: Trial) -> float:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the normalizations at each one's best rate."""
+    arms = GRID.arms(settings, outcomes)
+    steps = {str(batch): times * settings.steps for batch, times in zip(settings.batches, settings.longer, strict=True)}
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(settings, outcomes, arms)),
+        table=table(
+            "Test accuracy in %, and how much a layer's output changes with contrast",
+            arms,
+            ("batch", lambda arm: arm["batch"]),
+            ("normalization", lambda arm: arm["arm"]),
+            ("rate", lambda arm: arm.rate),
+            ("test images", lambda arm: arm.percent(1)),
+            ("with changed contrast", lambda arm: arm.percent(1, "contrast")),
+            ("a layer's change", lambda arm: f"{arm.array('free').max():.1e}"),
+        ),
+        figures=(
+            by_rate(
+                "A convolutional network's test accuracy at every rate",
+                arms.by("batch"),
+                lambda group: f"batches of {group.words['batch']}, {steps[group.words['batch']]} steps",
+            ),
+        ),
         caveats=(
             "Images of 8 x 8 pixels: an instance has 64 values where ImageNet's layers have thousands, and what "
             "instance norm takes out, the mean over positions of a channel, is what the readout behind it would read.",
@@ -160,67 +172,24 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, arm: str, batch: int, what: str = "test") -> Numbers:
-    return 100 * at_best(outcomes.where(arm=arm, batch=batch), what)
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    large, small = settings.batches[0], settings.batches[-1]
-    found = []
+def _statements(settings: Settings, outcomes: Outcomes, arms: Arms) -> Iterator[Statement]:
+    large, small = (arms.where(batch=settings.batches[i]) for i in (0, -1))
     published = {
         "group": "24.1 against 23.6 % error, ResNet-50",
         "layer": "25.3 against 23.6 %",
         "instance": "28.4 against 23.6 %",
     }
-    for arm, words in list(ARMS.items())[1:]:
-        text = f"Batches of {large}: batch norm is more accurate than {words}."
-        gap = difference(_points(outcomes, "batch", large), _points(outcomes, arm, large), "points")
-        found.append(judge(text, gap, AtLeast(BETTER), published[arm]))
-    for arm, words in list(ARMS.items())[1:]:
-        text = f"Batches of {small}: {words} is more accurate than batch norm."
-        gap = difference(_points(outcomes, arm, small), _points(outcomes, "batch", small), "points")
-        says = "" if arm == "group" else "teaching material"
-        found.append(judge(text, gap, AtLeast(BETTER), "24.1 against 34.7 % error" if arm == "group" else "", says))
+    for arm, error in published.items():
+        text = f"Batches of {settings.batches[0]}: batch norm is more accurate than {ARMS[arm]}."
+        yield judge(text, gap(large["batch"], large[arm]), AtLeast(BETTER), error)
+    for arm in published:
+        text = f"Batches of {settings.batches[-1]}: {ARMS[arm]} is more accurate than batch norm."
+        error, says = ("24.1 against 34.7 % error", "") if arm == "group" else ("", "teaching material")
+        yield judge(text, gap(small[arm], small["batch"]), AtLeast(BETTER), error, says)
     text = "A layer of instance norm behind a convolution is free of each image's contrast."
     free = largest(outcomes.where(arm="instance").array("free"), "")
-    found.append(judge(text, free, Exact(ROUNDING), says="Ulyanov et al. 2016"))
-    lost = {arm: _points(outcomes, arm, large) - _points(outcomes, arm, large, "contrast") for arm in ARMS}
+    yield judge(text, free, Exact(ROUNDING), says="Ulyanov et al. 2016")
+    lost = {arm: large[arm].points() - large[arm].points("contrast") for arm in ("batch", "instance")}
     text = "Where test images differ in contrast, batch norm loses more accuracy than instance norm."
-    gap = difference(lost["batch"], lost["instance"], "points")
-    found.append(judge(text, gap, AtLeast(BETTER), says="Ulyanov et al. 2016"))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for batch in settings.batches:
-        for arm, words in ARMS.items():
-            rate = settings.rates[best(outcomes.where(arm=arm, batch=batch))]
-            cells = (cell(mean(_points(outcomes, arm, batch, what), "%"), 1) for what in ("test", "contrast"))
-            free = f"{outcomes.where(arm=arm, batch=batch).array('free').max():.1e}"
-            rows.append((str(batch), words, f"{rate:g}", *cells, free))
-    n = len(outcomes.where(arm="batch", batch=settings.batches[0]))
-    caption = (
-        f"Test accuracy in %, and how much a layer's output changes with contrast. Mean [95 % interval] over {n} seeds"
-    )
-    heads = ("batch", "normalization", "rate", "test images", "with changed contrast", "a layer's change")
-    return Table(caption, heads, tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for batch, longer in zip(settings.batches, settings.longer, strict=True):
-        lines = []
-        for arm, words in ARMS.items():
-            spread = (tuple(line) for line in band(outcomes.where(arm=arm, batch=batch).array("test")))
-            lines.append(Series(words, settings.rates, *spread))
-        panels.append(Panel(f"batches of {batch}, {longer * settings.steps} steps", tuple(lines)))
-    return Figure(
-        name="accuracy_by_rate",
-        title="A convolutional network's test accuracy at every rate",
-        caption="Line: mean over seeds; band: smallest to largest.",
-        x_label="learning rate",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
-    )
+    more = difference(lost["batch"], lost["instance"], "points")
+    yield judge(text, more, AtLeast(BETTER), says="Ulyanov et al. 2016")

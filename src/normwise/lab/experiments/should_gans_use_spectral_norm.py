@@ -47,8 +47,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from normwise.lab.adversarial import Discriminator, Generator, converged, largest_slope, play, singular_values
 from normwise.lab.data import Digits, digits
+from normwise.lab.design import average, figure, geometric, line, panel, table
 from normwise.lab.frechet import Examiner, distance
 from normwise.lab.models import Norm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, largest, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.statistics import Numbers, difference, largest, mean, ratio
 from normwise.lab.verdict import AtLeast, Exact, Within, judge
 from normwise.torch import BatchNorm1d, LayerNorm
 
@@ -121,8 +123,12 @@ class Trial:
 
 def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
     """Every discriminator with every seed; some against both generators."""
-    pairs = [(name, "batch") for name in DISCRIMINATORS] + [(name, "none") for name in PLAIN]
-    return [Trial(*pair, seed) for pair in pairs for seed in seeds]
+    return [Trial(*pair, seed) for pair in _pairs() for seed in seeds]
+
+
+def _pairs() -> list[tuple[str, str]]:
+    """Discriminators and the generators that they meet."""
+    return [(name, "batch") for name in DISCRIMINATORS] + [(name, "none") for name in PLAIN]
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -249,121 +255,98 @@ def _longer(arm: Outcomes) -> Numbers:
     return np.array([outcome["longer"][0] for _, outcome in arm], dtype=np.float64)
 
 
-def _statements(outcomes: Outcomes) -> list[Statement]:
+def _statements(outcomes: Outcomes) -> Iterator[Statement]:
     arms = {name: outcomes.where(discriminator=name, generator="batch") for name in DISCRIMINATORS}
     spectral = arms["spectral"]
     off, off_converged, above = (
         spectral.array(name).max(axis=1) for name in ("sigma", "sigma_converged", "slope_above_1")
     )
     near = "inception score 7.42 on CIFAR-10, plain convolutions; better than or equal to all others"
-    found = [
-        judge(
-            "After many power iterations the largest singular value of every weight matrix is 1.",
-            largest(off_converged, ""),
-            Exact(SIGMA),
-        ),
-        judge(
-            "The score then changes by no more than the image does: no slope at a real or made image is above 1.",
-            largest(above, ""),
-            Exact(SIGMA),
-        ),
-        judge(
-            "One power iteration per step is enough: at the end of training the singular values are within 1 % of 1.",
-            mean(off, ""),
-            Within(-SIGMA_OF_ONE_ITERATION, SIGMA_OF_ONE_ITERATION),
-        ),
-    ]
+    better = AtLeast(BETTER, nothing=1.0)
+    text = "After many power iterations the largest singular value of every weight matrix is 1."
+    yield judge(text, largest(off_converged, ""), Exact(SIGMA))
+    text = "The score then changes by no more than the image does: no slope at a real or made image is above 1."
+    yield judge(text, largest(above, ""), Exact(SIGMA))
+    text = "One power iteration per step is enough: at the end of training the singular values are within 1 % of 1."
+    yield judge(text, mean(off, ""), Within(-SIGMA_OF_ONE_ITERATION, SIGMA_OF_ONE_ITERATION))
     for name in ("none", "mixed", "layer"):
-        rule = AtLeast(BETTER, nothing=1.0) if name == "none" else AtLeast(NO_WORSE, nothing=NO_WORSE)
+        rule = better if name == "none" else AtLeast(NO_WORSE, nothing=NO_WORSE)
         than = "nearer to real ones than" if name == "none" else "no farther from real ones than"
         words = f"with {DISCRIMINATORS[name]} in the discriminator"
-        gain = ratio(_at_best(arms[name]), _at_best(spectral))
         text = f"At the best setting of each, images with spectral norm are {than} {words}."
-        found.append(judge(text, gain, rule, near))
-        gain = ratio(_over_all(arms[name]), _over_all(spectral))
+        yield judge(text, ratio(_at_best(arms[name]), _at_best(spectral)), rule, near)
         text = f"Over all settings, images with spectral norm are {than} {words}."
-        found.append(judge(text, gain, rule, "robust at aggressive rates and momentum"))
-        classes, others = (arm.array("classes")[:, HIGH_RATE] for arm in (spectral, arms[name]))
-        gap = difference(classes, others, "classes")
+        robust = "robust at aggressive rates and momentum"
+        yield judge(text, ratio(_over_all(arms[name]), _over_all(spectral)), rule, robust)
         text = f"At the high rate, spectral norm covers as many classes as there are {words}."
-        found.append(judge(text, gap, AtLeast(CLASSES_FEWER, nothing=CLASSES_FEWER)))
+        classes, others = (arm.array("classes")[:, HIGH_RATE] for arm in (spectral, arms[name]))
+        fewer = difference(classes, others, "classes")
+        yield judge(text, fewer, AtLeast(CLASSES_FEWER, nothing=CLASSES_FEWER))
     for name in ("none", "mixed"):
         text = (
             "Trained on at the usual setting, images with spectral norm are nearer to real ones than with "
             f"{DISCRIMINATORS[name]} in the discriminator."
         )
-        ends = (_longer(arms[each])[:, -1] for each in (name, "spectral"))
-        found.append(judge(text, ratio(*ends), AtLeast(BETTER, nothing=1.0), near))
-    found.append(
-        judge(
-            "With batch norm in the discriminator, a batch of real and one of made images is better than one of both.",
-            ratio(_at_best(arms["mixed"]), _at_best(arms["apart"])),
-            AtLeast(BETTER, nothing=1.0),
-            says="Chintala et al. 2016",
-        )
-    )
+        yield judge(text, ratio(_longer(arms[name])[:, -1], _longer(spectral)[:, -1]), better, near)
+    text = "With batch norm in the discriminator, a batch of real and one of made images is better than one of both."
+    yield judge(text, ratio(_at_best(arms["mixed"]), _at_best(arms["apart"])), better, says="Chintala et al. 2016")
     for name in PLAIN:
         plain = outcomes.where(discriminator=name, generator="none")
-        found.append(
-            judge(
-                f"Against a discriminator with {DISCRIMINATORS[name]}, a generator with batch norm makes better images "
-                "than one without.",
-                ratio(_at_best(plain), _at_best(arms[name])),
-                AtLeast(BETTER, nothing=1.0),
-                says="Radford et al. 2016",
-            )
+        text = (
+            f"Against a discriminator with {DISCRIMINATORS[name]}, a generator with batch norm makes better images "
+            "than one without."
         )
-    return found
+        yield judge(text, ratio(_at_best(plain), _at_best(arms[name])), better, says="Radford et al. 2016")
 
 
 def _named(setting: tuple[float, float]) -> str:
     return f"rate {setting[0]:g}, momentum {setting[1]:g}"
 
 
+HEADS = (
+    "discriminator",
+    "generator",
+    "best setting",
+    "distance",
+    "classes",
+    "over all",
+    "high rate",
+    "slope",
+    "longer",
+)
+
+
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
     rows = []
-    for made_by, generator in GENERATORS.items():
-        for name, words in DISCRIMINATORS.items():
-            if made_by == "none" and name not in PLAIN:
-                continue
-            arm = outcomes.where(discriminator=name, generator=made_by)
-            at, test, classes = best(arm), arm.array("test")[..., -1], arm.array("classes")
-            one = np.ones(len(test))
-            rows.append(
-                (
-                    words,
-                    generator,
-                    _named(settings.adam[at]),
-                    cell(ratio(test[:, at], one), 2),
-                    cell(mean(classes[:, at], "classes"), 1),
-                    cell(ratio(_over_all(arm), one), 2),
-                    cell(mean(classes[:, HIGH_RATE], "classes"), 1),
-                    cell(ratio(arm.array("slope")[:, at], one), 2),
-                    cell(ratio(_longer(arm)[:, -1], one), 2) if _longer(arm).size else "",
-                )
+    for name, made_by in _pairs():
+        arm = outcomes.where(discriminator=name, generator=made_by)
+        at, classes = best(arm), arm.array("classes")
+        rows.append(
+            (
+                DISCRIMINATORS[name],
+                GENERATORS[made_by],
+                _named(settings.adam[at]),
+                geometric(_at_best(arm), 2),
+                average(classes[:, at], 1),
+                geometric(_over_all(arm), 2),
+                average(classes[:, HIGH_RATE], 1),
+                geometric(arm.array("slope")[:, at], 2),
+                geometric(_longer(arm)[:, -1], 2) if _longer(arm).size else "",
             )
+        )
     any_arm = outcomes.where(discriminator="none", generator="batch")
     for name, words in (("real", "real training images"), ("shuffled", "pixels of different images")):
-        away = cell(ratio(any_arm.array(name), np.ones(len(any_arm))), 2)
-        rows.append((words, "", "", away, cell(mean(any_arm.array(f"{name}_classes"), "classes"), 1), "", "", "", ""))
-    caption = (
+        away, classes = any_arm.array(name), any_arm.array(f"{name}_classes")
+        rows.append((words, "", "", geometric(away, 2), average(classes, 1), "", "", "", ""))
+    return table(
         f"Fréchet distance to test images and classes covered after {settings.looks[-1]} steps, at the best setting "
         "and in the geometric mean over all or at the high rate, the largest slope of the score at the best, and the "
-        f"distance at the usual setting after {settings.longer[-1]} steps. Mean "
-        f"[95 % interval] over {len(any_arm)} seeds, of distances and slopes the geometric one"
+        f"distance at the usual setting after {settings.longer[-1]} steps",
+        rows,
+        *((head, itemgetter(i)) for i, head in enumerate(HEADS)),
+        seeds=len(any_arm),
+        more=", of distances and slopes the geometric one",
     )
-    heads = (
-        "discriminator",
-        "generator",
-        "best setting",
-        "distance",
-        "classes",
-        "over all",
-        "high rate",
-        "slope",
-        "longer",
-    )
-    return Table(caption, heads, tuple(rows))
 
 
 def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
@@ -376,16 +359,15 @@ def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
             curves = arm.array("test")[:, i]
             curves = np.hstack((curves, _longer(arm))) if i == 0 else curves
             at = (*settings.looks, *settings.longer)[: curves.shape[1]]
-            spread = (tuple(np.exp(line)) for line in band(np.log(curves)))
-            lines.append(Series(DISCRIMINATORS[name], tuple(float(step) for step in at), *spread))
-        panels.append(Panel(_named(setting), tuple(lines), ((floor, "real"),)))
-    return Figure(
-        name="distance_by_step",
-        title="Fréchet distance of made images to test images, the generator with batch norm",
-        caption="Line: geometric mean over seeds; band: smallest to largest; mark: real training images.",
+            lines.append(line(DISCRIMINATORS[name], at, np.log(curves), back=np.exp))
+        panels.append(panel(_named(setting), lines, ((floor, "real"),)))
+    return figure(
+        "distance_by_step",
+        "Fréchet distance of made images to test images, the generator with batch norm",
+        panels,
         x_label="steps",
         y_label="distance",
-        panels=tuple(panels),
+        caption="Line: geometric mean over seeds; band: smallest to largest; mark: real training images.",
         x_scale="log",
         y_scale="log",
     )

@@ -34,9 +34,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,24 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data import Split, batches, digits
+from normwise.lab.design import (
+    WITH_AND_WITHOUT,
+    Arm,
+    Arms,
+    DenseTraining,
+    Grid,
+    average,
+    by_pair,
+    figure,
+    line,
+    panel,
+    table,
+)
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import both, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, largest, mean, ratio
+from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.stack_training import both
+from normwise.lab.statistics import Numbers, largest, mean, ratio
 from normwise.lab.verdict import AtLeast, AtMost, Exact, judge
 from normwise.torch import BatchNorm1d
 
@@ -60,11 +72,10 @@ WEAKER = 0.2
 GAIN = 0.5
 SHRINKS = 0.5
 ROUNDING = 1e-9
-ARMS = {True: "with batch norm", False: "without"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DenseTraining):
     """L2 weights and rates."""
 
     decays: tuple[float, ...] = (0.0, 0.0002, 0.001, 0.005, 0.025, 0.125)
@@ -72,8 +83,6 @@ class Settings:
     images: int = 300
     steps: int = 800
     depth: int = 3
-    width: int = 64
-    batch: int = 60
     steps_of_identity: int = 100
 
 
@@ -88,40 +97,22 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Both arms with every seed."""
-    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT, inside={"decay": "decays"})
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train with every L2 at every rate; lists of shape (L2 weights, rates)."""
     data = digits(trial.seed)
     few = Split(*(part[: settings.images] for part in (data.train.images, data.train.labels, data.train.rows)))
-    pairs = [(decay, rate) for decay in settings.decays for rate in settings.rates]
-    stack = Stack(
-        len(pairs),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=batch_norm if trial.batch_norm else None,
-        std=he,
-        seed=trial.seed,
-    )
-    train_stack(
-        stack,
-        few,
-        rates=[rate for _, rate in pairs],
-        steps=settings.steps,
-        batch=settings.batch,
-        seed=trial.seed,
-        decay=[decay for decay, _ in pairs],
-    )
+    decays, rates = zip(*product(settings.decays, settings.rates), strict=True)
+    stack = settings.stack(trial.seed, trial.batch_norm, members=len(rates))
+    settings.train(stack, few, trial.seed, rates=rates, decay=decays)
     hidden = list(stack.weights)[:-1]
     norms = torch.stack([weight.detach().flatten(1).square().sum(dim=1) for weight in hidden]).sum(dim=0).sqrt()
-    found: dict[str, Any] = both(stack, data) | {"norm": norms.tolist()}
-    shape = (len(settings.decays), len(settings.rates))
     identity = _difference_to_another_rate(settings, few, trial.seed) if trial.batch_norm else 0.0
-    return {name: np.reshape(values, shape).tolist() for name, values in found.items()} | {"identity": identity}
+    found = both(stack, data) | {"norm": norms.tolist()}
+    return by_pair(found, settings.decays, settings.rates) | {"identity": identity}
 
 
 def _difference_to_another_rate(settings: Settings, data: Split, seed: int) -> float:
@@ -166,10 +157,21 @@ def _train_at_fixed_norms(
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the best L2 weights, what they give, and judge the identity."""
+    arms = GRID.arms(settings, outcomes)
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(_statements(settings, arms, outcomes)),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps on {settings.images} images and norm of the hidden "
+            "weights, at the rate that is best on validation images for each L2",
+            arms.by("decay"),
+            ("L2", lambda row: row.words["decay"]),
+            ("with batch norm", lambda row: row[True].percent(2)),
+            ("weights with batch norm", lambda row: average(row[True].numbers("norm"), 1)),
+            ("without", lambda row: row[False].percent(2)),
+            ("weights without", lambda row: average(row[False].numbers("norm"), 1)),
+            ("with minus without", lambda row: average(row[True].points() - row[False].points(), 2)),
+        ),
+        figures=(_figure(settings, arms),),
         caveats=(
             "The best L2 is known to the spacing of the grid, a factor of 5, and the accuracy hardly changes around "
             "it, so that chance picks among neighbours.",
@@ -180,84 +182,52 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _best_decays(settings: Settings, arm: Outcomes) -> Numbers:
-    """The L2 weight that is best on each seed's validation images; 0 counts as a fifth of the smallest."""
+def _grid(settings: Settings) -> Numbers:
+    """The L2 weights; 0 counts as a fifth of the smallest."""
     grid = np.array(settings.decays)
     grid[grid == 0] = grid[grid > 0].min() / 5
-    found: Numbers = grid[arm.array("validation").max(axis=2).argmax(axis=1)]
-    return found
+    return grid
 
 
-def _at_best_rate(arm: Outcomes, decay: int, name: str) -> Numbers:
-    rate = int(arm.array("validation")[:, decay].mean(axis=0).argmax())
-    found: Numbers = arm.array(name)[:, decay, rate]
-    return found
+def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[Statement]:
+    validation = {each: outcomes.where(batch_norm=each).array("validation") for each in WITH_AND_WITHOUT}
 
+    def best_of_each_seed(batch_norm: bool) -> Numbers:
+        found: Numbers = _grid(settings)[validation[batch_norm].max(axis=2).argmax(axis=1)]
+        return found
 
-def _chosen(arm: Outcomes) -> int:
-    """The L2 weight that is best on validation images in the mean over seeds, at its best rate."""
-    return int(arm.array("validation").mean(axis=0).max(axis=1).argmax())
+    def best(batch_norm: bool) -> Arm:
+        """In the mean over seeds, at its best rate."""
+        decay = settings.decays[int(validation[batch_norm].mean(axis=0).max(axis=1).argmax())]
+        return arms[batch_norm, decay]
 
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    arms = {arm: outcomes.where(batch_norm=arm) for arm in ARMS}
-    found = [
-        judge(
-            "The best L2 weight with batch normalization is a fifth of that without, or less.",
-            ratio(_best_decays(settings, arms[True]), _best_decays(settings, arms[False])),
-            AtMost(WEAKER, nothing=1.0),
-            "a fifth, Inception on ImageNet",
-        )
-    ]
-    for arm, words in ARMS.items():
-        gain = 100 * (_at_best_rate(arms[arm], _chosen(arms[arm]), "test") - _at_best_rate(arms[arm], 0, "test"))
-        text = f"L2 makes the network {words if arm else 'without batch norm'} more accurate than no L2."
-        found.append(judge(text, mean(gain, "points"), AtLeast(GAIN)))
-    strong = len(settings.decays) - 2
-    text = f"With batch normalization, L2 of {settings.decays[strong]:g} makes the weights at most half as large."
-    sizes = ratio(_at_best_rate(arms[True], strong, "norm"), _at_best_rate(arms[True], 0, "norm"))
+    none, strong = settings.decays[0], settings.decays[-2]
+    text = "The best L2 weight with batch normalization is a fifth of that without, or less."
+    weaker = ratio(best_of_each_seed(True), best_of_each_seed(False))
+    yield judge(text, weaker, AtMost(WEAKER, nothing=1.0), "a fifth, Inception on ImageNet")
+    for each, words in ((True, "with batch norm"), (False, "without batch norm")):
+        gain = 100 * (best(each).numbers() - arms[each, none].numbers())
+        text = f"L2 makes the network {words} more accurate than no L2."
+        yield judge(text, mean(gain, "points"), AtLeast(GAIN))
+    text = f"With batch normalization, L2 of {strong:g} makes the weights at most half as large."
+    sizes = ratio(arms[True, strong].numbers("norm"), arms[True, none].numbers("norm"))
     laarhoven = "van Laarhoven 2017"
-    found.append(judge(text, sizes, AtMost(SHRINKS, nothing=1.0), says=laarhoven))
+    yield judge(text, sizes, AtMost(SHRINKS, nothing=1.0), says=laarhoven)
     text = "At weights of fixed norm in front of batch normalization, L2 is exactly another learning rate."
-    rule = Exact(ROUNDING)
-    found.append(judge(text, largest(arms[True].array("identity"), "logits"), rule, says=laarhoven))
-    return found
+    identity = largest(outcomes.where(batch_norm=True).array("identity"), "logits")
+    yield judge(text, identity, Exact(ROUNDING), says=laarhoven)
 
 
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for i, decay in enumerate(settings.decays):
-        cells = []
-        for normalized in ARMS:
-            arm = outcomes.where(batch_norm=normalized)
-            cells.append(cell(mean(100 * _at_best_rate(arm, i, "test"), "%"), 2))
-            cells.append(cell(mean(_at_best_rate(arm, i, "norm"), "norm"), 1))
-        test = [100 * _at_best_rate(outcomes.where(batch_norm=normalized), i, "test") for normalized in ARMS]
-        rows.append((f"{decay:g}", *cells, cell(difference(test[0], test[1], "points"), 2)))
-    caption = (
-        f"Test accuracy in % after {settings.steps} steps on {settings.images} images and norm of the hidden weights, "
-        "at the rate that is best on validation images for each L2. Mean [95 % interval] over "
-        f"{len(outcomes.where(batch_norm=True))} seeds"
+def _figure(settings: Settings, arms: Arms) -> Figure:
+    lines = (
+        line(each.words["batch_norm"], _grid(settings), np.stack([arm.numbers() for arm in each], axis=1))
+        for each in arms.by("batch_norm")
     )
-    columns = tuple(text for words in ARMS.values() for text in (words, f"weights {words}"))
-    return Table(caption, ("L2", *columns, "with minus without"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    grid = np.array(settings.decays)
-    shown = np.where(grid == 0, grid[grid > 0].min() / 5, grid)
-    lines = []
-    for normalized, words in ARMS.items():
-        arm = outcomes.where(batch_norm=normalized)
-        values = np.stack([_at_best_rate(arm, i, "test") for i in range(len(grid))], axis=1)
-        lines.append(Series(words, tuple(shown.tolist()), *(tuple(line) for line in band(values))))
-    return Figure(
-        name="accuracy_by_l2",
-        title=f"Test accuracy after {settings.steps} steps, by L2",
-        caption="Each at the rate that is best for it on validation images; no L2 stands at the left end. Line: mean "
-        "over seeds; band: smallest to largest.",
+    return figure(
+        "accuracy_by_l2",
+        f"Test accuracy after {settings.steps} steps, by L2",
+        [panel(f"{settings.images} training images", lines)],
         x_label="L2 weight",
-        y_label="test accuracy",
-        panels=(Panel(f"{settings.images} training images", tuple(lines)),),
+        caption="Each at the rate that is best for it on validation images; no L2 stands at the left end.",
         x_scale="log",
     )

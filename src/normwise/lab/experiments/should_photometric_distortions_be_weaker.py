@@ -32,8 +32,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,12 @@ import torch
 from torch import Tensor
 
 from normwise.lab.convolutional import Chain
+from normwise.lab.curves import ends_best
 from normwise.lab.data import digits_on_photos
+from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Training, across, average, figure, panel, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.statistics import Numbers, difference, mean
 from normwise.lab.training import accuracy, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm2d
@@ -52,7 +54,6 @@ from normwise.torch import BatchNorm2d
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
 GAIN = 0.5
-ARMS = {True: "with batch norm", False: "without"}
 STRENGTHS = {0: "none", 1: "mild", 2: "strong"}
 """In multiples of the mild distortions."""
 CONTRAST, BRIGHTNESS, NOISE = 0.25, 0.2, 0.1
@@ -60,11 +61,10 @@ CONTRAST, BRIGHTNESS, NOISE = 0.25, 0.2, 0.1
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """Rates and the network."""
 
     rates: tuple[float, ...] = (0.3, 1.0, 3.0)
-    steps: int = 600
     widths: tuple[int, ...] = (16, 16, 16)
     batch: int = 60
 
@@ -83,15 +83,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Both arms with every strength, rate and seed."""
-    return [
-        Trial(arm, times, rate, seed)
-        for arm in ARMS
-        for times in STRENGTHS
-        for rate in settings.rates
-        for seed in seeds
-    ]
+GRID = Grid(Trial, batch_norm=WITH_AND_WITHOUT, strength=STRENGTHS, rate="rates")
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -134,10 +127,40 @@ def distorted(images: Tensor, times: float, random: torch.Generator) -> Tensor:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the strengths, in both networks."""
+    arms = GRID.arms(settings, outcomes, choose=ends_best)
+    networks = {each: arms.where(batch_norm=each) for each in WITH_AND_WITHOUT}
+    strengths = {each: _best_strengths(network) for each, network in networks.items()}
+    lines = (
+        across(WITH_AND_WITHOUT[each], network, "strength", lambda arm: arm.numbers()[:, -1])
+        for each, network in networks.items()
+    )
+
+    def best_for(arm: Arm) -> str:
+        own = strengths[arm.values["batch_norm"]]
+        return f"{int((own == arm.values['strength']).sum())} of {len(own)}"
+
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=_statements(arms, strengths),
+        table=table(
+            f"Test accuracy in % after {settings.steps // 4} and {settings.steps} steps, at the rate that ends best on "
+            "validation images, and of how many seeds the strength is the best",
+            arms,
+            ("network", lambda arm: arm["batch_norm"]),
+            ("distortions", lambda arm: arm["strength"]),
+            ("best rate", lambda arm: arm.rate),
+            ("after a quarter", lambda arm: average(arm.points()[:, 0], 1)),
+            ("end", lambda arm: average(arm.points()[:, 1], 1)),
+            ("best for", best_for),
+        ),
+        figures=(
+            figure(
+                "accuracy_by_strength",
+                f"Test accuracy after {settings.steps} steps, by the strength of the distortions",
+                [panel("digits on photographs", lines)],
+                x_label="strength, in multiples of the mild one",
+                caption="Each at the rate that ends best on validation images.",
+            ),
+        ),
         caveats=(
             "The paper's distortions were those of its time's ImageNet training, which it does not list; these are "
             "brightness, contrast and noise.",
@@ -149,39 +172,18 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _best(settings: Settings, outcomes: Outcomes, arm: bool, times: int) -> Outcomes:
-    """The runs of an arm at the rate that ends best on validation images, in the mean over seeds."""
-    runs = outcomes.where(batch_norm=arm, strength=times)
-    return max(
-        (runs.where(rate=rate) for rate in settings.rates),
-        key=lambda each: float(each.array("validation")[:, -1].mean()),
-    )
-
-
-def _best_strengths(settings: Settings, outcomes: Outcomes, arm: bool) -> Numbers:
+def _best_strengths(network: Arms) -> Numbers:
     """The strength that is best on each seed's own validation images, at its best rate; of equal ones the weakest."""
-    sweep = [
-        [
-            outcomes.where(batch_norm=arm, strength=times, rate=rate).array("validation")[:, -1]
-            for rate in settings.rates
-        ]
-        for times in STRENGTHS
-    ]
-    found: Numbers = np.array(list(STRENGTHS), dtype=np.float64)[np.array(sweep).max(axis=1).argmax(axis=0)]
+    sweep = np.array([arm.array("validation")[..., -1].max(axis=1) for arm in network])
+    found: Numbers = np.array(list(STRENGTHS), dtype=np.float64)[sweep.argmax(axis=0)]
     return found
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    test = {
-        (arm, times): 100 * _best(settings, outcomes, arm, times).array("test") for arm in ARMS for times in STRENGTHS
-    }
-    gains = {arm: test[arm, 2] - test[arm, 0] for arm in ARMS}
-
-    def gain(values: Numbers) -> Estimate:
-        return mean(values, "points")
-
-    without, with_it = (_best_strengths(settings, outcomes, arm) for arm in (False, True))
-    return [
+def _statements(arms: Arms, strengths: dict[bool, Numbers]) -> tuple[Statement, ...]:
+    test = {(each, times): arms[each, times].points() for each in WITH_AND_WITHOUT for times in STRENGTHS}
+    gains = {each: test[each, 2] - test[each, 0] for each in WITH_AND_WITHOUT}
+    gain = partial(mean, unit="points")
+    return (
         judge(
             "With batch normalization, mild distortions are better than strong ones.",
             gain(test[True, 1][:, -1] - test[True, 2][:, -1]),
@@ -200,7 +202,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
         ),
         judge(
             "The best strength is higher without batch normalization than with it.",
-            difference(without, with_it, "times mild"),
+            difference(strengths[False], strengths[True], "times mild"),
             AtLeast(0.5),
         ),
         judge(
@@ -210,39 +212,4 @@ def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
             AtLeast(GAIN),
             says="its reason: each image is seen fewer times",
         ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    strengths = {arm: _best_strengths(settings, outcomes, arm) for arm in ARMS}
-    n = len(strengths[True])
-    for arm, network in ARMS.items():
-        for times, words in STRENGTHS.items():
-            runs = _best(settings, outcomes, arm, times)
-            rate = next(trial.rate for trial, _ in runs)
-            early, end = (cell(mean(values, "%"), 1) for values in 100 * runs.array("test").T)
-            rows.append((network, words, f"{rate:g}", early, end, f"{int((strengths[arm] == times).sum())} of {n}"))
-    caption = (
-        f"Test accuracy in % after {settings.steps // 4} and {settings.steps} steps, at the rate that ends best on "
-        f"validation images, and of how many seeds the strength is the best. Mean [95 % interval] over {n} seeds"
-    )
-    columns = ("network", "distortions", "best rate", "after a quarter", "end", "best for")
-    return Table(caption, columns, tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    lines = []
-    for arm, network in ARMS.items():
-        ends = [_best(settings, outcomes, arm, times).array("test")[:, -1] for times in STRENGTHS]
-        x = tuple(float(times) for times in STRENGTHS)
-        lines.append(Series(network, x, *(tuple(line) for line in band(np.stack(ends, axis=1)))))
-    return Figure(
-        name="accuracy_by_strength",
-        title=f"Test accuracy after {settings.steps} steps, by the strength of the distortions",
-        caption="Each at the rate that ends best on validation images. Line: mean over seeds; band: smallest to "
-        "largest.",
-        x_label="strength, in multiples of the mild one",
-        y_label="test accuracy",
-        panels=(Panel("digits on photographs", tuple(lines)),),
     )

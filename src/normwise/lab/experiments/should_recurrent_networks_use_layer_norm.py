@@ -32,7 +32,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,13 @@ import torch
 from torch import Tensor
 
 from normwise.lab.data import Split, digits
+from normwise.lab.design import Arms, Grid, Training, by_rate, gap, table
 from normwise.lab.models import Norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.recurrent import Recurrent
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.stack_training import at_best, best
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
-from normwise.lab.training import accuracy, train
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.statistics import difference
+from normwise.lab.training import accuracy
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm1d, LayerNorm
 
@@ -65,7 +65,7 @@ ARMS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """The network and its training."""
 
     batches: tuple[int, ...] = (32, 4)
@@ -88,9 +88,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Every arm with every size and seed."""
-    return [Trial(arm, batch, seed) for arm in ARMS for batch in settings.batches for seed in seeds]
+GRID = Grid(Trial, arm=ARMS, batch="batches")
+trials = GRID.trials
 
 
 def network(arm: str, width: int, seed: int) -> Recurrent:
@@ -108,22 +107,36 @@ def sequences(data: Split, blank: int = 0) -> Split:
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on sequences as long as in training, and on longer ones."""
     data = digits(trial.seed)
-    found: dict[str, Any] = {"validation": [], "test": [], "longer": []}
-    for rate in settings.rates:
-        model = network(trial.arm, settings.width, trial.seed)
-        train(model, sequences(data.train), rate=rate, steps=settings.steps, batch=trial.batch, seed=trial.seed)
-        found["validation"].append(accuracy(model, sequences(data.validation)))
-        found["test"].append(accuracy(model, sequences(data.test)))
-        found["longer"].append(accuracy(model, sequences(data.test, settings.longer)))
-    return found
+    return settings.at_every_rate(
+        lambda: network(trial.arm, settings.width, trial.seed),
+        sequences(data.train),
+        trial.seed,
+        {
+            "validation": lambda model: accuracy(model, sequences(data.validation)),
+            "test": lambda model: accuracy(model, sequences(data.test)),
+            "longer": lambda model: accuracy(model, sequences(data.test, settings.longer)),
+        },
+        batch=trial.batch,
+    )
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate."""
+    sizes = GRID.arms(settings, outcomes).by("batch")
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(statement for arms in sizes for statement in _statements(arms)),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps",
+            (arm for arms in sizes for arm in arms),
+            ("batch", lambda arm: arm["batch"]),
+            ("normalization", lambda arm: arm["arm"]),
+            ("rate", lambda arm: arm.rate),
+            ("as in training", lambda arm: arm.percent(1)),
+            ("longer sequences", lambda arm: arm.percent(1, "longer")),
+        ),
+        figures=(
+            by_rate(f"A recurrent network's test accuracy after {settings.steps} steps", sizes, "batches of {batch}"),
+        ),
         caveats=(
             f"A plain recurrent network and {ROWS} steps, far fewer than in the papers, whose networks are LSTMs; "
             "with so few steps gradients do not vanish without normalization either.",
@@ -132,55 +145,15 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, arm: str, batch: int, what: str = "test") -> Numbers:
-    return 100 * at_best(outcomes.where(arm=arm, batch=batch), what)
-
-
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
-    for batch in settings.batches:
-        layer, none = (_points(outcomes, arm, batch) for arm in ("layer", "none"))
-        for arm in ("one", "steps"):
-            text = f"Batches of {batch}: layer norm is more accurate than {ARMS[arm]}."
-            gap = difference(layer, _points(outcomes, arm, batch), "points")
-            found.append(judge(text, gap, AtLeast(BETTER)))
-        text = f"Batches of {batch}: layer norm is more accurate than none."
-        found.append(judge(text, difference(layer, none, "points"), AtLeast(BETTER)))
-        text = f"Batches of {batch}: batch norm with statistics per step is more accurate than with one set."
-        gap = difference(_points(outcomes, "steps", batch), _points(outcomes, "one", batch), "points")
-        found.append(judge(text, gap, AtLeast(BETTER), says="Cooijmans et al. 2016"))
-        lost = {arm: _points(outcomes, arm, batch) - _points(outcomes, arm, batch, "longer") for arm in ARMS}
-        text = f"Batches of {batch}, longer sequences: batch norm with statistics per step loses more than layer norm."
-        found.append(judge(text, difference(lost["steps"], lost["layer"], "points"), AtLeast(LOSS)))
-    return found
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for batch in settings.batches:
-        for arm, words in ARMS.items():
-            rate = settings.rates[best(outcomes.where(arm=arm, batch=batch))]
-            cells = (cell(mean(_points(outcomes, arm, batch, what), "%"), 1) for what in ("test", "longer"))
-            rows.append((str(batch), words, f"{rate:g}", *cells))
-    n = len(outcomes.where(arm="none", batch=settings.batches[0]))
-    caption = f"Test accuracy in % after {settings.steps} steps. Mean [95 % interval] over {n} seeds"
-    return Table(caption, ("batch", "normalization", "rate", "as in training", "longer sequences"), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for batch in settings.batches:
-        lines = []
-        for arm, words in ARMS.items():
-            spread = (tuple(line) for line in band(outcomes.where(arm=arm, batch=batch).array("test")))
-            lines.append(Series(words, settings.rates, *spread))
-        panels.append(Panel(f"batches of {batch}", tuple(lines)))
-    return Figure(
-        name="accuracy_by_rate",
-        title=f"A recurrent network's test accuracy after {settings.steps} steps",
-        caption="Line: mean over seeds; band: smallest to largest.",
-        x_label="learning rate",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
-    )
+def _statements(arms: Arms) -> Iterator[Statement]:
+    of = f"Batches of {arms.words['batch']}"
+    for arm in ("one", "steps"):
+        text = f"{of}: layer norm is more accurate than {ARMS[arm]}."
+        yield judge(text, gap(arms["layer"], arms[arm]), AtLeast(BETTER))
+    text = f"{of}: layer norm is more accurate than none."
+    yield judge(text, gap(arms["layer"], arms["none"]), AtLeast(BETTER))
+    text = f"{of}: batch norm with statistics per step is more accurate than with one set."
+    yield judge(text, gap(arms["steps"], arms["one"]), AtLeast(BETTER), says="Cooijmans et al. 2016")
+    steps, layer = (arms[arm].points() - arms[arm].points("longer") for arm in ("steps", "layer"))
+    text = f"{of}, longer sequences: batch norm with statistics per step loses more than layer norm."
+    yield judge(text, difference(steps, layer, "points"), AtLeast(LOSS))

@@ -33,7 +33,6 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +41,13 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data import Digits, batches, digits, digits_on_photos
+from normwise.lab.design import Arms, Grid, Training, figure, gap, line, panel, table
 from normwise.lab.models import he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Statement
 from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import accuracies, at_best, best, losses
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.stack_training import accuracies, losses
+from normwise.lab.statistics import difference
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import PerDomain, domain
 from normwise.torch.models.recalibration.recalibrate import recalibrate
@@ -65,10 +65,13 @@ ARMS = {
     "statistics": "a batch of each, averages of their own",
     "everything": "averages, scale and shift of their own",
 }
+ESTIMATED = ("mixed", "shared")
+"""The arms that are also measured with statistics that are estimated afterwards for each data set alone."""
+OWN = "test_own_statistics"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Training):
     """The network and its training."""
 
     rates: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -89,9 +92,8 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """Every arm with every seed."""
-    return [Trial(arm, seed) for arm in ARMS for seed in seeds]
+GRID = Grid(Trial, arm=ARMS)
+trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
@@ -114,13 +116,13 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
             found[name] = accuracies(stack, data[name].test)
     found["test"] = np.mean([found[name] for name in DOMAINS], axis=0).tolist()
     found["validation"] = found["validation"].tolist()
-    if trial.arm in ("mixed", "shared"):
+    if trial.arm in ESTIMATED:
         own = []
         for name in DOMAINS:
             other = copy.deepcopy(stack)
             recalibrate(other, [data[name].train.images])
             own.append(accuracies(other, data[name].test))
-        found["test_own_statistics"] = np.mean(own, axis=0).tolist()
+        found[OWN] = np.mean(own, axis=0).tolist()
     return found
 
 
@@ -158,10 +160,23 @@ def _loss(stack: Stack, name: str, images: Tensor, labels: Tensor) -> Tensor:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate."""
+    arms = GRID.arms(settings, outcomes)
     return Conclusion(
-        statements=tuple(_statements(outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=_statements(arms),
+        table=table(
+            f"Test accuracy in % after {settings.steps} steps",
+            arms,
+            ("arm", lambda arm: arm["arm"]),
+            ("rate", lambda arm: arm.rate),
+            ("both", lambda arm: arm.percent(1)),
+            ("digits", lambda arm: arm.percent(1, "plain")),
+            ("digits on photographs", lambda arm: arm.percent(1, "photos")),
+            (
+                "both, statistics of each estimated afterwards",
+                lambda arm: arm.percent(1, OWN) if arm.values["arm"] in ESTIMATED else "",
+            ),
+        ),
+        figures=(_figure(arms),),
         caveats=(
             "The two data sets are the same digits, with and without a background: nearer to each other than two "
             "data sets of different origin, and of one set of classes.",
@@ -170,19 +185,14 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _points(outcomes: Outcomes, arm: str, what: str = "test") -> Numbers:
-    return 100 * at_best(outcomes.where(arm=arm), what)
-
-
-def _statements(outcomes: Outcomes) -> list[Statement]:
-    mixed, shared = _points(outcomes, "mixed"), _points(outcomes, "shared")
-    own, everything = _points(outcomes, "statistics"), _points(outcomes, "everything")
-    away, away_mixed = (np.asarray(np.abs(arm - np.median(arm))) for arm in (shared, mixed))
+def _statements(arms: Arms) -> tuple[Statement, ...]:
+    mixed, shared, own, everything = (arms[arm] for arm in ("mixed", "shared", "statistics", "everything"))
+    away, away_mixed = (np.asarray(np.abs(arm.points() - np.median(arm.points()))) for arm in (shared, mixed))
     detector = "Wu & Johnson 2021, table 5"
-    return [
+    return (
         judge(
             "A batch of each data set with shared averages is less accurate than one batch of both.",
-            difference(mixed, shared, "points"),
+            gap(mixed, shared),
             AtLeast(LOSS),
             "78.2 against 76.3 %, median of five seeds",
         ),
@@ -194,13 +204,13 @@ def _statements(outcomes: Outcomes) -> list[Statement]:
         ),
         judge(
             "With averages of their own, a batch of each is no worse than one batch of both.",
-            difference(own, mixed, "points"),
+            gap(own, mixed),
             AtLeast(WORSE, nothing=WORSE),
             "78.7 against 78.2 %, median of five seeds",
         ),
         judge(
             "It makes no difference whether scale and shift are of their own too.",
-            difference(everything, own, "points"),
+            gap(everything, own),
             Within(WORSE, -WORSE),
             "39.2 against 39.1 AP",
             detector,
@@ -208,52 +218,30 @@ def _statements(outcomes: Outcomes) -> list[Statement]:
         judge(
             "The loss is in the averages and not in the weights: the network trained with shared averages gets back "
             "what it lacks once each data set's statistics are estimated afterwards.",
-            difference(_points(outcomes, "shared", "test_own_statistics"), mixed, "points"),
+            difference(shared.points(OWN), mixed.points(), "points"),
             AtLeast(WORSE, nothing=WORSE),
             "39.1 against 39.1 AP; 34.1 with shared averages",
             detector,
         ),
         judge(
             "Trained on batches of both, a network is worse with the statistics of one data set at a time.",
-            difference(mixed, _points(outcomes, "mixed", "test_own_statistics"), "points"),
+            difference(mixed.points(), mixed.points(OWN), "points"),
             AtLeast(LOSS),
             "39.1 against 2.1 AP",
             detector,
         ),
-    ]
-
-
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for arm, words in ARMS.items():
-        found = outcomes.where(arm=arm)
-        parts = [cell(mean(_points(outcomes, arm, what), "%"), 1) for what in ("test", *DOMAINS)]
-        own = ""
-        if arm in ("mixed", "shared"):
-            own = cell(mean(_points(outcomes, arm, "test_own_statistics"), "%"), 1)
-        rows.append((words, f"{settings.rates[best(found)]:g}", *parts, own))
-    caption = (
-        f"Test accuracy in % after {settings.steps} steps. Mean [95 % interval] over "
-        f"{len(outcomes.where(arm='mixed'))} seeds"
     )
-    heads = ("arm", "rate", "both", "digits", "digits on photographs", "both, statistics of each estimated afterwards")
-    return Table(caption, heads, tuple(rows))
 
 
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for what, title in (("test", "mean of both"), ("plain", "digits"), ("photos", "digits on photographs")):
-        lines = []
-        for arm, words in ARMS.items():
-            spread = (tuple(line) for line in band(outcomes.where(arm=arm).array(what)))
-            lines.append(Series(words, settings.rates, *spread))
-        panels.append(Panel(title, tuple(lines)))
-    return Figure(
-        name="accuracy_by_rate",
-        title="Two data sets in one network: test accuracy at every rate",
-        caption="Line: mean over seeds; band: smallest to largest.",
+def _figure(arms: Arms) -> Figure:
+    panels = (
+        panel(title, (line(arm["arm"], arm.rates, arm.array(what)) for arm in arms))
+        for what, title in (("test", "mean of both"), ("plain", "digits"), ("photos", "digits on photographs"))
+    )
+    return figure(
+        "accuracy_by_rate",
+        "Two data sets in one network: test accuracy at every rate",
+        panels,
         x_label="learning rate",
-        y_label="test accuracy",
-        panels=tuple(panels),
         x_scale="log",
     )

@@ -35,7 +35,7 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +43,13 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data import digits
+from normwise.lab.design import Grid, average, figure, line, panel, table
 from normwise.lab.models import he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Estimate, Statement
 from normwise.lab.stack import Stack, batch_norm
 from normwise.lab.stack_training import accuracies, correct, train_stack
-from normwise.lab.statistics import Numbers, band, cell, difference, mean
+from normwise.lab.statistics import Numbers, difference
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
@@ -94,9 +95,7 @@ class Trial:
     seed: int
 
 
-def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
-    """One per seed."""
-    return [Trial(seed) for seed in seeds]
+trials = Grid(Trial).trials
 
 
 class Log:
@@ -177,10 +176,36 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare every way with the exact statistics, early and at the end."""
+    rows = [(rate, place, way) for place, rate in enumerate(settings.rates) for way in WAYS]
+    panels = (
+        panel(f"rate {rate:g}", (line(WAYS[way], settings.looks, outcomes.array(way)[:, :, i]) for way in SHOWN))
+        for i, rate in enumerate(settings.rates)
+    )
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
-        table=_table(settings, outcomes),
-        figures=(_figure(settings, outcomes),),
+        statements=tuple(
+            text for i, rate in enumerate(settings.rates) for text in _statements(settings, outcomes, i, rate)
+        ),
+        table=table(
+            "Test accuracy in % by the number of steps",
+            rows,
+            ("rate", lambda row: f"{row[0]:g}"),
+            ("statistics", lambda row: WAYS[row[2]]),
+            *(
+                (f"{look}", lambda row, i=i: average(_points(outcomes, row[2], i, row[1]), 1))
+                for i, look in enumerate(settings.looks)
+            ),
+            seeds=len(outcomes),
+        ),
+        figures=(
+            figure(
+                "accuracy_over_steps",
+                "Test accuracy while training, by the statistics that are used at inference",
+                panels,
+                x_label="steps",
+                caption="All lines are of the same network.",
+                x_scale="log",
+            ),
+        ),
         caveats=(
             "Rates stay constant. Where they fall to 0, as in most trainings, the network stands still at the end, and "
             "every average that forgets comes to the same.",
@@ -193,60 +218,24 @@ def _points(outcomes: Outcomes, way: str, look: int, rate: int) -> Numbers:
     return 100 * outcomes.array(way)[:, look, rate]
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> list[Statement]:
-    found = []
-    early = [i for i, look in enumerate(settings.looks) if look <= EARLY]
-    teaching = "teaching material"
-    for i, rate in enumerate(settings.rates):
-        exact = (100 * outcomes.array("exact")[:, early, i]).mean(axis=1)
-        for weight in (0.1, 0.01):
-            lagging = (100 * outcomes.array(f"average_{weight:g}")[:, early, i]).mean(axis=1)
-            text = (
-                f"Rate {rate:g}, up to {EARLY} steps: a moving average with {weight:g} is worse than exact statistics."
-            )
-            found.append(judge(text, difference(exact, lagging, "points"), AtLeast(LAGS)))
-        at = f"Rate {rate:g}, after {settings.looks[-1]} steps"
-        exact = _points(outcomes, "exact", -1, i)
-        gap = difference(_points(outcomes, "average_0.1", -1, i), exact, "points")
-        published = "equal at the end of training, figure 3"
-        text = f"{at}: a moving average with 0.1 is no worse than exact statistics."
-        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE), published))
-        text = f"{at}: statistics of the middle of training are no worse than exact ones."
-        gap = difference(_points(outcomes, "middle", -1, i), exact, "points")
-        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE), says=teaching))
-        text = f"{at}: statistics of the middle of training are better than those of its last quarter."
-        gap = difference(_points(outcomes, "middle", -1, i), _points(outcomes, "last", -1, i), "points")
-        found.append(judge(text, gap, AtLeast(LATE), says=teaching))
-        text = f"{at}: {FEW} images through the final network are no worse than all."
-        gap = difference(_points(outcomes, "few", -1, i), exact, "points")
-        found.append(judge(text, gap, AtLeast(WORSE, nothing=WORSE), "32.3 against 32.0 % error, 100 images and more"))
-    return found
+def _statements(settings: Settings, outcomes: Outcomes, i: int, rate: float) -> Iterator[Statement]:
+    def early(way: str) -> Numbers:
+        looks = [place for place, look in enumerate(settings.looks) if look <= EARLY]
+        found: Numbers = (100 * outcomes.array(way)[:, looks, i]).mean(axis=1)
+        return found
 
+    def end(ours: str, theirs: str) -> Estimate:
+        return difference(_points(outcomes, ours, -1, i), _points(outcomes, theirs, -1, i), "points")
 
-def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows = []
-    for i, rate in enumerate(settings.rates):
-        for way, words in WAYS.items():
-            cells = (cell(mean(_points(outcomes, way, look, i), "%"), 1) for look in range(len(settings.looks)))
-            rows.append((f"{rate:g}", words, *cells))
-    caption = f"Test accuracy in % by the number of steps. Mean [95 % interval] over {len(outcomes)} seeds"
-    return Table(caption, ("rate", "statistics", *(f"{look}" for look in settings.looks)), tuple(rows))
-
-
-def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
-    panels = []
-    for i, rate in enumerate(settings.rates):
-        lines = []
-        for way in SHOWN:
-            spread = (tuple(line) for line in band(outcomes.array(way)[:, :, i]))
-            lines.append(Series(WAYS[way], tuple(float(look) for look in settings.looks), *spread))
-        panels.append(Panel(f"rate {rate:g}", tuple(lines)))
-    return Figure(
-        name="accuracy_over_steps",
-        title="Test accuracy while training, by the statistics that are used at inference",
-        caption="All lines are of the same network. Line: mean over seeds; band: smallest to largest.",
-        x_label="steps",
-        y_label="test accuracy",
-        panels=tuple(panels),
-        x_scale="log",
-    )
+    for weight in (0.1, 0.01):
+        text = f"Rate {rate:g}, up to {EARLY} steps: a moving average with {weight:g} is worse than exact statistics."
+        yield judge(text, difference(early("exact"), early(f"average_{weight:g}"), "points"), AtLeast(LAGS))
+    at, no_worse = f"Rate {rate:g}, after {settings.looks[-1]} steps", AtLeast(WORSE, nothing=WORSE)
+    text = f"{at}: a moving average with 0.1 is no worse than exact statistics."
+    yield judge(text, end("average_0.1", "exact"), no_worse, "equal at the end of training, figure 3")
+    text = f"{at}: statistics of the middle of training are no worse than exact ones."
+    yield judge(text, end("middle", "exact"), no_worse, says="teaching material")
+    text = f"{at}: statistics of the middle of training are better than those of its last quarter."
+    yield judge(text, end("middle", "last"), AtLeast(LATE), says="teaching material")
+    text = f"{at}: {FEW} images through the final network are no worse than all."
+    yield judge(text, end("few", "exact"), no_worse, "32.3 against 32.0 % error, 100 images and more")

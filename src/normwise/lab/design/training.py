@@ -1,0 +1,170 @@
+"""What the settings of a training have in common, and training at every rate of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normwise.lab.data import Split
+from normwise.lab.models import he
+from normwise.lab.stack import Normalization, Stack, batch_norm
+from normwise.lab.stack_training import train_stack
+from normwise.lab.training import train
+
+
+@dataclass(frozen=True)
+class Training:
+    """Rates, of which each arm picks its own on validation images, and steps."""
+
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    steps: int = 600
+
+    def at_every_rate(
+        self,
+        network: Callable[[], nn.Module],
+        data: Split,
+        seed: int,
+        measures: Mapping[str, Callable[[Any], Any]],
+        *,
+        batch: int,
+        steps: int | None = None,
+        schedule: Callable[[int], float] | None = None,
+    ) -> dict[str, list[Any]]:
+        """Train a network at every rate, one after the other, and measure each.
+
+        Args:
+            network: makes it, as it is at the beginning.
+            data: what to train on.
+            seed: of the order of the images.
+            measures: what to measure of a trained network, by name.
+            batch: images per step.
+            steps: None: those of the settings.
+            schedule: what the rate is multiplied by at a step.
+
+        Returns:
+            For each name a list over the rates.
+        """
+        found: dict[str, list[Any]] = {name: [] for name in measures}
+        for rate in self.rates:
+            model = network()
+            train(model, data, rate=rate, steps=steps or self.steps, batch=batch, seed=seed, schedule=schedule)
+            for name, measure in measures.items():
+                found[name].append(measure(model))
+        return found
+
+
+@dataclass(frozen=True)
+class SideBySide(Training):
+    """The same for dense networks, of which those of all rates are trained side by side."""
+
+    batch: int = 60
+    width: int = 64
+
+    def stack(
+        self,
+        seed: int,
+        normalize: Normalization | bool | None,
+        *,
+        members: int | None = None,
+        depth: int | None = None,
+        activation: str = "relu",
+        std: Callable[[int], float] = he,
+        scales: Sequence[float] = (),
+        dropout: Sequence[float] = (),
+        dropout_last_only: bool = False,
+        after: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> Stack:
+        """Networks that begin alike, one for each rate.
+
+        Args:
+            seed: of the initial weights.
+            normalize: makes the normalization of a layer; True: batch norm; None or False: there is none.
+            members: how many networks; None: one for each rate.
+            depth: how many hidden layers; None: the setting of that name.
+            activation: as for ``stack.Stack``, and so are the following.
+            std: of the initial weights.
+            scales: by what each network's hidden weights are multiplied.
+            dropout: of each network.
+            dropout_last_only: in the last hidden layer only.
+            after: normalize behind the activation.
+            dtype: of the parameters.
+        """
+        if isinstance(normalize, bool):
+            normalize = batch_norm if normalize else None
+        return Stack(
+            members or len(self.rates),
+            depth=depth or vars(self)["depth"],  # a setting of ``DenseTraining``, and of some others
+            width=self.width,
+            activation=activation,
+            normalize=normalize,
+            std=std,
+            seed=seed,
+            scales=scales,
+            dropout=dropout,
+            dropout_last_only=dropout_last_only,
+            after=after,
+            dtype=dtype,
+        )
+
+    def train(
+        self,
+        stack: Stack,
+        data: Split | Iterator[tuple[Tensor, Tensor]],
+        seed: int,
+        *,
+        rates: Sequence[float] | None = None,
+        steps: int | None = None,
+        batch: int | None = None,
+        decay: Sequence[float] = (),
+        schedule: Callable[[int], Tensor | float] | None = None,
+        look: Callable[[int], None] | None = None,
+        look_at: Sequence[int] = (),
+    ) -> list[bool]:
+        """Train every network of a stack at its rate, all on the same batches.
+
+        Args:
+            stack: is changed in place.
+            data: what to train on, in batches drawn at random; or the batches themselves.
+            seed: of the order of the images.
+            rates: one per network; None: those of the settings.
+            steps: None: those of the settings.
+            batch: None: that of the settings.
+            decay: one L2 weight per network.
+            schedule: what the rates are multiplied by at a step.
+            look: called with the number of steps done.
+            look_at: after which steps.
+
+        Returns:
+            For each network whether its last loss was finite.
+        """
+        return train_stack(
+            stack,
+            data,
+            rates=self.rates if rates is None else rates,
+            steps=steps or self.steps,
+            batch=batch or self.batch,
+            seed=seed,
+            decay=decay,
+            schedule=schedule,
+            look=look,
+            look_at=frozenset(look_at),
+        )
+
+
+@dataclass(frozen=True)
+class DenseTraining(SideBySide):
+    """The same, all networks of one depth."""
+
+    depth: int = 5
+
+
+def by_pair(found: Mapping[str, Any], outer: Sequence[Any], rates: Sequence[float]) -> dict[str, Any]:
+    """Lists over pairs, of which the rate changes fastest, as lists of lists: shape (outer, rates, ...)."""
+    shape = (len(outer), len(rates))
+    return {name: np.reshape(values, (*shape, *np.shape(values)[1:])).tolist() for name, values in found.items()}
