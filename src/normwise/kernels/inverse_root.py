@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch.autograd import Function
 
 from normwise.errors import NormwiseError
@@ -64,24 +65,35 @@ def _refuse_jvp_of_jvp() -> None:
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
         return
     levels = torch._C._functorch.get_interpreter_stack() or ()
-    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
+    if sum(level.key() == TransformType.Jvp for level in levels) > 1:
         raise NormwiseError(
             "decorrelated batch norm has no forward-mode derivative of a forward-mode derivative, and a jvp within a "
             "jvp was received: take one of the two backwards, as torch.func.hessian does, or use IterativeNorm."
         )
 
 
-def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
+def _takes_functions() -> bool:
+    """Whether what records the call, if anything does, can keep a function with a backward of its own."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return True
+    kinds, types = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()], TransformType
+    # Of more than one derivative PyTorch says itself that functionalize does not know functions.
+    return types.Functionalize not in kinds or kinds.count(types.Grad) + kinds.count(types.Jvp) > 1
+
+
+def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
+    if not _takes_functions():
         return _linearized(matrix, eps)
     root: Tensor = _InverseRoot.apply(matrix, eps)[0]  # type: ignore[no-untyped-call]  # torch's own is not
     return root
 
 
 def _linearized(matrix: Tensor, eps: float) -> Tensor:
-    """W as its own value and a tangent that is 0 here: first derivatives are right, and compiled graphs have no others.
+    """W as its own value and a tangent that is 0 here: first derivatives are right, second ones are not there.
 
-    PyTorch's tracer does not take functions with a backward of their own without a warning.
+    Compiled graphs have no others, and ``torch.jit`` keeps no functions with a backward of their own.
     """
     at = matrix.detach()
     root, vectors, spread = _InverseRoot.forward(at, eps)
