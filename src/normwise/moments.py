@@ -20,7 +20,7 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
         >>> where(True, 1.0, 2.0)
         1.0
     """
-    if isinstance(condition, bool | np.bool_):
+    if isinstance(condition, bool | np.bool_) or not hasattr(condition, "ndim"):  # a recorder's number is no bool
         return yes if condition else no
     if isinstance(condition, np.ndarray):
         return np.where(condition, yes, no)

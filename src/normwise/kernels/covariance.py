@@ -61,7 +61,7 @@ def gather(x: Tensor, size: int, weights: Tensor | None = None) -> Gathered:
         right = rows(centred, size)
         left = rows(centred * weights.to(centred.dtype), size)
     products = (left @ right.transpose(-1, -2)).sum(0).to(matrix_dtype(x))
-    share = number if isinstance(number, int) else number.clamp(min=torch.finfo(torch.float32).tiny)
+    share = number.clamp(min=torch.finfo(torch.float32).tiny) if isinstance(number, Tensor) else number
     return Gathered(centred, (mean + low).detach().flatten(), products / share, number)
 
 

@@ -72,17 +72,28 @@ def _refuse_jvp_of_jvp() -> None:
         )
 
 
-def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
+def _takes_functions() -> bool:
+    """Whether what records the call, if anything does, can keep a function with a backward of its own."""
     if torch.compiler.is_compiling() or jit_trace() is not None:
+        return False
+    if innermost_transform() is None:
+        return True
+    kinds, types = [level.key() for level in transforms() or ()], TransformType
+    # Of more than one derivative PyTorch says itself that functionalize does not know functions.
+    return types.Functionalize not in kinds or kinds.count(types.Grad) + kinds.count(types.Jvp) > 1
+
+
+def _inverse_root(matrix: Tensor, eps: float) -> Tensor:
+    if not _takes_functions():
         return _linearized(matrix, eps)
     root: Tensor = _InverseRoot.apply(matrix, eps)[0]  # type: ignore[no-untyped-call]  # torch's own is not
     return root
 
 
 def _linearized(matrix: Tensor, eps: float) -> Tensor:
-    """W as its own value and a tangent that is 0 here: first derivatives are right, and compiled graphs have no others.
+    """W as its own value and a tangent that is 0 here: first derivatives are right, second ones are not there.
 
-    PyTorch's tracer does not take functions with a backward of their own without a warning.
+    Compiled graphs have no others, and ``torch.jit`` keeps no functions with a backward of their own.
     """
     at = matrix.detach()
     root, vectors, spread = _InverseRoot.forward(at, eps)
