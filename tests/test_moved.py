@@ -1,0 +1,59 @@
+"""Modules that moved: their old names still import them, with a warning that names the new ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import normwise
+from normwise.moved import SUCCESSORS
+
+ROOT = Path(normwise.__file__).parent
+
+
+@pytest.mark.parametrize("room", SUCCESSORS)
+def test_every_successor_is_there_and_no_old_name_is(room: str) -> None:
+    for old, new in SUCCESSORS[room].items():
+        assert (ROOT / room / new.replace(".", "/")).with_suffix(".py").is_file(), new
+        assert not (ROOT / room / f"{old}.py").exists(), old
+
+
+def test_the_old_name_gives_the_very_module_and_says_where_it_is() -> None:
+    """In a process of its own, because a module is imported, and its move told, once."""
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from normwise.torch.fuse import fuse
+import normwise.torch.models.fusion.fuse as now
+assert fuse is now.fuse
+assert now.__name__ == now.__spec__.name == "normwise.torch.models.fusion.fuse"
+(warning,) = [each for each in told if each.category is DeprecationWarning]
+print(warning.message)
+print(warning.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "normwise.torch.fuse has moved to normwise.torch.models.fusion.fuse and has its old name until 0.2: "
+        "import it from there.",
+        "<string>",
+    ]
+
+
+def test_what_was_never_there_is_not_found() -> None:
+    assert find_spec("normwise.torch.nothing") is None
+    assert find_spec("normwise.fuse") is None
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'normwise\.torch\.nothing'"):
+        __import__("normwise.torch.nothing")
+
+
+def test_rooms_are_attributes() -> None:
+    """Without an import of theirs before."""
+    code = "import normwise; print(normwise.torch.BatchNorm1d(3), normwise.errors.__name__, normwise.lab.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("BatchNorm1d(3, ")
+    assert done.stdout.endswith(" normwise.errors normwise.lab\n")
