@@ -164,11 +164,17 @@ def claims_page(root: Path) -> str:
 
 
 def command_line_page() -> str:
-    """The `--help` of the command and of every subcommand, in the order in which `--help` names them."""
+    """The exit codes, and the `--help` of every command, in the order in which `--help` names them."""
     from normwise.cli import main  # only this page needs the package installed
+    from normwise.commands.program import EXIT_CODES
 
     notice = NOTICE.format(source="src/normwise/cli.py and commands/")
-    return f"{notice}# Command line\n" + "".join(command_sections(main, "normwise", None))
+    codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    table = (
+        "\n## Exit codes\n\nAn error is one sentence on standard error; standard output holds nothing but results.\n\n"
+        f"| code | meaning |\n|---|---|\n{codes}"
+    )
+    return f"{notice}# Command line\n{table}" + "".join(command_sections(main, "normwise", None))
 
 
 def command_sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:

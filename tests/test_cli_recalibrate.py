@@ -141,62 +141,48 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
         done = call("nets.py:net", "--data", "rows.npz", "--out", "new.pt")
-    assert (done.exit_code, done.stderr) == (2, "normwise: no space left on device.\n")
+    sentence = "normwise: 'new.pt' could not be written: No space left on device.\n"
+    assert (done.exit_code, done.stderr) == (3, sentence)
     assert Path("new.pt").read_bytes() == b"old"
     assert not [*Path().glob(".new*")]
     assert call("nets.py:net", "--data", "rows.npz", "--out", "new.pt").exit_code == 0
     assert Path("new.pt").stat().st_mode & 0o777 == 0o640
 
 
-MISTAKES: list[tuple[dict[str, str], str]] = [
-    ({"model": "nets.py"}, "MODEL is written file.py:callable or package.module:callable, received 'nets.py': name the "
-                           "file and, behind a colon, what to call in it."),
-    ({"model": "nots.py:net"}, "there is no file 'nots.py': give the path from {folder}."),
-    ({"model": "nots:net"}, "nots could not be imported: ModuleNotFoundError in line"),
-    ({"model": "broken.py:net"}, "broken.py could not be imported: ZeroDivisionError in line 2 of broken.py: division "
-                                 "by zero."),
-    ({"model": "nets.py:nett"}, "unknown name in nets.py 'nett': did you mean 'net'? Known: "),
-    ({"model": "nets.py:number"}, "nets.py:number must be callable, received int: name a function."),
-    ({"model": "nets.py:nothing"}, "nets.py:nothing must return a torch.nn.Module, received NoneType: return the model "
-                                   "itself."),
-    ({"model": "nets.py:fails"}, "nets.py:fails() failed: ValueError in line 24 of nets.py: no such thing."),
-    ({"model": "torch.nn:Identity"}, "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing "
-                                     "was written."),
-    ({"data": "nots.npz"}, "there is no file 'nots.npz': give the path of the data."),
-    ({"data": "objects.npz"}, "'objects.npz' could not be read as arrays: ValueError in line"),
-    ({"data": "uneven.npz", "model": "nets.py:Named"}, "the arrays of 'uneven.npz' must have one row per sample, "
-                                                       "received {{'pixels': 70, 'weight': 3}}: save them with "
-                                                       "the same number of rows."),
-    ({"data": "nets.py:narrow"}, "nets.py:net on nets.py:narrow failed: RuntimeError in line"),
-    ({"data": "nets.py:number"}, "nets.py:net on nets.py:number failed: recalibrate needs an iterable of batches"),
-    ({"out": "new.txt"}, "weights are .safetensors, .pt, .pth files, received 'new.txt': give it such a name."),
-    ({"out": "no/new.pt"}, "there is no folder 'no' for 'new.pt': make it first."),
-    ({"weights": "nots.pt"}, "there is no file 'nots.pt': give the path of the weights."),
-    ({"weights": "nets.py"}, "weights are .safetensors, .pt, .pth files, received 'nets.py': give it such a name."),
-    ({"weights": "other.pt"}, "'other.pt' could not be loaded into Sequential: Error(s) in loading state_dict for "
-                              "Sequential: Missing key(s) in state_dict: "),
-    ({"weights": "list.pt"}, "'list.pt' must hold a state_dict, received list: save model.state_dict()."),
-    ({"weights": "whole.pt"}, "'whole.pt' could not be loaded into Sequential: Weights only load failed."),
-    ({"estimator": "poled"}, "unknown estimator 'poled': did you mean 'pooled'? Known: "),
-    ({"device": "cudda"}, "moving nets.py:net to --device cudda failed: RuntimeError in line"),
-    ({"upstream": "bach"}, "unknown upstream 'bach': did you mean 'batch'? Known: batch, inference."),
-]  # fmt: skip
+def test_a_tolerance_that_is_not_reached_is_said_with_what_was() -> None:
+    settings = ("--data", "rows.npz", "--out", "new.pt", "--batch-size", "7")
+    done = call("nets.py:net", *settings, "--tolerance", "0.0001", "--json")
+    found = json.loads(done.stdout)
+    assert (found["tolerance"], found["tolerance_reached"], found["stopped_early"]) == (0.0001, False, False)
+    assert 0.0001 < found["standard_error"] < 1
+    first = call("nets.py:net", *settings, "--tolerance", "0.0001").stdout.splitlines()[0]
+    assert first == (
+        "1 of 1 batch norms recalibrated with 70 samples in 10 batches; the tolerance of 0.0001 was not reached: "
+        f"the standard error is {found['standard_error']:.2g} standard deviations"
+    )
 
 
-@pytest.mark.parametrize("case", range(len(MISTAKES)))
-def test_every_mistake_is_one_sentence_and_nothing_is_written(case: int, folder: Path) -> None:
-    wrong, sentence = MISTAKES[case]
-    torch.save({"a": torch.zeros(1)}, "other.pt")
-    torch.save([1], "list.pt")
-    torch.save(nn.Linear(1, 1), "whole.pt")
-    there = {*Path().iterdir()}
-    given = {"model": "nets.py:net", "data": "rows.npz", "out": "new.pt", **wrong}
-    done = call(given.pop("model"), *(part for name, value in given.items() for part in (f"--{name}", value)))
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"normwise: {sentence.format(folder=repr(str(folder)))}")
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.endswith(".\n")
-    assert {path for path in Path().iterdir() if path.name != "__pycache__"} == there - {Path("__pycache__")}
+@pytest.mark.parametrize(
+    ("more", "reached", "early", "words"),
+    [
+        (("--tolerance", "10"), True, True, "in 8 batches, stopped early: the standard error was down to "),
+        (("--tolerance", "10", "--batches", "7"), True, False, "with 49 samples in 7 batches\n"),
+        (
+            ("--tolerance", "0.5", "--batches", "1"),
+            False,
+            False,
+            "in 1 batch; the tolerance of 0.5 was not reached: fewer than two batches tell no standard error\n",
+        ),
+        (("--tolerance", "0"), None, False, "with 70 samples in 10 batches\n"),
+        ((), None, False, "with 70 samples in 10 batches\n"),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_a_tolerance(more: tuple[str, ...], reached: bool | None, early: bool, words: str) -> None:
+    settings = ("nets.py:net", "--data", "rows.npz", "--out", "new.pt", "--batch-size", "7", *more)
+    found = json.loads(call(*settings, "--json").stdout)
+    assert (found["tolerance_reached"], found["stopped_early"]) == (reached, early)
+    assert words in call(*settings).stdout
 
 
 def test_a_device_may_be_named() -> None:

@@ -57,7 +57,7 @@ MODELS: list[tuple[str, str]] = [
     ("nets.py:fails", "nets.py:fails() failed: ValueError in line 36 of nets.py: no such thing."),
     ("nets.py:leaves", "nets.py:leaves() called sys.exit(3): let it return instead."),
     ("torch.nn:Identity", "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing was written."),
-    ("nets.py:Narrow", "nets.py:Narrow on rows.npz failed: RuntimeError in line 23 of nets.py: shape '[7, 30]' is "
+    ("nets.py:Narrow", "nets.py:Narrow on rows.npz failed: RuntimeError in line 24 of nets.py: shape '[7, 30]' is "
                        "invalid for input of size 192."),
 ]  # fmt: skip
 KERAS_MODELS: list[tuple[str, str]] = [

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +39,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain.save("plain.keras")
     unsafe = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x), keras.layers.BatchNormalization()])
     unsafe.save("unsafe.keras")
-    Path("broken.keras").write_bytes(b"no archive")
+    with zipfile.ZipFile("hollow.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", "")
+    np.savez("narrow.npz", np.zeros((4, 2)))
     np.savez("rows.npz", images=X, labels=np.zeros(70))
     np.savez("named.npz", labels=np.zeros(70), pixels=X)
     Path("data.py").write_text(
-        "import numpy\n\ndef batches():\n    return [(numpy.ones((4, 3)), 0)]\n", encoding="utf-8"
+        "import numpy\n\ndef batches():\n    return [(numpy.ones((4, 3)), 0)]\n\ndef nothing():\n    pass\n\n"
+        "def needs(rows):\n    pass\n",
+        encoding="utf-8",
     )
 
 
@@ -77,16 +85,12 @@ def test_adapt_with_data_from_a_callable() -> None:
 
 
 MISTAKES: list[tuple[dict[str, str], str]] = [
-    ({"model": "no.keras"}, "there is no file 'no.keras': give the path of the model."),
-    ({"model": "broken.keras"}, "loading broken.keras failed: "),
     ({"model": "unsafe.keras"}, "loading unsafe.keras failed: "),
     ({"model": "plain.keras"}, "plain.keras: nothing recalibrated: the model has no batch norm; nothing was written."),
-    ({"out": "new.pt"}, "a Keras model is a .keras file, received 'new.pt': give it such a name."),
-    ({"out": "no/new.keras"}, "there is no folder 'no' for 'new.keras': make it first."),
-    ({"weights": "new.pt"}, "--weights is for PyTorch models, received 'new.pt' with net.keras: leave it out."),
-    ({"device": "cpu"}, "--device is for PyTorch models, received 'cpu' with net.keras: leave it out."),
-    ({"data": "no.npz"}, "there is no file 'no.npz': give the path of the data."),
-    ({"estimator": "poled"}, "unknown estimator 'poled': did you mean 'pooled'? Known: "),
+    ({"model": "hollow.keras"}, "loading hollow.keras failed: "),
+    ({"data": "narrow.npz"}, "net.keras on narrow.npz failed: "),
+    ({"data": "data.py:nothing"}, "net.keras on data.py:nothing failed: "),
+    ({"data": "data.py:needs"}, "data.py:needs needs the argument 'rows', and is called with none: "),
 ]
 
 
@@ -96,7 +100,29 @@ def test_every_mistake_is_one_sentence_and_nothing_is_written(case: int) -> None
     given = {"model": "net.keras", "data": "rows.npz", "out": "new.keras", **wrong}
     model = given.pop("model")
     done = call("recalibrate", model, *(part for name, value in given.items() for part in (f"--{name}", value)))
-    assert (done.exit_code, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith(f"normwise: {sentence}")
     assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(".\n")
     assert not Path("new.keras").exists()
+
+
+def test_a_model_may_be_replaced_by_what_is_made_of_it() -> None:
+    done = call("recalibrate", "net.keras", "--data", "rows.npz", "--out", "net.keras")
+    assert (done.exit_code, done.stderr) == (0, "")
+    moved = values(keras.saving.load_model("net.keras").get_layer("bn").moving_mean)
+    np.testing.assert_allclose(moved, X.mean(0), rtol=1e-5)
+
+
+def test_a_tolerance_that_is_not_reached_is_said() -> None:
+    settings = ("--data", "rows.npz", "--out", "new.keras", "--tolerance", "0.0001", "--batch-size", "10", "--json")
+    found = json.loads(call("recalibrate", "net.keras", *settings).stdout)
+    assert (found["tolerance"], found["tolerance_reached"]) == (0.0001, False)
+    assert 0.0001 < found["standard_error"] < 1
+
+
+def test_standard_error_holds_no_news_of_the_backend() -> None:
+    line = [sys.executable, "-m", "normwise", "recalibrate", "net.keras", "--data", "rows.npz", "--out", "new.keras"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"\nThe model: {Path('new.keras').resolve()}\n")

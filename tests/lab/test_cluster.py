@@ -15,6 +15,7 @@ import pytest
 
 from normwise import lab
 from normwise.errors import MissingExtra, NormwiseError
+from normwise.installation import extra_command
 from normwise.lab import cluster
 
 distributed: Any = pytest.importorskip("distributed")
@@ -93,4 +94,4 @@ def test_without_distributed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     with pytest.raises(MissingExtra) as error:
         cluster.Cluster("tcp://127.0.0.1:9")
-    assert str(error.value) == "distributed is not installed; install it with: pip install 'normwise[dask]'"
+    assert str(error.value) == f"distributed is not installed; install it with: {extra_command('dask')}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from normwise.errors import MissingExtra, NormwiseError, UnknownName
+from normwise.installation import extra_command
 from normwise.lab import describe, names
 from normwise.lab.experiment import FOLDER, HEADINGS, load, settings_of
 from normwise.lab.results import TOPICS
@@ -88,7 +89,7 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("normwise.lab.experiment.LIBRARIES", ("no_such_library",))
     with pytest.raises(MissingExtra) as error:
         load(names()[0])
-    assert str(error.value) == "no_such_library is not installed; install it with: pip install 'normwise[lab]'"
+    assert str(error.value) == f"no_such_library is not installed; install it with: {extra_command('lab')}"
 
 
 def test_listing_imports_neither_torch_nor_numpy() -> None:

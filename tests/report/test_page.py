@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 
 from normwise.errors import MissingExtra
+from normwise.installation import extra_command
 from normwise.lab.results import Result
 from normwise.report import page, wording
 
@@ -117,6 +118,6 @@ def test_a_missing_extra_names_its_command(
     library: str, results: list[Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "find_spec", lambda name: None if name == library else object())
-    sentence = f"{library} is not installed; install it with: pip install 'normwise[lab]'"
+    sentence = f"{library} is not installed; install it with: {extra_command('lab')}"
     with pytest.raises(MissingExtra, match=f"^{re.escape(sentence)}$"):
         page.render(results)

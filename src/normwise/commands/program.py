@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -12,17 +14,17 @@ from normwise.commands import streams
 from normwise.commands.values import title
 from normwise.errors import NormwiseError, UnknownName
 
-# 1 is reserved for what a command found wrong with a model.
 WRONG = 2
 FAILED = 3
 INTERRUPTED = 130
 EXIT_CODES = {
     0: "The command did what it was asked to.",
+    1: "Reserved for what a command finds wrong with a model.",
     WRONG: "The command line is wrong: an unknown command, option or name, a value that cannot be, or options that do "
     "not go together. Nothing was begun.",
     FAILED: "The command line is right, and the work failed: a file or a library is not there, a file is damaged, the "
-    "code in MODEL or DATA failed, a setting in the environment is wrong, or a result could not be written.",
-    INTERRUPTED: "Ctrl-C ended it. What `normwise lab` has finished is kept; the same command continues.",
+    "code in MODEL or DATA failed, an environment variable is wrong, or a result could not be written.",
+    INTERRUPTED: "Ctrl-C ended it. What `normwise lab` has finished is kept, and the same command continues from it.",
 }
 """What the program's exit codes mean; ``docs/command_line.md`` is generated from it."""
 
@@ -66,13 +68,24 @@ class Group(click.Group):
 class Program(Group):
     """The whole command line, and the one place where an error becomes a sentence and an exit code."""
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Take the options of the program itself, which may print its help."""
+        with _kept_from_click():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _kept_from_click():
+            done = super().invoke(ctx)
+            streams.flush()
+            return done
+
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run the command and end the process with one of ``EXIT_CODES``."""
         if not streams.prepare():
             _fail("standard output is closed: send it to a file, or to /dev/null.", FAILED)
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
-            streams.flush()
         except click.UsageError as error:
             _fail(self._usage(error), WRONG)
         except click.ClickException as error:
@@ -82,12 +95,13 @@ class Program(Group):
         except NormwiseError as error:
             _interrupted_by(error)
             _fail(str(error), FAILED)
-        except OSError as error:
-            if streams.is_output(error):
-                _end_of_output(error)
-            file = error.filename2 or error.filename  # the second is what a whole file was to replace
+        except _KeptError as kept:
+            _interrupted_by(kept.error)
+            if streams.is_output(kept.error):
+                _end_of_output(kept.error)
+            file = kept.error.filename2 or kept.error.filename  # the second is what a whole file was to replace
             place = f"{str(file)!r}: " if file else ""
-            _fail(f"{place}{error.strerror or error}.", FAILED)
+            _fail(f"{place}{kept.error.strerror or kept.error}.", FAILED)
         except Exception as error:
             _interrupted_by(error)
             traceback.print_exc()
@@ -105,6 +119,22 @@ class Program(Group):
             example = (command.epilog or "").removeprefix("Example: ")
             return f"`{path}` needs {title(error.param)}, which is missing; for example: {example}"
         return _stopped(error.format_message())
+
+
+class _KeptError(Exception):
+    """An operating system's error, which click would take for the end of a pipe that it prints to."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _kept_from_click() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _KeptError(error) from error
 
 
 def interrupted() -> NoReturn:

@@ -76,7 +76,9 @@ class StandardError:
         return _larger((of_mean / spread) ** 0.5, where(of_var > 0, of_var, of_var * 0.0) ** 0.5 / (2 * spread))
 
     def typical(self, var: Array, eps: float) -> float:
-        """What all but a few channels stay below."""
+        """What all but a few channels stay below; infinite before the second batch."""
+        if self.batches < 2:
+            return math.inf
         return float(np.quantile(self.relative(var, eps).tolist(), CHANNELS))
 
 
