@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import named
 from normwise.keras.feeding import ForwardFn, call
+from normwise.keras.inputs import given
 from normwise.keras.masks import along_input
 from normwise.keras.recalibration_passes import fits, moments
 from normwise.keras.recalibration_sites import Site, norms_of
@@ -85,7 +86,9 @@ class _Probe:
         self.high: F64 = np.full(channels, -np.inf)
 
     def take(self, x: Any, y: Any, mask: Any) -> None:
-        axis = self.site.layer.axis % len(x.shape)
+        axis = self.site.layer.axis % len(x.shape) - len(x.shape)
+        seen = given(x, mask, None, axis)
+        x, y, mask = seen.inputs, given(y, None, None, axis).inputs, seen.mask
         self.site.take(moments(x, mask, axis))
         y = y if self.activation is None else self.activation(y)
         values = np.moveaxis(ops.convert_to_numpy(ops.cast(y, "float32")), axis, -1)
