@@ -9,12 +9,14 @@ import keras
 from keras import ops
 
 from normwise.estimators import Estimator
-from normwise.keras.layers.settings import check_residual, estimator_from, settings_of
+from normwise.keras.layers.arguments import axis_of, check_clipping, check_shape, check_switch, number_between
+from normwise.keras.layers.settings import estimator_from, settings_of
 from normwise.keras.steps.activate import activation_of, name_in_kernels
-from normwise.keras.steps.checks_mask import along_input, values_per_channel
-from normwise.keras.steps.estimate import enter, estimated, finite, moved
+from normwise.keras.steps.checks_mask import values_per_channel
+from normwise.keras.steps.estimate import enter, estimated, finite, moved, wide
 from normwise.keras.steps.gather import gather
 from normwise.keras.steps.gather_replicas import synchronizing
+from normwise.keras.steps.inputs import Given, given
 from normwise.keras.steps.kernels import kernels_for
 from normwise.keras.steps.normalize import activate, normalize, normalize_by_fixed
 from normwise.keras.steps.normalize_renormalized import composed, corrections, enter_renormalized
@@ -70,18 +72,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
             number is not known while the call is traced, ``"error"`` does what ``"running"`` does.
         **kwargs: of ``keras.layers.Layer``: ``name``, ``dtype``, ``trainable``, ...
 
-    Call arguments: ``inputs``, of any rank; ``training``; ``mask``, True where a value counts for the moments, one
+    Call arguments: ``inputs``, of any rank, ragged ones of TensorFlow's and nested ones of PyTorch's too, of which the
+    values that exist are normalized; ``training``; ``mask``, True where a value counts for the moments, one
     entry per position, that is the input's shape without the channels (or without the last axis, as Keras's
     ``Masking`` makes it, where only that fits); ``residual``, added before the activation, the shape of ``inputs``. As
     in Keras, what a mask leaves out is normalized like the rest.
 
     What a batch would make of a channel that is not finite does not enter the moving statistics, nor does a batch of
-    which fewer than two values count.
+    which fewer than two values count. They are in float32 whatever the layer's dtype, float64 for ``dtype="float64"``.
 
     Raises:
-        ValueError: what Keras refuses; ``estimator`` with ``renorm``; one value per channel in training; a mask or a
-            residual of the wrong shape.
-        TypeError: an estimator that is none.
+        ValueError: what Keras refuses; a momentum or an epsilon out of bounds; inputs without that axis; ``estimator``
+            with ``renorm``; one value per channel in training; a mask or a residual of the wrong shape.
+        TypeError: an argument of the wrong type, such as several axes; inputs that are no real numbers.
 
     References:
         Ioffe and Szegedy 2015, algorithms 1 and 2. Ioffe 2017 (renormalization).
@@ -124,10 +127,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         on_tiny_batch: str = "error",
         **kwargs: Any,
     ) -> None:
+        for name, value in {"center": center, "scale": scale, "renorm": renorm, "synchronized": synchronized}.items():
+            check_switch(name, value)
+        if renorm:
+            check_clipping(renorm_clipping)
         super().__init__(
-            axis=axis,
-            momentum=momentum,
-            epsilon=epsilon,
+            axis=axis_of(axis),
+            momentum=number_between("momentum", momentum, 0, 1),
+            epsilon=number_between("epsilon", epsilon, 0, math.inf),
             center=center,
             scale=scale,
             beta_initializer=beta_initializer,
@@ -140,7 +147,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             gamma_constraint=gamma_constraint,
             renorm=renorm,
             renorm_clipping=renorm_clipping,
-            renorm_momentum=renorm_momentum,
+            renorm_momentum=number_between("renorm_momentum", renorm_momentum, 0, 1),
             **kwargs,
         )
         self.synchronized = synchronized  # which Keras's own constructor refuses outside TensorFlow
@@ -149,8 +156,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.estimator = estimator_from(estimator, self.momentum, renorm)
         self.on_tiny_batch = on_tiny_batch
 
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras's; what does not learn, the statistics, is in float32 where the layer is in half precision."""
+        if kwargs.get("trainable") is False and kwargs.get("dtype") is None:
+            kwargs["dtype"] = wide(self.variable_dtype)
+        return super().add_weight(*args, **kwargs)
+
     def build(self, input_shape: Any) -> None:
         """Keras's weights in Keras's order; behind them, with an ``estimator``, what it counts."""
+        check_shape(input_shape, self.axis, type(self).__name__)
         super().build(input_shape)
         if self.estimator is not None:
             self.updates = self.add_weight(
@@ -163,28 +177,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, *, residual: Any = None) -> Any:
         """``activation(normalize(inputs) + residual)``."""
-        check_residual(residual, inputs)
-        if not (training and self.trainable):
-            return self._in_inference(inputs, residual)
+        learns = bool(training and self.trainable)
         if mask is None and residual is not None:  # of several tensors, Keras hands on the mask of none
             mask = getattr(inputs, "_keras_mask", None)
-        weights = None if mask is None else along_input(mask, inputs, self.axis)
-        values = values_per_channel(inputs, self.axis)
-        if isinstance(values, int) and weights is None:
+        values = given(inputs, mask if learns else None, residual, self._channels)
+        return values.back(self._in_training(values) if learns else self._in_inference(values.inputs, values.residual))
+
+    def _in_training(self, given: Given) -> Any:
+        inputs, mask, residual = given.inputs, given.mask, given.residual
+        values = values_per_channel(inputs, self._channels)
+        if isinstance(values, int) and mask is None:
             if values == 0:  # an empty batch has nothing to say
                 return self._in_inference(inputs, residual)
             if values == 1 and self.on_tiny_batch == "error" and not self._asks_replicas():
                 refuse_single_values(self.name, tuple(inputs.shape))
-        kernels = self._kernels_for(inputs, weights, values, by_batch=True) if self._kernels_gather() else None
-        if kernels is not None:
-            return self._by_kernels(kernels, inputs, residual)
-        return self._by_ops(inputs, weights, residual)
+        kernels = self._kernels_for(inputs, mask, values, by_batch=True) if self._kernels_gather() else None
+        return self._by_ops(given) if kernels is None else self._by_kernels(kernels, inputs, residual)
 
-    def _by_ops(self, inputs: Any, mask: Any, residual: Any) -> Any:
+    def _by_ops(self, given: Given) -> Any:
         """Training on ``keras.ops``."""
-        x = ops.cast(inputs, self._wide(inputs))
+        x = ops.cast(given.inputs, self._wide(given.inputs))
         scale, shift = self._scale_and_shift(x.dtype)
-        batch = self._gather(x, mask)
+        batch = self._gather(x, given.mask, given.samples)
         if self.renorm:
             epsilon = self.epsilon
             near = ops.clip(ops.cast(self.renorm_stddev, x.dtype), epsilon**0.5, math.inf)
@@ -194,15 +208,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         mean, var = (ops.cast(statistic, x.dtype) for statistic in self._moving())
         if self.on_tiny_batch == "renorm":
             scale, shift = renormalized(batch, mean, var, scale, shift, self.epsilon)
-        settled = batch if self.on_tiny_batch == "renorm" else by_moving_where_single(batch, mean, var, self.axis)
-        y = normalize(settled, scale, shift, self.epsilon, self.axis)
+        settled = batch if self.on_tiny_batch == "renorm" else by_moving_where_single(batch, mean, var, self._channels)
+        y = normalize(settled, scale, shift, self.epsilon, self._channels)
         # Only now: on torch, what was taken from the variables above is their own memory.
         self._enter(ops.stop_gradient(batch.mean()), ops.stop_gradient(batch.variance()), batch.count)
-        return ops.cast(activate(y, self.activation, residual), self.compute_dtype)
+        return ops.cast(activate(y, self.activation, given.residual), self.compute_dtype)
 
-    def _gather(self, x: Any, mask: Any) -> Any:
-        """The moments of the batch."""
-        return gather(x, mask, self.axis, synchronized=self.synchronized)
+    def _gather(self, x: Any, mask: Any, samples: tuple[Any, Any] | None) -> Any:
+        """The moments of the batch; ``samples`` says which of them a row is of, where that is not its number."""
+        _ = samples
+        return gather(x, mask, self._channels, synchronized=self.synchronized)
 
     def _kernels_gather(self) -> bool:
         """Whether that is the gather step that the compiled kernels have."""
@@ -218,10 +233,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         inside = fused is not None or self.activation is None
         scale, shift = self._scale_and_shift(self._wide(inputs))
         beside = None if residual is None else ops.cast(residual, inputs.dtype)
-        batch = kernels.by_batch(inputs, scale, shift, self.epsilon, self.axis, fused, beside)
+        batch = kernels.by_batch(inputs, scale, shift, self.epsilon, self._channels, fused, beside)
         plain = self.estimator is None and self._kernels_enter()
         if not plain or not kernels.move(self.moving_mean, self.moving_variance, batch, self.momentum):
-            self._enter(batch.mean, batch.var, values_per_channel(inputs, self.axis))
+            self._enter(batch.mean, batch.var, values_per_channel(inputs, self._channels))
         y = batch.y if inside else self.activation(batch.y)
         return ops.cast(y, self.compute_dtype)
 
@@ -234,12 +249,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if kernels is not None:
             fused = name_in_kernels(self.activation)
             beside = None if residual is None else ops.cast(residual, inputs.dtype)
-            y = kernels.by_fixed(inputs, mean, var, scale, shift, self.epsilon, self.axis, fused, beside)
+            y = kernels.by_fixed(inputs, mean, var, scale, shift, self.epsilon, self._channels, fused, beside)
             if fused is None and self.activation is not None:
                 y = self.activation(y)
         else:
             x = ops.cast(inputs, dtype)
-            y = normalize_by_fixed(x, mean, var, scale, shift, self.epsilon, self.axis)
+            y = normalize_by_fixed(x, mean, var, scale, shift, self.epsilon, self._channels)
             y = activate(y, self.activation, residual)
         return ops.cast(y, self.compute_dtype)
 
@@ -258,12 +273,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         return kernels_for(inputs, by_batch=by_batch) if serve else None
 
+    @property
+    def _channels(self) -> int:
+        """Their axis, counted from the last one, which is the same for the values of a ragged tensor."""
+        return int(self.axis if self.axis < 0 else self.axis - self.input_spec.ndim)
+
     def _asks_replicas(self) -> bool:
         return self.synchronized and synchronizing()
 
     def _wide(self, inputs: Any) -> str:
         """The dtype in which is computed; ``keras.backend.result_type`` makes float32 of float64 on JAX and torch."""
-        return "float64" if keras.backend.standardize_dtype(inputs.dtype) == "float64" else "float32"
+        return wide(keras.backend.standardize_dtype(inputs.dtype))
 
     def _scale_and_shift(self, dtype: Any) -> tuple[Any, Any]:
         gamma = ops.cast(self.gamma, dtype) if self.scale else None

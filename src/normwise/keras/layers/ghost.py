@@ -89,20 +89,22 @@ class GhostBatchNormalization(BatchNormalization):
             raise ValueError(f"samples lie along axis 0, received axis={self.axis} for it: name the channels' axis.")
         super().build(input_shape)
 
-    def _gather(self, x: Any, mask: Any) -> GatheredByGroups:
+    def _gather(self, x: Any, mask: Any, samples: tuple[Any, Any] | None) -> GatheredByGroups:
         """The moments of each virtual batch, and of all values."""
-        samples = ops.shape(x)[0]
-        if isinstance(samples, int) and mask is None and self.on_tiny_batch == "error":
-            self._refuse_single_values(x, samples)
-        number, groups = virtual_batch_of(samples, self.sizes, self.order, getattr(self, "seed_generator", None))
-        return gather_by_groups(x, mask, self.axis, number, groups)
+        of_rows, number = (None, ops.shape(x)[0]) if samples is None else samples
+        if samples is None and isinstance(number, int) and mask is None and self.on_tiny_batch == "error":
+            self._refuse_single_values(x, number)
+        generator = getattr(self, "seed_generator", None)
+        of_samples, groups = virtual_batch_of(number, self.sizes, self.order, generator)
+        of_rows = of_samples if of_rows is None else ops.take(of_samples, of_rows, axis=0)
+        return gather_by_groups(x, mask, self._channels, of_rows, groups)
 
     def _refuse_single_values(self, x: Any, samples: int) -> None:
         groups, size, more = self.sizes.of(samples)
         last = samples - groups * size if more else size
         values = 1
         for index, length in enumerate(x.shape):
-            values *= 1 if index in (0, self.axis % len(x.shape)) else length
+            values *= 1 if index in (0, self._channels % len(x.shape)) else length
         if min(last, size if groups else last) * values == 1:
             refuse_single_values(self.name, tuple(x.shape))
 

@@ -10,19 +10,6 @@ import keras
 from normwise.estimators import Estimator, estimator_class, named, names
 
 
-def check_residual(residual: Any, inputs: Any) -> None:
-    """Refuse a residual that has not the shape of the input, as far as both are known."""
-    if residual is None:
-        return
-    mine, theirs = tuple(residual.shape), tuple(inputs.shape)
-    if len(mine) != len(theirs) or any(
-        a is not None and b is not None and a != b for a, b in zip(mine, theirs, strict=True)
-    ):
-        raise ValueError(
-            f"residual must have the shape of the inputs, {theirs}, received {mine}: expand it or project it first."
-        )
-
-
 def estimator_from(
     estimator: Estimator | str | dict[str, Any] | None, momentum: float, renorm: bool
 ) -> Estimator | None:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from normwise.errors import NormwiseError
 from normwise.keras.layers.batch_normalization import BatchNormalization
+from normwise.keras.steps.estimate import NAMES, widen
 
 
 class Conversion(NamedTuple):
@@ -30,8 +32,9 @@ def convert(model: Any) -> Conversion:
     """Make every ``keras.layers.BatchNormalization`` of a model one of ours, in place.
 
     Weights, names, the graph, the optimizer's state and what ``compile`` was given stay: the layers are the same
-    objects. Functional, sequential and subclassed models, models inside models and layers inside wrappers are all
-    reached. A layer of a class derived from Keras's is left.
+    objects. Moving statistics in half precision become float32, as ours are. Functional, sequential and subclassed
+    models, models inside models and layers inside wrappers are all reached. A layer of a class derived from Keras's is
+    left.
 
     Args:
         model: any model or layer of Keras's.
@@ -58,6 +61,8 @@ def convert(model: Any) -> Conversion:
             left[name] = f"{type(layer).__name__} is a class of its own, which may do something else"
     for _, layer in found:
         _become(layer, BatchNormalization, {"activation": None, "estimator": None, "on_tiny_batch": "error"})
+        if layer.built:
+            widen(layer)
     _trace_again(model, found)
     return Conversion(model, [name for name, _ in found], left)
 
@@ -65,7 +70,8 @@ def convert(model: Any) -> Conversion:
 def to_keras(model: Any) -> Conversion:
     """Make every batch normalization of ours in a model Keras's own, in place, to ship it without normwise.
 
-    ``on_tiny_batch`` is forgotten, and so is ``synchronized`` outside TensorFlow; both are about training.
+    ``on_tiny_batch`` is forgotten, and so is ``synchronized`` outside TensorFlow; both are about training. The moving
+    statistics stay in float32 for as long as the model lives; a file of it is read by Keras in the layer's dtype.
 
     Args:
         model: any model or layer of Keras's.
@@ -75,7 +81,8 @@ def to_keras(model: Any) -> Conversion:
 
     Raises:
         TypeError: not a model or a layer of Keras's.
-        NormwiseError: a layer has an activation or an estimator, which Keras's has not. Nothing is changed then.
+        NormwiseError: a layer has an activation or an estimator, which Keras's has not, or statistics that the layer's
+            dtype cannot hold. Nothing is changed then.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), BatchNormalization(name="bn")], name="model")
@@ -95,6 +102,7 @@ def to_keras(model: Any) -> Conversion:
                     f"Keras's layer has no {setting}, and layer {name!r} has one: build the model with a layer of "
                     "Keras's for it, or keep normwise's."
                 )
+        _check_that_they_fit(name, layer)
     for _, layer in found:
         _become(layer, keras.layers.BatchNormalization, {})
         for setting in ("activation", "estimator", "on_tiny_batch"):
@@ -110,6 +118,21 @@ def _batch_normalizations(model: Any) -> list[tuple[str, Any]]:
         raise TypeError(f"a model or a layer of Keras's is wanted, received {type(model).__name__}: pass the model.")
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     return [(layer.path or layer.name, layer) for layer in layers]
+
+
+def _check_that_they_fit(path: str, layer: Any) -> None:
+    """Refuse statistics that would be infinite once Keras has read them from a file, in the layer's dtype."""
+    for name in NAMES:
+        variable = getattr(layer, name, None)
+        if variable is None or not layer.built:
+            continue
+        finite = ops.isfinite(variable.value)
+        if not bool(ops.all(ops.isfinite(ops.cast(variable.value, layer.variable_dtype)) == finite)):
+            largest = float(ops.max(ops.where(finite, ops.abs(variable.value), 0)))
+            raise NormwiseError(
+                f"Keras's layer keeps its {name} in {layer.variable_dtype}, which cannot hold the {largest:.3g} of "
+                f"layer {path!r}: build the model with dtype='mixed_{layer.variable_dtype}', or keep normwise's layer."
+            )
 
 
 def _become(layer: Any, cls: type, settings: dict[str, Any]) -> None:

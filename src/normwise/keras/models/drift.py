@@ -18,6 +18,7 @@ from normwise.keras.models.passes import fits, moments
 from normwise.keras.models.sites import Site, norms_of
 from normwise.keras.models.transaction import unchanged
 from normwise.keras.steps.checks_mask import along_input
+from normwise.keras.steps.inputs import given
 from normwise.recalibration.batches import Batches
 
 F64 = NDArray[np.float64]
@@ -85,7 +86,9 @@ class _Probe:
         self.high: F64 = np.full(channels, -np.inf)
 
     def take(self, x: Any, y: Any, mask: Any) -> None:
-        axis = self.site.layer.axis % len(x.shape)
+        axis = self.site.layer.axis % len(x.shape) - len(x.shape)
+        seen = given(x, mask, None, axis)
+        x, y, mask = seen.inputs, given(y, None, None, axis).inputs, seen.mask
         self.site.take(moments(x, mask, axis))
         y = y if self.activation is None else self.activation(y)
         values = np.moveaxis(ops.convert_to_numpy(ops.cast(y, "float32")), axis, -1)

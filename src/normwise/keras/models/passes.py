@@ -17,6 +17,7 @@ from normwise.keras.models.feeding import ForwardFn, call, samples_in
 from normwise.keras.models.sites import Site
 from normwise.keras.models.transaction import unchanged
 from normwise.keras.steps.checks_mask import along_input
+from normwise.keras.steps.inputs import given
 from normwise.kernels import reference
 from normwise.moments import Moments
 from normwise.recalibration.batches import Batches
@@ -148,10 +149,11 @@ def _listener(site: Site, gathers: bool, alone: bool, places: Iterator[int]) -> 
                 mask is None and named.get("residual") is not None
             ):  # of several tensors, Keras hands on the mask of none
                 mask = getattr(x, "_keras_mask", None)
-            axis = site.layer.axis % len(x.shape)
-            batch = moments(x, mask, axis)
+            axis = site.layer.axis % len(x.shape) - len(x.shape)
+            seen = given(x, mask, None, axis)
+            batch = moments(seen.inputs, seen.mask, axis)
             if gathers:
-                site.take(batch, max(1, int(np.prod(x.shape[1:])) // x.shape[axis]))
+                site.take(batch, seen.values_per_sample(axis))
                 site.place = min(site.place, next(places))
             if alone and site.once:
                 raise Gone
@@ -186,6 +188,7 @@ def moments(inputs: Any, mask: Any, axis: int) -> Moments:
         >>> moments(np.array([[1.0], [3.0]]), None, 1)
         Moments(mean=array([2.]), var=array([1.]), count=array([2.]))
     """
+    axis %= len(inputs.shape)
     weights: NDArray[Any] | None = None if mask is None else ops.convert_to_numpy(along_input(mask, inputs, axis))
     x = ops.convert_to_numpy(inputs)
     rows = len(x) if axis == 0 else max(1, AT_ONCE * len(x) // max(1, x.size))

@@ -53,7 +53,7 @@ class Site:
         self._calls: list[Moments] = []
         self._standard_error = StandardError() if watched else None
 
-    def take(self, batch: Moments, values_per_sample: int = 1) -> None:
+    def take(self, batch: Moments, values_per_sample: float = 1) -> None:
         """The moments of one call enter the statistics; channels that are not finite do not."""
         finite = np.isfinite(batch.mean) & np.isfinite(batch.var)
         clean = Moments(np.where(finite, batch.mean, 0.0), np.where(finite, batch.var, 0.0), batch.count * finite)

@@ -1,4 +1,4 @@
-"""The estimate step: how a batch enters moving statistics, which stay finite."""
+"""The estimate step: how a batch enters moving statistics, which stay finite, and the variables that hold them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,48 @@ from keras import ops
 from normwise.estimators import Estimator, RunningStatistics
 from normwise.keras.steps.arrays import Array
 from normwise.moments import Moments
+
+NAMES = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
+"""Of all statistics that Keras's layer may have, in the order in which its files have them."""
+
+
+def wide(dtype: str) -> str:
+    """The dtype of statistics: float64 for a layer in float64, and else float32.
+
+    With ``momentum=0.99`` a step is too small for bfloat16 long before the average is there, and float16 ends at a
+    deviation of 256.
+
+    Args:
+        dtype: of the layer's variables.
+
+    Example:
+        >>> wide("bfloat16"), wide("float32"), wide("float64")
+        ('float32', 'float32', 'float64')
+    """
+    return "float64" if dtype == "float64" else "float32"
+
+
+def widen(layer: Any) -> None:
+    """Give a built layer of Keras's statistics in the dtype that ours has, with the values that they have.
+
+    Args:
+        layer: its other variables, and the order of all, stay.
+    """
+    dtype = wide(layer.variable_dtype)
+    held = [(name, getattr(layer, name)) for name in NAMES if getattr(layer, name, None) is not None]
+    if all(variable.dtype == dtype for _, variable in held):
+        return
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    for name, variable in held:
+        layer._untrack_variable(variable)
+        wider = layer.add_weight(
+            shape=variable.shape, name=name, initializer="zeros", dtype=dtype, trainable=False, autocast=False
+        )
+        wider.assign(ops.cast(variable.value, dtype))
+        setattr(layer, name, wider)
+    if locked:
+        layer._tracker.lock()
 
 
 def moved(moving: Any, batch: Any, momentum: float) -> Any:
