@@ -30,8 +30,8 @@ def error_of(text: str, folder: Path) -> BaseException:
         ("raise ValueError", "ValueError in line 1 of users.py"),
         ("raise ValueError('\\n\\n  said.  ')", "ValueError in line 1 of users.py: said"),
         ("def f():\n    f()\nf()", "RecursionError in line 2 of users.py: maximum recursion depth exceeded"),
-        ("\njson.loads('{')", "JSONDecodeError in line 2 of users.py: Expecting property name enclosed in double quotes: "
-                              "line 1 column 2 (char 1)"),
+        ("\njson.loads('{')", "JSONDecodeError in line 2 of users.py: Expecting property name enclosed in double "
+                              "quotes: line 1 column 2 (char 1)"),
         ("f(", "SyntaxError in line 1 of users.py: '(' was never closed"),
         ("assert False", "AssertionError in line 1 of users.py"),
     ],
@@ -41,12 +41,12 @@ def test_the_place_is_in_the_users_code(text: str, expected: str, tmp_path: Path
 
 
 def test_without_code_of_the_users_it_is_where_it_was_raised() -> None:
-    try:
+    with pytest.raises(ValueError, match="Expecting property name") as caught:
         json.loads("{")
-    except ValueError as error:
-        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # leave this file out
-        assert sentence(error).startswith("JSONDecodeError in line ")
-        assert " of decoder.py: Expecting property name" in sentence(error)
+    error = caught.value
+    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # leave this file out
+    assert sentence(error).startswith("JSONDecodeError in line ")
+    assert " of decoder.py: Expecting property name" in sentence(error)
 
 
 def test_long_words_and_colours_are_cut() -> None:

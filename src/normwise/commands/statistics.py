@@ -45,7 +45,7 @@ _PLACES = (
         required=True,
         type=Place(lambda place: check_place(place, "DATA")),
         metavar="DATA",
-        help="The data: FILE.py:FUNCTION that returns an iterable of batches, or an .npz file with arrays.",
+        help="The data: FILE.py:FUNCTION that returns batches (a DataLoader, a list), or an .npz file with arrays.",
     ),
     click.option(
         "--out",
