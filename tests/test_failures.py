@@ -44,9 +44,9 @@ def test_the_place_is_in_the_users_code(text: str, expected: str, tmp_path: Path
 
 
 def test_without_code_of_the_users_it_is_where_it_was_raised() -> None:
-    with pytest.raises(ValueError, match="Expecting property name") as refused:
+    with pytest.raises(ValueError, match="Expecting property name") as caught:
         json.loads("{")
-    error = refused.value
+    error = caught.value
     error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # leave this file out
     assert sentence(error).startswith("JSONDecodeError in line ")
     assert " of decoder.py: Expecting property name" in sentence(error)

@@ -58,7 +58,7 @@ def test_the_extras_are_the_documented_ones() -> None:
 
 def test_the_command_is_installed() -> None:
     (command,) = entry_points(group="console_scripts", name="normwise")
-    assert command.value == "normwise.cli:main"
+    assert command.value == "normwise.__main__:main"
 
 
 def test_the_version_stands_in_one_place() -> None:

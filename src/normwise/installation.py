@@ -51,8 +51,8 @@ class Origin:
         """From what pip wrote down.
 
         Example:
-            >>> Origin.of({"url": "file:///home/me/normwise", "dir_info": {"editable": True}})
-            Origin(place='/home/me/normwise', editable=True)
+            >>> Origin.of({"url": "file:///srv/normwise", "dir_info": {"editable": True}})
+            Origin(place='/srv/normwise', editable=True)
         """
         url = direct_url["url"]
         if "vcs_info" in direct_url:
@@ -76,8 +76,8 @@ class Origin:
         """What pip installs the libraries of an extra from.
 
         Example:
-            >>> Origin("/home/me/normwise").with_extra("torch")
-            '/home/me/normwise[torch]'
+            >>> Origin("/srv/normwise").with_extra("torch")
+            '/srv/normwise[torch]'
             >>> Origin(None).with_extra("torch")
             'normwise[torch]'
         """
@@ -115,7 +115,7 @@ def kernels_command(origin: Origin | None = None) -> str:
         origin: where normwise came from; None to find that out.
 
     Example:
-        >>> kernels_command(Origin("/home/me/normwise.whl"))
+        >>> kernels_command(Origin("/srv/normwise.whl"))
         '...pip install --no-build-isolation --force-reinstall --no-deps PATH_OF_A_CLONE'
     """
     origin = origin or Origin.found()

@@ -3,13 +3,12 @@
 To be taken out with 0.2. ``normwise.torch.param_groups`` is a function; the module of that name is not found any more.
 """
 
-from __future__ import annotations
-
 import sys
-import warnings
-from importlib import import_module
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+TYPE_CHECKING = False  # as type checkers read it: `import normwise` is to bring in nothing that takes time
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 SUCCESSORS = {
     "torch": {
@@ -115,14 +114,18 @@ class Finder:
     """Finds a module that moved; the last in ``sys.meta_path``, so that it is asked for nothing that is there."""
 
     @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
         """The import system's question for a module of this name."""
         _ = path, target
         package, _, old = name.rpartition(".")
         new = (
             SUCCESSORS.get(package.removeprefix("normwise."), {}).get(old) if package.startswith("normwise.") else None
         )
-        return None if new is None else ModuleSpec(name, Loader(f"{package}.{new}"))  # type: ignore[arg-type]  # importlib.abc takes a millisecond to import
+        if new is None:
+            return None
+        from importlib.machinery import ModuleSpec
+
+        return ModuleSpec(name, Loader(f"{package}.{new}"))  # type: ignore[arg-type]  # importlib.abc takes a millisecond to import
 
 
 class Loader:
@@ -132,8 +135,11 @@ class Loader:
         self._successor = successor
         self._spec: ModuleSpec | None = None
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType":
         """The successor itself."""
+        import warnings
+        from importlib import import_module
+
         warnings.warn(
             f"{spec.name} has moved to {self._successor} and has its old name until 0.2: import it from there.",
             DeprecationWarning,
@@ -143,7 +149,7 @@ class Loader:
         self._spec = module.__spec__
         return module
 
-    def exec_module(self, module: ModuleType) -> None:
+    def exec_module(self, module: "ModuleType") -> None:
         """It was executed when it was imported; the import system has given it another name meanwhile."""
         module.__spec__ = self._spec
 

@@ -157,3 +157,18 @@ def make_archives(folder: Path) -> None:
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", "")
     np.savez(folder / "a.npz", np.zeros((4, 3)))
+
+
+def test_only_the_news_of_libraries_is_kept_from_standard_error() -> None:
+    script = (
+        "import os, sys\nfrom normwise.commands import keras_backend\n"
+        "with keras_backend.quiet():\n"
+        "    os.write(2, b'WARNING: All log messages before absl::InitializeLog() are written to STDERR\\n')\n"
+        "    os.write(2, b'I0000 00:00:1 1 port.cc:153] oneDNN is on.\\nW0000 00:00:1 1 a.cc:1] slow\\n')\n"
+        "    os.write(2, b'To enable the following instructions: AVX2, rebuild TensorFlow.\\n')\n"
+        "    os.write(2, b'E0000 00:00:1 1 a.cc:1] broken\\n')\n"
+        "    print('a warning of Python', file=sys.stderr)\n"
+        "print('afterwards', file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "E0000 00:00:1 1 a.cc:1] broken\na warning of Python\nafterwards\n"

@@ -21,7 +21,9 @@ OF_RUN = (
     "--workers."
 )
 OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
-OF_COMPARE = "Known: --batch-sizes, --budget, --data, --help, --json, --normalizers, --out, --rates, --where."
+OF_COMPARE = (
+    "Known: --batch-sizes, --budget, --data, --help, --json, --margin, --normalizers, --out, --rates, --seeds, --where."
+)
 SHAPE = "a shape is written NxC or NxCxHxW, received {!r}: for example 32x64x56x56."
 NEEDS = (
     "`normwise recalibrate` needs {}, which is missing; for example: normwise recalibrate nets.py:net --data data.npz "

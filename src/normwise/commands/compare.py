@@ -59,6 +59,7 @@ _NAMES = "none,batch,ghost,renorm,group,layer,instance"
 @click.option(
     "--margin",
     type=float,
+    metavar="POINTS",
     default=1.0,
     show_default=True,
     help="Differences within this many points do not matter: of accuracy, or of explained variance.",
@@ -66,6 +67,7 @@ _NAMES = "none,batch,ghost,renorm,group,layer,instance"
 @click.option(
     "--seeds",
     type=int,
+    metavar="N",
     default=5,
     show_default=True,
     help="Paired seeds of the last comparison, at least; up to 10 where the budget allows it.",

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from normwise.commands import streams
 from normwise.errors import MissingExtra, NormwiseError, UnknownName
 from normwise.frameworks import installed_version
 
+STANDARD_ERROR = 2
+_NEWS = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|To enable the following instructions:")
 VARIABLE = "KERAS_BACKEND"
 BACKENDS = ("jax", "numpy", "openvino", "tensorflow", "torch")
 
@@ -31,9 +39,28 @@ def check() -> None:
         raise NormwiseError(f"Keras needs its backend {name} ({source}), which is not installed: install it{other}.")
 
 
-def quiet() -> None:
-    """Let TensorFlow, which Keras imports whatever its backend is, keep its news of the processor to itself."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the news of TensorFlow's libraries about the processor from standard error; all else comes a little later.
+
+    No setting of theirs does it: they speak before they have read one. Keras imports them on every backend, at the
+    latest when a model is saved.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        own = os.dup(STANDARD_ERROR)
+        os.dup2(said.fileno(), STANDARD_ERROR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, STANDARD_ERROR)
+            os.close(own)
+            said.seek(0)
+            for line in said.read().decode(errors="replace").splitlines():
+                if not _NEWS.match(line):
+                    streams.complain(line)
 
 
 def _chosen() -> tuple[str, str]:

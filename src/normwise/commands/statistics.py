@@ -45,7 +45,7 @@ _PLACES = (
         required=True,
         type=Place(lambda place: check_place(place, "DATA")),
         metavar="DATA",
-        help="The data: FILE.py:FUNCTION that returns an iterable of batches, or an .npz file with arrays.",
+        help="The data: FILE.py:FUNCTION that returns batches (a DataLoader, a list), or an .npz file with arrays.",
     ),
     click.option(
         "--out",
@@ -232,8 +232,8 @@ def _of_keras(task: Task) -> tuple[Any, str]:
     check_keras(Path(task.model))
     _check_data(task)
     keras_backend.check()
-    keras_backend.quiet()
-    loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
+    with keras_backend.quiet():
+        loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
     network = loading.load_model(task.model)
     source = loading.load_batches(task.data, network)
     found = attempt(
@@ -241,7 +241,8 @@ def _of_keras(task: Task) -> tuple[Any, str]:
         f"{task.model} on {task.data}",
     )
     _refuse_unchanged(task, found)
-    loading.save_model(network, task.out)
+    with keras_backend.quiet():
+        loading.save_model(network, task.out)
     return found, "The model"
 
 

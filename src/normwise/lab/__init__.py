@@ -1,6 +1,6 @@
 """The lab: claims that are taught about batch normalization, re-run on real data, each with a verdict.
 
-``names`` and ``describe`` read files only, so that listing is instantaneous; ``run`` needs ``normwise[lab]``.
+``names`` and ``describe`` read files only, so that listing is instantaneous; ``run`` needs the extra ``lab``.
 
 Example:
     >>> from normwise import lab
