@@ -20,7 +20,7 @@ MODULES = (
 # Python has most of these in memory when it starts, under other names.
 QUICK = {
     *("normwise", "normwise.__main__", "importlib", "importlib._bootstrap", "importlib._bootstrap_external"),
-    *("warnings", "_warnings"),
+    *("warnings", "_warnings", "normwise.moved"),
 }
 # A finder that is asked first raises as Ctrl-C would while the module is being imported.
 SCRIPT = """
