@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from normwise.lab.adversarial import linear_layers
-from normwise.lab.data import digits
 from normwise.lab.experiments import should_gans_use_spectral_norm as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
@@ -41,13 +40,6 @@ def test_arms_begin_alike_and_have_the_normalization_of_their_name() -> None:
     assert kinds["mixed"] == kinds["apart"] == kinds["none"] | {"BatchNorm1d"}
     assert kinds["layer"] == kinds["none"] | {"LayerNorm"}
     assert [hasattr(layer, "parametrizations") for layer in linear_layers(networks["spectral"][1])] == [True] * 4
-
-
-def test_shuffled_images_keep_the_values_of_each_pixel() -> None:
-    images = digits(0).test.images
-    found = experiment.shuffled(images, 0)
-    assert not torch.equal(found, images)
-    assert torch.equal(found.sort(dim=0).values, images.sort(dim=0).values)
 
 
 def test_verdicts_follow_hand_made_numbers() -> None:
