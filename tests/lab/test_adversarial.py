@@ -13,6 +13,7 @@ from normwise.lab.adversarial import (
     largest_slope,
     linear_layers,
     play,
+    shuffled,
     signed,
     singular_values,
 )
@@ -132,3 +133,10 @@ def test_one_batch_of_both_or_one_of_each_makes_a_difference_only_by_batch_norm(
                 ends.append(generator(noise))
         together, apart = ends
         assert torch.allclose(together, apart, rtol=0, atol=1e-3) is same
+
+
+def test_shuffled_images_keep_the_values_of_each_pixel() -> None:
+    images = digits(0).test.images
+    found = shuffled(images, 0)
+    assert not torch.equal(found, images)
+    assert torch.equal(found.sort(dim=0).values, images.sort(dim=0).values)

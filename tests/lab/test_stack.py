@@ -9,9 +9,8 @@ import torch
 
 from normwise.lab.data import digits
 from normwise.lab.models import Dense, he
-from normwise.lab.outcomes import Outcomes
 from normwise.lab.stack import Ghost, Normalization, Stack, batch_norm
-from normwise.lab.stack_training import accuracies, at_best, best, correct, losses, train_stack
+from normwise.lab.stack_training import accuracies, correct, losses, train_stack
 from normwise.lab.training import train
 from normwise.torch import GhostBatchNorm1d
 
@@ -108,12 +107,3 @@ def test_losses_and_right_answers_by_hand() -> None:
     labels = torch.tensor([1, 0])
     assert losses(logits, labels)[0].item() == pytest.approx((math.log(2) + math.log1p(math.exp(-2))) / 2)
     assert correct(logits, labels) == [0.5, 0.1]
-
-
-def test_the_best_member_is_picked_on_validation_images() -> None:
-    class Trial:
-        seed = 0
-
-    arm = Outcomes([Trial()], [{"validation": [0.5, 0.9], "test": [1.0, 0.8]}])
-    assert best(arm) == 1
-    assert at_best(arm).tolist() == [0.8]

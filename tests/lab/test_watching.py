@@ -13,7 +13,8 @@ from normwise.lab.data import digits
 from normwise.lab.models import he
 from normwise.lab.stack import Stack, batch_norm
 from normwise.lab.stack_training import accuracies
-from normwise.lab.watching import Watch
+from normwise.lab.watching import Log, Watch
+from normwise.torch import BatchNorm1d
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -55,3 +56,24 @@ def test_accuracies_are_looked_at_outside_of_what_drift_is_measured_by() -> None
         watch(0)
     assert watch.test == [accuracies(stack, data.test)]
     assert float(watch.deviations[0].max()) == 0
+
+
+def test_the_moving_average_is_the_layer_s_own() -> None:
+    layer = BatchNorm1d(3, momentum=0.1, dtype=torch.float64)
+    log = Log(layer)
+    for seed in range(7):
+        layer(torch.randn(1, 3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
+    layer.eval()(torch.zeros(1, 3, 20, dtype=torch.float64))  # in inference nothing is logged
+    own = torch.stack((layer.get_buffer("running_mean"), layer.get_buffer("running_var")))
+    assert len(log.moments) == 7
+    assert torch.allclose(log.average(0.1), own)
+
+
+def test_parts_of_training_are_the_steps_that_they_say() -> None:
+    log = Log(BatchNorm1d(1))
+    log.moments = [torch.full((2, 1), float(step)) for step in range(8)]
+    assert log.part(0, 1).unique().item() == 3.5
+    assert log.part(0.25, 0.75).unique().item() == 3.5
+    assert log.part(0.75, 1).unique().item() == 6.5
+    log.moments = log.moments[:1]
+    assert log.part(0.75, 1).unique().item() == 0

@@ -15,12 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from normwise.lab.data import Split, batches, pixels
 from normwise.lab.models import Norm, draw, he
 
 SLOPE = 0.1
 """Of the discriminator's activation below 0, which is 1 above: no activation makes a distance larger."""
+
+ITERATIONS = 1000
+"""After so many the largest singular value is known to .001 however near the second one is."""
 
 
 class Generator(nn.Sequential):
@@ -177,3 +181,21 @@ def converged(network: Discriminator, iterations: int) -> Discriminator:
             _ = layer.weight  # reading it is what runs them
     copy.eval()
     return copy
+
+
+def of_discriminator(discriminator: Discriminator, images: Tensor) -> dict[str, float]:
+    """Its slopes at real and made images, and how far the singular values of its weights are from 1."""
+    found = {"slope": largest_slope(discriminator, images)}
+    if any(is_parametrized(layer) for layer in discriminator):
+        exact = converged(discriminator, ITERATIONS)
+        found["sigma"] = max(abs(value - 1) for value in singular_values(discriminator))
+        found["sigma_converged"] = max(abs(value - 1) for value in singular_values(exact))
+        found["slope_above_1"] = max(0.0, largest_slope(exact, images.double()) - 1)
+    return found
+
+
+def shuffled(images: Tensor, seed: int) -> Tensor:
+    """Images that keep the values of each pixel and nothing else: every pixel from an image of its own."""
+    numbers = torch.Generator().manual_seed(seed)
+    order = torch.rand(images.shape, generator=numbers).argsort(dim=0)
+    return images.gather(0, order)

@@ -1,6 +1,7 @@
 """What an experiment is, where experiments are found, and what their docstrings say.
 
-An experiment is one file in the folder ``experiments``. The file name is its name everywhere. It holds:
+An experiment is one file in the folder ``experiments``, written on the frame in ``design``. The file name is its name
+everywhere. It holds:
 
 * a docstring: one sentence, then the sections in ``HEADINGS``;
 * ``SAYS``, whose claim it is in a few words, and ``TOPIC``, one of ``results.TOPICS``;

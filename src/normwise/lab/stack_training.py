@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data import CLASSES, Digits, Split, batches
-from normwise.lab.outcomes import Outcomes
 from normwise.lab.stack import Stack
-from normwise.lab.statistics import Numbers
 
 
 def train_stack(
@@ -96,13 +94,3 @@ def correct(logits: Tensor, labels: Tensor) -> list[float]:
     right = (logits.argmax(dim=1) == labels).double().mean(dim=1)
     finite = torch.isfinite(logits).flatten(1).all(dim=1)
     return torch.where(finite, right, torch.full_like(right, 1 / CLASSES)).tolist()
-
-
-def best(arm: Outcomes, what: str = "validation") -> int:
-    """Which member of an arm's stack is best on validation images, in the mean over seeds."""
-    return int(arm.array(what).mean(axis=0).argmax())
-
-
-def at_best(arm: Outcomes, what: str = "test") -> Numbers:
-    """What the member that is best on validation images measured, one number per seed."""
-    return arm.array(what)[:, best(arm)]

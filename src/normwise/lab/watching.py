@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from normwise.lab.data import Digits
 from normwise.lab.stack import Stack
@@ -79,3 +80,30 @@ class Watch(Curves):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged members
             drift = np.std(self.means, axis=0) / np.mean(self.deviations, axis=0)
         return super().found() | {"drift": np.median(drift, axis=1).astype(float).tolist()}
+
+
+class Log:
+    """Mean and variance, the one with m - 1, of every batch that a layer normalizes in training."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.moments: list[Tensor] = []
+        layer.register_forward_pre_hook(self._take)
+
+    def _take(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if layer.training:
+            with torch.no_grad():
+                self.moments.append(torch.stack((inputs[0].mean(dim=(0, 2)), inputs[0].var(dim=(0, 2)))))
+
+    def average(self, weight: float) -> Tensor:
+        """The moving average of all batches so far, from mean 0 and variance 1: shape (2, channels)."""
+        found = torch.stack((torch.zeros_like(self.moments[0][0]), torch.ones_like(self.moments[0][0])))
+        for moments in self.moments:
+            found = torch.lerp(found, moments, weight)
+        return found
+
+    def part(self, begin: float, end: float) -> Tensor:
+        """The mean over a part of training, in shares of the steps so far; at least one step."""
+        count = len(self.moments)
+        first = min(int(begin * count), count - 1)
+        return torch.stack(self.moments[first : max(int(end * count), first + 1)]).mean(dim=0)

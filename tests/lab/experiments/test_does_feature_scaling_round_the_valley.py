@@ -12,32 +12,6 @@ from normwise.lab.results import Conclusion, Verdict
 SETTINGS = experiment.Settings(shown=10)
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
-
-
-def test_steps_are_those_that_gradient_descent_takes() -> None:
-    valley = experiment.Valley(np.array([[2.0, 0.5], [0.5, 0.7]]), np.array([1.0, -3.0]))
-    for rate in (0.05, 0.3, 0.8):
-        steps = valley.steps(rate)
-        above = [valley.above(w) for w in valley.path(rate, steps)]
-        assert above[steps] <= experiment.END * above[0] < above[steps - 1]
-
-
-def test_a_round_valley_takes_one_step() -> None:
-    valley = experiment.Valley(3 * np.eye(2), np.array([1.0, 2.0]))
-    assert valley.condition == pytest.approx(1)
-    assert valley.best()[1] == 1
-    assert valley.degrees() == pytest.approx(0, abs=1e-5)
-
-
 def test_the_condition_number_of_standardized_features_is_their_correlation_s(outcomes: Outcomes) -> None:
     correlation = np.abs(outcomes.array("correlation"))
     assert outcomes.array("condition_standardized") == pytest.approx((1 + correlation) / (1 - correlation))
@@ -58,7 +32,6 @@ def test_verdicts_that_follow_from_the_scales(conclusion: Conclusion) -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 14
     assert len(conclusion.table.rows) == 6
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     assert [len(figure.panels) for figure in conclusion.figures] == [3, 3]
     for figure in conclusion.figures:
         for panel in figure.panels:

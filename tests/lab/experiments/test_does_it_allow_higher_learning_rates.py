@@ -14,12 +14,6 @@ from normwise.lab.results import Conclusion, Verdict
 SETTINGS = experiment.Settings(rates=(0.01, 0.3, 1e4), steps=30, depth=2, width=16)
 
 
-@pytest.fixture(scope="module")
-def conclusion() -> Conclusion:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return experiment.conclude(SETTINGS, Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials]))
-
-
 def test_the_largest_usable_rate_is_that_of_each_seed() -> None:
     accuracies = np.array([[0.97, 0.95, 0.1], [0.96, 0.94, 0.1], [0.9, 0.9, 0.1]])
     found = experiment.largest_usable(accuracies, (0.1, 1.0, 10.0))

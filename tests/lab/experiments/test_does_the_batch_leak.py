@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 
-import pytest
-
 from normwise.lab.data import digits
 from normwise.lab.experiments import does_the_batch_leak as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 
 SETTINGS = experiment.Settings(classes=(1, 10), rates=(0.1,), steps=100, depth=2, width=32)
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
 
 
 def test_batches_hold_so_many_classes() -> None:
@@ -51,6 +38,5 @@ def test_the_identities_are_exact(conclusion: Conclusion) -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 6
     assert len(conclusion.table.rows) == 4
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     ((*panels,),) = (figure.panels for figure in conclusion.figures)
     assert [len(panel.series) for panel in panels] == [2, 2]

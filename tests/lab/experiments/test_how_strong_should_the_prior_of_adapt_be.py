@@ -16,12 +16,6 @@ from normwise.lab.training import accuracy, train
 SETTINGS = experiment.Settings(samples=(2, 64), priors=(0, 4, 1e9), width=16, steps=20)
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0,))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
 def test_a_prior_without_end_is_the_network_as_it_is(outcomes: Outcomes) -> None:
     for _, found in outcomes:
         for shift in experiment.SHIFTS:

@@ -12,17 +12,6 @@ from normwise.lab.results import Conclusion, Verdict
 SETTINGS = experiment.Settings(rates=(0.3, 1.0), steps=12, widths=(4, 4))
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
-
-
 def source() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
@@ -95,7 +84,6 @@ def test_the_verdicts_follow_the_ends() -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 5
     assert len(conclusion.table.rows) == 6
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[2]]
     for figure in conclusion.figures:
         for panel in figure.panels:

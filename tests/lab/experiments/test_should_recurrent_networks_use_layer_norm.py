@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from normwise.lab.data import digits
@@ -11,17 +10,6 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 
 SETTINGS = experiment.Settings(batches=(32,), rates=(0.3,), steps=100, width=16)
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    trials = experiment.trials(SETTINGS, (0, 1))
-    return Outcomes(trials, [experiment.run(trial, SETTINGS) for trial in trials])
-
-
-@pytest.fixture(scope="module")
-def conclusion(outcomes: Outcomes) -> Conclusion:
-    return experiment.conclude(SETTINGS, outcomes)
 
 
 def test_sequences_are_blanks_and_then_the_rows() -> None:
@@ -48,6 +36,5 @@ def test_every_arm_learns(outcomes: Outcomes) -> None:
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 5
     assert len(conclusion.table.rows) == len(experiment.ARMS)
-    assert all(len(row) == len(conclusion.table.columns) for row in conclusion.table.rows)
     ((panel,),) = (figure.panels for figure in conclusion.figures)
     assert len(panel.series) == len(experiment.ARMS)

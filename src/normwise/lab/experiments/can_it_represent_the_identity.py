@@ -42,6 +42,7 @@ from normwise.lab.design import Grid, average, figure, line, panel
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
+from normwise.lab.rewriting import with_identities
 from normwise.lab.statistics import Numbers, largest, mean
 from normwise.lab.training import train
 from normwise.lab.verdict import Exact, Within, judge
@@ -79,7 +80,7 @@ trials = Grid(Trial).trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train without batch normalization, put it in as the identity, and see what changes."""
     data = digits(trial.seed)
-    plain = _network(settings, trial.seed)
+    plain = Dense(depth=settings.depth, width=settings.width, activation="relu", std=he, seed=trial.seed)
     train(plain, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
     plain = plain.double().eval()
     first = plain.linear[0]
@@ -90,7 +91,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         next_batch.append(_deviation(_identity(this, eps_inside=True), after))
     inputs = first(next(batches(data.train, settings.batch, trial.seed))[0].double()).detach()
     with torch.no_grad():
-        normalized = _with_identities(plain, settings, data.train.images.double())
+        normalized = with_identities(plain, data.train.images.double())
         test = data.test.images.double()
         logits = float((normalized(test) - plain(test)).abs().max())
     return {
@@ -99,11 +100,6 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         "next_batch": next_batch,
         "logits": logits,
     }
-
-
-def _network(settings: Settings, seed: int, *, batch_norm: bool = False) -> Dense:
-    depth, width = settings.depth, settings.width
-    return Dense(depth=depth, width=width, activation="relu", batch_norm=batch_norm, std=he, seed=seed)
 
 
 def _identity(inputs: Tensor, *, eps_inside: bool) -> nn.Module:
@@ -119,27 +115,6 @@ def _deviation(layer: nn.Module, inputs: Tensor) -> float:
     """Root mean square of what a layer changes, in standard deviations of its input."""
     with torch.no_grad():
         return float((layer(inputs) - inputs).square().mean().sqrt() / inputs.std(dim=0).mean())
-
-
-def _with_identities(plain: Dense, settings: Settings, images: Tensor) -> Dense:
-    """The same function with batch normalization in inference mode; its statistics are those of ``images``."""
-    found = _network(settings, 0, batch_norm=True).double()
-    found.readout.load_state_dict(plain.readout.state_dict())
-    x = images
-    for ours, theirs, layer in zip(found.linear, plain.linear, found.normalize, strict=True):
-        assert isinstance(ours, nn.Linear)  # nn.ModuleList does not know what it holds
-        assert isinstance(theirs, nn.Linear)
-        assert isinstance(layer, BatchNorm1d)
-        ours.weight.copy_(theirs.weight)  # it has no bias: the shift has that part
-        z = ours(x)
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        layer.running_mean.copy_(z.mean(dim=0))
-        layer.running_var.copy_(z.var(dim=0))
-        layer.weight.copy_((layer.running_var + layer.eps).sqrt())
-        layer.bias.copy_(layer.running_mean + theirs.bias)
-        x = torch.relu(theirs(x))
-    return found.eval()
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

@@ -37,17 +37,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import torch
-
-from normwise.lab.data import Split, digits
+from normwise.lab.data import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, across, average, by_pair, figure, gap, line, panel, table
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack import Stack
 from normwise.lab.stack_training import accuracies, both
 from normwise.lab.statistics import difference, ratio
+from normwise.lab.variance_shift import estimate_anew, shifts
 from normwise.lab.verdict import AtLeast, Within, judge
-from normwise.torch import BatchNorm1d
 
 SAYS = "Li et al. 2019"
 TOPIC = "regularization"
@@ -97,49 +94,12 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     return by_pair(found, settings.dropouts, settings.rates)
 
 
-def shifts(stack: Stack, data: Split) -> list[list[float]]:
-    """max(v/r, r/v) of real over running variance in inference, mean over units: shape (members, layers)."""
-    seen: list[torch.Tensor] = []
-    hooks = [
-        layer.register_forward_hook(lambda module, args, _: seen.append(args[0][0].var(dim=1) / module.running_var))
-        for layer in stack.normalize
-    ]
-    stack.eval()
-    with torch.no_grad():
-        stack(data.images)
-    for hook in hooks:
-        hook.remove()
-    quotients = [quotient.view(stack.members, -1) for quotient in seen]
-    # a unit that is dead or nearly so has no variance to compare
-    shift = [torch.maximum(quotient, 1 / quotient).nanmedian(dim=1).values for quotient in quotients]
-    found: list[list[float]] = torch.stack(shift, dim=1).tolist()
-    return found
-
-
-def estimate_anew(stack: Stack, data: Split) -> None:
-    """Give every layer the statistics of the training images in inference mode; each layer sees the mended ones."""
-    stack.eval()
-    for layer in stack.normalize:
-
-        def mend(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            assert isinstance(module, BatchNorm1d)
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.copy_(args[0][0].mean(dim=1))
-            module.running_var.copy_(args[0][0].var(dim=1))
-
-        hook = layer.register_forward_pre_hook(mend)
-        with torch.no_grad():
-            stack(data.images)
-        hook.remove()
-
-
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the shift of the variance and what new statistics give."""
     arms = GRID.arms(settings, outcomes)
     places = arms.by("last_only")
     layers = range(settings.depth)
-    shifts = (
+    by_layer = (
         panel(
             f"dropout {place.words['last_only']}",
             (line(f"dropout {arm['dropout']}", range(1, settings.depth + 1), arm.numbers("shift")) for arm in place),
@@ -172,7 +132,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             figure(
                 "shift_by_layer",
                 "How far the running variance is from the real one in inference",
-                shifts,
+                by_layer,
                 x_label="layer",
                 y_label="shift of the variance, max(v/r, r/v)",
                 caption="1 means that they agree.",

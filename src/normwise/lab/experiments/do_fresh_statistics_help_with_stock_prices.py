@@ -41,20 +41,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from normwise.lab.design import SPREAD, Grid, average, figure, line, panel
-from normwise.lab.models import draw, glorot
+from normwise.lab.forecast import best_of_rates, next_price, windows_of
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
 from normwise.lab.statistics import Numbers, mean, ratio
 from normwise.lab.stock_prices import stocks
 from normwise.lab.verdict import AtLeast, judge
-from normwise.torch import BatchNorm1d
 from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "teaching material; for windows Kim et al. 2022"
@@ -92,40 +91,6 @@ class Trial:
     seed: int
 
 
-class Forecast(nn.Module):
-    """The next price from a window: normalize, a hidden layer, and back to the units of the window.
-
-    Args:
-        window: how many prices.
-        width: hidden units.
-        seed: of the initial weights.
-        own: every window is normalized by its own mean and variance, and not by the layer's.
-    """
-
-    def __init__(self, window: int, width: int, seed: int, *, own: bool = False) -> None:
-        super().__init__()
-        self.own = own
-        self.normalize = BatchNorm1d(1, affine=False, momentum=1.0)  # all windows in one batch: nothing to average
-        self.hidden, self.readout = nn.Linear(window, width), nn.Linear(width, 1)
-        generator = torch.Generator().manual_seed(seed)
-        for layer in (self.hidden, self.readout):
-            draw(layer, glorot(layer.in_features), generator)
-
-    def forward(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From shape (n, window): the prediction in normalized units, and the location and scale to put back."""
-        if self.own:
-            location, var = windows.mean(dim=1), windows.var(dim=1, correction=0)
-            scale = (var + 1e-6 * location.square()).sqrt()  # a window of equal prices must not divide by 0
-            x = (windows - location[:, None]) / scale[:, None]
-        else:
-            x = self.normalize(windows[:, None])[:, 0]
-            assert self.normalize.running_mean is not None
-            assert self.normalize.running_var is not None
-            location = self.normalize.running_mean
-            scale = (self.normalize.running_var + self.normalize.eps).sqrt()
-        return self.readout(torch.tanh(self.hidden(x)))[:, 0], location, scale
-
-
 trials = Grid(Trial).trials
 
 
@@ -136,7 +101,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         f"{arm}_{what}": [] for arm in ARMS for what in ("error", "skill", "direction", "at")
     }
     for stock in stocks()[: settings.stocks]:
-        windows, target = _windows(stock.prices[start:], settings.window)
+        windows, target = windows_of(stock.prices[start:], settings.window)
         last = windows[:, -1]
         predicted = walk(windows, target, settings, trial.seed)
         behind = slice(settings.training, None)
@@ -160,66 +125,26 @@ def _years(values: Numbers) -> list[Numbers]:
     return [values[12 * year : 12 * (year + 1)] for year in range(YEARS)]
 
 
-def _windows(prices: Numbers, size: int) -> tuple[Numbers, Numbers]:
-    """Every window of so many prices, shape (n, size), and the price behind it, shape (n,)."""
-    windows = np.lib.stride_tricks.sliding_window_view(prices[:-1], size)
-    return np.asarray(windows), prices[size:]
-
-
 def walk(windows: Numbers, target: Numbers, settings: Settings, seed: int) -> dict[str, Numbers]:
     """Each arm's predictions for the months behind the training."""
     last = settings.training
+    best = partial(best_of_rates, rates=settings.rates, steps=settings.steps, width=settings.width, seed=seed)
     price = torch.from_numpy(windows.copy()).float()
     goal = torch.from_numpy(target.copy()).float()
     found = {"last": windows[last:, -1]}
-    plain = _best(price[:last], goal[:last], settings, seed, own=False)
+    plain = best(price[:last], goal[:last], own=False)
     for arm in ("fixed", *PRIORS):
         follow = nullcontext() if arm == "fixed" else adapting(plain, prior=PRIORS[arm], memory=settings.memory)
         with follow:
-            found[arm] = np.array([_predict(plain, window) for window in price[last:]])
-    own = _best(price[:last], goal[:last], settings, seed, own=True)
-    found["window"] = np.array([_predict(own, window) for window in price[last:]])
+            found[arm] = np.array([next_price(plain, window) for window in price[last:]])
+    own = best(price[:last], goal[:last], own=True)
+    found["window"] = np.array([next_price(own, window) for window in price[last:]])
     steps = torch.from_numpy(np.diff(np.log(np.column_stack([windows, target])), axis=1)).float()
     # as many ratios as a window of prices holds, and the one behind them
-    ratios = _best(steps[:last, :-1], steps[:last, -1], settings, seed, own=False)
-    change = np.array([_predict(ratios, window) for window in steps[last:, :-1]])
+    ratios = best(steps[:last, :-1], steps[:last, -1], own=False)
+    change = np.array([next_price(ratios, window) for window in steps[last:, :-1]])
     found["ratios"] = windows[last:, -1] * np.exp(change)
     return found
-
-
-def _predict(model: Forecast, window: Tensor) -> float:
-    """The next price, and nothing else: a month at a time, as it would be done."""
-    with torch.no_grad():
-        out, location, scale = model(window[None])
-    return float(out * scale + location)
-
-
-def _best(windows: Tensor, target: Tensor, settings: Settings, seed: int, *, own: bool) -> Forecast:
-    """The network that is best on the last fifth of the windows among those of all rates; in inference mode."""
-    first = round(0.8 * len(windows))
-    found = []
-    for rate in settings.rates:
-        model = Forecast(windows.shape[1], settings.width, seed, own=own)
-        _train(model, windows[:first], target[:first], rate, settings.steps)
-        with torch.no_grad():
-            out, location, scale = model(windows[first:])
-            error = float(((out * scale + location - target[first:]) / scale).square().mean())
-        found.append((error if np.isfinite(error) else np.inf, rate))
-    model = Forecast(windows.shape[1], settings.width, seed, own=own)
-    _train(model, windows, target, min(found)[1], settings.steps)
-    return model
-
-
-def _train(model: Forecast, windows: Tensor, target: Tensor, rate: float, steps: int) -> None:
-    model.train()
-    parameters = list(model.parameters())
-    for _ in range(steps):
-        out, location, scale = model(windows)
-        loss = (out - (target - location) / scale).square().mean()
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            with torch.no_grad():
-                parameter.sub_(gradient, alpha=rate)
-    model.eval()
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

@@ -32,12 +32,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
 from normwise.lab.data import digits
@@ -46,6 +43,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
 from normwise.lab.statistics import difference, ratio
 from normwise.lab.training import looks
+from normwise.lab.variants import NormOfBatch
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.lab.watching import Watch
 
@@ -56,13 +54,6 @@ TARGET = 0.95
 FASTER = 1.2
 AS_FAST = (0.5, 2.0)
 AS_HIGH = 0.5
-EPS = 1e-3
-"""Added to every norm, not under a root, so that it means the same to all."""
-NORMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "l2": lambda deviations: deviations.square().mean(dim=2, keepdim=True).add(EPS**2).sqrt(),
-    "l1": lambda deviations: deviations.abs().mean(dim=2, keepdim=True),
-    "linf": lambda deviations: deviations.abs().amax(dim=2, keepdim=True),
-}
 ARMS = {"none": "without", "l2": "standard deviation (l2)", "l1": "mean deviation (l1)", "linf": "largest (l-infinity)"}
 
 
@@ -86,36 +77,6 @@ class Trial:
 
 GRID = Grid(Trial, norm=ARMS)
 trials = GRID.trials
-
-
-class NormOfBatch(nn.Module):
-    """Deviations from the batch's mean over a norm of them, then scale and shift; (1, channels, images) in and out.
-
-    Args:
-        channels: how many.
-        norm: a name in ``NORMS``.
-        weight_of_new: of a batch in the averages for inference, which are debiased.
-    """
-
-    def __init__(self, channels: int, norm: str, weight_of_new: float = 0.1) -> None:
-        super().__init__()
-        self.norm, self.weight_of_new, self.seen = NORMS[norm], weight_of_new, 0.0
-        self.scale = nn.Parameter(torch.ones(1, channels, 1))
-        self.shift = nn.Parameter(torch.zeros(1, channels, 1))
-        self.mean = torch.zeros(1, channels, 1)
-        self.size = torch.zeros(1, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """By the batch in training, by the averages in inference."""
-        if self.training:
-            mean = x.mean(dim=2, keepdim=True)
-            size = self.norm(x - mean)
-            self.seen += self.weight_of_new * (1 - self.seen)
-            self.mean += (self.weight_of_new / self.seen) * (mean.detach() - self.mean)
-            self.size += (self.weight_of_new / self.seen) * (size.detach() - self.size)
-        else:
-            mean, size = self.mean, self.size
-        return (x - mean) / (size + EPS) * self.scale + self.shift
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:

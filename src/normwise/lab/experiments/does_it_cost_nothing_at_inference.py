@@ -47,6 +47,7 @@ from normwise.lab.design import Grid, average, figure, line, panel
 from normwise.lab.models import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement, Table
+from normwise.lab.rewriting import folded
 from normwise.lab.statistics import cell, largest, ratio
 from normwise.lab.training import train
 from normwise.lab.verdict import AtLeast, Exact, judge
@@ -91,7 +92,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     )
     train(model, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
     model.eval()
-    plain = folded(model, settings)
+    plain = folded(model)
     found: dict[str, Any] = {}
     with torch.no_grad():
         found["seconds"] = [
@@ -103,26 +104,6 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
             found[name] = float((one - two).abs().max() / one.abs().max())
             found[f"changed_{name}"] = int((one.argmax(dim=1) != two.argmax(dim=1)).sum())
     return found | {"batch_of_one": _batch_of_one(model, data.test.images[:1])}
-
-
-def folded(model: Dense, settings: Settings) -> Dense:
-    """The same function without normalization, by line 11 of algorithm 2; computed in float64."""
-    plain = Dense(
-        depth=settings.depth, width=settings.width, activation="relu", std=he, seed=0, dtype=torch.float64
-    )  # fmt: skip
-    with torch.no_grad():
-        for ours, theirs, layer in zip(plain.linear, model.linear, model.normalize, strict=True):
-            assert isinstance(ours, nn.Linear)  # nn.ModuleList does not know what it holds
-            assert isinstance(theirs, nn.Linear)
-            assert isinstance(layer, BatchNorm1d)
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            factor = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
-            ours.weight.copy_(theirs.weight.double() * factor[:, None])
-            ours.bias.copy_(layer.bias.double() - layer.running_mean.double() * factor)
-        plain.readout.weight.copy_(model.readout.weight)
-        plain.readout.bias.copy_(model.readout.bias)
-    return plain.eval()
 
 
 def _seconds(model: nn.Module, images: Tensor, repeats: int) -> float:

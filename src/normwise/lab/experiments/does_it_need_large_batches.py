@@ -38,8 +38,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from normwise.lab.data import digits
 from normwise.lab.design import Arm, figure, gap, line, panel, table
@@ -49,8 +47,9 @@ from normwise.lab.results import Conclusion, Figure, Series, Statement
 from normwise.lab.stack import Ghost, Normalization, Stack, batch_norm
 from normwise.lab.stack_training import accuracies, both, train_stack
 from normwise.lab.statistics import difference
+from normwise.lab.variants import LayerNorms
 from normwise.lab.verdict import AtLeast, judge
-from normwise.torch import BatchRenorm1d, LayerNorm, RenormSchedule
+from normwise.torch import BatchRenorm1d, RenormSchedule
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & He 2018; Wu & Johnson 2021, table 2"
@@ -97,21 +96,6 @@ def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
     """Every size of part, every arm with every size of batch, with every seed."""
     parts = [Trial("parts", settings.of, part, seed) for part in settings.parts for seed in seeds]
     return parts + [Trial(arm, batch, batch, seed) for batch in settings.batches for arm in ARMS for seed in seeds]
-
-
-class LayerNorms(nn.Module):
-    """Layer norm of every member of a stack: over the units of one network, for each image by itself."""
-
-    def __init__(self, members: int, channels: int) -> None:
-        super().__init__()
-        self.members = members
-        self.normalize = LayerNorm(channels // members, elementwise_affine=False)
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (1, channels, images) in and out."""
-        y: Tensor = self.normalize(x.view(self.members, -1, x.shape[2]).transpose(1, 2)).transpose(1, 2)
-        return y.reshape(x.shape) * self.weight[:, None] + self.bias[:, None]
 
 
 def normalization(trial: Trial, settings: Settings) -> Normalization | None:

@@ -41,8 +41,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
 from normwise.lab.data import digits
@@ -52,6 +51,7 @@ from normwise.lab.results import Conclusion, Statement
 from normwise.lab.stack import Stack, batch_norm
 from normwise.lab.statistics import mean, ratio
 from normwise.lab.training import looks
+from normwise.lab.variants import Noise
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 from normwise.lab.watching import Watch
 
@@ -92,28 +92,6 @@ class Trial:
 
 GRID = Grid(Trial, arm=ARMS)
 trials = GRID.trials
-
-
-class Noise(nn.Module):
-    """Something, and behind it noise whose mean and variance are other ones at every step; it draws from a seed."""
-
-    def __init__(self, inner: nn.Module, channels: int, seed: int, strength: float = 1.0) -> None:
-        super().__init__()
-        self.inner, self.channels, self.strength = inner, channels, strength
-        self.on = False
-        """Whether the noise is there in inference too."""
-        self.source = torch.Generator().manual_seed(seed)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (1, channels, images) in and out."""
-        y: Tensor = self.inner(x)
-        if not (self.training or self.on):
-            return y
-        mu = torch.rand(1, self.channels, 1, generator=self.source) - 0.5
-        sigma = 0.25 * torch.rand(1, self.channels, 1, generator=self.source)
-        factor = sigma + 0.1 * torch.randn(y.shape, generator=self.source)
-        term = mu + 0.2 * torch.rand(y.shape, generator=self.source) - 0.1
-        return (1 + self.strength * factor) * y + self.strength * term
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normwise.lab.data import Digits, Split, digits
 from normwise.lab.design import Arms, Grid, average, figure, line, panel, table
@@ -43,6 +43,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
 from normwise.lab.statistics import difference, largest, ratio
 from normwise.lab.training import accuracy, looks, train
+from normwise.lab.variants import HeldBatchNorm
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 
@@ -79,31 +80,6 @@ class Trial:
 
 GRID = Grid(Trial, held=ARMS)
 trials = GRID.trials
-
-
-class HeldBatchNorm(nn.Module):
-    """Batch normalization whose gradient takes the mean, or mean and variance, for constants.
-
-    Args:
-        features: units of the layer.
-        held: "mean" or "both".
-    """
-
-    def __init__(self, features: int, held: str) -> None:
-        super().__init__()
-        self.held = held
-        self.layer = BatchNorm1d(features, dtype=torch.float64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (n, features) in and out; the same numbers as batch normalization, with another gradient."""
-        if self.training:
-            with torch.no_grad():
-                self.layer(x)  # for its running statistics
-            mean, var = x.mean(dim=0).detach(), x.var(dim=0, correction=0)
-            var = var.detach() if self.held == "both" else var
-            return (x - mean) / (var + self.layer.eps).sqrt() * self.layer.weight + self.layer.bias
-        out: Tensor = self.layer(x)
-        return out
 
 
 def network(held: str, settings: Settings, seed: int) -> Dense:

@@ -54,10 +54,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils.parametrize import is_parametrized
 
-from normwise.lab.adversarial import Discriminator, Generator, converged, largest_slope, play, singular_values
+from normwise.lab.adversarial import Discriminator, Generator, of_discriminator, play, shuffled
 from normwise.lab.data import Digits, digits
 from normwise.lab.design import average, figure, geometric, line, panel, table
 from normwise.lab.frechet import Examiner, distance
@@ -75,8 +73,6 @@ NO_WORSE = 0.9
 CLASSES_FEWER = -0.5
 SIGMA = 1e-3
 SIGMA_OF_ONE_ITERATION = 0.01
-ITERATIONS = 1000
-"""After so many the largest singular value is known to .001 however near the second one is."""
 DISCRIMINATORS = {
     "none": "nothing",
     "mixed": "batch norm, one batch of both",
@@ -181,17 +177,6 @@ def play_once(
     return found
 
 
-def of_discriminator(discriminator: Discriminator, images: Tensor) -> dict[str, float]:
-    """Its slopes at real and made images, and how far the singular values of its weights are from 1."""
-    found = {"slope": largest_slope(discriminator, images)}
-    if any(is_parametrized(layer) for layer in discriminator):
-        exact = converged(discriminator, ITERATIONS)
-        found["sigma"] = max(abs(value - 1) for value in singular_values(discriminator))
-        found["sigma_converged"] = max(abs(value - 1) for value in singular_values(exact))
-        found["slope_above_1"] = max(0.0, largest_slope(exact, images.double()) - 1)
-    return found
-
-
 def networks(trial: Trial, settings: Settings) -> tuple[Generator, Discriminator]:
     """The two networks of a pair; generators begin alike, and so do discriminators."""
     generator = Generator(
@@ -209,13 +194,6 @@ def networks(trial: Trial, settings: Settings) -> tuple[Generator, Discriminator
         seed=2 * trial.seed + 1,
     )
     return generator, discriminator
-
-
-def shuffled(images: Tensor, seed: int) -> Tensor:
-    """Images that keep the values of each pixel and nothing else: every pixel from an image of its own."""
-    numbers = torch.Generator().manual_seed(seed)
-    order = torch.rand(images.shape, generator=numbers).argsort(dim=0)
-    return images.gather(0, order)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

@@ -39,8 +39,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normwise.lab.data import digits
 from normwise.lab.design import Grid, average, figure, line, panel, table
@@ -51,6 +50,7 @@ from normwise.lab.stack import Stack, batch_norm
 from normwise.lab.stack_training import accuracies, correct, train_stack
 from normwise.lab.statistics import Numbers, difference
 from normwise.lab.verdict import AtLeast, judge
+from normwise.lab.watching import Log
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, section 3"
@@ -96,33 +96,6 @@ class Trial:
 
 
 trials = Grid(Trial).trials
-
-
-class Log:
-    """Mean and variance, the one with m - 1, of every batch that a layer normalizes in training."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-        self.moments: list[Tensor] = []
-        layer.register_forward_pre_hook(self._take)
-
-    def _take(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if layer.training:
-            with torch.no_grad():
-                self.moments.append(torch.stack((inputs[0].mean(dim=(0, 2)), inputs[0].var(dim=(0, 2)))))
-
-    def average(self, weight: float) -> Tensor:
-        """The moving average of all batches so far, from mean 0 and variance 1: shape (2, channels)."""
-        found = torch.stack((torch.zeros_like(self.moments[0][0]), torch.ones_like(self.moments[0][0])))
-        for moments in self.moments:
-            found = torch.lerp(found, moments, weight)
-        return found
-
-    def part(self, begin: float, end: float) -> Tensor:
-        """The mean over a part of training, in shares of the steps so far; at least one step."""
-        count = len(self.moments)
-        first = min(int(begin * count), count - 1)
-        return torch.stack(self.moments[first : max(int(end * count), first + 1)]).mean(dim=0)
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
