@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from collections import OrderedDict
+from functools import partial
+from pathlib import PurePosixPath
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 import normwise
 from normwise import surgery
-from normwise.frameworks import framework_of
+from normwise.frameworks import framework_of, instead_of
 
 
 class Layer:
@@ -39,13 +42,33 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         normwise.fuze  # noqa: B018  # the look-up is the test
 
 
-@pytest.mark.parametrize("wrong", [None, "resnet18", 3])
-def test_what_is_no_model_is_refused(wrong: Any) -> None:
+def made() -> None:
+    """What stands for a function that makes a model."""
+
+
+NO_MODELS: list[tuple[Any, str]] = [
+    (None, "NoneType: pass the model itself"),
+    (3, "int: pass the model itself"),
+    (Layer(), "Layer: pass the model itself"),
+    (Layer, "the class Layer: pass an instance of it"),
+    ("resnet18", "the string 'resnet18': build the model, load its weights, and pass it"),
+    ("m" * 100, f"the string '{'m' * 77}...': build the model, load its weights, and pass it"),
+    (PurePosixPath("a/b.pt"), "the path 'a/b.pt': build the model, load its weights, and pass it"),
+    ({}, "a dict: build the model, load what is in it with load_state_dict, and pass the model"),
+    (OrderedDict(), "an OrderedDict: build the model, load what is in it with load_state_dict, and pass the model"),
+    ([], "a list: pass one model at a time"),
+    ((1, 2), "a tuple: pass one model at a time"),
+    (made, "the function made: call it, and pass the model that it returns"),
+    (partial(made), "the function made: call it, and pass the model that it returns"),
+    (len, "the function len: call it, and pass the model that it returns"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "received"), NO_MODELS)
+def test_what_is_no_model_is_refused(wrong: Any, received: str) -> None:
     with pytest.raises(TypeError) as refused:
         normwise.fuse(wrong)
-    assert str(refused.value) == (
-        f"fuse needs a PyTorch model (torch.nn.Module), received {type(wrong).__name__}: pass the model itself."
-    )
+    assert str(refused.value) == (f"fuse needs a PyTorch model (torch.nn.Module), received {received}.")
 
 
 def test_a_model_of_keras_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +90,7 @@ def test_what_is_for_pytorch_alone_says_what_keras_has_instead(name: str, monkey
     with pytest.raises(TypeError) as refused:
         getattr(normwise, name)(Layer(), **settings)
     start = f"{name} needs a PyTorch model (torch.nn.Module), received a Keras model (Layer): "
-    assert str(refused.value) == f"{start}{surgery._INSTEAD[name]}."
+    assert str(refused.value) == f"{start}{instead_of(name)}."
 
 
 @pytest.mark.parametrize("name", ["recalibrate", "adapt"])
@@ -75,7 +98,8 @@ def test_what_is_for_both_names_both(name: str) -> None:
     with pytest.raises(TypeError) as refused:
         getattr(normwise, name)("resnet18", [])
     assert str(refused.value) == (
-        f"{name} needs a PyTorch or Keras model (torch.nn.Module or keras.Model), received str: pass the model itself."
+        f"{name} needs a PyTorch or Keras model (torch.nn.Module or keras.Model), received the string 'resnet18': "
+        "build the model, load its weights, and pass it."
     )
 
 

@@ -59,8 +59,16 @@ class MissingExtra(NormwiseError, ImportError):
         super().__init__(f"{library} is not installed; install it with: {extra_command(extra)}")
 
 
+class UnsuitableModel(NormwiseError, TypeError):
+    """An operation on a whole model was given what is no model, or one that it cannot work on."""
+
+
 class KernelUnavailable(NormwiseError, RuntimeError):
     """An implementation was asked for by name and cannot serve the call."""
+
+
+class StatisticsCaptured(NormwiseError, RuntimeError):
+    """A layer in training mode was called where ``torch.func`` lets nothing change in place."""
 
 
 class NothingChanged(UserWarning):

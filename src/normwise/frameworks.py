@@ -1,10 +1,12 @@
-"""Whose object is this, and which frameworks are installed: answered without importing any."""
+"""Whose object is this, what is it if nobody's, and which frameworks are installed: answered without importing any."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
+from os import PathLike
 
 UNKNOWN = "of unknown version"
 """In the place of a version: the library can be imported, and no distribution says that it brought it."""
@@ -13,6 +15,18 @@ UNKNOWN = "of unknown version"
 _DISTRIBUTIONS = {
     "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly", "intel-tensorflow"),
     "keras": ("keras", "keras-nightly"),
+}
+
+# What a user of Keras's has in the place of an operation for PyTorch.
+_INSTEAD = {
+    "fuse": "pass activation= to normwise.keras.BatchNormalization, which does it in one step",
+    "recalibrate": "call normwise.recalibrate, which takes models of both",
+    "adapt": "call normwise.adapt, which takes models of both",
+    "adapting": "call normwise.adapt on each lot of new data, and undo() what it reports before the next",
+    "paused_statistics": "call the model with training=False, or its batch norms with trainable = False",
+    "param_groups": "call the optimizer's exclude_from_weight_decay with the names 'gamma' and 'beta'",
+    "convert_to_synchronized": "pass synchronized=True to normwise.keras.BatchNormalization",
+    "convert_to_domains": "build the model with normwise.keras.PerDomainBatchNormalization",
 }
 
 
@@ -64,3 +78,63 @@ def framework_of(model: object) -> str | None:
     if torch is not None and isinstance(model, torch.nn.Module):
         return "torch"
     return None
+
+
+def instead_of(operation: str) -> str:
+    """What to do with a Keras model in the place of an operation for PyTorch.
+
+    Example:
+        >>> instead_of("adapt")
+        'call normwise.adapt, which takes models of both'
+    """
+    return _INSTEAD.get(operation, "there is no such operation for Keras, so build the model with PyTorch for it")
+
+
+def refusal(operation: str, needed: str, received: object) -> str:
+    """The sentence that refuses what is no model of any framework.
+
+    Args:
+        operation: its name.
+        needed: what it takes.
+        received: what it was given.
+
+    Example:
+        >>> print(refusal("fuse", "a torch.nn.Module", "resnet18"))
+        fuse needs a torch.nn.Module, received the string 'resnet18': build the model, load its weights, and pass it.
+    """
+    return f"{operation} needs {needed}, received {_told(received)}."
+
+
+def _told(thing: object) -> str:
+    import functools  # what an error alone needs
+    import inspect
+
+    kind = type(thing).__name__
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}: pass an instance of it"
+    if isinstance(thing, str | PathLike):
+        text = str(thing)
+        what = "the string" if isinstance(thing, str) else "the path"
+        return (
+            f"{what} {text if len(text) < 80 else text[:77] + '...'!r}: build the model, load its weights, and pass it"
+        )
+    if isinstance(thing, Mapping):
+        return f"{with_article(kind)}: build the model, load what is in it with load_state_dict, and pass the model"
+    if isinstance(thing, list | tuple | set):
+        return f"{with_article(kind)}: pass one model at a time"
+    if kind == "ExportedProgram":
+        return "an ExportedProgram, whose layers are operations in a graph: pass the model that was exported"
+    if inspect.isroutine(thing) or isinstance(thing, functools.partial):
+        name = getattr(getattr(thing, "func", thing), "__name__", kind)
+        return f"the function {name}: call it, and pass the model that it returns"
+    return f"{kind}: pass the model itself"
+
+
+def with_article(kind: str) -> str:
+    """The name of a class behind the article that it takes.
+
+    Example:
+        >>> with_article("OrderedDict"), with_article("dict")
+        ('an OrderedDict', 'a dict')
+    """
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

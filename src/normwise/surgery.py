@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from normwise.errors import NothingChanged
-from normwise.frameworks import framework_of
+from normwise.errors import NothingChanged, UnsuitableModel
+from normwise.frameworks import framework_of, instead_of, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,7 @@ def fuse(model: Any) -> FuseReport:
         which batch norms were fused, which were only swapped for normwise's own, and which were left, and why.
 
     Raises:
-        TypeError: not a PyTorch model.
+        UnsuitableModel: not a PyTorch model.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ def recalibrate(model: Any, batches: Iterable[Any], **settings: Any) -> Recalibr
         which batch norms were recalibrated and how far they moved, which were skipped and why, which were not reached.
 
     Raises:
-        TypeError: not a model of either.
+        UnsuitableModel: not a model of either.
 
     Warns:
         NothingChanged: nothing was recalibrated, and why.
@@ -103,7 +103,7 @@ def adapt(model: Any, batches: Iterable[Any], **settings: Any) -> AdaptReport:
         the way back: ``report.undo()``, or ``with adapt(...):``.
 
     Raises:
-        TypeError: not a model of either.
+        UnsuitableModel: not a model of either.
 
     Warns:
         NothingChanged: nothing was adapted, and why.
@@ -145,7 +145,7 @@ def adapting(model: Any, **settings: Any) -> Adaptation:
         a context manager with ``keep``, ``reset`` and ``report``.
 
     Raises:
-        TypeError: not a PyTorch model.
+        UnsuitableModel: not a PyTorch model.
 
     Example:
         >>> import torch
@@ -170,7 +170,7 @@ def paused_statistics(model: Any) -> AbstractContextManager[None]:
         model: a ``torch.nn.Module``; ``normwise.torch.models.paused.paused_statistics`` says what holds meanwhile.
 
     Raises:
-        TypeError: not a PyTorch model.
+        UnsuitableModel: not a PyTorch model.
 
     Example:
         >>> import torch
@@ -201,7 +201,7 @@ def param_groups(model: Any, weight_decay: float, decay_norm: bool = False, **se
         the groups, with every parameter in exactly one.
 
     Raises:
-        TypeError: not a PyTorch model.
+        UnsuitableModel: not a PyTorch model.
 
     Example:
         >>> import torch
@@ -217,28 +217,16 @@ def param_groups(model: Any, weight_decay: float, decay_norm: bool = False, **se
     raise _not_of_torch("param_groups", model, framework)
 
 
-# What a user of Keras's has in the place of an operation for PyTorch.
-_INSTEAD = {
-    "fuse": "pass activation= to normwise.keras.BatchNormalization, which does it in one step",
-    "adapting": "call normwise.adapt on each lot of new data, and undo() what it reports before the next",
-    "paused_statistics": "call the model with training=False, or its batch norms with trainable = False",
-    "param_groups": "call the optimizer's exclude_from_weight_decay with the names 'gamma' and 'beta'",
-}
-
-
-def _not_of_torch(operation: str, model: object, framework: str | None) -> TypeError:
-    needs = f"{operation} needs a PyTorch model (torch.nn.Module), received"
+def _not_of_torch(operation: str, model: object, framework: str | None) -> UnsuitableModel:
+    needed = "a PyTorch model (torch.nn.Module)"
     if framework == "keras":
         what = f"a Keras model ({type(model).__name__})"
-        return TypeError(f"{needs} {what}: {_INSTEAD[operation]}.")
-    return TypeError(f"{needs} {type(model).__name__}: pass the model itself.")
+        return UnsuitableModel(f"{operation} needs {needed}, received {what}: {instead_of(operation)}.")
+    return UnsuitableModel(refusal(operation, needed, model))
 
 
-def _no_model(operation: str, model: object) -> TypeError:
-    return TypeError(
-        f"{operation} needs a PyTorch or Keras model (torch.nn.Module or keras.Model), received "
-        f"{type(model).__name__}: pass the model itself."
-    )
+def _no_model(operation: str, model: object) -> UnsuitableModel:
+    return UnsuitableModel(refusal(operation, "a PyTorch or Keras model (torch.nn.Module or keras.Model)", model))
 
 
 def _heard(report: Report, moved: object) -> Report:

@@ -282,5 +282,5 @@ def test_the_front_door_leads_here() -> None:
     with pytest.raises(TypeError) as refused:
         normwise.adapting([model])
     assert str(refused.value) == (
-        "adapting needs a PyTorch model (torch.nn.Module), received list: pass the model itself."
+        "adapting needs a PyTorch model (torch.nn.Module), received a list: pass one model at a time."
     )

@@ -179,7 +179,7 @@ def test_what_it_refuses_and_the_front_door() -> None:
     wrong: Any = [model]
     with pytest.raises(TypeError) as refused:
         param_groups(wrong, 0.1)
-    assert str(refused.value) == "param_groups needs a torch.nn.Module, received list: pass the model itself."
+    assert str(refused.value) == "param_groups needs a torch.nn.Module, received a list: pass one model at a time."
     for value in (-0.1, float("nan"), float("inf")):
         with pytest.raises(NormwiseError) as failed:
             param_groups(model, value)

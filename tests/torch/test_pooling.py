@@ -274,7 +274,10 @@ def test_alone_nothing_moves() -> None:
     assert str(nt.pool_statistics(nn.Linear(2, 2))) == "nothing pooled: the model has no layer with running statistics"
     with pytest.raises(TypeError) as caught:
         nt.pool_statistics("model")  # type: ignore[arg-type]  # that is the test
-    assert str(caught.value) == "pool_statistics needs a torch.nn.Module, received str: pass the model itself."
+    assert str(caught.value) == (
+        "pool_statistics needs a torch.nn.Module, received the string 'model': "
+        "build the model, load its weights, and pass it."
+    )
 
 
 if __name__ == "__main__":

@@ -210,7 +210,11 @@ def test_sync_batch_norm_needs_no_other_processes() -> None:
 
 LINEAR: Any = nn.Sequential(nn.BatchNorm1d(1))
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"model": "resnet"}, "recalibrate needs a torch.nn.Module, received str: pass the model itself."),
+    (
+        {"model": "resnet"},
+        "recalibrate needs a torch.nn.Module, received the string 'resnet': "
+        "build the model, load its weights, and pass it.",
+    ),
     (
         {"batches": torch.zeros(2, 1)},
         "recalibrate needs an iterable of batches, received Tensor: pass a DataLoader, or a list with one batch in it.",

@@ -274,9 +274,13 @@ def test_the_front_door_asks_whose_model_it_is() -> None:
     with pytest.raises(TypeError) as refused, normwise.paused_statistics("model"):
         pass
     assert str(refused.value) == (
-        "paused_statistics needs a PyTorch model (torch.nn.Module), received str: pass the model itself."
+        "paused_statistics needs a PyTorch model (torch.nn.Module), received the string 'model': "
+        "build the model, load its weights, and pass it."
     )
     wrong: Any = "model"
     with pytest.raises(TypeError) as refused, paused_statistics(wrong):
         pass
-    assert str(refused.value) == "paused_statistics needs a torch.nn.Module, received str: pass the model itself."
+    assert str(refused.value) == (
+        "paused_statistics needs a torch.nn.Module, received the string 'model': "
+        "build the model, load its weights, and pass it."
+    )

@@ -48,13 +48,14 @@ from normwise.torch.layers.instance_norm import (
 from normwise.torch.layers.iterative_norm import IterativeNorm1d, IterativeNorm2d, IterativeNorm3d
 from normwise.torch.layers.layer_norm import LayerNorm
 from normwise.torch.layers.lazy_batch_norm import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
-from normwise.torch.layers.per_domain import PerDomain, statistics_from
+from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.renorm_schedule import RenormSchedule
 from normwise.torch.layers.state import BatchNormState, batch_norm_with_state
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
 from normwise.torch.models.accumulation.accumulate import accumulate_gradients, forward_together
 from normwise.torch.models.conversion.domains import convert_from_domains, convert_to_domains
 from normwise.torch.models.conversion.synchronized import convert_from_synchronized, convert_to_synchronized
+from normwise.torch.models.domain_statistics import statistics_from
 from normwise.torch.models.param_groups import param_groups
 from normwise.torch.models.paused import paused_statistics
 from normwise.torch.models.pooling import pool_statistics

@@ -13,8 +13,9 @@ from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.renorm_schedule import RenormSchedule
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.unsaved_buffers import make_real
-from normwise.torch.steps.buffers import changeable, is_wide
+from normwise.torch.steps.buffers import is_wide, store_if_known
 from normwise.torch.steps.call import like_torch
+from normwise.torch.steps.checks import refuse_nested
 from normwise.torch.steps.estimate_recomputation import recomputing
 from normwise.torch.steps.normalize_tiny import POLICIES, corrected
 
@@ -80,6 +81,8 @@ class BatchRenorm(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``, in training by the batch and its correction."""
         self._check_input_dim(input)
+        if input.is_nested:
+            refuse_nested(self)
         if not self.training or input.numel() == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
         call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=False)
@@ -120,7 +123,7 @@ class BatchRenorm(TrackedBatchNorm):
         shares = torch.stack([(free != held).float().mean() for free, held in ((r, within_r), (d, within_d))])
         if not self._paused:
             for buffer, value in ((self.r, within_r), (self.d, within_d), (self.clipped, shares)):
-                changeable(buffer).copy_(value)
+                store_if_known(buffer, value)
         return within_r.to(mean.dtype), within_d.to(mean.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

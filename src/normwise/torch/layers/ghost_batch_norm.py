@@ -17,6 +17,7 @@ from normwise.moments import Moments
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.steps.call import kernel_for, like_torch
+from normwise.torch.steps.checks import refuse_nested
 from normwise.torch.steps.checks_mask import check_masked_count
 from normwise.torch.steps.gather_order import ORDERS, Sizes, order_of, permuted
 from normwise.torch.steps.gather_virtual import PerSample, repeated, together, woven
@@ -64,6 +65,8 @@ class GhostBatchNorm(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``, in training by virtual batches."""
         self._check_input_dim(input)
+        if input.is_nested:
+            refuse_nested(self)
         if not self.training:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
         samples = len(input)

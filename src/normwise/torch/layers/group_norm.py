@@ -10,7 +10,7 @@ from torch import Tensor
 from normwise.torch.functional.group_norm import group_norm
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.recordable import Recordable
-from normwise.torch.steps.checks import check_activation
+from normwise.torch.steps.checks import check_activation, refuse_nested
 
 
 class GroupNorm(Recordable, torch.nn.GroupNorm):
@@ -72,6 +72,8 @@ class GroupNorm(Recordable, torch.nn.GroupNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``group_norm`` for the shapes."""
+        if input.is_nested:
+            refuse_nested(self)
         return group_norm(
             input,
             self.num_groups,

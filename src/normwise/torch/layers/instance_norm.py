@@ -16,13 +16,17 @@ from normwise.torch.layers.lazy import LazyNorm
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
-from normwise.torch.steps.checks import check_activation
+from normwise.torch.steps.checks import cast_parameters, check_activation, refuse_nested
 
 
-class _TrackedInstanceNorm(Recordable, _InstanceNorm):
+class TrackedInstanceNorm(Recordable, _InstanceNorm):
+    """What all of them share. Not for direct use."""
+
     activation: str | None
     # Buffers that no checkpoint holds, and the value that each starts from.
     _unsaved: ClassVar[dict[str, float]] = {"num_batches_skipped": 0}
+    # Set by ``paused_statistics``, as for batch norms.
+    _paused: bool = False
 
     def _settle(self, activation: str | None) -> None:
         """Take the keyword that torch does not have; called once, after torch's own ``__init__``."""
@@ -36,6 +40,8 @@ class _TrackedInstanceNorm(Recordable, _InstanceNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``instance_norm`` for the shapes."""
         self._check_input_dim(input)
+        if input.is_nested:
+            refuse_nested(self)
         without_batch = self._get_no_batch_dim()
         channels = input.size(input.dim() - without_batch)
         if channels != self.num_features:
@@ -59,13 +65,17 @@ class _TrackedInstanceNorm(Recordable, _InstanceNorm):
 
     def _normalized(self, input: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         by_input = self.training or not self.track_running_stats
+        mean, var = self.running_mean, self.running_var
+        weight, bias = cast_parameters(input, mean, self.weight, self.bias)
+        if by_input and self._paused:
+            mean = var = None
         # In inference torch's operator uses the statistics only where it is told to.
         return instance_norm(
             input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
+            mean,
+            var,
+            weight,
+            bias,
             by_input,
             0.0 if self.momentum is None else self.momentum,
             self.eps,
@@ -99,7 +109,7 @@ class _TrackedInstanceNorm(Recordable, _InstanceNorm):
         return f"{super().extra_repr()}{activation}"
 
 
-class _InstanceNormNd(_TrackedInstanceNorm):
+class _InstanceNormNd(TrackedInstanceNorm):
     def __init__(
         self,
         num_features: int,
@@ -174,7 +184,7 @@ class InstanceNorm3d(_InstanceNormNd, torch.nn.InstanceNorm3d):
     """
 
 
-class _LazyInstanceNormNd(LazyNorm, _TrackedInstanceNorm, _LazyNormBase):
+class _LazyInstanceNormNd(LazyNorm, TrackedInstanceNorm, _LazyNormBase):
     def __init__(
         self,
         eps: float = 1e-5,

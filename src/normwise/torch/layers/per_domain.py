@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, compiler, nn
@@ -211,49 +210,6 @@ class PerDomain(Recordable):
         own = ", own_affine=True" if self.own_affine else ""
         default = "" if self.default is None else f", default={self.default!r}"
         return f"{list(self.domains)}{own}{default}"
-
-
-@contextmanager
-def statistics_from(model: nn.Module, domain: str) -> Iterator[None]:
-    """Inside the block, every ``PerDomain`` layer of the model is in inference, with the statistics of this domain.
-
-    Whatever the mode of the model is and whatever ``domain(...)`` is around a call; afterwards all is as it was. It
-    holds for the model, in all threads.
-
-    Args:
-        model: with at least one ``PerDomain`` layer.
-        domain: one that all of them have.
-
-    Raises:
-        UnknownName: a layer does not have the domain; nothing is changed then.
-        NormwiseError: the model has no such layer.
-
-    Example:
-        >>> import torch
-        >>> model = nn.Sequential(PerDomain(nn.BatchNorm1d(1, eps=0), ["day", "night"]))
-        >>> _ = model[0].of("night").running_mean.fill_(3.0)
-        >>> with statistics_from(model, "night"):
-        ...     print(model(torch.tensor([[4.0]])).item())
-        1.0
-    """
-    layers = [module for module in model.modules() if isinstance(module, PerDomain)]
-    if not layers:
-        raise NormwiseError(
-            f"{type(model).__name__} has no layer with statistics per domain: "
-            "make them with normwise.torch.convert_to_domains."
-        )
-    inside = [(layer, layer.of(domain), layer._pinned) for layer in layers]
-    modes = [(module, module.training) for _, chosen, _ in inside for module in chosen.modules()]
-    try:
-        for layer, chosen, _ in inside:
-            layer._pinned = domain
-            chosen.eval()
-        yield
-    finally:
-        for layer, _, before in inside:
-            layer._pinned = before
-        for module, training in modes:
-            module.training = training
 
 
 def reason_against(layer: nn.Module) -> str | None:

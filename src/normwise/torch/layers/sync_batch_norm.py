@@ -12,6 +12,7 @@ from normwise.estimators import Estimator
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.joint_forward import joint_forward
 from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.steps.checks import refuse_nested
 
 
 class SyncBatchNorm(TrackedBatchNorm):
@@ -78,7 +79,7 @@ class SyncBatchNorm(TrackedBatchNorm):
     # What the layer was made of and where, for the conversion back and for errors; ``class_change`` sets both.
     _was: type[torch.nn.Module] | None = None
     # How a whole model is converted: ``models/conversion`` stands above the layers and sets it.
-    _convert: ClassVar[Callable[[torch.nn.Module, Any], object] | None] = None
+    _convert: ClassVar[Callable[[torch.nn.Module, Any, str], object] | None] = None
     _place: str | None = None
 
     def __init__(
@@ -133,6 +134,8 @@ class SyncBatchNorm(TrackedBatchNorm):
         """In torch's words."""
         if input.dim() < 2:
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+        if input.is_nested:
+            refuse_nested(self)
         if input.shape[1] == 0:
             raise ValueError("SyncBatchNorm number of input channels should be non-zero")
 
@@ -156,7 +159,7 @@ class SyncBatchNorm(TrackedBatchNorm):
             'SyncBatchNorm'
         """
         assert cls._convert is not None  # by whatever imports normwise.torch
-        cls._convert(module, process_group)
+        cls._convert(module, process_group, "SyncBatchNorm.convert_sync_batchnorm")
         return module
 
 

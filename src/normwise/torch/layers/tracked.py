@@ -19,7 +19,7 @@ from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
 from normwise.torch.steps.call import ATEN, checked, like_torch, normalize_and_update
-from normwise.torch.steps.checks import check_activation
+from normwise.torch.steps.checks import check_activation, refuse_nested
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.estimate_recomputation import StatisticsMet
 from normwise.torch.steps.normalize_tiny import POLICIES, check_policy
@@ -84,6 +84,8 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
+        if input.is_nested:
+            refuse_nested(self)
         tracks = self.training and self.track_running_stats
         policy = POLICIES[self.on_tiny_batch] if tracks else None
         call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=policy is None)

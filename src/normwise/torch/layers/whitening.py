@@ -26,9 +26,9 @@ from normwise.moments import Moments
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.unsaved_buffers import reset_unsaved, skipped_of
-from normwise.torch.steps.buffers import changeable, is_wide
+from normwise.torch.steps.buffers import is_wide, store
 from normwise.torch.steps.call import like_torch
-from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual
+from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual, refuse_nested
 from normwise.torch.steps.checks_mask import check_masked_count, check_weights
 from normwise.torch.steps.checks_whitening import check_shared, size_of_groups
 from normwise.torch.steps.estimate import update_running
@@ -97,6 +97,8 @@ class Whitening(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(whiten(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
+        if input.is_nested:
+            refuse_nested(self)
         check_activation(self.activation)
         check_residual(residual, input)
         weights = check_weights(mask, sample_weight, input)
@@ -186,8 +188,8 @@ class Whitening(TrackedBatchNorm):
             count,
             skipped_of(self),
         )
-        changeable(mean).copy_(mean_of_pairs(kept_mean, groups, size))
-        changeable(covariance).copy_(covariance_of_pairs(kept_var, groups, size))
+        store(mean, mean_of_pairs(kept_mean, groups, size))
+        store(covariance, covariance_of_pairs(kept_var, groups, size))
 
     def reset_running_stats(self) -> None:
         """Back to mean 0, covariance the identity, nothing seen."""

@@ -29,8 +29,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, _WRAPPERS):
             model = model.module
-        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
-            model = inner
+        elif not isinstance(model, torch.jit.ScriptModule) and "_orig_mod" in model._modules:
+            model = model.get_submodule("_orig_mod")
         else:
             return model
 

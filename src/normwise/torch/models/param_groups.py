@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normwise.errors import NormwiseError
+from normwise.torch.models.model_checks import ALL_NORMS, check_model, check_reach
 
 TORCHS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 # What layers of other packages are called: LayerNorm2d, LlamaRMSNorm, SyncBatchNorm, EvoNorm2dS0, FilterResponseNorm.
@@ -49,7 +50,7 @@ def param_groups(
         ``"not decayed"``.
 
     Raises:
-        TypeError: not a ``torch.nn.Module``.
+        UnsuitableModel: not a ``torch.nn.Module``, or one in whose code normalization cannot be told from the rest.
         NormwiseError: a weight decay that is none, or a model without parameters.
 
     Example:
@@ -60,10 +61,8 @@ def param_groups(
         [('decayed', 0.0005, 4), ('not decayed', 0.0, 2)]
         >>> optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"param_groups needs a torch.nn.Module, received {type(model).__name__}: pass the model itself."
-        )
+    check_model(model, called="param_groups", code=True)
+    check_reach(model, called="param_groups", kinds=ALL_NORMS)
     if not 0 <= weight_decay < math.inf:
         raise NormwiseError(f"weight_decay must be 0 or more, received {weight_decay}: pass for example 5e-4.")
     spared: dict[int, bool] = {}

@@ -11,13 +11,23 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from normwise.torch.layers.instance_norm import TrackedInstanceNorm
 from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.models.model_checks import check_model, graph_statistics
 from normwise.torch.models.transaction import write
 
-NAMES = ("running_mean", "running_var", "num_batches_tracked")
+NAMES = (
+    "running_mean",
+    "running_var",
+    "running_covariance",
+    "running_count",
+    "num_batches_tracked",
+    "num_batches_skipped",
+)
 
 # Forwards of torch that leave the statistics alone in training, and use them in inference, when asked not to track.
 _ASKING = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
@@ -37,16 +47,17 @@ def paused_statistics(model: nn.Module) -> Iterator[None]:
     ``nn.DataParallel`` are paused too. A copy that is made inside stays paused.
 
     What is paused: normwise's layers, and torch's batch norms. Layers that do not ask before they write
-    (``InstanceNorm`` with statistics, foreign modules with a buffer ``running_mean``) do write, and get back what they
-    had: after each of their calls, and at the end of the block those that are in scripted or compiled code or are
-    passed by, in whose calls no hook is heard. A compiled model is compiled once more for the block, and keeps both.
-    Statistics of other kinds, as of spectral normalization or of quantization's observers, are not touched.
+    (torch's ``InstanceNorm`` with statistics, foreign modules with a buffer ``running_mean``) do write, and get back
+    what they had: after each of their calls, and at the end of the block those that are in scripted, exported or
+    compiled code or are passed by, in whose calls no hook is heard. A compiled model is compiled once more for the
+    block, and keeps both. Statistics of other kinds, as of spectral normalization or of quantization's observers, are
+    not touched.
 
     Args:
         model: any module, in whatever mode; a wrapped or compiled one too.
 
     Raises:
-        TypeError: not a ``torch.nn.Module``.
+        UnsuitableModel: not a ``torch.nn.Module``.
 
     Example:
         >>> import torch
@@ -56,10 +67,7 @@ def paused_statistics(model: nn.Module) -> Iterator[None]:
         >>> model[1].running_mean, model[1].num_batches_tracked
         (tensor([0., 0., 0.]), tensor(0))
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"paused_statistics needs a torch.nn.Module, received {type(model).__name__}: pass the model itself."
-        )
+    check_model(model, called="paused_statistics", code=True)
     with ExitStack() as stack:
         for layer in model.modules():
             pause = _way_to_pause(layer)
@@ -100,8 +108,10 @@ def _end(layer: nn.Module) -> None:
 
 
 def _way_to_pause(layer: nn.Module) -> Callable[[Any], Resume] | None:
-    if isinstance(layer, TrackedBatchNorm):
+    if isinstance(layer, TrackedBatchNorm | TrackedInstanceNorm):
         return _by_word
+    if isinstance(layer, GraphModule) and graph_statistics(layer):
+        return _by_giving_back
     mean = getattr(layer, "running_mean", None)
     if not isinstance(mean, Tensor):
         return None
@@ -110,7 +120,7 @@ def _way_to_pause(layer: nn.Module) -> Callable[[Any], Resume] | None:
     return _by_flag if asks and not is_lazy(mean) else _by_giving_back
 
 
-def _by_word(layer: TrackedBatchNorm) -> Resume:
+def _by_word(layer: TrackedBatchNorm | TrackedInstanceNorm) -> Resume:
     layer._paused = True
     return lambda: delattr(layer, "_paused")
 
@@ -152,6 +162,8 @@ def _by_giving_back(layer: nn.Module) -> Resume:
 def _statistics(layer: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Those that there are, and copies of them."""
     found = [getattr(layer, name, None) for name in NAMES]
+    if isinstance(layer, GraphModule):
+        found += graph_statistics(layer)
     return [(kept, kept.detach().clone()) for kept in found if isinstance(kept, Tensor) and not is_lazy(kept)]
 
 

@@ -17,6 +17,7 @@ from normwise.moments import Moments
 from normwise.recalibration.report import Movement
 from normwise.recalibration.standard_error import distance
 from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.models.model_checks import check_model, has_forward, out_of_reach
 from normwise.torch.models.pooling_report import PoolReport
 from normwise.torch.models.ranks import Ranks
 from normwise.torch.models.transaction import transaction, write
@@ -49,7 +50,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
         which layers were pooled and how far they moved, which were skipped and why. With one process, none moves.
 
     Raises:
-        TypeError: not a ``torch.nn.Module``.
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
         NormwiseError: the processes have different layers; statistics that are not finite; a model in
             ``DistributedDataParallel`` with ``forward_sync_buffers=True``; another process failed.
 
@@ -63,10 +64,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
         1 of 1 layers pooled over 1 processes
           pooled        0: moved by 0 standard deviations, at most 0
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"pool_statistics needs a torch.nn.Module, received {type(model).__name__}: pass the model itself."
-        )
+    check_model(model, called="pool_statistics")
     ranks = Ranks(True if process_group is None else process_group, called="pool_statistics")
     skipped = dict[str, str]()
 
@@ -94,8 +92,10 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
 def _layers(model: nn.Module, skipped: dict[str, str]) -> dict[str, Any]:
     """Those that can be pooled; why the others cannot goes into ``skipped``."""
     found = {}
+    skipped |= out_of_reach(model)
     for name, layer in model.named_modules():
-        mean = layer._buffers.get("running_mean")
+        code = isinstance(layer, torch.jit.ScriptModule) or not has_forward(layer)
+        mean = None if code else layer._buffers.get("running_mean")
         if mean is None:
             continue
         if is_lazy(mean):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,20 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        _reshard(model)
         self._modules = [_ModuleState(module) for module in model.modules()]
         tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self._tensors = [_TensorState(tensor) for tensor in tensors.values() if not _unborn(tensor)]
         self.random = RandomState(tensor.device for tensor in tensors.values())
 
-    def restore(self) -> None:
-        """Make the model what it was, whatever happened to it since; also the random state."""
+    def restore(self, *, failed: bool = False) -> None:
+        """Make the model what it was, whatever happened to it since; also the random state.
+
+        Args:
+            failed: whether an error came in between.
+        """
+        _reshard(self._model, failed=failed)
         for module in self._modules:
             module.restore()
         for tensor in self._tensors:
@@ -101,8 +109,10 @@ def unchanged(model: nn.Module) -> Iterator[Snapshot]:
     snapshot = Snapshot(model)
     try:
         yield snapshot
-    finally:
-        snapshot.restore()
+    except BaseException:
+        snapshot.restore(failed=True)
+        raise
+    snapshot.restore()
 
 
 @contextmanager
@@ -122,7 +132,7 @@ def transaction(model: nn.Module) -> Iterator[Snapshot]:
     try:
         yield snapshot
     except BaseException:
-        snapshot.restore()
+        snapshot.restore(failed=True)
         raise
 
 
@@ -137,6 +147,28 @@ def write(target: Tensor, value: Tensor) -> None:
     """
     with torch.no_grad(), torch.inference_mode(target.is_inference()):
         (target if target.is_inference() else target.data).copy_(value)
+
+
+def sharded_parts(model: nn.Module) -> list[Any]:
+    """The modules of a model whose parameters ``fully_shard`` has sharded, those around others first."""
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def _reshard(model: nn.Module, *, failed: bool = False) -> None:
+    """Let ``fully_shard`` put its shards in the places of whole parameters: it knows which of the two are there.
+
+    Args:
+        model: any module.
+        failed: whether a forward may have ended in the middle, which PyTorch before 2.13 cannot be told.
+    """
+    inside = set[nn.Module]()
+    for module in sharded_parts(model):
+        if failed and module not in inside and hasattr(module, "reset_iter_state"):
+            with suppress(AttributeError):  # before its first forward it lacks what there would be to reset
+                module.reset_iter_state()
+        inside |= {*module.modules()}
+        module.reshard()
 
 
 def _unborn(tensor: Tensor) -> bool:

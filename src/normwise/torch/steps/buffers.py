@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from normwise.errors import StatisticsCaptured
 from normwise.kernels.internals import innermost_transform, listening_modes
 from normwise.kernels.recording import recording
 
@@ -67,3 +68,32 @@ def widen(module: Any, originals: dict[str, Tensor]) -> None:
             module._buffers[name] = made(device=buffer.device, dtype=torch.float32)
         else:
             module._buffers[name] = source.detach().to(device=buffer.device, dtype=torch.float32)
+
+
+def store(buffer: Tensor, value: Tensor) -> None:
+    """Give a buffer new values, in place.
+
+    Raises:
+        StatisticsCaptured: ``torch.func`` transforms the call and does not know the buffer.
+    """
+    try:
+        changeable(buffer).copy_(value)
+    except RuntimeError as error:
+        if not transformed():
+            raise
+        raise StatisticsCaptured(
+            "running statistics cannot change in place inside of torch.func (vmap, grad, jvp, ...), received a call in "
+            "training mode that would: use normwise.torch.batch_norm_with_state, put normwise.paused_statistics around "
+            "it, or pass the buffers in by torch.func.functional_call."
+        ) from error
+
+
+def store_if_known(buffer: Tensor, value: Tensor) -> None:
+    """As ``store``, for what no checkpoint holds: where ``torch.func`` does not know the buffer, it stays as it is.
+
+    What is passed to ``torch.func.functional_call`` is often a ``state_dict``.
+    """
+    try:
+        store(buffer, value)
+    except StatisticsCaptured:
+        return

@@ -117,6 +117,8 @@ def like_torch(call: Call, *, by_batch: bool, momentum: float | None = 0.0) -> C
                 break
             first = tensor.dtype if first is None else first
             plain = plain and tensor.dtype is first
+        for statistic in (mean, var):
+            plain = plain and (statistic is None or not statistic.requires_grad)  # torch has no gradient of them
         plain = plain and (first is None or first is x.dtype or (x.dtype in NARROW and first is torch.float32))
     if not plain:
         call = checked_like_torch(call, by_batch, momentum)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +12,18 @@ from normwise.errors import UnknownName
 from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import ACTIVATIONS
 from normwise.torch.steps.buffers import is_wide
+
+
+def refuse_nested(layer: object) -> NoReturn:
+    """Say what to do with a nested tensor in the place of giving it to a layer.
+
+    Raises:
+        TypeError: always.
+    """
+    raise TypeError(
+        f"{type(layer).__name__} takes plain tensors, received a nested one: pad it with to_padded_tensor(0.0), "
+        "with the channels on axis 1, and pass mask=, True where a value counts."
+    )
 
 
 def check_activation(activation: str | None) -> None:

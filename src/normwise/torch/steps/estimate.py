@@ -13,7 +13,7 @@ from normwise.kernels import cpu
 from normwise.kernels.internals import innermost_transform, listening_modes, running_backward
 from normwise.kernels.recording import recording
 from normwise.moments import Moments, bessel
-from normwise.torch.steps.buffers import changeable
+from normwise.torch.steps.buffers import store, store_if_known
 from normwise.torch.steps.estimate_finite import finite_channels
 
 _ONE = torch.ones((), dtype=torch.int64)  # a tensor is added in half the time of a number
@@ -58,9 +58,9 @@ def update_running(
         after, incomplete = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
         for buffer, value in zip((running_mean, running_var, updates, count), vars(after).values(), strict=True):
             if buffer is not None:
-                changeable(buffer).copy_(value)
+                store(buffer, value)
         if skipped is not None:
-            changeable(skipped).add_(incomplete)
+            store_if_known(skipped, skipped + incomplete)
 
 
 def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistics) -> tuple[RunningStatistics, Tensor]:

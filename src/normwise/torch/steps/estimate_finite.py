@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from normwise.torch.steps.buffers import changeable
+from normwise.torch.steps.buffers import changeable, store, store_if_known
 
 
 def all_finite(mean: Tensor, var: Tensor) -> bool:
@@ -47,8 +47,8 @@ def take_finite(
     """
     entered = finite_channels(*new)
     for buffer, after, before in zip(buffers, new, old, strict=True):
-        changeable(buffer).copy_(torch.where(entered, after, before))
+        store(buffer, torch.where(entered, after, before))
     if updates is not None:
         changeable(updates).add_(entered.any())
     if skipped is not None:
-        changeable(skipped).add_(~entered.all())
+        store_if_known(skipped, skipped + ~entered.all())

@@ -27,6 +27,7 @@ from normwise.torch.models.accumulation.joining import joint_call
 from normwise.torch.models.accumulation.lockstep import in_lockstep
 from normwise.torch.models.accumulation.offloading import offloaded
 from normwise.torch.models.feeding import ForwardFn, arguments, device_of, moved, samples_in, uncompiled
+from normwise.torch.models.model_checks import check_model, check_reach
 from normwise.torch.models.transaction import write
 
 
@@ -77,6 +78,7 @@ def accumulate_gradients(
         the loss of the whole batch, without a graph.
 
     Raises:
+        UnsuitableModel: not a ``torch.nn.Module``, or one with batch norms that torch.jit or torch.export made code of.
         TypeError: ``loss_fn`` gives something else than a tensor.
         NormwiseError: no micro-batches, no scalar loss, as many weights as micro-batches are not; parts that take
             different ways through the model, or a model with checkpoints. On any error before the backward the model
@@ -110,7 +112,7 @@ def accumulate_gradients(
             )
         return loss
 
-    losses = _together(model, parts, loss_of, offload, batch_layers)
+    losses = _together(model, parts, loss_of, offload, batch_layers, called="accumulate_gradients")
     total = torch.stack([loss.reshape(()) * share for loss, share in zip(losses, shares, strict=True)]).sum()
     backward(total)
     return total.detach()
@@ -142,7 +144,7 @@ def forward_together(
         >>> [y.round().item() for y in forward_together(model, [torch.tensor([[1.0]]), torch.tensor([[3.0]])])]
         [-1.0, 1.0]
     """
-    return _together(model, list(micro_batches), forward_fn, offload, batch_layers)
+    return _together(model, list(micro_batches), forward_fn, offload, batch_layers, called="forward_together")
 
 
 def _together(
@@ -151,7 +153,11 @@ def _together(
     forward_fn: ForwardFn | None,
     offload: bool,
     batch_layers: tuple[type[nn.Module], ...],
+    *,
+    called: str,
 ) -> list[Any]:
+    check_model(model, called=called)
+    check_reach(model, called=called)
     if not parts:
         raise NormwiseError("there are no micro-batches, so there is no gradient: pass at least one.")
     device = device_of(model)

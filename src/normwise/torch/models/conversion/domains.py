@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from normwise.errors import NormwiseError
 from normwise.torch.layers.per_domain import HOOKS, PerDomain, reason_against
+from normwise.torch.models.model_checks import check_model, has_forward, out_of_reach, why_fixed
 from normwise.torch.models.transaction import transaction
 
 
@@ -41,6 +43,7 @@ def convert_to_domains(
         default: the domain where none is chosen.
 
     Raises:
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
         NormwiseError: there is no layer to convert.
         ValueError: as ``PerDomain`` does.
         TypeError: as ``PerDomain`` does.
@@ -52,16 +55,19 @@ def convert_to_domains(
         >>> model[1].domains
         ('day', 'night')
     """
+    check_model(model, called="convert_to_domains")
     names = domains if isinstance(domains, str) else list(domains)
-    left: dict[str, str] = {}
+    left, fixed = out_of_reach(model), _why_fixed(model, own_affine)
 
     def made(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, PerDomain):
             left[name] = f"it has the domains {', '.join(module.domains)} already"
             return None
-        if "running_mean" not in module._buffers:
+        if isinstance(module, torch.jit.ScriptModule) or "running_mean" not in module._buffers:
             return None
-        reason = reason_against(module)
+        if not has_forward(module):
+            return None
+        reason = fixed.get(id(module)) or reason_against(module)
         if reason is not None:
             left[name] = reason
             return None
@@ -89,6 +95,7 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
         domain: one that all of them have.
 
     Raises:
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
         UnknownName: a layer does not have the domain.
         NormwiseError: there is no such layer.
 
@@ -97,6 +104,7 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
         >>> type(convert_from_domains(model, "night").model[0])
         <class 'torch.nn.modules.batchnorm.BatchNorm1d'>
     """
+    check_model(model, called="convert_from_domains")
 
     def made(_: str, module: nn.Module) -> nn.Module | None:
         if not isinstance(module, PerDomain):
@@ -110,6 +118,20 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
         if not layers:
             raise NormwiseError(f"{type(model).__name__} has no layer with statistics per domain: it is plain already.")
     return DomainConversion(after, layers, {})
+
+
+def _why_fixed(model: nn.Module, own_affine: bool) -> dict[int, str]:
+    """As ``why_fixed``, and where a layer that stands in another's place, or its own parameters, would not be used."""
+    found = why_fixed(model)
+    for module in model.modules():
+        compiled = None if isinstance(module, torch.jit.ScriptModule) else module._modules.get("_orig_mod")
+        if compiled is not None:
+            found.setdefault(id(compiled), "torch.compile has compiled this very layer: do this before that")
+        if own_affine and isinstance(module, nn.parallel.DistributedDataParallel):
+            for inner in module.modules():
+                why = "DistributedDataParallel knows no parameters that come now: do this to the model before"
+                found.setdefault(id(inner), why)
+    return found
 
 
 def _replaced(model: nn.Module, made: Callable[[str, nn.Module], nn.Module | None]) -> tuple[nn.Module, list[str]]:

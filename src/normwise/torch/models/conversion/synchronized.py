@@ -9,6 +9,7 @@ from torch import nn
 from normwise.errors import NormwiseError
 from normwise.torch.layers.class_change import PLAIN, Kind, make_plain, norms_to_join, reason_against, synchronize
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
+from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 from normwise.torch.models.transaction import transaction
 
 
@@ -41,6 +42,7 @@ def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> Sync
             ``torch.nn.SyncBatchNorm`` has.
 
     Raises:
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
         NormwiseError: there is no layer to convert.
 
     Example:
@@ -50,19 +52,20 @@ def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> Sync
         >>> model[1].activation
         'relu'
     """
-    found = synchronized(model, process_group)
+    found = synchronized(model, process_group, "convert_to_synchronized")
     if not found.layers:
         raise NormwiseError(f"{type(model).__name__} has no batch norm to synchronize{_why(found.left)}.")
     return found
 
 
-def synchronized(model: nn.Module, process_group: Any = None) -> SyncConversion:
+def synchronized(model: nn.Module, process_group: Any, called: str) -> SyncConversion:
     """As ``convert_to_synchronized``, but a model without batch norms is as good as any."""
-    layers, left = list[str](), dict[str, str]()
-    done = set[nn.Module]()
+    check_model(model, called=called)
+    layers, left = list[str](), out_of_reach(model)
+    done, fixed = set[nn.Module](), why_fixed(model, replaced=False)
     with transaction(model):
         for name, module in norms_to_join(model):
-            reason = None if module in done else reason_against(module)
+            reason = None if module in done else fixed.get(id(module)) or reason_against(module)
             if reason is not None:
                 left[name] = reason
                 continue
@@ -84,6 +87,7 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
             it they are left.
 
     Raises:
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
         TypeError: ``plain`` is no plain batch norm.
         NormwiseError: there is no layer to convert.
 
@@ -96,6 +100,7 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
     if plain is not None and plain not in PLAIN:
         received = plain.__name__ if isinstance(plain, type) else repr(plain)
         raise TypeError(f"plain must be a BatchNorm1d, 2d or 3d, received {received}: pass the class itself.")
+    check_model(model, called="convert_from_synchronized")
     layers, left = list[str](), dict[str, str]()
     done = set[nn.Module]()
     with transaction(model):

@@ -10,9 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 
 from normwise.torch.layers.class_change import PLAIN, become_ours
 from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.rewriting import class_with_forwards, rewrite
 from normwise.torch.models.fusion.survey import Site, Survey
+from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ def fuse(model: nn.Module) -> FuseReport:
     that it only ever calls is fused by its order.
 
     A residual is rounded to the dtype of the layer's input, which differs from the addition only under autocast with
-    a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before; ``fuse`` before ``torch.compile`` and
-    before wrapping for several devices. ``torch.jit.script`` is not supported where a forward was written anew.
+    a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before. Wrappers (``torch.compile``,
+    ``DataParallel``, ``DistributedDataParallel``) are passed by; ``fuse`` comes before ``fully_shard`` and
+    ``AveragedModel``. ``torch.jit.script`` is not supported where a forward was written anew.
 
     Args:
         model: any module, on any device, on meta too.
@@ -80,7 +83,7 @@ def fuse(model: nn.Module) -> FuseReport:
         which batch norms were fused, swapped and left, and why. A second call finds nothing to do and says so.
 
     Raises:
-        TypeError: not a ``torch.nn.Module``.
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
@@ -90,14 +93,14 @@ def fuse(model: nn.Module) -> FuseReport:
         >>> model[1].activation, model[2]
         ('relu', Identity())
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"fuse needs a torch.nn.Module, received {type(model).__name__}: pass the model itself.")
+    check_model(model, called="fuse")
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    refused = {id(norm): why for norm in norms.values() if (why := _refusal(norm, model)) is not None}
-    survey = Survey(model, refused)
+    inner, fixed = unwrapped(model), why_fixed(model)
+    refused = {id(norm): why for norm in norms.values() if (why := fixed.get(id(norm)) or _refusal(norm, inner))}
+    survey = Survey(inner, refused)
     fused: dict[str, str] = {}
     swapped: list[str] = []
-    left: dict[str, str] = {}
+    left = out_of_reach(model)
     by_order: list[tuple[nn.Module, str]] = []
     by_graph: dict[int, list[Site]] = {}
     changes: list[tuple[nn.Module, str | None]] = []

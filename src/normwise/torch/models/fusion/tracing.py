@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Tracer
 from torch.fx.proxy import TraceError
@@ -68,7 +69,8 @@ def _graph(module: nn.Module, *, training: bool) -> Graph:
 @contextmanager
 def _unchanged(module: nn.Module, training: bool) -> Iterator[None]:
     """Every attribute as it was afterwards; a forward that changes one cannot be written anew."""
-    parts = [*module.modules()]
+    # What torch.jit made keeps its attributes elsewhere, and is only called here.
+    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     before = [(part, dict(part.__dict__), _copies(part)) for part in parts]
     changed = False
     try:

@@ -17,8 +17,9 @@ from normwise.torch.layers.domain import CHOSEN
 from normwise.torch.layers.domain import domain as inside_domain
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.models.feeding import ForwardFn
+from normwise.torch.models.model_checks import check_model, check_runnable
 from normwise.torch.models.ranks import Ranks
-from normwise.torch.models.recalibration.passes import check_model, go_through
+from normwise.torch.models.recalibration.passes import check_values, go_through
 from normwise.torch.models.recalibration.prior import SiteWithPrior
 from normwise.torch.models.recalibration.recalibrate import commit
 from normwise.torch.models.recalibration.sites import survey
@@ -76,7 +77,8 @@ def adapt(
         ``undo()`` gives the statistics before back, byte for byte; ``with adapt(...):`` does so at the end.
 
     Raises:
-        TypeError: not a ``torch.nn.Module``, or not an iterable of batches.
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
+        TypeError: not an iterable of batches.
         UnknownName: no such domain or layer.
         NormwiseError: no batches, a prior that is no number of samples, a domain for a model without any, statistics
             that do not fit the layer's dtype, or another process that failed.
@@ -96,7 +98,9 @@ def adapt(
         >>> model[0].running_mean, model[0].running_var
         (tensor([0.]), tensor([1.]))
     """
-    check_model(model, upstream, called="adapt")
+    check_model(model, called="adapt")
+    check_runnable(model, forward_fn, called="adapt")
+    check_values(model, upstream, called="adapt")
     check_prior(prior, called="adapt")
     elsewhere = _of_other_domains(model, domain, layers)
     found, skipped = survey(model, "pooled", layers)

@@ -19,7 +19,8 @@ from normwise.recalibration.report import Movement
 from normwise.recalibration.standard_error import distance
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.feeding import uncompiled
-from normwise.torch.models.recalibration.passes import check_model
+from normwise.torch.models.model_checks import check_model
+from normwise.torch.models.recalibration.passes import check_values
 from normwise.torch.models.recalibration.sites import Site, moments, survey
 
 
@@ -54,7 +55,7 @@ def adapting(
         a context manager, which can be entered once at a time and tells what it did.
 
     Raises:
-        TypeError: not a ``torch.nn.Module``.
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
         NormwiseError: a prior or memory that is no number of samples; and from the call of a layer that is in training
             mode.
         UnknownName: there is no such layer.
@@ -74,7 +75,8 @@ def adapting(
         1 of 1 batch norms adapted to 6 samples in 3 batches, with a prior of 1
           adapted       0: moved by 2.21 standard deviations, at most 2.21
     """
-    check_model(model, "inference", called="adapting")
+    check_model(model, called="adapting")
+    check_values(model, "inference", called="adapting")
     check_prior(prior, called="adapting")
     if not memory > 0:
         raise NormwiseError(

@@ -15,7 +15,7 @@ from normwise.recalibration.share import UPSTREAM, Share, feed
 from normwise.torch.models.feeding import ForwardFn, call, samples_in, uncompiled, unwrapped
 from normwise.torch.models.ranks import Ranks
 from normwise.torch.models.recalibration.sites import Gathered, Site, listening
-from normwise.torch.models.transaction import unchanged
+from normwise.torch.models.transaction import sharded_parts, unchanged
 
 
 class Passes(NamedTuple):
@@ -58,13 +58,14 @@ def go_through(
     """
     inner = unwrapped(model)
     number, found = 1, list[Site]()
+    to_the_end = bool(sharded_parts(model))  # fully_shard waits for the end of a forward
     with closing(source), unchanged(model) as snapshot, uncompiled():
         inner.eval()
 
         def through(gathering: Sequence[Site], limit: float) -> list[Share]:
             def work() -> tuple[Share, list[Gathered]]:
                 snapshot.random.restore()  # so that a loader that shuffles and augments gives the same again
-                with listening(sites, gathering), closing(iter(source)) as items:
+                with listening(sites, gathering, to_the_end=to_the_end), closing(iter(source)) as items:
                     share = feed(items, gathering, lambda batch: call(inner, batch, forward_fn), samples_in, limit)
                 return share, [site.gathered() for site in gathering]
 
@@ -93,15 +94,12 @@ def go_through(
     return Passes(found, shares, number)
 
 
-def check_model(model: nn.Module, upstream: str, *, called: str) -> None:
-    """Refuse what has no statistics to be estimated.
+def check_values(model: nn.Module, upstream: str, *, called: str) -> None:
+    """Refuse a model without values, whose statistics cannot be estimated.
 
     Raises:
-        TypeError: no module.
         NormwiseError: it has no values yet, or there is no such ``upstream``.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{called} needs a torch.nn.Module, received {type(model).__name__}: pass the model itself.")
     if upstream not in UPSTREAM:
         raise UnknownName("upstream", upstream, UPSTREAM)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):

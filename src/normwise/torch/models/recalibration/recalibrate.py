@@ -14,8 +14,9 @@ from normwise.recalibration.batches import Batches
 from normwise.recalibration.report import Movement, RecalibrateReport
 from normwise.recalibration.share import Share, limit_of
 from normwise.torch.models.feeding import ForwardFn
+from normwise.torch.models.model_checks import check_model, check_runnable
 from normwise.torch.models.ranks import Ranks
-from normwise.torch.models.recalibration.passes import check_model, go_through
+from normwise.torch.models.recalibration.passes import check_values, go_through
 from normwise.torch.models.recalibration.sites import Site, survey
 from normwise.torch.models.transaction import write
 
@@ -84,7 +85,8 @@ def recalibrate(
         which layers were recalibrated and how far they moved, which were skipped and why, which no batch reached.
 
     Raises:
-        TypeError: not a ``torch.nn.Module``, or not an iterable of batches.
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
+        TypeError: not an iterable of batches.
         NormwiseError: no batches, layers that have not seen their first input, a name or setting that does not exist,
             statistics that do not fit the layer's dtype, or another process that failed.
 
@@ -103,7 +105,9 @@ def recalibrate(
         >>> bool(torch.allclose(model[0].running_mean, torch.cat([x for x, _ in data]).mean(0)))
         True
     """
-    check_model(model, upstream, called="recalibrate")
+    check_model(model, called="recalibrate")
+    check_runnable(model, forward_fn, called="recalibrate")
+    check_values(model, upstream, called="recalibrate")
     limit = limit_of(tolerance, estimator, shuffled=_shuffles(batches))
     sites, skipped = survey(model, estimator, layers, covariances=True)
     ranks = Ranks(distributed, called="recalibrate")

@@ -22,6 +22,7 @@ from normwise.recalibration.standard_error import StandardError
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.feeding import unwrapped
+from normwise.torch.models.model_checks import out_of_reach
 from normwise.torch.models.ranks import joined
 from normwise.torch.models.recalibration.site_statistics import moments, statistics_of
 from normwise.torch.models.transaction import write
@@ -185,7 +186,7 @@ class Site:
 
 
 @contextmanager
-def listening(sites: Sequence[Site], gathering: Sequence[Site]) -> Iterator[None]:
+def listening(sites: Sequence[Site], gathering: Sequence[Site], *, to_the_end: bool = False) -> Iterator[None]:
     """Every call of the layers that gather is gathered, and layers that are not settled normalize by the batch.
 
     By the batch: its own moments are put in the place of the running statistics, for one call. That is the output of
@@ -196,6 +197,7 @@ def listening(sites: Sequence[Site], gathering: Sequence[Site]) -> Iterator[None
         sites: all there are; their layers are in inference mode.
         gathering: those of them that gather. If it is one, and no batch ever comes to it twice, the forward ends
             there, with ``Gone``.
+        to_the_end: that it does not.
     """
 
     def listen(site: Site) -> torch.utils.hooks.RemovableHandle:
@@ -210,7 +212,7 @@ def listening(sites: Sequence[Site], gathering: Sequence[Site]) -> Iterator[None
             if gathers:
                 site.take(batch, x[0, 0].numel())
                 site.place = min(site.place, next(places))
-            if gathers and len(gathering) == 1 and site.once:
+            if gathers and len(gathering) == 1 and site.once and not to_the_end:
                 raise Gone
             if site.settled:
                 return
@@ -248,7 +250,7 @@ def survey(
     for name in layers or ():
         if name not in norms:
             raise UnknownName("batch norm", name, norms)
-    sites, skipped = [], {}
+    sites, skipped = [], out_of_reach(model)
     for name, norm in norms.items():
         why = _reason_to_skip(norm, model, None if layers is None else name in layers, covariances)
         if why is None:
