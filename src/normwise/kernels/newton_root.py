@@ -39,7 +39,9 @@ def newton_root(matrix: Tensor, eps: float, steps: int) -> Tensor:
     """
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     shifted = matrix + eps * identity
-    trace = shifted.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    trace = (shifted * identity).sum(
+        (-2, -1), keepdim=True
+    )  # and not a diagonal, which ONNX's older exporter gets wrong
     y = shifted / trace
     z = step = 1.5 * identity - 0.5 * y
     for _ in range(steps - 1):

@@ -14,7 +14,7 @@ from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import activate
 from normwise.torch.steps.buffers import transformed
 from normwise.torch.steps.call import CPU
-from normwise.torch.steps.checks import check_activation, check_residual
+from normwise.torch.steps.checks import check_activation, check_dense, check_residual
 from normwise.torch.steps.checks_mask import check_mask
 from normwise.torch.steps.normalize_samples import finished, rows_normalized
 
@@ -67,6 +67,7 @@ def group_norm(
         >>> group_norm(x, 2)
         tensor([[-1.0000,  1.0000,  0.0000,  0.0000]])
     """
+    check_dense(input)
     check_activation(activation)
     check_residual(residual, input)
     mask = check_mask(mask, input)

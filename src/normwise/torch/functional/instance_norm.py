@@ -8,10 +8,12 @@ from torch.nn import functional as F
 
 from normwise.estimators.ema import Ema
 from normwise.kernels.kernel import Call
+from normwise.kernels.recording import recording
+from normwise.kernels.torch_activations import activate
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
-from normwise.torch.steps.buffers import readable
-from normwise.torch.steps.call import checked, kernel_for
+from normwise.torch.steps.buffers import readable, transformed
+from normwise.torch.steps.call import ATEN, checked, kernel_for
 from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual
 from normwise.torch.steps.checks_mask import check_mask
 from normwise.torch.steps.estimate import update_running
@@ -113,6 +115,10 @@ def _rows(
     rows, added = (None if tensor is None else tensor.reshape(shape) for tensor in (x, residual))
     assert rows is not None
     call = Call(rows, None, None, None, scale, shift, eps, activation, added)
+    if mask is None and recording() and not torch.compiler.is_compiling() and not transformed():
+        # One operator, which exporters know; so many channels as there are instances, they do not.
+        y = activate(F.instance_norm(x, weight=weight, bias=bias, eps=eps), activation, residual)
+        return y, ATEN.moments(call)
     if mask is None:
         y, found = kernel_for(call, by_batch=True).forward_batch(call)
     else:

@@ -15,7 +15,7 @@ from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import activate
 from normwise.torch.steps.any_order_layer import differentiable
 from normwise.torch.steps.buffers import transformed
-from normwise.torch.steps.checks import check_activation, check_residual
+from normwise.torch.steps.checks import check_activation, check_dense, check_residual
 from normwise.torch.steps.normalize_samples import finished, rows_normalized
 
 
@@ -64,6 +64,7 @@ def layer_norm(
         tensor([[-1.0000,  1.0000],
                 [ 0.0000,  0.0000]])
     """
+    check_dense(input)
     check_activation(activation)
     check_residual(residual, input)
     mask = check_positions(mask, input)

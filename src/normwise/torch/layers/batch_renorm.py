@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from normwise.errors import NormwiseError
 from normwise.estimators import Estimator
 from normwise.moments import Moments
 from normwise.torch.layers.batch_norm import torch_bias
@@ -86,8 +87,14 @@ class BatchRenorm(TrackedBatchNorm):
         if not self.training or input.numel() == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
         call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=False)
+        if call.mean is None or call.var is None:
+            raise NormwiseError(
+                f"{type(self).__name__}({self.extra_repr()}) corrects towards running statistics, and they were taken "
+                "away, as torch.func.replace_all_batch_norm_modules_ does it: put a BatchNorm in its place, or leave "
+                "the layer its statistics and freeze it by eval()."
+            )
         policy = POLICIES[self.on_tiny_batch]
-        if policy is not None and call.mean is not None and call.var is not None:
+        if policy is not None:
             tiny = policy(call, self._met)
             if tiny is not None:
                 if tiny.moments is not None:

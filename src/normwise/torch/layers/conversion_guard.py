@@ -3,8 +3,9 @@
 ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` builds a new layer for everything that is a batch norm by its class,
 from the attributes that torch's have. An activation, an estimator or a policy is gone then; virtual batches,
 renormalization and whitening too. ``torch.nn.utils.fuse_conv_bn_eval`` and ``fuse_linear_bn_eval`` put the affine map
-of a layer into the one before it, and lose the activation. None offers a hook, but the first asks every batch norm for
-a ``qconfig`` (which quantization sets), the others for its ``running_var``, and all are known by their code.
+of a layer into the one before it, ``torch.utils.mkldnn.to_mkldnn`` and the quantized batch norms build another of its
+numbers, and all of them lose the activation. None offers a hook, but the first asks every batch norm for a ``qconfig``
+(which quantization sets), the others for its ``running_var``, and all are known by their code.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from normwise.errors import NormwiseError
 
 _CONVERSION: CodeType = nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__  # type: ignore[attr-defined]  # a method
-_FUSIONS = {tool.__code__: tool.__name__ for tool in (fuse_conv_bn_eval, fuse_linear_bn_eval)}
+_UNFUSED = "build the layer without activation= and put the activation behind it, or leave it unfused."
+_HALF_DONE = (
+    "build the model anew, of which it has converted a part by now, with the activation behind the layer and not in it."
+)
+# Where the code of a tool is: what it is called, and what to do instead.
+_TOOLS = {
+    "torch.nn.utils.fusion": ("torch.nn.utils.{function}", _UNFUSED),
+    "torch.utils.mkldnn": ("torch.utils.mkldnn.to_mkldnn", _HALF_DONE),
+    "torch.ao.nn.quantized.modules.batchnorm": ("{function} of torch.ao.nn.quantized's batch norms", _HALF_DONE),
+}
 _PLAIN = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 
 
@@ -56,14 +65,16 @@ class QConfig:
 
 
 def check_fusion(layer: Any) -> None:
-    """Refuse if what asked the caller for an attribute would fuse the layer and lose its activation.
+    """Refuse if what asked the caller for an attribute would build the layer anew and lose its activation.
 
     Raises:
         NormwiseError: says so.
     """
-    tool = _FUSIONS.get(sys._getframe(2).f_code)
-    if tool is not None and layer.activation is not None:
+    asking = sys._getframe(2)
+    found = _TOOLS.get(asking.f_globals.get("__name__", ""))
+    if found is not None and layer.activation is not None:
+        tool, instead = found
         raise NormwiseError(
-            f"torch.nn.utils.{tool} would lose the activation of {type(layer).__name__}({layer.extra_repr()}): build "
-            "the layer without activation= and put the activation behind it, or leave it unfused."
+            f"{tool.format(function=asking.f_code.co_name)} would lose the activation of "
+            f"{type(layer).__name__}({layer.extra_repr()}): {instead}"
         )

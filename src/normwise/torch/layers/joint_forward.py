@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.errors import NormwiseError
 from normwise.kernels.choose import TOO_SMALL, built
 from normwise.kernels.kernel import Call
+from normwise.kernels.recording import recording
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.steps.buffers import readable, transformed
@@ -38,6 +39,12 @@ def joint_forward(
         raise NormwiseError(
             f"{layer.called()} joins the batches of several processes, which torch.func cannot transform: put "
             "a BatchNorm in its place (normwise.torch.convert_from_synchronized), or call the model without it."
+        )
+    if recording():
+        raise NormwiseError(
+            f"{layer.called()} joins the batches of several processes, which no recording (torch.jit.trace, "
+            "torch.onnx.export, make_fx) can hold: record the model in inference mode, or put a BatchNorm in its "
+            "place (normwise.torch.convert_from_synchronized)."
         )
     call, kernel = layer._checked(input, residual, mask, sample_weight, ask_torch=False)
     call = _like_torch(call)

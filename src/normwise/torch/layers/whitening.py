@@ -28,7 +28,7 @@ from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.unsaved_buffers import reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import is_wide, store
 from normwise.torch.steps.call import like_torch
-from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual, refuse_nested
+from normwise.torch.steps.checks import cast_parameters, check_activation, check_dense, check_residual, refuse_nested
 from normwise.torch.steps.checks_mask import check_masked_count, check_weights
 from normwise.torch.steps.checks_whitening import check_shared, size_of_groups
 from normwise.torch.steps.estimate import update_running
@@ -99,6 +99,7 @@ class Whitening(TrackedBatchNorm):
         self._check_input_dim(input)
         if input.is_nested:
             refuse_nested(self)
+        check_dense(input)
         check_activation(self.activation)
         check_residual(residual, input)
         weights = check_weights(mask, sample_weight, input)

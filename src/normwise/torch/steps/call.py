@@ -6,14 +6,20 @@ import torch
 from torch import Tensor
 
 from normwise.estimators.ema import Ema
-from normwise.kernels.choose import Choice, choose
+from normwise.kernels.choose import STRANGE, Choice, choose
 from normwise.kernels.internals import innermost_transform
 from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.recording import recording
 from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.steps.buffers import NARROW, transformed
-from normwise.torch.steps.checks import cast_parameters, check_activation, check_residual, checked_like_torch
+from normwise.torch.steps.checks import (
+    cast_parameters,
+    check_activation,
+    check_dense,
+    check_residual,
+    checked_like_torch,
+)
 from normwise.torch.steps.checks_mask import check_masked_count, check_weights
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.normalize_aten import AtenAtAnyOrder, normalize_and_update_by_aten
@@ -80,6 +86,8 @@ def checked(
         recorded=recorded and not compiling,
         transformed=not compiling and innermost_transform() is not None,
     )
+    if choice is STRANGE:
+        check_dense(x)
     kernel = KERNELS[choice.name]
     if kernel is ATEN or not ask_torch:
         return call, kernel

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from normwise.errors import UnknownName
+from normwise.errors import NormwiseError, UnknownName
 from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import ACTIVATIONS
 from normwise.torch.steps.buffers import is_wide
@@ -30,6 +30,16 @@ def check_activation(activation: str | None) -> None:
     """Refuse an activation that does not exist, naming the nearest one."""
     if activation is not None and activation not in ACTIVATIONS:
         raise UnknownName("activation", activation, ACTIVATIONS)
+
+
+def check_dense(input: Tensor) -> None:
+    """Refuse a quantized tensor, of which no normalization here knows how to compute."""
+    if input.is_quantized:
+        raise NormwiseError(
+            f"normalization needs a tensor of floating dtype, received a quantized one, {input.dtype}: put a "
+            "torch.ao.quantization.DeQuantStub before the layer and a QuantStub behind it, or quantize the model by "
+            "torch.ao.quantization.quantize_fx, which does so by itself."
+        )
 
 
 def residual_matches(residual: Tensor, input: Tensor) -> bool:
