@@ -10,6 +10,7 @@ from keras import ops
 
 from normwise.estimators import Estimator
 from normwise.keras.layers.arguments import axis_of, check_clipping, check_shape, check_switch, number_between
+from normwise.keras.layers.saving import say_how_to_load
 from normwise.keras.layers.settings import estimator_from, settings_of
 from normwise.keras.steps.activate import activation_of, name_in_kernels
 from normwise.keras.steps.checks_mask import values_per_channel
@@ -321,3 +322,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict[str, Any]:
         """Keras's entries, and those of the arguments beyond Keras's that are not at their defaults."""
         return {**super().get_config(), **settings_of(self.activation, self.estimator, self.on_tiny_batch)}
+
+    def get_build_config(self) -> Any:
+        """Keras's; it is asked for where a model is written, not where a layer is copied, so here saving says how."""
+        say_how_to_load()
+        return super().get_build_config()

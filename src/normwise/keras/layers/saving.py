@@ -1,0 +1,23 @@
+"""What somebody who saves a model has to know to load it again, said once."""
+
+from __future__ import annotations
+
+import logging
+
+_LOG = logging.getLogger("normwise.keras")
+_SENTENCE = (
+    "this model has normwise's layers: write `import normwise.keras` before keras.models.load_model where you load it, "
+    "or call normwise.keras.to_keras(model) before saving it; normwise says this once per process."
+)
+_said = False
+
+
+def say_how_to_load() -> None:
+    """Log, the first time in a process, what loads a file with a layer of ours.
+
+    It is a logged line and not a warning: nothing is wrong, and a program that makes errors of warnings can save.
+    """
+    global _said  # noqa: PLW0603  # once per process is what it is for
+    if not _said:
+        _said = True
+        _LOG.warning(_SENTENCE)
