@@ -167,9 +167,7 @@ def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(8, 1), (3,), (8, 3, 1)])
 def test_a_residual_of_another_shape_is_refused(shape: tuple[int, ...], training: bool) -> None:
     with pytest.raises(ValueError) as caught:
-        BatchNormalization()(
-            np.ones((8, 3), "float32"), training=training, residual=keras.ops.ones(shape)
-        )
+        BatchNormalization()(np.ones((8, 3), "float32"), training=training, residual=keras.ops.ones(shape))
     assert (
         f"residual must have the shape of the inputs, (8, 3), received {shape}: expand it or project it first."
     ) in str(caught.value)
