@@ -100,7 +100,7 @@ def test_a_setting_is_refused(error: type[Exception], settings: dict[str, Any], 
     ],
 )
 def test_a_size_of_virtual_batches_is_refused(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         GhostBatchNormalization(**settings)
     assert str(caught.value) == sentence
 
@@ -110,7 +110,7 @@ def test_a_size_of_virtual_batches_is_refused(settings: dict[str, Any], sentence
     ("axis", "shape", "allowed"), [(3, (8, 3), "-2 to 1"), (-4, (8, 3, 5), "-3 to 2"), (2, (8, 3), "-2 to 1")]
 )
 def test_an_axis_that_inputs_have_not_is_refused(layer: Any, axis: int, shape: tuple[int, ...], allowed: str) -> None:
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         layer(axis=axis).build(shape)
     assert str(caught.value) == (
         f"inputs of rank {len(shape)}, of shape {shape}, have no axis {axis}, received axis={axis}: pass an axis from "
@@ -119,7 +119,7 @@ def test_an_axis_that_inputs_have_not_is_refused(layer: Any, axis: int, shape: t
 
 
 def test_a_scalar_several_inputs_and_an_unknown_number_of_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         BatchNormalization().build(())
     assert str(caught.value) == (
         "inputs of rank 0, of shape (), have no axis -1, received axis=-1: give the input an axis of channels."
@@ -127,10 +127,10 @@ def test_a_scalar_several_inputs_and_an_unknown_number_of_channels_are_refused()
     with pytest.raises(TypeError) as of_type:
         BatchNormalization().build([(8, 3), (8, 3)])
     assert str(of_type.value) == (
-        "BatchNormalization takes one tensor, received inputs of shapes [(8, 3), (8, 3)]: call it on each, or join them "
-        "with keras.layers.Concatenate."
+        "BatchNormalization takes one tensor, received inputs of shapes [(8, 3), (8, 3)]: call it on each, or join "
+        "them with keras.layers.Concatenate."
     )
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         BatchNormalization()(keras.Input((4, None)))
     assert str(caught.value) == (
         "the number of channels must be known, received axis=-1 for inputs of rank 3, of shape (None, 4, None): give "
@@ -155,7 +155,7 @@ def test_bounds_and_switches_that_mean_something_are_taken() -> None:
 
 @pytest.mark.parametrize("shape", [(7,), (8, 3, 1), (8, 5)])
 def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         BatchNormalization()(np.ones((8, 3), "float32"), training=True, mask=np.ones(shape, "bool"))
     assert (
         "The mask provided should be one dimension less than the inputs. Received: mask.shape="
@@ -166,7 +166,7 @@ def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(8, 1), (3,), (8, 3, 1)])
 def test_a_residual_of_another_shape_is_refused(shape: tuple[int, ...], training: bool) -> None:
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         BatchNormalization()(np.ones((8, 3), "float32"), training=training, residual=keras.ops.ones(shape))
     assert (
         f"residual must have the shape of the inputs, (8, 3), received {shape}: expand it or project it first."

@@ -88,7 +88,7 @@ def test_virtual_batches_are_of_samples() -> None:
 def test_what_stands_beside_must_be_split_alike(name: str) -> None:
     shape = (2, 2) if name == "mask" else (2, 2, 2)
     dense = keras.ops.ones(shape, "bool" if name == "mask" else "float32")
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         BatchNormalization()(split(RAGGED), training=True, **{name: dense})
     assert (
         f"{name} must be ragged as the inputs are, received a dense one of shape {shape}: split it into the same "
@@ -98,7 +98,7 @@ def test_what_stands_beside_must_be_split_alike(name: str) -> None:
 
 @needs_split
 def test_other_lengths_of_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         BatchNormalization()(split(RAGGED), training=True, residual=split(RAGGED[::-1]))
     assert (
         "residual must be split into the same samples as the inputs, received other lengths of samples: build both "
@@ -108,7 +108,7 @@ def test_other_lengths_of_samples_are_refused() -> None:
 
 @tensorflow
 def test_channels_along_a_ragged_axis_are_refused() -> None:
-    with pytest.raises(ValueError, match="[Rr]eceived") as caught:
+    with pytest.raises(ValueError, match=r"[Rr]eceived") as caught:
         BatchNormalization(axis=1)(split(RAGGED), training=True)
     assert (
         "the number of channels must be known, received axis=1 for inputs of rank 3, of shape (2, None, 2): give that "
