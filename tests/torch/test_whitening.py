@@ -111,8 +111,10 @@ def test_the_error_of_five_steps_falls_with_every_further_one() -> None:
     for steps in (1, 3, 5, 7, 9, 12, 30):
         y = nt.IterativeNorm1d(6, dtype=F64, affine=False, eps=1e-12, steps=steps)(x)
         errors.append(float(np.abs(covariance(y, 6) - np.eye(6)).max()))
-    assert errors == sorted(errors, reverse=True)
-    assert errors[2] > 1e-3 > 1e-8 > errors[-1]
+    # Until only eps is left, which makes the last of them the same but for rounding.
+    falling, left = errors[:5], errors[5:]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[2] > 1e-3 > 1e-7 > falling[-1] > 1e-11 > max(left)
 
 
 @pytest.mark.parametrize("kind", ["decorrelated", "iterative"])

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from normwise.errors import UnknownName
+from normwise.keras.layers.arguments import check_shape
 from normwise.keras.layers.batch_normalization import BatchNormalization
 from normwise.keras.steps.gather_virtual import ORDERS, GatheredByGroups, Sizes, gather_by_groups, virtual_batch_of
 from normwise.keras.steps.normalize_tiny import refuse_single_values
@@ -85,6 +86,7 @@ class GhostBatchNormalization(BatchNormalization):
 
     def build(self, input_shape: Any) -> None:
         """As ``BatchNormalization``."""
+        check_shape(input_shape, self.axis, type(self).__name__)
         if self.axis % len(input_shape) == 0:
             raise ValueError(f"samples lie along axis 0, received axis={self.axis} for it: name the channels' axis.")
         super().build(input_shape)

@@ -144,7 +144,8 @@ def _split_ragged(ragged: Any) -> _Split:
     for ids in reversed(outer):
         of_rows = tf.gather(ids, of_rows)
     ends = list(ragged.nested_row_splits)
-    return _Split(ragged.flat_values, (of_rows, ragged.nrows()), ends, ragged.with_flat_values)
+    samples = (tf.cast(of_rows, "int32"), tf.cast(ragged.nrows(), "int32"))  # row splits are in int64, ops.shape is not
+    return _Split(ragged.flat_values, samples, ends, ragged.with_flat_values)
 
 
 def _split_nested(nested: Any) -> _Split:
