@@ -148,9 +148,11 @@ def test_one_axis_in_a_list_is_the_axis(axis: Any) -> None:
 
 
 def test_bounds_and_switches_that_mean_something_are_taken() -> None:
-    layer = BatchNormalization(momentum=0, epsilon=0, center=1, scale=np.bool_(False))
+    settings: dict[str, Any] = {"momentum": 0, "epsilon": 0, "center": 1, "scale": np.bool_(False)}
+    layer = BatchNormalization(**settings)
     assert (layer.momentum, layer.epsilon) == (0, 0)
-    assert BatchNormalization(renorm=True, renorm_clipping={"rmin": None, "rmax": 3, "dmax": 0}).renorm
+    clipping: dict[str, Any] = {"rmin": None, "rmax": 3, "dmax": 0}
+    assert BatchNormalization(renorm=True, renorm_clipping=clipping).renorm
 
 
 @pytest.mark.parametrize("shape", [(7,), (8, 3, 1), (8, 5)])
