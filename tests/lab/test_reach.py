@@ -43,10 +43,10 @@ def append(path: Path, text: str) -> None:
     "name",
     [
         f"lab/experiments/{EXPERIMENT}.py",
-        "torch/renorm.py",
-        "torch/layernorm.py",
-        "torch/recalibrate.py",
-        "torch/tiny_batches.py",
+        "torch/layers/batch_renorm.py",
+        "torch/functional/layer_norm.py",
+        "torch/models/recalibration/recalibrate.py",
+        "torch/steps/normalize_tiny.py",
         "kernels/choose.py",
         "estimators/pooled.py",  # by a name that is put together
         "recalibration/report.py",
@@ -82,7 +82,7 @@ def test_a_change_of_the_compiled_sources_changes_the_digest(package: Path, dige
         "lab/comparison/halving.py",
         "report/page.py",
         "commands/statistics.py",
-        "keras/batch_normalization.py",
+        "keras/layers/batch_normalization.py",
         "surgery.py",
         "cli.py",
     ],
@@ -97,8 +97,8 @@ def test_a_change_of_anything_else_does_not(package: Path, digest: Digest, name:
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("torch/renorm.py", "\nclass ", "\n\n# A comment.\n\n\nclass "),
-        ("torch/renorm.py", '"""', '"""In other words: '),
+        ("torch/layers/batch_renorm.py", "\nclass ", "\n\n# A comment.\n\n\nclass "),
+        ("torch/layers/batch_renorm.py", '"""', '"""In other words: '),
         ("lab/stack.py", "        super().__init__()\n", "        super().__init__()  # as always\n\n"),
         (f"lab/experiments/{EXPERIMENT}.py", "\nQuestion:\n", "\nQuestion:\n    To ask in other words.\n"),
     ],
@@ -123,7 +123,7 @@ def test_comments_docstrings_and_layout_do_not(package: Path, digest: Digest, na
 def test_a_new_file_counts_however_it_is_imported(package: Path, digest: Digest, text: str) -> None:
     append(package / "kernels/brand_new.py", "NUMBER = 1\n")
     before = digest()
-    append(package / "torch/layernorm.py", text)
+    append(package / "torch/functional/layer_norm.py", text)
     after = digest()
     append(package / "kernels/brand_new.py", "NUMBER = 2\n")
     assert len({before, after, digest()}) == 3
@@ -131,7 +131,7 @@ def test_a_new_file_counts_however_it_is_imported(package: Path, digest: Digest,
 
 def test_what_type_checkers_alone_see_is_not_reached(package: Path, digest: Digest) -> None:
     before = digest()
-    append(package / "torch/layernorm.py", "if TYPE_CHECKING:\n    from normwise.keras import layers\n")
+    append(package / "torch/functional/layer_norm.py", "if TYPE_CHECKING:\n    from normwise.keras import layers\n")
     assert digest() == before
     assert "keras/__init__.py" not in reach.reached(package / f"lab/experiments/{EXPERIMENT}.py", package)
 
@@ -150,9 +150,9 @@ def test_what_lies_behind_a_door_is_reached_by_those_who_ask_for_it(tmp_path: Pa
 def test_a_file_from_elsewhere_is_digested_with_what_it_reaches(tmp_path: Path, package: Path) -> None:
     file = tmp_path / "is_it_so.py"
     file.write_text("from normwise.moments import Moments\n", "utf-8")
-    assert reach.reached(file, package) == ["__init__.py", "moments.py"]
+    assert reach.reached(file, package) == ["__init__.py", "moments.py", "moved.py"]
     before = reach.digest(file, package)
-    append(package / "torch/renorm.py", "\nCHANGED = 1\n")
+    append(package / "torch/layers/batch_renorm.py", "\nCHANGED = 1\n")
     assert reach.digest(file, package) == before
     append(package / "moments.py", "\nCHANGED = 1\n")
     changed = reach.digest(file, package)

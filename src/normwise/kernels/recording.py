@@ -20,8 +20,9 @@ def recording() -> bool:
     Example:
         >>> recording()
         False
+        >>> from torch.fx.experimental.proxy_tensor import make_fx
         >>> found = []
-        >>> _ = torch.jit.trace(lambda x: found.append(recording()) or x + 1, torch.ones(1), check_trace=False)
+        >>> _ = make_fx(lambda x: found.append(recording()) or x + 1)(torch.ones(1))
         >>> found
         [True]
     """

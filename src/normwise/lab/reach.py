@@ -65,7 +65,7 @@ def reached(file: Path, package: Path = PACKAGE) -> list[str]:
 
     Example:
         >>> reached(PACKAGE / "moments.py")
-        ['__init__.py']
+        ['__init__.py', 'moved.py']
     """
     modules = _modules(package)
     inside = file.relative_to(package).as_posix() if file.is_relative_to(package) else ""

@@ -46,6 +46,7 @@ def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> Sync
         NormwiseError: there is no layer to convert.
 
     Example:
+        >>> from normwise.torch import BatchNorm1d
         >>> model = nn.Sequential(nn.Linear(4, 8), BatchNorm1d(8, activation="relu"))
         >>> convert_to_synchronized(model).layers
         ['1']
