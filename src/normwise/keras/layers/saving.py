@@ -12,6 +12,12 @@ _SENTENCE = (
 _said = False
 
 
+def say_nothing() -> None:
+    """For a program that saves a model which it was given as a file: whoever made that knows already."""
+    global _said  # noqa: PLW0603  # as below
+    _said = True
+
+
 def say_how_to_load() -> None:
     """Log, the first time in a process, what loads a file with a layer of ours.
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from normwise.archives import arrays_of, check_keras
+from normwise.keras.layers.saving import say_nothing
 from normwise.loading import attempt, called, check_suffix, check_target, named_object, write_whole
 
 SUFFIX = ".keras"
@@ -63,4 +64,5 @@ def save_model(model: Any, path: Path) -> None:
         NormwiseError: a name that ends otherwise than models do.
     """
     check_name(path)
+    say_nothing()
     write_whole(path, model.save)
