@@ -110,8 +110,8 @@ class Whitening(TrackedBatchNorm):
         by_batch = self.training or mean is None or covariance is None
         var = None if covariance is None else covariance.diagonal(dim1=1, dim2=2).reshape(-1)
         # For its checks alone: torch has no gradient of statistics, and these layers have.
-        fixed = [None if each is None else each.detach() for each in (mean, var)]
-        call = like_torch(Call(input, None, *fixed, weight, bias, self.eps), by_batch=by_batch)
+        fixed_mean, fixed_var = (None if each is None else each.detach() for each in (mean, var))
+        call = like_torch(Call(input, None, fixed_mean, fixed_var, weight, bias, self.eps), by_batch=by_batch)
         weight, bias = call.scale, call.shift
         with without_autocast(input):
             if input.numel() == 0:
