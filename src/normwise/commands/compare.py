@@ -9,7 +9,7 @@ import click
 
 from normwise.commands import streams
 from normwise.commands.program import INTERRUPTED, Command
-from normwise.commands.values import File, Place, Several, Time, allowed
+from normwise.commands.values import File, Place, Several, Time, allowed, check_data
 from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
 from normwise.loading import check_folder, check_place, check_source
@@ -98,7 +98,8 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
     from normwise.lab.comparison.arms import AS_BUILT, arms
 
     allowed(lambda: arms(how["normalizers"], [AS_BUILT], how["rates"], how["batch_sizes"]))
-    _check_files(model, data)
+    check_source(model)
+    check_data(data)
     check_folder(out)
     for library in ("torch", "scipy"):
         if installed_version(library) is None:
@@ -134,17 +135,6 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
         streams.print_json(plain)
     else:
         click.echo(_words(found))
-
-
-def _check_files(model: str, data: str) -> None:
-    """Refuse what is not there, before PyTorch is imported."""
-    check_source(model)
-    if data.endswith(".npz"):
-        from normwise.archives import check_archive
-
-        check_archive(Path(data))
-    else:
-        check_source(data)
 
 
 def _words(found: Comparison) -> str:

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from normwise.commands import keras_backend, streams
 from normwise.commands.program import Command
-from normwise.commands.values import File, Name, Number, Place, Whole, allowed
+from normwise.commands.values import File, Name, Number, Place, Whole, allowed, check_data
 from normwise.errors import MissingExtra, NothingChanged
 from normwise.frameworks import installed_version
 from normwise.loading import WEIGHTS, attempt, check_file, check_place, check_source, check_suffix, check_target
@@ -248,12 +248,7 @@ def _of_keras(task: Task) -> tuple[Any, str]:
 
 def _check_data(task: Task) -> None:
     """Refuse data that are not there, and a place where nothing can be written."""
-    if task.data.endswith(".npz"):
-        from normwise.archives import check_archive
-
-        check_archive(Path(task.data))
-    else:
-        check_source(task.data)
+    check_data(task.data)
     check_target(task.out)
 
 

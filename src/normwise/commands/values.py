@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from normwise.errors import NormwiseError, UnknownName
+from normwise.loading import check_source
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -167,3 +168,17 @@ def allowed(check: Callable[[], object]) -> None:
         check()
     except NormwiseError as error:
         raise click.UsageError(str(error)) from error
+
+
+def check_data(place: str) -> None:
+    """Refuse data that are not there, an ``.npz`` or the file of a function, before a framework is imported.
+
+    Raises:
+        NormwiseError: the sentence says what is wrong.
+    """
+    if place.endswith(".npz"):
+        from normwise.archives import check_archive  # NumPy, which wrong words need not wait for
+
+        check_archive(Path(place))
+    else:
+        check_source(place)
