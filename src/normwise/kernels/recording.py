@@ -32,3 +32,13 @@ def recording() -> bool:
         or dispatch_mode(PROXY) is not None
         or is_key_included(BEFORE_DISPATCH)
     )
+
+
+def traced() -> bool:
+    """Whether a recorder other than ``torch.compile`` and ``torch.export`` is at work, which keeps no code of ours.
+
+    Example:
+        >>> traced()
+        False
+    """
+    return not torch.compiler.is_compiling() and recording()

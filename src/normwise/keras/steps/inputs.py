@@ -121,7 +121,7 @@ def shape_of(tensor: Any) -> tuple[int | None, ...]:
 
 
 class _Split(NamedTuple):
-    """A ragged tensor: the values that exist, of which sample each is, where samples end, and the way back."""
+    """A ragged tensor: the values that exist, of which sample each is, where samples end, and how to join them."""
 
     values: Any
     samples: tuple[Any, Any]

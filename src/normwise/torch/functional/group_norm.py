@@ -10,7 +10,7 @@ from normwise.kernels import aten
 from normwise.kernels.choose import Choice
 from normwise.kernels.choose_group import choose_group
 from normwise.kernels.kernel import Call
-from normwise.kernels.recording import recording
+from normwise.kernels.recording import traced
 from normwise.kernels.torch_activations import activate
 from normwise.torch.steps.buffers import transformed
 from normwise.torch.steps.call import CPU
@@ -92,15 +92,14 @@ def group_norm(
 
 def choice_for(input: Tensor, *, mask: Tensor | None) -> Choice:
     """The kernel for this call, and why."""
-    recorded = recording()
-    compiling = recorded and torch.compiler.is_compiling()
+    compiling = torch.compiler.is_compiling()
     last = not compiling and aten.memory_format(input) is not torch.contiguous_format
     return choose_group(
         input,
         masked=mask is not None,
         channels_last=last,
         compiling=compiling,
-        recorded=recorded and not compiling,
+        recorded=traced(),
         transformed=transformed(),
     )
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from normwise.estimators.ema import Ema
 from normwise.kernels.kernel import Call
-from normwise.kernels.recording import recording
+from normwise.kernels.recording import traced
 from normwise.kernels.torch_activations import activate
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
@@ -115,7 +115,7 @@ def _rows(
     rows, added = (None if tensor is None else tensor.reshape(shape) for tensor in (x, residual))
     assert rows is not None
     call = Call(rows, None, None, None, scale, shift, eps, activation, added)
-    if mask is None and recording() and not torch.compiler.is_compiling() and not transformed():
+    if mask is None and traced() and not transformed():
         # One operator, which exporters know; so many channels as there are instances, they do not.
         y = activate(F.instance_norm(x, weight=weight, bias=bias, eps=eps), activation, residual)
         return y, ATEN.moments(call)

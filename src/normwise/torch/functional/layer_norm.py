@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from normwise.kernels.choose import TRANSFORMED, Choice
 from normwise.kernels.choose_group import ONE_PASS, choose_layer
-from normwise.kernels.recording import recording
+from normwise.kernels.recording import traced
 from normwise.kernels.torch_activations import activate
 from normwise.torch.steps.any_order_layer import differentiable
 from normwise.torch.steps.buffers import transformed
@@ -81,8 +81,7 @@ def layer_norm(
 
 def choice_for(input: Tensor, *, mask: Tensor | None) -> Choice:
     """The kernel for this call, and why."""
-    recorded = recording() and not torch.compiler.is_compiling()
-    choice = choose_layer(input, masked=mask is not None, recorded=recorded)
+    choice = choose_layer(input, masked=mask is not None, recorded=traced())
     return TRANSFORMED if choice is ONE_PASS and transformed() else choice
 
 

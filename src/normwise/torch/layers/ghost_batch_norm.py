@@ -12,7 +12,7 @@ from normwise.estimators import Estimator
 from normwise.kernels import aten
 from normwise.kernels.choose import SMALL
 from normwise.kernels.kernel import Call
-from normwise.kernels.recording import recording
+from normwise.kernels.recording import recording, traced
 from normwise.moments import Moments
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.tracked import TrackedBatchNorm
@@ -74,8 +74,7 @@ class GhostBatchNorm(TrackedBatchNorm):
         if groups == 1 and rest == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
         # In a recording, ``split`` refuses batches of other sizes, which would be dealt to other places.
-        recorded = recording() and not torch.compiler.is_compiling()
-        x = input.split([samples])[0] if recorded else input
+        x = input.split([samples])[0] if traced() else input
         call, _ = self._checked(x, residual, mask, sample_weight, ask_torch=False)
         call = like_torch(call._replace(weights=None), by_batch=True)._replace(weights=call.weights)
         self._refuse_single_values(input, size, rest)

@@ -33,7 +33,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     on_tiny_batch: str
     running_count: Tensor | None
     num_batches_skipped: Tensor | None
-    # Set by ``statistics.paused_statistics``: all goes as in training, but nothing enters the running statistics.
+    # Set by ``paused_statistics``: all goes as in training, but nothing enters the running statistics.
     _paused: bool = False
     # What ``on_tiny_batch="renorm"`` has for a forward that is run again.
     _met: StatisticsMet | None = None

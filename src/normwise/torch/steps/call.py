@@ -9,7 +9,7 @@ from normwise.estimators.ema import Ema
 from normwise.kernels.choose import STRANGE, Choice, choose
 from normwise.kernels.internals import innermost_transform
 from normwise.kernels.kernel import Call, Kernel
-from normwise.kernels.recording import recording
+from normwise.kernels.recording import recording, traced
 from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.steps.buffers import NARROW, transformed
@@ -77,6 +77,7 @@ def checked(
     if x.dtype in NARROW:
         scale, shift = cast_parameters(x, mean, scale, shift)
     call = Call(x, weights, mean, var, scale, shift, eps, activation, residual)
+    # As ``choice_for``, without its calls: every call of every layer comes by here.
     recorded = recording()
     compiling = recorded and torch.compiler.is_compiling()
     choice = choose(
@@ -124,9 +125,8 @@ def like_torch(call: Call, *, by_batch: bool, momentum: float | None = 0.0) -> C
                 plain = False
                 break
             first = tensor.dtype if first is None else first
-            plain = plain and tensor.dtype is first
-        for statistic in (mean, var):
-            plain = plain and (statistic is None or not statistic.requires_grad)  # torch has no gradient of them
+            learns = tensor.requires_grad and (tensor is mean or tensor is var)  # torch has no gradient of statistics
+            plain = plain and tensor.dtype is first and not learns
         plain = plain and (first is None or first is x.dtype or (x.dtype in NARROW and first is torch.float32))
     if not plain:
         call = checked_like_torch(call, by_batch, momentum)
@@ -158,15 +158,8 @@ def normalize_and_update(
 
 def choice_for(call: Call, *, by_batch: bool) -> Choice:
     """Which kernel serves a call, and why."""
-    recorded = recording()
-    compiling = recorded and torch.compiler.is_compiling()
-    return choose(
-        call,
-        by_batch=by_batch,
-        compiling=compiling,
-        recorded=recorded and not compiling,
-        transformed=transformed(),
-    )
+    compiling = torch.compiler.is_compiling()
+    return choose(call, by_batch=by_batch, compiling=compiling, recorded=traced(), transformed=transformed())
 
 
 def kernel_for(call: Call, *, by_batch: bool) -> Kernel:

@@ -43,7 +43,7 @@ def check_dense(input: Tensor) -> None:
 
 
 def residual_matches(residual: Tensor, input: Tensor) -> bool:
-    """Whether ``check_residual`` has nothing to say."""
+    """True for a residual that ``check_residual`` takes."""
     return isinstance(residual, Tensor) and residual.shape == input.shape and residual.device == input.device
 
 

@@ -32,8 +32,8 @@ def update_running(
 ) -> None:
     """The estimate step: one more batch enters the buffers, in place; the one way in for every layer.
 
-    A channel of which the batch would make anything but finite numbers keeps its statistics (``finite``), and a forward
-    that the backward runs again changes nothing (``recomputation``).
+    A channel of which the batch would make anything but finite numbers keeps its statistics (``estimate_finite``),
+    and a forward that the backward runs again changes nothing (``estimate_recomputation``).
 
     Args:
         estimator: how.

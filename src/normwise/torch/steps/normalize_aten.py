@@ -18,8 +18,8 @@ from normwise.torch.steps.estimate_finite import all_finite, take_finite
 def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | None, skipped: Tensor | None) -> Tensor:
     """The operator's output, before the residual and the activation; the batch enters the running statistics.
 
-    What it must not do to them is undone (``finite``), or done to copies (``recomputation``). For small tensors every
-    operation here counts: a Python call costs a tenth of the operator.
+    What it must not do to them is undone (``estimate_finite``), or done to copies (``estimate_recomputation``). For
+    small tensors every operation here counts: a Python call costs a tenth of the operator.
     """
     x, _, running_mean, running_var, scale, shift, eps, _, _ = call
     x = x if x.is_contiguous() else aten.with_plain_strides(x)
@@ -28,7 +28,11 @@ def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | 
     again = not torch.compiler.is_compiling() and running_backward() != -1  # ``recomputing``, without a call
     plain = None if again or running_mean.dim() != 1 else addresses(running_mean, running_var)
     if plain is None:
-        return differentiable(_with_copies(x, call, running_mean, running_var, momentum, updates, skipped, again))
+        mean, var = running_mean.clone(), running_var.clone()
+        y = F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
+        if not again:
+            take_finite((mean, var), (running_mean, running_var), (running_mean, running_var), updates, skipped)
+        return differentiable(y)
     if cpu.library is not None:
         cpu.library.remember(*plain)
         y = _operator(x, call, running_mean, running_var, momentum)
@@ -50,24 +54,6 @@ def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float)
     if x.dim() > 1 and x.numel() > x.shape[1] and eps > 0:
         return torch.batch_norm(x, scale, shift, mean, var, True, momentum, eps, torch.backends.cudnn.enabled)
     return F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
-
-
-def _with_copies(
-    x: Tensor,
-    call: Call,
-    running_mean: Tensor,
-    running_var: Tensor,
-    momentum: float,
-    updates: Tensor | None,
-    skipped: Tensor | None,
-    again: bool,
-) -> Tensor:
-    """The output; the operator updates copies, of which what is finite is taken over, unless it runs ``again``."""
-    mean, var = running_mean.clone(), running_var.clone()
-    y = F.batch_norm(x, mean, var, call.scale, call.shift, True, momentum, call.eps)
-    if not again:
-        take_finite((mean, var), (running_mean, running_var), (running_mean, running_var), updates, skipped)
-    return y
 
 
 def differentiable(y: Tensor) -> Tensor:

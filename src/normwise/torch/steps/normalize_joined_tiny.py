@@ -1,4 +1,4 @@
-"""``tiny_batches`` for a batch that is spread over processes: what counts is how many values all of them have."""
+"""``normalize_tiny`` for a batch that is spread over processes: what counts is how many values all of them have."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def by_policy(policy: str, call: Call, moments: Moments) -> tuple[Call, Joined]:
     """The call with the scale and shift that a policy makes, and the moments to normalize with, channel by channel.
 
     Args:
-        policy: a name of ``tiny_batches.POLICIES``.
+        policy: a name of ``normalize_tiny.POLICIES``.
         call: of this process.
         moments: of the batches of all processes together.
     """

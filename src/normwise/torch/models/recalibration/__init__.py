@@ -1,1 +1,1 @@
-"""Running statistics from data: set anew, moved towards shifted data, or followed as data drift."""
+"""Running statistics from data: estimated again, moved towards shifted data, or followed as data drift."""
