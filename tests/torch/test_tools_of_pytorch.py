@@ -14,14 +14,6 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 import normwise.torch as nt
 
 
-class LeafTracer(torch.fx.Tracer):
-    """Torch's tracer knows leaves by the name of their module, torch.nn; anyone else's have to be named."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether the module is one call in the graph."""
-        return isinstance(m, nt.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
-
-
 def pair() -> tuple[nn.Module, nn.Module]:
     """A network with our layer, and with torch's."""
     torch.manual_seed(0)
@@ -90,7 +82,7 @@ def fused(model: nn.Module) -> nn.Module:
 def traced_by_fx(model: nn.Module) -> nn.Module:
     for x in batches():
         model(x)
-    return torch.fx.GraphModule(model, LeafTracer().trace(model))
+    return torch.fx.symbolic_trace(model)
 
 
 def emptied_and_loaded(model: nn.Module) -> nn.Module:
