@@ -19,6 +19,9 @@ EXTRAS = FRAMEWORKS | {"sklearn", "scipy", "matplotlib", "jinja2"}
 FRAMEWORKLESS = ["moments", "facts", "estimators", "kernels.reference", "report", "lab.results", "doctor.checks"]
 BASE_ONLY = ["", "errors", "frameworks", "moments", "facts", "estimators", "kernels.reference", "lab.results", "cli"]
 
+# Folders of tests that are of no room of the source: what many rooms are tried with, and what is beside the source.
+ROOMLESS = {"torch/tools", "benchmarks", "docs"}
+
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "core", "helpers", "helper", "base", "misc"}
 CAP = 400
 MEDIAN = 120
@@ -72,6 +75,12 @@ def test_every_file_says_by_its_name_what_it_holds() -> None:
     paths = [path.relative_to(ROOT) for path in python_files("src", "tests", "docs", "benchmarks", "examples")]
     assert paths
     assert [str(path) for path in paths if NAMES_THAT_SAY_NOTHING & {*path.parts, path.stem}] == []
+
+
+def test_tests_stand_in_folders_named_as_the_rooms_that_they_test() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in python_files("tests")} - ROOMLESS
+    assert "torch/layers" in folders
+    assert sorted(folder for folder in folders if not (SOURCE / folder).is_dir()) == []
 
 
 def test_every_source_file_starts_with_a_docstring() -> None:

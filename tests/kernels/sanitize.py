@@ -19,7 +19,7 @@ BUILD = ROOT / "build/sanitize"
 NAME = "normwise.kernels._torch_kernels"
 SANITIZE = "-fsanitize=address,undefined"
 CPP = Path("src/normwise/kernels/cpp")
-TESTS = ["tests/kernels", "tests/torch/test_operators.py", "tests/torch/test_residual_network.py"]
+TESTS = ["tests/kernels", "tests/torch/steps/test_operators.py", "tests/torch/layers/test_residual_network.py"]
 ENVIRONMENT = {
     # Python and PyTorch keep what they allocate until the end, and are not what is looked at.
     "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0:abort_on_error=0",

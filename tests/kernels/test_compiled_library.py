@@ -177,11 +177,8 @@ for layout in LAYOUTS:
             assert assert_agrees(p, chosen) == 2
 sys.exit(pytest.main(sys.argv[1:]))
 """
-    text = said(
-        without(
-            script, "-q", "-p", "no:cacheprovider", "tests/torch/test_drop_in.py", "tests/torch/test_memory_format.py"
-        )
-    )
+    tests = "tests/torch/layers/test_drop_in.py", "tests/torch/steps/test_memory_format.py"
+    text = said(without(script, "-q", "-p", "no:cacheprovider", *tests))
     assert "passed" in text
 
 

@@ -26,7 +26,7 @@ from jax import numpy as jnp
 from normwise.keras.steps import jax_kernels
 from normwise.keras.steps.jax_derivatives import Task, plain
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SHAPE = (4, 3, 3, 5)
 Function = Callable[..., Any]
 
