@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -91,3 +92,27 @@ def test_a_keras_file_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
         expected = "normwise: there is no file 'no.keras': give the path of the model.\n"
         assert (done.returncode, done.stdout, done.stderr) == (3, "", expected)
     assert min(took) < 2
+
+
+def test_ctrl_c_while_the_users_code_runs(tmp_path: Path) -> None:
+    """A real signal; what was begun leaves nothing behind."""
+    pytest.importorskip("torch", reason="the model is PyTorch's")
+    began = tmp_path / "began"
+    (tmp_path / "nets.py").write_text(
+        "import pathlib, time\nfrom torch import nn\n\ndef net():\n    return nn.BatchNorm1d(3)\n\n"
+        "def data():\n    pathlib.Path('began').touch()\n    time.sleep(120)\n",
+        encoding="utf-8",
+    )
+    line = [sys.executable, "-m", "normwise", "recalibrate", "nets.py:net", "--data", "nets.py:data", "--out", "new.pt"]
+    running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    until = time.monotonic() + 120
+    while not began.exists():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < until, "the data were not asked for within two minutes"
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    printed, errors = running.communicate(timeout=60)
+    # Python may end by the signal itself, which a shell counts as 130 too.
+    assert running.returncode in (130, -signal.SIGINT)
+    assert (printed, errors.strip()) == ("", "normwise: interrupted.")
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"nets.py", "began"}

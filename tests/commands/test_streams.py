@@ -86,7 +86,7 @@ def test_a_pipe_that_is_not_standard_output_is_an_error(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_a_run_goes_on_where_nobody_reads_how_far_it_is(redirection: str, tmp_path: Path) -> None:
-    pytest.importorskip("sklearn", reason="the experiment needs the digits")
+    pytest.importorskip("torch", reason="the experiments need PyTorch")
     out = tmp_path / "report"
     code, printed, _ = shell(f"normwise lab run can_it_represent_the_identity --quick --out {out} {redirection}")
     assert code == 0
