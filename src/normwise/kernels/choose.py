@@ -146,12 +146,13 @@ def choose(
         return COMPILED
     if transformed:
         return TRANSFORMED
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return OTHER_DEVICE
-    if x.dim() < 2 or not x.dtype.is_floating_point or x.dtype.itemsize == 1:
+    dtype = x.dtype
+    if x.dim() < 2 or not dtype.is_floating_point or dtype.itemsize == 1:
         return STRANGE
-    channels = x.shape[1]
-    last, size = channels > 1 and x.stride(1) == 1, x.numel()
+    channels, size = x.size(1), x.numel()
+    last = channels > 1 and x.stride(1) == 1
     if by_batch and last and size > FEW_VALUES * channels:
         return RECORDED_INEXACT if recorded else INEXACT if _BUILT else NOT_BUILT_INEXACT
     if recorded:

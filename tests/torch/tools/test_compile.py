@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import normwise.torch as nt
 from normwise.estimators.window import Window
@@ -103,7 +104,7 @@ def test_the_statistics_are_right_far_from_zero_with_channels_last() -> None:
 def test_batches_of_any_size_need_few_graphs(settings: dict[str, Any]) -> None:
     layer = nt.BatchNorm1d(3, **settings)
     twin = copy.deepcopy(layer)
-    counter = torch._dynamo.testing.CompileCounterWithBackend(TRACED)
+    counter = CompileCounterWithBackend(TRACED)
     compiled = torch.compile(layer, fullgraph=True, backend=counter)
     for size in (4, 5, 6, 9, 30, 7, 1200, 2000):
         x = torch.randn(size, 3)
@@ -117,7 +118,7 @@ def test_many_steps_need_one_graph() -> None:
     for settings in SETTINGS[4:7]:
         torch.compiler.reset()
         layer = nt.BatchNorm1d(3, **settings)
-        counter = torch._dynamo.testing.CompileCounterWithBackend(TRACED)
+        counter = CompileCounterWithBackend(TRACED)
         compiled = torch.compile(layer, fullgraph=True, backend=counter)
         for _ in range(5):
             compiled(torch.randn(4, 3))

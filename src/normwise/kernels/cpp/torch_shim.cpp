@@ -373,8 +373,10 @@ PyObject* remember(PyObject*, PyObject* const* arguments, Py_ssize_t number) {
 }
 
 PyObject* restore_if_not_finite(PyObject*, PyObject* const* arguments, Py_ssize_t number) {
-  const auto running = Running::from(arguments, number, 4);
+  const auto running = Running::from(arguments, number, 5);
   if (!running) return nullptr;
+  auto* const updates = static_cast<int64_t*>(PyLong_AsVoidPtr(arguments[4]));
+  if (PyErr_Occurred()) return nullptr;
   const int64_t bytes = running->bytes(), size = running->is_double ? sizeof(double) : sizeof(float);
   if (static_cast<int64_t>(remembered.size()) != 2 * bytes) {
     PyErr_SetString(PyExc_RuntimeError, "normwise: statistics of another size were remembered");
@@ -392,6 +394,7 @@ PyObject* restore_if_not_finite(PyObject*, PyObject* const* arguments, Py_ssize_
                                                  std::isfinite(static_cast<float*>(running->var)[c]);
     if (!finite) restore(c), ++left_out;
   }
+  if (updates && (left_out < running->channels || running->channels == 0)) ++*updates;
   return PyLong_FromLongLong(left_out);
 }
 
@@ -405,7 +408,7 @@ PyMethodDef methods[] = {
      "Exponential moving average of statistics, by their addresses; how many channels are left as they were."},
     {"remember", fast(remember), METH_FASTCALL, "Keeps a copy of statistics, by their addresses."},
     {"restore_if_not_finite", fast(restore_if_not_finite), METH_FASTCALL,
-     "Puts what is remembered in the place of what is not finite; of how many channels."},
+     "Puts what is remembered in the place of what is not finite, and counts a batch that entered; of how many channels."},
     {"instruction_set", instruction_set, METH_NOARGS, "The instruction set that the kernels use on this processor."},
     {"pool_state", pool_state, METH_NOARGS, "Bytes at most, kept and lent; blocks reused and fresh."},
     {"set_pool_limit", set_pool_limit, METH_O, "How many bytes the pool keeps at most; 0 switches it off."},

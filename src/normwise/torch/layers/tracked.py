@@ -18,10 +18,11 @@ from normwise.torch.layers.lazy import learn_features
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
-from normwise.torch.steps.call import ATEN, checked, like_torch, normalize_and_update
+from normwise.torch.steps.call import checked, like_torch, normalize_and_update
 from normwise.torch.steps.checks import check_activation, refuse_nested
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.estimate_recomputation import StatisticsMet
+from normwise.torch.steps.normalize_aten import AtenAtAnyOrder
 from normwise.torch.steps.normalize_tiny import POLICIES, check_policy
 
 
@@ -98,7 +99,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
                 if tiny.moments is not None:
                     self._enter(tiny.moments, call.weights)
                 return tiny.y
-            call = call if kernel is ATEN else like_torch(call, by_batch=True)
+            call = call if isinstance(kernel, AtenAtAnyOrder) else like_torch(call, by_batch=True)
         if not tracks or self._paused or input.numel() == 0:  # an empty batch has nothing to add to the statistics
             return normalize_and_update(call._replace(mean=None, var=None), kernel, 0.0)
         updates, skipped = self._buffers.get("num_batches_tracked"), self._buffers.get("num_batches_skipped")
@@ -110,7 +111,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
             if updates is not None and mean is None:
                 updates.add_(1)
             return y
-        y, batch = kernel.forward_batch(like_torch(call, by_batch=True) if kernel is ATEN else call)
+        y, batch = kernel.forward_batch(like_torch(call, by_batch=True) if isinstance(kernel, AtenAtAnyOrder) else call)
         self._enter(batch, call.weights)
         return y
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled  # by its name alone: every backward asks
 from torch.utils.checkpoint import CheckpointError
 
 from normwise.kernels.internals import current_node
@@ -29,7 +29,7 @@ REFUSAL = (
 
 def _look(_: Tensor) -> None:
     """Called with the gradient of y, before the operator's backward."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not is_grad_enabled() or torch.compiler.is_compiling():
         return
     node: Any = current_node()
     # On the class: the node itself would unpack what a checkpoint hands out only once.

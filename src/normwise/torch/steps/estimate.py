@@ -126,8 +126,14 @@ def move_running(
     return left_out
 
 
-def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int, bool] | None:
-    """Where the compiled code finds running statistics, how many, and whether float64; None unless they are plain."""
+def addresses(running_mean: Tensor, running_var: Tensor, *, direct: bool = False) -> tuple[int, int, int, bool] | None:
+    """Where the compiled code finds running statistics, how many, and whether float64; None unless they are plain.
+
+    Args:
+        running_mean: shape (C,).
+        running_var: shape (C,).
+        direct: whether it is known that nothing compiles, records or transforms the call.
+    """
     dtype = running_mean.dtype
     if (
         type(running_mean) is type(running_var) is Tensor
@@ -138,12 +144,18 @@ def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int,
         and running_mean.is_contiguous()
         and running_var.is_contiguous()
         and running_mean.shape == running_var.shape
-        and not recording()
+        and (direct or not recording())  # before what the compiler cannot see through
         and listening_modes() == 0
-        and innermost_transform() is None
+        and (direct or innermost_transform() is None)
     ):
         return running_mean.data_ptr(), running_var.data_ptr(), running_mean.numel(), dtype is torch.float64
     return None
+
+
+def address_of_counter(updates: Tensor | None) -> int:
+    """Where the compiled code counts a batch, beside statistics that ``addresses`` found; 0 for not there."""
+    plain = updates is not None and type(updates) is Tensor and updates.dtype is torch.int64 and updates.is_cpu
+    return updates.data_ptr() if plain and updates is not None else 0
 
 
 def count_batch(updates: Tensor | None, skipped: Tensor | None, left_out: int, channels: int) -> None:

@@ -11,22 +11,31 @@ from normwise.kernels.aten import Aten
 from normwise.kernels.internals import running_backward
 from normwise.kernels.kernel import Call
 from normwise.torch.steps.any_order import HOOKS
-from normwise.torch.steps.estimate import addresses, count_batch
+from normwise.torch.steps.estimate import address_of_counter, addresses, count_batch
 from normwise.torch.steps.estimate_finite import all_finite, take_finite
 
 
-def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | None, skipped: Tensor | None) -> Tensor:
+def normalize_and_update_by_aten(
+    call: Call, momentum: float, updates: Tensor | None, skipped: Tensor | None, *, direct: bool = False
+) -> Tensor:
     """The operator's output, before the residual and the activation; the batch enters the running statistics.
 
     What it must not do to them is undone (``estimate_finite``), or done to copies (``estimate_recomputation``). For
     small tensors every operation here counts: a Python call costs a tenth of the operator.
+
+    Args:
+        call: checked.
+        momentum: weight of the new batch.
+        updates: int64, counts the batches that entered, or None.
+        skipped: int64, counts those that did not in some channel, or None.
+        direct: whether ``choose`` found that nothing compiles, records or transforms the call.
     """
     x, _, running_mean, running_var, scale, shift, eps, _, _ = call
     x = x if x.is_contiguous() else aten.with_plain_strides(x)
     if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
         return differentiable(F.batch_norm(x, running_mean, running_var, scale, shift, True, momentum, eps))
-    again = not torch.compiler.is_compiling() and running_backward() != -1  # ``recomputing``, without a call
-    plain = None if again or running_mean.dim() != 1 else addresses(running_mean, running_var)
+    again = (direct or not torch.compiler.is_compiling()) and running_backward() != -1  # ``recomputing``
+    plain = None if again or running_mean.dim() != 1 else addresses(running_mean, running_var, direct=direct)
     if plain is None:
         mean, var = running_mean.clone(), running_var.clone()
         y = F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
@@ -36,8 +45,11 @@ def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | 
     if cpu.library is not None:
         cpu.library.remember(*plain)
         y = _operator(x, call, running_mean, running_var, momentum)
-        count_batch(updates, skipped, cpu.library.restore_if_not_finite(*plain), plain[2])
-        return differentiable(y)
+        counter = address_of_counter(updates)
+        left_out = cpu.library.restore_if_not_finite(*plain, counter)
+        if left_out or not counter:
+            count_batch(None if counter else updates, skipped, left_out, plain[2])
+        return differentiable(y, direct=direct)
     before = torch.cat((running_mean, running_var))
     y = _operator(x, call, running_mean, running_var, momentum)
     if all_finite(running_mean, running_var):
@@ -56,17 +68,27 @@ def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float)
     return F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
 
 
-def differentiable(y: Tensor) -> Tensor:
+def differentiable(y: Tensor, *, direct: bool = False) -> Tensor:
     """``y`` itself, an output of PyTorch's batch norm in training, now with right derivatives of every order."""
-    if not torch.compiler.is_compiling() and y.grad_fn is not None:  # compiled graphs have first derivatives only
+    if not direct and torch.compiler.is_compiling():  # compiled graphs have first derivatives only
+        return y
+    node = y.grad_fn
+    if node is not None:
         y._backward_hooks = HOOKS
-        y.grad_fn._register_hook_dict(y)
+        node._register_hook_dict(y)
         y._backward_hooks = None  # hooks of the user's are to come into a dict of their own
     return y
 
 
 class AtenAtAnyOrder(Aten):
-    """PyTorch's operator with right derivatives of every order."""
+    """PyTorch's operator with right derivatives of every order.
+
+    Args:
+        direct: whether it serves only what ``choose`` found that nothing compiles, records or transforms.
+    """
+
+    def __init__(self, *, direct: bool = False) -> None:
+        self.direct = direct
 
     def differentiable(self, y: Tensor) -> Tensor:
         """As the function of this name."""

@@ -36,9 +36,10 @@ from normwise.kernels.kernel import Call
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.steps.buffers import readable
-from normwise.torch.steps.call import ATEN, kernel_for, like_torch
+from normwise.torch.steps.call import kernel_for, like_torch
 from normwise.torch.steps.checks_mask import counting_values
 from normwise.torch.steps.estimate_recomputation import StatisticsMet
+from normwise.torch.steps.normalize_aten import AtenAtAnyOrder
 
 # Fewer values per channel than this are too few for ``renorm``: with 32 normal values, dividing by the batch's own
 # deviation makes the output 4 % too large on average, and with 16 already 9 %.
@@ -137,4 +138,4 @@ def check_policy(name: str, tracks: bool) -> None:
 
 def _running(call: Call) -> Tensor:
     kernel = kernel_for(call, by_batch=False)
-    return kernel.forward_running(call if kernel is ATEN else like_torch(call, by_batch=False))
+    return kernel.forward_running(call if isinstance(kernel, AtenAtAnyOrder) else like_torch(call, by_batch=False))
