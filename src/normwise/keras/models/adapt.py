@@ -130,7 +130,7 @@ class SiteWithPrior(Site):
     def estimate(self) -> tuple[F64, F64]:
         """Mean and variance of source and target together."""
         kept = self.statistics
-        seen = Moments.from_population_var(kept.mean, kept.var, kept.count)
+        seen = Moments.from_unbiased_var(kept.mean, kept.var, kept.count)
         with np.errstate(all="ignore"):  # a source that is not finite counts for nothing
             return held(self.before, self.prior, seen, self.samples)
 

@@ -29,7 +29,7 @@ class SiteWithPrior(Site):
     def estimate(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of source and target together."""
         kept = self.statistics
-        seen = Moments.from_population_var(kept.mean, kept.var, kept.count)
+        seen = Moments.from_unbiased_var(kept.mean, kept.var, kept.count)
         return held(self._before, self.prior, seen, self.samples)
 
     def values(self) -> list[tuple[Tensor, Tensor]]:
