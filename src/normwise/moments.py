@@ -6,6 +6,7 @@ Only operators are used, so the fields may be NumPy arrays or any framework's te
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,9 @@ class Moments:
 
 
 def _warn(old: str, new: str) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return  # a compiled graph has no place for warnings
     warnings.warn(
         f"Moments.{old} is called Moments.{new} now and has its old name until 0.2: call it by the new one.",
         DeprecationWarning,

@@ -51,10 +51,10 @@ SUCCESSORS = {
         "pairs_of_channels": "steps.estimate_pairs",
         "pooling": "models.pooling",
         "pooling_report": "models.pooling_report",
-        "prior": "models.recalibration.prior",
+        "prior": "normwise.recalibration.site",
         "ranks": "models.ranks",
         "recalibrate": "models.recalibration.recalibrate",
-        "recalibration_passes": "models.recalibration.passes",
+        "recalibration_passes": "normwise.recalibration.passes",
         "recalibration_sites": "models.recalibration.sites",
         "recomputation": "steps.estimate_recomputation",
         "renorm": "layers.batch_renorm",
@@ -96,7 +96,7 @@ SUCCESSORS = {
         "normalizing": "steps.normalize",
         "recalibrate": "models.recalibrate",
         "recalibrating": "callbacks.recalibrating",
-        "recalibration_passes": "models.passes",
+        "recalibration_passes": "normwise.recalibration.passes",
         "recalibration_sites": "models.sites",
         "renormalization": "steps.normalize_renormalized",
         "replicas": "steps.gather_replicas",
@@ -106,8 +106,14 @@ SUCCESSORS = {
         "transaction": "models.transaction",
         "virtual_batches": "steps.gather_virtual",
     },
+    "keras.models": {"passes": "normwise.recalibration.passes"},
+    "recalibration": {"share": "one_pass"},
+    "torch.models.recalibration": {
+        "passes": "normwise.recalibration.passes",
+        "prior": "normwise.recalibration.site",
+    },
 }
-"""By room: the old name -> the new one."""
+"""By room: the old name -> the new one, in the same room or from ``normwise`` on."""
 
 
 class Finder:
@@ -125,7 +131,8 @@ class Finder:
             return None
         from importlib.machinery import ModuleSpec
 
-        return ModuleSpec(name, Loader(f"{package}.{new}"))  # type: ignore[arg-type]  # importlib.abc takes a millisecond to import
+        successor = new if new.startswith("normwise.") else f"{package}.{new}"
+        return ModuleSpec(name, Loader(successor))  # type: ignore[arg-type]  # importlib.abc takes a millisecond to import
 
 
 class Loader:
