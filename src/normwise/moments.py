@@ -31,7 +31,7 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
 
 
 def isfinite(values: Array) -> Array:
-    """Where values are neither NaN nor infinite, for numbers, arrays and tensors alike.
+    """True where values are neither NaN nor infinite, for numbers, arrays and tensors alike.
 
     Example:
         >>> isfinite(np.array([1.0, np.nan, -np.inf]))

@@ -1,4 +1,4 @@
-"""What a framework says about one of its batch norms, so that its statistics can be estimated from data."""
+"""A batch norm of any framework, as its framework describes it to ``recalibrate`` and ``adapt``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normwise.moments import Moments
 
 Array = Any  # NumPy's or a framework's, in float64
 Hear = Callable[[Moments, float], None]
-"""Takes the moments of what a layer is called with, and how many values of a channel one sample has."""
+"""A function of the moments of a layer's input, and of the number of values of a channel in one sample."""
 
 
 class Layer(Protocol):
@@ -37,26 +37,24 @@ class Layer(Protocol):
         """Put these in the place of the layer's."""
 
     def writes(self, mean: Array, var: Array) -> list[Callable[[], None]]:
-        """What writes these for good, if it is called; nothing is written before.
+        """Functions that write these for good; nothing is written before they are called.
 
         Raises:
             NormwiseError: the layer's dtype cannot hold them.
         """
 
     def counter_writes(self, statistics: RunningStatistics) -> list[Callable[[], None]]:
-        """What writes how much stands behind the statistics, which training has to know to carry on with them."""
+        """Functions that write how much stands behind the statistics, which training needs to carry on with them."""
 
     def moved(self, before: tuple[Array, Array], after: tuple[Array, Array]) -> Array:
-        """How far statistics are from others, shape (C,), in standard deviations of the others."""
+        """The distance of statistics from those before, shape (C,), in standard deviations of those after."""
 
-    def way_back(self) -> Callable[[], None]:
-        """What gives the layer back the mean and the variance that it has now, byte for byte."""
+    def restorer(self) -> Callable[[], None]:
+        """A function that gives the layer the mean and the variance that it has now, byte for byte."""
 
     def listen(self, hear: Hear) -> Callable[[], None]:
-        """Let ``hear`` be told of every call of the layer, before its forward.
-
-        A call with nothing to gather is not told of, nor one that ends in the layer's own error.
+        """Call ``hear`` before every forward of the layer; not where there is nothing to gather, or an error to come.
 
         Returns:
-            what ends it.
+            a function that ends this.
         """

@@ -1,4 +1,4 @@
-"""What a framework says about a model, so that batches can be taken through it."""
+"""A model of any framework, as its framework describes it to ``recalibrate`` and ``adapt``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Model(Protocol):
     """A model whose layers gather, in any framework.
 
     Attributes:
-        loader: what of this framework can be gone through more than once, for an error.
+        loader: the framework's word for data that can be gone through more than once, for an error.
         to_the_end: whether a forward must not end before its end.
         rank: which of the processes that work together this one is.
     """
@@ -27,17 +27,17 @@ class Model(Protocol):
         """Inside, the model runs in inference mode; afterwards it is as before, and so is the random state.
 
         Returns:
-            a context manager, which gives what sets the random state back to that of the beginning.
+            a context manager, which gives a function that sets the random state to that of the beginning.
         """
 
     def forward(self, batch: Any) -> object:
         """One batch through the model, without gradients."""
 
     def samples_in(self, batch: Any) -> int:
-        """How many samples a batch has."""
+        """The number of samples in a batch."""
 
     def together(self, work: Callable[[], Pass], gathering: Sequence[Site]) -> list[Pass]:
-        """Do the work, and let each site know what all processes gathered in it.
+        """Do the work, and give each site what all processes gathered in it.
 
         Returns:
             the pass of every process; of one alone, its own.

@@ -26,7 +26,7 @@ class StopForward(BaseException):
 
 
 class Gatherer(Protocol):
-    """What a layer that gathers is told and asked."""
+    """A layer that gathers, as a pass sees it."""
 
     def begin(self, *, watched: bool = False) -> None:
         """Forget what was gathered; keep the standard error from now on, or not."""

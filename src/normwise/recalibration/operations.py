@@ -81,7 +81,7 @@ def adapt_layers(
         prior=prior,
     )
     for site in passes.sites:
-        report.remember(site.layer.way_back())
+        report.remember(site.layer.restorer())
     commit(passes.sites)
     return report
 

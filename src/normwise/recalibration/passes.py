@@ -17,7 +17,7 @@ from normwise.recalibration.site import Site
 
 
 class Passes(NamedTuple):
-    """What came of going through the data.
+    """The result of going through the data.
 
     Attributes:
         sites: the layers that were reached, in the order of their calls.
@@ -76,7 +76,7 @@ def go_through(model: Model, source: Batches, sites: Sequence[Site], *, upstream
 
 @contextmanager
 def listening(sites: Sequence[Site], gathering: Sequence[Site], *, to_the_end: bool = False) -> Iterator[None]:
-    """Every call of the layers that gather is gathered, and layers that are not settled normalize by the batch.
+    """Gather every call of the layers that gather, and let layers that are not settled normalize by the batch.
 
     By the batch: its own moments are put in the place of the running statistics, for one call. That is the output of
     training, without what layers do besides in training mode. A call of one value per channel has no such output and

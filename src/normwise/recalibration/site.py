@@ -20,7 +20,7 @@ Array = Any  # NumPy's or PyTorch's, in float64
 
 
 class Gathered(NamedTuple):
-    """What one process gathered in one layer."""
+    """The statistics that one process gathered in one layer, and their circumstances."""
 
     statistics: RunningStatistics
     samples: Array
@@ -58,12 +58,12 @@ class Site:
 
     @property
     def not_finite(self) -> int:
-        """How many calls had a channel that was not finite."""
+        """The number of calls in which a channel was not finite."""
         return int(self._left_out)
 
     @property
     def reached(self) -> bool:
-        """Whether there are statistics: of two values in some channel, at least."""
+        """True where there are statistics: of two values in some channel, at least."""
         return bool(self._known().any())
 
     def begin(self, *, watched: bool = False) -> None:
@@ -77,7 +77,7 @@ class Site:
         self._standard_error = StandardError() if watched else None
 
     def take(self, batch: Moments, values_per_sample: float = 1) -> None:
-        """The moments of one call enter the statistics; channels that are not finite do not."""
+        """Add the moments of one call to the statistics, but for channels that are not finite."""
         clean, finite = of_finite_channels(batch)
         self.statistics = self.estimator.update(self.statistics, clean)
         self.samples = self.samples + clean.count / values_per_sample
@@ -85,7 +85,7 @@ class Site:
         self._calls.append(clean)
 
     def end_of_batch(self) -> None:
-        """A layer that one forward calls several times has seen one batch, whatever its calls have in common."""
+        """Count the calls since the last batch as one observation, whatever they have in common."""
         self.once &= len(self._calls) < 2
         if self._standard_error is not None and self._calls:
             self._standard_error.add(reduce(Moments.merge, self._calls))
@@ -98,11 +98,11 @@ class Site:
         return self._standard_error.typical(self.statistics.var, self.layer.eps)
 
     def gathered(self) -> Gathered:
-        """What this process knows."""
+        """Everything that this process gathered."""
         return Gathered(self.statistics, self.samples, self.not_finite, self.place, self.once)
 
     def take_over(self, gathered: Gathered) -> None:
-        """What all processes know together."""
+        """Put what all processes gathered in the place of what this one did."""
         self.statistics, self.samples, self._left_out, self.place, self.once = gathered
 
     def estimate(self) -> tuple[Array, Array]:
@@ -121,12 +121,12 @@ class Site:
         self.layer.write(where(several, batch.mean, mean), where(several, batch.var, var))
 
     def moved(self) -> Array:
-        """How far the statistics are from those at the beginning, per channel; infinite if these were not finite."""
+        """The distance of the statistics from those before, per channel; infinite where these were not finite."""
         far = self.layer.moved(self.before, self.estimate())
         return where(isfinite(far), far, math.inf)
 
     def writes(self) -> list[Callable[[], None]]:
-        """What writes the result into the layer, if it is called.
+        """Functions that write the result into the layer.
 
         Raises:
             NormwiseError: the layer's dtype cannot hold it.

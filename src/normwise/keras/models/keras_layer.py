@@ -61,7 +61,7 @@ class KerasLayer:
             variable.assign(_cast(value, variable.dtype))
 
     def writes(self, mean: F64, var: F64) -> list[Callable[[], None]]:
-        """What writes these into the variables, in their dtypes.
+        """Functions that write these into the variables, in their dtypes.
 
         Raises:
             NormwiseError: a variable's dtype cannot hold them.
@@ -78,7 +78,7 @@ class KerasLayer:
         return found
 
     def counter_writes(self, statistics: RunningStatistics) -> list[Callable[[], None]]:
-        """What writes ``updates`` and ``count``, where the layer has them."""
+        """Functions that write ``updates`` and ``count``, where the layer has them."""
         found: list[Callable[[], None]] = []
         for counter, number in (("updates", statistics.updates.max()), ("count", statistics.count)):
             variable = getattr(self.norm, counter, None)
@@ -87,13 +87,13 @@ class KerasLayer:
         return found
 
     def moved(self, before: tuple[F64, F64], after: tuple[F64, F64]) -> F64:
-        """How far statistics are from others, in standard deviations of the others."""
+        """The distance of statistics from those before, in standard deviations of those after."""
         with np.errstate(all="ignore"):
             far: F64 = distance(*before, *after, self.eps)
         return far
 
-    def way_back(self) -> Callable[[], None]:
-        """What gives the layer back the mean and variance that it has now, byte for byte."""
+    def restorer(self) -> Callable[[], None]:
+        """A function that gives the layer the mean and variance that it has now, byte for byte."""
         row = slice(None) if self._row is None else self._row
         before = [(variable, ops.convert_to_numpy(variable.value).copy()) for variable in self._variables()]
 
@@ -106,7 +106,7 @@ class KerasLayer:
         return back
 
     def listen(self, hear: Hear) -> Callable[[], None]:
-        """Let ``hear`` be told of every call of the layer, before its own."""
+        """Call ``hear`` before every call of the layer."""
 
         def around(below: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **named: Any) -> Any:
@@ -156,7 +156,7 @@ def cover(layer: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]
         around: makes the new ``call`` from the one below it.
 
     Returns:
-        what takes it away.
+        a function that takes it away.
 
     Example:
         >>> layer = keras.layers.ReLU()

@@ -39,7 +39,7 @@ class KerasModel:
         return call(self._model, batch, self._forward_fn)
 
     def samples_in(self, batch: Any) -> int:
-        """How many samples a batch has."""
+        """The number of samples in a batch."""
         return samples_in(batch)
 
     def together(self, work: Callable[[], Pass], gathering: Sequence[Site]) -> list[Pass]:

@@ -95,7 +95,7 @@ class Adaptation:
         self._streams = [_Stream(layer, prior, memory) for layer in found]
         self._block = ExitStack()
         self._inside = self._kept = False
-        self._ways_back: list[Callable[[], None]] = []
+        self._restorers: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         if self._inside:
@@ -103,7 +103,7 @@ class Adaptation:
         self._inside, self._kept = True, False
         for stream in self._streams:
             stream.begin()
-        self._ways_back = [stream.layer.way_back() for stream in self._streams]
+        self._restorers = [stream.layer.restorer() for stream in self._streams]
         with ExitStack() as block:
             block.enter_context(uncompiled())
             for stream in self._streams:
@@ -134,8 +134,8 @@ class Adaptation:
         self._take_back()
 
     def _take_back(self) -> None:
-        for back in self._ways_back:
-            back()
+        for restore in self._restorers:
+            restore()
 
     def report(self) -> AdaptReport:
         """What happened since the block began, or since ``reset``."""
@@ -147,7 +147,7 @@ class Adaptation:
             batches=max((stream.calls for stream in reached), default=0),
             samples=max((stream.rows for stream in reached), default=0),
             prior=self._prior,
-            _ways_back=list(self._ways_back),
+            _restorers=list(self._restorers),
         )
 
 

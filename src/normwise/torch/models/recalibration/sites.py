@@ -1,4 +1,4 @@
-"""The batch norms of a model whose statistics are estimated anew: which they are, and which are not, and why."""
+"""The batch norms of a model whose statistics are to be estimated, and those that are left, with the reason."""
 
 from __future__ import annotations
 

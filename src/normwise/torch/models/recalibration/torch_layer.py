@@ -57,7 +57,7 @@ class TorchLayer:
             write(buffer, value)
 
     def writes(self, mean: Tensor, var: Tensor) -> list[Callable[[], None]]:
-        """What writes these into the buffers.
+        """Functions that write these into the buffers.
 
         Raises:
             NormwiseError: a buffer's dtype cannot hold them.
@@ -72,7 +72,7 @@ class TorchLayer:
         return [partial(write, buffer, value) for buffer, value in self._for_buffers(mean, var)]
 
     def counter_writes(self, statistics: RunningStatistics) -> list[Callable[[], None]]:
-        """What writes ``num_batches_tracked``, and ``running_count`` where the layer has it."""
+        """Functions that write ``num_batches_tracked``, and ``running_count`` where the layer has it."""
         found: list[Callable[[], None]] = []
         for counter, number in (("num_batches_tracked", statistics.updates), ("running_count", statistics.count)):
             buffer = getattr(self.norm, counter, None)
@@ -81,11 +81,11 @@ class TorchLayer:
         return found
 
     def moved(self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
-        """How far statistics are from others, in standard deviations of the others."""
+        """The distance of statistics from those before, in standard deviations of those after."""
         return self._statistics.moved(before, after, self.eps)
 
-    def way_back(self) -> Callable[[], None]:
-        """What gives the layer back the mean and variance that it has now, wherever it is by then."""
+    def restorer(self) -> Callable[[], None]:
+        """A function that gives the layer the mean and variance that it has now, wherever it is by then."""
         before = [(name, getattr(self.norm, name).detach().clone()) for name in STATISTICS]
 
         def back() -> None:
@@ -95,7 +95,7 @@ class TorchLayer:
         return back
 
     def listen(self, hear: Hear) -> Callable[[], None]:
-        """Let ``hear`` be told of every call of the layer, before its forward."""
+        """Call ``hear`` before every forward of the layer."""
 
         def hook(norm: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
             _ = norm

@@ -51,11 +51,11 @@ class TorchModel:
         return call(self._inner, batch, self._forward_fn)
 
     def samples_in(self, batch: Any) -> int:
-        """How many samples a batch has."""
+        """The number of samples in a batch."""
         return samples_in(batch)
 
     def together(self, work: Callable[[], Pass], gathering: Sequence[Site]) -> list[Pass]:
-        """Do the work, and let each site know what all processes gathered in it, in one collective call."""
+        """Do the work, and give each site what all processes gathered in it, in one collective call."""
         if not self._ranks.several:
             return [work()]
 
