@@ -106,8 +106,8 @@ class NumpyModel:
         try:
             yield restore_random_state
         finally:
-            for back in before:
-                back()
+            for restore in before:
+                restore()
 
     def forward(self, batch: F64) -> F64:
         for layer in self.layers:
