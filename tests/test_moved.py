@@ -10,19 +10,16 @@ from pathlib import Path
 import pytest
 
 import normwise
-from normwise.moved import SUCCESSORS
+from normwise.moved import ELSEWHERE, SUCCESSORS
 
 ROOT = Path(normwise.__file__).parent
 
 
 @pytest.mark.parametrize("room", SUCCESSORS)
 def test_every_successor_is_there_and_no_old_name_is(room: str) -> None:
-    folder = ROOT / room.replace(".", "/")
-    assert folder.is_dir()
     for old, new in SUCCESSORS[room].items():
-        start, path = (ROOT.parent, new) if new.startswith("normwise.") else (folder, new)
-        assert (start / path.replace(".", "/")).with_suffix(".py").is_file(), new
-        assert not (folder / f"{old}.py").exists(), old
+        assert (ROOT / room / new.replace(".", "/")).with_suffix(".py").is_file(), new
+        assert not (ROOT / room / f"{old}.py").exists(), old
 
 
 def test_the_old_name_gives_the_very_module_and_says_where_it_is() -> None:
@@ -47,29 +44,6 @@ print(warning.filename)
     ]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "name"),
-    [
-        ("normwise.torch.models.recalibration.prior", "normwise.recalibration.site", "SiteWithPrior"),
-        ("normwise.torch.models.recalibration.passes", "normwise.recalibration.passes", "go_through"),
-        ("normwise.torch.recalibration_passes", "normwise.recalibration.passes", "Passes"),
-        ("normwise.recalibration.share", "normwise.recalibration.one_pass", "limit_of"),
-    ],
-)
-def test_what_both_frameworks_share_is_found_under_the_old_names(old: str, new: str, name: str) -> None:
-    code = f"""
-import warnings
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    from {old} import {name}
-import {new} as now
-assert {name} is now.{name}
-print([str(each.message) for each in told if each.category is DeprecationWarning])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"['{old} has moved to {new} and has its old name until 0.2: import it from there.']\n"
-
-
 def test_what_was_never_there_is_not_found() -> None:
     assert find_spec("normwise.torch.nothing") is None
     assert find_spec("normwise.fuse") is None
@@ -83,3 +57,33 @@ def test_rooms_are_attributes() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("BatchNorm1d(3, ")
     assert done.stdout.endswith(" normwise.errors normwise.lab\n")
+
+
+def test_modules_that_both_frameworks_share_are_there_and_their_old_files_are_not() -> None:
+    for old, new in ELSEWHERE.items():
+        was, now = (ROOT.parent / name.replace(".", "/") for name in (old, new))
+        assert now.with_suffix(".py").is_file(), new
+        assert not was.with_suffix(".py").exists(), old
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [
+        ("normwise.torch.models.recalibration.prior", "SiteWithPrior"),
+        ("normwise.torch.recalibration_passes", "Passes"),
+        ("normwise.recalibration.share", "limit_of"),
+    ],
+)
+def test_modules_that_both_frameworks_share_are_found_under_their_old_names(old: str, name: str) -> None:
+    new = ELSEWHERE[old]
+    code = f"""
+import warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from {old} import {name}
+import {new} as now
+assert {name} is now.{name}
+print([str(each.message) for each in told if each.category is DeprecationWarning])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"['{old} has moved to {new} and has its old name until 0.2: import it from there.']\n"
