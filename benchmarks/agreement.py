@@ -91,5 +91,5 @@ def _errors(i: Inputs, *, ours: bool) -> tuple[float, float]:
     some = judged_channels(tuple(i.x.shape))
     right, batch = reference.forward_batch(array(i.x[:, some]), array(i.weight[some]), array(i.bias[some]), EPS)
     worst_y = abs(array(y[:, some]) - right) / abs(right).clip(min=1)
-    worst_var = abs(array(var[some]) / batch.population_var() - 1)
+    worst_var = abs(array(var[some]) / batch.unbiased_var() - 1)
     return float(worst_y.max()), float(worst_var.max())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normwise.kernels import reference
-from normwise.moments import Moments, where
+from normwise.moments import Moments, isfinite, where
 
 SOURCE = Path(__file__).parents[1] / "src" / "normwise"
 
@@ -71,25 +71,25 @@ def test_weighted_counts_merge_like_repeated_values() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])
-def test_population_variance_is_unbiased_and_invertible(n: int) -> None:
+def test_unbiased_variance_is_numpys_and_invertible(n: int) -> None:
     """numpy's ddof=1, and back."""
     values = np.random.default_rng(1).normal(size=(n, 4))
     batch = reference.moments(values)
-    np.testing.assert_allclose(batch.population_var(), values.var(0, ddof=1), rtol=1e-14)
-    back = Moments.from_population_var(batch.mean, batch.population_var(), batch.count)
+    np.testing.assert_allclose(batch.unbiased_var(), values.var(0, ddof=1), rtol=1e-14)
+    back = Moments.from_unbiased_var(batch.mean, batch.unbiased_var(), batch.count)
     np.testing.assert_allclose(back.var, batch.var, rtol=1e-15)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_one_value_says_nothing_about_spread(n: int) -> None:
     """NaN rather than a zero that looks like an answer."""
-    assert np.isnan(Moments(np.zeros(2), np.zeros(2), n).population_var()).all()
+    assert np.isnan(Moments(np.zeros(2), np.zeros(2), n).unbiased_var()).all()
 
 
 def test_counts_may_differ_per_channel() -> None:
     """Arrays of counts work as numbers do."""
     batch = Moments(np.zeros(3), np.ones(3), np.array([0, 1, 2]))
-    np.testing.assert_array_equal(batch.population_var(), [np.nan, np.nan, 2.0])
+    np.testing.assert_array_equal(batch.unbiased_var(), [np.nan, np.nan, 2.0])
 
 
 def test_where_serves_numbers_and_arrays() -> None:
@@ -147,3 +147,31 @@ def test_rows_may_have_a_count_for_each_channel() -> None:
     np.testing.assert_array_equal(rows.mean, [2.0, 7.0])
     np.testing.assert_array_equal(rows.var, [1.0, 0.0])
     np.testing.assert_array_equal(rows.count, [2, 2])
+
+
+def test_old_names_of_the_unbiased_variance_work_and_name_the_new_ones() -> None:
+    """Estimators that users wrote call them."""
+    batch = Moments(np.zeros(2), np.array([2.0, 3.0]), np.array([4, 1]))
+    with pytest.warns(
+        DeprecationWarning,
+        match=r"^Moments\.population_var is called Moments\.unbiased_var now and has its old name until 0\.2: "
+        r"call it by the new one\.$",
+    ) as told:
+        np.testing.assert_array_equal(batch.population_var(), batch.unbiased_var())
+    assert [each.filename for each in told] == [__file__]
+    with pytest.warns(
+        DeprecationWarning,
+        match=r"^Moments\.from_population_var is called Moments\.from_unbiased_var now and has its old name until "
+        r"0\.2: call it by the new one\.$",
+    ) as told:
+        back = Moments.from_population_var(batch.mean, population_var=np.array([8 / 3, 1.0]), count=batch.count)
+    assert [each.filename for each in told] == [__file__]
+    np.testing.assert_array_equal(back.var, [2.0, 0.0])
+
+
+def test_what_is_finite_is_known_without_a_warning() -> None:
+    """NumPy warns of a difference of infinities, and warnings are errors here."""
+    values = np.array([0.0, -1e308, np.nan, np.inf, -np.inf])
+    assert isfinite(values).tolist() == np.isfinite(values).tolist()
+    assert isfinite(1.0) is True
+    assert isfinite(float("nan")) is False

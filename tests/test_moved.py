@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import normwise
-from normwise.moved import SUCCESSORS
+from normwise.moved import ELSEWHERE, SUCCESSORS
 
 ROOT = Path(normwise.__file__).parent
 
@@ -57,3 +57,33 @@ def test_rooms_are_attributes() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("BatchNorm1d(3, ")
     assert done.stdout.endswith(" normwise.errors normwise.lab\n")
+
+
+def test_modules_that_both_frameworks_share_are_there_and_their_old_files_are_not() -> None:
+    for old, new in ELSEWHERE.items():
+        was, now = (ROOT.parent / name.replace(".", "/") for name in (old, new))
+        assert now.with_suffix(".py").is_file(), new
+        assert not was.with_suffix(".py").exists(), old
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [
+        ("normwise.torch.models.recalibration.prior", "SiteWithPrior"),
+        ("normwise.torch.recalibration_passes", "Passes"),
+        ("normwise.recalibration.share", "limit_of"),
+    ],
+)
+def test_modules_that_both_frameworks_share_are_found_under_their_old_names(old: str, name: str) -> None:
+    new = ELSEWHERE[old]
+    code = f"""
+import warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from {old} import {name}
+import {new} as now
+assert {name} is now.{name}
+print([str(each.message) for each in told if each.category is DeprecationWarning])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"['{old} has moved to {new} and has its old name until 0.2: import it from there.']\n"

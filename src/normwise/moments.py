@@ -5,6 +5,9 @@ Only operators are used, so the fields may be NumPy arrays or any framework's te
 
 from __future__ import annotations
 
+import math
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +28,16 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
     if isinstance(condition, np.ndarray):
         return np.where(condition, yes, no)
     return yes.where(condition, no) if hasattr(yes, "where") else no.where(~condition, yes)  # a framework's tensors
+
+
+def isfinite(values: Array) -> Array:
+    """True where values are neither NaN nor infinite, for numbers, arrays and tensors alike.
+
+    Example:
+        >>> isfinite(np.array([1.0, np.nan, -np.inf]))
+        array([ True, False, False])
+    """
+    return abs(values) < math.inf  # without a warning of NumPy's, which a difference of infinities brings
 
 
 def bessel(count: Array) -> Array:
@@ -101,7 +114,7 @@ class Moments:
         apart = self.mean - mean
         return Moments(mean, ((self.var + apart * apart) * share).sum(0), count)
 
-    def population_var(self) -> Array:
+    def unbiased_var(self) -> Array:
         r"""The unbiased estimate of the variance of the population that the values were drawn from.
 
         .. math:: \hat\sigma^2 = \frac{n}{n - 1} v
@@ -113,27 +126,49 @@ class Moments:
             Ioffe and Szegedy 2015, algorithm 2.
 
         Example:
-            >>> Moments(0.0, 2.0, 4).population_var()
+            >>> Moments(0.0, 2.0, 4).unbiased_var()
             2.6666666666666665
         """
         known = self.count > 1
         return where(known, self.var * bessel(where(known, self.count, 2)), self.var * float("nan"))
 
     @classmethod
-    def from_population_var(cls, mean: Array, population_var: Array, count: Array) -> Moments:
-        r"""Moments from an unbiased variance, the inverse of ``population_var``.
+    def from_unbiased_var(cls, mean: Array, unbiased_var: Array, count: Array) -> Moments:
+        r"""Moments from an unbiased variance, the inverse of ``unbiased_var``.
 
         .. math:: v = \frac{n - 1}{n} \hat\sigma^2
 
         Example:
-            >>> Moments.from_population_var(0.0, 2.6666666666666665, 4).var
+            >>> Moments.from_unbiased_var(0.0, 2.6666666666666665, 4).var
             2.0
         """
         safe = count + (count == 0)
-        return cls(mean, population_var * ((safe - 1) / safe), count)
+        return cls(mean, unbiased_var * ((safe - 1) / safe), count)
+
+    def population_var(self) -> Array:
+        """The old name of ``unbiased_var``, which goes with 0.2."""
+        _warn("population_var", "unbiased_var")
+        return self.unbiased_var()
+
+    @classmethod
+    def from_population_var(cls, mean: Array, population_var: Array, count: Array) -> Moments:
+        """The old name of ``from_unbiased_var``, which goes with 0.2."""
+        _warn("from_population_var", "from_unbiased_var")
+        return cls.from_unbiased_var(mean, population_var, count)
 
 
-def biased(population_var: Array, count: Array) -> Array:
+def _warn(old: str, new: str) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return  # a compiled graph has no place for warnings
+    warnings.warn(
+        f"Moments.{old} is called Moments.{new} now and has its old name until 0.2: call it by the new one.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
+def biased(unbiased_var: Array, count: Array) -> Array:
     r"""The variance divided by n from the one divided by n - 1: PyTorch's running variance as Keras would store it.
 
     .. math:: v = \frac{n - 1}{n} \hat\sigma^2
@@ -142,14 +177,14 @@ def biased(population_var: Array, count: Array) -> Array:
     average of variances of batches of one size converts like a single one.
 
     Args:
-        population_var: :math:`\hat\sigma^2`, any shape.
+        unbiased_var: :math:`\hat\sigma^2`, any shape.
         count: n, the values per channel of one batch: batch size times spatial size, in all synchronized processes.
 
     Example:
         >>> biased(2.0, 4)
         1.5
     """
-    return Moments.from_population_var(0.0, population_var, count).var
+    return Moments.from_unbiased_var(0.0, unbiased_var, count).var
 
 
 def unbiased(var: Array, count: Array) -> Array:
@@ -165,4 +200,4 @@ def unbiased(var: Array, count: Array) -> Array:
         >>> unbiased(1.5, 4)
         2.0
     """
-    return Moments(0.0, var, count).population_var()
+    return Moments(0.0, var, count).unbiased_var()

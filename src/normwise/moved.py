@@ -10,6 +10,17 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+ELSEWHERE = {
+    "normwise.keras.models.passes": "normwise.recalibration.passes",
+    "normwise.keras.recalibration_passes": "normwise.recalibration.passes",
+    "normwise.recalibration.share": "normwise.recalibration.one_pass",
+    "normwise.torch.models.recalibration.passes": "normwise.recalibration.passes",
+    "normwise.torch.models.recalibration.prior": "normwise.recalibration.site",
+    "normwise.torch.prior": "normwise.recalibration.site",
+    "normwise.torch.recalibration_passes": "normwise.recalibration.passes",
+}
+"""The full old name -> the full new one, of modules that both frameworks share now."""
+
 SUCCESSORS = {
     "torch": {
         "accumulation": "models.accumulation.accumulate",
@@ -51,10 +62,8 @@ SUCCESSORS = {
         "pairs_of_channels": "steps.estimate_pairs",
         "pooling": "models.pooling",
         "pooling_report": "models.pooling_report",
-        "prior": "models.recalibration.prior",
         "ranks": "models.ranks",
         "recalibrate": "models.recalibration.recalibrate",
-        "recalibration_passes": "models.recalibration.passes",
         "recalibration_sites": "models.recalibration.sites",
         "recomputation": "steps.estimate_recomputation",
         "renorm": "layers.batch_renorm",
@@ -96,7 +105,6 @@ SUCCESSORS = {
         "normalizing": "steps.normalize",
         "recalibrate": "models.recalibrate",
         "recalibrating": "callbacks.recalibrating",
-        "recalibration_passes": "models.passes",
         "recalibration_sites": "models.sites",
         "renormalization": "steps.normalize_renormalized",
         "replicas": "steps.gather_replicas",
@@ -121,11 +129,12 @@ class Finder:
         new = (
             SUCCESSORS.get(package.removeprefix("normwise."), {}).get(old) if package.startswith("normwise.") else None
         )
-        if new is None:
+        successor = ELSEWHERE.get(name) if new is None else f"{package}.{new}"
+        if successor is None:
             return None
         from importlib.machinery import ModuleSpec
 
-        return ModuleSpec(name, Loader(f"{package}.{new}"))  # type: ignore[arg-type]  # importlib.abc takes a millisecond to import
+        return ModuleSpec(name, Loader(successor))  # type: ignore[arg-type]  # importlib.abc takes a millisecond to import
 
 
 class Loader:

@@ -16,5 +16,5 @@ def test_ema_is_the_closed_form() -> None:
     weights = np.array([0.1 * 0.9 ** (11 - j) for j in range(12)])
     statistics = after(EXAMINED, batches)
     np.testing.assert_allclose(statistics.mean, weights @ np.array([b.mean for b in batches]), rtol=1e-12)
-    expected = 0.9**12 + weights @ np.array([b.population_var() for b in batches])
+    expected = 0.9**12 + weights @ np.array([b.unbiased_var() for b in batches])
     np.testing.assert_allclose(statistics.var, expected, rtol=1e-12)

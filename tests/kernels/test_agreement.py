@@ -134,7 +134,7 @@ def assert_agrees(p: Problem, implementations: dict[str, Callable[[Problem, Inpu
             mean, var = array(p.mean), array(p.var)
             if p.training and batch.count > 1:
                 mean = mean + MOMENTUM * (batch.mean - mean)
-                var = var + MOMENTUM * (batch.population_var() - var)
+                var = var + MOMENTUM * (batch.unbiased_var() - var)
             assert_statistics(p, outcome.running, (mean, var), name)
     return len(served)
 

@@ -33,7 +33,7 @@ def _estimators() -> Collection[str]:
 
 
 def _upstreams() -> Collection[str]:
-    from normwise.recalibration.share import UPSTREAM
+    from normwise.recalibration.one_pass import UPSTREAM
 
     return UPSTREAM
 
@@ -111,7 +111,7 @@ def recalibrate(model: str, batches: int | None, estimator: str, tolerance: floa
     MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
     writes nothing.
     """
-    from normwise.recalibration.share import limit_of
+    from normwise.recalibration.one_pass import limit_of
 
     _check_settings(estimator)
     allowed(lambda: limit_of(tolerance, estimator, shuffled=False))

@@ -73,7 +73,7 @@ def averaged(statistics: RunningStatistics, batch: Moments, weight_of_new: Array
     enough = batch.count > 1
     return RunningStatistics(
         where(enough, statistics.mean + weight_of_new * (batch.mean - statistics.mean), statistics.mean),
-        where(enough, statistics.var + weight_of_new * (batch.population_var() - statistics.var), statistics.var),
+        where(enough, statistics.var + weight_of_new * (batch.unbiased_var() - statistics.var), statistics.var),
         statistics.updates + enough,
         statistics.count + enough * batch.count,
     )

@@ -41,11 +41,11 @@ class Pooled(Estimator):
     def update(self, statistics: RunningStatistics, batch: Moments) -> RunningStatistics:
         """The statistics after one more batch; a batch of one value counts too, once there is another value."""
         # Before the first value the stored variance 1 is only a placeholder; count 0 gives it no weight.
-        seen = Moments.from_population_var(statistics.mean, statistics.var, statistics.count).merge(batch)
+        seen = Moments.from_unbiased_var(statistics.mean, statistics.var, statistics.count).merge(batch)
         grows = batch.count > 0
         return RunningStatistics(
             where(grows, seen.mean, statistics.mean),
-            where(grows & (seen.count > 1), seen.population_var(), statistics.var),
+            where(grows & (seen.count > 1), seen.unbiased_var(), statistics.var),
             statistics.updates + grows,
             seen.count,
         )

@@ -31,7 +31,7 @@ class Aten:
         y = torch.nn.functional.batch_norm(
             with_plain_strides(x), mean, unbiased_var, call.scale, call.shift, training=True, momentum=1.0, eps=call.eps
         )
-        moments = Moments.from_population_var(mean, unbiased_var, x.numel() // max(x.shape[1], 1))
+        moments = Moments.from_unbiased_var(mean, unbiased_var, x.numel() // max(x.shape[1], 1))
         return activate(self.differentiable(y), call.activation, call.residual), moments
 
     def differentiable(self, y: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Aten:
             mean = x.sum(axes)
             return Moments(mean, torch.zeros_like(mean), count)
         unbiased_var, mean = torch.var_mean(x, axes)
-        return Moments.from_population_var(mean, unbiased_var, count)
+        return Moments.from_unbiased_var(mean, unbiased_var, count)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -1,1 +1,1 @@
-"""What statistics from data come to in any framework: batches gone through, standard errors, a prior, reports."""
+"""The core of ``recalibrate`` and ``adapt``, for any framework: sites, passes, standard errors, a prior, reports."""

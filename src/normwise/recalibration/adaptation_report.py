@@ -1,4 +1,4 @@
-"""What ``adapt`` did, layer by layer, and the way back."""
+"""The report of ``adapt``, layer by layer, which can undo what it reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AdaptReport:
     batches: int
     samples: int
     prior: float
-    _ways_back: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
+    _restorers: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
 
     def undo(self) -> None:
         """Give every layer the statistics that it had before, byte for byte, wherever the model is by now.
@@ -46,20 +46,20 @@ class AdaptReport:
         Raises:
             NormwiseError: it was undone already.
         """
-        if self.adapted and not self._ways_back:
+        if self.adapted and not self._restorers:
             raise NormwiseError("this adaptation was undone already: call adapt again for another.")
-        while self._ways_back:
-            self._ways_back.pop()()
+        while self._restorers:
+            self._restorers.pop()()
 
-    def remember(self, way_back: Callable[[], None]) -> None:
-        """What gives some layer back what it has now; ``undo`` calls it."""
-        self._ways_back.append(way_back)
+    def remember(self, restore: Callable[[], None]) -> None:
+        """Keep a function that gives some layer what it has now; ``undo`` calls it."""
+        self._restorers.append(restore)
 
     def __enter__(self) -> AdaptReport:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._ways_back:
+        if self._restorers:
             self.undo()
 
     def __str__(self) -> str:
@@ -89,6 +89,6 @@ class AdaptReport:
             >>> AdaptReport({}, {}, (), 0, 0, 16.0).to_json()
             '{"adapted": {}, "skipped": {}, "not_reached": [], "batches": 0, "samples": 0, "prior": 16.0}'
         """
-        fields: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "_ways_back"}
+        fields: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "_restorers"}
         fields["adapted"] = {name: asdict(moved) for name, moved in self.adapted.items()}
         return json.dumps(finite(fields))

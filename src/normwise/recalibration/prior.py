@@ -71,7 +71,7 @@ def held(before: tuple[Array, Array], prior: float, seen: Moments, samples: Arra
     known = several | finite & (seen.count > 0) if prior > 0 else several
     together = samples + prior
     weight = where(known, where(finite, samples / (together + (together == 0)), zeros + 1.0), zeros)
-    spread = where(several, seen.population_var(), zeros)
+    spread = where(several, seen.unbiased_var(), zeros)
     source = Moments(where(finite, mean, zeros), where(finite, var, zeros), 1)
     both = blend(source, Moments(seen.mean, spread, 1), weight)
     return where(known, both.mean, mean), where(known, both.var, var)

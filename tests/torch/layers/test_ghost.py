@@ -93,7 +93,7 @@ def test_forward_backward_and_statistics_are_the_references(
         np.testing.assert_allclose(array(mine), theirs, rtol=1e-9, atol=1e-9)
     mean, var = running(layer)
     np.testing.assert_allclose(array(mean), 0.1 * batch.mean, rtol=1e-12)
-    np.testing.assert_allclose(array(var), 0.9 + 0.1 * batch.population_var(), rtol=1e-12)
+    np.testing.assert_allclose(array(var), 0.9 + 0.1 * batch.unbiased_var(), rtol=1e-12)
     assert int(layer.num_batches_tracked) == 1
 
 
@@ -133,7 +133,7 @@ def test_large_virtual_batches_in_every_layout(samples: int, size: int, order: s
         assert np.quantile(apart, 0.999) < 1e-4
     mean, var = running(layer)
     np.testing.assert_allclose(array(mean), 0.1 * batch.mean, rtol=1e-4)
-    np.testing.assert_allclose(array(var), 0.9 + 0.1 * batch.population_var(), rtol=1e-4)
+    np.testing.assert_allclose(array(var), 0.9 + 0.1 * batch.unbiased_var(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

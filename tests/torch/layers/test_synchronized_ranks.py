@@ -171,7 +171,7 @@ def test_all_processes_together_have_what_one_has_by_the_reference(name: str, pa
         np.testing.assert_allclose(total / size, wanted / size, rtol=limit, atol=limit, err_msg=key)
     for part in found:
         np.testing.assert_allclose(array(part["mean"]), batch.mean, rtol=max(limit, 1e-6), atol=1e-6)
-        np.testing.assert_allclose(array(part["var"]), batch.population_var(), rtol=max(limit, 1e-6))
+        np.testing.assert_allclose(array(part["var"]), batch.unbiased_var(), rtol=max(limit, 1e-6))
         np.testing.assert_allclose(array(part["count"]), np.broadcast_to(batch.count, part["count"].shape), rtol=1e-6)
         assert part["batches"] == 1
 

@@ -6,21 +6,15 @@ from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from normwise.estimators import Estimator
 from normwise.keras.layers.domains import PerDomainBatchNormalization
 from normwise.keras.layers.domains import domain as inside_domain
 from normwise.keras.models.feeding import ForwardFn, batches_of
-from normwise.keras.models.passes import check_model, go_through
-from normwise.keras.models.recalibrate import commit
-from normwise.keras.models.sites import F64, Site, norms_of, survey
-from normwise.moments import Moments
+from normwise.keras.models.keras_model import KerasModel, check_model
+from normwise.keras.models.sites import norms_of, survey
 from normwise.recalibration.adaptation_report import AdaptReport
 from normwise.recalibration.batches import Batches
-from normwise.recalibration.prior import PRIOR, check_prior, held
-from normwise.recalibration.report import Movement
+from normwise.recalibration.operations import adapt_layers
+from normwise.recalibration.prior import PRIOR, check_prior
 
 
 def adapt(
@@ -77,10 +71,10 @@ def adapt(
         covariate shift adaptation, 2020.
 
     Example:
-        >>> import keras
+        >>> import keras, numpy
         >>> layer = keras.layers.BatchNormalization()
         >>> model = keras.Sequential([keras.Input((1,)), layer])
-        >>> with adapt(model, np.array([[3.0], [5.0]]), prior=2):
+        >>> with adapt(model, numpy.array([[3.0], [5.0]]), prior=2):
         ...     print(float(layer.moving_mean.value[0]), float(layer.moving_variance.value[0]))
         2.0 5.5
         >>> float(layer.moving_mean.value[0]), float(layer.moving_variance.value[0])
@@ -91,58 +85,10 @@ def adapt(
     items = batches_of(batches, batch_size, at_most=at_most, called="adapt")
     source = Batches(items, at_most=at_most, called="adapt")
     with nullcontext() if domain is None else inside_domain(model, domain):
-        found, skipped = survey(model, "pooled", layers)
+        found, skipped = survey(model, layers)
         without = _without_domains(model, layers)
-        skipped |= {site.name: without[site.name] for site in found if site.name in without}
-        sites = [
-            SiteWithPrior(each.name, each.layer, each.estimator, prior) for each in found if each.name not in without
-        ]
-        passes = go_through(model, source, sites, upstream=upstream, forward_fn=forward_fn, limit=0.0)
-        silent = [site for site in sites if not site.reached]
-        report = AdaptReport(
-            {site.name: Movement.of(site.moved(), site.not_finite) for site in passes.sites},
-            skipped | {site.name: "all its inputs were NaN or inf" for site in silent if site.not_finite},
-            tuple(site.name for site in silent if not site.not_finite),
-            batches=passes.share.batches,
-            samples=passes.share.samples,
-            prior=prior,
-        )
-        for site in passes.sites:
-            report.remember(site.way_back())
-        commit(passes.sites)
-    return report
-
-
-class SiteWithPrior(Site):
-    """A layer whose current statistics have the weight of a number of samples.
-
-    Args:
-        name: of the layer in the model.
-        layer: a batch norm that is built.
-        estimator: the pooled one.
-        prior: how many samples the statistics that it has are worth.
-    """
-
-    def __init__(self, name: str, layer: Any, estimator: Estimator, prior: float) -> None:
-        self.prior = prior
-        super().__init__(name, layer, estimator)
-
-    def estimate(self) -> tuple[F64, F64]:
-        """Mean and variance of source and target together."""
-        kept = self.statistics
-        seen = Moments.from_population_var(kept.mean, kept.var, kept.count)
-        with np.errstate(all="ignore"):  # a source that is not finite counts for nothing
-            return held(self.before, self.prior, seen, self.samples)
-
-    def values(self) -> list[tuple[Any, Any]]:
-        """Mean and variance alone: how many batches a layer was trained with is as it was."""
-        return super().values()[:2]
-
-    def _known(self) -> NDArray[np.bool_]:
-        finite = np.isfinite(self.before[0]) & np.isfinite(self.before[1])
-        enough = np.where(finite & (self.prior > 0), 0, 1)
-        known: NDArray[np.bool_] = (self.statistics.count > enough) & (self.statistics.updates > 0)
-        return known
+        skipped |= {layer.name: without[layer.name] for layer in found if layer.name in without}
+        return adapt_layers(KerasModel(model, forward_fn), source, found, skipped, upstream=upstream, prior=prior)
 
 
 def _without_domains(model: Any, layers: Collection[str] | None) -> dict[str, str]:

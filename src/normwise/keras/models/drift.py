@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import keras
@@ -12,16 +12,15 @@ from keras import ops
 from numpy.typing import NDArray
 
 from normwise.errors import NormwiseError, UnknownName
-from normwise.estimators import named
+from normwise.estimators.pooled import Pooled
 from normwise.keras.models.feeding import ForwardFn, call
-from normwise.keras.models.passes import fits, moments
-from normwise.keras.models.sites import Site, norms_of
+from normwise.keras.models.keras_layer import F64, KerasLayer, cover, moments
+from normwise.keras.models.sites import norms_of
 from normwise.keras.models.transaction import unchanged
 from normwise.keras.steps.checks_mask import along_input
 from normwise.keras.steps.inputs import given
 from normwise.recalibration.batches import Batches
-
-F64 = NDArray[np.float64]
+from normwise.recalibration.site import Site
 
 
 class LayerDrift(NamedTuple):
@@ -79,14 +78,26 @@ class _Probe:
     """What comes into a layer, and the range of what goes out of it and of the activation behind it."""
 
     def __init__(self, path: str, layer: Any) -> None:
-        self.site = Site(path, layer, named("pooled"))
+        self.layer = KerasLayer(path, layer)
+        self.site = Site(self.layer, Pooled())
         self.activation = _activation_behind(layer)
-        channels = len(self.site.before[0])
-        self.low: F64 = np.full(channels, np.inf)
-        self.high: F64 = np.full(channels, -np.inf)
+        self.low: F64 = np.full(self.layer.channels, np.inf)
+        self.high: F64 = np.full(self.layer.channels, -np.inf)
+
+    def around(self, below: Callable[..., Any]) -> Callable[..., Any]:
+        """The layer's ``call``, listened to."""
+
+        def call(*args: Any, **named: Any) -> Any:
+            y = below(*args, **named)
+            x = self.layer.input_in(args, named)
+            if x is not None:
+                self.take(x, y, args[2] if len(args) > 2 else named.get("mask"))
+            return y
+
+        return call
 
     def take(self, x: Any, y: Any, mask: Any) -> None:
-        axis = self.site.layer.axis % len(x.shape) - len(x.shape)
+        axis = self.layer.norm.axis % len(x.shape) - len(x.shape)
         seen = given(x, mask, None, axis)
         x, y, mask = seen.inputs, given(y, None, None, axis).inputs, seen.mask
         self.site.take(moments(x, mask, axis))
@@ -101,7 +112,7 @@ class _Probe:
 
     def found(self, flat_below: float) -> LayerDrift:
         (moving_mean, moving_var), (mean, var) = self.site.before, self.site.estimate()
-        epsilon = self.site.layer.epsilon
+        epsilon = self.layer.eps
         offset = (mean - moving_mean) / np.sqrt(moving_var + epsilon)
         ratio = np.log((var + epsilon) / (moving_var + epsilon))
         dead = self.high - self.low <= flat_below
@@ -111,29 +122,10 @@ class _Probe:
 @contextmanager
 def _observing(probes: Sequence[_Probe]) -> Iterator[None]:
     """The layers' ``call`` covered by one of the instance, as in ``recalibrate``; what is compiled does not notice."""
-    covered = [(probe.site.layer, vars(probe.site.layer).get("call")) for probe in probes]
-    try:
+    with ExitStack() as ends:
         for probe in probes:
-            vars(probe.site.layer)["call"] = _observer(probe)
+            ends.callback(cover(probe.layer.norm, probe.around))
         yield
-    finally:
-        for layer, was in covered:
-            vars(layer).pop("call", None)
-            if was is not None:
-                vars(layer)["call"] = was
-
-
-def _observer(probe: _Probe) -> Callable[..., Any]:
-    below = probe.site.layer.call
-
-    def call(*args: Any, **named: Any) -> Any:
-        y = below(*args, **named)
-        x: Any = args[0] if args else named.get("inputs")
-        if fits(x, probe.site):
-            probe.take(x, y, args[2] if len(args) > 2 else named.get("mask"))
-        return y
-
-    return call
 
 
 def _activation_behind(layer: Any) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Literal
 
 from normwise.estimators import Estimator
 from normwise.keras.models.feeding import ForwardFn, batches_of
-from normwise.keras.models.passes import Passes, check_model, go_through
-from normwise.keras.models.sites import Site, survey
+from normwise.keras.models.keras_model import KerasModel, check_model
+from normwise.keras.models.sites import estimator_for, survey
 from normwise.recalibration.batches import Batches
-from normwise.recalibration.report import Movement, RecalibrateReport
-from normwise.recalibration.share import limit_of
+from normwise.recalibration.one_pass import limit_of
+from normwise.recalibration.operations import recalibrate_sites
+from normwise.recalibration.report import RecalibrateReport
+from normwise.recalibration.site import Site
 
 
 def recalibrate(
@@ -87,35 +89,15 @@ def recalibrate(
     """
     check_model(model, upstream, called="recalibrate")
     limit = limit_of(tolerance, estimator, shuffled=False)
-    sites, skipped = survey(model, estimator, layers)
+    found, skipped = survey(model, layers)
+    sites = [Site(layer, estimator_for(layer.norm, estimator)) for layer in found]
     items = batches_of(batches, batch_size, at_most=at_most, called="recalibrate")
-    source = Batches(items, at_most=at_most, called="recalibrate")
-    passes = go_through(model, source, sites, upstream=upstream, forward_fn=forward_fn, limit=limit)
-    report = _report(sites, skipped, passes, tolerance)
-    commit(passes.sites)
-    return report
-
-
-def _report(
-    sites: Sequence[Site], skipped: dict[str, str], passes: Passes, tolerance: float | None
-) -> RecalibrateReport:
-    silent = [site for site in sites if not site.reached]
-    share = passes.share
-    return RecalibrateReport(
-        {site.name: Movement.of(site.moved(), site.not_finite) for site in sites if site.reached},
-        skipped | {site.name: "all its inputs were NaN or inf" for site in silent if site.not_finite},
-        tuple(site.name for site in silent if not site.not_finite),
-        batches=share.batches,
-        samples=share.samples,
-        stopped_early=share.stopped_early,
-        standard_error=share.standard_error,
-        passes=passes.number,
+    return recalibrate_sites(
+        KerasModel(model, forward_fn),
+        Batches(items, at_most=at_most, called="recalibrate"),
+        sites,
+        skipped,
+        upstream=upstream,
+        limit=limit,
         tolerance=tolerance,
     )
-
-
-def commit(sites: Sequence[Site]) -> None:
-    """Everything is worked out and fits before the first variable is written."""
-    values = [value for site in sites for value in site.values()]
-    for variable, value in values:
-        variable.assign(value)

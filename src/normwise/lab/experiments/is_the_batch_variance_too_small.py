@@ -101,7 +101,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     return {
         "biased": float((biased / truth).mean()),
         "corrected": float((biased * trial.size / (trial.size - 1) / truth).mean()),
-        "joint": float((joint.population_var() / truth).mean()),
+        "joint": float((joint.unbiased_var() / truth).mean()),
     }
 
 

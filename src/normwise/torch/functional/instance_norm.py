@@ -128,14 +128,14 @@ def _rows(
 
 def _averaged(found: Moments, samples: int, channels: int, positions: int, *, masked: bool) -> Moments:
     """What torch keeps: the averages of the instances' means and unbiased variances, of those that have both."""
-    mean, var = found.mean.view(samples, channels), found.population_var().view(samples, channels)
+    mean, var = found.mean.view(samples, channels), found.unbiased_var().view(samples, channels)
     if masked:
         known = found.count.view(samples, channels) > 1
         number = known.sum(0)
         share = known / number.clamp(min=1)
         mean, var = (torch.where(known, value * share, 0).sum(0) for value in (mean, var))
-        return Moments.from_population_var(mean, var, positions * (number > 0).to(mean.dtype))
-    return Moments.from_population_var(mean.mean(0), var.mean(0), positions)
+        return Moments.from_unbiased_var(mean, var, positions * (number > 0).to(mean.dtype))
+    return Moments.from_unbiased_var(mean.mean(0), var.mean(0), positions)
 
 
 def _check_masked_positions(mask: Tensor, input: Tensor) -> None:

@@ -135,8 +135,8 @@ def _joined(parts: list[tuple[Tensor, Tensor, Tensor]], *, counted: bool) -> tup
     """The mean and the unbiased variance of all; None where nobody has anything."""
     means, variances, weights = (torch.stack(column) for column in zip(*parts, strict=True))
     if counted:
-        whole = Moments.from_population_var(means, variances, weights).merged()
-        var = whole.population_var()
+        whole = Moments.from_unbiased_var(means, variances, weights).merged()
+        var = whole.unbiased_var()
     else:  # each variance is an estimate of a population's already, and its weight no number of values
         whole = Moments(means, variances, weights).merged()
         var = whole.var

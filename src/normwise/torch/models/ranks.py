@@ -101,9 +101,9 @@ def joined(estimator: Estimator, parts: Sequence[RunningStatistics]) -> RunningS
 
 def _joined_values(one: RunningStatistics, other: RunningStatistics) -> RunningStatistics:
     """Chan's formula; a share without two values has a placeholder for its variance, which count 1 or 0 makes 0."""
-    sides = (Moments.from_population_var(each.mean, each.var, each.count) for each in (one, other))
+    sides = (Moments.from_unbiased_var(each.mean, each.var, each.count) for each in (one, other))
     both = next(sides).merge(next(sides))
-    var = torch.where(both.count > 1, both.population_var(), 1.0)
+    var = torch.where(both.count > 1, both.unbiased_var(), 1.0)
     return RunningStatistics(both.mean, var, one.updates + other.updates, both.count)
 
 

@@ -11,18 +11,16 @@ from torch import nn
 from normwise.errors import NormwiseError
 from normwise.recalibration.adaptation_report import AdaptReport
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.operations import adapt_layers
 from normwise.recalibration.prior import PRIOR, check_prior
-from normwise.recalibration.report import Movement
 from normwise.torch.layers.domain import CHOSEN
 from normwise.torch.layers.domain import domain as inside_domain
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.models.feeding import ForwardFn
 from normwise.torch.models.model_checks import check_model, check_runnable
 from normwise.torch.models.ranks import Ranks
-from normwise.torch.models.recalibration.passes import check_values, go_through
-from normwise.torch.models.recalibration.prior import SiteWithPrior
-from normwise.torch.models.recalibration.recalibrate import commit
 from normwise.torch.models.recalibration.sites import survey
+from normwise.torch.models.recalibration.torch_model import TorchModel, check_values
 
 
 def adapt(
@@ -103,28 +101,12 @@ def adapt(
     check_values(model, upstream, called="adapt")
     check_prior(prior, called="adapt")
     elsewhere = _of_other_domains(model, domain, layers)
-    found, skipped = survey(model, "pooled", layers)
-    skipped |= {site.name: elsewhere[site.name] for site in found if site.name in elsewhere}
-    sites = [SiteWithPrior(each.name, each.layer, each.estimator, prior) for each in found if each.name not in skipped]
-    ranks = Ranks(distributed, called="adapt")
+    found, skipped = survey(model, layers)
+    skipped |= {layer.name: elsewhere[layer.name] for layer in found if layer.name in elsewhere}
+    network = TorchModel(model, forward_fn, Ranks(distributed, called="adapt"))
     source = Batches(batches, at_most=at_most, called="adapt")
     with nullcontext() if domain is None else inside_domain(domain):
-        passes = go_through(model, source, sites, ranks, upstream=upstream, forward_fn=forward_fn, limit=0.0)
-    adapted = {site.name: Movement.of(site.moved(), site.not_finite) for site in passes.sites}
-    silent = [site for site in sites if not site.reached]
-    skipped |= {site.name: "all its inputs were NaN or inf" for site in silent if site.not_finite}
-    report = AdaptReport(
-        adapted,
-        skipped,
-        tuple(site.name for site in silent if not site.not_finite),
-        batches=sum(share.batches for share in passes.shares),
-        samples=sum(share.samples for share in passes.shares),
-        prior=prior,
-    )
-    for site in passes.sites:
-        report.remember(site.way_back())
-    commit(passes.sites)
-    return report
+        return adapt_layers(network, source, found, skipped, upstream=upstream, prior=prior)
 
 
 def _of_other_domains(model: nn.Module, domain: str | None, layers: Collection[str] | None) -> dict[str, str]:

@@ -16,12 +16,12 @@ from normwise.moments import Moments
 from normwise.recalibration.adaptation_report import AdaptReport
 from normwise.recalibration.prior import PRIOR, check_prior, held
 from normwise.recalibration.report import Movement
-from normwise.recalibration.standard_error import distance
-from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.recalibration.site import of_finite_channels
 from normwise.torch.models.feeding import uncompiled
 from normwise.torch.models.model_checks import check_model
-from normwise.torch.models.recalibration.passes import check_values
-from normwise.torch.models.recalibration.sites import Site, moments, survey
+from normwise.torch.models.recalibration.sites import survey
+from normwise.torch.models.recalibration.torch_layer import TorchLayer
+from normwise.torch.models.recalibration.torch_model import check_values
 
 
 def adapting(
@@ -90,12 +90,12 @@ class Adaptation:
     """Batch norms that follow their data, inside a ``with`` block; made by ``adapting``."""
 
     def __init__(self, model: nn.Module, prior: float, memory: float, layers: Collection[str] | None) -> None:
-        sites, self._skipped = survey(model, "pooled", layers)
+        found, self._skipped = survey(model, layers)
         self._prior = prior
-        self._streams = [_Stream(site, prior, memory) for site in sites]
+        self._streams = [_Stream(layer, prior, memory) for layer in found]
         self._block = ExitStack()
         self._inside = self._kept = False
-        self._ways_back: list[Callable[[], None]] = []
+        self._restorers: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         if self._inside:
@@ -103,11 +103,11 @@ class Adaptation:
         self._inside, self._kept = True, False
         for stream in self._streams:
             stream.begin()
-        self._ways_back = [stream.site.way_back() for stream in self._streams]
+        self._restorers = [stream.layer.restorer() for stream in self._streams]
         with ExitStack() as block:
             block.enter_context(uncompiled())
             for stream in self._streams:
-                handle = stream.site.layer.register_forward_pre_hook(stream.hook, with_kwargs=True)
+                handle = stream.layer.norm.register_forward_pre_hook(stream.hook, with_kwargs=True)
                 block.callback(handle.remove)
             self._block = block.pop_all()
         return self
@@ -134,34 +134,33 @@ class Adaptation:
         self._take_back()
 
     def _take_back(self) -> None:
-        for back in self._ways_back:
-            back()
+        for restore in self._restorers:
+            restore()
 
     def report(self) -> AdaptReport:
         """What happened since the block began, or since ``reset``."""
         reached = [stream for stream in self._streams if stream.calls]
         return AdaptReport(
-            {stream.site.name: stream.movement() for stream in reached},
+            {stream.layer.name: stream.movement() for stream in reached},
             self._skipped,
-            tuple(stream.site.name for stream in self._streams if not stream.calls),
+            tuple(stream.layer.name for stream in self._streams if not stream.calls),
             batches=max((stream.calls for stream in reached), default=0),
             samples=max((stream.rows for stream in reached), default=0),
             prior=self._prior,
-            _ways_back=list(self._ways_back),
+            _restorers=list(self._restorers),
         )
 
 
 class _Stream:
     """One layer: what came to it so far, of which the older counts less."""
 
-    def __init__(self, site: Site, prior: float, memory: float) -> None:
-        self.site, self._prior, self._memory = site, prior, memory
+    def __init__(self, layer: TorchLayer, prior: float, memory: float) -> None:
+        self.layer, self._prior, self._memory = layer, prior, memory
         self.begin()
 
     def begin(self) -> None:
         """The prior is what the layer has now."""
-        mean, var = (buffer.detach().to(self.site.at, torch.float64, copy=True) for buffer in self.site.buffers)
-        self._before = mean, var
+        self._before = self.layer.read()
         self.forget()
 
     def forget(self) -> None:
@@ -170,24 +169,20 @@ class _Stream:
         self._seen, self._samples = Moments(zeros, zeros, zeros), zeros
         self.calls = self.rows = self._not_finite = 0
 
-    def hook(self, layer: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
+    def hook(self, norm: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
         """Before the layer's forward."""
-        if layer.training:
+        if norm.training:
             raise NormwiseError(
-                f"batch norm {self.site.name!r} is in training mode, in which it normalizes by the batch and adapts "
+                f"batch norm {self.layer.name!r} is in training mode, in which it normalizes by the batch and adapts "
                 "to nothing: call model.eval() before the model is used inside adapting."
             )
-        x = args[0] if args else next(iter(named.values()), None)
-        if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() == 0 or x.shape[1] != self.site.buffers[0].numel():
-            return  # nothing to learn from, or the layer's own error
-        mask = named.get("mask") if isinstance(layer, TrackedBatchNorm) else None
-        self._take(moments(x, mask if isinstance(mask, Tensor) else None, self.site.at), len(x), x[0, 0].numel())
-        mean, var = self._estimate()
-        self.site.normalize_by(mean, var)
+        x = self.layer.input_in(args, named)
+        if x is not None:
+            self._take(self.layer.moments(x, named), len(x), x[0, 0].numel())
+            self.layer.write(*self._estimate())
 
     def _take(self, batch: Moments, rows: int, values_per_sample: int) -> None:
-        finite = batch.mean.isfinite() & batch.var.isfinite()
-        clean = Moments(batch.mean.where(finite, 0.0), batch.var.where(finite, 0.0), batch.count * finite)
+        clean, finite = of_finite_channels(batch)
         left = math.exp(-rows / self._memory)
         self._seen = Moments(self._seen.mean, self._seen.var, self._seen.count * left).merge(clean)
         self._samples = self._samples * left + clean.count / values_per_sample
@@ -200,6 +195,5 @@ class _Stream:
 
     def movement(self) -> Movement:
         """How far the statistics are from those at first."""
-        far = distance(self._before[0], self._before[1], *self._estimate(), self.site.layer.eps)
-        far = torch.where(far.isfinite(), far, math.inf)
-        return Movement(float(far.square().mean().sqrt()), float(far.max()), self._not_finite)
+        far = self.layer.moved(self._before, self._estimate())
+        return Movement.of(torch.where(far.isfinite(), far, math.inf), self._not_finite)

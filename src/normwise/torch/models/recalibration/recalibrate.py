@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from torch import nn
@@ -11,14 +11,15 @@ from torch.utils.data.distributed import DistributedSampler
 
 from normwise.estimators import Estimator
 from normwise.recalibration.batches import Batches
-from normwise.recalibration.report import Movement, RecalibrateReport
-from normwise.recalibration.share import Share, limit_of
+from normwise.recalibration.one_pass import limit_of
+from normwise.recalibration.operations import recalibrate_sites
+from normwise.recalibration.report import RecalibrateReport
+from normwise.recalibration.site import Site
 from normwise.torch.models.feeding import ForwardFn
 from normwise.torch.models.model_checks import check_model, check_runnable
 from normwise.torch.models.ranks import Ranks
-from normwise.torch.models.recalibration.passes import check_values, go_through
-from normwise.torch.models.recalibration.sites import Site, survey
-from normwise.torch.models.transaction import write
+from normwise.torch.models.recalibration.sites import estimator_for, survey
+from normwise.torch.models.recalibration.torch_model import TorchModel, check_values
 
 
 def recalibrate(
@@ -109,15 +110,20 @@ def recalibrate(
     check_runnable(model, forward_fn, called="recalibrate")
     check_values(model, upstream, called="recalibrate")
     limit = limit_of(tolerance, estimator, shuffled=_shuffles(batches))
-    sites, skipped = survey(model, estimator, layers, covariances=True)
+    found, skipped = survey(model, layers, covariances=True)
+    sites = [Site(layer, estimator_for(layer.norm, estimator)) for layer in found]
     ranks = Ranks(distributed, called="recalibrate")
     for site in sites:
         ranks.check(site.estimator)
-    source = Batches(batches, at_most=at_most, called="recalibrate")
-    passes = go_through(model, source, sites, ranks, upstream=upstream, forward_fn=forward_fn, limit=limit)
-    report = _report(sites, skipped, passes.shares, passes.number, tolerance)
-    commit(passes.sites)
-    return report
+    return recalibrate_sites(
+        TorchModel(model, forward_fn, ranks),
+        Batches(batches, at_most=at_most, called="recalibrate"),
+        sites,
+        skipped,
+        upstream=upstream,
+        limit=limit,
+        tolerance=tolerance,
+    )
 
 
 def _shuffles(batches: object) -> bool:
@@ -128,35 +134,3 @@ def _shuffles(batches: object) -> bool:
     return isinstance(sampler, RandomSampler | WeightedRandomSampler) or (
         isinstance(sampler, DistributedSampler) and sampler.shuffle
     )
-
-
-def _report(
-    sites: Sequence[Site], skipped: dict[str, str], shares: Sequence[Share], passes: int, tolerance: float | None
-) -> RecalibrateReport:
-    recalibrated = {}
-    not_reached = []
-    for site in sites:
-        if site.reached:
-            recalibrated[site.name] = Movement.of(site.moved(), site.not_finite)
-        elif site.not_finite:
-            skipped[site.name] = "all its inputs were NaN or inf"
-        else:
-            not_reached.append(site.name)
-    return RecalibrateReport(
-        recalibrated,
-        skipped,
-        tuple(not_reached),
-        batches=sum(share.batches for share in shares),
-        samples=sum(share.samples for share in shares),
-        stopped_early=any(share.stopped_early for share in shares),
-        standard_error=max(share.standard_error for share in shares),
-        passes=passes,
-        tolerance=tolerance,
-    )
-
-
-def commit(sites: Sequence[Site]) -> None:
-    """Everything is worked out and fits before the first byte is written."""
-    values = [value for site in sites for value in site.values()]
-    for target, value in values:
-        write(target, value)

@@ -8,25 +8,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from normwise.errors import NormwiseError
+from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import Estimator
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.pooled import Pooled
 
-LOOK = 8
-"""Batches between two looks at the standard error, each of which waits for the device."""
-ENOUGH = 0.01
+CHECK_EVERY = 8
+"""Batches between two checks of the standard error, each of which waits for the device."""
+GOOD_ENOUGH = 0.01
 """Standard error, in standard deviations, at which a shuffled loader is left: at most 10 000 independent samples."""
 UPSTREAM = ("inference", "batch")
 """How the layers below one that gathers may normalize."""
 
 
-class Gone(BaseException):
+class StopForward(BaseException):
     """The batch has passed the last layer that gathers; no ``except Exception`` on its way out is meant."""
 
 
-class Gathering(Protocol):
-    """What a layer that gathers is told and asked."""
+class Gatherer(Protocol):
+    """A layer that gathers, as a pass sees it."""
 
     def begin(self, *, watched: bool = False) -> None:
         """Forget what was gathered; keep the standard error from now on, or not."""
@@ -39,7 +39,7 @@ class Gathering(Protocol):
 
 
 @dataclass
-class Share:
+class Pass:
     """Once through the data of one process, or of all."""
 
     batches: int = 0
@@ -50,41 +50,41 @@ class Share:
 
 def feed(
     items: Iterable[Any],
-    sites: Sequence[Gathering],
+    sites: Sequence[Gatherer],
     forward: Callable[[Any], object],
     samples_in: Callable[[Any], int],
     limit: float,
-) -> Share:
+) -> Pass:
     """The batches through the model, to their end or until enough is known.
 
     Args:
         items: the batches.
         sites: the layers that gather.
-        forward: takes one batch through the model, or a part of it: it may end with ``Gone``.
+        forward: takes one batch through the model, or a part of it: it may end with ``StopForward``.
         samples_in: how many samples a batch has.
         limit: the standard error that is small enough; 0 for all data.
     """
-    share = Share()
+    done = Pass()
     enough = False
     for site in sites:
         site.begin(watched=limit > 0)
     for batch in items:
         if enough:  # and here is one more batch, so that it is early
-            share.stopped_early = True
+            done.stopped_early = True
             break
-        with suppress(Gone):
+        with suppress(StopForward):
             forward(batch)
-        share.batches += 1
-        share.samples += samples_in(batch)
+        done.batches += 1
+        done.samples += samples_in(batch)
         for site in sites:
             site.end_of_batch()
-        if limit > 0 and share.batches % LOOK == 0:
+        if limit > 0 and done.batches % CHECK_EVERY == 0:
             enough = _standard_error(sites) <= limit
-    share.standard_error = _standard_error(sites)
-    return share
+    done.standard_error = _standard_error(sites)
+    return done
 
 
-def _standard_error(sites: Sequence[Gathering]) -> float:
+def _standard_error(sites: Sequence[Gatherer]) -> float:
     """That of the least known layer; NaN where none is watched."""
     return max((error for site in sites if not math.isnan(error := site.error())), default=math.nan)
 
@@ -93,7 +93,7 @@ def limit_of(tolerance: float | None, estimator: Estimator | str, *, shuffled: b
     """The standard error that is small enough; 0 for none.
 
     Args:
-        tolerance: what the caller said; None for ``ENOUGH`` where that is safe.
+        tolerance: what the caller said; None for ``GOOD_ENOUGH`` where that is safe.
         estimator: an estimator or its name.
         shuffled: whether it is known that every batch is drawn from all data.
 
@@ -106,7 +106,7 @@ def limit_of(tolerance: float | None, estimator: Estimator | str, *, shuffled: b
     """
     averages = estimator in ("pooled", "cumulative") or isinstance(estimator, Pooled | Cumulative)
     if tolerance is None:
-        return ENOUGH if averages and shuffled else 0.0
+        return GOOD_ENOUGH if averages and shuffled else 0.0
     if not 0 <= tolerance < float("inf"):
         raise NormwiseError(
             f"tolerance must be a standard error in standard deviations, received {tolerance}: "
@@ -118,3 +118,13 @@ def limit_of(tolerance: float | None, estimator: Estimator | str, *, shuffled: b
             "use 'pooled' or 'cumulative', or leave it out."
         )
     return tolerance
+
+
+def check_upstream(upstream: str) -> None:
+    """Refuse what is none of ``UPSTREAM``.
+
+    Raises:
+        UnknownName: there is no such way; the message names the nearest one.
+    """
+    if upstream not in UPSTREAM:
+        raise UnknownName("upstream", upstream, UPSTREAM)

@@ -1,0 +1,65 @@
+"""A model of Keras's as ``recalibrate`` and ``adapt`` see it: how batches go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from normwise.errors import NormwiseError
+from normwise.keras.models.feeding import ForwardFn, call, samples_in
+from normwise.keras.models.transaction import unchanged
+from normwise.recalibration.one_pass import Pass, check_upstream
+from normwise.recalibration.site import Site
+
+
+class KerasModel:
+    """The ``normwise.recalibration.model.Model`` of Keras; it works on one process.
+
+    Args:
+        model: built.
+        forward_fn: how a batch enters the model.
+    """
+
+    loader, to_the_end, rank = "data set", False, 0
+
+    def __init__(self, model: Any, forward_fn: ForwardFn | None) -> None:
+        self._model, self._forward_fn = model, forward_fn
+
+    @contextmanager
+    def unchanged(self) -> Iterator[Callable[[], None]]:
+        """Afterwards the model is as before; ``forward`` calls it in inference mode."""
+        with unchanged(self._model) as snapshot:
+            yield snapshot.random.restore
+
+    def forward(self, batch: Any) -> Any:
+        """One batch through the model, without gradients."""
+        return call(self._model, batch, self._forward_fn)
+
+    def samples_in(self, batch: Any) -> int:
+        """The number of samples in a batch."""
+        return samples_in(batch)
+
+    def together(self, work: Callable[[], Pass], gathering: Sequence[Site]) -> list[Pass]:
+        """Do the work: the sites know then what this process gathered."""
+        _ = gathering
+        return [work()]
+
+
+def check_model(model: Any, upstream: str, *, called: str) -> None:
+    """Refuse what has no statistics to be estimated.
+
+    Raises:
+        TypeError: no model of Keras's.
+        NormwiseError: it has no values yet, or there is no such ``upstream``.
+    """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"{called} needs a Keras model, received {type(model).__name__}: pass the model itself.")
+    check_upstream(upstream)
+    if not model.built:
+        raise NormwiseError(
+            f"{called} needs a model that is built, and {model.name!r} has no variables yet: "
+            "run one batch through the model first."
+        )

@@ -1,0 +1,109 @@
+"""Through the data, once or layer by layer, until every layer has gathered what it will meet at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from itertools import count, pairwise
+from typing import NamedTuple
+
+from normwise.errors import NormwiseError
+from normwise.moments import Moments
+from normwise.recalibration.batches import Batches
+from normwise.recalibration.model import Model
+from normwise.recalibration.one_pass import Pass, StopForward, feed
+from normwise.recalibration.site import Site
+
+
+class Passes(NamedTuple):
+    """The result of going through the data.
+
+    Attributes:
+        sites: the layers that were reached, in the order of their calls.
+        first: the first pass of every process.
+        number: how many passes there were.
+    """
+
+    sites: list[Site]
+    first: list[Pass]
+    number: int
+
+
+def go_through(model: Model, source: Batches, sites: Sequence[Site], *, upstream: str, limit: float) -> Passes:
+    """Let every site gather; the model is afterwards as before, and so is the random state.
+
+    Args:
+        model: as its framework describes it.
+        source: the batches.
+        sites: which of its layers gather.
+        upstream: how the layers below one that gathers normalize, as in ``recalibrate``.
+        limit: the standard error that is small enough; 0 for all data.
+
+    Raises:
+        NormwiseError: there was no batch.
+    """
+    number = 1
+    with closing(source), model.unchanged() as restore_random_state:
+
+        def through(gathering: Sequence[Site], limit: float) -> list[Pass]:
+            def work() -> Pass:
+                restore_random_state()  # so that a loader that shuffles and augments gives the same again
+                with listening(sites, gathering, to_the_end=model.to_the_end), closing(iter(source)) as items:
+                    return feed(items, gathering, model.forward, model.samples_in, limit)
+
+            return model.together(work, gathering)
+
+        source.passes = len(sites) if upstream == "inference" else 1
+        first = through(sites, limit)
+        found = sorted((site for site in sites if site.reached), key=lambda site: site.place)
+        source.at_most = first[model.rank].batches
+        source.passes = len(found)
+        if upstream == "inference":
+            # Nothing that gathers comes before the first, which met what it will meet; the others wait for those
+            # before them, and normalize by the batch meanwhile, which keeps what they pass on at its size.
+            for before, site in pairwise(found):
+                before.settle()
+                through([site], 0.0)
+                number += 1
+    if not any(each.batches for each in first):
+        raise NormwiseError(
+            f"{source.called} received no batches, so there is nothing to estimate from: pass data; an iterator that "
+            f"was gone through before is empty, its {model.loader} is not."
+        )
+    return Passes(found, first, number)
+
+
+@contextmanager
+def listening(sites: Sequence[Site], gathering: Sequence[Site], *, to_the_end: bool = False) -> Iterator[None]:
+    """Gather every call of the layers that gather, and let layers that are not settled normalize by the batch.
+
+    By the batch: its own moments are put in the place of the running statistics, for one call. That is the output of
+    training, without what layers do besides in training mode. A call of one value per channel has no such output and
+    is normalized by what was gathered before it.
+
+    Args:
+        sites: all there are; their layers are in inference mode.
+        gathering: those of them that gather. If it is one, and no batch ever comes to it twice, the forward ends
+            there, with ``StopForward``.
+        to_the_end: that it does not.
+    """
+    places = count()
+    last = gathering[0] if len(gathering) == 1 and not to_the_end else None
+    with ExitStack() as ends:
+        for site in sites:
+            gathers = site in gathering
+            if gathers or not site.settled:
+                hear = partial(_hear, site, places if gathers else None, site is last)
+                ends.callback(site.layer.listen(hear))
+        yield
+
+
+def _hear(site: Site, places: Iterator[int] | None, last: bool, batch: Moments, values_per_sample: float) -> None:
+    if places is not None:
+        site.take(batch, values_per_sample)
+        site.place = min(site.place, next(places))
+    if last and site.once:
+        raise StopForward
+    if not site.settled:
+        site.normalize_by(batch)
