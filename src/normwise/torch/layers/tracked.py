@@ -85,8 +85,6 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
-        if input.is_nested:
-            refuse_nested(self)
         tracks = self.training and self.track_running_stats
         policy = POLICIES[self.on_tiny_batch] if tracks else None
         call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=policy is None)
@@ -125,6 +123,8 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         ask_torch: bool,
     ) -> tuple[Call, Kernel]:
         """What a kernel is given, checked, and the kernel; see ``steps/call.py``."""
+        if input.is_nested:
+            refuse_nested(self)
         try:  # past a module's slow attributes
             parameters, buffers = self._parameters, self._buffers
             scale, shift = parameters["weight"], parameters["bias"]
