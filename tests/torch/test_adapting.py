@@ -280,7 +280,7 @@ def test_the_front_door_leads_here() -> None:
         model(drift(1)[0])
     assert [*adaptation.report().adapted] == ["1", "4"]
     with pytest.raises(TypeError) as refused:
-        normwise.adapting([model])
+        normwise.adapting([model])  # type: ignore[arg-type]  # on purpose
     assert str(refused.value) == (
         "adapting needs a PyTorch model (torch.nn.Module), received a list: pass one model at a time."
     )
