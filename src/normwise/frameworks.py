@@ -27,7 +27,6 @@ _INSTEAD = {
     "param_groups": "call the optimizer's exclude_from_weight_decay with the names 'gamma' and 'beta'",
     "convert_to_synchronized": "pass synchronized=True to normwise.keras.BatchNormalization",
     "convert_to_domains": "build the model with normwise.keras.PerDomainBatchNormalization",
-    "statistics_from": "call the model with training=False inside normwise.keras.domain",
 }
 
 # What a user of PyTorch has in the place of an operation for Keras.
