@@ -10,12 +10,11 @@ from normwise.moved import install as _install
 
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` for it takes longer than all of this file
 if TYPE_CHECKING:
+    from normwise.surgery.keras_layers import convert_from_keras, convert_to_keras
     from normwise.surgery.layers import (
         convert_from_domains,
-        convert_from_keras,
         convert_from_synchronized,
         convert_to_domains,
-        convert_to_keras,
         convert_to_synchronized,
         fuse,
     )

@@ -1,4 +1,4 @@
-"""Doors to other layers in a model: fused, with statistics per domain, synchronized, or the framework's own."""
+"""Doors to other layers in a model: fused, with statistics per domain, or synchronized."""
 
 # mypy: disable-error-code="empty-body"
 # A door has a signature and a docstring; its decorator is the body.
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from normwise.keras.models.conversion import Conversion
     from normwise.torch.layers.class_change import Kind
     from normwise.torch.models.conversion.domains import DomainConversion
     from normwise.torch.models.conversion.synchronized import SyncConversion
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "convert_from_domains",
-    "convert_from_keras",
     "convert_from_synchronized",
     "convert_to_domains",
-    "convert_to_keras",
     "convert_to_synchronized",
     "fuse",
 ]
@@ -168,56 +165,4 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
         >>> _ = convert_to_synchronized(model)
         >>> convert_from_synchronized(model).layers
         ['0']
-    """
-
-
-@door(keras=lazy_import_module("normwise.keras.models.conversion", "convert"), moved="layers")
-def convert_from_keras(model: Any) -> Conversion:
-    """Make every ``keras.layers.BatchNormalization`` of a Keras model one of normwise's; ``normwise.keras.convert``.
-
-    Weights, names, the graph, the optimizer's state and what ``compile`` was given stay: the layers are the same
-    objects. Moving statistics in half precision become float32. A layer of a class derived from Keras's is left.
-
-    Args:
-        model: a ``keras.Model`` or a layer, changed in place.
-
-    Returns:
-        the model, which layers were converted, and which were left, and why.
-
-    Raises:
-        UnsuitableModel: not a Keras model.
-
-    Warns:
-        NothingChanged: there was no layer to convert.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])  # doctest: +SKIP
-        >>> convert_from_keras(model).layers  # doctest: +SKIP
-        ['sequential/batch_normalization']
-    """
-
-
-@door(keras=lazy_import_module("normwise.keras.models.conversion", "to_keras"), moved="layers")
-def convert_to_keras(model: Any) -> Conversion:
-    """Make every batch norm of normwise's in a Keras model Keras's own, to ship it; ``normwise.keras.to_keras``.
-
-    ``on_tiny_batch`` is forgotten, and so is ``synchronized`` outside TensorFlow; both are about training.
-
-    Args:
-        model: a ``keras.Model`` or a layer, changed in place.
-
-    Returns:
-        the model, which layers were converted, and which, of classes derived from normwise's, were left, and why.
-
-    Raises:
-        UnsuitableModel: not a Keras model.
-        NormwiseError: a layer has an activation or an estimator, which Keras's has not, or statistics that the layer's
-            dtype cannot hold. Nothing is changed then.
-
-    Warns:
-        NothingChanged: there was no layer to convert.
-
-    Example:
-        >>> convert_to_keras(model).layers  # doctest: +SKIP
-        ['sequential/batch_normalization']
     """

@@ -49,7 +49,7 @@ def paused_statistics(model: nn.Module) -> AbstractContextManager[None]:
 
 @door(torch=lazy_import_module("normwise.torch.models.pooling", "pool_statistics"))
 def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
-    r"""Give every process the running statistics of all of them: after training in parallel, before the model is saved.
+    r"""Give every process the running statistics of a PyTorch model from all of them: after training, before saving it.
 
     .. math:: \mu = \sum_k \tfrac{n_k}{n} \mu_k, \quad
         \sigma^2 = \sum_k \tfrac{n_k}{n} \big(\sigma_k^2 + (\mu_k - \mu)^2\big)
