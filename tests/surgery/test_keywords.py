@@ -109,8 +109,8 @@ def test_torchs_layers_load_what_normwises_save() -> None:
     normwise.fuse(ours)
     theirs: Any = network()
     theirs.load_state_dict(ours.state_dict())
-    assert type(theirs[0]) is nn.BatchNorm1d
     assert theirs[0].running_mean.tolist() == ours[0].running_mean.tolist()
+    assert type(theirs[0]) is nn.BatchNorm1d
 
 
 def test_a_door_with_no_way_for_a_framework_has_a_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
