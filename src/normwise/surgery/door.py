@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import wraps
+from functools import cache, wraps
 from importlib import import_module
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -88,8 +88,7 @@ def door(
             if framework not in rooms:
                 raise _not_for(operation, model, framework, rooms)
             behind = rooms[framework].function()
-            known = inspect.signature(behind).parameters
-            for name in [name for name in bound.arguments if name not in known]:
+            for name in [name for name in bound.arguments if name not in _parameters(behind)]:
                 if not _same(bound.arguments[name], signature.parameters[name].default):
                     raise _of_another(operation, name, framework, rooms)
                 del bound.arguments[name]
@@ -121,6 +120,12 @@ def refuse_unknown(operation: str, signature: inspect.Signature, keywords: Mappi
             near = get_close_matches(name, has, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(has)}."
             raise TypeError(f"{operation} has no keyword {name!r}: {hint}")
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of a function's parameters; reading them takes longer than the rest of a door."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _same(value: object, default: object) -> bool:
