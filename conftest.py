@@ -8,7 +8,7 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 import os
 import signal
 
-FOR_KERAS = ["src/normwise/keras", "src/normwise/lab/comparison/keras_*", "tests/keras"]
+FOR_KERAS = ["src/normwise/keras", "src/normwise/*/keras_*", "src/normwise/lab/comparison/keras_*", "tests/keras"]
 collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else FOR_KERAS
 
 

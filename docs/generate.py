@@ -1,15 +1,16 @@
 """Writes the pages of docs/ that are generated from the code; with `--check`, says which of them are stale.
 
-A page per experiment, per estimator and per public layer or function of `normwise.torch` and `normwise.keras` comes
-from its docstring, and `command_line.md` from every `--help`; `claims.md` from the results of the lab's last full run.
-The sources are read, not imported (all but the command line), so this needs none of the extras.
+A page per experiment, per estimator, per door of `normwise` and per public layer or function of `normwise.torch` and
+`normwise.keras` comes from its docstring, and `command_line.md` from every `--help`; `claims.md` from the results of
+the lab's last full run. The sources are read, not imported (all but the command line), so this needs none of the
+extras.
 """
 
 import ast
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeGuard
 
@@ -25,9 +26,9 @@ FRAMES = {"__init__", "estimator"}
 # Where the results of the lab's last full run are kept.
 KEPT = Path("benchmarks/results/claims")
 # The rooms that export layers and functions: the folder of their pages, and whom they are for.
-DOORS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
+ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.
-FAMILIES = ("experiments", "estimators", *(folder for folder, _ in DOORS.values()))
+FAMILIES = ("experiments", "estimators", "doors", *(folder for folder, _ in ROOMS.values()))
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -36,7 +37,8 @@ def pages(root: Path) -> dict[Path, str]:
     for folder, family in (("lab/experiments", "experiments"), ("estimators", "estimators")):
         for source in members(root / "src/normwise" / folder):
             wanted[Path("docs", family, f"{source.stem}.md")] = member_page(source, root)
-    for room in DOORS:
+    wanted |= door_pages(root)
+    for room in ROOMS:
         wanted |= layer_pages(root, room)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
@@ -72,25 +74,70 @@ def page_of(docstring: str, title: str, call: str, source: Path) -> str:
     return f"{NOTICE.format(source=source.as_posix())}# {title}\n\n`{call}`\n\n{markdown(docstring)}"
 
 
+def door_pages(root: Path) -> dict[Path, str]:
+    """A page for every door, an operation on a whole model, and the page that lists them."""
+    top = root / "src/normwise/__init__.py"
+    found = [(name, source) for source in members(top.parent / "surgery") for name in listed(source)]
+    if not found:
+        return {}
+    return exported_pages(root, "doors", "normwise", top, sorted(found), "Operations on whole models")
+
+
 def layer_pages(root: Path, room: str) -> dict[Path, str]:
     """A page for every class and function that a room exports, and the page that lists them."""
-    folder, framework = DOORS[room]
-    door = root / "src/normwise" / room / "__init__.py"
-    if not door.exists():
+    folder, framework = ROOMS[room]
+    top = root / "src/normwise" / room / "__init__.py"
+    if not top.exists():
         return {}
+    title = f"Layers and functions for {framework}"
+    return exported_pages(root, folder, f"normwise.{room}", top, exported(top, root), title)
+
+
+def exported_pages(
+    root: Path, folder: str, package: str, top: Path, names: Iterable[tuple[str, Path]], title: str
+) -> dict[Path, str]:
+    """A page for each of a package's names, from its docstring in its file, and the page that lists them."""
     found, lines = {}, list[str]()
-    for name, source in exported(door, root):
+    for name, source in names:
         nodes = [node for node in ast.parse(source.read_text(encoding="utf-8")).body if defines(node, name)]
         docstring = ast.get_docstring(nodes[-1]) if nodes else None
         if not docstring:
             raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
-        page = page_of(docstring, name, f"normwise.{room}.{name}", source.relative_to(root))
+        page = page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
+        if folder == "doors" and isinstance(nodes[-1], ast.FunctionDef):
+            page = page.replace(f"`{package}.{name}`\n", f"```python\n{signature(nodes[-1], package)}\n```\n", 1)
         found[Path("docs", folder, f"{name}.md")] = page
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
         lines.append(f"- [{name}]({name}.md): {summary}\n")
-    notice = NOTICE.format(source=door.relative_to(root).as_posix())
-    text = f"{notice}# Layers and functions for {framework}\n\nWhat `normwise.{room}` exports.\n\n{''.join(lines)}"
+    notice = NOTICE.format(source=top.relative_to(root).as_posix())
+    text = f"{notice}# {title}\n\nWhat `{package}` exports.\n\n{''.join(lines)}"
     return {**found, Path("docs", folder, "index.md"): text}
+
+
+def signature(function: ast.FunctionDef, package: str) -> str:
+    """A function as it is called, with a line per parameter where they do not fit one."""
+    places, names = function.args.args, function.args.kwonlyargs
+    defaults = [*[None] * (len(places) - len(function.args.defaults)), *function.args.defaults]
+    parameters = [
+        ast.unparse(each) + ("" if default is None else f" = {ast.unparse(default)}")
+        for each, default in zip([*places, *names], [*defaults, *function.args.kw_defaults], strict=True)
+    ]
+    if names:
+        parameters.insert(len(places), "*")
+    start = f"{package}.{function.name}("
+    returns = "" if function.returns is None else f" -> {ast.unparse(function.returns)}"
+    text = f"{start}{', '.join(parameters)}){returns}"
+    if len(text) <= 100:
+        return text
+    return "\n".join([start, *(f"    {each}," for each in parameters), f"){returns}"])
+
+
+def listed(source: Path) -> list[str]:
+    """The names in a file's `__all__`; none where it has none."""
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [str(name) for name in ast.literal_eval(node.value)]
+    return []
 
 
 def exported(door: Path, root: Path) -> Iterator[tuple[str, Path]]:
@@ -102,15 +149,12 @@ def exported(door: Path, root: Path) -> Iterator[tuple[str, Path]]:
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
     }
-    for node in body:
-        if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "__all__":
-            continue
-        for name in ast.literal_eval(node.value):
-            if name not in modules:
-                raise SystemExit(f"{name} is in __all__ of {door}, and nothing there imports it by name.")
-            place = root / "src" / modules[name].replace(".", "/")
-            if not (place / f"{name}.py").exists() and not (place / name).is_dir():
-                yield name, place.with_suffix(".py")
+    for name in listed(door):
+        if name not in modules:
+            raise SystemExit(f"{name} is in __all__ of {door}, and nothing there imports it by name.")
+        place = root / "src" / modules[name].replace(".", "/")
+        if not (place / f"{name}.py").exists() and not (place / name).is_dir():
+            yield name, place.with_suffix(".py")
 
 
 def defines(node: ast.stmt, name: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
@@ -149,7 +193,7 @@ def section_lines(body: str, heading: str) -> Iterator[str]:
         if in_example and not line:
             in_example = False
             yield "```"
-        is_argument = heading in ("Args", "Attributes", "Raises") and ARGUMENT.match(line)
+        is_argument = heading in ("Args", "Attributes", "Raises", "Warns") and ARGUMENT.match(line)
         yield ARGUMENT.sub(r"- `\1`: ", line) if is_argument else line
     if in_example:
         yield "```"

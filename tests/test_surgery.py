@@ -75,8 +75,9 @@ def test_a_model_of_keras_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) ->
     keras: ModuleType | SimpleNamespace = SimpleNamespace(Layer=Layer)
     monkeypatch.setitem(sys.modules, "keras", keras)  # all that is asked of it
     assert framework_of(Layer()) == "keras"
+    model: Any = Layer()
     with pytest.raises(TypeError) as refused:
-        normwise.fuse(Layer())
+        normwise.fuse(model)
     assert str(refused.value) == (
         "fuse needs a PyTorch model (torch.nn.Module), received a Keras model (Layer): "
         "pass activation= to normwise.keras.BatchNormalization, which does it in one step."

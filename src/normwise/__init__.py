@@ -10,21 +10,40 @@ from normwise.moved import install as _install
 
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` for it takes longer than all of this file
 if TYPE_CHECKING:
-    from normwise.surgery import adapt, adapting, fuse, param_groups, paused_statistics, recalibrate
+    from normwise.surgery.keras_layers import convert_from_keras, convert_to_keras
+    from normwise.surgery.layers import (
+        convert_from_domains,
+        convert_from_synchronized,
+        convert_to_domains,
+        convert_to_synchronized,
+        fuse,
+    )
+    from normwise.surgery.statistics import paused_statistics, pool_statistics, statistics_from
+    from normwise.surgery.statistics_of_data import adapt, adapting, recalibrate
+    from normwise.surgery.training import accumulate_gradients, forward_together, param_groups
 
     __version__: str
 del TYPE_CHECKING
 
-__all__ = ["adapt", "adapting", "fuse", "param_groups", "paused_statistics", "recalibrate"]
-
-_DOORS = {
-    "adapt": "surgery",
-    "adapting": "surgery",
-    "fuse": "surgery",
-    "param_groups": "surgery",
-    "paused_statistics": "surgery",
-    "recalibrate": "surgery",
-}
+# The doors: what takes a whole model. All of them are in `surgery`, which comes in when one is first used.
+__all__ = [
+    "accumulate_gradients",
+    "adapt",
+    "adapting",
+    "convert_from_domains",
+    "convert_from_keras",
+    "convert_from_synchronized",
+    "convert_to_domains",
+    "convert_to_keras",
+    "convert_to_synchronized",
+    "forward_together",
+    "fuse",
+    "param_groups",
+    "paused_statistics",
+    "pool_statistics",
+    "recalibrate",
+    "statistics_from",
+]
 
 _ROOMS = ("errors", "estimators", "keras", "lab", "torch")
 
@@ -36,10 +55,10 @@ def __getattr__(name: str) -> object:
         return _import_module("importlib.metadata").version("normwise")
     if name in _ROOMS:
         return _import_module(f"normwise.{name}")
-    if name not in _DOORS:
+    if name not in __all__:
         raise AttributeError(f"module 'normwise' has no attribute {name!r}")
-    return getattr(_import_module(f"normwise.{_DOORS[name]}"), name)
+    return getattr(_import_module("normwise.surgery"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DOORS, *_ROOMS, "__version__"})
+    return sorted({*globals(), *__all__, *_ROOMS, "__version__"})

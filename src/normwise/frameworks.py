@@ -29,6 +29,12 @@ _INSTEAD = {
     "convert_to_domains": "build the model with normwise.keras.PerDomainBatchNormalization",
 }
 
+# What a user of PyTorch has in the place of an operation for Keras.
+_INSTEAD_FOR_TORCH = {
+    "convert_from_keras": "call normwise.fuse, which also makes PyTorch's batch norms normwise's",
+    "convert_to_keras": "pass its state_dict to a model with torch's own layers, which load it",
+}
+
 
 def installed_version(library: str) -> str | None:
     """The version of an installed library, or None; reads metadata and imports nothing.
@@ -80,13 +86,23 @@ def framework_of(model: object) -> str | None:
     return None
 
 
-def instead_of(operation: str) -> str:
-    """What to do with a Keras model in the place of an operation for PyTorch.
+def instead_of(operation: str, framework: str = "keras") -> str:
+    """What to do with a model of one framework in the place of an operation for the other.
+
+    Args:
+        operation: its name.
+        framework: whose the model is.
 
     Example:
         >>> instead_of("adapt")
         'call normwise.adapt, which takes models of both'
+        >>> instead_of("convert_to_keras", "torch")
+        "pass its state_dict to a model with torch's own layers, which load it"
     """
+    if framework == "torch":
+        return _INSTEAD_FOR_TORCH.get(
+            operation, "there is no such operation for PyTorch, so build the model with Keras for it"
+        )
     return _INSTEAD.get(operation, "there is no such operation for Keras, so build the model with PyTorch for it")
 
 

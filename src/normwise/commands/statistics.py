@@ -117,11 +117,11 @@ def recalibrate(model: str, batches: int | None, estimator: str, tolerance: floa
     allowed(lambda: limit_of(tolerance, estimator, shuffled=False))
 
     def work(network: Any, source: Any, **more: Any) -> RecalibrateReport:
-        from normwise import surgery
+        import normwise
 
         settings = {"at_most": batches, "estimator": estimator, "tolerance": tolerance, **more}
         with _said_by_the_command():
-            return surgery.recalibrate(network, source, **settings)
+            return normwise.recalibrate(network, source, **settings)
 
     _write(Task(model, work, lambda found: bool(found.recalibrated), **given))
 
@@ -155,11 +155,11 @@ def adapt(model: str, batches: int | None, prior: float | None, **given: Any) ->
     """
 
     def work(network: Any, source: Any, **more: Any) -> AdaptReport:
-        from normwise import surgery
+        import normwise
 
         settings: dict[str, Any] = {} if prior is None else {"prior": prior}
         with _said_by_the_command():
-            return surgery.adapt(network, source, at_most=batches, **settings, **more)
+            return normwise.adapt(network, source, at_most=batches, **settings, **more)
 
     _write(Task(model, work, lambda found: bool(found.adapted), **given))
 

@@ -34,7 +34,6 @@ from normwise.torch.layers.decorrelated_batch_norm import (
     DecorrelatedBatchNorm2d,
     DecorrelatedBatchNorm3d,
 )
-from normwise.torch.layers.domain import domain
 from normwise.torch.layers.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from normwise.torch.layers.group_norm import GroupNorm
 from normwise.torch.layers.instance_norm import (
@@ -55,6 +54,7 @@ from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
 from normwise.torch.models.accumulation.accumulate import accumulate_gradients, forward_together
 from normwise.torch.models.conversion.domains import convert_from_domains, convert_to_domains
 from normwise.torch.models.conversion.synchronized import convert_from_synchronized, convert_to_synchronized
+from normwise.torch.models.domain import domain
 from normwise.torch.models.domain_statistics import statistics_from
 from normwise.torch.models.param_groups import param_groups
 from normwise.torch.models.paused import paused_statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def per_domain(own_affine: bool) -> nn.Module:
 
 def step_of(model: nn.Module, inner: nn.Module, rank: int, step: int, domain: str) -> Found:
     model.zero_grad()
-    with nt.domain(domain):
+    with nt.domain(model, domain) if isinstance(inner[1], nt.PerDomain) else nullcontext():  # type: ignore[index]  # a Sequential
         model(samples(rank, step)).pow(3).mean().backward()
     return {name: each.grad for name, each in inner.named_parameters() if each.grad is not None}
 

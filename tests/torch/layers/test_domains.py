@@ -46,12 +46,12 @@ def test_one_set_of_torchs_is_wrong_for_both_domains_and_a_set_each_is_right() -
         for name, mean in (("day", -4.0), ("night", 4.0)):
             x = data(2 * seed + (mean > 0), mean)
             plain(x)
-            with nt.domain(name):
+            with nt.domain(layer, name):
                 layer(x)
     for name, mean in (("day", -4.0), ("night", 4.0)):
         x = data(1000, mean)
         wrong = plain.eval()(x).detach()
-        with nt.domain(name):
+        with nt.domain(layer, name):
             right = layer.eval()(x).detach()
         assert float(wrong.mean().abs()) > 1  # of 8 apart: 4 to either side, over a spread that is within each
         assert float(right.mean().abs()) < 0.2
@@ -117,11 +117,11 @@ def chosen(layer: nt.PerDomain) -> str:
 def test_blocks_may_be_inside_one_another_and_end_with_an_error() -> None:
     layer = nt.PerDomain(nt.BatchNorm1d(3), ["a", "b", "c"], default="c")
     assert chosen(layer) == "c"
-    with nt.domain("a"):
-        with nt.domain("b"):
+    with nt.domain(layer, "a"):
+        with nt.domain(layer, "b"):
             assert chosen(layer) == "b"
         assert chosen(layer) == "a"
-        with pytest.raises(RuntimeError, match="inside"), nt.domain("b"):
+        with pytest.raises(RuntimeError, match="inside"), nt.domain(layer, "b"):
             raise RuntimeError("inside")
         assert chosen(layer) == "a"
         before = int(layer.of("b").num_batches_tracked)
@@ -135,7 +135,7 @@ def test_every_thread_has_its_own_domain() -> None:
     inside, found = threading.Barrier(2), {}
 
     def run(name: str) -> None:
-        with nt.domain(name):
+        with nt.domain(layer, name):
             inside.wait(timeout=20)  # both are inside their blocks now
             layer.eval()
             found[name] = layer._choice(None)
@@ -153,19 +153,34 @@ def test_every_thread_has_its_own_domain() -> None:
 
 def test_errors_name_what_is_known() -> None:
     layer = nt.PerDomain(nt.BatchNorm1d(3), ["day", "night"])
-    with nt.domain("nigth"), pytest.raises(UnknownName) as caught:
-        layer(data(0))
+    with pytest.raises(UnknownName) as caught:
+        nt.domain(layer, "nigth")
     assert str(caught.value) == "unknown domain 'nigth': did you mean 'night'? Known: day, night."
     with pytest.raises(NormwiseError) as none:
         layer(data(0))
     assert str(none.value) == (
         "no domain was chosen for a layer with the domains day, night: run the model inside "
-        "normwise.torch.domain('day'), or pass domain= to the layer."
+        "normwise.torch.domain(model, 'day'), or pass domain= to the layer."
     )
 
 
 WRONG: list[tuple[Any, type[Exception], str]] = [
-    (lambda: nt.domain(1), TypeError, "a domain is a name, received int: pass for example 'night'."),  # type: ignore[arg-type]  # on purpose
+    (
+        lambda: nt.domain(nt.PerDomain(nn.BatchNorm1d(3), ["a"]), 1),  # type: ignore[call-overload]  # on purpose
+        TypeError,
+        "a domain is a name, received int: pass for example 'night'.",
+    ),
+    (
+        lambda: nt.domain(1, "a"),  # type: ignore[call-overload]  # on purpose
+        TypeError,
+        "domain needs a torch.nn.Module, received int: pass the model itself.",
+    ),
+    (
+        lambda: nt.domain(nn.Sequential(nn.BatchNorm1d(3)), "a"),
+        NormwiseError,
+        "Sequential has no layer with statistics per domain: make them with normwise.convert_to_domains, or leave the "
+        "block out.",
+    ),
     (
         lambda: nt.PerDomain(nn.BatchNorm1d(3, track_running_stats=False), ["a"]),
         ValueError,
@@ -248,12 +263,12 @@ def test_statistics_from_a_domain_for_inference_leave_everything_as_it_was(train
     right = copy.deepcopy(nt.convert_from_domains(copy.deepcopy(model), "b").model).eval()(data(0))
     state = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    with nt.domain("a"):
+    with nt.domain(model, "a"):
         with nt.statistics_from(model, "b"):
             torch.testing.assert_close(model(data(0)), right)
         with pytest.raises(RuntimeError, match="inside"), nt.statistics_from(model, "b"):
             raise RuntimeError("inside")
-        assert all(module._pinned is None for module in model.modules() if isinstance(module, nt.PerDomain))
+        assert all(module._statistics_from is None for module in model.modules() if isinstance(module, nt.PerDomain))
     assert [module.training for module in model.modules()] == modes
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
@@ -280,15 +295,15 @@ def test_a_forward_that_is_run_again_outside_its_block_has_the_domain_of_the_fir
     layer.eval()  # where the domain decides on the gradient
     layer.of("b").running_var.fill_(4.0)
     plain.eval().running_var.fill_(4.0)  # type: ignore[union-attr]  # it has one
-    with nt.domain("b"):
+    with nt.domain(layer, "b"):
         x = data(0).requires_grad_()
         y = checkpoint(layer, x, use_reentrant=reentrant)
-    with nt.domain("a"):
+    with nt.domain(layer, "a"):
         y.pow(2).sum().backward()
     other = data(0).requires_grad_()
     plain(other).pow(2).sum().backward()
     torch.testing.assert_close(*gradients(x, other))
-    with nt.domain("a"):
+    with nt.domain(layer, "a"):
         layer(data(0))
     assert layer._ran[False] == {"a"}  # what was run again is done with
 
@@ -297,7 +312,7 @@ def test_a_forward_that_is_run_again_does_not_guess_among_domains() -> None:
     layer = nt.PerDomain(nt.BatchNorm1d(3), ["a", "b"])
     total = torch.zeros(())
     for name in ("a", "b"):
-        with nt.domain(name):
+        with nt.domain(layer, name):
             total = total + checkpoint(layer, data(0).requires_grad_(), use_reentrant=False).pow(2).sum()
     with pytest.raises(NormwiseError) as caught:
         total.backward()
@@ -317,15 +332,15 @@ def test_compiled_without_a_break() -> None:
     model = network(domains=["a", "b"])
     compiled: Any = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
     for seed, name in enumerate("abab"):
-        with nt.domain(name):
+        with nt.domain(model, name), nt.domain(compiled, name):
             torch.testing.assert_close(compiled(data(seed)), model(data(seed)))
     for mine, theirs in zip(compiled.state_dict().values(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs)
 
     def both(x: Tensor) -> Tensor:
-        with nt.domain("a"):
+        with nt.domain(model, "a"):
             first = model(x)
-        with nt.domain("b"):
+        with nt.domain(model, "b"):
             y: Tensor = first + model(x)
         return y
 
@@ -336,7 +351,7 @@ def test_compiled_without_a_break() -> None:
 def test_recalibrate_inside_a_block_sets_the_statistics_of_that_domain() -> None:
     model = network(domains=["a", "b"])
     batches = [data(seed, 2.0) for seed in range(4)]
-    with nt.domain("b"):
+    with nt.domain(model, "b"):
         normwise.recalibrate(model, batches)
     first = model[1]
     assert isinstance(first, nt.PerDomain)

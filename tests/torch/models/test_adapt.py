@@ -184,7 +184,7 @@ def test_of_several_domains_only_the_one_is_touched(way: str) -> None:
     if way == "argument":
         report = adapt(model, BATCHES, domain="b")
     else:
-        with nt.domain("b"):
+        with nt.domain(model, "b"):
             report = adapt(model, BATCHES)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"4.domain_b.running_mean", "4.domain_b.running_var"}

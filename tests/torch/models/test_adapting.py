@@ -205,7 +205,7 @@ def test_frozen_layers_and_masks() -> None:
 def test_of_several_domains_the_one_that_is_chosen_adapts() -> None:
     model = network()
     nt.convert_to_domains(model, ["a", "b"])
-    with nt.domain("b"), adapting(model, prior=4) as adaptation, torch.no_grad():
+    with nt.domain(model, "b"), adapting(model, prior=4) as adaptation, torch.no_grad():
         model(drift(3)[2])
     report = adaptation.report()
     assert [*report.adapted] == ["1.domain_b", "4.domain_b"]
@@ -280,7 +280,7 @@ def test_the_front_door_leads_here() -> None:
         model(drift(1)[0])
     assert [*adaptation.report().adapted] == ["1", "4"]
     with pytest.raises(TypeError) as refused:
-        normwise.adapting([model])
+        normwise.adapting([model])  # type: ignore[arg-type]  # on purpose
     assert str(refused.value) == (
         "adapting needs a PyTorch model (torch.nn.Module), received a list: pass one model at a time."
     )

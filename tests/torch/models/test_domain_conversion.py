@@ -53,7 +53,7 @@ def test_every_layer_with_statistics_is_converted_once_and_the_outputs_stay() ->
     assert model.norm is model.same
     assert model.norm is not norm
     for name in ("a", "b"):
-        with nt.domain(name):
+        with nt.domain(model, name):
             assert torch.equal(model.eval()(data(9)), plain.eval()(data(9)))
 
 
@@ -62,7 +62,7 @@ def test_domains_share_no_statistics_with_each_other() -> None:
     nt.convert_to_domains(model, ["a", "b"])
     norm: Any = model.norm
     before = norm.of("b").running_mean.clone()
-    with nt.domain("a"):
+    with nt.domain(model, "a"):
         model(data(5, -7.0))
     assert torch.equal(norm.of("b").running_mean, before)
     assert not torch.equal(norm.of("a").running_mean, before)
@@ -75,7 +75,7 @@ def test_an_optimizer_from_before_still_has_the_parameters() -> None:
     nt.convert_to_domains(model, ["a", "b"])
     assert all(mine is theirs for mine, theirs in zip(model.parameters(), parameters, strict=True))
     weight = model.norm.weight.detach().clone()
-    with nt.domain("b"):
+    with nt.domain(model, "b"):
         model(data(0)).pow(3).sum().backward()
     optimizer.step()
     assert not torch.equal(model.norm.weight, weight)
@@ -96,11 +96,11 @@ def test_modes_hooks_and_requires_grad_stay() -> None:
     assert all(training for name, training in modes.items() if not name.startswith("norm"))
     assert not model.norm.weight.requires_grad
     x = data(0).requires_grad_()
-    with nt.domain("b"):
+    with nt.domain(model, "b"):
         model.norm(x).sum().backward()
     assert calls == ["before", "after", "back"]
     before.remove()
-    with nt.domain("b"):
+    with nt.domain(model, "b"):
         model.norm(x)
     assert calls[3:] == ["after"]
     nt.convert_from_domains(model, "b")
@@ -147,9 +147,9 @@ def test_back_to_one_domain() -> None:
     model = trained()
     nt.convert_to_domains(model, ["a", "b"])
     for seed in range(5):
-        with nt.domain("b"):
+        with nt.domain(model, "b"):
             model.train()(data(seed, -3.0))
-    with nt.domain("b"):
+    with nt.domain(model, "b"):
         right = model.eval()(data(9))
     found = nt.convert_from_domains(model, "b")
     assert found.layers == ["norm", "same", "others.0"]
@@ -222,11 +222,11 @@ def test_a_checkpoint_of_the_plain_model(kind: Any, own_affine: bool, assign: bo
     nt.convert_to_domains(model, ["a", "b"], own_affine=own_affine)
     model.load_state_dict(copy.deepcopy(plain.state_dict()), assign=assign)
     for name in ("a", "b"):
-        with nt.domain(name):
+        with nt.domain(model, name):
             assert torch.equal(model.eval()(data(1)), plain.eval()(data(1)))
-    with nt.domain("a"):
+    with nt.domain(model, "a"):
         model.train()(data(2))
-    with nt.domain("b"):
+    with nt.domain(model, "b"):
         assert torch.equal(model.eval()(data(1)), plain.eval()(data(1)))  # no storage is shared by domains
 
 

@@ -271,7 +271,7 @@ def test_the_front_door_asks_whose_model_it_is() -> None:
     with normwise.paused_statistics(layer):
         layer(batch())
     assert int(layer.num_batches_tracked or 0) == 0
-    with pytest.raises(TypeError) as refused, normwise.paused_statistics("model"):
+    with pytest.raises(TypeError) as refused, normwise.paused_statistics("model"):  # type: ignore[arg-type]  # on purpose
         pass
     assert str(refused.value) == (
         "paused_statistics needs a PyTorch model (torch.nn.Module), received the string 'model': "

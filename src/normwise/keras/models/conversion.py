@@ -21,11 +21,27 @@ class Conversion(NamedTuple):
         model: the model that was given.
         layers: the paths of the layers that were converted.
         left: the paths of batch normalization layers that were not, with the reason.
+
+    Example:
+        >>> print(Conversion(None, ["model/bn"], {"model/own": "Own is a class of its own"}))
+        1 of 2 batch norms converted, 1 left
+          converted  model/bn
+          left       model/own: Own is a class of its own
     """
 
     model: Any
     layers: list[str]
     left: dict[str, str]
+
+    def __str__(self) -> str:
+        total = len(self.layers) + len(self.left)
+        if total == 0:
+            return "nothing converted: the model has no batch norm to convert"
+        done = str(len(self.layers)) if self.layers else "nothing"
+        lines = [f"{done} of {total} batch norms converted, {len(self.left)} left"]
+        lines += [f"  converted  {path}" for path in self.layers]
+        lines += [f"  left       {path}: {why}" for path, why in self.left.items()]
+        return "\n".join(lines)
 
 
 def convert(model: Any) -> Conversion:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 
 class _Chosen(threading.local):
     """Of each thread its own. ``torch.compile`` sees through it, as it does not through a ``ContextVar``."""
 
     domain: str | None = None
+    # By the id of a layer: what the block chose that is innermost for it. Never changed in place.
+    layers: Mapping[int, str] = {}
 
 
 CHOSEN = _Chosen()
@@ -17,8 +20,8 @@ CHOSEN = _Chosen()
 class domain:  # it is used as a function is
     """Whatever runs inside the block is of this domain: every ``PerDomain`` layer takes that set of statistics.
 
-    It holds in this thread only, and blocks may be inside one another, also inside a function that ``torch.compile``
-    compiles. A compiled model is compiled once for each domain.
+    For operations that are given a domain; ``normwise.torch.domain`` chooses it for the layers of one model. It holds
+    in this thread only, and blocks of both may be inside one another.
 
     Args:
         name: the domain; a layer that does not know it says so when it is reached.
@@ -41,11 +44,11 @@ class domain:  # it is used as a function is
         if not isinstance(name, str):
             raise TypeError(f"a domain is a name, received {type(name).__name__}: pass for example 'night'.")
         self.name = name
-        self.before: list[str | None] = []
+        self.before: list[tuple[str | None, Mapping[int, str]]] = []
 
     def __enter__(self) -> None:
-        self.before.append(CHOSEN.domain)
-        CHOSEN.domain = self.name
+        self.before.append((CHOSEN.domain, CHOSEN.layers))
+        CHOSEN.domain, CHOSEN.layers = self.name, {}
 
     def __exit__(self, *_: object) -> None:
-        CHOSEN.domain = self.before.pop()
+        CHOSEN.domain, CHOSEN.layers = self.before.pop()

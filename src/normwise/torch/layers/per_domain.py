@@ -34,7 +34,7 @@ class PerDomain(Recordable):
     its estimator, activation and statistics; by default they share their parameters.
 
     The domain is, in this order: the argument ``domain=`` of ``forward``, the one of ``statistics_from``, the one of
-    the ``with domain(...)`` around the call, the default.
+    the ``with domain(model, ...)`` around the call, the default.
 
     Args:
         layer: of which every domain gets a copy: any module that keeps running statistics, normwise's or torch's. Its
@@ -67,6 +67,7 @@ class PerDomain(Recordable):
         (tensor([0.2000]), tensor([0.]))
     """
 
+    _statistics_from: str | None = None  # the domain of a block of that name
     why_not_joined: ClassVar[str | None] = (
         "it keeps statistics for each domain, and which one a batch is of may differ between processes"
     )
@@ -84,7 +85,6 @@ class PerDomain(Recordable):
         self.own_affine = own_affine
         self.default = default
         self.training = layer.training
-        self._pinned: str | None = None
         # The domains of the forwards since one was last run again, in inference and in training.
         self._ran: tuple[set[str], set[str]] = (set(), set())
         self._ran_again = False
@@ -150,6 +150,11 @@ class PerDomain(Recordable):
         self.add_module(f"domain_{name}", copy.deepcopy(source, kept))
         self.domains = (*self.domains, name)
 
+    @property
+    def _pinned(self) -> str | None:
+        """The domain that a block around the call chose for this very layer."""
+        return self._statistics_from or CHOSEN.layers.get(id(self))
+
     def _choice(self, given: str | None) -> str:
         chosen = given or self._pinned or CHOSEN.domain or self.default
         if compiler.is_compiling() or given is not None:
@@ -171,7 +176,7 @@ class PerDomain(Recordable):
         if chosen is None:
             raise NormwiseError(
                 f"no domain was chosen for a layer with the domains {', '.join(self.domains)}: run the model inside "
-                f"normwise.torch.domain({self.domains[0]!r}), or pass domain= to the layer."
+                f"normwise.torch.domain(model, {self.domains[0]!r}), or pass domain= to the layer."
             )
         return chosen
 

@@ -16,8 +16,8 @@ from normwise.torch.models.model_checks import check_model
 def statistics_from(model: nn.Module, domain: str) -> Iterator[None]:
     """Inside the block, every ``PerDomain`` layer of the model is in inference, with the statistics of this domain.
 
-    Whatever the mode of the model is and whatever ``domain(...)`` is around a call; afterwards all is as it was. It
-    holds for the model, in all threads.
+    Whatever the mode of the model is and whatever ``domain(model, ...)`` is around a call; afterwards all is as it was.
+    It holds for the model, in all threads.
 
     Args:
         model: with at least one ``PerDomain`` layer.
@@ -43,15 +43,15 @@ def statistics_from(model: nn.Module, domain: str) -> Iterator[None]:
             f"{type(model).__name__} has no layer with statistics per domain: "
             "make them with normwise.torch.convert_to_domains."
         )
-    inside = [(layer, layer.of(domain), layer._pinned) for layer in layers]
+    inside = [(layer, layer.of(domain), layer._statistics_from) for layer in layers]
     modes = [(module, module.training) for _, chosen, _ in inside for module in chosen.modules()]
     try:
         for layer, chosen, _ in inside:
-            layer._pinned = domain
+            layer._statistics_from = domain
             chosen.eval()
         yield
     finally:
         for layer, _, before in inside:
-            layer._pinned = before
+            layer._statistics_from = before
         for module, training in modes:
             module.training = training

@@ -136,6 +136,36 @@ def transaction(model: nn.Module) -> Iterator[Snapshot]:
         raise
 
 
+@contextmanager
+def transaction_of_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """As ``transaction``, for what changes modules and no byte of a tensor: no tensor is copied.
+
+    On any error each module has its class, mode, attributes, hooks, children, parameters and buffers again. A full
+    snapshot takes as much memory as the model, which such an operation need not have.
+
+    Args:
+        modules: those that may be changed; not those inside them.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(2)
+        >>> try:
+        ...     with transaction_of_modules([layer]):
+        ...         layer.__class__, layer.eps = nn.BatchNorm2d, 1.0
+        ...         layer.register_buffer("running_mean", None)
+        ...         layer[7]
+        ... except TypeError:
+        ...     print(type(layer).__name__, layer.eps, layer.running_mean)
+        BatchNorm1d 1e-05 tensor([0., 0.])
+    """
+    states = [_ModuleState(module) for module in modules]
+    try:
+        yield
+    except BaseException:
+        for state in states:
+            state.restore()
+        raise
+
+
 def write(target: Tensor, value: Tensor) -> None:
     """Give a buffer or parameter other values, in place and unseen by autograd, as PyTorch's own operator does it.
 

@@ -38,7 +38,7 @@ def accumulate_gradients(
     *,
     weights: Sequence[float] | None = None,
     offload: bool = False,
-    backward: Callable[[Tensor], object] = Tensor.backward,
+    backward: Callable[[Tensor], object] | None = None,
     batch_layers: tuple[type[nn.Module], ...] = (),
 ) -> Tensor:
     r"""Add to the gradients what a step on all micro-batches together would add, batch norms included, and once.
@@ -70,7 +70,8 @@ def accumulate_gradients(
         weights: how much each part's loss counts; its share of the samples by default. For losses that are sums, 1 for
             each.
         offload: keep what the backward needs in the host's memory meanwhile, for models on other devices.
-        backward: what is done with the sum, as ``lambda loss: scaler.scale(loss).backward()``.
+        backward: what is done with the sum, as ``lambda loss: scaler.scale(loss).backward()``; None for
+            ``loss.backward()``.
         batch_layers: classes besides batch norms whose output depends on the whole batch: they are called once for all,
             with every argument that is a tensor joined along its first axis.
 
@@ -114,7 +115,7 @@ def accumulate_gradients(
 
     losses = _together(model, parts, loss_of, offload, batch_layers, called="accumulate_gradients")
     total = torch.stack([loss.reshape(()) * share for loss, share in zip(losses, shares, strict=True)]).sum()
-    backward(total)
+    (backward or Tensor.backward)(total)
     return total.detach()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,6 +15,7 @@ from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.rewriting import class_with_forwards, rewrite
 from normwise.torch.models.fusion.survey import Site, Survey
 from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
+from normwise.torch.models.transaction import RandomState, transaction_of_modules
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def fuse(model: nn.Module) -> FuseReport:
 
     The model is changed in place and stays what it is: the same modules under the same names, the same parameters and
     buffers (an optimizer goes on with them), the same ``state_dict`` keys, hooks, modes, devices and dtypes. Outputs,
-    gradients and running statistics are the same within rounding, in training and in inference.
+    gradients and running statistics are the same within rounding, in training and in inference. On any error the model
+    is as before.
 
     * A ``torch.nn.BatchNorm*d`` becomes ``normwise.torch``'s layer of that name: the object stays, its class changes.
     * Where batch norm and activation are modules that are called one behind the other, and the activation is used
@@ -97,7 +99,11 @@ def fuse(model: nn.Module) -> FuseReport:
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     inner, fixed = unwrapped(model), why_fixed(model)
     refused = {id(norm): why for norm in norms.values() if (why := fixed.get(id(norm)) or _refusal(norm, inner))}
-    survey = Survey(inner, refused)
+    random = RandomState(tensor.device for tensor in model.parameters())
+    try:
+        survey = Survey(inner, refused)
+    finally:
+        random.restore()  # a forward that is traced may draw
     fused: dict[str, str] = {}
     swapped: list[str] = []
     left = out_of_reach(model)
@@ -160,24 +166,17 @@ def _apply(
     classes: list[tuple[nn.Module, type[nn.Module]]],
 ) -> None:
     """All of it or, on any error, nothing."""
-    undo: list[Callable[[], None]] = []
-    try:
+    norms, parents, owners = ([module for module, _ in each] for each in (changes, by_order, classes))
+    with transaction_of_modules([*norms, *parents, *owners]):
         for norm, activation in changes:
-            undo.append(_way_back(norm))
             _become(norm, activation)
         for parent, child in by_order:
-            undo.append(_way_back(parent))
             replaced = parent._modules[child]
             identity = nn.Identity()
             identity.training = replaced is None or replaced.training
             parent._modules[child] = identity
         for owner, made in classes:
-            undo.append(_way_back(owner))
             owner.__class__ = made
-    except BaseException:
-        for back in reversed(undo):
-            back()
-        raise
 
 
 def _become(norm: nn.Module, activation: str | None) -> None:
@@ -185,21 +184,3 @@ def _become(norm: nn.Module, activation: str | None) -> None:
     if not isinstance(norm, TrackedBatchNorm):
         become_ours(norm, activation)
     norm.activation = activation  # type: ignore[assignment]  # a str or None, no module
-
-
-def _way_back(module: nn.Module) -> Callable[[], None]:
-    """What undoes all changes to this module itself from now on."""
-    kind, attributes, temporary = type(module), dict(module.__dict__), set(module._non_persistent_buffers_set)
-    children, buffers = dict(module._modules), dict(module._buffers)
-
-    def back() -> None:
-        module.__class__ = kind
-        module.__dict__.clear()
-        module.__dict__.update(attributes)
-        module._modules.clear()
-        module._modules.update(children)
-        module._buffers.clear()
-        module._buffers.update(buffers)
-        module._non_persistent_buffers_set = temporary
-
-    return back

@@ -1,0 +1,168 @@
+"""Doors to other layers in a model: fused, with statistics per domain, or synchronized."""
+
+# mypy: disable-error-code="empty-body"
+# A door has a signature and a docstring; its decorator is the body.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from normwise.surgery.door import door, lazy_import_module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+    from normwise.torch.layers.class_change import Kind
+    from normwise.torch.models.conversion.domains import DomainConversion
+    from normwise.torch.models.conversion.synchronized import SyncConversion
+    from normwise.torch.models.fusion.fuse import FuseReport
+
+__all__ = [
+    "convert_from_domains",
+    "convert_from_synchronized",
+    "convert_to_domains",
+    "convert_to_synchronized",
+    "fuse",
+]
+
+
+@door(torch=lazy_import_module("normwise.torch.models.fusion.fuse", "fuse"))
+def fuse(model: nn.Module) -> FuseReport:
+    r"""Let the batch norms of a PyTorch model do the activation and the residual addition that follow them.
+
+    .. math:: f(\mathrm{bn}(x) + r) \quad\text{in one layer instead of three}
+
+    The model stays what it is: the same modules under the same names, the same parameters and buffers, ``state_dict``
+    keys, hooks, modes, devices and dtypes. Outputs, gradients and running statistics are the same within rounding. What
+    cannot be followed, as control flow that depends on the data, is left. On any error the model is as before.
+
+    Args:
+        model: a ``torch.nn.Module`` on any device, changed in place; before ``fully_shard`` and ``AveragedModel``.
+
+    Returns:
+        which batch norms were fused, which were only swapped for normwise's own, and which were left, and why.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.SiLU())
+        >>> fuse(model).fused
+        {'1': 'silu'}
+    """
+
+
+@door(torch=lazy_import_module("normwise.torch.models.conversion.domains", "convert_to_domains"))
+def convert_to_domains(
+    model: nn.Module, domains: Iterable[str], *, own_affine: bool = False, default: str | None = None
+) -> DomainConversion:
+    """Give every layer of a PyTorch model with running statistics a set of them per domain, which starts from its own.
+
+    Modes, hooks, devices and dtypes stay; so do the parameters themselves, unless ``own_affine`` asks for one of each
+    per domain: build the optimizer afterwards then. On any error the model is as before.
+
+    Args:
+        model: a ``torch.nn.Module`` with normwise's or PyTorch's layers, changed in place.
+        domains: the names.
+        own_affine: whether every domain also gets a weight and a bias of its own.
+        default: the domain where none is chosen.
+
+    Returns:
+        the model, or what stands in its place where it was such a layer itself; which layers were replaced; and which
+        normalization layers were left, and why.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        NormwiseError: there is no layer to convert.
+        ValueError: no domain, one twice, an empty name or one with a dot.
+        TypeError: ``domains`` is a string or holds something else than strings.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU())
+        >>> convert_to_domains(model, ["day", "night"]).layers
+        ['1']
+    """
+
+
+@door(torch=lazy_import_module("normwise.torch.models.conversion.domains", "convert_from_domains"))
+def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
+    """Leave every layer of a PyTorch model the statistics of one domain only: the plain model, for shipping it.
+
+    Modes, hooks, devices and dtypes stay. On any error the model is as before.
+
+    Args:
+        model: a ``torch.nn.Module`` with ``PerDomain`` layers, changed in place.
+        domain: one that all of them have.
+
+    Returns:
+        the model, or what stands in its place where it was such a layer itself, and which layers were replaced.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnknownName: a layer does not have the domain.
+        NormwiseError: there is no such layer.
+
+    Example:
+        >>> import torch
+        >>> model = convert_to_domains(torch.nn.Sequential(torch.nn.BatchNorm1d(8)), ["day", "night"]).model
+        >>> type(convert_from_domains(model, "night").model[0])
+        <class 'torch.nn.modules.batchnorm.BatchNorm1d'>
+    """
+
+
+@door(torch=lazy_import_module("normwise.torch.models.conversion.synchronized", "convert_to_synchronized"))
+def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> SyncConversion:
+    """Let every plain batch norm of a PyTorch model take the batches of all processes for one.
+
+    The layers themselves, their parameters and buffers, modes, hooks, devices and dtypes stay, and so do activations,
+    estimators and policies. On any error the model is as before.
+
+    Args:
+        model: a ``torch.nn.Module``, changed in place; before it is wrapped in ``DistributedDataParallel``.
+        process_group: of ``torch.distributed``, whose batches are taken together; None for all processes, and for what
+            a ``torch.nn.SyncBatchNorm`` has.
+
+    Returns:
+        the model, which layers were converted, and which were left, and why.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        NormwiseError: there is no layer to convert.
+
+    Example:
+        >>> import torch
+        >>> convert_to_synchronized(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))).layers
+        ['1']
+    """
+
+
+@door(torch=lazy_import_module("normwise.torch.models.conversion.synchronized", "convert_from_synchronized"))
+def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) -> SyncConversion:
+    """Make synchronized batch norms of a PyTorch model plain again, for one process: to ship, export or debug it.
+
+    A layer that was converted becomes what it was. On any error the model is as before.
+
+    Args:
+        model: a ``torch.nn.Module`` with normwise's or PyTorch's ``SyncBatchNorm``, changed in place.
+        plain: what the layers become that were never anything else, for example ``normwise.torch.BatchNorm2d``; without
+            it they are left.
+
+    Returns:
+        the model, which layers were converted, and which were left, and why.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        TypeError: ``plain`` is no plain batch norm.
+        NormwiseError: there is no layer to convert.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm2d(8))
+        >>> _ = convert_to_synchronized(model)
+        >>> convert_from_synchronized(model).layers
+        ['0']
+    """

@@ -1,0 +1,145 @@
+"""Doors to a training step: an optimizer's groups, and batches that come in parts."""
+
+# mypy: disable-error-code="empty-body"
+# A door has a signature and a docstring; its decorator is the body.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from normwise.surgery.door import door, lazy_import_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import Tensor, nn
+
+__all__ = ["accumulate_gradients", "forward_together", "param_groups"]
+
+
+@door(torch=lazy_import_module("normwise.torch.models.accumulation.accumulate", "accumulate_gradients"))
+def accumulate_gradients(
+    model: nn.Module,
+    micro_batches: Iterable[Any],
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    *,
+    weights: Sequence[float] | None = None,
+    offload: bool = False,
+    backward: Callable[[Tensor], object] | None = None,
+    batch_layers: tuple[type[nn.Module], ...] = (),
+) -> Tensor:
+    r"""Add to a PyTorch model's gradients what a step on all micro-batches together would add, batch norms included.
+
+    .. math:: \nabla_\theta \sum_k \frac{n_k}{n} L\big(f_\theta(x_k \mid x_1 \dots x_K)\big)
+
+    In the place of the loop over ``loss_fn(model, micro_batch).backward()``; the optimizer step follows as ever. The
+    parts meet at every batch norm, so that each is normalized as a part of all; running statistics are updated once, as
+    by the whole batch. What autograd keeps of all parts is kept until the backward, as for the whole batch; with
+    ``offload`` in the host's memory.
+
+    Args:
+        model: a ``torch.nn.Module`` in training mode; layers in inference mode stay as they are. Without
+            ``torch.utils.checkpoint`` inside.
+        micro_batches: the parts of the batch, of any structure and any sizes; of different image sizes too. Tensors are
+            moved to the model's device when their part's turn comes.
+        loss_fn: ``loss_fn(model, micro_batch)``, the mean loss of one part, a scalar.
+        weights: how much each part's loss counts; None for its share of the samples. For losses that are sums, 1 for
+            each.
+        offload: keep what the backward needs in the host's memory meanwhile, for models on other devices.
+        backward: what is done with the sum, as ``lambda loss: scaler.scale(loss).backward()``; None for
+            ``loss.backward()``.
+        batch_layers: classes besides batch norms whose output depends on the whole batch: they are called once for all,
+            with every argument that is a tensor joined along its first axis.
+
+    Returns:
+        the loss of the whole batch, without a graph.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one with batch norms that torch.jit or torch.export made code of.
+        TypeError: ``loss_fn`` gives something else than a tensor.
+        NormwiseError: no micro-batches, no scalar loss, as many weights as micro-batches are not; parts that take
+            different ways through the model, or a model with checkpoints. On any error before the backward the model
+            is as before.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+        >>> x, y = torch.randn(8, 3), torch.randn(8, 1)
+        >>> mse = torch.nn.functional.mse_loss
+        >>> loss = accumulate_gradients(model, zip(x.split(2), y.split(2)), lambda f, part: mse(f(part[0]), part[1]))
+        >>> whole, = torch.autograd.grad(mse(model(x), y), [model[0].weight])
+        >>> torch.testing.assert_close(model[0].weight.grad, whole)
+    """
+
+
+@door(torch=lazy_import_module("normwise.torch.models.accumulation.accumulate", "forward_together"))
+def forward_together(
+    model: nn.Module,
+    micro_batches: Iterable[Any],
+    forward_fn: Callable[[Any, Any], Any] | None = None,
+    *,
+    offload: bool = False,
+    batch_layers: tuple[type[nn.Module], ...] = (),
+) -> list[Any]:
+    """Run a PyTorch model on micro-batches, each normalized as a part of all: for losses over the whole batch.
+
+    Args:
+        model: as in ``accumulate_gradients``.
+        micro_batches: as in ``accumulate_gradients``.
+        forward_fn: ``forward_fn(model, micro_batch)``, how one enters the model, if its first items are not the model's
+            inputs.
+        offload: as in ``accumulate_gradients``.
+        batch_layers: as in ``accumulate_gradients``.
+
+    Returns:
+        what the model or ``forward_fn`` returns for each, with a graph. Call ``backward`` once, on what all of them
+        have a part in.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one with batch norms that torch.jit or torch.export made code of.
+        NormwiseError: no micro-batches; parts that take different ways through the model, or a model with checkpoints.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.BatchNorm1d(1, affine=False)
+        >>> [y.round().item() for y in forward_together(layer, [torch.tensor([[1.0]]), torch.tensor([[3.0]])])]
+        [-1.0, 1.0]
+    """
+
+
+@door(torch=lazy_import_module("normwise.torch.models.param_groups", "param_groups"))
+def param_groups(
+    model: nn.Module,
+    weight_decay: float,
+    decay_norm: bool = False,
+    *,
+    decay_bias: bool = True,
+    norm_types: tuple[type[nn.Module], ...] = (),
+) -> list[dict[str, Any]]:
+    """Make groups for a PyTorch optimizer, in which the scale and shift of normalization layers do not decay.
+
+    Every parameter of the model is in exactly one group, and in the model's order in it; one that is shared counts
+    once, and does not decay if one of its places says so.
+
+    Args:
+        model: a ``torch.nn.Module``.
+        weight_decay: for the parameters that decay, 0 or more.
+        decay_norm: whether those of normalization layers do.
+        decay_bias: whether what is called ``bias`` elsewhere does.
+        norm_types: classes that are normalization layers too. Known are PyTorch's and normwise's, what is derived from
+            them, and every class whose name ends in ``Norm``, ``Norm2d`` or the like.
+
+    Returns:
+        one or two groups, of which none is empty: with ``params``, ``weight_decay``, and a ``name``: ``"decayed"`` or
+        ``"not decayed"``.
+
+    Raises:
+        UnsuitableModel: not a PyTorch model, or one in whose code normalization cannot be told from the rest.
+        NormwiseError: a weight decay that is none, or a model without parameters.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
+        >>> [group["weight_decay"] for group in param_groups(model, 0.01)]
+        [0.01, 0.0]
+    """
