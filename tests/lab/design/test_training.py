@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from normwise.lab.data import batches, digits
+from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import DenseTraining, SideBySide, Training, by_pair
-from normwise.lab.models import Dense, he
-from normwise.lab.stack_training import accuracies
-from normwise.lab.training import accuracy, train
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.training.descent import accuracy, train
+from normwise.lab.training.stacks import accuracies
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from normwise.lab.experiments import do_fresh_statistics_help_with_stock_prices as experiment
-from normwise.lab.forecast import windows_of
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
+from normwise.lab.training.forecast import windows_of
 
 SETTINGS = experiment.Settings(steps=60, rates=(0.1,), width=8, stocks=2)
 

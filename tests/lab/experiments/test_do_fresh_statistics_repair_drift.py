@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import do_fresh_statistics_repair_drift as experiment
-from normwise.lab.models import Dense, he
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 from normwise.torch.models.recalibration.adapt import adapt

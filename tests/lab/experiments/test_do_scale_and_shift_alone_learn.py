@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import do_scale_and_shift_alone_learn as experiment
-from normwise.lab.models import Dense, he
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import does_the_batch_leak as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict

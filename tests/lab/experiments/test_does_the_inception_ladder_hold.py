@@ -7,7 +7,7 @@ import numpy as np
 from normwise.lab.experiments import does_the_inception_ladder_hold as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(rates=(0.02, 0.05), steps=60, depth=3, width=24)
 

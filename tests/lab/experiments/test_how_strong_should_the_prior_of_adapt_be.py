@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import how_strong_should_the_prior_of_adapt_be as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracy, train
 
 SETTINGS = experiment.Settings(samples=(2, 64), priors=(0, 4, 1e9), width=16, steps=20)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from normwise.lab.convolutional import Chain
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import is_local_response_normalization_unnecessary as experiment
+from normwise.lab.networks.convolutional import Chain
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import should_recurrent_networks_use_layer_norm as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normwise.lab.data import digits, digits_on_photos
+from normwise.lab.data.splits import digits, digits_on_photos
 from normwise.lab.experiments import what_goes_wrong_with_two_data_sets as experiment
-from normwise.lab.models import he
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Stack
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.stack import Stack
 from normwise.torch import PerDomain
 
 SETTINGS = experiment.Settings(rates=(0.3,), steps=80, depth=2, width=32)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from normwise.lab.design.arms import Arm, Arms
+from normwise.lab.intervals import Numbers, band
 from normwise.lab.results import Figure, Panel, Scale, Series
-from normwise.lab.statistics import Numbers, band
 
 SPREAD = "Line: mean over seeds; band: smallest to largest."
 Marks = tuple[tuple[float, str], ...]

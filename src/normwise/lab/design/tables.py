@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from normwise.lab.design.arms import Arms
+from normwise.lab.intervals import Numbers, cell, mean, ratio
 from normwise.lab.results import Table
-from normwise.lab.statistics import Numbers, cell, mean, ratio
 
 Column = tuple[str, Callable[[Any], str]]
 """A head, and what gives the cell of a row."""

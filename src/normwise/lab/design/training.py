@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.data import Split
-from normwise.lab.models import he
-from normwise.lab.stack import Normalization, Stack, batch_norm
-from normwise.lab.stack_training import train_stack
-from normwise.lab.training import train
+from normwise.lab.data.splits import Split
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Normalization, Stack, batch_norm
+from normwise.lab.training.descent import train
+from normwise.lab.training.stacks import train_stack
 
 
 @dataclass(frozen=True)

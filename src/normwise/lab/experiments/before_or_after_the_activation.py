@@ -36,13 +36,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, by_rate, gap, table
-from normwise.lab.models import glorot, he
+from normwise.lab.intervals import Numbers
+from normwise.lab.networks.dense import glorot, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement, Table
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import Numbers
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "before: Ioffe & Szegedy 2015, section 3.2"

@@ -40,13 +40,13 @@ from typing import Any
 
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, Grid, Training, average, by_rate, figure, gap, line, panel, table
+from normwise.lab.intervals import ratio
+from normwise.lab.networks.residual import Block, Residual
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.residual import Block, Residual
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.statistics import ratio
-from normwise.lab.training import accuracy
+from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm1d
 

@@ -37,14 +37,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.data import batches, digits
+from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import Grid, average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, largest, mean
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.rewriting import with_identities
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
-from normwise.lab.rewriting import with_identities
-from normwise.lab.statistics import Numbers, largest, mean
-from normwise.lab.training import train
+from normwise.lab.training.descent import train
 from normwise.lab.verdict import Exact, Within, judge
 from normwise.torch import BatchNorm1d
 

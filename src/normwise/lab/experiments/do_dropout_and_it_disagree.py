@@ -37,13 +37,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, across, average, by_pair, figure, gap, line, panel, table
+from normwise.lab.intervals import difference, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack_training import accuracies, both
-from normwise.lab.statistics import difference, ratio
-from normwise.lab.variance_shift import estimate_anew, shifts
+from normwise.lab.training.stacks import accuracies, both
+from normwise.lab.training.variance_shift import estimate_anew, shifts
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Li et al. 2019"

@@ -47,12 +47,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from normwise.lab.data.stock_prices import stocks
 from normwise.lab.design import SPREAD, Grid, average, figure, line, panel
-from normwise.lab.forecast import best_of_rates, next_price, windows_of
+from normwise.lab.intervals import Numbers, mean, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, mean, ratio
-from normwise.lab.stock_prices import stocks
+from normwise.lab.training.forecast import best_of_rates, next_price, windows_of
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch.models.recalibration.adapting import adapting
 

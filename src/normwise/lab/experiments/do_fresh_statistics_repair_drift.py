@@ -47,13 +47,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.data.splits import CLASSES, Split, digits
 from normwise.lab.design import DenseTraining, Grid, average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, ratio
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, ratio
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch.models.recalibration.adapt import adapt
 from normwise.torch.models.recalibration.adapting import adapting

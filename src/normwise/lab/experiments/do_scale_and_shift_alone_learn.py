@@ -36,13 +36,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import Split, batches, digits
+from normwise.lab.data.splits import Split, batches, digits
 from normwise.lab.design import GUESSING, Arms, Grid, Training, across, figure, gap, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import mean
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import mean
-from normwise.lab.training import accuracy
+from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Frankle et al. 2021"

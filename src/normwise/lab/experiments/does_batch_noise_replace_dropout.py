@@ -49,14 +49,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.data.splits import CLASSES, Split, digits
 from normwise.lab.design import Arm, Training, across, by_pair, figure, gap, panel, table
-from normwise.lab.models import he
+from normwise.lab.intervals import Numbers, difference, mean
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Ghost, Stack
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.stack import Ghost, Stack
-from normwise.lab.stack_training import accuracies, both, train_stack
-from normwise.lab.statistics import Numbers, difference, mean
+from normwise.lab.training.stacks import accuracies, both, train_stack
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.4"

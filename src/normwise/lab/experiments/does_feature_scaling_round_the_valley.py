@@ -45,10 +45,10 @@ import torch
 from sklearn.datasets import load_diabetes
 
 from normwise.lab.design import average
+from normwise.lab.intervals import Numbers, largest, mean, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, largest, mean, ratio
-from normwise.lab.valley import END, Valley
+from normwise.lab.training.valley import END, Valley
 from normwise.lab.verdict import AtLeast, AtMost, Exact, Within, judge
 from normwise.torch import BatchNorm1d
 

@@ -38,13 +38,13 @@ from typing import Any
 
 import numpy as np
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, average, by_rate, gap, geometric, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, difference, ratio
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement, Table
-from normwise.lab.statistics import Numbers, difference, ratio
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, sections 3.3 and 4.2"

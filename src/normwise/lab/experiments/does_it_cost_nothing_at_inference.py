@@ -42,14 +42,14 @@ import torch
 from torch import Tensor, nn
 
 from normwise.kernels import reference
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Grid, average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import cell, largest, ratio
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.rewriting import folded
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement, Table
-from normwise.lab.rewriting import folded
-from normwise.lab.statistics import cell, largest, ratio
-from normwise.lab.training import train
+from normwise.lab.training.descent import train
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 

@@ -45,12 +45,12 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import batches, digits
+from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import Arm, Arms, Grid, average, figure, line, panel
-from normwise.lab.models import Dense, glorot, he
+from normwise.lab.intervals import Numbers, mean, transformed
+from normwise.lab.networks.dense import Dense, glorot, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Figure, Series, Statement, Table
-from normwise.lab.statistics import Numbers, mean, transformed
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.3; against it Yang et al. 2019"

@@ -34,11 +34,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import WITH_AND_WITHOUT, Grid, SideBySide, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.stack_training import accuracies, both
+from normwise.lab.training.stacks import accuracies, both
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, figure 3"

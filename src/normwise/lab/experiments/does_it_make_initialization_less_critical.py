@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import (
     GUESSING,
     WITH_AND_WITHOUT,
@@ -53,10 +53,10 @@ from normwise.lab.design import (
     panel,
     table,
 )
+from normwise.lab.intervals import largest, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import largest, mean
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Exact, Within, judge
 from normwise.torch import BatchNorm1d
 

@@ -40,7 +40,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import Split, digits
+from normwise.lab.data.splits import Split, digits
 from normwise.lab.design import (
     GUESSING,
     WITH_AND_WITHOUT,
@@ -53,11 +53,11 @@ from normwise.lab.design import (
     panel,
     table,
 )
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import difference
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.statistics import difference
-from normwise.lab.training import accuracy
+from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Galloway et al. 2019"

@@ -39,15 +39,15 @@ from typing import Any
 
 import numpy as np
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arm, figure, gap, line, panel, table
-from normwise.lab.models import he
+from normwise.lab.intervals import difference
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Ghost, Normalization, Stack, batch_norm
+from normwise.lab.networks.variants import LayerNorms
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Series, Statement
-from normwise.lab.stack import Ghost, Normalization, Stack, batch_norm
-from normwise.lab.stack_training import accuracies, both, train_stack
-from normwise.lab.statistics import difference
-from normwise.lab.variants import LayerNorms
+from normwise.lab.training.stacks import accuracies, both, train_stack
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
 from normwise.torch.models.recalibration.recalibrate import recalibrate

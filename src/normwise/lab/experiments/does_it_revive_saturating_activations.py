@@ -34,13 +34,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arms, Grid, SideBySide, across, figure, gap, panel, table
-from normwise.lab.models import glorot
+from normwise.lab.intervals import mean
+from normwise.lab.networks.dense import glorot
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import mean
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.2"

@@ -42,15 +42,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from normwise.lab.data import batches, digits
+from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, average, figure, geometric, line, panel, table
-from normwise.lab.landscape import along_the_gradient, cosine_after_the_layers_below
-from normwise.lab.models import he
+from normwise.lab.intervals import Numbers, difference, ratio
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import both, train_stack
-from normwise.lab.statistics import Numbers, difference, ratio
+from normwise.lab.training.landscape import along_the_gradient, cosine_after_the_layers_below
+from normwise.lab.training.stacks import both, train_stack
 from normwise.lab.verdict import AtLeast, AtMost, judge
 
 SAYS = "Santurkar et al. 2018"

@@ -44,11 +44,11 @@ import torch
 from torch import Tensor
 
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, figure, line, panel, table
-from normwise.lab.linear import Linear, gradients_of, losses, move, range_along, turns
+from normwise.lab.intervals import Numbers, cell, difference, mean, ratio
+from normwise.lab.networks.linear import Linear, gradients_of, losses, move, range_along, turns
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Figure, Scale, Statement
-from normwise.lab.statistics import Numbers, cell, difference, mean, ratio
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Santurkar et al. 2018, section 2.2"

@@ -41,14 +41,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from normwise.lab.curves import in_steps, steps_to
-from normwise.lab.data import CLASSES, digits
+from normwise.lab.data.splits import CLASSES, digits
 from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, average, figure, line, panel, table
-from normwise.lab.models import Dense, constant
+from normwise.lab.design.curves import in_steps, steps_to
+from normwise.lab.intervals import Numbers, difference, ratio
+from normwise.lab.networks.dense import Dense, constant
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement
-from normwise.lab.statistics import Numbers, difference, ratio
-from normwise.lab.training import accuracy, looks, train
+from normwise.lab.training.descent import accuracy, looks, train
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.1"

@@ -43,13 +43,13 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import Split, digits
+from normwise.lab.data.splits import Split, digits
 from normwise.lab.design import average, figure, line, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, difference
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.statistics import Numbers, difference
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.standard_error import distance
 from normwise.torch import BatchNorm1d

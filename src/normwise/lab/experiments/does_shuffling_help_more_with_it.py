@@ -37,11 +37,11 @@ from typing import Any
 
 import torch
 
-from normwise.lab.data import Split, digits
+from normwise.lab.data.splits import Split, digits
 from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.stack_training import both
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"

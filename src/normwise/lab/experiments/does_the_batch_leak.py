@@ -41,15 +41,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.data.splits import CLASSES, Split, digits
 from normwise.lab.design import Arms, DenseTraining, Grid, figure, gap, line, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import difference, largest, mean
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import both, correct
-from normwise.lab.statistics import difference, largest, mean
-from normwise.lab.training import train
+from normwise.lab.training.descent import train
+from normwise.lab.training.stacks import both, correct
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
 

@@ -42,16 +42,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from normwise.lab.curves import in_steps, steps_to
-from normwise.lab.data import CLASSES, digits
+from normwise.lab.data.splits import CLASSES, digits
 from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, average, by_pair, figure, line, panel, table
-from normwise.lab.models import glorot, he
+from normwise.lab.design.curves import in_steps, steps_to
+from normwise.lab.intervals import Numbers, difference, mean, ratio
+from normwise.lab.networks.dense import glorot, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, difference, mean, ratio
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
+from normwise.lab.training.watching import Curves
 from normwise.lab.verdict import AtLeast, Within, judge
-from normwise.lab.watching import Curves
 
 SAYS = "Ioffe & Szegedy 2015, figures 2 and 3"
 TOPIC = "optimization"

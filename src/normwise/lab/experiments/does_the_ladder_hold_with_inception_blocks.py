@@ -39,14 +39,14 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.convolutional import Convolutional
-from normwise.lab.curves import ends_best, in_steps, steps_to
-from normwise.lab.data import CLASSES, batches, digits
+from normwise.lab.data.splits import CLASSES, batches, digits
 from normwise.lab.design import Arm, Arms, Grid, Training, average, figure, line, panel, table
+from normwise.lab.design.curves import ends_best, in_steps, steps_to
+from normwise.lab.intervals import difference, mean, ratio
+from normwise.lab.networks.convolutional import Convolutional
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference, mean, ratio
-from normwise.lab.training import accuracy, looks
+from normwise.lab.training.descent import accuracy, looks
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm2d
 

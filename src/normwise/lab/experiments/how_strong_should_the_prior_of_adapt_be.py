@@ -43,14 +43,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.convolutional import Convolutional
-from normwise.lab.data import Split, digits, shape
+from normwise.lab.data.splits import Split, digits, shape
 from normwise.lab.design import average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, difference
+from normwise.lab.networks.convolutional import Convolutional
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, difference
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.prior import PRIOR
 from normwise.torch import BatchNorm2d

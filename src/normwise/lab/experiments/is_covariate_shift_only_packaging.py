@@ -43,17 +43,17 @@ from typing import Any
 
 from torch import nn
 
-from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, table
+from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, steps_to
+from normwise.lab.intervals import mean, ratio
+from normwise.lab.networks.stack import Stack, batch_norm
+from normwise.lab.networks.variants import Noise
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.statistics import mean, ratio
-from normwise.lab.training import looks
-from normwise.lab.variants import Noise
+from normwise.lab.training.descent import looks
+from normwise.lab.training.watching import Watch
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
-from normwise.lab.watching import Watch
 
 SAYS = "Santurkar et al. 2018, section 2.1"
 TOPIC = "why it works"

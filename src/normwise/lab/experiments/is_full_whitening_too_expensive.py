@@ -45,15 +45,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, figure, geometric, line, panel, table
+from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, steps_to
+from normwise.lab.intervals import largest, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.statistics import largest, ratio
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
+from normwise.lab.training.watching import Curves
 from normwise.lab.verdict import AtLeast, Exact, judge
-from normwise.lab.watching import Curves
 from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3"

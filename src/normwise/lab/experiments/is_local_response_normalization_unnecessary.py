@@ -45,12 +45,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.convolutional import Chain
-from normwise.lab.data import Split, digits
+from normwise.lab.data.splits import Split, digits
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, Training, average, by_rate, gap, table
+from normwise.lab.networks.convolutional import Chain
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.training import accuracy, to_a_tenth, train
+from normwise.lab.training.descent import accuracy, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm2d
 

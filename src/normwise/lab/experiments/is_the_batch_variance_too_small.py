@@ -37,11 +37,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normwise.lab.data import CLASSES, digits, pixels
+from normwise.lab.data.splits import CLASSES, digits, pixels
 from normwise.lab.design import average, figure, line, panel, table
+from normwise.lab.intervals import Numbers, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.statistics import Numbers, mean
 from normwise.lab.verdict import AtMost, Within, judge
 from normwise.moments import Moments
 

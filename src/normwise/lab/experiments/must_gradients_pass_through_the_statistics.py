@@ -36,14 +36,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from normwise.lab.data import Digits, Split, digits
+from normwise.lab.data.splits import Digits, Split, digits
 from normwise.lab.design import Arms, Grid, average, figure, line, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import difference, largest, ratio
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.variants import HeldBatchNorm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference, largest, ratio
-from normwise.lab.training import accuracy, looks, train
-from normwise.lab.variants import HeldBatchNorm
+from normwise.lab.training.descent import accuracy, looks, train
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 

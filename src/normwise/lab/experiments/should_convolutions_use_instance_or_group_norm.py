@@ -39,14 +39,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.convolutional import Chain
-from normwise.lab.data import Split, digits, shape
+from normwise.lab.data.splits import Split, digits, shape
 from normwise.lab.design import Arms, Grid, Training, by_rate, gap, table
-from normwise.lab.models import Norm
+from normwise.lab.intervals import difference, largest
+from normwise.lab.networks.convolutional import Chain
+from normwise.lab.networks.dense import Norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference, largest
-from normwise.lab.training import accuracy, to_a_tenth
+from normwise.lab.training.descent import accuracy, to_a_tenth
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm2d, GroupNorm, InstanceNorm2d
 

@@ -55,14 +55,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from normwise.lab.adversarial import Discriminator, Generator, of_discriminator, play, shuffled
-from normwise.lab.data import Digits, digits
+from normwise.lab.data.splits import Digits, digits
 from normwise.lab.design import average, figure, geometric, line, panel, table
-from normwise.lab.frechet import Examiner, distance
-from normwise.lab.models import Norm
+from normwise.lab.intervals import Numbers, difference, largest, mean, ratio
+from normwise.lab.networks.dense import Norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, difference, largest, mean, ratio
+from normwise.lab.training.adversarial import Discriminator, Generator, of_discriminator, play, shuffled
+from normwise.lab.training.frechet import Examiner, distance
 from normwise.lab.verdict import AtLeast, Exact, Within, judge
 from normwise.torch import BatchNorm1d, LayerNorm
 

@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import Split, batches, digits
+from normwise.lab.data.splits import Split, batches, digits
 from normwise.lab.design import (
     WITH_AND_WITHOUT,
     Arm,
@@ -57,11 +57,11 @@ from normwise.lab.design import (
     panel,
     table,
 )
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, largest, mean, ratio
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import Numbers, largest, mean, ratio
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, Exact, judge
 from normwise.torch import BatchNorm1d
 

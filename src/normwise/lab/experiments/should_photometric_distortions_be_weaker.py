@@ -40,14 +40,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normwise.lab.convolutional import Chain
-from normwise.lab.curves import ends_best
-from normwise.lab.data import digits_on_photos
+from normwise.lab.data.splits import digits_on_photos
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Training, across, average, figure, panel, table
+from normwise.lab.design.curves import ends_best
+from normwise.lab.intervals import Numbers, difference, mean
+from normwise.lab.networks.convolutional import Chain
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import Numbers, difference, mean
-from normwise.lab.training import accuracy, to_a_tenth, train
+from normwise.lab.training.descent import accuracy, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm2d
 

@@ -39,14 +39,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normwise.lab.data import Split, digits
+from normwise.lab.data.splits import Split, digits
 from normwise.lab.design import Arms, Grid, Training, by_rate, gap, table
-from normwise.lab.models import Norm
+from normwise.lab.intervals import difference
+from normwise.lab.networks.dense import Norm
+from normwise.lab.networks.recurrent import Recurrent
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.recurrent import Recurrent
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference
-from normwise.lab.training import accuracy
+from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm1d, LayerNorm
 

@@ -40,14 +40,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.data import Digits, batches, digits, digits_on_photos
+from normwise.lab.data.splits import Digits, batches, digits, digits_on_photos
 from normwise.lab.design import Arms, Grid, Training, figure, gap, line, panel, table
-from normwise.lab.models import he
+from normwise.lab.intervals import difference
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import accuracies, losses
-from normwise.lab.statistics import difference
+from normwise.lab.training.stacks import accuracies, losses
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import PerDomain, domain
 from normwise.torch.models.recalibration.recalibrate import recalibrate

@@ -41,16 +41,16 @@ from typing import Any
 
 from torch import Tensor
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Grid, average, figure, line, panel, table
-from normwise.lab.models import he
+from normwise.lab.intervals import Numbers, difference
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import accuracies, correct, train_stack
-from normwise.lab.statistics import Numbers, difference
+from normwise.lab.training.stacks import accuracies, correct, train_stack
+from normwise.lab.training.watching import Log
 from normwise.lab.verdict import AtLeast, judge
-from normwise.lab.watching import Log
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, section 3"

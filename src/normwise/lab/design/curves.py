@@ -1,0 +1,58 @@
+"""What learning curves say: accuracies at looks, of shape (..., looks), in steps to a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from normwise.lab.design import Arm, Arms, by_step, geometric
+from normwise.lab.intervals import Numbers
+from normwise.lab.results import Figure
+
+
+def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
+    """Steps until a curve is at ``target`` for the first time, or all: shape (..., looks) to (...)."""
+    reached = curves >= target
+    first = np.where(reached.any(axis=-1), reached.argmax(axis=-1), len(at) - 1)
+    return np.array(at, dtype=np.float64)[first]
+
+
+def fastest(validation: Numbers, target: float, at: Sequence[int]) -> int:
+    """The rate that gets to the target first in the geometric mean over seeds; then the most accurate at the end.
+
+    Args:
+        validation: accuracies on validation images, shape (seeds, rates, looks).
+        target: the accuracy to reach.
+        at: after which steps the looks are.
+    """
+    steps = np.log(steps_to(target, validation, at)).mean(axis=0)
+    return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
+
+
+def first_to(target: float, at: Sequence[int]) -> Callable[[Arm], int]:
+    """Picks for an arm the rate that gets to the target first on validation images, as ``fastest``."""
+    return lambda arm: fastest(arm.array("validation"), target, at)
+
+
+def ends_best(arm: Arm) -> int:
+    """Picks for an arm the rate that ends best on validation images, in the mean over seeds."""
+    ends = np.moveaxis(arm.array("validation")[..., -1], 1, 0).copy()  # a mean over seeds is that of one rate alone
+    return int(np.argmax([end.mean() for end in ends]))
+
+
+def in_steps(curves: Numbers, target: float, at: Sequence[int]) -> str:
+    """A cell: the geometric mean of the steps to the target with its interval, from curves of shape (seeds, looks)."""
+    return geometric(steps_to(target, curves, at), 0)
+
+
+def accuracy_by_step(arms: Arms, at: Sequence[int], *, network: str, target: float) -> Figure:
+    """Test accuracy against steps, a line for each arm, with a mark at the target."""
+    return by_step(
+        "Test accuracy against steps",
+        [arms],
+        network,
+        at,
+        caption="Each at the rate that gets to the mark first.",
+        marks=((target, f"{target:.2f}"),),
+    )

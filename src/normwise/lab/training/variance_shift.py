@@ -1,0 +1,46 @@
+"""How far the running variances of a stack are from what its layers get in inference, and how that is mended."""
+
+from __future__ import annotations
+
+import torch
+
+from normwise.lab.data.splits import Split
+from normwise.lab.networks.stack import Stack
+from normwise.torch import BatchNorm1d
+
+
+def shifts(stack: Stack, data: Split) -> list[list[float]]:
+    """max(v/r, r/v) of real over running variance in inference, mean over units: shape (members, layers)."""
+    seen: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda module, args, _: seen.append(args[0][0].var(dim=1) / module.running_var))
+        for layer in stack.normalize
+    ]
+    stack.eval()
+    with torch.no_grad():
+        stack(data.images)
+    for hook in hooks:
+        hook.remove()
+    quotients = [quotient.view(stack.members, -1) for quotient in seen]
+    # a unit that is dead or nearly so has no variance to compare
+    shift = [torch.maximum(quotient, 1 / quotient).nanmedian(dim=1).values for quotient in quotients]
+    found: list[list[float]] = torch.stack(shift, dim=1).tolist()
+    return found
+
+
+def estimate_anew(stack: Stack, data: Split) -> None:
+    """Give every layer the statistics of the training images in inference mode; each layer sees the mended ones."""
+    stack.eval()
+    for layer in stack.normalize:
+
+        def mend(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            assert isinstance(module, BatchNorm1d)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.copy_(args[0][0].mean(dim=1))
+            module.running_var.copy_(args[0][0].var(dim=1))
+
+        hook = layer.register_forward_pre_hook(mend)
+        with torch.no_grad():
+            stack(data.images)
+        hook.remove()
