@@ -26,7 +26,19 @@ from normwise.lab.data.photographs import patches
 
 Labels = npt.NDArray[np.int64]
 
-__all__ = ["CLASSES", "PIXELS", "Digits", "Split", "batches", "digits", "digits_on_photos", "pixels", "shape", "use"]
+__all__ = [
+    "CLASSES",
+    "PIXELS",
+    "Digits",
+    "Split",
+    "batches",
+    "digits",
+    "digits_on_photos",
+    "first",
+    "pixels",
+    "shape",
+    "use",
+]
 
 PIXELS = 64
 """Of a digit; of the user's images ``pixels()``."""
@@ -121,6 +133,11 @@ def _drawn(rows: Labels, labels: Labels, most: int, seed: int) -> Labels:
     if len(rows) <= most:
         return rows
     return np.asarray(train_test_split(rows, train_size=most, stratify=labels[rows], random_state=seed)[0])
+
+
+def first(split: Split, images: int) -> Split:
+    """The first images of a part."""
+    return Split(split.images[:images], split.labels[:images], split.rows[:images])
 
 
 def digits_on_photos(seed: int) -> Digits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from normwise.lab.design import Arm, Arms, by_step, geometric
 from normwise.lab.intervals import Numbers
@@ -44,6 +45,16 @@ def ends_best(arm: Arm) -> int:
 def in_steps(curves: Numbers, target: float, at: Sequence[int]) -> str:
     """A cell: the geometric mean of the steps to the target with its interval, from curves of shape (seeds, looks)."""
     return geometric(steps_to(target, curves, at), 0)
+
+
+def got_there(curves: Numbers, target: float) -> str:
+    """A cell: of how many seeds the curve is at the target at some look, from curves of shape (seeds, looks)."""
+    return how_many(curves.max(axis=1) >= target)
+
+
+def how_many(seeds: npt.NDArray[np.bool_]) -> str:
+    """A cell: for how many seeds it is so, and how many there are."""
+    return f"{int(seeds.sum())} of {len(seeds)}"
 
 
 def accuracy_by_step(arms: Arms, at: Sequence[int], *, network: str, target: float) -> Figure:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data.splits import CLASSES, pixels
-from normwise.lab.networks.dense import ACTIVATIONS
+from normwise.lab.networks.dense import ACTIVATIONS, he
 from normwise.torch import BatchNorm1d, GhostBatchNorm1d
 
 Normalization = Callable[[int], nn.Module]
@@ -63,9 +63,9 @@ class Stack(nn.Module):
         *,
         depth: int,
         width: int,
-        activation: str,
+        activation: str = "relu",
         normalize: Normalization | None,
-        std: Callable[[int], float],
+        std: Callable[[int], float] = he,
         seed: int,
         scales: Sequence[float] = (),
         dropout: Sequence[float] = (),

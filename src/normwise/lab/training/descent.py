@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ def train(
     schedule: Callable[[int], float] | None = None,
     distort: Callable[[torch.Tensor], torch.Tensor] | None = None,
     look: Callable[[int], None] | None = None,
-    look_at: frozenset[int] = frozenset(),
+    look_at: Collection[int] = (),
 ) -> bool:
     """Train a model with stochastic gradient descent, without momentum or weight decay.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def train_stack(
     decay: Sequence[float] = (),
     schedule: Callable[[int], Tensor | float] | None = None,
     look: Callable[[int], None] | None = None,
-    look_at: frozenset[int] = frozenset(),
+    look_at: Collection[int] = (),
 ) -> list[bool]:
     """Train every member with stochastic gradient descent on the same batches, at its own rate.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from normwise.lab.intervals import Numbers
+from normwise.torch import BatchNorm1d
 
 END = 0.01
 """Of the loss above the minimum, what is left when the minimum counts as reached."""
@@ -84,3 +86,37 @@ class Valley:
         downhill = self.hessian @ self.minimum
         cosine = downhill @ self.minimum / np.linalg.norm(downhill) / np.linalg.norm(self.minimum)
         return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+    def contour(self, level: float, far: float) -> tuple[Numbers, list[float | None]]:
+        """Where the loss is ``level`` times that at w = 0: points around the minimum in units of ``far``.
+
+        Returns:
+            The first and the second coordinate; the second is None where the point lies outside of 1.5.
+        """
+        eigenvalues, vectors = np.linalg.eigh(self.hessian)
+        size = np.sqrt(2 * level * self.above(np.zeros(2)) / eigenvalues) / far
+        # More points where the long axis leaves the picture quickly: equal steps of its sine.
+        turn = np.linspace(0, 2 * np.pi, 721)
+        if size[0] > 2:
+            edge = np.arcsin(min(1.0, 1.6 / size[0]))
+            turn = np.concatenate([np.linspace(np.pi / 2 - edge, np.pi / 2 + edge, 61), [np.nan]])
+            turn = np.concatenate([turn, turn + np.pi])
+        points = vectors @ (size[:, None] * np.stack([np.cos(turn), np.sin(turn)]))
+        inside = np.abs(points).max(axis=0) <= 1.5  # NaN is not inside
+        kept = [float(y) if fits else None for y, fits in zip(points[1], inside, strict=True)]
+        return np.asarray(np.nan_to_num(points[0])), kept
+
+
+def path_of_layer(x: Numbers, y: Numbers, rate: float, steps: int) -> Numbers:
+    """Gradient descent from 0 on two weights behind a batch-norm layer that gets the features as they are."""
+    layer = BatchNorm1d(2, eps=1e-30, affine=False, dtype=torch.float64)  # torch refuses 0
+    inputs, target = torch.from_numpy(x), torch.from_numpy(y)
+    w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    found = [w.detach().clone()]
+    for _ in range(steps):
+        loss = (layer(inputs) @ w - target).square().mean() / 2
+        (gradient,) = torch.autograd.grad(loss, w)
+        with torch.no_grad():
+            w -= rate * gradient
+        found.append(w.detach().clone())
+    return torch.stack(found).numpy()

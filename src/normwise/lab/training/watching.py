@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.data.splits import Digits
+from normwise.lab.data.splits import CLASSES, Digits
+from normwise.lab.intervals import Numbers
+from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.stack import Stack
+from normwise.lab.training.descent import accuracy
 from normwise.lab.training.stacks import accuracies
 
 
@@ -80,6 +83,61 @@ class Watch(Curves):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged members
             drift = np.std(self.means, axis=0) / np.mean(self.deviations, axis=0)
         return super().found() | {"drift": np.median(drift, axis=1).astype(float).tolist()}
+
+
+PERCENTILES = (15, 50, 85)
+
+
+class Inputs:
+    """Looks at the accuracies of one network, and at what its last hidden activations receive.
+
+    Args:
+        model: what trains.
+        data: what it is looked at with.
+    """
+
+    def __init__(self, model: Dense, data: Digits) -> None:
+        self.model, self.data = model, data
+        self.validation: list[float] = []
+        self.test: list[float] = []
+        self.percentiles: list[np.ndarray] = []
+
+    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+        """Look once."""
+        received: list[Tensor] = []
+        hook = self.model.normalize[-1].register_forward_hook(lambda *seen: received.append(seen[-1]))
+        self.validation.append(accuracy(self.model, self.data.validation))
+        hook.remove()
+        self.test.append(accuracy(self.model, self.data.test))
+        self.percentiles.append(np.percentile(received.pop().numpy(), PERCENTILES, axis=0))
+
+    def found(self, looks: int) -> dict[str, Any]:
+        """Accuracies at so many looks, those after it diverged being guesses; and the drift of the inputs.
+
+        The drift of a unit is the range of the median of its input over the looks, by the median distance of the outer
+        percentiles; ``drift`` is the median over the units, and ``typical`` the percentiles of the unit that has it.
+        """
+        guessing = [1 / CLASSES] * (looks - len(self.test))
+        drift, unit = _drift(np.array(self.percentiles))
+        return {
+            "validation": self.validation + guessing,
+            "test": self.test + guessing,
+            "drift": drift,
+            "typical": [moment[:, unit] for moment in self.percentiles],
+        }
+
+
+def _drift(percentiles: Numbers) -> tuple[float, int]:
+    """Median drift over units, and the unit that has it; from shape (looks, 3, units)."""
+    if len(percentiles) < 2 or not np.isfinite(percentiles).all():
+        return float("nan"), 0
+    low, middle, high = (percentiles[:, i] for i in range(3))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a dead layer below: no width, hence no drift
+        drifts = (middle.max(axis=0) - middle.min(axis=0)) / np.median(high - low, axis=0)
+    typical = float(np.median(drifts))
+    if not np.isfinite(typical):
+        return float("nan"), 0
+    return typical, int(np.argmin(np.abs(drifts - typical)))
 
 
 class Log:
