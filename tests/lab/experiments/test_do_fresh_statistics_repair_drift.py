@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normwise.lab.data.splits import digits
 from normwise.lab.data.changes import CHANGES
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import do_fresh_statistics_repair_drift as experiment
 from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes

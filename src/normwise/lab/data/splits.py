@@ -26,19 +26,8 @@ from normwise.lab.data.photographs import patches
 
 Labels = npt.NDArray[np.int64]
 
-__all__ = [
-    "CLASSES",
-    "PIXELS",
-    "Digits",
-    "Split",
-    "batches",
-    "digits",
-    "digits_on_photos",
-    "first",
-    "pixels",
-    "shape",
-    "use",
-]
+__all__ = ["CLASSES", "PIXELS", "Digits", "Split", "batches", "digits", "digits_on_photos", "first", "pixels", "shape"]
+__all__ += ["in_float64", "some_wrong", "use"]
 
 PIXELS = 64
 """Of a digit; of the user's images ``pixels()``."""
@@ -138,6 +127,21 @@ def _drawn(rows: Labels, labels: Labels, most: int, seed: int) -> Labels:
 def first(split: Split, images: int) -> Split:
     """The first images of a part."""
     return Split(split.images[:images], split.labels[:images], split.rows[:images])
+
+
+def in_float64(data: Digits) -> Digits:
+    """The same images in double precision."""
+    parts = (data.train, data.validation, data.test)
+    return Digits(*(Split(part.images.double(), part.labels, part.rows) for part in parts))
+
+
+def some_wrong(split: Split, share: float, seed: int) -> Split:
+    """The same images, a share of whose labels is drawn anew from all classes."""
+    random = np.random.default_rng(seed)
+    changed = split.labels.numpy().copy()
+    rows = random.permutation(len(changed))[: round(share * len(changed))]
+    changed[rows] = random.integers(0, CLASSES, size=len(rows))
+    return Split(split.images, torch.from_numpy(changed), split.rows)
 
 
 def digits_on_photos(seed: int) -> Digits:

@@ -10,7 +10,17 @@ from normwise.lab.design.arms import Arm, Arms, gap
 from normwise.lab.design.figures import GUESSING, SPREAD, across, by_measure, by_rate, by_step, figure, line, panel
 from normwise.lab.design.grid import WITH_AND_WITHOUT, Grid
 from normwise.lab.design.tables import average, geometric, table
-from normwise.lab.design.training import DenseTraining, OneNetwork, SideBySide, Stacks, Training, by_pair, on_both
+from normwise.lab.design.training import (
+    DenseTraining,
+    Measures,
+    OneNetwork,
+    Rates,
+    SideBySide,
+    Stacks,
+    Training,
+    by_pair,
+    on_both,
+)
 
 __all__ = [
     "GUESSING",
@@ -20,7 +30,9 @@ __all__ = [
     "Arms",
     "DenseTraining",
     "Grid",
+    "Measures",
     "OneNetwork",
+    "Rates",
     "SideBySide",
     "Stacks",
     "Training",

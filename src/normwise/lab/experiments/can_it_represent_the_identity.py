@@ -29,7 +29,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -38,13 +40,11 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data.splits import batches, digits
-from normwise.lab.design import Grid, average, figure, line, panel
+from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
 from normwise.lab.intervals import Numbers, largest, mean
-from normwise.lab.networks.dense import Dense, he
 from normwise.lab.networks.rewriting import with_identities
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
-from normwise.lab.training.descent import train
 from normwise.lab.verdict import Exact, Within, judge
 from normwise.torch import BatchNorm1d
 
@@ -56,14 +56,10 @@ SAME = 0.01
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(OneNetwork):
     """The network, and the batches for which the identity is tried."""
 
-    depth: int = 3
-    width: int = 64
     steps: int = 200
-    rate: float = 0.1
-    batch: int = 60
     sizes: tuple[int, ...] = (8, 30, 60, 120, 240)
 
 
@@ -80,9 +76,7 @@ trials = Grid(Trial).trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train without batch normalization, put it in as the identity, and see what changes."""
     data = digits(trial.seed)
-    plain = Dense(depth=settings.depth, width=settings.width, activation="relu", std=he, seed=trial.seed)
-    train(plain, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-    plain = plain.double().eval()
+    plain = settings.train(settings.dense(trial.seed, batch_norm=False), data.train, trial.seed).double().eval()
     first = plain.linear[0]
     next_batch = []
     for size in settings.sizes:
@@ -94,12 +88,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         normalized = with_identities(plain, data.train.images.double())
         test = data.test.images.double()
         logits = float((normalized(test) - plain(test)).abs().max())
-    return {
-        "same_batch": _deviation(_identity(inputs, eps_inside=True), inputs),
-        "without_eps": _deviation(_identity(inputs, eps_inside=False), inputs),
-        "next_batch": next_batch,
-        "logits": logits,
-    }
+    same, off = (_deviation(_identity(inputs, eps_inside=each), inputs) for each in (True, False))
+    return {"same_batch": same, "without_eps": off, "next_batch": next_batch, "logits": logits}
 
 
 def _identity(inputs: Tensor, *, eps_inside: bool) -> nn.Module:
@@ -127,7 +117,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ("logits of the network, inference", f"{outcomes.array('logits').max():.1e}"),
     ]
     return Conclusion(
-        statements=_statements(settings, outcomes),
+        statements=tuple(_statements(settings, outcomes)),
         table=Table(
             "Deviation from the identity, in standard deviations (of the logits: as they are): the largest of "
             f"{len(outcomes)} seeds, for the next batch mean [95 % interval]",
@@ -143,32 +133,17 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> tuple[Statement, ...]:
-    at = settings.sizes.index(settings.batch)
-    unit = "standard deviations"
-    return (
-        judge(
-            "With scale sqrt(Var + eps) and shift E of a batch, batch normalization gives the batch back.",
-            largest(outcomes.array("same_batch"), unit),
-            Exact(LAYER),
-        ),
-        judge(
-            "With scale sqrt(Var) as it is written, without eps, it gives the batch back.",
-            largest(outcomes.array("without_eps"), unit),
-            Exact(LAYER),
-        ),
-        judge(
-            f"Set for one batch of {settings.batch}, it gives the next batch back too.",
-            mean(outcomes.array("next_batch")[:, at], unit),
-            Within(-SAME, SAME),
-        ),
-        judge(
-            "A trained network has the same logits in inference mode when batch normalization is put in as identity.",
-            largest(outcomes.array("logits"), "logits"),
-            Exact(NETWORK),
-            says="all minima of the plain network survive: Santurkar et al. 2018, observation 4.3",
-        ),
-    )
+def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
+    at, unit = settings.sizes.index(settings.batch), "standard deviations"
+    text = "With scale sqrt(Var + eps) and shift E of a batch, batch normalization gives the batch back."
+    yield judge(text, largest(outcomes.array("same_batch"), unit), Exact(LAYER))
+    text = "With scale sqrt(Var) as it is written, without eps, it gives the batch back."
+    yield judge(text, largest(outcomes.array("without_eps"), unit), Exact(LAYER))
+    text = f"Set for one batch of {settings.batch}, it gives the next batch back too."
+    yield judge(text, mean(outcomes.array("next_batch")[:, at], unit), Within(-SAME, SAME))
+    text = "A trained network has the same logits in inference mode when batch normalization is put in as identity."
+    says = "all minima of the plain network survive: Santurkar et al. 2018, observation 4.3"
+    yield judge(text, largest(outcomes.array("logits"), "logits"), Exact(NETWORK), says=says)
 
 
 def _figure(settings: Settings, values: Numbers) -> Figure:
@@ -178,13 +153,8 @@ def _figure(settings: Settings, values: Numbers) -> Figure:
         line("the next batch", sizes, values),
         Series("falling with the root of the batch size", tuple(sizes.tolist()), tuple(noise.tolist())),
     )
-    return figure(
-        "deviation_by_batch_size",
-        "An identity for one batch, met by the next",
-        [panel("first hidden layer, trained", lines)],
-        x_label="images per batch",
-        y_label="deviation, standard deviations",
-        caption="Scale and shift undo the statistics of one batch; the next has others.",
-        x_scale="log",
-        y_scale="log",
-    )
+    caption = "Scale and shift undo the statistics of one batch; the next has others."
+    show = partial(figure, x_label="images per batch", y_label="deviation, standard deviations", caption=caption)
+    panels = [panel("first hidden layer, trained", lines)]
+    title = "An identity for one batch, met by the next"
+    return show("deviation_by_batch_size", title, panels, x_scale="log", y_scale="log")

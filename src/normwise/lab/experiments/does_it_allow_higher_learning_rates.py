@@ -39,12 +39,13 @@ from typing import Any
 import numpy as np
 
 from normwise.lab.data.splits import digits
-from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, average, by_rate, gap, geometric, table
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, average, gap, geometric, on_both, table
+from normwise.lab.design.figures import by_rate
 from normwise.lab.intervals import Numbers, difference, ratio
-from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement, Table
-from normwise.lab.training.descent import accuracy, train
+from normwise.lab.training.descent import train
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, sections 3.3 and 4.2"
@@ -87,20 +88,10 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, and measure accuracy after the last step."""
     data = digits(trial.seed)
-    model = Dense(
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        batch_norm=trial.batch_norm,
-        std=he,
-        seed=trial.seed,
-    )
+    norm = trial.batch_norm
+    model = Dense(depth=settings.depth, width=settings.width, batch_norm=norm, seed=trial.seed)
     finite = train(model, data.train, rate=trial.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-    return {
-        "finite": finite,
-        "validation": accuracy(model, data.validation),
-        "test": accuracy(model, data.test),
-    }
+    return {"finite": finite, **{name: measure(model) for name, measure in on_both(data).items()}}
 
 
 def largest_usable(accuracies: Numbers, rates: Sequence[float]) -> Numbers:

@@ -35,26 +35,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data.splits import Split, digits
-from normwise.lab.design import (
-    GUESSING,
-    WITH_AND_WITHOUT,
-    Arms,
-    DenseTraining,
-    Grid,
-    average,
-    figure,
-    line,
-    panel,
-    table,
-)
+from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arms, DenseTraining, Grid, Measures, average, table
+from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import difference
-from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
 from normwise.lab.training.descent import accuracy
@@ -95,20 +86,14 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on changed test images."""
     data = digits(trial.seed)
-    depth, width = settings.depth, settings.width
-    return settings.at_every_rate(
-        lambda: Dense(
-            depth=depth, width=width, activation="relu", batch_norm=trial.batch_norm, std=he, seed=trial.seed
-        ),
-        data.train,
-        trial.seed,
-        {
-            "validation": lambda model: accuracy(model, data.validation),
-            "noise": lambda model: [accuracy(model, noisy(data.test, size, trial.seed)) for size in settings.noise],
-            "sign": lambda model: [accuracy(model, moved(model, data.test, size)) for size in settings.sign],
-        },
-        batch=settings.batch,
-    )
+    shape = partial(Dense, depth=settings.depth, width=settings.width)
+    measures: Measures = {
+        "validation": lambda model: accuracy(model, data.validation),
+        "noise": lambda model: [accuracy(model, noisy(data.test, size, trial.seed)) for size in settings.noise],
+        "sign": lambda model: [accuracy(model, moved(model, data.test, size)) for size in settings.sign],
+    }
+    make = partial(shape, batch_norm=trial.batch_norm, seed=trial.seed)
+    return settings.at_every_rate(make, data.train, trial.seed, measures, batch=settings.batch)
 
 
 def noisy(data: Split, size: float, seed: int) -> Split:
@@ -129,12 +114,12 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate, for every change."""
     arms = GRID.arms(settings, outcomes)
     changes = [(kind, i, size) for kind in KINDS for i, size in enumerate(getattr(settings, kind))]
-    panels = (
-        panel(
-            words, (line(arm["batch_norm"], getattr(settings, kind), arm.points(kind) / 100) for arm in arms), GUESSING
-        )
-        for kind, words in KINDS.items()
-    )
+    panels = []
+    for kind, words in KINDS.items():
+        lines = (line(arm["batch_norm"], getattr(settings, kind), arm.points(kind) / 100) for arm in arms)
+        panels.append(panel(words, lines, GUESSING))
+    title, label = "Test accuracy that is left, by how far images are changed", "size of the change, pixels being"
+    by_change = figure("accuracy_by_change", title, panels, x_label=f"{label} between 0 and 1")
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -145,14 +130,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             *((arm["batch_norm"], lambda row, arm=arm: average(arm.points(row[0])[:, row[1]], 1)) for arm in arms),
             seeds=arms.seeds,
         ),
-        figures=(
-            figure(
-                "accuracy_by_change",
-                "Test accuracy that is left, by how far images are changed",
-                panels,
-                x_label="size of the change, pixels being between 0 and 1",
-            ),
-        ),
+        figures=(by_change,),
         caveats=(
             "The arms differ in their rates too: each has the one that is best for it on images as they are.",
             "One step against the gradient's sign is the weakest of attacks; where gradients vanish it says little.",

@@ -40,9 +40,8 @@ from typing import Any
 import numpy as np
 
 from normwise.lab.data.splits import digits
-from normwise.lab.design import Arm, figure, gap, line, panel, table
+from normwise.lab.design import Arm, Rates, figure, gap, line, panel, table
 from normwise.lab.intervals import difference
-from normwise.lab.networks.dense import he
 from normwise.lab.networks.stack import Ghost, Normalization, Stack, batch_norm
 from normwise.lab.networks.variants import LayerNorms
 from normwise.lab.outcomes import Outcomes
@@ -63,12 +62,11 @@ RECALIBRATED = ("parts", "batch", "renorm")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Rates):
     """The sizes, and the network."""
 
     parts: tuple[int, ...] = (64, 16, 8, 4, 2)
     batches: tuple[int, ...] = (32, 4, 2)
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     of: int = 64
     """Images per step, where parts of them are normalized."""
     part_steps: int = 600
@@ -115,15 +113,8 @@ def normalization(trial: Trial, settings: Settings) -> Normalization | None:
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure by moving averages and by exact statistics."""
     data = digits(trial.seed)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=normalization(trial, settings),
-        std=he,
-        seed=trial.seed,
-    )
+    layer, members = normalization(trial, settings), len(settings.rates)
+    stack = Stack(members, depth=settings.depth, width=settings.width, normalize=layer, seed=trial.seed)
     steps = settings.part_steps if trial.arm == "parts" else settings.batch_steps
     train_stack(stack, data.train, rates=settings.rates, steps=steps, batch=trial.batch, seed=trial.seed)
     found = both(stack, data)
@@ -142,6 +133,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         choose = (lambda arm: int(arm.array("exact_validation").mean(axis=0).argmax())) if exact else None
         return Arm({}, {}, runs, settings.rates, choose=choose)
 
+    def exact(row: tuple[str, int]) -> str:
+        return arm(*row, exact=True).percent(1, "exact_test") if row[0] in RECALIBRATED else ""
+
     rows = [("parts", part) for part in settings.parts]
     rows += [(name, batch) for batch in settings.batches for name in ARMS]
     return Conclusion(
@@ -153,10 +147,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("images", lambda row: str(row[1])),
             ("rate", lambda row: arm(*row).rate),
             ("moving averages", lambda row: arm(*row).percent(1)),
-            (
-                "exact statistics",
-                lambda row: arm(*row, exact=True).percent(1, "exact_test") if row[0] in RECALIBRATED else "",
-            ),
+            ("exact statistics", exact),
             seeds=len(arm(*rows[0])),
         ),
         figures=(_figure(settings, arm),),

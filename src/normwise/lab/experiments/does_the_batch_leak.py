@@ -39,16 +39,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from normwise.lab.data.splits import CLASSES, Split, digits
 from normwise.lab.design import Arms, DenseTraining, Grid, figure, gap, line, panel, table
 from normwise.lab.intervals import difference, largest, mean
-from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
 from normwise.lab.training.descent import train
+from normwise.lab.training.few_classes import dependence_on_the_batch, of_classes
 from normwise.lab.training.stacks import both, correct
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
@@ -99,17 +99,6 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     return found
 
 
-def of_classes(data: Split, classes: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end, each of images of so many classes, which are drawn anew every time."""
-    generator = torch.Generator().manual_seed(seed)
-    members = [torch.nonzero(data.labels == label)[:, 0] for label in range(CLASSES)]
-    while True:
-        chosen = torch.randperm(CLASSES, generator=generator)[:classes].tolist()
-        pool = torch.cat([members[label] for label in chosen])
-        rows = pool[torch.randperm(len(pool), generator=generator)[:size]]
-        yield data.images[rows], data.labels[rows]
-
-
 def _by_batch(stack: Stack, test: Split, trial: Trial, settings: Settings) -> list[float]:
     """Accuracy in batches like those of training, each by its own statistics; for batch renormalization too."""
     source = of_classes(test, trial.classes, settings.batch, trial.seed)
@@ -123,26 +112,11 @@ def _by_batch(stack: Stack, test: Split, trial: Trial, settings: Settings) -> li
 
 
 def _layers(seed: int) -> dict[str, float]:
-    """What holds exactly: inference is free of company, and a batch of one gives the shift."""
+    """What holds exactly: in inference the answer does not depend on the batch, and a batch of one gives the shift."""
     data = digits(seed)
-    model = Dense(depth=2, width=32, activation="relu", batch_norm=True, std=he, seed=seed)
+    model = Dense(depth=2, width=32, batch_norm=True, seed=seed)
     train(model, data.train, rate=0.1, steps=50, batch=30, seed=seed)
-    model = model.double()
-    images = data.test.images[:60].double()
-    with torch.no_grad():
-        model.eval()
-        alone = torch.cat([model(image[None]) for image in images])
-        together = model(images)
-        model.train()
-        first, second = model(images[:30]), model(torch.cat((images[:1], images[31:])))
-        shift = torch.linspace(-1, 1, 64, dtype=torch.float64)
-        one = images[:1, :, None]  # one value a channel, which torch.nn's layers refuse
-        values = torch.batch_norm(one, shift + 2, shift, None, None, True, 0.1, 1e-5, False)
-    return {
-        "inference": float((alone - together).abs().max()),
-        "training": float((first[0] - second[0]).abs().max() / together.std()),
-        "one": float((values[0, :, 0] - shift).abs().max()),
-    }
+    return dependence_on_the_batch(model.double(), data.test.images[:60].double())
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -155,6 +129,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             for each in arms.by("arm")
         )
         panels.append(panel(title, lines, ((1 / CLASSES, "guessing"),)))
+    title, x_label = "Test accuracy by how many classes a batch holds", "classes in a batch"
+    by_classes = figure("accuracy_by_classes", title, panels, x_label=x_label)
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -166,14 +142,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("in inference", lambda arm: arm.percent(1)),
             ("by such batches", lambda arm: arm.percent(1, "by_batch")),
         ),
-        figures=(
-            figure(
-                "accuracy_by_classes",
-                "Test accuracy by how many classes a batch holds",
-                panels,
-                x_label="classes in a batch",
-            ),
-        ),
+        figures=(by_classes,),
         caveats=(
             "With batches of one class the loss itself pulls all answers towards that class in every step; what batch "
             "renormalization loses there has that cause.",

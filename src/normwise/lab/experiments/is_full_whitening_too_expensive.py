@@ -36,9 +36,9 @@ References:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ from normwise.lab.intervals import largest, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
 from normwise.lab.training.descent import looks
+from normwise.lab.training.timing import median_seconds
 from normwise.lab.training.watching import Curves
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
@@ -122,12 +123,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def _seconds(layer: nn.Module, width: int, settings: Settings, seed: int) -> float:
     """Median time of forward and backward."""
     x = torch.randn(settings.batch_of_timing, width, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-    found = []
-    for _ in range(settings.repeats):
-        begin = time.perf_counter()
-        torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
-        found.append(time.perf_counter() - begin)
-    return float(np.median(found))
+    inputs = [x, *layer.parameters()]
+    return median_seconds(lambda: torch.autograd.grad(layer(x).square().sum(), inputs), settings.repeats)
 
 
 def _ranks(settings: Settings, images: torch.Tensor, seed: int) -> list[int]:
@@ -145,6 +142,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     at = looks(settings.steps)
     arms = GRID.arms(settings, outcomes, choose=first_to(TARGET, at))
     base = arms["batch_norm"].array("seconds")
+    times = [
+        (f"time, {width} units", lambda arm, i=i: geometric((arm.array("seconds") / base)[:, i], 1))
+        for i, width in enumerate(settings.widths)
+    ]
     return Conclusion(
         statements=tuple(_statements(settings, arms, at)),
         table=table(
@@ -152,10 +153,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             f"one group; steps to a test accuracy of {TARGET:.2f} out of {settings.steps} and accuracy in % at the end",
             arms,
             ("layer", lambda arm: arm["arm"]),
-            *(
-                (f"time, {width} units", lambda arm, i=i: geometric((arm.array("seconds") / base)[:, i], 1))
-                for i, width in enumerate(settings.widths)
-            ),
+            *times,
             ("rate", lambda arm: arm.rate),
             ("steps", lambda arm: in_steps(arm.numbers(), TARGET, at)),
             ("end", lambda arm: average(arm.points()[:, -1], 1)),
@@ -193,13 +191,6 @@ def _statements(settings: Settings, arms: Arms, at: list[int]) -> Iterator[State
 
 def _price(settings: Settings, arms: Arms) -> Figure:
     lines = (line(arm["arm"], settings.widths, 1e6 * arm.array("seconds")) for arm in arms)
-    return figure(
-        "time_by_width",
-        "Time of a layer, forward and backward",
-        [panel("one layer", lines)],
-        x_label="units",
-        y_label="microseconds",
-        caption=f"Batches of {settings.batch_of_timing}, all units whitened together, one thread.",
-        x_scale="log",
-        y_scale="log",
-    )
+    caption = f"Batches of {settings.batch_of_timing}, all units whitened together, one thread."
+    show = partial(figure, x_label="units", y_label="microseconds", x_scale="log", y_scale="log")
+    return show("time_by_width", "Time of a layer, forward and backward", [panel("one layer", lines)], caption=caption)

@@ -43,19 +43,8 @@ import numpy as np
 import torch
 
 from normwise.lab.data.splits import digits, first
-from normwise.lab.design import (
-    WITH_AND_WITHOUT,
-    Arm,
-    Arms,
-    DenseTraining,
-    Grid,
-    average,
-    by_pair,
-    figure,
-    line,
-    panel,
-    table,
-)
+from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, DenseTraining, Grid, average, by_pair, table
+from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import Numbers, largest, mean, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement

@@ -34,13 +34,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from normwise.lab.data.splits import Split, digits
-from normwise.lab.design import Arms, Grid, Training, by_rate, gap, table
+from normwise.lab.data.splits import Digits, Split, digits
+from normwise.lab.design import Arms, Grid, Training, by_rate, gap, on_both, table
 from normwise.lab.intervals import difference
 from normwise.lab.networks.dense import Norm
 from normwise.lab.networks.recurrent import Recurrent
@@ -107,17 +108,11 @@ def sequences(data: Split, blank: int = 0) -> Split:
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on sequences as long as in training, and on longer ones."""
     data = digits(trial.seed)
-    return settings.at_every_rate(
-        lambda: network(trial.arm, settings.width, trial.seed),
-        sequences(data.train),
-        trial.seed,
-        {
-            "validation": lambda model: accuracy(model, sequences(data.validation)),
-            "test": lambda model: accuracy(model, sequences(data.test)),
-            "longer": lambda model: accuracy(model, sequences(data.test, settings.longer)),
-        },
-        batch=trial.batch,
-    )
+    parts = (sequences(part) for part in (data.train, data.validation, data.test))
+    rows, longer = Digits(*parts), sequences(data.test, settings.longer)
+    measures = on_both(rows) | {"longer": lambda model: accuracy(model, longer)}
+    make = partial(network, trial.arm, settings.width, trial.seed)
+    return settings.at_every_rate(make, rows.train, trial.seed, measures, batch=trial.batch)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from normwise.lab.data.splits import CLASSES, shape
+from normwise.lab.data.changes import with_contrasts
+from normwise.lab.data.splits import CLASSES, Split, shape
 from normwise.lab.networks.dense import ACTIVATIONS, Norm, draw, he
 
 
@@ -134,3 +135,44 @@ class Chain(nn.Module):
             x = self.behind[place](x) if place < len(self.behind) else x
         logits: torch.Tensor = self.readout(x.mean(dim=(2, 3)))
         return logits
+
+
+def changed_behind(model: Chain, images: torch.Tensor) -> float:
+    """The distance between what comes out of the layers behind the activations and what goes in, over the latter."""
+    shares: list[float] = []
+
+    def compare(_: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        shares.append(float((out - given[0]).norm() / given[0].norm()))
+
+    hooks = [layer.register_forward_hook(compare) for layer in model.behind]
+    model.eval()
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(shares) / len(shares)
+
+
+def dependence_on_contrast(norm: Norm, data: Split, seed: int) -> float:
+    """How much of a layer's output changes with the contrast of each image, by the largest output.
+
+    The images are what comes out of a convolution without a bias, which is where the layer stands.
+
+    Args:
+        norm: makes the layer.
+        data: whose first 100 images are taken.
+        seed: of the convolution and of the contrasts.
+    """
+    data = Split(data.images[:100].double(), data.labels[:100], data.rows)  # before the factors, whose product rounds
+    generator = torch.Generator().manual_seed(seed)
+    kernel = torch.randn(8, shape()[0], 3, 3, generator=generator, dtype=torch.float64)
+    layer = norm(8).double()
+    layer.eps = 1e-30  # type: ignore[assignment]  # a plain number, which nn.Module does not know
+
+    def output(images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = layer(nn.functional.conv2d(images.view(-1, *shape()), kernel, padding=1))
+        return out
+
+    with torch.no_grad():
+        plain, other = output(data.images), output(with_contrasts(data, seed).images)
+    return float((plain - other).abs().max() / plain.abs().max())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -105,3 +107,36 @@ def _restore(model: Linear, values: list[Tensor]) -> None:
     with torch.no_grad():
         for parameter, value in zip((each for layer in model.layers for each in layer), values, strict=True):
             parameter.copy_(value)
+
+
+def descend(
+    model: Linear, x: Tensor, y: Tensor, rates: Sequence[float], steps: int, look_at: Collection[int]
+) -> dict[str, list[list[float]]]:
+    """Gradient descent on all points at once, every member at its own rate, and what is seen on the way.
+
+    Args:
+        model: is changed in place.
+        x: the inputs, shape (width, n).
+        y: what they are to become, of the same shape.
+        rates: one per member.
+        steps: how many steps.
+        look_at: before which steps.
+
+    Returns:
+        Lists of shape (members, looks): ``loss``; ``range`` of the loss along the gradient, over the loss; ``cosine``
+        and ``distance`` of a layer's gradient before and after the layers below take their step.
+    """
+    each = torch.tensor(rates, dtype=torch.float64)
+    found: dict[str, list[Tensor]] = {"loss": [], "cosine": [], "distance": [], "range": []}
+    for step in range(1, steps + 1):
+        gradients = gradients_of(model, x, y)
+        if step in look_at:
+            here = losses(model, x, y).detach()
+            found["range"].append(range_along(model, gradients, each, x, y) / here)
+            cosine, distance = turns(model, gradients, each, x, y)
+            found["cosine"].append(cosine)
+            found["distance"].append(distance)
+            found["loss"].append(here)
+        for layer, slopes in zip(model.layers, gradients, strict=True):
+            move(layer, slopes, each)
+    return {name: torch.stack(values, dim=1).tolist() for name, values in found.items()}

@@ -69,3 +69,17 @@ class Residual(nn.Module):
             x = block(x)
         logits: torch.Tensor = self.readout(torch.relu(self.normalize(x)))
         return logits
+
+
+def ratios(model: Residual, images: torch.Tensor) -> list[float]:
+    """For each block the variance of what enters it, by that of what its branch adds, in training mode."""
+    model.train()
+    found = []
+    with torch.no_grad():
+        x = model.first(images)
+        for block in model.blocks:
+            assert isinstance(block, Block)  # nn.ModuleList does not know what it holds
+            branch = block.branch(x)
+            found.append(float(x.var(dim=0).mean() / branch.var(dim=0).mean()))
+            x = x + branch
+    return found

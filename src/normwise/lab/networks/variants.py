@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from normwise.lab.networks.stack import Stack
 from normwise.torch import BatchNorm1d, LayerNorm
 
 EPS = 1e-3
@@ -68,6 +70,17 @@ class Noise(nn.Module):
         factor = sigma + 0.1 * torch.randn(y.shape, generator=self.source)
         term = mu + 0.2 * torch.rand(y.shape, generator=self.source) - 0.1
         return (1 + self.strength * factor) * y + self.strength * term
+
+
+@contextmanager
+def noise_in_inference(stack: Stack) -> Iterator[None]:
+    """While it is entered, the noise in a stack is there in inference too."""
+    layers = [layer for layer in stack.normalize if isinstance(layer, Noise)]
+    for layer in layers:
+        layer.on = True
+    yield
+    for layer in layers:
+        layer.on = False
 
 
 class HeldBatchNorm(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from normwise.lab.intervals import Numbers
 from normwise.lab.networks.dense import draw, glorot
 from normwise.torch import BatchNorm1d
+from normwise.torch.models.recalibration.adapting import adapting
 
 
 class Forecast(nn.Module):
@@ -76,6 +78,54 @@ def best_of_rates(
     model = Forecast(windows.shape[1], width, seed, own=own)
     _train(model, windows, target, min(found)[1], steps)
     return model
+
+
+def walk(
+    windows: Numbers,
+    target: Numbers,
+    *,
+    training: int,
+    priors: Mapping[str, float],
+    memory: float,
+    rates: Sequence[float],
+    steps: int,
+    width: int,
+    seed: int,
+) -> dict[str, Numbers]:
+    """Predictions for the months behind the training, a month at a time, in several ways.
+
+    Args:
+        windows: of prices, shape (n, window).
+        target: the price behind each, shape (n,).
+        training: how many of them are trained on.
+        priors: for ways whose statistics follow, by the way's name.
+        memory: of these, in months.
+        rates: to choose from.
+        steps: of the training.
+        width: hidden units.
+        seed: of the initial weights.
+
+    Returns:
+        By way, of shape (n - training,): ``last``, the last price repeated; ``fixed``, by the statistics of training; a
+        way for each prior; ``window``, by those of each window; ``ratios``, by ratios of prices.
+    """
+    best = partial(best_of_rates, rates=rates, steps=steps, width=width, seed=seed)
+    price = torch.from_numpy(windows.copy()).float()
+    goal = torch.from_numpy(target.copy()).float()
+    found = {"last": windows[training:, -1]}
+    plain = best(price[:training], goal[:training], own=False)
+    found["fixed"] = np.array([next_price(plain, window) for window in price[training:]])
+    for way, prior in priors.items():
+        with adapting(plain, prior=prior, memory=memory):
+            found[way] = np.array([next_price(plain, window) for window in price[training:]])
+    own = best(price[:training], goal[:training], own=True)
+    found["window"] = np.array([next_price(own, window) for window in price[training:]])
+    steps_of = torch.from_numpy(np.diff(np.log(np.column_stack([windows, target])), axis=1)).float()
+    # as many ratios as a window of prices holds, and the one behind them
+    ratios = best(steps_of[:training, :-1], steps_of[:training, -1], own=False)
+    change = np.array([next_price(ratios, window) for window in steps_of[training:, :-1]])
+    found["ratios"] = windows[training:, -1] * np.exp(change)
+    return found
 
 
 def _train(model: Forecast, windows: Tensor, target: Tensor, rate: float, steps: int) -> None:

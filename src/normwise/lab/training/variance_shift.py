@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from normwise.lab.data.splits import Split
+from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.stack import Stack
+from normwise.recalibration.standard_error import distance
 from normwise.torch import BatchNorm1d
 
 
@@ -44,3 +48,21 @@ def estimate_anew(stack: Stack, data: Split) -> None:
         with torch.no_grad():
             stack(data.images)
         hook.remove()
+
+
+def from_truth(model: Dense, images: torch.Tensor) -> float:
+    """How far the statistics are from the moments of what the layers get at inference; NaN where that is not finite."""
+    model.eval()
+    x, far = images, []
+    with torch.no_grad():
+        for linear, norm in zip(model.linear, model.normalize, strict=True):
+            x = linear(x)
+            truth = x.double().mean(0), x.double().var(0)
+            assert isinstance(norm, BatchNorm1d)  # which the ModuleList does not know
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            kept = norm.running_mean.double(), norm.running_var.double()
+            far.append(distance(*kept, *truth, norm.eps).square().mean().sqrt())
+            x = model.activate(norm(x))
+    found = float(torch.stack(far).mean())
+    return found if math.isfinite(found) else math.nan
