@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from normwise.lab.data import changes
 from normwise.lab.data.changes import NOISE, distort
 from normwise.lab.experiments import should_photometric_distortions_be_weaker as experiment
 from normwise.lab.outcomes import Outcomes
@@ -41,8 +42,8 @@ def test_strong_is_twice_mild_before_anything_is_cut() -> None:
 
 
 def test_contrast_changes_about_the_images_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "NOISE", 0.0)
-    monkeypatch.setattr(experiment, "BRIGHTNESS", 0.0)
+    monkeypatch.setattr(changes, "NOISE", 0.0)
+    monkeypatch.setattr(changes, "BRIGHTNESS", 0.0)
     images = 0.4 + 0.2 * torch.rand(2000, 64, generator=source())
     found = distort(images, 2, source())
     torch.testing.assert_close(found.mean(dim=1), images.mean(dim=1))

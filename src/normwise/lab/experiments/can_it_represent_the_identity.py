@@ -37,16 +37,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
 from normwise.lab.intervals import Numbers, largest, mean
-from normwise.lab.networks.rewriting import with_identities
+from normwise.lab.networks.rewriting import deviation, identity_for, with_identities
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
 from normwise.lab.verdict import Exact, Within, judge
-from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
 TOPIC = "what the layer is"
@@ -82,29 +80,14 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     for size in settings.sizes:
         two = islice(batches(data.train, size, trial.seed), 2)
         this, after = (first(images.double()).detach() for images, _ in two)
-        next_batch.append(_deviation(_identity(this, eps_inside=True), after))
+        next_batch.append(deviation(identity_for(this, eps_inside=True), after))
     inputs = first(next(batches(data.train, settings.batch, trial.seed))[0].double()).detach()
     with torch.no_grad():
         normalized = with_identities(plain, data.train.images.double())
         test = data.test.images.double()
         logits = float((normalized(test) - plain(test)).abs().max())
-    same, off = (_deviation(_identity(inputs, eps_inside=each), inputs) for each in (True, False))
+    same, off = (deviation(identity_for(inputs, eps_inside=each), inputs) for each in (True, False))
     return {"same_batch": same, "without_eps": off, "next_batch": next_batch, "logits": logits}
-
-
-def _identity(inputs: Tensor, *, eps_inside: bool) -> nn.Module:
-    """A layer in training mode whose scale and shift undo the statistics of ``inputs``."""
-    layer = BatchNorm1d(inputs.shape[1], dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight.copy_((inputs.var(dim=0, correction=0) + (layer.eps if eps_inside else 0.0)).sqrt())
-        layer.bias.copy_(inputs.mean(dim=0))
-    return layer
-
-
-def _deviation(layer: nn.Module, inputs: Tensor) -> float:
-    """Root mean square of what a layer changes, in standard deviations of its input."""
-    with torch.no_grad():
-        return float((layer(inputs) - inputs).square().mean().sqrt() / inputs.std(dim=0).mean())
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -149,10 +132,8 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
 def _figure(settings: Settings, values: Numbers) -> Figure:
     sizes = np.array(settings.sizes, dtype=np.float64)
     noise = values.mean(axis=0)[0] * np.sqrt(sizes[0] / sizes)
-    lines = (
-        line("the next batch", sizes, values),
-        Series("falling with the root of the batch size", tuple(sizes.tolist()), tuple(noise.tolist())),
-    )
+    falling = Series("falling with the root of the batch size", tuple(sizes.tolist()), tuple(noise.tolist()))
+    lines = (line("the next batch", sizes, values), falling)
     caption = "Scale and shift undo the statistics of one batch; the next has others."
     show = partial(figure, x_label="images per batch", y_label="deviation, standard deviations", caption=caption)
     panels = [panel("first hidden layer, trained", lines)]

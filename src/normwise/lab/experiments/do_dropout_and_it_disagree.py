@@ -106,6 +106,11 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         shown["layer"].append(panel(title, lines))
         ways = {"running statistics": "test", "statistics anew": "anew"}
         shown["dropout"].append(panel(title, (across(words, place, "dropout", way) for words, way in ways.items())))
+    title = "How far the running variance is from the real one in inference"
+    label, caption = "shift of the variance, max(v/r, r/v)", "1 means that they agree."
+    by_layer = figure("shift_by_layer", title, shown["layer"], x_label="layer", y_label=label, caption=caption)
+    title = "Test accuracy by dropout, with running statistics and with new ones"
+    by_dropout = figure("accuracy_by_dropout", title, shown["dropout"], x_label="dropout")
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -118,22 +123,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("anew", lambda arm: arm.percent(1, "anew")),
             *((f"shift, layer {i + 1}", lambda arm, i=i: average(arm.numbers("shift")[:, i], 2)) for i in layers),
         ),
-        figures=(
-            figure(
-                "shift_by_layer",
-                "How far the running variance is from the real one in inference",
-                shown["layer"],
-                x_label="layer",
-                y_label="shift of the variance, max(v/r, r/v)",
-                caption="1 means that they agree.",
-            ),
-            figure(
-                "accuracy_by_dropout",
-                "Test accuracy by dropout, with running statistics and with new ones",
-                shown["dropout"],
-                x_label="dropout",
-            ),
-        ),
+        figures=(by_layer, by_dropout),
         caveats=(
             "The shift is the median over the units of a layer, since units that hardly ever fire have quotients "
             "without meaning; the paper averages.",

@@ -50,7 +50,7 @@ from normwise.lab.design import SPREAD, Grid, average, figure, line, panel, tabl
 from normwise.lab.intervals import Numbers, mean, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.training.forecast import walk, windows_of
+from normwise.lab.training.forecast import scores, walk, windows_of
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "teaching material; for windows Kim et al. 2022"
@@ -58,6 +58,8 @@ TOPIC = "drifting data"
 GROWS = 2.0
 SKILL = 0.02
 POINTS = 2.0
+YEARS = 20
+"""So many pieces of twelve months, from the first month behind the training."""
 PRIORS = {"prior_0": 0.0, "prior_1": 1.0, "prior_16": 16.0}
 ARMS = {
     "fixed": "statistics of training",
@@ -112,26 +114,9 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         behind = slice(settings.training, None)
         actual, last = target[behind], last[behind]
         for arm in ARMS:
-            error, naive = (predicted[arm] - actual) / last, (last - actual) / last
-            relative = np.abs(predicted[arm] - actual) / actual
-            right = np.mean((predicted[arm] > last) == (actual > last)) - np.mean(actual > last)
-            measured = {
-                "error": float(np.median(relative)),
-                "skill": float(1 - np.mean(error**2) / np.mean(naive**2)),
-                "direction": float(right),
-                "at": [float(np.median(part)) for part in _years(relative)],
-            }
-            for what, value in measured.items():
+            for what, value in scores(predicted[arm], actual, last, YEARS).items():
                 found.setdefault(f"{arm}_{what}", []).append(value)
     return found
-
-
-YEARS = 20
-"""So many pieces of twelve months, from the first month behind the training."""
-
-
-def _years(values: Numbers) -> list[Numbers]:
-    return [values[12 * year : 12 * (year + 1)] for year in range(YEARS)]
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

@@ -37,14 +37,13 @@ References:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from normwise.lab.data.changes import CHANGES, wandering
 from normwise.lab.data.splits import CLASSES, Digits, Split, digits
@@ -53,9 +52,9 @@ from normwise.lab.intervals import Numbers, ratio
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.training.adapted import error_after, errors_in
 from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
-from normwise.torch.models.recalibration.adapt import adapt
 from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "Schneider et al. 2020; Li et al. 2016"
@@ -99,13 +98,13 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         test = Split(change(data.test.images, generator), data.test.labels, data.test.rows)
         found[name] = 1 - accuracy(model, test)
         for prior in (PRIOR, 0):
-            found[f"{name} prior {prior}"] = [_adapted(model, test.images[:n], test, prior) for n in settings.images]
+            found[f"{name} prior {prior}"] = [error_after(model, test.images[:n], test, prior) for n in settings.images]
         classes = [test.images[test.labels == label][:32] for label in range(CLASSES)]
-        found[f"{name} one class"] = float(np.mean([_adapted(model, images, test, PRIOR) for images in classes]))
+        found[f"{name} one class"] = float(np.mean([error_after(model, images, test, PRIOR) for images in classes]))
     stream = wandering(data.test, settings.drift, 32, generator)
-    found["drift fixed"] = _errors_in(stream, model.eval())
+    found["drift fixed"] = errors_in(stream, model.eval())
     with adapting(model, prior=PRIOR, memory=settings.memory):
-        found["drift following"] = _errors_in(stream, model)
+        found["drift following"] = errors_in(stream, model)
     return found
 
 
@@ -116,17 +115,6 @@ def _trained(trial: Trial, settings: Settings, data: Digits) -> Dense:
         train(model, data.train, rate=rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
         models.append(model)
     return max(models, key=lambda model: accuracy(model, data.validation)).eval()
-
-
-def _adapted(model: Dense, images: Tensor, test: Split, prior: float) -> float:
-    other = copy.deepcopy(model)
-    adapt(other, [images], prior=prior)
-    return 1 - accuracy(other, test)
-
-
-def _errors_in(stream: list[tuple[Tensor, Tensor]], model: Dense) -> list[float]:
-    with torch.no_grad():
-        return [float((model(images).argmax(dim=1) != labels).double().mean()) for images, labels in stream]
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -204,15 +192,10 @@ def _by_images(settings: Settings, outcomes: Outcomes) -> Figure:
             for prior, words in ((PRIOR, f"prior of {PRIOR}"), (0, "no prior"))
         )
         panels.append(panel(name, lines, ((100 * float(outcomes.array(name).mean()), "of training"),)))
-    return figure(
-        "error_by_images",
-        "Test error by the number of images that the statistics come from",
-        panels,
-        x_label="images",
-        y_label="test error, %",
-        caption="Line: mean over seeds; band: smallest to largest; the mark is the error by training's statistics.",
-        x_scale="log",
-    )
+    title = "Test error by the number of images that the statistics come from"
+    caption = "Line: mean over seeds; band: smallest to largest; the mark is the error by training's statistics."
+    show = partial(figure, x_label="images", y_label="test error, %", caption=caption, x_scale="log")
+    return show("error_by_images", title, panels)
 
 
 def _over_time(outcomes: Outcomes) -> Figure:
@@ -221,11 +204,6 @@ def _over_time(outcomes: Outcomes) -> Figure:
         values = 100 * outcomes.array(f"drift {way}")
         smooth = np.stack([np.convolve(row, np.ones(5) / 5, mode="valid") for row in values])
         lines.append(line(way, range(5, values.shape[1] + 1), smooth))
-    return figure(
-        "error_over_time",
-        "The error while gain and brightness wander",
-        [panel("", lines)],
-        x_label="batches since the beginning",
-        y_label="error, %",
-        caption="Means of five batches.",
-    )
+    title, caption = "The error while gain and brightness wander", "Means of five batches."
+    show = partial(figure, x_label="batches since the beginning", y_label="error, %", caption=caption)
+    return show("error_over_time", title, [panel("", lines)])

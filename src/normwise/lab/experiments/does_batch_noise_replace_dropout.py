@@ -119,16 +119,12 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare part sizes, and batch normalization with dropout."""
-    rows = [
-        (TASKS[task], words, dropout, _arm(settings, outcomes, task, part, dropout))
-        for task in settings.tasks
-        for part, words, dropouts in (
-            (PLAIN, "none", settings.dropouts),
-            (BATCH[task], f"batch norm, all {BATCH[task]}", settings.dropouts),
-            *((size, f"batch norm, parts of {size}", (0.0,)) for size in _sizes(settings, task)[1:]),
-        )
-        for dropout in dropouts
-    ]
+    rows = []
+    for task in settings.tasks:
+        kinds = [(PLAIN, "none", settings.dropouts), (BATCH[task], f"batch norm, all {BATCH[task]}", settings.dropouts)]
+        kinds += [(size, f"batch norm, parts of {size}", (0.0,)) for size in _sizes(settings, task)[1:]]
+        for part, words, dropouts in kinds:
+            rows += [(TASKS[task], words, each, _arm(settings, outcomes, task, part, each)) for each in dropouts]
     return Conclusion(
         statements=tuple(text for task in settings.tasks for text in _statements(settings, outcomes, task)),
         table=table(

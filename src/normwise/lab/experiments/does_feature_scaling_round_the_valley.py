@@ -89,16 +89,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"correlation": float(np.asarray(np.corrcoef(x.T))[0, 1])}
     for name in SCALINGS:
         valley = Valley.of(scaled(x, name), y)
-        rate, steps = valley.best()
-        found[name] = {
-            "condition": valley.condition,
-            "steps": steps,
-            "rate": rate,
-            "degrees": valley.degrees(),
-            "path": valley.path(rate, settings.shown).tolist(),
-            "hessian": valley.hessian.tolist(),
-            "minimum": valley.minimum.tolist(),
-        }
+        found[name] = valley.found(settings.shown)
     path = np.array(found["standardized"]["path"])
     layer = path_of_layer(x, y, found["standardized"]["rate"], settings.shown)
     found["layer"] = float(np.abs(layer - path).max() / np.abs(path).max())

@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normwise.kernels import reference
 from normwise.lab.data.splits import digits
@@ -88,7 +88,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with torch.no_grad():
         found["seconds"] = [
-            [_seconds(each, data.test.images[:size], settings.repeats) for size in settings.sizes]
+            [median_seconds(partial(each, data.test.images[:size]), settings.repeats) for size in settings.sizes]
             for each in (model, deepcopy(plain).float())
         ]
         for name, dtype in PRECISIONS.items():
@@ -96,10 +96,6 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
             found[name] = float((one - two).abs().max() / one.abs().max())
             found[f"changed_{name}"] = int((one.argmax(dim=1) != two.argmax(dim=1)).sum())
     return found | {"batch_of_one": _batch_of_one(model, data.test.images[:1])}
-
-
-def _seconds(model: nn.Module, images: Tensor, repeats: int) -> float:
-    return median_seconds(lambda: model(images), repeats)
 
 
 def _batch_of_one(model: Dense, image: Tensor) -> float:

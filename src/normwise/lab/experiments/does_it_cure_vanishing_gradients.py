@@ -167,10 +167,8 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         factor = _factor(_log_factor(arms[activation, True, 1.0]))
         yield judge(text, factor, Within(*NEAR_ONE), says=f"conjectured in {PAPER}")
     if "relu" in settings.activations:
-        text = (
-            "With batch normalization and ReLU, the gradient grows towards the input at the rate of theorem 8 "
-            "(measured over predicted log growth per layer)."
-        )
+        grows = "the gradient grows towards the input at the rate of theorem 8"
+        text = f"With batch normalization and ReLU, {grows} (measured over predicted log growth per layer)."
         theorem = math.log10(theorem_8(settings.batch)) / 2
         over = transformed(_growth(settings, arms["relu", True, 1.0]), lambda slope: slope / theorem)
         published = f"norm times {10**theorem:.4f} per layer at batches of {settings.batch}"

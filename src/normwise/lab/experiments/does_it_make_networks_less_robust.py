@@ -38,16 +38,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from normwise.lab.data.splits import Split, digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arms, DenseTraining, Grid, Measures, average, table
 from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import difference
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.training.attacks import moved, noisy
 from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 
@@ -86,28 +84,14 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on changed test images."""
     data = digits(trial.seed)
-    shape = partial(Dense, depth=settings.depth, width=settings.width)
     measures: Measures = {
         "validation": lambda model: accuracy(model, data.validation),
         "noise": lambda model: [accuracy(model, noisy(data.test, size, trial.seed)) for size in settings.noise],
         "sign": lambda model: [accuracy(model, moved(model, data.test, size)) for size in settings.sign],
     }
-    make = partial(shape, batch_norm=trial.batch_norm, seed=trial.seed)
+    depth, width = settings.depth, settings.width
+    make = partial(Dense, depth=depth, width=width, batch_norm=trial.batch_norm, seed=trial.seed)
     return settings.at_every_rate(make, data.train, trial.seed, measures, batch=settings.batch)
-
-
-def noisy(data: Split, size: float, seed: int) -> Split:
-    """With normal noise of a standard deviation, the same for both arms."""
-    noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(seed))
-    return Split(data.images + size * noise, data.labels, data.rows)
-
-
-def moved(model: Dense, data: Split, size: float) -> Split:
-    """Every pixel moved by ``size`` in the direction that raises the loss, in inference mode; still between 0 and 1."""
-    model.eval()
-    images = data.images.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(cross_entropy(model(images), data.labels, reduction="sum"), images)
-    return Split((data.images + size * slope.sign()).clamp(0, 1), data.labels, data.rows)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -118,8 +102,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     for kind, words in KINDS.items():
         lines = (line(arm["batch_norm"], getattr(settings, kind), arm.points(kind) / 100) for arm in arms)
         panels.append(panel(words, lines, GUESSING))
-    title, label = "Test accuracy that is left, by how far images are changed", "size of the change, pixels being"
-    by_change = figure("accuracy_by_change", title, panels, x_label=f"{label} between 0 and 1")
+    title = "Test accuracy that is left, by how far images are changed"
+    label = "size of the change, pixels being between 0 and 1"
+    by_change = figure("accuracy_by_change", title, panels, x_label=label)
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(

@@ -171,10 +171,8 @@ def _statements(settings: Settings, arm: Callable[..., Arm]) -> Iterator[Stateme
     back = difference(exact, arm("parts", last).points(), "points")
     yield judge(text, back, AtLeast(1.0), "32.0 instead of 35.5 % error, ResNet-50")
     largest, smallest = settings.batches[0], settings.batches[-1]
-    published = {
-        "renorm": "76.5 against 74.2 % with micro-batches of 4, Inception",
-        "layer": "group norm: 24.1 against 34.7 %",
-    }
+    inception = "76.5 against 74.2 % with micro-batches of 4, Inception"
+    published = {"renorm": inception, "layer": "group norm: 24.1 against 34.7 %"}
     for name in ("renorm", "layer", "none"):
         words = "no normalization" if name == "none" else ARMS[name]
         text = f"With batches of {smallest}, {words} is better than batch norm."
@@ -191,18 +189,10 @@ def _figure(settings: Settings, arm: Callable[..., Arm]) -> Figure:
         single: Any = (np.array(points) / 100).astype(np.float32).T  # as these lines have always been
         return line(label, sizes, single)
 
-    parts = (
-        by_size("batch norm", "parts", settings.parts),
-        by_size("batch norm, exact statistics", "parts", settings.parts, exact=True),
-    )
-    return figure(
-        "accuracy_by_size",
-        "Test accuracy by how many images are normalized together",
-        (
-            panel(f"parts of a batch of {settings.of}", parts),
-            panel("whole batches", (by_size(words, name, settings.batches) for name, words in ARMS.items())),
-        ),
-        x_label="images",
-        caption="Each at its best rate on validation images. On the right smaller batches see fewer images.",
-        x_scale="log",
-    )
+    part = ("parts", settings.parts)
+    parts = by_size("batch norm", *part), by_size("batch norm, exact statistics", *part, exact=True)
+    whole = (by_size(words, name, settings.batches) for name, words in ARMS.items())
+    panels = panel(f"parts of a batch of {settings.of}", parts), panel("whole batches", whole)
+    title = "Test accuracy by how many images are normalized together"
+    caption = "Each at its best rate on validation images. On the right smaller batches see fewer images."
+    return figure("accuracy_by_size", title, panels, x_label="images", caption=caption, x_scale="log")

@@ -41,7 +41,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Stacks, average, geometric, table
@@ -49,7 +48,7 @@ from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import Numbers, difference, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.training.landscape import along_the_gradient, cosine_after_the_layers_below
+from normwise.lab.training.landscape import Roughness
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, judge
 
@@ -87,20 +86,10 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate, and probe the landscape on the way; lists of shape (rates, looks)."""
     data = digits(trial.seed)
     stack = settings.stack(trial.seed, trial.batch_norm)
-    rates = torch.tensor(settings.rates)
     others = batches(data.train, settings.batch, trial.seed + 10_000)
-    seen: dict[str, list[list[float]]] = {"range": [], "distance": [], "cosine": []}
-
-    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
-        images, labels = next(others)
-        with torch.enable_grad():
-            spread, distance = along_the_gradient(stack, images, labels, rates)
-            seen["range"].append(spread.tolist())
-            seen["distance"].append(distance.tolist())
-            seen["cosine"].append(cosine_after_the_layers_below(stack, images, labels, rates).tolist())
-
+    look = Roughness(stack, others, settings.rates)
     settings.train(stack, data.train, trial.seed, steps=max(settings.at), look=look, look_at=settings.at)
-    return {name: np.transpose(values).tolist() for name, values in seen.items()} | both(stack, data)
+    return {name: np.transpose(values).tolist() for name, values in look.seen.items()} | both(stack, data)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -149,10 +138,8 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         distance = ratio(_over_looks(without, i, "distance"), _over_looks(with_it, i, "distance"))
         published = "about two orders of magnitude less early on, VGG on CIFAR-10, figure 4"
         yield judge(text, distance, AtLeast(SMOOTHER, nothing=1.0), published)
-        text = (
-            f"{at}, a step of the layers below turns a layer's gradient more with batch normalization (cosine with "
-            "minus cosine without)."
-        )
+        turns = "a step of the layers below turns a layer's gradient more with batch normalization"
+        text = f"{at}, {turns} (cosine with minus cosine without)."
         one, two = (arm.array("cosine")[:, i].mean(axis=1) for arm in (with_it, without))
         turned = difference(one, two, "cosine")
         yield judge(text, turned, AtMost(0.0), "no less, VGG; much more, deep linear network")

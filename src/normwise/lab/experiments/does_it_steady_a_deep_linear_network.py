@@ -93,13 +93,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(trial.seed + 10_000)  # not the initial weights' numbers
     matrix = torch.randn(settings.width, settings.width, generator=generator, dtype=torch.float64)
     x = torch.randn(settings.width, settings.points, generator=generator, dtype=torch.float64)
-    model = Linear(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        batch_norm=trial.batch_norm,
-        seed=trial.seed,
-    )
+    members, depth, width = len(settings.rates), settings.depth, settings.width
+    model = Linear(members, depth=depth, width=width, batch_norm=trial.batch_norm, seed=trial.seed)
     return descend(model, x, matrix @ x, settings.rates, settings.steps, looks(settings.steps, growth=1.5))
 
 

@@ -34,16 +34,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from normwise.lab.data.splits import digits
 from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, average, figure, line, panel, table
-from normwise.lab.design.curves import got_there, in_steps, steps_to
-from normwise.lab.intervals import Numbers, difference, ratio
+from normwise.lab.design.curves import Sweeps, got_there, in_steps
+from normwise.lab.intervals import difference, ratio
 from normwise.lab.networks.dense import Dense, constant
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement
@@ -102,64 +103,37 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     return seen.found(len(at))
 
 
-class Arms:
-    """What was measured with one kind of pixels, with and without batch normalization; and the settings to pick."""
-
-    def __init__(self, settings: Settings, outcomes: Outcomes, pixels: str) -> None:
-        self.settings, self.pixels, self.target = settings, pixels, TARGETS[pixels]
-        self.at = looks(settings.steps)
-        self.runs = {each: outcomes.where(pixels=pixels, batch_norm=each) for each in WITH_AND_WITHOUT}
-
-    def sweep(self, batch_norm: bool, deviations: Sequence[float]) -> list[Outcomes]:
-        """The trials of each deviation and rate."""
-        arm = self.runs[batch_norm]
-        return [arm.where(deviation=each, rate=rate) for each in deviations for rate in self.settings.rates]
-
-    def steps(self, runs: Outcomes, what: str = "test") -> Numbers:
-        """To the target, one per seed."""
-        return steps_to(self.target, runs.array(what), self.at)
-
-    def fastest(self, batch_norm: bool, deviations: Sequence[float] = ()) -> Outcomes:
-        """Those that reach the target first on validation images, in the geometric mean; then those that end best."""
-        sweep = self.sweep(batch_norm, deviations or self.settings.deviations)
-        means = [np.log(self.steps(runs, "validation")).mean() for runs in sweep]
-        final = [-runs.array("validation")[:, -1].mean() for runs in sweep]  # decides when none gets there
-        return min(zip(means, final, range(len(sweep)), sweep, strict=True))[3]
-
-    def highest(self, batch_norm: bool) -> Outcomes:
-        """Those that end highest on validation images."""
-        sweep = self.sweep(batch_norm, self.settings.deviations)
-        return max(sweep, key=lambda runs: float(runs.array("validation")[:, -1].mean()))
-
-
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Pick the settings of each arm on validation images, and compare the arms on test images."""
     targets = ", of ".join(f"{TARGETS[pixels]:.2f} with {pixels} pixels" for pixels in settings.inputs)
-    every = [Arms(settings, outcomes, pixels) for pixels in settings.inputs]
+    at, every = looks(settings.steps), dict[str, Sweeps]()
+    for pixels in settings.inputs:
+        runs = {each: outcomes.where(pixels=pixels, batch_norm=each) for each in WITH_AND_WITHOUT}
+        every[pixels] = Sweeps(runs, settings.deviations, settings.rates, at, TARGETS[pixels])
     rows = [
-        (arms, words, deviation, arms.fastest(each, [deviation]))
-        for arms in every
+        (pixels, words, deviation, arms.fastest(each, [deviation]))
+        for pixels, arms in every.items()
         for each, words in WITH_AND_WITHOUT.items()
         for deviation in settings.deviations
     ]
     return Conclusion(
-        statements=tuple(text for arms in every for text in _statements(arms)),
+        statements=tuple(text for pixels, arms in every.items() for text in _statements(pixels, arms)),
         table=table(
             f"Steps to a test accuracy of {targets}, out of {settings.steps}, each network at the rate that gets there "
             "first on validation images; accuracy after the last step",
             rows,
-            ("pixels", lambda row: row[0].pixels),
+            ("pixels", lambda row: row[0]),
             ("network", lambda row: row[1]),
             ("initial std", lambda row: f"{row[2]:g}"),
             ("rate", lambda row: f"{next(iter(row[3]))[0].rate:g}"),
-            ("steps", lambda row: in_steps(row[3].array("test"), row[0].target, row[0].at)),
-            ("got there", lambda row: got_there(row[3].array("test"), row[0].target)),
+            ("steps", lambda row: in_steps(row[3].array("test"), TARGETS[row[0]], at)),
+            ("got there", lambda row: got_there(row[3].array("test"), TARGETS[row[0]])),
             ("test accuracy, %", lambda row: average(100 * row[3].array("test")[:, -1], 1)),
             ("drift", lambda row: average(row[3].array("drift"), 2)),
             seeds=len(rows[0][3]),
             more=", of the steps the geometric one.",
         ),
-        figures=(_curves(every), _percentiles(every[-1]), _sweep(every)),
+        figures=(_curves(every), _percentiles(*list(every.items())[-1]), _sweep(every, settings.steps)),
         caveats=(
             "The digits are small data: 1077 training images of 8 x 8 pixels against MNIST's 60,000 of 28 x 28; one of "
             "450 test images is 0.22 points, and seeds share images, so that intervals of accuracies are somewhat "
@@ -171,8 +145,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(arms: Arms) -> Iterator[Statement]:
-    pixels, every = arms.pixels, arms.settings.deviations
+def _statements(pixels: str, arms: Sweeps) -> Iterator[Statement]:
+    every = arms.deviations
     figure_1a = "above .95 at 1000 to 2000 steps with, between 10,000 and 50,000 without (read off figure 1a, MNIST)"
     small = f"both with the paper's initialization (small Gaussian weights, std {SMALL:g})"
     for deviations, words in (((SMALL,), small), (every, "each with the initialization tuned for it")):
@@ -192,16 +166,16 @@ def _statements(arms: Arms) -> Iterator[Statement]:
     yield judge(text, difference(ends[True], ends[False], "points"), AtLeast(HIGHER), published)
 
 
-def _curves(every: Sequence[Arms]) -> Figure:
+def _curves(every: Mapping[str, Sweeps]) -> Figure:
     panels = []
-    for arms in every:
+    for pixels, arms in every.items():
         lines = (line(words, arms.at, arms.fastest(each).array("test")) for each, words in WITH_AND_WITHOUT.items())
-        panels.append(panel(f"{arms.pixels} pixels", lines, ((arms.target, f"{arms.target:.2f}"),)))
+        panels.append(panel(f"{pixels} pixels", lines, ((arms.target, f"{arms.target:.2f}"),)))
     title, caption = "Test accuracy against steps", "Each arm with the initialization and the rate tuned for it."
     return figure("accuracy_by_step", title, panels, x_label="steps", caption=caption, x_scale="log")
 
 
-def _percentiles(arms: Arms) -> Figure:
+def _percentiles(pixels: str, arms: Sweeps) -> Figure:
     at = tuple(float(step) for step in arms.at)
     panels = []
     for each, words in WITH_AND_WITHOUT.items():
@@ -212,7 +186,7 @@ def _percentiles(arms: Arms) -> Figure:
     return Figure(
         name="percentiles_by_step",
         title="Input of one sigmoid of the last hidden layer",
-        caption=f"{arms.pixels.capitalize()} pixels, over the validation images; the unit whose drift is the median "
+        caption=f"{pixels.capitalize()} pixels, over the validation images; the unit whose drift is the median "
         "over the layer, in one run of each arm, so there is no band.",
         x_label="steps",
         y_label="input of the sigmoid",
@@ -221,23 +195,19 @@ def _percentiles(arms: Arms) -> Figure:
     )
 
 
-def _sweep(every: Sequence[Arms]) -> Figure:
-    panels, settings = [], every[0].settings
-    for arms in every:
+def _sweep(every: Mapping[str, Sweeps], most: int) -> Figure:
+    panels = []
+    for pixels, arms in every.items():
         lines = []
         for each, words in WITH_AND_WITHOUT.items():
-            for deviation in settings.deviations:
+            for deviation in arms.deviations:
                 logs = np.stack([np.log(arms.steps(runs)) for runs in arms.sweep(each, [deviation])], axis=1)
-                lines.append(line(f"{words}, std {deviation:g}", settings.rates, logs, back=np.exp))
-        panels.append(panel(f"{arms.pixels} pixels, to {arms.target:.2f}", lines))
-    return figure(
-        "steps_by_rate",
-        "Steps to the accuracy, at every rate",
-        panels,
-        x_label="learning rate",
-        y_label="steps",
-        caption=f"All initial weights and rates that were tried; {settings.steps} stands for: not reached. Line: "
-        "geometric mean over seeds; band: smallest to largest.",
-        x_scale="log",
-        y_scale="log",
+                lines.append(line(f"{words}, std {deviation:g}", arms.rates, logs, back=np.exp))
+        panels.append(panel(f"{pixels} pixels, to {arms.target:.2f}", lines))
+    title = "Steps to the accuracy, at every rate"
+    caption = (
+        f"All initial weights and rates that were tried; {most} stands for: not reached. Line: geometric mean over "
+        "seeds; band: smallest to largest."
     )
+    show = partial(figure, x_label="learning rate", y_label="steps", caption=caption)
+    return show("steps_by_rate", title, panels, x_scale="log", y_scale="log")

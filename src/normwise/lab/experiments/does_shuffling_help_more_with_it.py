@@ -36,8 +36,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from normwise.lab.data.orders import rows_of_batches
 from normwise.lab.data.splits import digits, first
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
@@ -95,26 +94,11 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     return both(stack, data)
 
 
-def rows_of_batches(order: str, labels: torch.Tensor, size: int, steps: int, seed: int) -> list[torch.Tensor]:
-    """Which images are in the batch of each step."""
-    generator = torch.Generator().manual_seed(seed)
-    count = len(labels) // size
-    drawn = torch.randperm(len(labels), generator=generator)
-    if order == "sorted":
-        drawn = drawn[labels[drawn].argsort(stable=True)]
-    found: list[torch.Tensor] = []
-    while len(found) < steps:
-        if order == "shuffled":
-            drawn = torch.randperm(len(labels), generator=generator)
-        fixed = drawn[: count * size].split(size)
-        found += [fixed[i] for i in torch.randperm(count, generator=generator).tolist()]
-    return found[:steps]
-
-
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the orders with and without batch normalization."""
     arms = GRID.arms(settings, outcomes)
     normalized, plain = arms.by("batch_norm")
+    title = f"Test accuracy after {settings.steps} steps, by how the batches are made"
     return Conclusion(
         statements=tuple(_statements(normalized, plain)),
         table=table(
@@ -125,13 +109,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("best rate", lambda arm: arm.rate),
             ("test", lambda arm: arm.percent(2)),
         ),
-        figures=(
-            by_rate(
-                f"Test accuracy after {settings.steps} steps, by how the batches are made",
-                (normalized, plain),
-                "{batch_norm}",
-            ),
-        ),
+        figures=(by_rate(title, (normalized, plain), "{batch_norm}"),),
         caveats=(
             "The paper compared shards that were read in the same order with shards that were shuffled within, on "
             "ImageNet; here the batches are fixed altogether, which is more.",

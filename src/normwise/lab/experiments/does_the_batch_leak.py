@@ -38,18 +38,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from normwise.lab.data.splits import CLASSES, Split, digits
+from normwise.lab.data.splits import CLASSES, digits
 from normwise.lab.design import Arms, DenseTraining, Grid, figure, gap, line, panel, table
 from normwise.lab.intervals import difference, largest, mean
 from normwise.lab.networks.dense import Dense
-from normwise.lab.networks.stack import Stack, batch_norm
+from normwise.lab.networks.stack import batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
 from normwise.lab.training.descent import train
-from normwise.lab.training.few_classes import dependence_on_the_batch, of_classes
-from normwise.lab.training.stacks import both, correct
+from normwise.lab.training.few_classes import by_own_statistics, dependence_on_the_batch, of_classes
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
 
@@ -93,22 +92,11 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     renorm = partial(BatchRenorm1d, momentum=0.05, schedule=schedule)
     stack = settings.stack(trial.seed, batch_norm if trial.arm == "batch" else renorm)
     settings.train(stack, of_classes(data.train, trial.classes, settings.batch, trial.seed), trial.seed)
-    found: dict[str, Any] = both(stack, data) | {"by_batch": _by_batch(stack, data.test, trial, settings)}
+    source = of_classes(data.test, trial.classes, settings.batch, trial.seed)
+    found: dict[str, Any] = both(stack, data) | {"by_batch": by_own_statistics(stack, source)}
     if trial.arm == "batch" and trial.classes == CLASSES:
         found |= _layers(trial.seed)
     return found
-
-
-def _by_batch(stack: Stack, test: Split, trial: Trial, settings: Settings) -> list[float]:
-    """Accuracy in batches like those of training, each by its own statistics; for batch renormalization too."""
-    source = of_classes(test, trial.classes, settings.batch, trial.seed)
-    before = [buffer.clone() for buffer in stack.buffers()]
-    stack.train()
-    with torch.no_grad():
-        found = [correct(stack(images), labels) for images, labels in (next(source) for _ in range(30))]
-        for buffer, value in zip(stack.buffers(), before, strict=True):
-            buffer.copy_(value)
-    return np.mean(found, axis=0).tolist()  # type: ignore[no-any-return]  # NumPy does not say how deep the list is
 
 
 def _layers(seed: int) -> dict[str, float]:

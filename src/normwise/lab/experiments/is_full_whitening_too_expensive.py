@@ -42,17 +42,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, figure, geometric, line, panel, table
 from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, steps_to
 from normwise.lab.intervals import largest, ratio
+from normwise.lab.networks.random_units import ranks
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
 from normwise.lab.training.descent import looks
-from normwise.lab.training.timing import median_seconds
+from normwise.lab.training.timing import of_layer
 from normwise.lab.training.watching import Curves
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
@@ -114,27 +114,11 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     stack = settings.stack(trial.seed, lambda channels: ARMS[trial.arm](channels, group))
     curves = Curves(stack, data)
     settings.train(stack, data.train, trial.seed, look=curves, look_at=looks(settings.steps))
-    return curves.found() | {
-        "seconds": [_seconds(ARMS[trial.arm](width, width), width, settings, trial.seed) for width in settings.widths],
-        "rank": _ranks(settings, data.train.images[: settings.batch_of_rank].double(), trial.seed),
-    }
-
-
-def _seconds(layer: nn.Module, width: int, settings: Settings, seed: int) -> float:
-    """Median time of forward and backward."""
-    x = torch.randn(settings.batch_of_timing, width, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-    inputs = [x, *layer.parameters()]
-    return median_seconds(lambda: torch.autograd.grad(layer(x).square().sum(), inputs), settings.repeats)
-
-
-def _ranks(settings: Settings, images: torch.Tensor, seed: int) -> list[int]:
-    """Rank of the covariance of so many random ReLU units on a batch."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for width in settings.ranks:
-        outputs = torch.relu(images @ torch.randn(images.shape[1], width, generator=generator, dtype=torch.float64))
-        found.append(int(torch.linalg.matrix_rank(torch.cov(outputs.T), hermitian=True)))
-    return found
+    layers = ((width, ARMS[trial.arm](width, width)) for width in settings.widths)
+    batch, repeats, seed = settings.batch_of_timing, settings.repeats, trial.seed
+    seconds = [of_layer(layer, width, batch=batch, repeats=repeats, seed=seed) for width, layer in layers]
+    images = data.train.images[: settings.batch_of_rank].double()
+    return curves.found() | {"seconds": seconds, "rank": ranks(images, settings.ranks, seed)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -178,10 +162,8 @@ def _statements(settings: Settings, arms: Arms, at: list[int]) -> Iterator[State
             yield judge(text, price, AtLeast(COSTLY, nothing=1.0), "costly, without a number")
     most = settings.batch_of_rank - 1
     ranks = arms["zca"].array("rank")[:, [i for i, width in enumerate(settings.ranks) if width > most]]
-    text = (
-        f"A batch of {settings.batch_of_rank} gives a covariance of rank {most} at most, so that as many units or more "
-        "cannot be whitened without eps."
-    )
+    batch = f"A batch of {settings.batch_of_rank} gives a covariance of rank {most} at most"
+    text = f"{batch}, so that as many units or more cannot be whitened without eps."
     yield judge(text, largest(np.maximum(ranks - most, 0).max(axis=1), "above it"), Exact(0.0))
     steps = {arm: steps_to(TARGET, arms[arm].numbers(), at) for arm in ARMS}
     for arm, says in (("zca", "Huang et al. 2018"), ("newton", "Huang et al. 2019")):

@@ -45,11 +45,11 @@ from typing import Any
 from torch import nn
 
 from normwise.lab.data.splits import digits
-from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, Training, average, by_rate, gap, on_both, table
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, Training, average, by_rate, gap, table
 from normwise.lab.networks.convolutional import Chain, changed_behind
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.training.descent import to_a_tenth, train
+from normwise.lab.training.descent import accuracies, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm2d
 
@@ -98,8 +98,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     model = Chain(widths=settings.widths, norm=norm, seed=trial.seed, behind=behind)
     steps, batch, schedule = settings.steps, settings.batch, to_a_tenth(settings.steps)
     train(model, data.train, rate=trial.rate, steps=steps, batch=batch, seed=trial.seed, schedule=schedule)
-    accuracies = {name: measure(model) for name, measure in on_both(data).items()}
-    return accuracies | {"changed": changed_behind(model, data.validation.images)}
+    return accuracies(model, data) | {"changed": changed_behind(model, data.validation.images)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

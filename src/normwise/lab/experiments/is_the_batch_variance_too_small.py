@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,15 +119,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         for each, words in MEASURES.items()
     )
     caption = "Batches drawn at random. Line: mean over seeds; band: smallest to largest, narrower than the line."
-    by_size = figure(
-        "variance_by_batch_size",
-        "Variance from batches over that of the population",
-        [panel("64 random units on digits", lines, ((1.0, "the population's"),))],
-        x_label="images per batch, m",
-        y_label="estimated over true variance",
-        caption=caption,
-        x_scale="log",
-    )
+    panels = [panel("64 random units on digits", lines, ((1.0, "the population's"),))]
+    show = partial(figure, x_label="images per batch, m", y_label="estimated over true variance", caption=caption)
+    title = "Variance from batches over that of the population"
+    by_size = show("variance_by_batch_size", title, panels, x_scale="log")
     return Conclusion(
         statements=tuple(_statements(settings, ratios)),
         table=table(

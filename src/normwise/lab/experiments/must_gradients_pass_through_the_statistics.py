@@ -43,7 +43,8 @@ from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.variants import HeldBatchNorm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.training.descent import accuracy, looks
+from normwise.lab.training.descent import accuracies, looks
+from normwise.lab.training.watching import Sizes
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 
@@ -93,37 +94,19 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     data = in_float64(digits(trial.seed))
     model = network(trial.held, settings, trial.seed)
     at = looks(settings.steps)
-    weights, biases = [], []
-
-    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
-        layers = [layer for layer in model.linear if isinstance(layer, nn.Linear)]
-        weights.append(float(torch.stack([layer.weight.norm() for layer in layers]).norm()))
-        biases.append(float(torch.stack([layer.bias.norm() for layer in layers]).norm()))
-
-    settings.train(model, data.train, trial.seed, look=look, look_at=at)
-    missing = [float("inf")] * (len(at) - len(weights))  # after it diverged
-    return {
-        "weights": weights + missing,
-        "biases": biases + missing,
-        "validation": accuracy(model, data.validation),
-        "test": accuracy(model, data.test),
-    }
+    sizes = Sizes(model)
+    settings.train(model, data.train, trial.seed, look=sizes, look_at=at)
+    missing = [float("inf")] * (len(at) - len(sizes.weights))  # after it diverged
+    return accuracies(model, data) | {"weights": sizes.weights + missing, "biases": sizes.biases + missing}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge how weights and biases grow."""
     arms, at = GRID.arms(settings, outcomes), looks(settings.steps)
     half = next(i for i, step in enumerate(at) if step >= settings.steps / 2)
-    sizes = by_measure(
-        "sizes_by_step",
-        "Size of the biases and the weights of the hidden layers",
-        arms,
-        at,
-        {"biases": "biases", "weights": "weights"},
-        x_label="steps",
-        y_label="norm",
-        caption="Norms over all hidden layers.",
-    )
+    title = "Size of the biases and the weights of the hidden layers"
+    what, caption = {"biases": "biases", "weights": "weights"}, "Norms over all hidden layers."
+    sizes = by_measure("sizes_by_step", title, arms, at, what, x_label="steps", y_label="norm", caption=caption)
     return Conclusion(
         statements=tuple(_statements(arms, half)),
         table=table(

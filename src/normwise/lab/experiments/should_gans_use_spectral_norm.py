@@ -49,6 +49,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -217,20 +218,16 @@ def _statements(outcomes: Outcomes) -> Iterator[Statement]:
         classes, others = (arm.array("classes")[:, HIGH_RATE] for arm in (spectral, arms[name]))
         fewer = difference(classes, others, "classes")
         yield judge(text, fewer, AtLeast(CLASSES_FEWER, nothing=CLASSES_FEWER))
+    longer = "Trained on at the usual setting, images with spectral norm"
     for name in ("none", "mixed"):
-        text = (
-            "Trained on at the usual setting, images with spectral norm are nearer to real ones than with "
-            f"{DISCRIMINATORS[name]} in the discriminator."
-        )
+        text = f"{longer} are nearer to real ones than with {DISCRIMINATORS[name]} in the discriminator."
         yield judge(text, ratio(_longer(arms[name])[:, -1], _longer(spectral)[:, -1]), BETTER, near)
     text = "With batch norm in the discriminator, a batch of real and one of made images is better than one of both."
     yield judge(text, ratio(_at_best(arms["mixed"]), _at_best(arms["apart"])), BETTER, says="Chintala et al. 2016")
+    better = "a generator with batch norm makes better images than one without"
     for name in PLAIN:
         plain = outcomes.where(discriminator=name, generator="none")
-        text = (
-            f"Against a discriminator with {DISCRIMINATORS[name]}, a generator with batch norm makes better images "
-            "than one without."
-        )
+        text = f"Against a discriminator with {DISCRIMINATORS[name]}, {better}."
         yield judge(text, ratio(_at_best(plain), _at_best(arms[name])), BETTER, says="Radford et al. 2016")
 
 
@@ -278,13 +275,7 @@ def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
             at = (*settings.looks, *settings.longer)[: curves.shape[1]]
             lines.append(line(DISCRIMINATORS[name], at, np.log(curves), back=np.exp))
         panels.append(panel(_named(setting), lines, ((floor, "real"),)))
-    return figure(
-        "distance_by_step",
-        "Fréchet distance of made images to test images, the generator with batch norm",
-        panels,
-        x_label="steps",
-        y_label="distance",
-        caption="Line: geometric mean over seeds; band: smallest to largest; mark: real training images.",
-        x_scale="log",
-        y_scale="log",
-    )
+    title = "Fréchet distance of made images to test images, the generator with batch norm"
+    caption = "Line: geometric mean over seeds; band: smallest to largest; mark: real training images."
+    show = partial(figure, x_label="steps", y_label="distance", caption=caption)
+    return show("distance_by_step", title, panels, x_scale="log", y_scale="log")

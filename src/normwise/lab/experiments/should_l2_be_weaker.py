@@ -97,12 +97,10 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     settings.train(stack, few, trial.seed, rates=rates, decay=decays)
     hidden = list(stack.weights)[:-1]
     norms = torch.stack([weight.detach().flatten(1).square().sum(dim=1) for weight in hidden]).sum(dim=0).sqrt()
-    size = {"depth": settings.depth, "width": settings.width, "batch": settings.batch}
-    identity = (
-        difference_to_another_rate(few, **size, steps=settings.steps_of_identity, seed=trial.seed)
-        if trial.batch_norm
-        else 0.0
-    )
+    depth, width, batch, steps = settings.depth, settings.width, settings.batch, settings.steps_of_identity
+    size, identity = {"depth": depth, "width": width, "batch": batch, "steps": steps}, 0.0
+    if trial.batch_norm:
+        identity = difference_to_another_rate(few, **size, seed=trial.seed)
     found = both(stack, data) | {"norm": norms.tolist()}
     return by_pair(found, settings.decays, settings.rates) | {"identity": identity}
 
@@ -174,11 +172,6 @@ def _figure(settings: Settings, arms: Arms) -> Figure:
         line(each.words["batch_norm"], _grid(settings), np.stack([arm.numbers() for arm in each], axis=1))
         for each in arms.by("batch_norm")
     )
-    return figure(
-        "accuracy_by_l2",
-        f"Test accuracy after {settings.steps} steps, by L2",
-        [panel(f"{settings.images} training images", lines)],
-        x_label="L2 weight",
-        caption="Each at the rate that is best for it on validation images; no L2 stands at the left end.",
-        x_scale="log",
-    )
+    panels, title = [panel(f"{settings.images} training images", lines)], f"Test accuracy after {settings.steps} steps"
+    caption = "Each at the rate that is best for it on validation images; no L2 stands at the left end."
+    return figure("accuracy_by_l2", f"{title}, by L2", panels, x_label="L2 weight", caption=caption, x_scale="log")

@@ -48,7 +48,7 @@ from normwise.lab.intervals import Numbers, difference, mean
 from normwise.lab.networks.convolutional import Chain
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.training.descent import accuracy, to_a_tenth, train
+from normwise.lab.training.descent import accuracies, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm2d
 
@@ -91,11 +91,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     data = digits_on_photos(trial.seed)
     model = Chain(widths=settings.widths, norm=BatchNorm2d if trial.batch_norm else None, seed=trial.seed)
     random = torch.Generator().manual_seed(trial.seed)
-    early: list[tuple[float, float]] = []
-
-    def now() -> tuple[float, float]:
-        return accuracy(model, data.validation), accuracy(model, data.test)
-
+    early: list[dict[str, float]] = []
     train(
         model,
         data.train,
@@ -105,12 +101,12 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         seed=trial.seed,
         schedule=to_a_tenth(settings.steps),
         distort=lambda images: distort(images, trial.strength, random),
-        look=lambda _: early.append(now()),
+        look=lambda _: early.append(accuracies(model, data)),
         look_at=(settings.steps // 4,),
     )
-    end = now()
-    validation, test = zip(*(early or [end]), end, strict=True)  # what diverges before is not looked at
-    return {"validation": list(validation), "test": list(test)}
+    end = accuracies(model, data)
+    first = early[0] if early else end  # what diverges before is not looked at
+    return {name: [first[name], end[name]] for name in end}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -124,13 +120,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
     title = f"Test accuracy after {settings.steps} steps, by the strength of the distortions"
-    by_strength = figure(
-        "accuracy_by_strength",
-        title,
-        [panel("digits on photographs", lines)],
-        x_label="strength, in multiples of the mild one",
-        caption="Each at the rate that ends best on validation images.",
-    )
+    panels, label = [panel("digits on photographs", lines)], "strength, in multiples of the mild one"
+    caption = "Each at the rate that ends best on validation images."
+    by_strength = figure("accuracy_by_strength", title, panels, x_label=label, caption=caption)
 
     def best_for(arm: Arm) -> str:
         own = strengths[arm.values["batch_norm"]]

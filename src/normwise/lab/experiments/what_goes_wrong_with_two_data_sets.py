@@ -32,7 +32,6 @@ References:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,11 +45,9 @@ from normwise.lab.intervals import difference
 from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.training.domains import train_on_all
-from normwise.lab.training.stacks import accuracies
+from normwise.lab.training.domains import accuracies_on_all, train_on_all
 from normwise.lab.verdict import AtLeast, Within, judge
-from normwise.torch import PerDomain, domain
-from normwise.torch.models.recalibration.recalibrate import recalibrate
+from normwise.torch import PerDomain
 
 SAYS = "Irpan 2017"
 TOPIC = "statistics at inference"
@@ -112,20 +109,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         mixed=trial.arm == "mixed",
         seed=trial.seed,
     )
-    validation, found = np.zeros(members), dict[str, Any]()
-    for name in DOMAINS:
-        with domain(name):
-            validation += np.array(accuracies(stack, data[name].validation)) / len(DOMAINS)
-            found[name] = accuracies(stack, data[name].test)
-    found["test"] = np.mean([found[name] for name in DOMAINS], axis=0).tolist()
-    if trial.arm in ESTIMATED:
-        own = []
-        for name in DOMAINS:
-            other = copy.deepcopy(stack)
-            recalibrate(other, [data[name].train.images])
-            own.append(accuracies(other, data[name].test))
-        found[OWN] = np.mean(own, axis=0).tolist()
-    return found | {"validation": validation.tolist()}
+    return accuracies_on_all(stack, data, estimated=OWN if trial.arm in ESTIMATED else "")
 
 
 def normalization(arm: str, channels: int) -> nn.Module:

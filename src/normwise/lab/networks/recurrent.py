@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normwise.lab.data.splits import CLASSES
+from normwise.lab.data.splits import CLASSES, Split
 from normwise.lab.networks.dense import Norm, draw, glorot
+
+ROWS = 8
+"""Of an image of the digits."""
 
 
 class Recurrent(nn.Module):
@@ -38,3 +41,9 @@ class Recurrent(nn.Module):
             h = torch.tanh(normalize(self.inwards(x) + self.onwards(h)))
         logits: torch.Tensor = self.readout(h)
         return logits
+
+
+def sequences(data: Split, blank: int = 0) -> Split:
+    """Images of the digits as sequences of rows, and some blank ones in front: shape (n, rows, 8)."""
+    rows = data.images.view(-1, ROWS, 8)
+    return Split(torch.cat((rows.new_zeros(len(rows), blank, 8), rows), dim=1), data.labels, data.rows)

@@ -49,6 +49,21 @@ def with_identities(plain: Dense, images: Tensor) -> Dense:
     return found.eval()
 
 
+def identity_for(inputs: Tensor, *, eps_inside: bool) -> nn.Module:
+    """A layer in training mode whose scale and shift undo the statistics of ``inputs``."""
+    layer = BatchNorm1d(inputs.shape[1], dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_((inputs.var(dim=0, correction=0) + (layer.eps if eps_inside else 0.0)).sqrt())
+        layer.bias.copy_(inputs.mean(dim=0))
+    return layer
+
+
+def deviation(layer: nn.Module, inputs: Tensor) -> float:
+    """Root mean square of what a layer changes, in standard deviations of its input."""
+    with torch.no_grad():
+        return float((layer(inputs) - inputs).square().mean().sqrt() / inputs.std(dim=0).mean())
+
+
 def _like(model: Dense, *, batch_norm: bool) -> Dense:
     """An untrained network of the same shape, in float64."""
     depth, width = len(model.linear), model.readout.in_features

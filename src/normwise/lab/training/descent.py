@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data.splits import CLASSES, Split, batches
+from normwise.lab.data.splits import CLASSES, Digits, Split, batches
 
 
 def train(
@@ -66,6 +66,16 @@ def train(
 def to_a_tenth(steps: int) -> Callable[[int], float]:
     """A schedule that falls exponentially, to a tenth after all steps: what was learnt last counts less at the end."""
     return lambda step: float(0.1 ** (step / steps))
+
+
+def half_a_cosine(steps: int) -> Callable[[int], float]:
+    """A schedule that falls to 0 along half a cosine."""
+    return lambda step: (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def accuracies(model: nn.Module, data: Digits) -> dict[str, float]:
+    """On validation images, to choose by, and on test images, to report."""
+    return {"validation": accuracy(model, data.validation), "test": accuracy(model, data.test)}
 
 
 def accuracy(model: nn.Module, data: Split) -> float:

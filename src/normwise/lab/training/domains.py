@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from normwise.lab.data.splits import Split, batches
+from normwise.lab.data.splits import Digits, Split, batches
 from normwise.lab.networks.stack import Stack
-from normwise.lab.training.stacks import losses
+from normwise.lab.training.stacks import accuracies, losses
 from normwise.torch import domain
+from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 
 def train_on_all(
@@ -52,6 +55,34 @@ def train_on_all(
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 slope = gradient.reshape(stack.members, -1)
                 parameter.view(stack.members, -1).addcmul_(slope, each_rate, value=-1)
+
+
+def accuracies_on_all(stack: Stack, data: Mapping[str, Digits], *, estimated: str = "") -> dict[str, list[float]]:
+    """Each member's accuracies on every data set, in its domain.
+
+    Args:
+        stack: to measure.
+        data: by the names of the domains.
+        estimated: a name for the mean test accuracy with statistics that are estimated afterwards for each data set
+            alone; empty: that is not measured.
+
+    Returns:
+        ``validation`` and ``test``, means over the data sets; and the test accuracy on each, by its name.
+    """
+    validation, found = np.zeros(stack.members), dict[str, list[float]]()
+    for name, each in data.items():
+        with domain(name):
+            validation += np.array(accuracies(stack, each.validation)) / len(data)
+            found[name] = accuracies(stack, each.test)
+    found["test"] = np.mean([found[name] for name in data], axis=0).tolist()
+    if estimated:
+        own = []
+        for each in data.values():
+            other = copy.deepcopy(stack)
+            recalibrate(other, [each.train.images])
+            own.append(accuracies(other, each.test))
+        found[estimated] = np.mean(own, axis=0).tolist()
+    return found | {"validation": validation.tolist()}
 
 
 def _loss(stack: Stack, name: str, images: Tensor, labels: Tensor) -> Tensor:

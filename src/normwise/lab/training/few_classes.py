@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from normwise.lab.data.splits import CLASSES, Split
 from normwise.lab.networks.dense import Dense
+from normwise.lab.networks.stack import Stack
+from normwise.lab.training.stacks import correct
 
 
 def of_classes(data: Split, classes: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -20,6 +24,17 @@ def of_classes(data: Split, classes: int, size: int, seed: int) -> Iterator[tupl
         pool = torch.cat([members[label] for label in chosen])
         rows = pool[torch.randperm(len(pool), generator=generator)[:size]]
         yield data.images[rows], data.labels[rows]
+
+
+def by_own_statistics(stack: Stack, source: Iterator[tuple[Tensor, Tensor]], count: int = 30) -> list[float]:
+    """Each member's accuracy in some batches, each by its own statistics; the running ones stay as they are."""
+    before = [buffer.clone() for buffer in stack.buffers()]
+    stack.train()
+    with torch.no_grad():
+        found = [correct(stack(images), labels) for images, labels in islice(source, count)]
+        for buffer, value in zip(stack.buffers(), before, strict=True):
+            buffer.copy_(value)
+    return np.mean(found, axis=0).tolist()  # type: ignore[no-any-return]  # NumPy does not say how deep the list is
 
 
 def dependence_on_the_batch(model: Dense, images: Tensor) -> dict[str, float]:

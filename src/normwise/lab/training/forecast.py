@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +79,29 @@ def best_of_rates(
     model = Forecast(windows.shape[1], width, seed, own=own)
     _train(model, windows, target, min(found)[1], steps)
     return model
+
+
+def scores(predicted: Numbers, actual: Numbers, last: Numbers, years: int) -> dict[str, Any]:
+    """How good predictions of prices are.
+
+    Args:
+        predicted: shape (months,).
+        actual: what the prices were.
+        last: the prices before, which are what is predicted without skill.
+        years: how many to look at one by one, from the first month on.
+
+    Returns:
+        ``error``, the median in shares of the price; ``skill``, 1 minus the squared error over that of ``last``;
+        ``direction``, the share of right directions minus that of always saying up; ``at``, the error of each year.
+    """
+    error, naive, relative = (predicted - actual) / last, (last - actual) / last, np.abs(predicted - actual) / actual
+    right = np.mean((predicted > last) == (actual > last)) - np.mean(actual > last)
+    return {
+        "error": float(np.median(relative)),
+        "skill": float(1 - np.mean(error**2) / np.mean(naive**2)),
+        "direction": float(right),
+        "at": [float(np.median(relative[12 * year : 12 * (year + 1)])) for year in range(years)],
+    }
 
 
 def walk(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -63,6 +63,30 @@ def cosine_after_the_layers_below(stack: Stack, images: Tensor, labels: Tensor, 
         at = names.index(f"weights.{layer}")
         cosines.append(torch.cosine_similarity(gradients[at].flatten(1), there[at].flatten(1), dim=1))
     return torch.stack(cosines).mean(dim=0)
+
+
+class Roughness:
+    """Looks at the landscape around a stack that trains.
+
+    Args:
+        stack: what trains.
+        source: of the batches that it is looked at with.
+        rates: one per member.
+    """
+
+    def __init__(self, stack: Stack, source: Iterator[tuple[Tensor, Tensor]], rates: Sequence[float]) -> None:
+        self.stack, self.source, self.rates = stack, source, torch.tensor(rates)
+        self.seen: dict[str, list[list[float]]] = {"range": [], "distance": [], "cosine": []}
+        """Lists over the looks, of one number for each member."""
+
+    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+        """Look once."""
+        images, labels = next(self.source)
+        with torch.enable_grad():
+            spread, distance = along_the_gradient(self.stack, images, labels, self.rates)
+            cosine = cosine_after_the_layers_below(self.stack, images, labels, self.rates)
+        for name, values in (("range", spread), ("distance", distance), ("cosine", cosine)):
+            self.seen[name].append(values.tolist())
 
 
 def layer_of(name: str, depth: int, only_readout_biased: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +87,19 @@ class Valley:
         downhill = self.hessian @ self.minimum
         cosine = downhill @ self.minimum / np.linalg.norm(downhill) / np.linalg.norm(self.minimum)
         return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+    def found(self, shown: int) -> dict[str, Any]:
+        """All of that in numbers and lists; ``path`` is so many steps of descent at the best rate."""
+        rate, steps = self.best()
+        return {
+            "condition": self.condition,
+            "steps": steps,
+            "rate": rate,
+            "degrees": self.degrees(),
+            "path": self.path(rate, shown).tolist(),
+            "hessian": self.hessian.tolist(),
+            "minimum": self.minimum.tolist(),
+        }
 
     def contour(self, level: float, far: float) -> tuple[Numbers, list[float | None]]:
         """Where the loss is ``level`` times that at w = 0: points around the minimum in units of ``far``.

@@ -140,6 +140,20 @@ def _drift(percentiles: Numbers) -> tuple[float, int]:
     return typical, int(np.argmin(np.abs(drifts - typical)))
 
 
+class Sizes:
+    """Looks at the norms of all hidden weights, and of all hidden biases, of one network."""
+
+    def __init__(self, model: Dense) -> None:
+        self.layers = [layer for layer in model.linear if isinstance(layer, nn.Linear)]
+        self.weights: list[float] = []
+        self.biases: list[float] = []
+
+    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+        """Look once."""
+        self.weights.append(float(torch.stack([layer.weight.norm() for layer in self.layers]).norm()))
+        self.biases.append(float(torch.stack([layer.bias.norm() for layer in self.layers]).norm()))
+
+
 class Log:
     """Mean and variance, the one with m - 1, of every batch that a layer normalizes in training."""
 
