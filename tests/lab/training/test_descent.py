@@ -9,7 +9,7 @@ import torch
 
 from normwise.lab.data.splits import Split, digits
 from normwise.lab.networks.dense import Dense, he
-from normwise.lab.training.descent import accuracy, looks, to_a_tenth, train
+from normwise.lab.training.descent import accuracies, accuracy, half_a_cosine, looks, to_a_tenth, train
 
 
 def model(*, batch_norm: bool = True) -> Dense:
@@ -90,3 +90,16 @@ def test_looks_are_a_tenth_apart_and_end_with_the_last_step() -> None:
     assert found == sorted(set(found))
     assert all(after - before <= 0.2 * before for before, after in pairwise(found))
     assert looks(5) == [5]
+
+
+def test_half_a_cosine_falls_to_nothing() -> None:
+    schedule = half_a_cosine(10)
+    assert [schedule(step) for step in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+
+
+def test_accuracies_are_those_on_validation_and_test_images() -> None:
+    data, untrained = digits(0), model()
+    assert accuracies(untrained, data) == {
+        "validation": accuracy(untrained, data.validation),
+        "test": accuracy(untrained, data.test),
+    }
