@@ -129,7 +129,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
     import jax
     import keras
 
-    from normwise.lab.stamp import cpu
+    from normwise.lab.running.stamp import cpu
 
     rows, load = [], []
     for memory, settings in MEMORY.items():

@@ -20,7 +20,7 @@ from benchmarks.resnet import Step
 from benchmarks.rows import Row
 from benchmarks.targets import Mean, Target
 from normwise.kernels import cpu
-from normwise.lab import stamp
+from normwise.lab.running import stamp
 from normwise.report import columns, looks, wording
 from normwise.report import figures as drawing
 

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ BASE_ONLY = ["", "errors", "frameworks", "moments", "facts", "estimators", "kern
 
 # Folders of tests that are of no room of the source: what many rooms are tried with, and what is beside the source.
 ROOMLESS = {"torch/tools", "benchmarks", "docs"}
+
+FAMILIES = {"lab/experiments"}  # found by listing, so that nobody reads the folder
+CROWDED = 30
 
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "core", "helpers", "helper", "base", "misc"}
 CAP = 400
@@ -75,6 +79,11 @@ def test_every_file_says_by_its_name_what_it_holds() -> None:
     paths = [path.relative_to(ROOT) for path in python_files("src", "tests", "docs", "benchmarks", "examples")]
     assert paths
     assert [str(path) for path in paths if NAMES_THAT_SAY_NOTHING & {*path.parts, path.stem}] == []
+
+
+def test_no_folder_of_the_source_is_crowded() -> None:
+    folders = Counter(path.parent.relative_to(SOURCE).as_posix() for path in python_files("src/normwise"))
+    assert {folder: count for folder, count in folders.items() if count > CROWDED and folder not in FAMILIES} == {}
 
 
 def test_tests_stand_in_folders_named_as_the_rooms_that_they_test() -> None:

@@ -64,7 +64,7 @@ def info(ctx: click.Context, /, as_json: bool, shape: str | None, **how: Any) ->
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"{option} describes the tensor of --why: give --why SHAPE too, or leave it out.")
-    from normwise.lab import stamp
+    from normwise.lab.running import stamp
 
     facts: dict[str, Any] = {
         "normwise": __version__,

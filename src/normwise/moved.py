@@ -7,6 +7,7 @@ import sys
 
 TYPE_CHECKING = False  # as type checkers read it: `import normwise` is to bring in nothing that takes time
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -114,8 +115,50 @@ SUCCESSORS = {
         "transaction": "models.transaction",
         "virtual_batches": "steps.gather_virtual",
     },
+    "lab": {
+        "adversarial": "training.adversarial",
+        "cluster": "running.cluster",
+        "convolutional": "networks.convolutional",
+        "curves": "design.curves",
+        "forecast": "training.forecast",
+        "formats": "data.formats",
+        "frechet": "training.frechet",
+        "images": "data.images",
+        "landscape": "training.landscape",
+        "linear": "networks.linear",
+        "measuring": "running.measuring",
+        "models": "networks.dense",
+        "photographs": "data.photographs",
+        "plan": "running.plan",
+        "progress": "running.progress",
+        "reach": "running.reach",
+        "recurrent": "networks.recurrent",
+        "residual": "networks.residual",
+        "rewriting": "networks.rewriting",
+        "stack": "networks.stack",
+        "stack_training": "training.stacks",
+        "stamp": "running.stamp",
+        "statistics": "intervals",
+        "stock_prices": "data.stock_prices",
+        "store": "running.store",
+        "valley": "training.valley",
+        "variance_shift": "training.variance_shift",
+        "variants": "networks.variants",
+        "watching": "training.watching",
+        "workers": "running.workers",
+    },
 }
 """By room: the old name -> the new one."""
+
+NAMES = {
+    "normwise.lab.data": (
+        "splits",
+        ("CLASSES", "PIXELS", "Digits", "Split", "batches", "digits", "digits_on_photos", "pixels", "shape", "use"),
+    ),
+    "normwise.lab.training": ("descent", ("accuracy", "looks", "to_a_tenth", "train")),
+    "normwise.lab.running": ("session", ("run",)),
+}
+"""A package that has the name of a module before it -> where that module is now in it, and the names it had."""
 
 
 class Finder:
@@ -161,6 +204,26 @@ class Loader:
     def exec_module(self, module: "ModuleType") -> None:
         """It was executed when it was imported; the import system has given it another name meanwhile."""
         module.__spec__ = self._spec
+
+
+def names_of(package: str) -> "Callable[[str], object]":
+    """The ``__getattr__`` of a package in ``NAMES``: gives the names of the module before it, with a warning."""
+    inside, names = NAMES[package]
+
+    def get(name: str) -> object:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        import warnings
+        from importlib import import_module
+
+        warnings.warn(
+            f"{package}.{name} has moved to {package}.{inside} and has its old place until 0.2: import it from there.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(import_module(f"{package}.{inside}"), name)
+
+    return get
 
 
 def install() -> None:

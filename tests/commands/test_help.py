@@ -85,7 +85,7 @@ def test_the_defaults_that_are_said_in_words_are_those_of_the_code() -> None:
 
 def test_names_that_a_help_lists_are_all_there_are() -> None:
     from normwise import estimators
-    from normwise.lab import images
+    from normwise.lab.data import images
     from normwise.recalibration.one_pass import UPSTREAM
 
     listed: dict[tuple[str, ...], Any] = {

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from normwise.lab.results import Conclusion, Estimate, Result, Statement, Table, Verdict
-from normwise.lab.store import keep
+from normwise.lab.running.store import keep
 
 EXPERIMENT = '''"""Does it help?
 

@@ -38,7 +38,7 @@ import time
 from dataclasses import dataclass
 
 from normwise.lab.results import Conclusion, Table
-from normwise.lab.statistics import mean
+from normwise.lab.intervals import mean
 from normwise.lab.verdict import AtLeast, judge
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from normwise.lab.intervals import largest
 from normwise.lab.results import Estimate, Verdict
-from normwise.lab.statistics import largest
 from normwise.lab.verdict import AtLeast, AtMost, Exact, Within, judge
 
 REPRODUCED, SMALLER = Verdict.REPRODUCED, Verdict.SMALLER

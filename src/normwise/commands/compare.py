@@ -106,7 +106,7 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             raise MissingExtra(library, extra="lab")
     from normwise.lab.comparison import compare as compare_all
     from normwise.lab.comparison import reading
-    from normwise.lab.store import write
+    from normwise.lab.running.store import write
 
     make, identity = reading.model(model)
     try:

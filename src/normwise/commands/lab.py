@@ -55,7 +55,7 @@ def _experiments() -> Collection[str]:
 
 
 def _data_sets() -> Collection[str]:
-    from normwise.lab.images import names
+    from normwise.lab.data.images import names
 
     return names()
 
@@ -152,7 +152,7 @@ def lab_run(
         ctx.exit(INTERRUPTED)
     page.write(results, written)
     if keep is not None:
-        from normwise.lab.store import keep as put
+        from normwise.lab.running.store import keep as put
 
         put(results, keep)
     _print(results, as_json)

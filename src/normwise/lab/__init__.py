@@ -13,29 +13,24 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
     from normwise.lab.experiment import Description, describe, names
-    from normwise.lab.progress import Progress, Silence
-    from normwise.lab.running import run
-    from normwise.lab.workers import TrialFailed
+    from normwise.lab.running.progress import Progress, Silence
+    from normwise.lab.running.session import run
+    from normwise.lab.running.workers import TrialFailed
 
 __all__ = ["Description", "Progress", "Silence", "TrialFailed", "describe", "names", "run"]
 
 # Imported when first used: every experiment imports this package, and its numbers must not depend on what runs it.
-_DOORS = {
-    "Description": "experiment",
-    "Progress": "progress",
-    "Silence": "progress",
-    "TrialFailed": "workers",
-    "describe": "experiment",
-    "names": "experiment",
-    "run": "running",
-}
+_DESCRIBED = ("Description", "describe", "names")
+_RUNNING = {"Progress": "progress", "Silence": "progress", "TrialFailed": "workers", "run": "session"}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _DOORS:
-        raise AttributeError(f"module 'normwise.lab' has no attribute {name!r}")
-    return getattr(_import_module(f"normwise.lab.{_DOORS[name]}"), name)
+    if name in _DESCRIBED:
+        return getattr(_import_module("normwise.lab.experiment"), name)
+    if name in _RUNNING:
+        return getattr(_import_module(f"normwise.lab.running.{_RUNNING[name]}"), name)
+    raise AttributeError(f"module 'normwise.lab' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DOORS})
+    return sorted({*globals(), *__all__})

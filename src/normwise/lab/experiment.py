@@ -13,7 +13,7 @@ everywhere. It holds:
 
 It may also hold ``QUICK`` and ``FULL``, smaller and larger ``Settings`` for ``--quick`` and ``--full``, and ``SEEDS``,
 how many seeds it takes where ``SEEDS`` of this file are too few for a small effect; and ``TAKES_DATA = True``, where it
-gets its images from ``data`` and its networks from ``models`` and their like, so that other images can take the digits'
+gets its images from ``data`` and its networks from ``networks``, so that other images can take the digits'
 place.
 """
 

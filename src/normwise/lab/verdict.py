@@ -87,7 +87,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Exact:
-    """For an identity, which is to be met by every seed: its largest deviation, from ``statistics.largest``.
+    """For an identity, which is to be met by every seed: its largest deviation, from ``intervals.largest``.
 
     *Exact*: no deviation is above ``rounding``. *Contradicted*: one is, or is NaN.
 

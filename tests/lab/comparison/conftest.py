@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from normwise.lab.comparison.rows import Rows
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 
 Make = Callable[[], nn.Module]
 

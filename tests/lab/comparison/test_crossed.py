@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normwise.lab.comparison.crossed import crossed_mean
-from normwise.lab.statistics import mean
+from normwise.lab.intervals import mean
 
 
 def drawn(generator: np.random.Generator, seeds: int, rows: int) -> np.ndarray:

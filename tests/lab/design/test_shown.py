@@ -14,6 +14,7 @@ from normwise.lab.design import (
     Grid,
     across,
     average,
+    by_measure,
     by_rate,
     by_step,
     figure,
@@ -111,3 +112,22 @@ def test_across_an_axis_each_arm_has_a_point(arms: Arms) -> None:
 def test_a_caption_that_says_what_a_line_is_stays_as_it_is(caption: str) -> None:
     found = figure("name", "title", [panel("", [line("one", (1,), np.ones((2, 1)))])], x_label="x", caption=caption)
     assert found.caption == caption
+
+
+def test_intervals_may_be_over_something_else_than_seeds() -> None:
+    assert table("A", [1], ("number", str), seeds=7, of="starts").caption == "A. Mean [95 % interval] over 7 starts"
+
+
+def test_a_panel_for_each_measure_has_a_line_for_each_arm(arms: Arms) -> None:
+    found = by_measure("n", "T", arms, SETTINGS.rates, {"test": "images", "validation": "others"}, x_label="rate")
+    assert (found.name, found.title, found.x_label, found.caption) == ("n", "T", "rate", SPREAD)
+    assert [each.title for each in found.panels] == ["images", "others"]
+    for each in found.panels:
+        assert [one.label for one in each.series] == [
+            "3, with batch norm",
+            "3, without",
+            "5, with batch norm",
+            "5, without",
+        ]
+    assert found.panels[0].series[0].y == pytest.approx((0.2, 0.4))
+    assert found.panels[1].series[0].y == pytest.approx((0.1, 0.9))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from normwise.lab.data import batches, digits
-from normwise.lab.design import DenseTraining, SideBySide, Training, by_pair
-from normwise.lab.models import Dense, he
-from normwise.lab.stack_training import accuracies
-from normwise.lab.training import accuracy, train
+from normwise.lab.data.splits import batches, digits
+from normwise.lab.design import DenseTraining, OneNetwork, SideBySide, Training, by_pair, on_both
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.training.descent import accuracy, train
+from normwise.lab.training.stacks import accuracies
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,16 @@ def test_lists_over_pairs_become_lists_of_lists() -> None:
 
 def test_every_training_has_rates_and_steps() -> None:
     assert Training(rates=(0.1,)).steps == 600
+
+
+def test_one_network_is_trained_at_its_rate_and_given_back() -> None:
+    data, settings = digits(0), OneNetwork(depth=2, width=16, rate=0.5, steps=20)
+    model, expected = settings.dense(0), network()
+    assert settings.train(model, data.train, 3) is model
+    train(expected, data.train, rate=0.5, steps=20, batch=60, seed=3)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert {name: measure(model) for name, measure in on_both(data).items()} == {
+        "validation": accuracy(expected, data.validation),
+        "test": accuracy(expected, data.test),
+    }

@@ -13,7 +13,7 @@ import pytest
 from normwise.lab.experiment import load
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.workers import Task, work
+from normwise.lab.running.workers import Task, work
 
 SEEDS = (0, 1)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from normwise.lab.experiments import do_fresh_statistics_help_with_stock_prices as experiment
-from normwise.lab.forecast import windows_of
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
+from normwise.lab.training.forecast import walk, windows_of
 
 SETTINGS = experiment.Settings(steps=60, rates=(0.1,), width=8, stocks=2)
 
@@ -17,7 +17,17 @@ def test_on_the_old_scale_the_prediction_stays_behind_a_trend() -> None:
     """A tanh network has no way to follow: its output is bounded in the units of its training."""
     prices = 10 * 1.02 ** np.arange(390.0)
     windows, target = windows_of(prices, SETTINGS.window)
-    predicted = experiment.walk(windows, target, SETTINGS, seed=0)
+    predicted = walk(
+        windows,
+        target,
+        training=SETTINGS.training,
+        priors=experiment.PRIORS,
+        memory=SETTINGS.memory,
+        rates=SETTINGS.rates,
+        steps=SETTINGS.steps,
+        width=SETTINGS.width,
+        seed=0,
+    )
     behind = {arm: abs(values[-1] / target[-1] - 1) for arm, values in predicted.items()}
     assert behind["fixed"] > 0.9
     assert behind["prior_0"] < behind["prior_16"] < behind["fixed"]

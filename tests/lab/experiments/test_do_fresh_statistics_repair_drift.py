@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.changes import CHANGES
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import do_fresh_statistics_repair_drift as experiment
-from normwise.lab.models import Dense, he
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 from normwise.torch.models.recalibration.adapt import adapt
@@ -19,7 +20,7 @@ SETTINGS = experiment.Settings(rates=(0.3,), steps=100, depth=2, width=32, image
 def test_a_change_of_gain_and_brightness_is_undone_to_rounding(name: str) -> None:
     """Without a prior the first layer takes out any common gain and brightness; eps is what remains."""
     images = digits(0).test.images.double()
-    changed = experiment.CHANGES[name](images, torch.Generator())
+    changed = CHANGES[name](images, torch.Generator())
     logits = []
     for batch in (images, changed):
         model = Dense(depth=2, width=16, activation="relu", batch_norm=True, std=he, seed=0, dtype=torch.float64)
@@ -42,8 +43,8 @@ def test_one_class_is_no_measure_of_all(outcomes: Outcomes) -> None:
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == len(experiment.CHANGES) + 4
-    assert len(conclusion.table.rows) == len(experiment.CHANGES)
+    assert len(conclusion.statements) == len(CHANGES) + 4
+    assert len(conclusion.table.rows) == len(CHANGES)
     assert [len(figure.panels) for figure in conclusion.figures] == [7, 1]
     for figure in conclusion.figures:
         for panel in figure.panels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from normwise.lab.experiments import do_other_norms_do_as_well as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(rates=(0.1, 1.0), steps=60, depth=2, width=24)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import do_scale_and_shift_alone_learn as experiment
-from normwise.lab.models import Dense, he
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
+from normwise.lab.training.parts import thawed, train_only
 
 SETTINGS = experiment.Settings(widths=(8, 64), rates=(0.5,), steps=80)
 
@@ -16,9 +17,9 @@ SETTINGS = experiment.Settings(widths=(8, 64), rates=(0.5,), steps=80)
 def test_only_scales_and_shifts_move() -> None:
     model = Dense(depth=2, width=8, activation="relu", batch_norm=True, std=he, seed=0)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    parameters = experiment.trained(model, "only")
+    parameters = thawed(model, model.normalize)
     data = digits(0).train
-    experiment._train(model, parameters, data, 0.5, experiment.Settings(steps=3), seed=0)
+    train_only(parameters, model, data, rate=0.5, steps=3, batch=60, seed=0)
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {f"normalize.{layer}.{name}" for layer in range(2) for name in ("weight", "bias")}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from normwise.lab.data.splits import Split, some_wrong
 from normwise.lab.experiments import does_batch_noise_replace_dropout as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
@@ -14,10 +15,11 @@ SETTINGS = experiment.Settings(parts=(1, 10), dropouts=(0.0, 0.5), rates=(0.2, 0
 
 def test_a_share_of_the_labels_is_drawn_anew_and_the_rest_is_kept() -> None:
     labels = torch.zeros(1000, dtype=torch.int64)
-    changed = experiment._some_wrong(labels, 0.3, 0)
+    split = Split(torch.zeros(1000, 1), labels, torch.arange(1000))
+    changed = some_wrong(split, 0.3, 0).labels
     assert 0.25 < float((changed != 0).double().mean()) < 0.3
     assert torch.equal(labels, torch.zeros(1000, dtype=torch.int64))
-    assert torch.equal(experiment._some_wrong(labels, 0.0, 0), labels)
+    assert torch.equal(some_wrong(split, 0.0, 0).labels, labels)
 
 
 def test_smaller_parts_fit_the_training_images_less(outcomes: Outcomes) -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from normwise.lab.design.curves import largest_usable
 from normwise.lab.experiments import does_it_allow_higher_learning_rates as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
@@ -16,7 +17,7 @@ SETTINGS = experiment.Settings(rates=(0.01, 0.3, 1e4), steps=30, depth=2, width=
 
 def test_the_largest_usable_rate_is_that_of_each_seed() -> None:
     accuracies = np.array([[0.97, 0.95, 0.1], [0.96, 0.94, 0.1], [0.9, 0.9, 0.1]])
-    found = experiment.largest_usable(accuracies, (0.1, 1.0, 10.0))
+    found = largest_usable(accuracies, (0.1, 1.0, 10.0), experiment.USABLE)
     assert found[:2].tolist() == [1.0, 0.1]
     assert math.isnan(found[2])
 

@@ -1,4 +1,4 @@
-"""The gradients' experiment in a tiny setting, and theorem 8 in its limits."""
+"""The gradients' experiment in a tiny setting."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 
 SETTINGS = experiment.Settings(layers=12, width=48, scales=(0.5, 0.9, 1.0, 2.0))
-
-
-def test_theorem_8_in_the_limit_of_large_batches() -> None:
-    assert experiment.theorem_8(1e9) == pytest.approx(math.pi / (math.pi - 1), rel=1e-6)
-    assert experiment.theorem_8(60) == pytest.approx(1.4949, abs=1e-4)
-
-
-def test_theorem_8_falls_with_the_batch_size() -> None:
-    rates = [experiment.theorem_8(batch) for batch in (4, 8, 60, 1000)]
-    assert rates == sorted(rates, reverse=True)
 
 
 def test_without_batch_norm_relu_has_the_factor_of_its_scale(outcomes: Outcomes) -> None:

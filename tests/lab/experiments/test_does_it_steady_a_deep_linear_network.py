@@ -9,7 +9,7 @@ import numpy as np
 from normwise.lab.experiments import does_it_steady_a_deep_linear_network as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(rates=(0.03, 0.1, 1e6), small=0.03, steps=60, depth=5, width=4, points=40)
 

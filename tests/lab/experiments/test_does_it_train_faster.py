@@ -11,7 +11,7 @@ import pytest
 from normwise.lab.experiments import does_it_train_faster as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict, from_json
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(deviations=(0.1,), rates=(0.5, 2.0), steps=60, width=20)
 

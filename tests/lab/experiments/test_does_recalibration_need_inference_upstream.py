@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import does_recalibration_need_inference_upstream as experiment
-from normwise.lab.models import Dense, he
+from normwise.lab.networks.dense import Dense, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
+from normwise.lab.training.variance_shift import from_truth
 from normwise.torch import BatchNorm1d
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
@@ -33,13 +34,13 @@ def test_the_distance_of_known_statistics_is_known() -> None:
     data = digits(0).train
     model = Dense(depth=2, width=8, activation="relu", batch_norm=True, std=he, seed=0)
     recalibrate(model, [data.images])
-    assert experiment.from_truth(model, data.images) < 1e-5
+    assert from_truth(model, data.images) < 1e-5
     norm = model.normalize[1]
     assert isinstance(norm, BatchNorm1d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean += 3 * torch.sqrt(norm.running_var + norm.eps)
-    assert experiment.from_truth(model, data.images) == pytest.approx(1.5, abs=1e-4)  # the mean of 0 and 3
+    assert from_truth(model, data.images) == pytest.approx(1.5, abs=1e-4)  # the mean of 0 and 3
 
 
 def made_up(by_batch: float) -> Conclusion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from normwise.lab.data.orders import rows_of_batches
 from normwise.lab.experiments import does_shuffling_help_more_with_it as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
@@ -15,7 +16,7 @@ LABELS = torch.tensor([0, 1] * 10)
 
 
 def groups(order: str) -> list[frozenset[int]]:
-    return [frozenset(rows.tolist()) for rows in experiment.rows_of_batches(order, LABELS, 5, 16, 0)]
+    return [frozenset(rows.tolist()) for rows in rows_of_batches(order, LABELS, 5, 16, 0)]
 
 
 def test_every_pass_takes_every_image_once() -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from itertools import islice
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import does_the_batch_leak as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
+from normwise.lab.training.few_classes import of_classes
 
 SETTINGS = experiment.Settings(classes=(1, 10), rates=(0.1,), steps=100, depth=2, width=32)
 
 
 def test_batches_hold_so_many_classes() -> None:
     for classes in (1, 2, 5):
-        for images, labels in islice(experiment.of_classes(digits(0).train, classes, 30, seed=0), 10):
+        for images, labels in islice(of_classes(digits(0).train, classes, 30, seed=0), 10):
             assert len(images) == 30
             assert labels.unique().numel() == classes
 

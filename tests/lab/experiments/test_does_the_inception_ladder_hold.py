@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from normwise.lab.design.ladder import rungs_of
 from normwise.lab.experiments import does_the_inception_ladder_hold as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(rates=(0.02, 0.05), steps=60, depth=3, width=24)
 
@@ -36,7 +37,7 @@ def test_the_verdicts_follow_hand_made_curves() -> None:
     for trial in trials:
         curves = [
             [[high.get(rung, 0.1) if step >= when[rung] else 0.1 for step in at]] * 2
-            for rung in experiment._rungs(trial)
+            for rung in rungs_of(batch_norm=trial.batch_norm, activation=trial.activation)
         ]
         made_up.append({"validation": curves, "test": curves, "finite": [[1.0] * 2] * len(curves)})
     found = experiment.conclude(SETTINGS, Outcomes(trials, made_up))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from normwise.lab.experiments import does_the_ladder_hold_with_inception_blocks as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(rates=(0.1,), steps=11, width=4)
 

@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from normwise.lab.data import digits
+from normwise.lab.data.shifts import SHIFTS
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import how_strong_should_the_prior_of_adapt_be as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracy, train
 
 SETTINGS = experiment.Settings(samples=(2, 64), priors=(0, 4, 1e9), width=16, steps=20)
 
 
 def test_a_prior_without_end_is_the_network_as_it_is(outcomes: Outcomes) -> None:
     for _, found in outcomes:
-        for shift in experiment.SHIFTS:
+        for shift in SHIFTS:
             assert [row[2] for row in found[shift]] == pytest.approx([found[f"{shift}, as it is"]] * 2, abs=0.01)
 
 
@@ -31,11 +32,11 @@ def test_the_network_is_the_same_for_every_adaptation() -> None:
     assert accuracy(model, data.test) == before
 
 
-@pytest.mark.parametrize("name", experiment.SHIFTS)
+@pytest.mark.parametrize("name", SHIFTS)
 def test_shifts_are_the_same_every_time_and_leave_the_images(name: str) -> None:
     images = digits(0).test.images[:5]
     before = images.clone()
-    first, second = (experiment.SHIFTS[name](images) for _ in range(2))
+    first, second = (SHIFTS[name](images) for _ in range(2))
     assert torch.equal(first, second)
     assert first.shape == images.shape
     assert torch.equal(images, before)
@@ -49,8 +50,8 @@ def made_up(**accuracies: float) -> Conclusion:
     found: list[dict[str, Any]] = []
     for trial in trials:
         row = [value + 0.0001 * trial.seed * (name == "own") for name, value in accuracies.items()]
-        each: dict[str, Any] = {shift: [row, row] for shift in experiment.SHIFTS}
-        found.append(each | {f"{shift}, as it is": 0.5 for shift in experiment.SHIFTS})
+        each: dict[str, Any] = {shift: [row, row] for shift in SHIFTS}
+        found.append(each | {f"{shift}, as it is": 0.5 for shift in SHIFTS})
     return experiment.conclude(settings, Outcomes(trials, found))
 
 
@@ -67,7 +68,7 @@ def test_the_verdicts_follow_the_numbers() -> None:
 
 def test_the_table_and_the_figure_have_everything() -> None:
     found = made_up(none=0.5, own=0.8, other=0.7)
-    assert len(found.table.rows) == 2 * 2 * (len(experiment.SHIFTS) + 1)
+    assert len(found.table.rows) == 2 * 2 * (len(SHIFTS) + 1)
     assert found.table.caption.endswith("over 5 seeds")
     (figure,) = found.figures
     assert [panel.title for panel in figure.panels] == ["dense", "convolutional"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from normwise.lab.experiments import is_covariate_shift_only_packaging as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(rates=(0.1, 0.3), steps=60, depth=2, width=24)
 

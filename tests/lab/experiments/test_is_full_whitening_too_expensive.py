@@ -7,7 +7,7 @@ import pytest
 from normwise.lab.experiments import is_full_whitening_too_expensive as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(
     widths=(16, 64), repeats=3, ranks=(16, 60, 80), rates=(0.2, 0.8), steps=30, depth=2, width=16

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from normwise.lab.convolutional import Chain
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import is_local_response_normalization_unnecessary as experiment
+from normwise.lab.networks.convolutional import Chain, changed_behind
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 
@@ -37,7 +37,7 @@ def test_what_is_changed_is_measured_behind_every_layer() -> None:
             return x * 2 / 3
 
     model = Chain(widths=(4, 4, 4), norm=None, seed=0, behind=Third)
-    assert experiment.changed(model, digits(0).test) == pytest.approx(1 / 3)
+    assert changed_behind(model, digits(0).test.images) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(("batch_norm", "alpha"), [(True, 1.0), (False, 0.0)])

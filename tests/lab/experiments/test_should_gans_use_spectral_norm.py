@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from normwise.lab.adversarial import linear_layers
 from normwise.lab.experiments import should_gans_use_spectral_norm as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
+from normwise.lab.training.adversarial import linear_layers
 
 SETTINGS = experiment.Settings(adam=((0.002, 0.5), (0.005, 0.5)), looks=(20, 150), longer=(160,), batch=30, width=24)
 EXACT = slice(0, 2)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.experiments import should_l2_be_weaker as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
+from normwise.lab.training.fixed_norms import difference_to_another_rate
 
 SETTINGS = experiment.Settings(
     decays=(0.0, 0.005, 0.025, 0.125), rates=(0.1,), images=120, steps=60, depth=2, width=16, steps_of_identity=20
@@ -19,13 +20,10 @@ def test_at_fixed_norms_l2_is_another_rate(outcomes: Outcomes) -> None:
     assert (outcomes.where(batch_norm=True).array("identity") < 1e-11).all()
 
 
-def test_and_not_the_same_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = experiment._train_at_fixed_norms
-    monkeypatch.setattr(
-        experiment, "_train_at_fixed_norms", lambda *args, **given: trained(*args, **given | {"hidden_rate": 0.1})
-    )
+def test_and_not_the_same_rate() -> None:
     data = digits(0).train
-    assert experiment._difference_to_another_rate(SETTINGS, data, 0) > 1e-6
+    assert difference_to_another_rate(data, depth=2, width=16, steps=20, batch=60, seed=0) < 1e-11
+    assert difference_to_another_rate(data, depth=2, width=16, steps=20, batch=60, seed=0, hidden_rate=0.1) > 1e-6
 
 
 def test_l2_shrinks_the_weights_in_both_arms(outcomes: Outcomes) -> None:

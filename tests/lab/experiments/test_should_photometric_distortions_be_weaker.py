@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from normwise.lab.data import changes
+from normwise.lab.data.changes import NOISE, distort
 from normwise.lab.experiments import should_photometric_distortions_be_weaker as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
@@ -18,21 +20,21 @@ def source() -> torch.Generator:
 
 def test_no_distortions_leave_images_as_they_are() -> None:
     images = torch.rand(5, 64)
-    assert torch.equal(experiment.distorted(images, 0, source()), images)
+    assert torch.equal(distort(images, 0, source()), images)
 
 
 def test_an_image_without_contrast_only_changes_in_brightness_and_by_noise() -> None:
     grey = torch.full((4000, 64), 0.5)
-    found = experiment.distorted(grey, 1, source())
+    found = distort(grey, 1, source())
     shifts = found.mean(dim=1) - 0.5
     assert 0.19 < float(shifts.abs().max()) < 0.25  # up to .2, and the mean of the noise
     assert float(shifts.mean()) == pytest.approx(0, abs=0.01)
-    assert float(found.std(dim=1).mean()) == pytest.approx(experiment.NOISE, rel=0.05)
+    assert float(found.std(dim=1).mean()) == pytest.approx(NOISE, rel=0.05)
 
 
 def test_strong_is_twice_mild_before_anything_is_cut() -> None:
     images = 0.5 + 0.02 * torch.randn(500, 64, generator=source())
-    mild, strong = (experiment.distorted(images, times, source()) for times in (1, 2))
+    mild, strong = (distort(images, times, source()) for times in (1, 2))
     inside = (strong > 0) & (strong < 1) & (mild > 0) & (mild < 1)
     assert float(inside.double().mean()) > 0.8
     torch.testing.assert_close((strong - images)[inside], 2 * (mild - images)[inside], rtol=1e-4, atol=1e-5)
@@ -40,10 +42,10 @@ def test_strong_is_twice_mild_before_anything_is_cut() -> None:
 
 
 def test_contrast_changes_about_the_images_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "NOISE", 0.0)
-    monkeypatch.setattr(experiment, "BRIGHTNESS", 0.0)
+    monkeypatch.setattr(changes, "NOISE", 0.0)
+    monkeypatch.setattr(changes, "BRIGHTNESS", 0.0)
     images = 0.4 + 0.2 * torch.rand(2000, 64, generator=source())
-    found = experiment.distorted(images, 2, source())
+    found = distort(images, 2, source())
     torch.testing.assert_close(found.mean(dim=1), images.mean(dim=1))
     factors = found.std(dim=1) / images.std(dim=1)
     assert 0.5 <= float(factors.min()) < 0.51

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normwise.lab.data import digits, digits_on_photos
+from normwise.lab.data.splits import digits, digits_on_photos
 from normwise.lab.experiments import what_goes_wrong_with_two_data_sets as experiment
-from normwise.lab.models import he
+from normwise.lab.networks.dense import he
+from normwise.lab.networks.stack import Stack
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.stack import Stack
+from normwise.lab.training.domains import train_on_all
 from normwise.torch import PerDomain
 
 SETTINGS = experiment.Settings(rates=(0.3,), steps=80, depth=2, width=32)
@@ -30,8 +31,8 @@ def test_the_average_of_both_data_sets_lies_between_them() -> None:
             std=he,
             seed=0,
         )
-        still = experiment.Settings(rates=(0.0,), steps=60)
-        experiment.train(stack, data, still, mixed=False, seed=0)
+        sets = {name: each.train for name, each in data.items()}
+        train_on_all(stack, sets, rates=(0.0,), steps=60, each=30, mixed=False, seed=0)
         (layer,) = stack.normalize
         kept = [layer.of(name) for name in experiment.DOMAINS] if isinstance(layer, PerDomain) else [layer]
         means.append([each.get_buffer("running_mean") for each in kept])

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import normwise.torch as nt
 from normwise.errors import NormwiseError, UnknownName
-from normwise.lab.data import Split, digits
-from normwise.lab.models import Dense, he
-from normwise.lab.training import accuracy, train
+from normwise.lab.data.splits import Split, digits
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.training.descent import accuracy, train
 from normwise.moments import Moments
 from normwise.torch.models.recalibration.adapt import adapt
 from normwise.torch.models.recalibration.recalibrate import recalibrate

@@ -49,7 +49,7 @@ def crossed_mean(differences: Differences, unit: str) -> Estimate:
     drawn_rows = generator.multinomial(rows, np.full(rows, 1 / rows), RESAMPLES) / rows
     drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
     means = np.einsum("ks,kr,sr->k", drawn_seeds, drawn_rows, differences, optimize=True)
-    # from few seeds the percentiles are too near: see `normwise.lab.statistics`
+    # from few seeds the percentiles are too near: see `normwise.lab.intervals`
     tail = float(ndtr(-np.sqrt(seeds / (seeds - 1)) * stdtrit(seeds - 1, 0.5 + LEVEL / 2)))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(middle, min(float(low), middle), max(float(high), middle), seeds, unit)

@@ -13,8 +13,8 @@ from normwise.lab.comparison.crossed import crossed_mean
 from normwise.lab.comparison.found import Finalist
 from normwise.lab.comparison.ledger import Ledger
 from normwise.lab.comparison.trainer import Outcome, ways
+from normwise.lab.intervals import difference
 from normwise.lab.results import Estimate
-from normwise.lab.statistics import difference
 
 FEWEST_SEEDS = 5
 """A bootstrap over seeds never leaves their range, which misses the mean of n of them once in 2^(n - 1)."""

@@ -14,9 +14,9 @@ from normwise.errors import NormwiseError
 from normwise.lab.comparison.arms import Arm, Trial
 from normwise.lab.comparison.rows import Rows
 from normwise.lab.comparison.trainer import Outcome, Trainer
-from normwise.lab.stamp import versions
-from normwise.lab.store import Store
-from normwise.lab.workers import Done, Task
+from normwise.lab.running.stamp import versions
+from normwise.lab.running.store import Store
+from normwise.lab.running.workers import Done, Task
 
 NAME = "comparison"
 """Of the folder of trials in the store."""

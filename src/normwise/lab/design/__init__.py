@@ -7,10 +7,20 @@ and the figures write the standard captions. Each experiment may still write its
 """
 
 from normwise.lab.design.arms import Arm, Arms, gap
-from normwise.lab.design.figures import GUESSING, SPREAD, across, by_rate, by_step, figure, line, panel
+from normwise.lab.design.figures import GUESSING, SPREAD, across, by_measure, by_rate, by_step, figure, line, panel
 from normwise.lab.design.grid import WITH_AND_WITHOUT, Grid
 from normwise.lab.design.tables import average, geometric, table
-from normwise.lab.design.training import DenseTraining, SideBySide, Training, by_pair
+from normwise.lab.design.training import (
+    DenseTraining,
+    Measures,
+    OneNetwork,
+    Rates,
+    SideBySide,
+    Stacks,
+    Training,
+    by_pair,
+    on_both,
+)
 
 __all__ = [
     "GUESSING",
@@ -20,10 +30,15 @@ __all__ = [
     "Arms",
     "DenseTraining",
     "Grid",
+    "Measures",
+    "OneNetwork",
+    "Rates",
     "SideBySide",
+    "Stacks",
     "Training",
     "across",
     "average",
+    "by_measure",
     "by_pair",
     "by_rate",
     "by_step",
@@ -31,6 +46,7 @@ __all__ = [
     "gap",
     "geometric",
     "line",
+    "on_both",
     "panel",
     "table",
 ]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from normwise.lab.intervals import Numbers, cell, difference, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Estimate
-from normwise.lab.statistics import Numbers, cell, difference, mean
 
 
 class Arm:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from normwise.lab.design.arms import Arm, Arms
+from normwise.lab.intervals import Numbers, band
 from normwise.lab.results import Figure, Panel, Scale, Series
-from normwise.lab.statistics import Numbers, band
 
 SPREAD = "Line: mean over seeds; band: smallest to largest."
 Marks = tuple[tuple[float, str], ...]
@@ -83,6 +83,38 @@ def by_rate(
         lines = (line(_label(arm, group), arm.rates, arm.array(what)) for arm in group)
         shown.append(panel(_title(panels, group), lines, marks))
     return figure("accuracy_by_rate", title, shown, x_label=x_label, y_label=y_label, caption=caption, x_scale="log")
+
+
+def by_measure(
+    name: str,
+    title: str,
+    arms: Arms,
+    x: Iterable[float],
+    measures: Mapping[str, str],
+    *,
+    x_label: str,
+    y_label: str = "test accuracy",
+    caption: str = "",
+    x_scale: Scale = "linear",
+) -> Figure:
+    """What was measured over some numbers: a panel for each measure, and in it a line for each arm.
+
+    Args:
+        name: of the figure.
+        title: of the figure.
+        arms: of which there is a line each.
+        x: shape (points,).
+        measures: by name, with the titles of their panels; each of shape (seeds, points).
+        x_label: of the numbers.
+        y_label: of what was measured.
+        caption: what to see, in front of what lines and bands are.
+        x_scale: of the axis.
+    """
+    x = list(x)
+    shown = [
+        panel(words, (line(_label(arm, arms), x, arm.array(what)) for arm in arms)) for what, words in measures.items()
+    ]
+    return figure(name, title, shown, x_label=x_label, y_label=y_label, caption=caption, x_scale=x_scale)
 
 
 def by_step(

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.data import Split
-from normwise.lab.models import he
-from normwise.lab.stack import Normalization, Stack, batch_norm
-from normwise.lab.stack_training import train_stack
-from normwise.lab.training import train
+from normwise.lab.data.splits import Digits, Split
+from normwise.lab.networks.dense import Dense, he
+from normwise.lab.networks.stack import Normalization, Stack, batch_norm
+from normwise.lab.training.descent import accuracy, train
+from normwise.lab.training.stacks import train_stack
+
+Module = TypeVar("Module", bound=nn.Module)
+Measures = dict[str, Callable[[Any], Any]]
+"""What is measured of a trained network, by name."""
+
+
+def on_both(data: Digits) -> Measures:
+    """The accuracy on validation images, to choose by, and on test images, to report."""
+    return {
+        "validation": lambda model: accuracy(model, data.validation),
+        "test": lambda model: accuracy(model, data.test),
+    }
 
 
 @dataclass(frozen=True)
-class Training:
-    """Rates, of which each arm picks its own on validation images, and steps."""
+class Rates:
+    """Rates, of which each arm picks its own on validation images."""
 
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Training(Rates):
+    """The same, and steps."""
+
     steps: int = 600
 
     def at_every_rate(
@@ -29,12 +47,12 @@ class Training:
         network: Callable[[], nn.Module],
         data: Split,
         seed: int,
-        measures: Mapping[str, Callable[[Any], Any]],
+        measures: Measures,
         *,
         batch: int,
         steps: int | None = None,
         schedule: Callable[[int], float] | None = None,
-    ) -> dict[str, list[Any]]:
+    ) -> dict[str, Any]:
         """Train a network at every rate, one after the other, and measure each.
 
         Args:
@@ -49,7 +67,7 @@ class Training:
         Returns:
             For each name a list over the rates.
         """
-        found: dict[str, list[Any]] = {name: [] for name in measures}
+        found: dict[str, Any] = {name: [] for name in measures}
         for rate in self.rates:
             model = network()
             train(model, data, rate=rate, steps=steps or self.steps, batch=batch, seed=seed, schedule=schedule)
@@ -59,8 +77,56 @@ class Training:
 
 
 @dataclass(frozen=True)
-class SideBySide(Training):
-    """The same for dense networks, of which those of all rates are trained side by side."""
+class OneNetwork:
+    """A dense network, and its training at one rate."""
+
+    depth: int = 3
+    width: int = 64
+    rate: float = 0.1
+    steps: int = 300
+    batch: int = 60
+
+    def dense(
+        self, seed: int, *, depth: int | None = None, batch_norm: bool = True, dtype: torch.dtype = torch.float32
+    ) -> Dense:
+        """The network of ReLU units as it is at the beginning.
+
+        Args:
+            seed: of the initial weights.
+            depth: how many hidden layers; None: the setting of that name.
+            batch_norm: whether it is normalized.
+            dtype: of the parameters.
+        """
+        return Dense(depth=depth or self.depth, width=self.width, batch_norm=batch_norm, seed=seed, dtype=dtype)
+
+    def train(
+        self,
+        model: Module,
+        data: Split,
+        seed: int,
+        *,
+        batch: int | None = None,
+        look: Callable[[int], None] | None = None,
+        look_at: Collection[int] = (),
+    ) -> Module:
+        """Train a network, and give it back.
+
+        Args:
+            model: is changed in place.
+            data: what to train on.
+            seed: of the order of the images.
+            batch: None: that of the settings.
+            look: called with the number of steps done.
+            look_at: after which steps.
+        """
+        size = batch or self.batch
+        train(model, data, rate=self.rate, steps=self.steps, batch=size, seed=seed, look=look, look_at=look_at)
+        return model
+
+
+@dataclass(frozen=True)
+class Stacks(Rates):
+    """Dense networks, of which those of all rates are trained side by side."""
 
     batch: int = 60
     width: int = 64
@@ -124,7 +190,7 @@ class SideBySide(Training):
         decay: Sequence[float] = (),
         schedule: Callable[[int], Tensor | float] | None = None,
         look: Callable[[int], None] | None = None,
-        look_at: Sequence[int] = (),
+        look_at: Collection[int] = (),
     ) -> list[bool]:
         """Train every network of a stack at its rate, all on the same batches.
 
@@ -133,7 +199,7 @@ class SideBySide(Training):
             data: what to train on, in batches drawn at random; or the batches themselves.
             seed: of the order of the images.
             rates: one per network; None: those of the settings.
-            steps: None: those of the settings.
+            steps: None: the setting of that name.
             batch: None: that of the settings.
             decay: one L2 weight per network.
             schedule: what the rates are multiplied by at a step.
@@ -147,14 +213,19 @@ class SideBySide(Training):
             stack,
             data,
             rates=self.rates if rates is None else rates,
-            steps=steps or self.steps,
+            steps=steps or vars(self)["steps"],  # a setting of ``Training``
             batch=batch or self.batch,
             seed=seed,
             decay=decay,
             schedule=schedule,
             look=look,
-            look_at=frozenset(look_at),
+            look_at=look_at,
         )
+
+
+@dataclass(frozen=True)
+class SideBySide(Stacks, Training):
+    """The same, all for so many steps."""
 
 
 @dataclass(frozen=True)

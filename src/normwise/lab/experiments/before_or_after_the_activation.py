@@ -36,13 +36,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, by_rate, gap, table
-from normwise.lab.models import glorot, he
+from normwise.lab.intervals import Numbers
+from normwise.lab.networks.dense import glorot, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement, Table
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import Numbers
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "before: Ioffe & Szegedy 2015, section 3.2"
@@ -93,17 +93,13 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the orders at each one's best rate, and at common rates."""
     activations = GRID.arms(settings, outcomes).by("activation")
+    title = f"Test accuracy after {settings.steps} steps, at every rate"
+    caption = "Where the lines cross, one common rate would have decided the question."
+    every_rate = by_rate(title, activations, "{activation}", caption=caption)
     return Conclusion(
         statements=tuple(statement for pair in activations for statement in _statements(pair)),
         table=_table(settings, activations),
-        figures=(
-            by_rate(
-                f"Test accuracy after {settings.steps} steps, at every rate",
-                activations,
-                "{activation}",
-                caption="Where the lines cross, one common rate would have decided the question.",
-            ),
-        ),
+        figures=(every_rate,),
         caveats=(
             "One of the digits' 450 test images is 0.22 points, so that differences below half a point take many "
             "seeds to see.",

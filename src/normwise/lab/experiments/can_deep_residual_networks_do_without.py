@@ -36,17 +36,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-
-from normwise.lab.data import digits
-from normwise.lab.design import Arms, Grid, Training, average, by_rate, figure, gap, line, panel, table
+from normwise.lab.data.splits import digits
+from normwise.lab.design import Arm, Arms, Grid, Training, average, by_rate, figure, gap, line, on_both, panel, table
+from normwise.lab.intervals import ratio
+from normwise.lab.networks.residual import Residual, ratios
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.residual import Block, Residual
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.statistics import ratio
-from normwise.lab.training import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm1d
 
@@ -100,38 +98,22 @@ def network(trial: Trial, settings: Settings) -> Residual:
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; and the variances at the beginning."""
     data = digits(trial.seed)
-    found: dict[str, Any] = settings.at_every_rate(
-        lambda: network(trial, settings),
-        data.train,
-        trial.seed,
-        {
-            "validation": lambda model: accuracy(model, data.validation),
-            "test": lambda model: accuracy(model, data.test),
-        },
-        batch=settings.batch,
-    )
+    make = partial(network, trial, settings)
+    found = settings.at_every_rate(make, data.train, trial.seed, on_both(data), batch=settings.batch)
     if trial.arm != "skipinit":  # whose branches are 0
         found["ratios"] = ratios(network(trial, settings), data.train.images)
-    return found
-
-
-def ratios(model: Residual, images: torch.Tensor) -> list[float]:
-    """For each block the variance of what enters it, by that of what its branch adds, in training mode."""
-    model.train()
-    found = []
-    with torch.no_grad():
-        x = model.first(images)
-        for block in model.blocks:
-            assert isinstance(block, Block)  # nn.ModuleList does not know what it holds
-            branch = block.branch(x)
-            found.append(float(x.var(dim=0).mean() / branch.var(dim=0).mean()))
-            x = x + branch
     return found
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate, and look at the variances."""
     arms = GRID.arms(settings, outcomes)
+
+    def branches(arm: Arm) -> str:
+        return "" if arm.values["arm"] == "skipinit" else average(arm.array("ratios")[:, -1], 1)
+
+    title = f"Test accuracy of residual networks after {settings.steps} steps"
+    accuracies = by_rate(title, arms.by("blocks"), "{blocks} blocks")
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -142,17 +124,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("on the branches", lambda arm: arm["arm"]),
             ("rate", lambda arm: arm.rate),
             ("accuracy", lambda arm: arm.percent(1)),
-            (
-                "skip / branch",
-                lambda arm: "" if arm.values["arm"] == "skipinit" else average(arm.array("ratios")[:, -1], 1),
-            ),
+            ("skip / branch", branches),
         ),
-        figures=(
-            by_rate(
-                f"Test accuracy of residual networks after {settings.steps} steps", arms.by("blocks"), "{blocks} blocks"
-            ),
-            _variances(settings, arms),
-        ),
+        figures=(accuracies, _variances(settings, arms)),
         caveats=(
             f"{max(settings.blocks)} blocks of dense layers and {settings.steps} steps; the published networks are "
             "convolutional, up to 1000 layers deep, and trained to the end.",
@@ -185,11 +159,6 @@ def _variances(settings: Settings, arms: Arms) -> Figure:
     deepest = settings.blocks[-1]
     blocks = range(1, deepest + 1)
     lines = (line(ARMS[arm], blocks, arms[deepest, arm].array("ratios")) for arm in ("none", "batch"))
-    return figure(
-        "variance_by_block",
-        "The skip connection's variance by the branch's, before training",
-        [panel("", lines)],
-        x_label="block",
-        y_label="variance of skip / branch",
-        caption="With SkipInit the branch is 0.",
-    )
+    title, label = "The skip connection's variance by the branch's, before training", "variance of skip / branch"
+    caption = "With SkipInit the branch is 0."
+    return figure("variance_by_block", title, [panel("", lines)], x_label="block", y_label=label, caption=caption)

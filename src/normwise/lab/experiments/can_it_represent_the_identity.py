@@ -29,24 +29,22 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from normwise.lab.data import batches, digits
-from normwise.lab.design import Grid, average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.data.splits import batches, digits
+from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
+from normwise.lab.intervals import Numbers, largest, mean
+from normwise.lab.networks.rewriting import deviation, identity_for, with_identities
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
-from normwise.lab.rewriting import with_identities
-from normwise.lab.statistics import Numbers, largest, mean
-from normwise.lab.training import train
 from normwise.lab.verdict import Exact, Within, judge
-from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
 TOPIC = "what the layer is"
@@ -56,14 +54,10 @@ SAME = 0.01
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(OneNetwork):
     """The network, and the batches for which the identity is tried."""
 
-    depth: int = 3
-    width: int = 64
     steps: int = 200
-    rate: float = 0.1
-    batch: int = 60
     sizes: tuple[int, ...] = (8, 30, 60, 120, 240)
 
 
@@ -80,41 +74,20 @@ trials = Grid(Trial).trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train without batch normalization, put it in as the identity, and see what changes."""
     data = digits(trial.seed)
-    plain = Dense(depth=settings.depth, width=settings.width, activation="relu", std=he, seed=trial.seed)
-    train(plain, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-    plain = plain.double().eval()
+    plain = settings.train(settings.dense(trial.seed, batch_norm=False), data.train, trial.seed).double().eval()
     first = plain.linear[0]
     next_batch = []
     for size in settings.sizes:
         two = islice(batches(data.train, size, trial.seed), 2)
         this, after = (first(images.double()).detach() for images, _ in two)
-        next_batch.append(_deviation(_identity(this, eps_inside=True), after))
+        next_batch.append(deviation(identity_for(this, eps_inside=True), after))
     inputs = first(next(batches(data.train, settings.batch, trial.seed))[0].double()).detach()
     with torch.no_grad():
         normalized = with_identities(plain, data.train.images.double())
         test = data.test.images.double()
         logits = float((normalized(test) - plain(test)).abs().max())
-    return {
-        "same_batch": _deviation(_identity(inputs, eps_inside=True), inputs),
-        "without_eps": _deviation(_identity(inputs, eps_inside=False), inputs),
-        "next_batch": next_batch,
-        "logits": logits,
-    }
-
-
-def _identity(inputs: Tensor, *, eps_inside: bool) -> nn.Module:
-    """A layer in training mode whose scale and shift undo the statistics of ``inputs``."""
-    layer = BatchNorm1d(inputs.shape[1], dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight.copy_((inputs.var(dim=0, correction=0) + (layer.eps if eps_inside else 0.0)).sqrt())
-        layer.bias.copy_(inputs.mean(dim=0))
-    return layer
-
-
-def _deviation(layer: nn.Module, inputs: Tensor) -> float:
-    """Root mean square of what a layer changes, in standard deviations of its input."""
-    with torch.no_grad():
-        return float((layer(inputs) - inputs).square().mean().sqrt() / inputs.std(dim=0).mean())
+    same, off = (deviation(identity_for(inputs, eps_inside=each), inputs) for each in (True, False))
+    return {"same_batch": same, "without_eps": off, "next_batch": next_batch, "logits": logits}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -127,7 +100,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ("logits of the network, inference", f"{outcomes.array('logits').max():.1e}"),
     ]
     return Conclusion(
-        statements=_statements(settings, outcomes),
+        statements=tuple(_statements(settings, outcomes)),
         table=Table(
             "Deviation from the identity, in standard deviations (of the logits: as they are): the largest of "
             f"{len(outcomes)} seeds, for the next batch mean [95 % interval]",
@@ -143,48 +116,26 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> tuple[Statement, ...]:
-    at = settings.sizes.index(settings.batch)
-    unit = "standard deviations"
-    return (
-        judge(
-            "With scale sqrt(Var + eps) and shift E of a batch, batch normalization gives the batch back.",
-            largest(outcomes.array("same_batch"), unit),
-            Exact(LAYER),
-        ),
-        judge(
-            "With scale sqrt(Var) as it is written, without eps, it gives the batch back.",
-            largest(outcomes.array("without_eps"), unit),
-            Exact(LAYER),
-        ),
-        judge(
-            f"Set for one batch of {settings.batch}, it gives the next batch back too.",
-            mean(outcomes.array("next_batch")[:, at], unit),
-            Within(-SAME, SAME),
-        ),
-        judge(
-            "A trained network has the same logits in inference mode when batch normalization is put in as identity.",
-            largest(outcomes.array("logits"), "logits"),
-            Exact(NETWORK),
-            says="all minima of the plain network survive: Santurkar et al. 2018, observation 4.3",
-        ),
-    )
+def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
+    at, unit = settings.sizes.index(settings.batch), "standard deviations"
+    text = "With scale sqrt(Var + eps) and shift E of a batch, batch normalization gives the batch back."
+    yield judge(text, largest(outcomes.array("same_batch"), unit), Exact(LAYER))
+    text = "With scale sqrt(Var) as it is written, without eps, it gives the batch back."
+    yield judge(text, largest(outcomes.array("without_eps"), unit), Exact(LAYER))
+    text = f"Set for one batch of {settings.batch}, it gives the next batch back too."
+    yield judge(text, mean(outcomes.array("next_batch")[:, at], unit), Within(-SAME, SAME))
+    text = "A trained network has the same logits in inference mode when batch normalization is put in as identity."
+    says = "all minima of the plain network survive: Santurkar et al. 2018, observation 4.3"
+    yield judge(text, largest(outcomes.array("logits"), "logits"), Exact(NETWORK), says=says)
 
 
 def _figure(settings: Settings, values: Numbers) -> Figure:
     sizes = np.array(settings.sizes, dtype=np.float64)
     noise = values.mean(axis=0)[0] * np.sqrt(sizes[0] / sizes)
-    lines = (
-        line("the next batch", sizes, values),
-        Series("falling with the root of the batch size", tuple(sizes.tolist()), tuple(noise.tolist())),
-    )
-    return figure(
-        "deviation_by_batch_size",
-        "An identity for one batch, met by the next",
-        [panel("first hidden layer, trained", lines)],
-        x_label="images per batch",
-        y_label="deviation, standard deviations",
-        caption="Scale and shift undo the statistics of one batch; the next has others.",
-        x_scale="log",
-        y_scale="log",
-    )
+    falling = Series("falling with the root of the batch size", tuple(sizes.tolist()), tuple(noise.tolist()))
+    lines = (line("the next batch", sizes, values), falling)
+    caption = "Scale and shift undo the statistics of one batch; the next has others."
+    show = partial(figure, x_label="images per batch", y_label="deviation, standard deviations", caption=caption)
+    panels = [panel("first hidden layer, trained", lines)]
+    title = "An identity for one batch, met by the next"
+    return show("deviation_by_batch_size", title, panels, x_scale="log", y_scale="log")

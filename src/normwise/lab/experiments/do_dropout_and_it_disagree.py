@@ -33,17 +33,18 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, across, average, by_pair, figure, gap, line, panel, table
+from normwise.lab.intervals import difference, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack_training import accuracies, both
-from normwise.lab.statistics import difference, ratio
-from normwise.lab.variance_shift import estimate_anew, shifts
+from normwise.lab.results import Conclusion, Panel, Statement
+from normwise.lab.training.stacks import accuracies, both
+from normwise.lab.training.variance_shift import estimate_anew, shifts
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Li et al. 2019"
@@ -97,27 +98,21 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the shift of the variance and what new statistics give."""
     arms = GRID.arms(settings, outcomes)
-    places = arms.by("last_only")
     layers = range(settings.depth)
-    by_layer = (
-        panel(
-            f"dropout {place.words['last_only']}",
-            (line(f"dropout {arm['dropout']}", range(1, settings.depth + 1), arm.numbers("shift")) for arm in place),
-        )
-        for place in places
-    )
-    accuracy = (
-        panel(
-            f"dropout {place.words['last_only']}",
-            (
-                across("running statistics", place, "dropout"),
-                across("statistics anew", place, "dropout", "anew"),
-            ),
-        )
-        for place in places
-    )
+    shown: dict[str, list[Panel]] = {"layer": [], "dropout": []}
+    for place in arms.by("last_only"):
+        title = f"dropout {place.words['last_only']}"
+        lines = (line(f"dropout {arm['dropout']}", (i + 1 for i in layers), arm.numbers("shift")) for arm in place)
+        shown["layer"].append(panel(title, lines))
+        ways = {"running statistics": "test", "statistics anew": "anew"}
+        shown["dropout"].append(panel(title, (across(words, place, "dropout", way) for words, way in ways.items())))
+    title = "How far the running variance is from the real one in inference"
+    label, caption = "shift of the variance, max(v/r, r/v)", "1 means that they agree."
+    by_layer = figure("shift_by_layer", title, shown["layer"], x_label="layer", y_label=label, caption=caption)
+    title = "Test accuracy by dropout, with running statistics and with new ones"
+    by_dropout = figure("accuracy_by_dropout", title, shown["dropout"], x_label="dropout")
     return Conclusion(
-        statements=_statements(settings, arms),
+        statements=tuple(_statements(settings, arms)),
         table=table(
             "Test accuracy in % with the running statistics and with statistics estimated anew without dropout, and "
             "the shift of the variance in each layer",
@@ -128,22 +123,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("anew", lambda arm: arm.percent(1, "anew")),
             *((f"shift, layer {i + 1}", lambda arm, i=i: average(arm.numbers("shift")[:, i], 2)) for i in layers),
         ),
-        figures=(
-            figure(
-                "shift_by_layer",
-                "How far the running variance is from the real one in inference",
-                by_layer,
-                x_label="layer",
-                y_label="shift of the variance, max(v/r, r/v)",
-                caption="1 means that they agree.",
-            ),
-            figure(
-                "accuracy_by_dropout",
-                "Test accuracy by dropout, with running statistics and with new ones",
-                accuracy,
-                x_label="dropout",
-            ),
-        ),
+        figures=(by_layer, by_dropout),
         caveats=(
             "The shift is the median over the units of a layer, since units that hardly ever fire have quotients "
             "without meaning; the paper averages.",
@@ -154,35 +134,18 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, arms: Arms) -> tuple[Statement, ...]:
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     least, most = settings.dropouts[0], settings.dropouts[-1]
-    words = f"dropout of {most:g}"
-    none, every = arms[False, least], arms[False, most]
-    return (
-        judge(
-            f"With {words} behind every layer, the variance of the last layer is shifted more than without dropout.",
-            ratio(every.numbers("shift")[:, -1], none.numbers("shift")[:, -1]),
-            AtLeast(GROWS, nothing=1.0),
-        ),
-        judge(
-            f"With {words} behind every layer, the shift grows with depth, from the second layer to the last.",
-            ratio(every.numbers("shift")[:, -1], every.numbers("shift")[:, 1]),
-            AtLeast(DEEPER, nothing=1.0),
-        ),
-        judge(
-            f"{words.capitalize()} behind every layer costs accuracy.",
-            gap(none, every),
-            AtLeast(GAIN),
-            "8.9 points, 77.42 % to 68.55 %, DenseNet on CIFAR-100",
-        ),
-        judge(
-            f"With {words} behind every layer, statistics estimated anew without dropout get accuracy back.",
-            difference(every.points("anew"), every.points(), "points"),
-            AtLeast(GAIN),
-        ),
-        judge(
-            f"{words.capitalize()} behind the last layer only does no harm.",
-            gap(arms[True, most], arms[True, least]),
-            Within(-SAME, 100.0),
-        ),
-    )
+    words, none, every = f"dropout of {most:g}", arms[False, least], arms[False, most]
+    shift = every.numbers("shift")
+    text = f"With {words} behind every layer, the variance of the last layer is shifted more than without dropout."
+    yield judge(text, ratio(shift[:, -1], none.numbers("shift")[:, -1]), AtLeast(GROWS, nothing=1.0))
+    text = f"With {words} behind every layer, the shift grows with depth, from the second layer to the last."
+    yield judge(text, ratio(shift[:, -1], shift[:, 1]), AtLeast(DEEPER, nothing=1.0))
+    text = f"{words.capitalize()} behind every layer costs accuracy."
+    published = "8.9 points, 77.42 % to 68.55 %, DenseNet on CIFAR-100"
+    yield judge(text, gap(none, every), AtLeast(GAIN), published)
+    text = f"With {words} behind every layer, statistics estimated anew without dropout get accuracy back."
+    yield judge(text, difference(every.points("anew"), every.points(), "points"), AtLeast(GAIN))
+    text = f"{words.capitalize()} behind the last layer only does no harm."
+    yield judge(text, gap(arms[True, most], arms[True, least]), Within(-SAME, 100.0))

@@ -39,28 +39,27 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from normwise.lab.design import SPREAD, Grid, average, figure, line, panel
-from normwise.lab.forecast import best_of_rates, next_price, windows_of
+from normwise.lab.data.stock_prices import stocks
+from normwise.lab.design import SPREAD, Grid, average, figure, line, panel, table
+from normwise.lab.intervals import Numbers, mean, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, mean, ratio
-from normwise.lab.stock_prices import stocks
+from normwise.lab.training.forecast import scores, walk, windows_of
 from normwise.lab.verdict import AtLeast, judge
-from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "teaching material; for windows Kim et al. 2022"
 TOPIC = "drifting data"
 GROWS = 2.0
 SKILL = 0.02
 POINTS = 2.0
+YEARS = 20
+"""So many pieces of twelve months, from the first month behind the training."""
 PRIORS = {"prior_0": 0.0, "prior_1": 1.0, "prior_16": 16.0}
 ARMS = {
     "fixed": "statistics of training",
@@ -97,53 +96,26 @@ trials = Grid(Trial).trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train a network for each stock, and walk it through the years that follow."""
     start = int(np.random.default_rng(trial.seed).integers(24))
-    found: dict[str, list[Any]] = {
-        f"{arm}_{what}": [] for arm in ARMS for what in ("error", "skill", "direction", "at")
-    }
+    found: dict[str, list[Any]] = {}
     for stock in stocks()[: settings.stocks]:
         windows, target = windows_of(stock.prices[start:], settings.window)
         last = windows[:, -1]
-        predicted = walk(windows, target, settings, trial.seed)
+        predicted = walk(
+            windows,
+            target,
+            training=settings.training,
+            priors=PRIORS,
+            memory=settings.memory,
+            rates=settings.rates,
+            steps=settings.steps,
+            width=settings.width,
+            seed=trial.seed,
+        )
         behind = slice(settings.training, None)
         actual, last = target[behind], last[behind]
         for arm in ARMS:
-            error, naive = (predicted[arm] - actual) / last, (last - actual) / last
-            found[f"{arm}_error"].append(float(np.median(np.abs(predicted[arm] - actual) / actual)))
-            found[f"{arm}_skill"].append(float(1 - np.mean(error**2) / np.mean(naive**2)))
-            right = np.mean((predicted[arm] > last) == (actual > last)) - np.mean(actual > last)
-            found[f"{arm}_direction"].append(float(right))
-            relative = np.abs(predicted[arm] - actual) / actual
-            found[f"{arm}_at"].append([float(np.median(part)) for part in _years(relative)])
-    return found
-
-
-YEARS = 20
-"""So many pieces of twelve months, from the first month behind the training."""
-
-
-def _years(values: Numbers) -> list[Numbers]:
-    return [values[12 * year : 12 * (year + 1)] for year in range(YEARS)]
-
-
-def walk(windows: Numbers, target: Numbers, settings: Settings, seed: int) -> dict[str, Numbers]:
-    """Each arm's predictions for the months behind the training."""
-    last = settings.training
-    best = partial(best_of_rates, rates=settings.rates, steps=settings.steps, width=settings.width, seed=seed)
-    price = torch.from_numpy(windows.copy()).float()
-    goal = torch.from_numpy(target.copy()).float()
-    found = {"last": windows[last:, -1]}
-    plain = best(price[:last], goal[:last], own=False)
-    for arm in ("fixed", *PRIORS):
-        follow = nullcontext() if arm == "fixed" else adapting(plain, prior=PRIORS[arm], memory=settings.memory)
-        with follow:
-            found[arm] = np.array([next_price(plain, window) for window in price[last:]])
-    own = best(price[:last], goal[:last], own=True)
-    found["window"] = np.array([next_price(own, window) for window in price[last:]])
-    steps = torch.from_numpy(np.diff(np.log(np.column_stack([windows, target])), axis=1)).float()
-    # as many ratios as a window of prices holds, and the one behind them
-    ratios = best(steps[:last, :-1], steps[:last, -1], own=False)
-    change = np.array([next_price(ratios, window) for window in steps[last:, :-1]])
-    found["ratios"] = windows[last:, -1] * np.exp(change)
+            for what, value in scores(predicted[arm], actual, last, YEARS).items():
+                found.setdefault(f"{arm}_{what}", []).append(value)
     return found
 
 
@@ -195,31 +167,23 @@ def _statements(outcomes: Outcomes) -> Iterator[Statement]:
 
 
 def _table(outcomes: Outcomes) -> Table:
-    rows = (
-        (
-            words,
-            average(100 * _error(outcomes, arm), 1),
-            average(_mean(outcomes, arm, "skill"), 2),
-            average(100 * _mean(outcomes, arm, "direction"), 1) if arm != "last" else "",
-        )
-        for arm, words in ARMS.items()
-    )
-    caption = (
+    return table(
         "Median error in % of the price, skill against repeating the last price, and right directions less those of "
-        f"always saying up, in points. Mean [95 % interval] over {len(outcomes)} starts and initial weights"
+        "always saying up, in points",
+        ARMS,
+        ("normalized by", lambda arm: ARMS[arm]),
+        ("error", lambda arm: average(100 * _error(outcomes, arm), 1)),
+        ("skill", lambda arm: average(_mean(outcomes, arm, "skill"), 2)),
+        ("direction", lambda arm: average(100 * _mean(outcomes, arm, "direction"), 1) if arm != "last" else ""),
+        seeds=len(outcomes),
+        of="starts and initial weights",
     )
-    return Table(caption, ("normalized by", "error", "skill", "direction"), tuple(rows))
 
 
 def _figure(outcomes: Outcomes) -> Figure:
     lines = (line(words, range(1, YEARS + 1), 100 * _over_years(outcomes, arm)) for arm, words in ARMS.items())
-    return figure(
-        "error_over_years",
-        "The error of next month's price, by years since the training",
-        [panel("", lines)],
-        x_label="years since the training",
-        y_label="error, % of the price",
-        caption=f"The median of every year, its geometric mean over stocks. {SPREAD} Below the last price repeated "
-        "there would be skill.",
-        y_scale="log",
-    )
+    label = "years since the training"
+    title = "The error of next month's price, by years since the training"
+    caption = f"The median of every year, its geometric mean over stocks. {SPREAD} Below the last price repeated "
+    show = partial(figure, x_label=label, y_label="error, % of the price", y_scale="log")
+    return show("error_over_years", title, [panel("", lines)], caption=f"{caption}there would be skill.")

@@ -37,55 +37,33 @@ References:
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
 
-from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.data.changes import CHANGES, wandering
+from normwise.lab.data.splits import CLASSES, Digits, Split, digits
 from normwise.lab.design import DenseTraining, Grid, average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, ratio
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, ratio
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.adapted import error_after, errors_in
+from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
-from normwise.torch.models.recalibration.adapt import adapt
 from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "Schneider et al. 2020; Li et al. 2016"
 TOPIC = "drifting data"
-LESS = 1 / 0.7
+LESS = AtLeast(1 / 0.7, nothing=1.0)
+BETTER = AtLeast(1.05, nothing=1.0)
 PRIOR = 16
 FLOOR = 0.5 / 450
 """Half an image: what an error of 0 is taken for in a ratio."""
-
-Change = Callable[[Tensor, torch.Generator], Tensor]
-
-
-def _noise(size: float) -> Change:
-    return lambda images, generator: images + size * torch.randn(images.shape, generator=generator)
-
-
-def _blur(images: Tensor, _: torch.Generator) -> Tensor:
-    square = pad(images.view(-1, 1, 8, 8), (1, 1, 1, 1), mode="replicate")
-    return avg_pool2d(square, 3, stride=1).view(images.shape)
-
-
-CHANGES: dict[str, Change] = {
-    "contrast x .3": lambda images, _: 0.5 + 0.3 * (images - 0.5),
-    "brightness + .3": lambda images, _: images + 0.3,
-    "noise .3": _noise(0.3),
-    "noise .5": _noise(0.5),
-    "blur": _blur,
-    "gain 2, brightness + .5": lambda images, _: 2 * images + 0.5,
-    "inverted": lambda images, _: 1 - images,
-}
 SHIFTS = tuple(name for name in CHANGES if name != "inverted")
 
 
@@ -113,57 +91,30 @@ trials = Grid(Trial).trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train; then every change, every number of images, both priors; one class; and the drift."""
     data = digits(trial.seed)
-    model = _trained(trial, settings)
+    model = _trained(trial, settings, data)
     found: dict[str, Any] = {"clean": 1 - accuracy(model, data.test)}
     generator = torch.Generator().manual_seed(trial.seed)
     for name, change in CHANGES.items():
         test = Split(change(data.test.images, generator), data.test.labels, data.test.rows)
         found[name] = 1 - accuracy(model, test)
         for prior in (PRIOR, 0):
-            found[f"{name} prior {prior}"] = [_adapted(model, test.images[:n], test, prior) for n in settings.images]
+            found[f"{name} prior {prior}"] = [error_after(model, test.images[:n], test, prior) for n in settings.images]
         classes = [test.images[test.labels == label][:32] for label in range(CLASSES)]
-        found[f"{name} one class"] = float(np.mean([_adapted(model, images, test, PRIOR) for images in classes]))
-    found |= _drift(model, data.test, settings, generator)
+        found[f"{name} one class"] = float(np.mean([error_after(model, images, test, PRIOR) for images in classes]))
+    stream = wandering(data.test, settings.drift, 32, generator)
+    found["drift fixed"] = errors_in(stream, model.eval())
+    with adapting(model, prior=PRIOR, memory=settings.memory):
+        found["drift following"] = errors_in(stream, model)
     return found
 
 
-def _trained(trial: Trial, settings: Settings) -> Dense:
-    data = digits(trial.seed)
+def _trained(trial: Trial, settings: Settings, data: Digits) -> Dense:
     models = []
     for rate in settings.rates:
-        model = Dense(
-            depth=settings.depth, width=settings.width, activation="relu", batch_norm=True, std=he, seed=trial.seed
-        )
+        model = Dense(depth=settings.depth, width=settings.width, batch_norm=True, seed=trial.seed)
         train(model, data.train, rate=rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
         models.append(model)
     return max(models, key=lambda model: accuracy(model, data.validation)).eval()
-
-
-def _adapted(model: Dense, images: Tensor, test: Split, prior: float) -> float:
-    other = copy.deepcopy(model)
-    adapt(other, [images], prior=prior)
-    return 1 - accuracy(other, test)
-
-
-def _drift(model: Dense, test: Split, settings: Settings, generator: torch.Generator) -> dict[str, list[float]]:
-    """The error of every batch of a stream whose gain and brightness wander: by fixed statistics, and following."""
-    steps = torch.randn(settings.drift, 2, generator=generator) * torch.tensor([0.1, 0.05])
-    wander = steps.cumsum(dim=0)
-    rows = torch.randint(len(test.labels), (settings.drift, 32), generator=generator)
-    batches = [
-        (test.images[row] * float(gain.exp()) + float(light), test.labels[row])
-        for row, (gain, light) in zip(rows, wander, strict=True)
-    ]
-    model.eval()
-
-    def errors() -> list[float]:
-        with torch.no_grad():
-            return [float((model(images).argmax(dim=1) != labels).double().mean()) for images, labels in batches]
-
-    found = {"drift fixed": errors()}
-    with adapting(model, prior=PRIOR, memory=settings.memory):
-        found["drift following"] = errors()
-    return found
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -194,28 +145,21 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
         published = "76.7 to 65.0 mean corruption error, ResNet-50" if name in SHIFTS else ""
         says = "" if name in SHIFTS else "nobody; concept drift is out of its reach"
         fewer = ratio(_errors(outcomes, name), _errors(outcomes, f"{name} prior {PRIOR}", at))
-        yield judge(text, fewer, AtLeast(LESS, nothing=1.0), published, says)
+        yield judge(text, fewer, LESS, published, says)
     few, all_ = (_geometric(outcomes, f"prior {PRIOR}", place) for place in (at, -1))
     text = f"Over the shifts: all {settings.images[-1]} images give a smaller error than 32."
-    published = "65.0 to 62.2 mean corruption error, ResNet-50"
-    yield judge(text, ratio(few, all_), AtLeast(1.05, nothing=1.0), published)
+    yield judge(text, ratio(few, all_), BETTER, "65.0 to 62.2 mean corruption error, ResNet-50")
     text = f"Over the shifts: from {settings.images[0]} images, a prior of {PRIOR} makes the error smaller than none."
-    smaller = ratio(_geometric(outcomes, "prior 0", 0), _geometric(outcomes, f"prior {PRIOR}", 0))
-    yield judge(text, smaller, AtLeast(1.05, nothing=1.0))
+    yield judge(text, ratio(_geometric(outcomes, "prior 0", 0), _geometric(outcomes, f"prior {PRIOR}", 0)), BETTER)
     text = "Over the shifts: from 32 images of one class only, the error is smaller than without adaptation."
-    smaller = ratio(_geometric(outcomes, "", None), _geometric(outcomes, "one class", None))
-    says = "nobody; it is what happens where labels come in runs"
-    yield judge(text, smaller, AtLeast(LESS, nothing=1.0), says=says)
+    smaller = ratio(_geometric(outcomes, ""), _geometric(outcomes, "one class"))
+    yield judge(text, smaller, LESS, says="nobody; it is what happens where labels come in runs")
     text = "While gain and brightness wander, statistics that follow make fewer errors than fixed ones."
-    fewer = ratio(_stream(outcomes, "drift fixed"), _stream(outcomes, "drift following"))
-    yield judge(text, fewer, AtLeast(LESS, nothing=1.0))
+    stream = {way: np.maximum(outcomes.array(f"drift {way}").mean(axis=1), FLOOR) for way in ("fixed", "following")}
+    yield judge(text, ratio(stream["fixed"], stream["following"]), LESS)
 
 
-def _stream(outcomes: Outcomes, name: str) -> Numbers:
-    return np.asarray(np.maximum(outcomes.array(name).mean(axis=1), FLOOR))
-
-
-def _geometric(outcomes: Outcomes, way: str, place: int | None) -> Numbers:
+def _geometric(outcomes: Outcomes, way: str, place: int | None = None) -> Numbers:
     """Geometric mean of the errors over the shifts, one per seed."""
     parts = [_errors(outcomes, f"{name} {way}".strip(), place) for name in SHIFTS]
     return np.asarray(np.exp(np.log(parts).mean(axis=0)))
@@ -223,25 +167,21 @@ def _geometric(outcomes: Outcomes, way: str, place: int | None) -> Numbers:
 
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
     def percent(name: str, place: int | None = None) -> str:
-        values = 100 * outcomes.array(name)
-        return average(values if place is None else values[:, place], 1)
+        values = outcomes.array(name)
+        return average(100 * (values if place is None else values[:, place]), 1)
 
-    places = range(len(settings.images))
-    rows = (
-        (
-            name,
-            percent(name),
-            *(percent(f"{name} prior {prior}", place) for prior in (PRIOR, 0) for place in places),
-            percent(f"{name} one class"),
-        )
-        for name in CHANGES
-    )
-    heads = [f"{n} images{words}" for words in (f", prior {PRIOR}", ", no prior") for n in settings.images]
+    ways = [(prior, place, n) for prior in (PRIOR, 0) for place, n in enumerate(settings.images)]
+    columns = (f"{n} images, {f'prior {PRIOR}' if prior else 'no prior'}" for prior, _, n in ways)
+    heads = ("change", "statistics of training", *columns, "one class")
+    rows = []
+    for name in CHANGES:
+        adapted = (percent(f"{name} prior {prior}", place) for prior, place, _ in ways)
+        rows.append((name, percent(name), *adapted, percent(f"{name} one class")))
     caption = (
         f"Test error in %; on the images as they were {percent('clean')}. Mean [95 % interval] over {len(outcomes)} "
         f"seeds. One class: 32 images of it, prior {PRIOR}, mean over the classes"
     )
-    return Table(caption, ("change", "statistics of training", *heads, "one class"), tuple(rows))
+    return Table(caption, heads, tuple(rows))
 
 
 def _by_images(settings: Settings, outcomes: Outcomes) -> Figure:
@@ -252,15 +192,10 @@ def _by_images(settings: Settings, outcomes: Outcomes) -> Figure:
             for prior, words in ((PRIOR, f"prior of {PRIOR}"), (0, "no prior"))
         )
         panels.append(panel(name, lines, ((100 * float(outcomes.array(name).mean()), "of training"),)))
-    return figure(
-        "error_by_images",
-        "Test error by the number of images that the statistics come from",
-        panels,
-        x_label="images",
-        y_label="test error, %",
-        caption="Line: mean over seeds; band: smallest to largest; the mark is the error by training's statistics.",
-        x_scale="log",
-    )
+    title = "Test error by the number of images that the statistics come from"
+    caption = "Line: mean over seeds; band: smallest to largest; the mark is the error by training's statistics."
+    show = partial(figure, x_label="images", y_label="test error, %", caption=caption, x_scale="log")
+    return show("error_by_images", title, panels)
 
 
 def _over_time(outcomes: Outcomes) -> Figure:
@@ -269,11 +204,6 @@ def _over_time(outcomes: Outcomes) -> Figure:
         values = 100 * outcomes.array(f"drift {way}")
         smooth = np.stack([np.convolve(row, np.ones(5) / 5, mode="valid") for row in values])
         lines.append(line(way, range(5, values.shape[1] + 1), smooth))
-    return figure(
-        "error_over_time",
-        "The error while gain and brightness wander",
-        [panel("", lines)],
-        x_label="batches since the beginning",
-        y_label="error, %",
-        caption="Means of five batches.",
-    )
+    title, caption = "The error while gain and brightness wander", "Means of five batches."
+    show = partial(figure, x_label="batches since the beginning", y_label="error, %", caption=caption)
+    return show("error_over_time", title, [panel("", lines)])

@@ -36,16 +36,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, table
+from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, steps_to
+from normwise.lab.intervals import difference, ratio
+from normwise.lab.networks.variants import NormOfBatch
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference, ratio
-from normwise.lab.training import looks
-from normwise.lab.variants import NormOfBatch
+from normwise.lab.training.descent import looks
+from normwise.lab.training.watching import Watch
 from normwise.lab.verdict import AtLeast, Within, judge
-from normwise.lab.watching import Watch
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"

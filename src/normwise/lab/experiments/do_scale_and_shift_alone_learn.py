@@ -29,20 +29,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import Split, batches, digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import GUESSING, Arms, Grid, Training, across, figure, gap, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import mean
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import mean
-from normwise.lab.training import accuracy
+from normwise.lab.training.descent import accuracy
+from normwise.lab.training.parts import thawed, train_only
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Frankle et al. 2021"
@@ -83,11 +83,10 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     data = digits(trial.seed)
     found: dict[str, Any] = {"validation": [], "test": [], "off": [], "parameters": 0}
     for rate in settings.rates:
-        model = Dense(
-            depth=settings.depth, width=trial.width, activation="relu", batch_norm=True, std=he, seed=trial.seed
-        )
-        parameters = trained(model, trial.arm)
-        _train(model, parameters, data.train, rate, settings, trial.seed)
+        model = Dense(depth=settings.depth, width=trial.width, batch_norm=True, seed=trial.seed)
+        parameters = thawed(model, model.normalize if trial.arm == "only" else model)
+        steps, batch = settings.steps, settings.batch
+        train_only(parameters, model, data.train, rate=rate, steps=steps, batch=batch, seed=trial.seed)
         found["validation"].append(accuracy(model, data.validation))
         found["test"].append(accuracy(model, data.test))
         scales = torch.cat([layer.get_parameter("weight").detach() for layer in model.normalize])
@@ -96,32 +95,13 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     return found
 
 
-def trained(model: Dense, arm: str) -> list[nn.Parameter]:
-    """The parameters that an arm trains; the others are frozen."""
-    chosen = list(model.normalize.parameters() if arm == "only" else model.parameters())
-    for parameter in model.parameters():
-        parameter.requires_grad_(any(parameter is each for each in chosen))
-    return chosen
-
-
-def _train(
-    model: Dense, parameters: list[nn.Parameter], data: Split, rate: float, settings: Settings, seed: int
-) -> None:
-    source = batches(data, settings.batch, seed)
-    model.train()
-    for _ in range(settings.steps):
-        images, labels = next(source)
-        gradients = torch.autograd.grad(cross_entropy(model(images), labels), parameters)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.sub_(gradient, alpha=rate)
-
-
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the widest, and that accuracy rises."""
     arms = GRID.arms(settings, outcomes)
-    arms = GRID.arms(settings, outcomes)
     lines = (across(each.words["arm"], each, "width", lambda arm: arm.points() / 100) for each in arms.by("arm"))
+    title = "Test accuracy by width, of frozen random weights and of trained ones"
+    show = partial(figure, x_label="units in a layer", caption="Each at its best rate on validation images.")
+    by_width = show("accuracy_by_width", title, [panel("", lines, GUESSING)], x_scale="log")
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -134,16 +114,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("accuracy", lambda arm: arm.percent(1)),
             ("switched off", lambda arm: arm.percent(1, "off")),
         ),
-        figures=(
-            figure(
-                "accuracy_by_width",
-                "Test accuracy by width, of frozen random weights and of trained ones",
-                [panel("", lines, GUESSING)],
-                x_label="units in a layer",
-                caption="Each at its best rate on validation images.",
-                x_scale="log",
-            ),
-        ),
+        figures=(by_width,),
         caveats=(
             "Digits are easy: a linear readout of random features, which is not what is trained here, does well too.",
             f"{settings.steps} steps; scale and shift alone would gain more from longer training than everything does.",
@@ -155,9 +126,8 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     widest = settings.widths[-1]
     only = arms[widest, "only"]
     text = f"With {widest} units in a layer, scale and shift alone reach 0.9."
-    yield judge(
-        text, mean(only.points(), "%"), AtLeast(LEARNT, nothing=CHANCE), "82 % on CIFAR-10, ResNet of 866 layers"
-    )
+    published = "82 % on CIFAR-10, ResNet of 866 layers"
+    yield judge(text, mean(only.points(), "%"), AtLeast(LEARNT, nothing=CHANCE), published)
     text = f"With {widest} units in a layer, training everything is more accurate."
     yield judge(text, gap(arms[widest, "all"], only), AtLeast(RISES), "about 93 against 82 %")
     text = f"With {widest} units in a layer, a good part of the scales is switched off, at least a tenth."

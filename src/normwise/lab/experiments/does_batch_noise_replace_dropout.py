@@ -47,16 +47,14 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
-from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.data.splits import digits, first, some_wrong
 from normwise.lab.design import Arm, Training, across, by_pair, figure, gap, panel, table
-from normwise.lab.models import he
+from normwise.lab.intervals import Numbers, difference, mean
+from normwise.lab.networks.stack import Ghost, Stack
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.stack import Ghost, Stack
-from normwise.lab.stack_training import accuracies, both, train_stack
-from normwise.lab.statistics import Numbers, difference, mean
+from normwise.lab.training.stacks import accuracies, both, train_stack
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.4"
@@ -110,45 +108,23 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     Dropout goes with the plain network and with the whole batch, not with its parts.
     """
     data = digits(trial.seed)
-    part = data.train.images[: IMAGES[trial.task]], data.train.labels[: IMAGES[trial.task]]
-    chosen = Split(part[0], _some_wrong(part[1], WRONG[trial.task], trial.seed), data.train.rows[: len(part[1])])
+    chosen = some_wrong(first(data.train, IMAGES[trial.task]), WRONG[trial.task], trial.seed)
     dropouts = settings.dropouts if trial.part in (PLAIN, BATCH[trial.task]) else (0.0,)
     each, rates = zip(*product(dropouts, settings.rates), strict=True)
-    stack = Stack(
-        len(rates),
-        depth=2,
-        width=settings.width,
-        activation="relu",
-        normalize=(lambda channels: Ghost(channels, trial.part)) if trial.part else None,
-        std=he,
-        seed=trial.seed,
-        dropout=each,
-    )
+    normalize = (lambda channels: Ghost(channels, trial.part)) if trial.part else None
+    stack = Stack(len(rates), depth=2, width=settings.width, normalize=normalize, seed=trial.seed, dropout=each)
     train_stack(stack, chosen, rates=rates, steps=settings.steps, batch=BATCH[trial.task], seed=trial.seed)
     return by_pair(both(stack, data) | {"train": accuracies(stack, chosen)}, dropouts, settings.rates)
 
 
-def _some_wrong(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
-    """The labels, a share of which is drawn anew from all classes."""
-    random = np.random.default_rng(seed)
-    changed = labels.numpy().copy()
-    rows = random.permutation(len(changed))[: round(share * len(changed))]
-    changed[rows] = random.integers(0, CLASSES, size=len(rows))
-    return torch.from_numpy(changed)
-
-
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare part sizes, and batch normalization with dropout."""
-    rows = [
-        (TASKS[task], words, dropout, _arm(settings, outcomes, task, part, dropout))
-        for task in settings.tasks
-        for part, words, dropouts in (
-            (PLAIN, "none", settings.dropouts),
-            (BATCH[task], f"batch norm, all {BATCH[task]}", settings.dropouts),
-            *((size, f"batch norm, parts of {size}", (0.0,)) for size in _sizes(settings, task)[1:]),
-        )
-        for dropout in dropouts
-    ]
+    rows = []
+    for task in settings.tasks:
+        kinds = [(PLAIN, "none", settings.dropouts), (BATCH[task], f"batch norm, all {BATCH[task]}", settings.dropouts)]
+        kinds += [(size, f"batch norm, parts of {size}", (0.0,)) for size in _sizes(settings, task)[1:]]
+        for part, words, dropouts in kinds:
+            rows += [(TASKS[task], words, each, _arm(settings, outcomes, task, part, each)) for each in dropouts]
     return Conclusion(
         statements=tuple(text for task in settings.tasks for text in _statements(settings, outcomes, task)),
         table=table(
@@ -189,8 +165,7 @@ def _with_any_dropout(arm: Outcomes) -> Numbers:
     """Test accuracies in % with the dropout and the rate that are best on validation images."""
     validation = arm.array("validation")
     dropout, rate = np.unravel_index(validation.mean(axis=0).argmax(), validation.shape[1:])
-    found: Numbers = 100 * arm.array("test")[:, dropout, rate]
-    return found
+    return np.asarray(100 * arm.array("test")[:, dropout, rate])
 
 
 def _statements(settings: Settings, outcomes: Outcomes, task: str) -> Iterator[Statement]:
@@ -205,10 +180,8 @@ def _statements(settings: Settings, outcomes: Outcomes, task: str) -> Iterator[S
     text = f"{where}normalizing parts of {size} images is more accurate than normalizing all {all_} at once."
     published = "0.5 points, 64 against 1024 images, ResNet-50 on ImageNet (read off figure 6, Wu & Johnson 2021)"
     yield judge(text, gap(ghost, whole), AtLeast(GAIN), published)
-    text = (
-        f"{where}the same for parts of {least} images at the common rate {settings.rates[-1]:g}, which learns all by "
-        "heart."
-    )
+    common = f"at the common rate {settings.rates[-1]:g}, which learns all by heart"
+    text = f"{where}the same for parts of {least} images {common}."
     few, many = (100 * _arm(settings, outcomes, task, part).array("test")[:, -1] for part in (least, all_))
     yield judge(text, mean(few - many, "points"), AtLeast(GAIN))
     text = f"{where}with parts of {size} images the training accuracy is lower than with all at once."
@@ -231,15 +204,9 @@ def _by_part(settings: Settings, outcomes: Outcomes) -> Figure:
         training = across("training", arms, "part", lambda arm: arm.points("train") / 100)
         plain = float(_arm(settings, outcomes, task, PLAIN).points().mean()) / 100
         panels.append(panel(TASKS[task], (test, training), ((plain, "test, not normalized"),)))
-    return figure(
-        "accuracy_by_part",
-        "Accuracy by how many images are normalized together",
-        panels,
-        x_label="images normalized together",
-        y_label="accuracy",
-        caption="The batch of the gradient is the same everywhere.",
-        x_scale="log",
-    )
+    title, label = "Accuracy by how many images are normalized together", "images normalized together"
+    caption = "The batch of the gradient is the same everywhere."
+    return figure("accuracy_by_part", title, panels, x_label=label, y_label="accuracy", caption=caption, x_scale="log")
 
 
 def _by_dropout(settings: Settings, outcomes: Outcomes) -> Figure:
@@ -250,10 +217,6 @@ def _by_dropout(settings: Settings, outcomes: Outcomes) -> Figure:
             arms = [_arm(settings, outcomes, task, part, dropout) for dropout in settings.dropouts]
             lines.append(across(words, arms, "dropout", lambda arm: arm.points() / 100))
         panels.append(panel(TASKS[task], lines))
-    return figure(
-        "accuracy_by_dropout",
-        "Test accuracy by the share of units that are left out",
-        panels,
-        x_label="dropout",
-        caption="Each at the rate that is best for it on validation images.",
-    )
+    title = "Test accuracy by the share of units that are left out"
+    caption = "Each at the rate that is best for it on validation images."
+    return figure("accuracy_by_dropout", title, panels, x_label="dropout", caption=caption)

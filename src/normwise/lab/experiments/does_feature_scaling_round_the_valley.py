@@ -37,20 +37,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from sklearn.datasets import load_diabetes
 
-from normwise.lab.design import average
+from normwise.lab.data.patients import half_of_them
+from normwise.lab.design import average, table
+from normwise.lab.intervals import Numbers, largest, mean, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
-from normwise.lab.statistics import Numbers, largest, mean, ratio
-from normwise.lab.valley import END, Valley
+from normwise.lab.training.valley import END, Valley, path_of_layer
 from normwise.lab.verdict import AtLeast, AtMost, Exact, Within, judge
-from normwise.torch import BatchNorm1d
 
 SAYS = "textbooks; LeCun et al. 1998, section 4.3"
 TOPIC = "optimization"
@@ -86,28 +83,13 @@ def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
     return [Trial(first, second, seed) for first, second in settings.pairs for seed in seeds]
 
 
-@cache
-def _patients() -> tuple[Numbers, Numbers, tuple[str, ...]]:
-    loaded: Any = load_diabetes(scaled=False)
-    return np.asarray(loaded.data, float), np.asarray(loaded.target, float), tuple(loaded.feature_names)
-
-
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """The valley of each scaling, the steps through it, and the path of the batch-norm layer."""
-    x, y = features(trial)
+    x, y = half_of_them(trial.first, trial.second, trial.seed)
     found: dict[str, Any] = {"correlation": float(np.asarray(np.corrcoef(x.T))[0, 1])}
     for name in SCALINGS:
         valley = Valley.of(scaled(x, name), y)
-        rate, steps = valley.best()
-        found[name] = {
-            "condition": valley.condition,
-            "steps": steps,
-            "rate": rate,
-            "degrees": valley.degrees(),
-            "path": valley.path(rate, settings.shown).tolist(),
-            "hessian": valley.hessian.tolist(),
-            "minimum": valley.minimum.tolist(),
-        }
+        found[name] = valley.found(settings.shown)
     path = np.array(found["standardized"]["path"])
     layer = path_of_layer(x, y, found["standardized"]["rate"], settings.shown)
     found["layer"] = float(np.abs(layer - path).max() / np.abs(path).max())
@@ -117,36 +99,12 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 MEASURED = ("condition", "steps", "rate", "degrees")
 
 
-def features(trial: Trial) -> tuple[Numbers, Numbers]:
-    """Two features of a random half of the patients, shape (221, 2), and the centred target, shape (221,)."""
-    data, target, names = _patients()
-    half = np.random.default_rng(trial.seed).permutation(len(target))[: len(target) // 2]
-    x = data[half][:, [names.index(trial.first), names.index(trial.second)]]
-    return x, target[half] - target[half].mean()
-
-
 def scaled(x: Numbers, scaling: str) -> Numbers:
     """The features as they are, between 0 and 1, or with mean 0 and variance 1."""
     if scaling == "raw":
         return x
-    if scaling == "min-max":
-        return np.asarray((x - x.min(axis=0)) / (x.max(axis=0) - x.min(axis=0)))
-    return np.asarray((x - x.mean(axis=0)) / x.std(axis=0))
-
-
-def path_of_layer(x: Numbers, y: Numbers, rate: float, steps: int) -> Numbers:
-    """Gradient descent from 0 on two weights behind a batch-norm layer that gets the features as they are."""
-    layer = BatchNorm1d(2, eps=1e-30, affine=False, dtype=torch.float64)  # torch refuses 0
-    inputs, target = torch.from_numpy(x), torch.from_numpy(y)
-    w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    found = [w.detach().clone()]
-    for _ in range(steps):
-        loss = (layer(inputs) @ w - target).square().mean() / 2
-        (gradient,) = torch.autograd.grad(loss, w)
-        with torch.no_grad():
-            w -= rate * gradient
-        found.append(w.detach().clone())
-    return torch.stack(found).numpy()
+    low, high = x.min(axis=0), x.max(axis=0)
+    return np.asarray((x - low) / (high - low) if scaling == "min-max" else (x - x.mean(axis=0)) / x.std(axis=0))
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -188,25 +146,18 @@ def _statements(pair: tuple[str, str], arm: Outcomes) -> Iterator[Statement]:
 
 
 def _table(arms: dict[tuple[str, str], Outcomes]) -> Table:
-    rows = (
-        (
-            f"{_words(pair)} (correlation {arm.array('correlation').mean():.2f})",
-            words,
-            average(arm.array(f"condition_{name}"), 1),
-            f"{arm.array(f'rate_{name}').mean():.2g}",
-            average(arm.array(f"steps_{name}"), 0),
-            average(arm.array(f"degrees_{name}"), 1),
-        )
-        for pair, arm in arms.items()
-        for name, words in SCALINGS.items()
-    )
-    caption = (
+    return table(
         f"The Hessian's condition number, the best rate, the steps to {100 * END:g} % of the loss above the minimum, "
-        f"and the angle in degrees between the first step and the way there. Mean [95 % interval] over "
-        f"{len(next(iter(arms.values())))} halves of the patients"
-    )
-    return Table(
-        caption, ("features", "scaled", "condition number", "best rate", "steps", "first step askew"), tuple(rows)
+        "and the angle in degrees between the first step and the way there",
+        [(pair, arm, name) for pair, arm in arms.items() for name in SCALINGS],
+        ("features", lambda row: f"{_words(row[0])} (correlation {row[1].array('correlation').mean():.2f})"),
+        ("scaled", lambda row: SCALINGS[row[2]]),
+        ("condition number", lambda row: average(row[1].array(f"condition_{row[2]}"), 1)),
+        ("best rate", lambda row: f"{row[1].array(f'rate_{row[2]}').mean():.2g}"),
+        ("steps", lambda row: average(row[1].array(f"steps_{row[2]}"), 0)),
+        ("first step askew", lambda row: average(row[1].array(f"degrees_{row[2]}"), 1)),
+        seeds=len(next(iter(arms.values()))),
+        of="halves of the patients",
     )
 
 
@@ -216,7 +167,8 @@ def _figure(pair: tuple[str, str], arm: Outcomes, shown: int) -> Figure:
         found = next(iter(arm))[1][name]  # of the first seed
         valley = Valley(np.array(found["hessian"]), np.array(found["minimum"]))
         far = float(np.linalg.norm(valley.minimum))
-        lines = [_contour(valley, level, far) for level in LEVELS]
+        contours = (valley.contour(level, far) for level in LEVELS)
+        lines = [Series("equal loss", tuple(across.tolist()), tuple(up)) for across, up in contours]
         path = (np.array(found["path"]) - valley.minimum) / far
         lines.append(Series("gradient descent", tuple(path[:, 0].tolist()), tuple(path[:, 1].tolist())))
         panels.append(Panel(f"{words}: {found['steps']} steps", tuple(lines)))
@@ -231,19 +183,3 @@ def _figure(pair: tuple[str, str], arm: Outcomes, shown: int) -> Figure:
         y_label="weight of the second feature, from the minimum",
         panels=tuple(panels),
     )
-
-
-def _contour(valley: Valley, level: float, far: float) -> Series:
-    """Where the loss is ``level`` times that at the start, as far as it lies in the picture."""
-    eigenvalues, vectors = np.linalg.eigh(valley.hessian)
-    size = np.sqrt(2 * level * valley.above(np.zeros(2)) / eigenvalues) / far
-    # More points where the long axis leaves the picture quickly: equal steps of its sine.
-    turn = np.linspace(0, 2 * np.pi, 721)
-    if size[0] > 2:
-        edge = np.arcsin(min(1.0, 1.6 / size[0]))
-        turn = np.concatenate([np.linspace(np.pi / 2 - edge, np.pi / 2 + edge, 61), [np.nan]])
-        turn = np.concatenate([turn, turn + np.pi])
-    points = vectors @ (size[:, None] * np.stack([np.cos(turn), np.sin(turn)]))
-    inside = np.abs(points).max(axis=0) <= 1.5  # NaN is not inside
-    kept = tuple(float(y) if fits else None for y, fits in zip(points[1], inside, strict=True))
-    return Series("equal loss", tuple(np.nan_to_num(points[0]).tolist()), kept)

@@ -32,19 +32,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from normwise.lab.data import digits
-from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, average, by_rate, gap, geometric, table
-from normwise.lab.models import Dense, he
+from normwise.lab.data.splits import digits
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, average, gap, geometric, table
+from normwise.lab.design.curves import largest_usable
+from normwise.lab.design.figures import by_rate
+from normwise.lab.intervals import difference, ratio
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement, Table
-from normwise.lab.statistics import Numbers, difference, ratio
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracies, train
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, sections 3.3 and 4.2"
@@ -87,43 +87,23 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, and measure accuracy after the last step."""
     data = digits(trial.seed)
-    model = Dense(
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        batch_norm=trial.batch_norm,
-        std=he,
-        seed=trial.seed,
-    )
+    norm = trial.batch_norm
+    model = Dense(depth=settings.depth, width=settings.width, batch_norm=norm, seed=trial.seed)
     finite = train(model, data.train, rate=trial.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-    return {
-        "finite": finite,
-        "validation": accuracy(model, data.validation),
-        "test": accuracy(model, data.test),
-    }
-
-
-def largest_usable(accuracies: Numbers, rates: Sequence[float]) -> Numbers:
-    """The largest rate at which each seed is accurate enough, or NaN: shape (seeds, rates) to (seeds,)."""
-    usable = np.where(accuracies >= USABLE, np.array(rates), -np.inf).max(axis=1)
-    return np.where(np.isfinite(usable), usable, np.nan)
+    return {"finite": finite, **accuracies(model, data)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the largest usable rates, and the accuracies at equal and at best rates."""
     arms = GRID.arms(settings, outcomes, choose=lambda arm: int(arm.array("validation").mean(axis=0).argmax()))
+    title = f"Test accuracy after {settings.steps} steps, at every learning rate"
+    marks = ((USABLE, f"usable: {USABLE:.2f}"),)
+    caption = "A network that guesses, or whose loss became infinite, has .10."
+    every_rate = by_rate(title, [arms], "5×64, ReLU", caption=caption, marks=marks)
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=_table(settings, arms),
-        figures=(
-            by_rate(
-                f"Test accuracy after {settings.steps} steps, at every learning rate",
-                [arms],
-                "5×64, ReLU",
-                caption="A network that guesses, or whose loss became infinite, has .10.",
-                marks=((USABLE, f"usable: {USABLE:.2f}"),),
-            ),
-        ),
+        figures=(every_rate,),
         caveats=(
             "Only the rates of the table are tried, so a ratio is known no better than their spacing, and an interval "
             "without width says that all seeds agree on the same rates, not that the ratio is exact; where the highest "
@@ -137,7 +117,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
-    largest = {each: largest_usable(arms[each].array("test"), settings.rates) for each in WITH_AND_WITHOUT}
+    largest = {each: largest_usable(arms[each].array("test"), settings.rates, USABLE) for each in WITH_AND_WITHOUT}
     text = f"The largest rate that still trains is at least {HIGHER:g} times higher with batch normalization."
     rule = AtLeast(HIGHER, nothing=1.0)
     yield judge(text, ratio(largest[True], largest[False]), rule, "5 to 30 times, Inception on ImageNet")
@@ -157,7 +137,7 @@ def _table(settings: Settings, arms: Arms) -> Table:
         (f"{rate:g}", *(average(100 * arm.array("test")[:, i], 1) for arm in arms))
         for i, rate in enumerate(settings.rates)
     ]
-    limits = (geometric(largest_usable(arm.array("test"), settings.rates), 3) for arm in arms)
+    limits = (geometric(largest_usable(arm.array("test"), settings.rates, USABLE), 3) for arm in arms)
     rows += [("largest usable rate", *limits), ("best rate on validation", *(arm.rate for arm in arms))]
     return table(
         f"Test accuracy in % after {settings.steps} steps at each rate",

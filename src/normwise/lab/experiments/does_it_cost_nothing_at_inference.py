@@ -32,24 +32,25 @@ References:
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normwise.kernels import reference
-from normwise.lab.data import digits
-from normwise.lab.design import Grid, average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.data.splits import digits
+from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
+from normwise.lab.intervals import cell, largest, ratio
+from normwise.lab.networks.dense import Dense
+from normwise.lab.networks.rewriting import folded
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement, Table
-from normwise.lab.rewriting import folded
-from normwise.lab.statistics import cell, largest, ratio
-from normwise.lab.training import train
+from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.training.timing import median_seconds
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 
@@ -62,14 +63,9 @@ PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(OneNetwork):
     """The network, and how often it is timed."""
 
-    depth: int = 3
-    width: int = 64
-    steps: int = 300
-    rate: float = 0.1
-    batch: int = 60
     sizes: tuple[int, ...] = (1, 10, 100, 450)
     repeats: int = 50
 
@@ -87,16 +83,12 @@ trials = Grid(Trial).trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, fold, and compare logits, classes and times."""
     data = digits(trial.seed)
-    model = Dense(
-        depth=settings.depth, width=settings.width, activation="relu", batch_norm=True, std=he, seed=trial.seed
-    )
-    train(model, data.train, rate=settings.rate, steps=settings.steps, batch=settings.batch, seed=trial.seed)
-    model.eval()
+    model = settings.train(settings.dense(trial.seed), data.train, trial.seed).eval()
     plain = folded(model)
     found: dict[str, Any] = {}
     with torch.no_grad():
         found["seconds"] = [
-            [_seconds(each, data.test.images[:size], settings.repeats) for size in settings.sizes]
+            [median_seconds(partial(each, data.test.images[:size]), settings.repeats) for size in settings.sizes]
             for each in (model, deepcopy(plain).float())
         ]
         for name, dtype in PRECISIONS.items():
@@ -104,15 +96,6 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
             found[name] = float((one - two).abs().max() / one.abs().max())
             found[f"changed_{name}"] = int((one.argmax(dim=1) != two.argmax(dim=1)).sum())
     return found | {"batch_of_one": _batch_of_one(model, data.test.images[:1])}
-
-
-def _seconds(model: nn.Module, images: Tensor, repeats: int) -> float:
-    found = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        model(images)
-        found.append(time.perf_counter() - begin)
-    return float(np.median(found))
 
 
 def _batch_of_one(model: Dense, image: Tensor) -> float:
@@ -128,23 +111,10 @@ def _batch_of_one(model: Dense, image: Tensor) -> float:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the identities and the time."""
-    seconds = 1e6 * outcomes.array("seconds")
-    lines = (line(words, settings.sizes, seconds[:, i]) for i, words in enumerate(("with batch norm", "folded")))
     return Conclusion(
-        statements=_statements(settings, outcomes),
+        statements=tuple(_statements(settings, outcomes)),
         table=_table(settings, outcomes),
-        figures=(
-            figure(
-                "time_by_images",
-                "Time of inference, before and after folding",
-                [panel("64-3×64-10, ReLU", lines)],
-                x_label="images",
-                y_label="microseconds",
-                caption="Three hidden layers of 64 units, one thread.",
-                x_scale="log",
-                y_scale="log",
-            ),
-        ),
+        figures=(_figure(settings, outcomes),),
         caveats=(
             "In float32 the two round differently; which of them is nearer to the truth is chance.",
             "What folding saves depends on how much of a network's time is normalization: little for dense layers of "
@@ -154,39 +124,19 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> tuple[Statement, ...]:
-    seconds, last = outcomes.array("seconds"), len(settings.sizes) - 1
-    changed = outcomes.array("changed_float32")
-    relative = "of the largest logit"
-    return (
-        judge(
-            "In float64 the folded network has the same logits.",
-            largest(outcomes.array("float64"), relative),
-            Exact(DOUBLE),
-        ),
-        judge(
-            "In float32 the folded network has the same logits up to its rounding.",
-            largest(outcomes.array("float32"), relative),
-            Exact(SINGLE),
-        ),
-        judge(
-            "In float32 no test image changes its class by folding.",
-            largest(changed, "images"),
-            Exact(0.0),
-        ),
-        judge(
-            f"The folded network is faster for {settings.sizes[last]} images.",
-            ratio(seconds[:, 0, last], seconds[:, 1, last]),
-            AtLeast(SAVES, nothing=1.0),
-            says="why networks are folded",
-        ),
-        judge(
-            "In training mode a batch of one example becomes the shift, whatever the example.",
-            largest(outcomes.array("batch_of_one"), "difference"),
-            Exact(0.0),
-            says="Irpan 2017",
-        ),
-    )
+def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
+    seconds, last, relative = outcomes.array("seconds"), len(settings.sizes) - 1, "of the largest logit"
+    text = "In float64 the folded network has the same logits."
+    yield judge(text, largest(outcomes.array("float64"), relative), Exact(DOUBLE))
+    text = "In float32 the folded network has the same logits up to its rounding."
+    yield judge(text, largest(outcomes.array("float32"), relative), Exact(SINGLE))
+    text = "In float32 no test image changes its class by folding."
+    yield judge(text, largest(outcomes.array("changed_float32"), "images"), Exact(0.0))
+    text = f"The folded network is faster for {settings.sizes[last]} images."
+    faster = ratio(seconds[:, 0, last], seconds[:, 1, last])
+    yield judge(text, faster, AtLeast(SAVES, nothing=1.0), says="why networks are folded")
+    text = "In training mode a batch of one example becomes the shift, whatever the example."
+    yield judge(text, largest(outcomes.array("batch_of_one"), "difference"), Exact(0.0), says="Irpan 2017")
 
 
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
@@ -208,3 +158,12 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
         f"{len(outcomes)} seeds"
     )
     return Table(caption, ("of", "found"), tuple(rows))
+
+
+def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
+    seconds = 1e6 * outcomes.array("seconds")
+    lines = (line(words, settings.sizes, seconds[:, i]) for i, words in enumerate(("with batch norm", "folded")))
+    panels = [panel("64-3×64-10, ReLU", lines)]
+    title, caption = "Time of inference, before and after folding", "Three hidden layers of 64 units, one thread."
+    show = partial(figure, x_label="images", y_label="microseconds", x_scale="log", y_scale="log")
+    return show("time_by_images", title, panels, caption=caption)

@@ -39,18 +39,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import batches, digits
+from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import Arm, Arms, Grid, average, figure, line, panel
-from normwise.lab.models import Dense, glorot, he
+from normwise.lab.intervals import Numbers, mean, transformed
+from normwise.lab.networks.dense import Dense, glorot, he
+from normwise.lab.networks.gradients import log_norms, theorem_8
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Figure, Series, Statement, Table
-from normwise.lab.statistics import Numbers, mean, transformed
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.3; against it Yang et al. 2019"
@@ -104,30 +105,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         seed=trial.seed,
         dtype=torch.float64,  # 0.125^30 squared is no float32
     )
-    outputs: list[torch.Tensor] = []
-    for layer in model.linear:
-        layer.register_forward_hook(lambda *seen: outputs.append(seen[-1]))
     images, labels = next(batches(digits(trial.seed).train, settings.batch, trial.seed))
-    loss = cross_entropy(model(images.double()), labels)
-    gradients = torch.autograd.grad(loss, outputs)
-    return {"log10_norm": [math.log10(float(gradient.norm())) for gradient in gradients]}
-
-
-def theorem_8(batch: float) -> float:
-    """Growth per layer of the squared gradient norm towards the input, for ReLU and batches of ``batch`` > 3.
-
-    With c = -1 / (B - 1), J(c) = (sqrt(1 - c^2) + (pi - arccos c) c) / pi and J'(c) = 1 - arccos(c) / pi:
-
-        (J'(c) + B - 1) / ((B - 3) (1 - J(c))) - 1 / (B - 3)
-
-    Example:
-        >>> round(theorem_8(60), 4), round(theorem_8(1e9), 4)
-        (1.4949, 1.4669)
-    """
-    c = -1 / (batch - 1)
-    j = (math.sqrt(1 - c * c) + (math.pi - math.acos(c)) * c) / math.pi
-    slope = 1 - math.acos(c) / math.pi
-    return (slope + batch - 1) / ((batch - 3) * (1 - j)) - 1 / (batch - 3)
+    return {"log10_norm": log_norms(model, images.double(), labels)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -160,38 +139,36 @@ def _factor(logs: Numbers) -> Estimate:
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     smallest, largest, n = min(settings.scales), max(settings.scales), settings.layers
+    without = "Without batch normalization,"
     if "relu" in settings.activations and FAIR in settings.scales:
-        text = f"Without batch normalization, ReLU layers of {FAIR} times He's scale leave {FAIR}^{n} of the gradient."
+        text = f"{without} ReLU layers of {FAIR} times He's scale leave {FAIR}^{n} of the gradient."
         factor, rule = _factor(_log_factor(arms["relu", False, FAIR])), Within(FAIR**n / 2, FAIR**n * 2)
         yield judge(text, factor, rule, f"{FAIR}^{n} = {FAIR**n:.3g}", "the usual example")
     if "relu" in settings.activations:
-        text = f"Without batch normalization, ReLU layers of He's scale keep the gradient's size over {n} layers."
+        text = f"{without} ReLU layers of He's scale keep the gradient's size over {n} layers."
         yield judge(text, _factor(_log_factor(arms["relu", False, 1.0])), Within(*NEAR_ONE))
     if "sigmoid" in settings.activations:
-        text = f"Without batch normalization, the gradient of a sigmoid network vanishes over {n} layers."
+        text = f"{without} the gradient of a sigmoid network vanishes over {n} layers."
         yield judge(text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0))
-    changes = {
-        each: [
-            np.abs(_log_factor(arms[activation, each, largest]) - _log_factor(arms[activation, each, smallest]))
-            for activation in settings.activations
-        ]
-        for each in (False, True)
-    }
+
+    def changes(batch_norm: bool) -> list[Numbers]:
+        """By larger weights, for each activation."""
+        pairs = ([arms[each, batch_norm, scale] for scale in (largest, smallest)] for each in settings.activations)
+        return [np.abs(_log_factor(large) - _log_factor(small)) for large, small in pairs]
+
     times = f"{largest / smallest:g} times larger weights"
-    text = f"Without batch normalization, {times} change the factor over {n} layers (least affected activation)."
-    yield judge(text, _factor(np.min(changes[False], axis=0)), AtLeast(10.0, nothing=1.0))
+    text = f"{without} {times} change the factor over {n} layers (least affected activation)."
+    yield judge(text, _factor(np.min(changes(False), axis=0)), AtLeast(10.0, nothing=1.0))
     text = f"With batch normalization, {times} do not change the factor over {n} layers (most affected activation)."
-    yield judge(text, _factor(np.max(changes[True], axis=0)), Within(*SAME), says=PAPER)
+    yield judge(text, _factor(np.max(changes(True), axis=0)), Within(*SAME), says=PAPER)
     for activation in settings.activations:
         name = {"relu": "ReLU"}.get(activation, activation)
         text = f"With batch normalization and {name}, the gradient keeps its size over {n} layers."
         factor = _factor(_log_factor(arms[activation, True, 1.0]))
         yield judge(text, factor, Within(*NEAR_ONE), says=f"conjectured in {PAPER}")
     if "relu" in settings.activations:
-        text = (
-            "With batch normalization and ReLU, the gradient grows towards the input at the rate of theorem 8 "
-            "(measured over predicted log growth per layer)."
-        )
+        grows = "the gradient grows towards the input at the rate of theorem 8"
+        text = f"With batch normalization and ReLU, {grows} (measured over predicted log growth per layer)."
         theorem = math.log10(theorem_8(settings.batch)) / 2
         over = transformed(_growth(settings, arms["relu", True, 1.0]), lambda slope: slope / theorem)
         published = f"norm times {10**theorem:.4f} per layer at batches of {settings.batch}"
@@ -229,26 +206,14 @@ def _figures(settings: Settings, arms: Arms) -> tuple[Figure, Figure]:
         both.append(panel(activation, (*without, normalized[scales.index(1.0)])))
         close.append(panel(activation, normalized))
     spread = "Line: geometric mean over seeds; band: smallest to largest."
-    x_label, y_label = "layer, from the input upwards", "norm of dL/dz, topmost layer = 1"
+    show = partial(figure, x_label="layer, from the input upwards", y_label="norm of dL/dz, topmost layer = 1")
+    level = f"A level line keeps its size. {spread}"
+    rising = f"The lines of all scales lie on each other, and rise towards the input. {spread}"
+    name, title = "gradient_by_layer", "Size of the gradient, layer by layer, before training"
+    closer = "The same with batch normalization, seen closer"
     return (
-        figure(
-            "gradient_by_layer",
-            "Size of the gradient, layer by layer, before training",
-            both,
-            caption=f"A level line keeps its size. {spread}",
-            x_label=x_label,
-            y_label=y_label,
-            y_scale="log",
-        ),
-        figure(
-            "gradient_by_layer_with_batch_norm",
-            "The same with batch normalization, seen closer",
-            close,
-            caption=f"The lines of all scales lie on each other, and rise towards the input. {spread}",
-            x_label=x_label,
-            y_label=y_label,
-            y_scale="log",
-        ),
+        show(name, title, both, caption=level, y_scale="log"),
+        show(f"{name}_with_batch_norm", closer, close, caption=rising, y_scale="log"),
     )
 
 

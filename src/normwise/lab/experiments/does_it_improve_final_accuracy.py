@@ -30,15 +30,17 @@ References:
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from normwise.lab.data import digits
-from normwise.lab.design import WITH_AND_WITHOUT, Grid, SideBySide, by_rate, gap, table
+from normwise.lab.data.splits import digits
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, SideBySide, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion
-from normwise.lab.stack_training import accuracies, both
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.training.descent import half_a_cosine
+from normwise.lab.training.stacks import accuracies, both
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, figure 3"
@@ -78,28 +80,18 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate."""
     data = digits(trial.seed)
     stack = settings.stack(trial.seed, trial.batch_norm, depth=trial.depth)
-    settings.train(
-        stack,
-        data.train,
-        trial.seed,
-        schedule=lambda step: (1 + math.cos(math.pi * step / settings.steps)) / 2,
-    )
+    settings.train(stack, data.train, trial.seed, schedule=half_a_cosine(settings.steps))
     return both(stack, data) | {"train": accuracies(stack, data.train)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare test accuracies at each arm's best rate."""
     arms = GRID.arms(settings, outcomes)
+    title = f"Test accuracy after {settings.steps} steps, at every initial rate"
+    show = partial(by_rate, x_label="initial learning rate", caption="The rate falls to 0 along half a cosine.")
+    by_initial_rate = show(title, arms.by("depth"), "{depth} hidden layers")
     return Conclusion(
-        statements=tuple(
-            judge(
-                f"With {depth} hidden layers, the network with batch normalization ends higher.",
-                gap(arms[depth, True], arms[depth, False]),
-                AtLeast(GAIN),
-                PUBLISHED,
-            )
-            for depth in settings.depths
-        ),
+        statements=tuple(_statements(settings, arms)),
         table=table(
             f"Accuracy in % after {settings.steps} steps",
             arms,
@@ -109,15 +101,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("test", lambda arm: arm.percent(2)),
             ("training", lambda arm: arm.percent(2, "train")),
         ),
-        figures=(
-            by_rate(
-                f"Test accuracy after {settings.steps} steps, at every initial rate",
-                arms.by("depth"),
-                "{depth} hidden layers",
-                caption="The rate falls to 0 along half a cosine.",
-                x_label="initial learning rate",
-            ),
-        ),
+        figures=(by_initial_rate,),
         caveats=(
             "One of the digits' 450 test images is 0.22 points and the standard error of an accuracy near .98 is .66 "
             "points for one split; only the pairing and the number of seeds make half a point visible.",
@@ -125,3 +109,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "generalization where that is near 100, and optimization where it is not.",
         ),
     )
+
+
+def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
+    for depth in settings.depths:
+        text = f"With {depth} hidden layers, the network with batch normalization ends higher."
+        yield judge(text, gap(arms[depth, True], arms[depth, False]), AtLeast(GAIN), PUBLISHED)

@@ -40,23 +40,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from normwise.lab.data import digits
-from normwise.lab.design import (
-    GUESSING,
-    WITH_AND_WITHOUT,
-    Arms,
-    DenseTraining,
-    Grid,
-    across,
-    by_pair,
-    figure,
-    panel,
-    table,
-)
+from normwise.lab.data.splits import digits
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, by_pair, table
+from normwise.lab.design.figures import GUESSING, across, figure, panel
+from normwise.lab.intervals import largest, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import largest, mean
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Exact, Within, judge
 from normwise.torch import BatchNorm1d
 
@@ -116,6 +106,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the ranges of accuracy over the scales."""
     arms = GRID.arms(settings, outcomes)
     lines = (across(each.words["batch_norm"], each, "scale") for each in arms.by("batch_norm"))
+    title = f"Test accuracy after {settings.steps} steps, by the scale of the initial weights"
+    panels = [panel(f"{settings.depth}×{settings.width}, ReLU", lines, GUESSING)]
+    caption, label = "Each at the rate that is best for it on validation images.", "initial weights, times He's scale"
+    by_scale = figure("accuracy_by_scale", title, panels, x_label=label, caption=caption, x_scale="log")
     return Conclusion(
         statements=tuple(_statements(settings, arms, outcomes)),
         table=table(
@@ -127,16 +121,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             (WITH_AND_WITHOUT[False], lambda row: row[False].percent(1)),
             ("rate", lambda row: row[False].rate),
         ),
-        figures=(
-            figure(
-                "accuracy_by_scale",
-                f"Test accuracy after {settings.steps} steps, by the scale of the initial weights",
-                [panel(f"{settings.depth}×{settings.width}, ReLU", lines, GUESSING)],
-                x_label="initial weights, times He's scale",
-                caption="Each at the rate that is best for it on validation images.",
-                x_scale="log",
-            ),
-        ),
+        figures=(by_scale,),
         caveats=(
             "The best of a few rates is taken for each scale, which favours both arms; at one rate for all scales the "
             "network without batch normalization does worse still.",

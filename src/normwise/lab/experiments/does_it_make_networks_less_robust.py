@@ -35,29 +35,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from normwise.lab.data import Split, digits
-from normwise.lab.design import (
-    GUESSING,
-    WITH_AND_WITHOUT,
-    Arms,
-    DenseTraining,
-    Grid,
-    average,
-    figure,
-    line,
-    panel,
-    table,
-)
-from normwise.lab.models import Dense, he
+from normwise.lab.data.splits import digits
+from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arms, DenseTraining, Grid, Measures, average, table
+from normwise.lab.design.figures import figure, line, panel
+from normwise.lab.intervals import difference
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.statistics import difference
-from normwise.lab.training import accuracy
+from normwise.lab.training.attacks import moved, noisy
+from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Galloway et al. 2019"
@@ -95,46 +84,27 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on changed test images."""
     data = digits(trial.seed)
+    measures: Measures = {
+        "validation": lambda model: accuracy(model, data.validation),
+        "noise": lambda model: [accuracy(model, noisy(data.test, size, trial.seed)) for size in settings.noise],
+        "sign": lambda model: [accuracy(model, moved(model, data.test, size)) for size in settings.sign],
+    }
     depth, width = settings.depth, settings.width
-    return settings.at_every_rate(
-        lambda: Dense(
-            depth=depth, width=width, activation="relu", batch_norm=trial.batch_norm, std=he, seed=trial.seed
-        ),
-        data.train,
-        trial.seed,
-        {
-            "validation": lambda model: accuracy(model, data.validation),
-            "noise": lambda model: [accuracy(model, noisy(data.test, size, trial.seed)) for size in settings.noise],
-            "sign": lambda model: [accuracy(model, moved(model, data.test, size)) for size in settings.sign],
-        },
-        batch=settings.batch,
-    )
-
-
-def noisy(data: Split, size: float, seed: int) -> Split:
-    """With normal noise of a standard deviation, the same for both arms."""
-    noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(seed))
-    return Split(data.images + size * noise, data.labels, data.rows)
-
-
-def moved(model: Dense, data: Split, size: float) -> Split:
-    """Every pixel moved by ``size`` in the direction that raises the loss, in inference mode; still between 0 and 1."""
-    model.eval()
-    images = data.images.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(cross_entropy(model(images), data.labels, reduction="sum"), images)
-    return Split((data.images + size * slope.sign()).clamp(0, 1), data.labels, data.rows)
+    make = partial(Dense, depth=depth, width=width, batch_norm=trial.batch_norm, seed=trial.seed)
+    return settings.at_every_rate(make, data.train, trial.seed, measures, batch=settings.batch)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate, for every change."""
     arms = GRID.arms(settings, outcomes)
     changes = [(kind, i, size) for kind in KINDS for i, size in enumerate(getattr(settings, kind))]
-    panels = (
-        panel(
-            words, (line(arm["batch_norm"], getattr(settings, kind), arm.points(kind) / 100) for arm in arms), GUESSING
-        )
-        for kind, words in KINDS.items()
-    )
+    panels = []
+    for kind, words in KINDS.items():
+        lines = (line(arm["batch_norm"], getattr(settings, kind), arm.points(kind) / 100) for arm in arms)
+        panels.append(panel(words, lines, GUESSING))
+    title = "Test accuracy that is left, by how far images are changed"
+    label = "size of the change, pixels being between 0 and 1"
+    by_change = figure("accuracy_by_change", title, panels, x_label=label)
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -145,14 +115,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             *((arm["batch_norm"], lambda row, arm=arm: average(arm.points(row[0])[:, row[1]], 1)) for arm in arms),
             seeds=arms.seeds,
         ),
-        figures=(
-            figure(
-                "accuracy_by_change",
-                "Test accuracy that is left, by how far images are changed",
-                panels,
-                x_label="size of the change, pixels being between 0 and 1",
-            ),
-        ),
+        figures=(by_change,),
         caveats=(
             "The arms differ in their rates too: each has the one that is best for it on images as they are.",
             "One step against the gradient's sign is the weakest of attacks; where gradients vanish it says little.",

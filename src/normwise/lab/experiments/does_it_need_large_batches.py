@@ -39,15 +39,14 @@ from typing import Any
 
 import numpy as np
 
-from normwise.lab.data import digits
-from normwise.lab.design import Arm, figure, gap, line, panel, table
-from normwise.lab.models import he
+from normwise.lab.data.splits import digits
+from normwise.lab.design import Arm, Rates, figure, gap, line, panel, table
+from normwise.lab.intervals import difference
+from normwise.lab.networks.stack import Ghost, Normalization, Stack, batch_norm
+from normwise.lab.networks.variants import LayerNorms
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Series, Statement
-from normwise.lab.stack import Ghost, Normalization, Stack, batch_norm
-from normwise.lab.stack_training import accuracies, both, train_stack
-from normwise.lab.statistics import difference
-from normwise.lab.variants import LayerNorms
+from normwise.lab.training.stacks import accuracies, both, train_stack
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
 from normwise.torch.models.recalibration.recalibrate import recalibrate
@@ -63,12 +62,11 @@ RECALIBRATED = ("parts", "batch", "renorm")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Rates):
     """The sizes, and the network."""
 
     parts: tuple[int, ...] = (64, 16, 8, 4, 2)
     batches: tuple[int, ...] = (32, 4, 2)
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     of: int = 64
     """Images per step, where parts of them are normalized."""
     part_steps: int = 600
@@ -115,15 +113,8 @@ def normalization(trial: Trial, settings: Settings) -> Normalization | None:
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure by moving averages and by exact statistics."""
     data = digits(trial.seed)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=normalization(trial, settings),
-        std=he,
-        seed=trial.seed,
-    )
+    layer, members = normalization(trial, settings), len(settings.rates)
+    stack = Stack(members, depth=settings.depth, width=settings.width, normalize=layer, seed=trial.seed)
     steps = settings.part_steps if trial.arm == "parts" else settings.batch_steps
     train_stack(stack, data.train, rates=settings.rates, steps=steps, batch=trial.batch, seed=trial.seed)
     found = both(stack, data)
@@ -142,6 +133,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         choose = (lambda arm: int(arm.array("exact_validation").mean(axis=0).argmax())) if exact else None
         return Arm({}, {}, runs, settings.rates, choose=choose)
 
+    def exact(row: tuple[str, int]) -> str:
+        return arm(*row, exact=True).percent(1, "exact_test") if row[0] in RECALIBRATED else ""
+
     rows = [("parts", part) for part in settings.parts]
     rows += [(name, batch) for batch in settings.batches for name in ARMS]
     return Conclusion(
@@ -153,10 +147,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("images", lambda row: str(row[1])),
             ("rate", lambda row: arm(*row).rate),
             ("moving averages", lambda row: arm(*row).percent(1)),
-            (
-                "exact statistics",
-                lambda row: arm(*row, exact=True).percent(1, "exact_test") if row[0] in RECALIBRATED else "",
-            ),
+            ("exact statistics", exact),
             seeds=len(arm(*rows[0])),
         ),
         figures=(_figure(settings, arm),),
@@ -180,10 +171,8 @@ def _statements(settings: Settings, arm: Callable[..., Arm]) -> Iterator[Stateme
     back = difference(exact, arm("parts", last).points(), "points")
     yield judge(text, back, AtLeast(1.0), "32.0 instead of 35.5 % error, ResNet-50")
     largest, smallest = settings.batches[0], settings.batches[-1]
-    published = {
-        "renorm": "76.5 against 74.2 % with micro-batches of 4, Inception",
-        "layer": "group norm: 24.1 against 34.7 %",
-    }
+    inception = "76.5 against 74.2 % with micro-batches of 4, Inception"
+    published = {"renorm": inception, "layer": "group norm: 24.1 against 34.7 %"}
     for name in ("renorm", "layer", "none"):
         words = "no normalization" if name == "none" else ARMS[name]
         text = f"With batches of {smallest}, {words} is better than batch norm."
@@ -200,18 +189,10 @@ def _figure(settings: Settings, arm: Callable[..., Arm]) -> Figure:
         single: Any = (np.array(points) / 100).astype(np.float32).T  # as these lines have always been
         return line(label, sizes, single)
 
-    parts = (
-        by_size("batch norm", "parts", settings.parts),
-        by_size("batch norm, exact statistics", "parts", settings.parts, exact=True),
-    )
-    return figure(
-        "accuracy_by_size",
-        "Test accuracy by how many images are normalized together",
-        (
-            panel(f"parts of a batch of {settings.of}", parts),
-            panel("whole batches", (by_size(words, name, settings.batches) for name, words in ARMS.items())),
-        ),
-        x_label="images",
-        caption="Each at its best rate on validation images. On the right smaller batches see fewer images.",
-        x_scale="log",
-    )
+    part = ("parts", settings.parts)
+    parts = by_size("batch norm", *part), by_size("batch norm, exact statistics", *part, exact=True)
+    whole = (by_size(words, name, settings.batches) for name, words in ARMS.items())
+    panels = panel(f"parts of a batch of {settings.of}", parts), panel("whole batches", whole)
+    title = "Test accuracy by how many images are normalized together"
+    caption = "Each at its best rate on validation images. On the right smaller batches see fewer images."
+    return figure("accuracy_by_size", title, panels, x_label="images", caption=caption, x_scale="log")

@@ -34,13 +34,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arms, Grid, SideBySide, across, figure, gap, panel, table
-from normwise.lab.models import glorot
+from normwise.lab.intervals import mean
+from normwise.lab.networks.dense import glorot
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import mean
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.2"
@@ -89,27 +89,19 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare accuracies at each arm's best rate."""
     arms = GRID.arms(settings, outcomes)
-    rows = [
-        arms.where(activation=activation, depth=depth)
-        for activation in settings.activations
-        for depth in settings.depths
-    ]
-    panels = (
-        panel(
-            activation,
-            (
-                across(words, arms.where(activation=activation, batch_norm=arm), "depth")
-                for arm, words in WITH_AND_WITHOUT.items()
-            ),
-            GUESSING,
-        )
-        for activation in settings.activations
-    )
+    kinds = [(activation, depth) for activation in settings.activations for depth in settings.depths]
+    panels = []
+    for activation in settings.activations:
+        pair = {words: arms.where(activation=activation, batch_norm=arm) for arm, words in WITH_AND_WITHOUT.items()}
+        panels.append(panel(activation, (across(words, arm, "depth") for words, arm in pair.items()), GUESSING))
+    title = f"Test accuracy after {settings.steps} steps, by depth"
+    caption = "Each at the rate that is best for it on validation images."
+    by_depth = figure("accuracy_by_depth", title, panels, x_label="hidden layers", caption=caption)
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
             f"Test accuracy in % after {settings.steps} steps, at the rate that is best on validation images",
-            rows,
+            [arms.where(activation=activation, depth=depth) for activation, depth in kinds],
             ("activation", lambda row: row.words["activation"]),
             ("hidden layers", lambda row: row.words["depth"]),
             (WITH_AND_WITHOUT[True], lambda row: row[True].percent(1)),
@@ -117,15 +109,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             (WITH_AND_WITHOUT[False], lambda row: row[False].percent(1)),
             ("rate", lambda row: row[False].rate),
         ),
-        figures=(
-            figure(
-                "accuracy_by_depth",
-                f"Test accuracy after {settings.steps} steps, by depth",
-                panels,
-                x_label="hidden layers",
-                caption="Each at the rate that is best for it on validation images.",
-            ),
-        ),
+        figures=(by_depth,),
         caveats=(
             f"Everything gets {settings.steps} steps; a network at chance might leave it with more of them, or from "
             "other initial weights: for sigmoids Glorot's are four times too small to keep the size of signals.",

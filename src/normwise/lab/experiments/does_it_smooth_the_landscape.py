@@ -37,20 +37,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from normwise.lab.data import batches, digits
-from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, average, figure, geometric, line, panel, table
-from normwise.lab.landscape import along_the_gradient, cosine_after_the_layers_below
-from normwise.lab.models import he
+from normwise.lab.data.splits import batches, digits
+from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Stacks, average, geometric, table
+from normwise.lab.design.figures import figure, line, panel
+from normwise.lab.intervals import Numbers, difference, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import both, train_stack
-from normwise.lab.statistics import Numbers, difference, ratio
+from normwise.lab.training.landscape import Roughness
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, judge
 
 SAYS = "Santurkar et al. 2018"
@@ -60,14 +59,12 @@ SMOOTHER = 2.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Stacks):
     """Rates, and after which steps to look."""
 
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     at: tuple[int, ...] = (1, 2, 4, 7, 12, 20, 35, 60, 100, 150, 200, 300, 400)
     depth: int = 5
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(rates=(0.01, 0.03, 0.1, 0.3, 1.0), at=(1, 2, 4, 7, 12, 20, 35, 60, 100, 200, 400, 700, 1200, 2000))
@@ -88,38 +85,11 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate, and probe the landscape on the way; lists of shape (rates, looks)."""
     data = digits(trial.seed)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=batch_norm if trial.batch_norm else None,
-        std=he,
-        seed=trial.seed,
-    )
-    rates = torch.tensor(settings.rates)
+    stack = settings.stack(trial.seed, trial.batch_norm)
     others = batches(data.train, settings.batch, trial.seed + 10_000)
-    seen: dict[str, list[list[float]]] = {"range": [], "distance": [], "cosine": []}
-
-    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
-        images, labels = next(others)
-        with torch.enable_grad():
-            spread, distance = along_the_gradient(stack, images, labels, rates)
-            seen["range"].append(spread.tolist())
-            seen["distance"].append(distance.tolist())
-            seen["cosine"].append(cosine_after_the_layers_below(stack, images, labels, rates).tolist())
-
-    train_stack(
-        stack,
-        data.train,
-        rates=settings.rates,
-        steps=max(settings.at),
-        batch=settings.batch,
-        seed=trial.seed,
-        look=look,
-        look_at=frozenset(settings.at),
-    )
-    return {name: np.transpose(values).tolist() for name, values in seen.items()} | both(stack, data)
+    look = Roughness(stack, others, settings.rates)
+    settings.train(stack, data.train, trial.seed, steps=max(settings.at), look=look, look_at=settings.at)
+    return {name: np.transpose(values).tolist() for name, values in look.seen.items()} | both(stack, data)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -154,8 +124,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 def _over_looks(arm: Arm, rate: int, name: str) -> Numbers:
     """Geometric mean over the looks, one per seed."""
-    found: Numbers = np.exp(np.log(arm.array(name)[:, rate]).mean(axis=1))
-    return found
+    return np.asarray(np.exp(np.log(arm.array(name)[:, rate]).mean(axis=1)))
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
@@ -169,10 +138,8 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         distance = ratio(_over_looks(without, i, "distance"), _over_looks(with_it, i, "distance"))
         published = "about two orders of magnitude less early on, VGG on CIFAR-10, figure 4"
         yield judge(text, distance, AtLeast(SMOOTHER, nothing=1.0), published)
-        text = (
-            f"{at}, a step of the layers below turns a layer's gradient more with batch normalization (cosine with "
-            "minus cosine without)."
-        )
+        turns = "a step of the layers below turns a layer's gradient more with batch normalization"
+        text = f"{at}, {turns} (cosine with minus cosine without)."
         one, two = (arm.array("cosine")[:, i].mean(axis=1) for arm in (with_it, without))
         turned = difference(one, two, "cosine")
         yield judge(text, turned, AtMost(0.0), "no less, VGG; much more, deep linear network")
@@ -190,13 +157,6 @@ def _figure(settings: Settings, arms: Arms, name: str, title: str, y_label: str)
         panel(f"rate {rate:g}", (line(arm["batch_norm"], settings.at, arm.array(name)[:, i]) for arm in arms))
         for i, rate in enumerate(settings.rates)
     )
-    return figure(
-        f"{name}_by_step",
-        title,
-        panels,
-        x_label="steps",
-        y_label=y_label,
-        caption="On a batch that is not the next one, in training mode.",
-        x_scale="log",
-        y_scale="linear" if name == "cosine" else "log",
-    )
+    caption = "On a batch that is not the next one, in training mode."
+    show = partial(figure, x_label="steps", y_label=y_label, caption=caption, x_scale="log")
+    return show(f"{name}_by_step", title, panels, y_scale="linear" if name == "cosine" else "log")

@@ -37,18 +37,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, figure, line, panel, table
-from normwise.lab.linear import Linear, gradients_of, losses, move, range_along, turns
+from normwise.lab.intervals import Numbers, cell, difference, mean, ratio
+from normwise.lab.networks.linear import Linear, descend
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Figure, Scale, Statement
-from normwise.lab.statistics import Numbers, cell, difference, mean, ratio
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Santurkar et al. 2018, section 2.2"
@@ -93,28 +93,9 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(trial.seed + 10_000)  # not the initial weights' numbers
     matrix = torch.randn(settings.width, settings.width, generator=generator, dtype=torch.float64)
     x = torch.randn(settings.width, settings.points, generator=generator, dtype=torch.float64)
-    model = Linear(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        batch_norm=trial.batch_norm,
-        seed=trial.seed,
-    )
-    rates = torch.tensor(settings.rates, dtype=torch.float64)
-    at = frozenset(looks(settings.steps, growth=1.5))
-    found: dict[str, list[Tensor]] = {"loss": [], "cosine": [], "distance": [], "range": []}
-    for step in range(1, settings.steps + 1):
-        gradients = gradients_of(model, x, matrix @ x)
-        if step in at:
-            here = losses(model, x, matrix @ x).detach()
-            found["range"].append(range_along(model, gradients, rates, x, matrix @ x) / here)
-            cosine, distance = turns(model, gradients, rates, x, matrix @ x)
-            found["cosine"].append(cosine)
-            found["distance"].append(distance)
-            found["loss"].append(here)
-        for layer, slopes in zip(model.layers, gradients, strict=True):
-            move(layer, slopes, rates)
-    return {name: torch.stack(values, dim=1).tolist() for name, values in found.items()}
+    members, depth, width = len(settings.rates), settings.depth, settings.width
+    model = Linear(members, depth=depth, width=width, batch_norm=trial.batch_norm, seed=trial.seed)
+    return descend(model, x, matrix @ x, settings.rates, settings.steps, looks(settings.steps, growth=1.5))
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -168,14 +149,12 @@ def best(arm: Arm) -> int:
 
 def _mean(arm: Arm, rate: int, name: str) -> Numbers:
     """Mean over the looks, one per seed."""
-    found: Numbers = arm.array(name)[:, rate].mean(axis=1)
-    return found
+    return np.asarray(arm.array(name)[:, rate].mean(axis=1))
 
 
 def _median(arm: Arm, rate: int, name: str) -> Numbers:
     """Median over the looks, one per seed; single looks can be as large as can be."""
-    found: Numbers = np.median(arm.array(name)[:, rate], axis=1)
-    return found
+    return np.asarray(np.median(arm.array(name)[:, rate], axis=1))
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
@@ -217,13 +196,7 @@ def _cell(estimate: Estimate, decimals: int) -> str:
 def _figure(settings: Settings, arms: Arms, what: str, name: str, title: str, label: str, scale: Scale) -> Figure:
     common, at = arms[False].best, looks(settings.steps, growth=1.5)
     lines = (line(arm["batch_norm"], at, arm.array(what)[:, common]) for arm in arms)
-    return figure(
-        name,
-        title,
-        [panel(f"{settings.depth} linear layers of {settings.width}", lines)],
-        x_label="steps",
-        y_label=label,
-        caption=f"At the rate {settings.rates[common]:g}, the best without batch normalization.",
-        x_scale="log",
-        y_scale=scale,
-    )
+    caption = f"At the rate {settings.rates[common]:g}, the best without batch normalization."
+    panels = [panel(f"{settings.depth} linear layers of {settings.width}", lines)]
+    show = partial(figure, x_label="steps", y_label=label, caption=caption, x_scale="log", y_scale=scale)
+    return show(name, title, panels)

@@ -43,16 +43,15 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import Split, digits
+from normwise.lab.data.splits import Split, digits
 from normwise.lab.design import average, figure, line, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, difference
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion
-from normwise.lab.statistics import Numbers, difference
-from normwise.lab.training import accuracy, train
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.training.descent import accuracy, train
+from normwise.lab.training.variance_shift import from_truth
 from normwise.lab.verdict import AtLeast, judge
-from normwise.recalibration.standard_error import distance
-from normwise.torch import BatchNorm1d
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, fvcore, update_bn; against it Huang et al. 2022"
@@ -97,16 +96,14 @@ def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train once; recalibrate copies of it both ways with every size of batch; measure each."""
     data = digits(trial.seed)
-    model = Dense(depth=trial.depth, width=settings.width, activation="relu", batch_norm=True, std=he, seed=trial.seed)
+    model = Dense(depth=trial.depth, width=settings.width, batch_norm=True, seed=trial.seed)
     train(model, data.train, rate=settings.rate, steps=settings.steps, batch=trial.trained, seed=trial.seed)
-    found: dict[str, list[float]] = {f"average_{what}": [] for what in MEASURED}
+    found: dict[str, list[float]] = {}
     _measure(found, "average", model, data.train, data.test)
     labels, images = data.train.labels, data.train.images
     shuffled = images[torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))]
     by_class = images[labels.argsort(stable=True)]
     for way in WAYS:
-        for what in MEASURED:
-            found[f"{way}_{what}"] = []
         for images, size in (*((shuffled, size) for size in settings.recalibrated), (by_class, settings.sorted)):
             other = copy.deepcopy(model)
             recalibrate(other, images.split(size), upstream=way)
@@ -115,64 +112,40 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 
 def _measure(found: dict[str, list[float]], way: str, model: Dense, train: Split, test: Split) -> None:
-    found[f"{way}_accuracy"].append(accuracy(model, test))
     with torch.no_grad():
-        loss = float(cross_entropy(model(test.images), test.labels))
-    found[f"{way}_loss"].append(loss if math.isfinite(loss) else math.nan)
-    found[f"{way}_distance"].append(from_truth(model, train.images))
-
-
-def from_truth(model: Dense, images: torch.Tensor) -> float:
-    """How far the statistics are from the moments of what the layers get at inference; NaN where that is not finite."""
-    model.eval()
-    x, far = images, []
-    with torch.no_grad():
-        for linear, norm in zip(model.linear, model.normalize, strict=True):
-            x = linear(x)
-            truth = x.double().mean(0), x.double().var(0)
-            assert isinstance(norm, BatchNorm1d)  # which the ModuleList does not know
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            kept = norm.running_mean.double(), norm.running_var.double()
-            far.append(distance(*kept, *truth, norm.eps).square().mean().sqrt())
-            x = model.activate(norm(x))
-    found = float(torch.stack(far).mean())
-    return found if math.isfinite(found) else math.nan
+        loss = float(cross_entropy(model.eval()(test.images), test.labels))
+    measured = (accuracy(model, test), loss if math.isfinite(loss) else math.nan, from_truth(model, train.images))
+    for what, value in zip(MEASURED, measured, strict=True):
+        found.setdefault(f"{way}_{what}", []).append(value)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge accuracies at every pair of sizes; show them, the losses and the distances."""
     arms = {network: outcomes.where(depth=network[0], trained=network[1]) for network in settings.networks}
-    arranged = [
-        *(f"shuffled, {size} a batch" for size in settings.recalibrated),
-        f"by class, {settings.sorted} a batch",
-    ]
+    arranged = [f"shuffled, {size} a batch" for size in settings.recalibrated]
+    arranged += [f"by class, {settings.sorted} a batch"]
     ways = [("average", 0, ""), *((way, place, words) for place, words in enumerate(arranged) for way in WAYS)]
 
     def points(network: tuple[int, int], way: str, place: int) -> Numbers:
         return 100 * arms[network].array(f"{way}_accuracy")[:, place]
 
-    panels = (
-        panel(
-            f"{depth} layers, batches of {trained}",
-            (
-                line(NAMES[way], settings.recalibrated, arm.array(f"{way}_accuracy")[:, : len(settings.recalibrated)])
-                for way in WAYS
-            ),
-        )
-        for (depth, trained), arm in arms.items()
+    panels, sizes = [], settings.recalibrated
+    for (depth, trained), arm in arms.items():
+        lines = (line(NAMES[way], sizes, arm.array(f"{way}_accuracy")[:, : len(sizes)]) for way in WAYS)
+        panels.append(panel(f"{depth} layers, batches of {trained}", lines))
+    title = "Test accuracy after recalibration, by the size of the batches that the data come in"
+    by_size = figure(
+        "accuracy_by_size", title, panels, x_label="images per batch", caption="Shuffled data.", x_scale="log"
     )
+
+    def no_worse(network: tuple[int, int], place: int, words: str) -> Statement:
+        text = f"{network[0]} layers trained with {network[1]} a batch, data {words}: by the batch is no worse."
+        ours, theirs = (points(network, way, place) for way in ("batch", "inference"))
+        return judge(text, difference(ours, theirs, "points"), AtLeast(WORSE, nothing=WORSE))
+
     return Conclusion(
         statements=tuple(
-            judge(
-                f"{depth} layers trained with {trained} a batch, data {words}: by the batch is no worse.",
-                difference(
-                    points((depth, trained), "batch", place), points((depth, trained), "inference", place), "points"
-                ),
-                AtLeast(WORSE, nothing=WORSE),
-            )
-            for depth, trained in settings.networks
-            for place, words in enumerate(arranged)
+            no_worse(network, place, words) for network in settings.networks for place, words in enumerate(arranged)
         ),
         table=table(
             "Test accuracy in %, test loss in nats, distance in standard deviations",
@@ -185,16 +158,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("distance", lambda row: average(arms[row[0]].array(f"{row[1]}_distance")[:, row[2]], 3)),
             seeds=len(arms[settings.networks[0]]),
         ),
-        figures=(
-            figure(
-                "accuracy_by_size",
-                "Test accuracy after recalibration, by the size of the batches that the data come in",
-                panels,
-                x_label="images per batch",
-                caption="Shuffled data.",
-                x_scale="log",
-            ),
-        ),
+        figures=(by_size,),
         caveats=(
             "Where batches are small in training and afterwards, the loss is lower by the batch: the statistics then "
             "hold the tails that small batches make, and the network is less sure of everything. That is a correction "

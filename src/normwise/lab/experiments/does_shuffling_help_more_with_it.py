@@ -32,16 +32,16 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from normwise.lab.data import Split, digits
-from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, by_rate, gap, table
+from normwise.lab.data.orders import rows_of_batches
+from normwise.lab.data.splits import digits, first
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion
-from normwise.lab.stack_training import both
+from normwise.lab.results import Conclusion, Statement
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
@@ -87,61 +87,20 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate on batches that are made as the order says."""
     data = digits(trial.seed)
-    few = Split(*(part[: settings.images] for part in (data.train.images, data.train.labels, data.train.rows)))
+    few = first(data.train, settings.images)
     rows = rows_of_batches(trial.order, few.labels, settings.batch, settings.steps, trial.seed)
     stack = settings.stack(trial.seed, trial.batch_norm)
     settings.train(stack, ((few.images[each], few.labels[each]) for each in rows), trial.seed)
     return both(stack, data)
 
 
-def rows_of_batches(order: str, labels: torch.Tensor, size: int, steps: int, seed: int) -> list[torch.Tensor]:
-    """Which images are in the batch of each step."""
-    generator = torch.Generator().manual_seed(seed)
-    count = len(labels) // size
-    drawn = torch.randperm(len(labels), generator=generator)
-    if order == "sorted":
-        drawn = drawn[labels[drawn].argsort(stable=True)]
-    found: list[torch.Tensor] = []
-    while len(found) < steps:
-        if order == "shuffled":
-            drawn = torch.randperm(len(labels), generator=generator)
-        fixed = drawn[: count * size].split(size)
-        found += [fixed[i] for i in torch.randperm(count, generator=generator).tolist()]
-    return found[:steps]
-
-
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the orders with and without batch normalization."""
     arms = GRID.arms(settings, outcomes)
     normalized, plain = arms.by("batch_norm")
+    title = f"Test accuracy after {settings.steps} steps, by how the batches are made"
     return Conclusion(
-        statements=(
-            judge(
-                "With batch normalization, other batches in every pass are better than always the same ones.",
-                gap(normalized["shuffled"], normalized["fixed"]),
-                AtLeast(GAIN),
-                "about 1 %, Inception on ImageNet",
-            ),
-            judge(
-                "Without batch normalization, it makes no difference whether the batches are always the same.",
-                gap(plain["shuffled"], plain["fixed"]),
-                Within(-GAIN, GAIN),
-                says="what the claim implies",
-            ),
-            judge(
-                "With batch normalization, batches of few classes cost accuracy.",
-                gap(normalized["shuffled"], normalized["sorted"]),
-                AtLeast(COST),
-                "11.5 points, 78.5 % to 67.0 %, Inception-v3 on ImageNet",
-                says="Ioffe 2017 (Batch Renormalization)",
-            ),
-            judge(
-                "Without batch normalization, batches of few classes cost accuracy.",
-                gap(plain["shuffled"], plain["sorted"]),
-                AtLeast(COST),
-                says="for comparison",
-            ),
-        ),
+        statements=tuple(_statements(normalized, plain)),
         table=table(
             f"Test accuracy in % after {settings.steps} steps",
             arms,
@@ -150,13 +109,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("best rate", lambda arm: arm.rate),
             ("test", lambda arm: arm.percent(2)),
         ),
-        figures=(
-            by_rate(
-                f"Test accuracy after {settings.steps} steps, by how the batches are made",
-                (normalized, plain),
-                "{batch_norm}",
-            ),
-        ),
+        figures=(by_rate(title, (normalized, plain), "{batch_norm}"),),
         caveats=(
             "The paper compared shards that were read in the same order with shards that were shuffled within, on "
             "ImageNet; here the batches are fixed altogether, which is more.",
@@ -165,3 +118,17 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "normalization.",
         ),
     )
+
+
+def _statements(normalized: Arms, plain: Arms) -> Iterator[Statement]:
+    text = "With batch normalization, other batches in every pass are better than always the same ones."
+    better = gap(normalized["shuffled"], normalized["fixed"])
+    yield judge(text, better, AtLeast(GAIN), "about 1 %, Inception on ImageNet")
+    text = "Without batch normalization, it makes no difference whether the batches are always the same."
+    same = gap(plain["shuffled"], plain["fixed"])
+    yield judge(text, same, Within(-GAIN, GAIN), says="what the claim implies")
+    text = "With batch normalization, batches of few classes cost accuracy."
+    cost, published = gap(normalized["shuffled"], normalized["sorted"]), "11.5 points, 78.5 % to 67.0 %, Inception-v3"
+    yield judge(text, cost, AtLeast(COST), f"{published} on ImageNet", "Ioffe 2017 (Batch Renormalization)")
+    text = "Without batch normalization, batches of few classes cost accuracy."
+    yield judge(text, gap(plain["shuffled"], plain["sorted"]), AtLeast(COST), says="for comparison")

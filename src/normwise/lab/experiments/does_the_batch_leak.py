@@ -38,18 +38,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from normwise.lab.data import CLASSES, Split, digits
+from normwise.lab.data.splits import CLASSES, digits
 from normwise.lab.design import Arms, DenseTraining, Grid, figure, gap, line, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import difference, largest, mean
+from normwise.lab.networks.dense import Dense
+from normwise.lab.networks.stack import batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import both, correct
-from normwise.lab.statistics import difference, largest, mean
-from normwise.lab.training import train
+from normwise.lab.training.descent import train
+from normwise.lab.training.few_classes import by_own_statistics, dependence_on_the_batch, of_classes
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
 
@@ -93,56 +92,19 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     renorm = partial(BatchRenorm1d, momentum=0.05, schedule=schedule)
     stack = settings.stack(trial.seed, batch_norm if trial.arm == "batch" else renorm)
     settings.train(stack, of_classes(data.train, trial.classes, settings.batch, trial.seed), trial.seed)
-    found: dict[str, Any] = both(stack, data) | {"by_batch": _by_batch(stack, data.test, trial, settings)}
+    source = of_classes(data.test, trial.classes, settings.batch, trial.seed)
+    found: dict[str, Any] = both(stack, data) | {"by_batch": by_own_statistics(stack, source)}
     if trial.arm == "batch" and trial.classes == CLASSES:
         found |= _layers(trial.seed)
     return found
 
 
-def of_classes(data: Split, classes: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end, each of images of so many classes, which are drawn anew every time."""
-    generator = torch.Generator().manual_seed(seed)
-    members = [torch.nonzero(data.labels == label)[:, 0] for label in range(CLASSES)]
-    while True:
-        chosen = torch.randperm(CLASSES, generator=generator)[:classes].tolist()
-        pool = torch.cat([members[label] for label in chosen])
-        rows = pool[torch.randperm(len(pool), generator=generator)[:size]]
-        yield data.images[rows], data.labels[rows]
-
-
-def _by_batch(stack: Stack, test: Split, trial: Trial, settings: Settings) -> list[float]:
-    """Accuracy in batches like those of training, each by its own statistics; for batch renormalization too."""
-    source = of_classes(test, trial.classes, settings.batch, trial.seed)
-    before = [buffer.clone() for buffer in stack.buffers()]
-    stack.train()
-    with torch.no_grad():
-        found = [correct(stack(images), labels) for images, labels in (next(source) for _ in range(30))]
-        for buffer, value in zip(stack.buffers(), before, strict=True):
-            buffer.copy_(value)
-    return np.mean(found, axis=0).tolist()  # type: ignore[no-any-return]  # NumPy does not say how deep the list is
-
-
 def _layers(seed: int) -> dict[str, float]:
-    """What holds exactly: inference is free of company, and a batch of one gives the shift."""
+    """What holds exactly: in inference the answer does not depend on the batch, and a batch of one gives the shift."""
     data = digits(seed)
-    model = Dense(depth=2, width=32, activation="relu", batch_norm=True, std=he, seed=seed)
+    model = Dense(depth=2, width=32, batch_norm=True, seed=seed)
     train(model, data.train, rate=0.1, steps=50, batch=30, seed=seed)
-    model = model.double()
-    images = data.test.images[:60].double()
-    with torch.no_grad():
-        model.eval()
-        alone = torch.cat([model(image[None]) for image in images])
-        together = model(images)
-        model.train()
-        first, second = model(images[:30]), model(torch.cat((images[:1], images[31:])))
-        shift = torch.linspace(-1, 1, 64, dtype=torch.float64)
-        one = images[:1, :, None]  # one value a channel, which torch.nn's layers refuse
-        values = torch.batch_norm(one, shift + 2, shift, None, None, True, 0.1, 1e-5, False)
-    return {
-        "inference": float((alone - together).abs().max()),
-        "training": float((first[0] - second[0]).abs().max() / together.std()),
-        "one": float((values[0, :, 0] - shift).abs().max()),
-    }
+    return dependence_on_the_batch(model.double(), data.test.images[:60].double())
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -155,6 +117,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             for each in arms.by("arm")
         )
         panels.append(panel(title, lines, ((1 / CLASSES, "guessing"),)))
+    title, x_label = "Test accuracy by how many classes a batch holds", "classes in a batch"
+    by_classes = figure("accuracy_by_classes", title, panels, x_label=x_label)
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -166,14 +130,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("in inference", lambda arm: arm.percent(1)),
             ("by such batches", lambda arm: arm.percent(1, "by_batch")),
         ),
-        figures=(
-            figure(
-                "accuracy_by_classes",
-                "Test accuracy by how many classes a batch holds",
-                panels,
-                x_label="classes in a batch",
-            ),
-        ),
+        figures=(by_classes,),
         caveats=(
             "With batches of one class the loss itself pulls all answers towards that class in every step; what batch "
             "renormalization loses there has that cause.",

@@ -33,44 +33,26 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from normwise.lab.curves import in_steps, steps_to
-from normwise.lab.data import CLASSES, digits
-from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, average, by_pair, figure, line, panel, table
-from normwise.lab.models import glorot, he
+from normwise.lab.data.splits import digits
+from normwise.lab.design import WITH_AND_WITHOUT, DenseTraining, Grid, by_pair
+from normwise.lab.design.ladder import RUNGS, Climb, diverged, rungs_of, target_of
+from normwise.lab.intervals import Numbers
+from normwise.lab.networks.dense import glorot, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, difference, mean, ratio
-from normwise.lab.training import looks
-from normwise.lab.verdict import AtLeast, Within, judge
-from normwise.lab.watching import Curves
+from normwise.lab.results import Conclusion
+from normwise.lab.training.descent import looks
+from normwise.lab.training.watching import Curves
 
 SAYS = "Ioffe & Szegedy 2015, figures 2 and 3"
 TOPIC = "optimization"
 TAKES_DATA = True
-FASTER = 1.5
-HIGHER = 0.2
-LOST = 50.0
-LESS = 0.01
-RUNGS = {
-    "baseline": (False, 1.0, 1.0),
-    "baseline at x5": (False, 5.0, 6.0),
-    "BN-Baseline": (True, 1.0, 1.0),
-    "BN-x5": (True, 5.0, 6.0),
-    "BN-x30": (True, 30.0, 6.0),
-}
-"""Name -> batch normalization, times the rate, times the speed of its decay."""
-SIGMOIDS = {"sigmoid": (False, 5.0, 6.0), "BN-x5-Sigmoid": (True, 5.0, 6.0)}
-PUBLISHED = {"BN-Baseline": "31.0 to 13.3 million steps", "BN-x5": "13.3 to 2.1", "BN-x30": "2.1 to 2.7, no fewer"}
-ENDS = {"BN-Baseline": "72.2 to 72.7 %", "BN-x5": "72.7 to 73.0 %", "BN-x30": "73.0 to 74.8 %"}
+PUBLISHED = {"BN-Baseline": "31.0 to 13.3 million steps", "BN-x5": "13.3 to 2.1"}
 
 
 @dataclass(frozen=True)
@@ -99,41 +81,39 @@ class Trial:
 trials = Grid(Trial, activation={"relu": "ReLU", "sigmoid": "sigmoid"}, batch_norm=WITH_AND_WITHOUT).trials
 
 
-def _rungs(trial: Trial) -> dict[str, tuple[bool, float, float]]:
-    rungs = RUNGS if trial.activation == "relu" else SIGMOIDS
-    return {name: rung for name, rung in rungs.items() if rung[0] == trial.batch_norm}
-
-
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train the rungs side by side at every rate, and look at the accuracies: shape (rungs, rates, looks)."""
     data = digits(trial.seed)
-    members = [(rung, rate) for rung in _rungs(trial).values() for rate in settings.rates]
+    rungs = rungs_of(batch_norm=trial.batch_norm, activation=trial.activation)
+    members = [(rung, rate) for rung in rungs.values() for rate in settings.rates]
     std = he if trial.activation == "relu" else glorot
     stack = settings.stack(trial.seed, trial.batch_norm, members=len(members), activation=trial.activation, std=std)
-    speeds = torch.tensor([speed for (_, _, speed), _ in members])
+    speeds = torch.tensor([rung.speed for rung, _ in members])
     curves = Curves(stack, data)
     finite = settings.train(
         stack,
         data.train,
         trial.seed,
-        rates=[times * rate for (_, times, _), rate in members],
-        decay=[settings.decay / (5 if times > 1 else 1) for (_, times, _), _ in members],
+        rates=[rung.times * rate for rung, rate in members],
+        decay=[rung.weight_decay(settings.decay) for rung, _ in members],
         schedule=lambda step: 0.1 ** (speeds * step / settings.steps),
         look=curves,
         look_at=looks(settings.steps),
     )
-    return by_pair(curves.found() | {"finite": finite}, list(_rungs(trial)), settings.rates)
+    return by_pair(curves.found() | {"finite": finite}, list(rungs), settings.rates)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the rungs in steps and in where they end."""
-    rate = _rate(outcomes)
-    curves = _curves(outcomes, rate, "test")
-    target = float(_curves(outcomes, rate, "validation")["baseline"].max(axis=1).mean()) - LESS
+    baseline = outcomes.where(activation="relu", batch_norm=False).array("validation")[:, 0]
+    rate = int(_end(baseline).mean(axis=0).argmax())  # at which it ends highest on validation images
+    curves, target = _of_rungs(outcomes, rate, "test"), target_of(baseline[:, rate])
+    ends = {rung: _end(values) for rung, values in curves.items()}
+    climb = Climb(curves, ends, target, looks(settings.steps), settings.rates[rate], PUBLISHED)
     return Conclusion(
-        statements=tuple(_statements(settings, curves, target)),
-        table=_table(settings, outcomes, curves, target, rate),
-        figures=(_figure(settings, curves, target),),
+        statements=tuple(climb.statements()),
+        table=climb.table(diverged(_of_rungs(outcomes, rate, "finite"))),
+        figures=(climb.figure(),),
         caveats=(
             "The rungs of 5 and 30 times change several things at once, as in the paper; only the step from the "
             "baseline to BN-Baseline is owed to batch normalization alone.",
@@ -146,86 +126,16 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _rate(outcomes: Outcomes) -> int:
-    """The rate at which the baseline's validation accuracy is highest at the end, in the mean over seeds."""
-    validation = outcomes.where(activation="relu", batch_norm=False).array("validation")
-    return int(_end(validation[:, 0]).mean(axis=0).argmax())
-
-
 def _end(curves: Numbers) -> Numbers:
-    found: Numbers = curves[..., -max(1, curves.shape[-1] // 10) :].mean(axis=-1)
-    return found
+    """The mean of the last tenth of the looks."""
+    return np.asarray(curves[..., -max(1, curves.shape[-1] // 10) :].mean(axis=-1))
 
 
-def _curves(outcomes: Outcomes, rate: int, name: str) -> dict[str, Numbers]:
-    """Accuracies of every rung at that rate of the baseline: shape (seeds, looks)."""
+def _of_rungs(outcomes: Outcomes, rate: int, name: str) -> dict[str, Numbers]:
+    """What every rung measured at that rate of the baseline: shape (seeds, ...)."""
     found = {}
-    for activation in ("relu", "sigmoid"):
-        for arm in (False, True):
-            runs = outcomes.where(activation=activation, batch_norm=arm)
-            for i, rung in enumerate(_rungs(Trial(activation, arm, 0))):
-                found[rung] = runs.array(name)[:, i, rate]
-    return {rung: found[rung] for rung in (*RUNGS, *SIGMOIDS)}
-
-
-def _statements(settings: Settings, curves: dict[str, Numbers], target: float) -> Iterator[Statement]:
-    at = looks(settings.steps)
-    steps = {rung: steps_to(target, values, at) for rung, values in curves.items()}
-    ends = {rung: 100 * _end(values) for rung, values in curves.items()}
-    ladder = ("baseline", "BN-Baseline", "BN-x5", "BN-x30")
-    faster = AtLeast(FASTER, nothing=1.0)
-    for below, above in pairwise(ladder[:3]):
-        text = f"{above} reaches {target:.3f} in fewer steps than {below}."
-        yield judge(text, ratio(steps[below], steps[above]), faster, PUBLISHED[above])
-    text = f"BN-x5 reaches {target:.3f} in at least {FASTER:g} times fewer steps than the baseline."
-    published = "14.8 times, 31.0 to 2.1 million steps"
-    yield judge(text, ratio(steps["baseline"], steps["BN-x5"]), faster, published)
-    text = f"BN-x30 reaches {target:.3f} later than BN-x5."
-    published = "1.3 times, 2.7 against 2.1 million steps"
-    yield judge(text, ratio(steps["BN-x30"], steps["BN-x5"]), AtLeast(1.1, nothing=1.0), published)
-    for below, above in pairwise(ladder):
-        text = f"{above} ends higher than {below}."
-        yield judge(text, difference(ends[above], ends[below], "points"), AtLeast(HIGHER), ENDS[above])
-    text = "At 5 times its rate the baseline does not train."
-    yield judge(text, mean(ends["baseline at x5"], "%"), Within(0.0, LOST), "reached machine infinity")
-    text = "With sigmoids the network does not train without batch normalization."
-    yield judge(text, mean(ends["sigmoid"], "%"), Within(0.0, LOST), "never better than .1 %")
-    text = "With sigmoids the network trains with batch normalization (BN-x5-Sigmoid)."
-    yield judge(text, mean(ends["BN-x5-Sigmoid"], "%"), AtLeast(90.0, nothing=LOST), "69.8 %")
-
-
-def _table(settings: Settings, outcomes: Outcomes, curves: dict[str, Numbers], target: float, rate: int) -> Table:
-    at, finite = looks(settings.steps), _curves(outcomes, rate, "finite")
-    return table(
-        f"Steps to a test accuracy of {target:.3f} out of {settings.steps}, and test accuracies in %",
-        curves,
-        ("rung", lambda rung: rung),
-        ("initial rate", lambda rung: f"{(RUNGS | SIGMOIDS)[rung][1] * settings.rates[rate]:g}"),
-        ("steps", lambda rung: in_steps(curves[rung], target, at)),
-        ("got there", lambda rung: _count(curves[rung].max(axis=1) >= target)),
-        ("highest", lambda rung: average(100 * curves[rung].max(axis=1), 1)),
-        ("end", lambda rung: average(100 * _end(curves[rung]), 1)),
-        ("diverged", lambda rung: _count(finite[rung] == 0)),
-        seeds=len(curves["baseline"]),
-        more=", of the steps the geometric one",
-    )
-
-
-def _count(seeds: npt.NDArray[np.bool_]) -> str:
-    return f"{int(seeds.sum())} of {len(seeds)}"
-
-
-def _figure(settings: Settings, curves: dict[str, Numbers], target: float) -> Figure:
-    marks = ((target, f"{target:.3f}"), (1 / CLASSES, "guessing"))
-    panels = (
-        panel(title, (line(rung, looks(settings.steps), curves[rung]) for rung in rungs), marks)
-        for title, rungs in (("ReLU", RUNGS), ("sigmoid", SIGMOIDS))
-    )
-    return figure(
-        "ladder",
-        "Test accuracy against steps, rung by rung",
-        panels,
-        x_label="steps",
-        caption="The analogue of figures 2 and 3.",
-        x_scale="log",
-    )
+    for place, rung in RUNGS.items():
+        runs = outcomes.where(batch_norm=rung.batch_norm, activation=rung.activation)
+        row = list(rungs_of(batch_norm=rung.batch_norm, activation=rung.activation)).index(place)
+        found[place] = np.asarray(runs.array(name)[:, row, rate])
+    return found

@@ -35,22 +35,24 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normwise.lab.convolutional import Convolutional
-from normwise.lab.data import Split, digits, shape
+from normwise.lab.data.shifts import SHIFTS
+from normwise.lab.data.splits import Split, digits
 from normwise.lab.design import average, figure, line, panel
-from normwise.lab.models import Dense, he
+from normwise.lab.intervals import Numbers, difference
+from normwise.lab.networks.convolutional import Convolutional
+from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, difference
-from normwise.lab.training import accuracy, train
+from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.prior import PRIOR
 from normwise.torch import BatchNorm2d
@@ -63,29 +65,6 @@ BETTER, WORSE = 1.0, -2.0
 """Points of accuracy."""
 FEW = 8
 """With so many samples and fewer a prior should help."""
-
-
-def _blurred(images: Tensor) -> Tensor:
-    return nn.functional.avg_pool2d(images.view(-1, *shape()), 3, 1, 1, count_include_pad=False).flatten(1)
-
-
-def _noisy(std: float) -> Callable[[Tensor], Tensor]:
-    def add(images: Tensor) -> Tensor:
-        return images + std * torch.randn(images.shape, generator=torch.Generator().manual_seed(len(images)))
-
-    return add
-
-
-SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda images: images,
-    "contrast 0.3": lambda images: 0.5 + 0.3 * (images - 0.5),
-    "brightness + 0.3": lambda images: images + 0.3,
-    "noise 0.3": _noisy(0.3),
-    "noise 0.5": _noisy(0.5),
-    "blur": _blurred,
-    "gain 2, offset 0.5": lambda images: 2 * images + 0.5,
-    "inverted": lambda images: 1 - images,
-}
 
 
 @dataclass(frozen=True)
@@ -130,8 +109,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         images = shift(data.validation.images)[drawn]
         found[f"{name}, as it is"] = accuracy(model, test)
         found[name] = [
-            [_adapted(model, images[:samples], prior, test) for prior in settings.priors]
-            for samples in settings.samples
+            [_adapted(model, images[:n], prior, test) for prior in settings.priors] for n in settings.samples
         ]
     return found
 
@@ -139,7 +117,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def network(name: str, settings: Settings, seed: int) -> nn.Module:
     """One of the networks, untrained."""
     if name == "dense":
-        return Dense(depth=3, width=settings.width, activation="relu", batch_norm=True, std=he, seed=seed)
+        return Dense(depth=3, width=settings.width, batch_norm=True, seed=seed)
     return Convolutional(width=settings.width // 8, activation="relu", norm=BatchNorm2d, seed=seed, blocks=1)
 
 
@@ -167,22 +145,16 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 def points(settings: Settings, outcomes: Outcomes, samples: int, prior: float, network: str | None = None) -> Numbers:
     """Accuracy in %, the mean over shifts and over the networks or of one: shape (seeds,)."""
-    place = settings.samples.index(samples), settings.priors.index(prior)
-    each = [
-        outcomes.where(network=one).array(shift)[:, place[0], place[1]]
-        for one in ([network] if network else settings.networks)
-        for shift in SHIFTS
-    ]
-    found: Numbers = 100 * np.mean(each, axis=0)
-    return found
+    place = (..., settings.samples.index(samples), settings.priors.index(prior))
+    networks = [network] if network else settings.networks
+    each = [outcomes.where(network=one).array(shift)[place] for one in networks for shift in SHIFTS]
+    return np.asarray(100 * np.mean(each, axis=0))
 
 
 def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
     for samples in settings.samples:
         ours = points(settings, outcomes, samples, PRIOR)
-        for prior in settings.priors:
-            if prior == PRIOR:
-                continue
+        for prior in (each for each in settings.priors if each != PRIOR):
             better = prior == 0 and samples <= FEW
             words = "better than no prior" if better else f"not worse than {prior:g}"
             lead = difference(ours, points(settings, outcomes, samples, prior), "points")
@@ -191,10 +163,9 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
 
 
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
-    rows, n = [], 0
+    rows = []
     for name in settings.networks:
         arm = outcomes.where(network=name)
-        n = len(arm)
         for shift in SHIFTS:
             before, values = average(100 * arm.array(f"{shift}, as it is"), 1), 100 * arm.array(shift)
             for row, samples in enumerate(settings.samples):
@@ -203,6 +174,7 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
         for samples in settings.samples:
             numbers = (average(points(settings, outcomes, samples, prior, name), 1) for prior in settings.priors)
             rows.append((name, "mean over shifts", "", str(samples), *numbers))
+    n = len(outcomes.where(network=settings.networks[0]))
     return Table(
         f"Test accuracy in %. Mean, where it is judged with [95 % interval], over {n} seeds",
         ("network", "shift", "not adapted", "samples", *(f"prior {prior:g}" for prior in settings.priors)),
@@ -218,12 +190,6 @@ def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
             values = [points(settings, outcomes, samples, prior, name) for samples in settings.samples]
             lines.append(line(f"prior {prior:g}", settings.samples, np.array(values).T))
         panels.append(panel(name, lines))
-    return figure(
-        "accuracy_by_samples",
-        "Test accuracy on shifted digits, by the number of samples adapted to",
-        panels,
-        x_label="samples adapted to",
-        y_label="test accuracy in %",
-        caption="Mean over eight shifts, of which one is none.",
-        x_scale="log",
-    )
+    title = "Test accuracy on shifted digits, by the number of samples adapted to"
+    show = partial(figure, x_label="samples adapted to", y_label="test accuracy in %", x_scale="log")
+    return show("accuracy_by_samples", title, panels, caption="Mean over eight shifts, of which one is none.")

@@ -37,23 +37,22 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, table
+from normwise.lab.design.curves import accuracy_by_step, first_to, got_there, in_steps, steps_to
+from normwise.lab.intervals import mean, ratio
+from normwise.lab.networks.stack import batch_norm
+from normwise.lab.networks.variants import Noise, noise_in_inference
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.statistics import mean, ratio
-from normwise.lab.training import looks
-from normwise.lab.variants import Noise
+from normwise.lab.training.descent import looks
+from normwise.lab.training.watching import Watch
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
-from normwise.lab.watching import Watch
 
 SAYS = "Santurkar et al. 2018, section 2.1"
 TOPIC = "why it works"
@@ -104,19 +103,9 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         return Noise(inner, channels, trial.seed, strength) if "noisy" in trial.arm else inner
 
     stack = settings.stack(trial.seed, None if trial.arm == "plain" else normalize)
-    watch = Watch(stack, data, lambda: _noise_in_inference(stack))
+    watch = Watch(stack, data, lambda: noise_in_inference(stack))
     settings.train(stack, data.train, trial.seed, look=watch, look_at=looks(settings.steps))
     return watch.found()
-
-
-@contextmanager
-def _noise_in_inference(stack: Stack) -> Iterator[None]:
-    layers = [layer for layer in stack.normalize if isinstance(layer, Noise)]
-    for layer in layers:
-        layer.on = True
-    yield
-    for layer in layers:
-        layer.on = False
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -124,7 +113,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     at = looks(settings.steps)
     arms = GRID.arms(settings, outcomes, choose=first_to(TARGET, at))
     return Conclusion(
-        statements=_statements(arms, at),
+        statements=tuple(_statements(arms, at)),
         table=table(
             f"Steps to a test accuracy of {TARGET:.2f} out of {settings.steps}, test accuracy in % at the end, drift "
             "in standard deviations",
@@ -132,7 +121,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("network", lambda arm: arm["arm"]),
             ("rate", lambda arm: arm.rate),
             ("steps", lambda arm: in_steps(arm.numbers(), TARGET, at)),
-            ("got there", lambda arm: f"{int((arm.numbers().max(axis=1) >= TARGET).sum())} of {len(arm)}"),
+            ("got there", lambda arm: got_there(arm.numbers(), TARGET)),
             ("end", lambda arm: average(arm.points()[:, -1], 1)),
             ("drift", lambda arm: average(arm.numbers("drift"), 2)),
             more=", of the steps the geometric one",
@@ -150,58 +139,27 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(arms: Arms, at: list[int]) -> tuple[Statement, ...]:
+def _statements(arms: Arms, at: list[int]) -> Iterator[Statement]:
     steps = {arm: steps_to(TARGET, arms[arm].numbers(), at) for arm in ARMS}
     drift = {arm: arms[arm].numbers("drift") for arm in ARMS}
     noisy, normal, plain = (steps[arm] for arm in ("noisy_batch_norm", "batch_norm", "plain"))
-    original, stronger = "Ioffe & Szegedy 2015", "the same with more noise"
-    return (
-        judge(
-            f"To {TARGET:.2f}, batch normalization with noise takes fewer steps than none.",
-            ratio(plain, noisy),
-            AtLeast(1.0, nothing=1.0),
-            "faster, VGG on CIFAR-10, figure 2",
-        ),
-        judge(
-            f"To {TARGET:.2f}, batch normalization with noise takes about as many steps as without it.",
-            ratio(noisy, normal),
-            Within(*ABOUT),
-            "almost as fast, VGG on CIFAR-10, figure 2",
-        ),
-        judge(
-            "With the noise behind batch normalization, inputs drift more than without batch normalization.",
-            ratio(drift["noisy_batch_norm"], drift["plain"]),
-            AtLeast(1.0, nothing=1.0),
-            "more, figure 2",
-        ),
-        *(
-            judge(
-                f"To {TARGET:.2f}, batch normalization with {times} times the noise takes fewer steps than none.",
-                ratio(plain, steps[f"noisy_batch_norm_{times}"]),
-                AtLeast(1.0, nothing=1.0),
-                says=stronger,
-            )
-            for times in STRONG
-        ),
-        *(
-            judge(
-                f"With {times} times the noise behind batch normalization, inputs drift more than without it.",
-                ratio(drift[f"noisy_batch_norm_{times}"], drift["plain"]),
-                AtLeast(1.0, nothing=1.0),
-                says=stronger,
-            )
-            for times in STRONG
-        ),
-        judge(
-            "With batch normalization and no noise, inputs drift less than without batch normalization.",
-            ratio(drift["batch_norm"], drift["plain"]),
-            AtMost(1.0, nothing=1.0),
-            says=original,
-        ),
-        judge(
-            "Without batch normalization, the same noise stops the network from training.",
-            mean(arms["noisy_plain"].points()[:, -1], "%"),
-            Within(0.0, 50.0),
-            "stops training, appendix",
-        ),
-    )
+    more = AtLeast(1.0, nothing=1.0)
+    text = f"To {TARGET:.2f}, batch normalization with noise takes fewer steps than none."
+    yield judge(text, ratio(plain, noisy), more, "faster, VGG on CIFAR-10, figure 2")
+    text = f"To {TARGET:.2f}, batch normalization with noise takes about as many steps as without it."
+    yield judge(text, ratio(noisy, normal), Within(*ABOUT), "almost as fast, VGG on CIFAR-10, figure 2")
+    text = "With the noise behind batch normalization, inputs drift more than without batch normalization."
+    yield judge(text, ratio(drift["noisy_batch_norm"], drift["plain"]), more, "more, figure 2")
+    stronger = {times: f"noisy_batch_norm_{times}" for times in STRONG}
+    for times, arm in stronger.items():
+        text = f"To {TARGET:.2f}, batch normalization with {times} times the noise takes fewer steps than none."
+        yield judge(text, ratio(plain, steps[arm]), more, says="the same with more noise")
+    for times, arm in stronger.items():
+        text = f"With {times} times the noise behind batch normalization, inputs drift more than without it."
+        yield judge(text, ratio(drift[arm], drift["plain"]), more, says="the same with more noise")
+    text = "With batch normalization and no noise, inputs drift less than without batch normalization."
+    less = ratio(drift["batch_norm"], drift["plain"])
+    yield judge(text, less, AtMost(1.0, nothing=1.0), says="Ioffe & Szegedy 2015")
+    text = "Without batch normalization, the same noise stops the network from training."
+    end = mean(arms["noisy_plain"].points()[:, -1], "%")
+    yield judge(text, end, Within(0.0, 50.0), "stops training, appendix")

@@ -36,24 +36,25 @@ References:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from normwise.lab.curves import accuracy_by_step, first_to, in_steps, steps_to
-from normwise.lab.data import digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, average, figure, geometric, line, panel, table
+from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, steps_to
+from normwise.lab.intervals import largest, ratio
+from normwise.lab.networks.random_units import ranks
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.statistics import largest, ratio
-from normwise.lab.training import looks
+from normwise.lab.training.descent import looks
+from normwise.lab.training.timing import of_layer
+from normwise.lab.training.watching import Curves
 from normwise.lab.verdict import AtLeast, Exact, judge
-from normwise.lab.watching import Curves
 from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
@@ -113,31 +114,11 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     stack = settings.stack(trial.seed, lambda channels: ARMS[trial.arm](channels, group))
     curves = Curves(stack, data)
     settings.train(stack, data.train, trial.seed, look=curves, look_at=looks(settings.steps))
-    return curves.found() | {
-        "seconds": [_seconds(ARMS[trial.arm](width, width), width, settings, trial.seed) for width in settings.widths],
-        "rank": _ranks(settings, data.train.images[: settings.batch_of_rank].double(), trial.seed),
-    }
-
-
-def _seconds(layer: nn.Module, width: int, settings: Settings, seed: int) -> float:
-    """Median time of forward and backward."""
-    x = torch.randn(settings.batch_of_timing, width, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-    found = []
-    for _ in range(settings.repeats):
-        begin = time.perf_counter()
-        torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
-        found.append(time.perf_counter() - begin)
-    return float(np.median(found))
-
-
-def _ranks(settings: Settings, images: torch.Tensor, seed: int) -> list[int]:
-    """Rank of the covariance of so many random ReLU units on a batch."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for width in settings.ranks:
-        outputs = torch.relu(images @ torch.randn(images.shape[1], width, generator=generator, dtype=torch.float64))
-        found.append(int(torch.linalg.matrix_rank(torch.cov(outputs.T), hermitian=True)))
-    return found
+    layers = ((width, ARMS[trial.arm](width, width)) for width in settings.widths)
+    batch, repeats, seed = settings.batch_of_timing, settings.repeats, trial.seed
+    seconds = [of_layer(layer, width, batch=batch, repeats=repeats, seed=seed) for width, layer in layers]
+    images = data.train.images[: settings.batch_of_rank].double()
+    return curves.found() | {"seconds": seconds, "rank": ranks(images, settings.ranks, seed)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -145,6 +126,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     at = looks(settings.steps)
     arms = GRID.arms(settings, outcomes, choose=first_to(TARGET, at))
     base = arms["batch_norm"].array("seconds")
+    times = [
+        (f"time, {width} units", lambda arm, i=i: geometric((arm.array("seconds") / base)[:, i], 1))
+        for i, width in enumerate(settings.widths)
+    ]
     return Conclusion(
         statements=tuple(_statements(settings, arms, at)),
         table=table(
@@ -152,10 +137,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             f"one group; steps to a test accuracy of {TARGET:.2f} out of {settings.steps} and accuracy in % at the end",
             arms,
             ("layer", lambda arm: arm["arm"]),
-            *(
-                (f"time, {width} units", lambda arm, i=i: geometric((arm.array("seconds") / base)[:, i], 1))
-                for i, width in enumerate(settings.widths)
-            ),
+            *times,
             ("rate", lambda arm: arm.rate),
             ("steps", lambda arm: in_steps(arm.numbers(), TARGET, at)),
             ("end", lambda arm: average(arm.points()[:, -1], 1)),
@@ -180,10 +162,8 @@ def _statements(settings: Settings, arms: Arms, at: list[int]) -> Iterator[State
             yield judge(text, price, AtLeast(COSTLY, nothing=1.0), "costly, without a number")
     most = settings.batch_of_rank - 1
     ranks = arms["zca"].array("rank")[:, [i for i, width in enumerate(settings.ranks) if width > most]]
-    text = (
-        f"A batch of {settings.batch_of_rank} gives a covariance of rank {most} at most, so that as many units or more "
-        "cannot be whitened without eps."
-    )
+    batch = f"A batch of {settings.batch_of_rank} gives a covariance of rank {most} at most"
+    text = f"{batch}, so that as many units or more cannot be whitened without eps."
     yield judge(text, largest(np.maximum(ranks - most, 0).max(axis=1), "above it"), Exact(0.0))
     steps = {arm: steps_to(TARGET, arms[arm].numbers(), at) for arm in ARMS}
     for arm, says in (("zca", "Huang et al. 2018"), ("newton", "Huang et al. 2019")):
@@ -193,13 +173,6 @@ def _statements(settings: Settings, arms: Arms, at: list[int]) -> Iterator[State
 
 def _price(settings: Settings, arms: Arms) -> Figure:
     lines = (line(arm["arm"], settings.widths, 1e6 * arm.array("seconds")) for arm in arms)
-    return figure(
-        "time_by_width",
-        "Time of a layer, forward and backward",
-        [panel("one layer", lines)],
-        x_label="units",
-        y_label="microseconds",
-        caption=f"Batches of {settings.batch_of_timing}, all units whitened together, one thread.",
-        x_scale="log",
-        y_scale="log",
-    )
+    caption = f"Batches of {settings.batch_of_timing}, all units whitened together, one thread."
+    show = partial(figure, x_label="units", y_label="microseconds", x_scale="log", y_scale="log")
+    return show("time_by_width", "Time of a layer, forward and backward", [panel("one layer", lines)], caption=caption)

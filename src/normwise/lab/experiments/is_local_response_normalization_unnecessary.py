@@ -37,20 +37,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from normwise.lab.convolutional import Chain
-from normwise.lab.data import Split, digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, Training, average, by_rate, gap, table
+from normwise.lab.networks.convolutional import Chain, changed_behind
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.training import accuracy, to_a_tenth, train
+from normwise.lab.training.descent import accuracies, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm2d
 
@@ -94,47 +93,18 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, and measure the accuracies and what local response normalization changes in what passes through it."""
     data = digits(trial.seed)
-    behind: Callable[[], nn.Module] | None = None
-    if trial.alpha:
-        behind = partial(nn.LocalResponseNorm, NEIGHBOURS, alpha=trial.alpha)
-    model = Chain(
-        widths=settings.widths, norm=BatchNorm2d if trial.batch_norm else None, seed=trial.seed, behind=behind
-    )
-    train(
-        model,
-        data.train,
-        rate=trial.rate,
-        steps=settings.steps,
-        batch=settings.batch,
-        seed=trial.seed,
-        schedule=to_a_tenth(settings.steps),
-    )
-    return {
-        "validation": accuracy(model, data.validation),
-        "test": accuracy(model, data.test),
-        "changed": changed(model, data.validation),
-    }
-
-
-def changed(model: Chain, data: Split) -> float:
-    """The distance between what comes out of the layers behind the activations and what goes in, over the latter."""
-    shares: list[float] = []
-
-    def compare(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
-        shares.append(float((out - given[0]).norm() / given[0].norm()))
-
-    hooks = [layer.register_forward_hook(compare) for layer in model.behind]
-    model.eval()
-    with torch.no_grad():
-        model(data.images)
-    for hook in hooks:
-        hook.remove()
-    return sum(shares) / len(shares)
+    behind = partial(nn.LocalResponseNorm, NEIGHBOURS, alpha=trial.alpha) if trial.alpha else None
+    norm = BatchNorm2d if trial.batch_norm else None
+    model = Chain(widths=settings.widths, norm=norm, seed=trial.seed, behind=behind)
+    steps, batch, schedule = settings.steps, settings.batch, to_a_tenth(settings.steps)
+    train(model, data.train, rate=trial.rate, steps=steps, batch=batch, seed=trial.seed, schedule=schedule)
+    return accuracies(model, data) | {"changed": changed_behind(model, data.validation.images)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the accuracies with and without local response normalization, in both networks."""
     arms = GRID.arms(settings, outcomes)
+    title = f"Test accuracy after {settings.steps} steps, by local response normalization"
     return Conclusion(
         statements=tuple(_statements(arms)),
         table=table(
@@ -147,13 +117,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("test", lambda arm: arm.percent(2)),
             ("changed", lambda arm: average(arm.points("changed"), 2)),
         ),
-        figures=(
-            by_rate(
-                f"Test accuracy after {settings.steps} steps, by local response normalization",
-                arms.by("batch_norm"),
-                "{batch_norm}",
-            ),
-        ),
+        figures=(by_rate(title, arms.by("batch_norm"), "{batch_norm}"),),
         caveats=(
             "With alpha of 1e-4 and pixels between 0 and 1 local response normalization hardly changes what passes "
             "through it (the column 'changed'), so that 'no difference' says little there; the arms with alpha of 1 "

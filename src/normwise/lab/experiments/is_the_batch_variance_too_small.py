@@ -32,16 +32,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from normwise.lab.data import CLASSES, digits, pixels
+from normwise.lab.data.splits import digits, pixels
 from normwise.lab.design import average, figure, line, panel, table
+from normwise.lab.intervals import Numbers, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.statistics import Numbers, mean
+from normwise.lab.training.batch_moments import moments_of_batches
 from normwise.lab.verdict import AtMost, Within, judge
 from normwise.moments import Moments
 
@@ -94,7 +95,9 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     images = np.concatenate([part.images.double().numpy() for part in parts])
     labels = np.concatenate([part.labels.numpy() for part in parts])
     outputs = images @ random.normal(0.0, pixels() ** -0.5, (pixels(), settings.units))
-    means, variances = _batches(trial, settings, outputs, labels, random)
+    count = settings.samples // trial.size
+    by_class = labels if trial.kind == "class" else None
+    means, variances = moments_of_batches(outputs, trial.size, count, random, by_class)
     biased = variances.mean(axis=0)
     joint = Moments(means, variances, np.full((len(means), 1), float(trial.size))).merged()
     truth = outputs.var(axis=0)
@@ -103,30 +106,6 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         "corrected": float((biased * trial.size / (trial.size - 1) / truth).mean()),
         "joint": float((joint.unbiased_var() / truth).mean()),
     }
-
-
-def _batches(
-    trial: Trial,
-    settings: Settings,
-    outputs: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
-    random: np.random.Generator,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and biased variance of every batch: two of shape (batches, units)."""
-    means, variances = [], []
-    # a class is drawn as often as it occurs, so that all batches together are still drawn from the population
-    rows = [np.flatnonzero(labels == label) for label in range(CLASSES)]
-    shares = np.array([len(each) for each in rows]) / len(labels)
-    for chunk in np.array_split(np.arange(settings.samples // trial.size), 20):  # the memory of a part at a time
-        if trial.kind == "random":
-            drawn = random.integers(0, len(labels), size=(len(chunk), trial.size))
-        else:
-            chosen = random.choice(CLASSES, size=len(chunk), p=shares)
-            drawn = np.stack([random.choice(rows[label], size=trial.size) for label in chosen])
-        values = outputs[drawn]
-        means.append(values.mean(axis=1))
-        variances.append(values.var(axis=1))
-    return np.concatenate(means), np.concatenate(variances)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -139,6 +118,11 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         line(words, settings.sizes, np.stack([ratios(each, "random", size) for size in settings.sizes], axis=1))
         for each, words in MEASURES.items()
     )
+    caption = "Batches drawn at random. Line: mean over seeds; band: smallest to largest, narrower than the line."
+    panels = [panel("64 random units on digits", lines, ((1.0, "the population's"),))]
+    show = partial(figure, x_label="images per batch, m", y_label="estimated over true variance", caption=caption)
+    title = "Variance from batches over that of the population"
+    by_size = show("variance_by_batch_size", title, panels, x_scale="log")
     return Conclusion(
         statements=tuple(_statements(settings, ratios)),
         table=table(
@@ -149,18 +133,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             *((words, lambda row, each=each: average(ratios(each, *row), 3)) for each, words in MEASURES.items()),
             seeds=len(outcomes.where(kind="class")),
         ),
-        figures=(
-            figure(
-                "variance_by_batch_size",
-                "Variance from batches over that of the population",
-                [panel("64 random units on digits", lines, ((1.0, "the population's"),))],
-                x_label="images per batch, m",
-                y_label="estimated over true variance",
-                caption="Batches drawn at random. Line: mean over seeds; band: smallest to largest, narrower than the "
-                "line.",
-                x_scale="log",
-            ),
-        ),
+        figures=(by_size,),
         caveats=(
             "The factor makes the mean of the variance right. The standard deviation, by which a layer divides, is "
             "still a little too small in the mean over small batches, because a root is concave.",

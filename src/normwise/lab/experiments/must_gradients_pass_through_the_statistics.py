@@ -30,20 +30,21 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from normwise.lab.data import Digits, Split, digits
-from normwise.lab.design import Arms, Grid, average, figure, line, panel, table
-from normwise.lab.models import Dense, he
+from normwise.lab.data.splits import digits, in_float64
+from normwise.lab.design import Arms, Grid, OneNetwork, average, by_measure, table
+from normwise.lab.intervals import difference, largest, ratio
+from normwise.lab.networks.dense import Dense
+from normwise.lab.networks.variants import HeldBatchNorm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference, largest, ratio
-from normwise.lab.training import accuracy, looks, train
-from normwise.lab.variants import HeldBatchNorm
+from normwise.lab.training.descent import accuracies, looks
+from normwise.lab.training.watching import Sizes
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 
@@ -57,14 +58,10 @@ ARMS = {"whole": "whole gradient", "mean": "mean held", "both": "mean and varian
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(OneNetwork):
     """The network and its training."""
 
-    rate: float = 0.1
     steps: int = 600
-    depth: int = 3
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(steps=5000)
@@ -84,15 +81,7 @@ trials = GRID.trials
 
 def network(held: str, settings: Settings, seed: int) -> Dense:
     """The same initial network for every arm, with biases in front of the normalization."""
-    model = Dense(
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        batch_norm=False,
-        std=he,
-        seed=seed,
-        dtype=torch.float64,
-    )
+    model = settings.dense(seed, batch_norm=False, dtype=torch.float64)
     model.normalize = nn.ModuleList(
         BatchNorm1d(settings.width, dtype=torch.float64) if held == "whole" else HeldBatchNorm(settings.width, held)
         for _ in range(settings.depth)
@@ -102,47 +91,22 @@ def network(held: str, settings: Settings, seed: int) -> Dense:
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, and look at the sizes of weights and biases on the way."""
-    data = _in_float64(digits(trial.seed))
+    data = in_float64(digits(trial.seed))
     model = network(trial.held, settings, trial.seed)
     at = looks(settings.steps)
-    weights, biases = [], []
-
-    def look(step: int) -> None:  # noqa: ARG001  # the steps are known
-        layers = [layer for layer in model.linear if isinstance(layer, nn.Linear)]
-        weights.append(float(torch.stack([layer.weight.norm() for layer in layers]).norm()))
-        biases.append(float(torch.stack([layer.bias.norm() for layer in layers]).norm()))
-
-    train(
-        model,
-        data.train,
-        rate=settings.rate,
-        steps=settings.steps,
-        batch=settings.batch,
-        seed=trial.seed,
-        look=look,
-        look_at=frozenset(at),
-    )
-    missing = len(at) - len(weights)  # after it diverged
-    return {
-        "weights": weights + [float("inf")] * missing,
-        "biases": biases + [float("inf")] * missing,
-        "validation": accuracy(model, data.validation),
-        "test": accuracy(model, data.test),
-    }
-
-
-def _in_float64(data: Digits) -> Digits:
-    def double(split: Split) -> Split:
-        return replace(split, images=split.images.double())
-
-    return Digits(double(data.train), double(data.validation), double(data.test))
+    sizes = Sizes(model)
+    settings.train(model, data.train, trial.seed, look=sizes, look_at=at)
+    missing = [float("inf")] * (len(at) - len(sizes.weights))  # after it diverged
+    return accuracies(model, data) | {"weights": sizes.weights + missing, "biases": sizes.biases + missing}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge how weights and biases grow."""
     arms, at = GRID.arms(settings, outcomes), looks(settings.steps)
     half = next(i for i, step in enumerate(at) if step >= settings.steps / 2)
-    panels = (panel(what, (line(arm["held"], at, arm.array(what)) for arm in arms)) for what in ("biases", "weights"))
+    title = "Size of the biases and the weights of the hidden layers"
+    what, caption = {"biases": "biases", "weights": "weights"}, "Norms over all hidden layers."
+    sizes = by_measure("sizes_by_step", title, arms, at, what, x_label="steps", y_label="norm", caption=caption)
     return Conclusion(
         statements=tuple(_statements(arms, half)),
         table=table(
@@ -156,16 +120,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("weights, end", lambda arm: average(arm.array("weights")[:, -1], 2)),
             ("test", lambda arm: average(100 * arm.array("test"), 1)),
         ),
-        figures=(
-            figure(
-                "sizes_by_step",
-                "Size of the biases and the weights of the hidden layers",
-                panels,
-                x_label="steps",
-                y_label="norm",
-                caption="Norms over all hidden layers.",
-            ),
-        ),
+        figures=(sizes,),
         caveats=(
             "With the mean recomputed at every step the numbers of the forward pass are right all the time; only the "
             "gradient is wrong. Holding the statistics fixed over many steps is another thing, and what freezing does.",

@@ -36,17 +36,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from normwise.lab.convolutional import Chain
-from normwise.lab.data import Split, digits, shape
-from normwise.lab.design import Arms, Grid, Training, by_rate, gap, table
-from normwise.lab.models import Norm
+from normwise.lab.data.changes import with_contrasts
+from normwise.lab.data.splits import digits
+from normwise.lab.design import Arms, Grid, Training, by_rate, gap, on_both, table
+from normwise.lab.intervals import difference, largest
+from normwise.lab.networks.convolutional import Chain, dependence_on_contrast
+from normwise.lab.networks.dense import Norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference, largest
-from normwise.lab.training import accuracy, to_a_tenth
+from normwise.lab.training.descent import accuracy, to_a_tenth
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm2d, GroupNorm, InstanceNorm2d
 
@@ -96,53 +94,27 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on test images as they are and with changed contrast."""
     data = digits(trial.seed)
     steps = settings.steps * settings.longer[settings.batches.index(trial.batch)]
-    return {"free": dependence(trial)} | settings.at_every_rate(
+    measures = on_both(data) | {"contrast": lambda model: accuracy(model, with_contrasts(data.test, trial.seed))}
+    return {"free": dependence_on_contrast(NORMS[trial.arm], data.test, trial.seed)} | settings.at_every_rate(
         lambda: Chain(widths=settings.widths, norm=NORMS[trial.arm], seed=trial.seed),
         data.train,
         trial.seed,
-        {
-            "validation": lambda model: accuracy(model, data.validation),
-            "test": lambda model: accuracy(model, data.test),
-            "contrast": lambda model: accuracy(model, changed(data.test, trial.seed)),
-        },
+        measures,
         steps=steps,
         batch=trial.batch,
         schedule=to_a_tenth(steps),
     )
 
 
-def changed(data: Split, seed: int) -> Split:
-    """Every image times a factor of its own between .3 and 3."""
-    generator = torch.Generator().manual_seed(seed)
-    factors = 0.3 * 10 ** torch.rand(len(data.images), 1, generator=generator).to(data.images.dtype)
-    return Split(data.images * factors, data.labels, data.rows)
-
-
-def dependence(trial: Trial) -> float:
-    """How much of a layer's output changes with the contrast of each image, by the largest output.
-
-    The images are what comes out of a convolution without a bias, which is where the layer stands.
-    """
-    data = digits(trial.seed).test
-    data = Split(data.images[:100].double(), data.labels[:100], data.rows)  # before the factors, whose product rounds
-    generator = torch.Generator().manual_seed(trial.seed)
-    kernel = torch.randn(8, shape()[0], 3, 3, generator=generator, dtype=torch.float64)
-    layer = NORMS[trial.arm](8).double()
-    layer.eps = 1e-30  # type: ignore[assignment]  # a plain number, which nn.Module does not know
-
-    def output(images: Tensor) -> Tensor:
-        out: Tensor = layer(nn.functional.conv2d(images.view(-1, *shape()), kernel, padding=1))
-        return out
-
-    with torch.no_grad():
-        plain, other = output(data.images), output(changed(data, trial.seed).images)
-    return float((plain - other).abs().max() / plain.abs().max())
-
-
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the normalizations at each one's best rate."""
     arms = GRID.arms(settings, outcomes)
     steps = {str(batch): times * settings.steps for batch, times in zip(settings.batches, settings.longer, strict=True)}
+    title = "A convolutional network's test accuracy at every rate"
+
+    def panels(group: Arms) -> str:
+        return f"batches of {group.words['batch']}, {steps[group.words['batch']]} steps"
+
     return Conclusion(
         statements=tuple(_statements(settings, outcomes, arms)),
         table=table(
@@ -155,13 +127,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("with changed contrast", lambda arm: arm.percent(1, "contrast")),
             ("a layer's change", lambda arm: f"{arm.array('free').max():.1e}"),
         ),
-        figures=(
-            by_rate(
-                "A convolutional network's test accuracy at every rate",
-                arms.by("batch"),
-                lambda group: f"batches of {group.words['batch']}, {steps[group.words['batch']]} steps",
-            ),
-        ),
+        figures=(by_rate(title, arms.by("batch"), panels),),
         caveats=(
             "Images of 8 x 8 pixels: an instance has 64 values where ImageNet's layers have thousands, and what "
             "instance norm takes out, the mean over positions of a channel, is what the readout behind it would read.",

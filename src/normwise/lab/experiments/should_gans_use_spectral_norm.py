@@ -49,27 +49,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import torch
 
-from normwise.lab.adversarial import Discriminator, Generator, of_discriminator, play, shuffled
-from normwise.lab.data import Digits, digits
+from normwise.lab.data.splits import digits
 from normwise.lab.design import average, figure, geometric, line, panel, table
-from normwise.lab.frechet import Examiner, distance
-from normwise.lab.models import Norm
+from normwise.lab.intervals import Numbers, difference, largest, mean, ratio
+from normwise.lab.networks.dense import Norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement, Table
-from normwise.lab.statistics import Numbers, difference, largest, mean, ratio
+from normwise.lab.training.adversarial import Discriminator, Generator
+from normwise.lab.training.frechet import Examiner
+from normwise.lab.training.game import bounds, measured
 from normwise.lab.verdict import AtLeast, Exact, Within, judge
 from normwise.torch import BatchNorm1d, LayerNorm
 
 SAYS = "Miyato et al. 2018"
 TOPIC = "batch size and alternatives"
-BETTER = 1.1
-NO_WORSE = 0.9
+BETTER = AtLeast(1.1, nothing=1.0)
+NO_WORSE = AtLeast(0.9, nothing=0.9)
 CLASSES_FEWER = -0.5
 SIGMA = 1e-3
 SIGMA_OF_ONE_ITERATION = 0.01
@@ -84,6 +85,8 @@ NORMS: dict[str, Norm] = {"mixed": BatchNorm1d, "apart": BatchNorm1d, "layer": L
 GENERATORS = {"batch": "batch norm", "none": "nothing"}
 PLAIN = ("none", "spectral")
 """The discriminators that also meet a generator without batch norm."""
+PAIRS = (*((name, "batch") for name in DISCRIMINATORS), *((name, "none") for name in PLAIN))
+"""Discriminators and the generators that they meet."""
 LONGER = ("none", "mixed", "spectral")
 """The discriminators that go on at the first of the settings, the usual one."""
 HIGH_RATE = 1
@@ -119,81 +122,40 @@ class Trial:
 
 def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:  # noqa: ARG001  # every experiment has the same
     """Every discriminator with every seed; some against both generators."""
-    return [Trial(*pair, seed) for pair in _pairs() for seed in seeds]
-
-
-def _pairs() -> list[tuple[str, str]]:
-    """Discriminators and the generators that they meet."""
-    return [(name, "batch") for name in DISCRIMINATORS] + [(name, "none") for name in PLAIN]
+    return [Trial(*pair, seed) for pair in PAIRS for seed in seeds]
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every setting of Adam, and measure the same of real images and of ones that are none."""
     data = digits(trial.seed)
     examiner = Examiner(data, trial.seed)
-    of_settings = [play_once(trial, settings, adam, data, examiner) for adam in settings.adam]
-    found: dict[str, Any] = {name: [each[name] for each in of_settings] for name in of_settings[0]}
-    test = examiner.seen(data.test.images)
-    for name, images in (("real", data.train.images), ("shuffled", shuffled(data.train.images, trial.seed))):
-        found[name] = distance(examiner.seen(images), test)
-        found[f"{name}_classes"] = examiner.classes(images)
-    return found
-
-
-def play_once(
-    trial: Trial, settings: Settings, adam: tuple[float, float], data: Digits, examiner: Examiner
-) -> dict[str, Any]:
-    """Train one pair; measure its images and its discriminator, and some pairs' images again as they go on."""
-    numbers = torch.Generator().manual_seed(trial.seed)
-    noise = torch.randn(len(data.train.labels), settings.noise, generator=numbers)
-    validation, test = (examiner.seen(part.images) for part in (data.validation, data.test))
-    generator, discriminator = networks(trial, settings)
-    found: dict[str, Any] = {"test": [], "longer": []}
-    steps, goes_on = settings.looks, trial.generator == "batch" and trial.discriminator in LONGER
-    more = settings.longer if goes_on and adam == settings.adam[0] else ()
-
-    def look(step: int) -> None:
-        with torch.no_grad():
-            made = generator(noise)
-        found["test" if step <= steps[-1] else "longer"].append(distance(examiner.seen(made), test))
-        if step == steps[-1]:
-            found["validation"] = distance(examiner.seen(made), validation)
-            found["classes"] = examiner.classes(made)
-            found.update(of_discriminator(discriminator, torch.cat((data.test.images, made))))
-
-    play(
-        generator,
-        discriminator,
-        data.train,
-        rate=adam[0],
-        momentum=adam[1],
-        steps=(*steps, *more)[-1],
-        batch=settings.batch,
-        mixed=trial.discriminator != "apart",
-        seed=trial.seed,
-        look=look,
-        look_at=frozenset((*steps, *more)),
-    )
-    return found
+    goes_on = trial.generator == "batch" and trial.discriminator in LONGER
+    found: dict[str, Any] = {}
+    for adam in settings.adam:
+        game = measured(
+            *networks(trial, settings),
+            data,
+            examiner,
+            adam=adam,
+            looks=settings.looks,
+            more=settings.longer if goes_on and adam == settings.adam[0] else (),
+            batch=settings.batch,
+            mixed=trial.discriminator != "apart",
+            seed=trial.seed,
+        )
+        for name, value in game.items():
+            found.setdefault(name, []).append(value)
+    return found | bounds(data, examiner, trial.seed)
 
 
 def networks(trial: Trial, settings: Settings) -> tuple[Generator, Discriminator]:
     """The two networks of a pair; generators begin alike, and so do discriminators."""
-    generator = Generator(
-        noise=settings.noise,
-        width=settings.width,
-        depth=2,
-        norm=BatchNorm1d if trial.generator == "batch" else None,
-        seed=2 * trial.seed,
+    made_by, width = BatchNorm1d if trial.generator == "batch" else None, settings.width
+    norm, spectral = NORMS.get(trial.discriminator), trial.discriminator == "spectral"
+    return (
+        Generator(noise=settings.noise, width=width, depth=2, norm=made_by, seed=2 * trial.seed),
+        Discriminator(width=width, depth=3, norm=norm, spectral=spectral, seed=2 * trial.seed + 1),
     )
-    discriminator = Discriminator(
-        width=settings.width,
-        depth=3,
-        norm=NORMS.get(trial.discriminator),
-        spectral=trial.discriminator == "spectral",
-        seed=2 * trial.seed + 1,
-    )
-    return generator, discriminator
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -236,92 +198,67 @@ def _longer(arm: Outcomes) -> Numbers:
 def _statements(outcomes: Outcomes) -> Iterator[Statement]:
     arms = {name: outcomes.where(discriminator=name, generator="batch") for name in DISCRIMINATORS}
     spectral = arms["spectral"]
-    off, off_converged, above = (
-        spectral.array(name).max(axis=1) for name in ("sigma", "sigma_converged", "slope_above_1")
-    )
+    off, exact, above = (spectral.array(name).max(axis=1) for name in ("sigma", "sigma_converged", "slope_above_1"))
     near = "inception score 7.42 on CIFAR-10, plain convolutions; better than or equal to all others"
-    better = AtLeast(BETTER, nothing=1.0)
     text = "After many power iterations the largest singular value of every weight matrix is 1."
-    yield judge(text, largest(off_converged, ""), Exact(SIGMA))
+    yield judge(text, largest(exact, ""), Exact(SIGMA))
     text = "The score then changes by no more than the image does: no slope at a real or made image is above 1."
     yield judge(text, largest(above, ""), Exact(SIGMA))
     text = "One power iteration per step is enough: at the end of training the singular values are within 1 % of 1."
     yield judge(text, mean(off, ""), Within(-SIGMA_OF_ONE_ITERATION, SIGMA_OF_ONE_ITERATION))
     for name in ("none", "mixed", "layer"):
-        rule = better if name == "none" else AtLeast(NO_WORSE, nothing=NO_WORSE)
-        than = "nearer to real ones than" if name == "none" else "no farther from real ones than"
-        words = f"with {DISCRIMINATORS[name]} in the discriminator"
-        text = f"At the best setting of each, images with spectral norm are {than} {words}."
+        rule, words = (BETTER, "nearer to") if name == "none" else (NO_WORSE, "no farther from")
+        than, within = f"{words} real ones than", f"with {DISCRIMINATORS[name]} in the discriminator"
+        text = f"At the best setting of each, images with spectral norm are {than} {within}."
         yield judge(text, ratio(_at_best(arms[name]), _at_best(spectral)), rule, near)
-        text = f"Over all settings, images with spectral norm are {than} {words}."
+        text = f"Over all settings, images with spectral norm are {than} {within}."
         robust = "robust at aggressive rates and momentum"
         yield judge(text, ratio(_over_all(arms[name]), _over_all(spectral)), rule, robust)
-        text = f"At the high rate, spectral norm covers as many classes as there are {words}."
+        text = f"At the high rate, spectral norm covers as many classes as there are {within}."
         classes, others = (arm.array("classes")[:, HIGH_RATE] for arm in (spectral, arms[name]))
         fewer = difference(classes, others, "classes")
         yield judge(text, fewer, AtLeast(CLASSES_FEWER, nothing=CLASSES_FEWER))
+    longer = "Trained on at the usual setting, images with spectral norm"
     for name in ("none", "mixed"):
-        text = (
-            "Trained on at the usual setting, images with spectral norm are nearer to real ones than with "
-            f"{DISCRIMINATORS[name]} in the discriminator."
-        )
-        yield judge(text, ratio(_longer(arms[name])[:, -1], _longer(spectral)[:, -1]), better, near)
+        text = f"{longer} are nearer to real ones than with {DISCRIMINATORS[name]} in the discriminator."
+        yield judge(text, ratio(_longer(arms[name])[:, -1], _longer(spectral)[:, -1]), BETTER, near)
     text = "With batch norm in the discriminator, a batch of real and one of made images is better than one of both."
-    yield judge(text, ratio(_at_best(arms["mixed"]), _at_best(arms["apart"])), better, says="Chintala et al. 2016")
+    yield judge(text, ratio(_at_best(arms["mixed"]), _at_best(arms["apart"])), BETTER, says="Chintala et al. 2016")
+    better = "a generator with batch norm makes better images than one without"
     for name in PLAIN:
         plain = outcomes.where(discriminator=name, generator="none")
-        text = (
-            f"Against a discriminator with {DISCRIMINATORS[name]}, a generator with batch norm makes better images "
-            "than one without."
-        )
-        yield judge(text, ratio(_at_best(plain), _at_best(arms[name])), better, says="Radford et al. 2016")
+        text = f"Against a discriminator with {DISCRIMINATORS[name]}, {better}."
+        yield judge(text, ratio(_at_best(plain), _at_best(arms[name])), BETTER, says="Radford et al. 2016")
 
 
 def _named(setting: tuple[float, float]) -> str:
     return f"rate {setting[0]:g}, momentum {setting[1]:g}"
 
 
-HEADS = (
-    "discriminator",
-    "generator",
-    "best setting",
-    "distance",
-    "classes",
-    "over all",
-    "high rate",
-    "slope",
-    "longer",
-)
+PAIR = ("discriminator", "generator", "best setting")
+MEASURED = ("distance", "classes", "over all", "high rate", "slope", "longer")
 
 
 def _table(settings: Settings, outcomes: Outcomes) -> Table:
     rows = []
-    for name, made_by in _pairs():
+    for name, made_by in PAIRS:
         arm = outcomes.where(discriminator=name, generator=made_by)
         at, classes = best(arm), arm.array("classes")
-        rows.append(
-            (
-                DISCRIMINATORS[name],
-                GENERATORS[made_by],
-                _named(settings.adam[at]),
-                geometric(_at_best(arm), 2),
-                average(classes[:, at], 1),
-                geometric(_over_all(arm), 2),
-                average(classes[:, HIGH_RATE], 1),
-                geometric(arm.array("slope")[:, at], 2),
-                geometric(_longer(arm)[:, -1], 2) if _longer(arm).size else "",
-            )
-        )
+        row = [DISCRIMINATORS[name], GENERATORS[made_by], _named(settings.adam[at])]
+        row += [geometric(_at_best(arm), 2), average(classes[:, at], 1)]
+        row += [geometric(_over_all(arm), 2), average(classes[:, HIGH_RATE], 1)]
+        row += [geometric(arm.array("slope")[:, at], 2), geometric(_longer(arm)[:, -1], 2) if _longer(arm).size else ""]
+        rows.append(row)
     any_arm = outcomes.where(discriminator="none", generator="batch")
     for name, words in (("real", "real training images"), ("shuffled", "pixels of different images")):
         away, classes = any_arm.array(name), any_arm.array(f"{name}_classes")
-        rows.append((words, "", "", geometric(away, 2), average(classes, 1), "", "", "", ""))
+        rows.append([words, "", "", geometric(away, 2), average(classes, 1), "", "", "", ""])
     return table(
         f"Fréchet distance to test images and classes covered after {settings.looks[-1]} steps, at the best setting "
         "and in the geometric mean over all or at the high rate, the largest slope of the score at the best, and the "
         f"distance at the usual setting after {settings.longer[-1]} steps",
         rows,
-        *((head, itemgetter(i)) for i, head in enumerate(HEADS)),
+        *((head, itemgetter(i)) for i, head in enumerate((*PAIR, *MEASURED))),
         seeds=len(any_arm),
         more=", of distances and slopes the geometric one",
     )
@@ -334,18 +271,11 @@ def _figure(settings: Settings, outcomes: Outcomes) -> Figure:
     for i, setting in enumerate(settings.adam):
         lines = []
         for name, arm in arms.items():
-            curves = arm.array("test")[:, i]
-            curves = np.hstack((curves, _longer(arm))) if i == 0 else curves
+            curves = np.hstack((arm.array("test")[:, i], *([_longer(arm)] if i == 0 else [])))
             at = (*settings.looks, *settings.longer)[: curves.shape[1]]
             lines.append(line(DISCRIMINATORS[name], at, np.log(curves), back=np.exp))
         panels.append(panel(_named(setting), lines, ((floor, "real"),)))
-    return figure(
-        "distance_by_step",
-        "Fréchet distance of made images to test images, the generator with batch norm",
-        panels,
-        x_label="steps",
-        y_label="distance",
-        caption="Line: geometric mean over seeds; band: smallest to largest; mark: real training images.",
-        x_scale="log",
-        y_scale="log",
-    )
+    title = "Fréchet distance of made images to test images, the generator with batch norm"
+    caption = "Line: geometric mean over seeds; band: smallest to largest; mark: real training images."
+    show = partial(figure, x_label="steps", y_label="distance", caption=caption)
+    return show("distance_by_step", title, panels, x_scale="log", y_scale="log")

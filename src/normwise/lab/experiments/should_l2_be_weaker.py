@@ -36,34 +36,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
-from normwise.lab.data import Split, batches, digits
-from normwise.lab.design import (
-    WITH_AND_WITHOUT,
-    Arm,
-    Arms,
-    DenseTraining,
-    Grid,
-    average,
-    by_pair,
-    figure,
-    line,
-    panel,
-    table,
-)
-from normwise.lab.models import Dense, he
+from normwise.lab.data.splits import digits, first
+from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, DenseTraining, Grid, average, by_pair, table
+from normwise.lab.design.figures import figure, line, panel
+from normwise.lab.intervals import Numbers, largest, mean, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Statement
-from normwise.lab.stack_training import both
-from normwise.lab.statistics import Numbers, largest, mean, ratio
+from normwise.lab.training.fixed_norms import difference_to_another_rate
+from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, Exact, judge
-from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
@@ -104,55 +91,18 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train with every L2 at every rate; lists of shape (L2 weights, rates)."""
     data = digits(trial.seed)
-    few = Split(*(part[: settings.images] for part in (data.train.images, data.train.labels, data.train.rows)))
+    few = first(data.train, settings.images)
     decays, rates = zip(*product(settings.decays, settings.rates), strict=True)
     stack = settings.stack(trial.seed, trial.batch_norm, members=len(rates))
     settings.train(stack, few, trial.seed, rates=rates, decay=decays)
     hidden = list(stack.weights)[:-1]
     norms = torch.stack([weight.detach().flatten(1).square().sum(dim=1) for weight in hidden]).sum(dim=0).sqrt()
-    identity = _difference_to_another_rate(settings, few, trial.seed) if trial.batch_norm else 0.0
+    depth, width, batch, steps = settings.depth, settings.width, settings.batch, settings.steps_of_identity
+    size, identity = {"depth": depth, "width": width, "batch": batch, "steps": steps}, 0.0
+    if trial.batch_norm:
+        identity = difference_to_another_rate(few, **size, seed=trial.seed)
     found = both(stack, data) | {"norm": norms.tolist()}
     return by_pair(found, settings.decays, settings.rates) | {"identity": identity}
-
-
-def _difference_to_another_rate(settings: Settings, data: Split, seed: int) -> float:
-    """Largest difference of logits between L2 at a rate and no L2 at the rate that stands for it, at fixed norms."""
-    rate, decay = 0.1, 0.1
-    logits = []
-    for penalty, hidden_rate in ((decay, rate), (0.0, rate / (1 - rate * decay))):
-        model = Dense(
-            depth=settings.depth,
-            width=settings.width,
-            activation="relu",
-            norm=lambda features: BatchNorm1d(features, eps=1e-30, dtype=torch.float64),
-            std=he,
-            seed=seed,
-            dtype=torch.float64,
-        )
-        _train_at_fixed_norms(model, data, settings, seed, rate=rate, hidden_rate=hidden_rate, decay=penalty)
-        with torch.no_grad():
-            logits.append(model(data.images.double()))
-    return float((logits[0] - logits[1]).abs().max())
-
-
-def _train_at_fixed_norms(
-    model: Dense, data: Split, settings: Settings, seed: int, *, rate: float, hidden_rate: float, decay: float
-) -> None:
-    """Steps at one rate for the hidden weights, which are scaled back after each, and another for everything else."""
-    named = dict(model.named_parameters())
-    hidden = [name for name in named if name.startswith("linear.") and name.endswith("weight")]
-    norms = {name: named[name].detach().norm() for name in hidden}
-    model.train()
-    for images, labels in islice(batches(data, settings.batch, seed), settings.steps_of_identity):
-        loss = cross_entropy(model(images.double()), labels)
-        gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
-        with torch.no_grad():
-            for name, parameter in named.items():
-                if name in hidden:
-                    parameter.sub_(hidden_rate * (gradients[name] + decay * parameter))
-                    parameter.mul_(norms[name] / parameter.norm())
-                else:
-                    parameter.sub_(rate * gradients[name])
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -193,8 +143,7 @@ def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[
     validation = {each: outcomes.where(batch_norm=each).array("validation") for each in WITH_AND_WITHOUT}
 
     def best_of_each_seed(batch_norm: bool) -> Numbers:
-        found: Numbers = _grid(settings)[validation[batch_norm].max(axis=2).argmax(axis=1)]
-        return found
+        return np.asarray(_grid(settings)[validation[batch_norm].max(axis=2).argmax(axis=1)])
 
     def best(batch_norm: bool) -> Arm:
         """In the mean over seeds, at its best rate."""
@@ -223,11 +172,6 @@ def _figure(settings: Settings, arms: Arms) -> Figure:
         line(each.words["batch_norm"], _grid(settings), np.stack([arm.numbers() for arm in each], axis=1))
         for each in arms.by("batch_norm")
     )
-    return figure(
-        "accuracy_by_l2",
-        f"Test accuracy after {settings.steps} steps, by L2",
-        [panel(f"{settings.images} training images", lines)],
-        x_label="L2 weight",
-        caption="Each at the rate that is best for it on validation images; no L2 stands at the left end.",
-        x_scale="log",
-    )
+    panels, title = [panel(f"{settings.images} training images", lines)], f"Test accuracy after {settings.steps} steps"
+    caption = "Each at the rate that is best for it on validation images; no L2 stands at the left end."
+    return figure("accuracy_by_l2", f"{title}, by L2", panels, x_label="L2 weight", caption=caption, x_scale="log")

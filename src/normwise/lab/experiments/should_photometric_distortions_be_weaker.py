@@ -32,22 +32,23 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from normwise.lab.convolutional import Chain
-from normwise.lab.curves import ends_best
-from normwise.lab.data import digits_on_photos
+from normwise.lab.data.changes import distort
+from normwise.lab.data.splits import digits_on_photos
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Training, across, average, figure, panel, table
+from normwise.lab.design.curves import ends_best, how_many
+from normwise.lab.intervals import Numbers, difference, mean
+from normwise.lab.networks.convolutional import Chain
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import Numbers, difference, mean
-from normwise.lab.training import accuracy, to_a_tenth, train
+from normwise.lab.training.descent import accuracies, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm2d
 
@@ -56,8 +57,6 @@ TOPIC = "regularization"
 GAIN = 0.5
 STRENGTHS = {0: "none", 1: "mild", 2: "strong"}
 """In multiples of the mild distortions."""
-CONTRAST, BRIGHTNESS, NOISE = 0.25, 0.2, 0.1
-"""The mild ones: largest changes of the first two, standard deviation of the third."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     data = digits_on_photos(trial.seed)
     model = Chain(widths=settings.widths, norm=BatchNorm2d if trial.batch_norm else None, seed=trial.seed)
     random = torch.Generator().manual_seed(trial.seed)
-    early: list[tuple[float, float]] = []
-
-    def now() -> tuple[float, float]:
-        return accuracy(model, data.validation), accuracy(model, data.test)
-
+    early: list[dict[str, float]] = []
     train(
         model,
         data.train,
@@ -105,24 +100,13 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         batch=settings.batch,
         seed=trial.seed,
         schedule=to_a_tenth(settings.steps),
-        distort=lambda images: distorted(images, trial.strength, random),
-        look=lambda _: early.append(now()),
-        look_at=frozenset((settings.steps // 4,)),
+        distort=lambda images: distort(images, trial.strength, random),
+        look=lambda _: early.append(accuracies(model, data)),
+        look_at=(settings.steps // 4,),
     )
-    end = now()
-    validation, test = zip(*(early or [end]), end, strict=True)  # what diverges before is not looked at
-    return {"validation": list(validation), "test": list(test)}
-
-
-def distorted(images: Tensor, times: float, random: torch.Generator) -> Tensor:
-    """Each image with another contrast and brightness and with noise: shape (n, pixels) in and out, within 0 and 1."""
-    if not times:
-        return images
-    shifts = torch.rand(2, len(images), 1, generator=random) * 2 - 1
-    means = images.mean(dim=1, keepdim=True)
-    contrasted = means + (images - means) * (1 + times * CONTRAST * shifts[0])
-    noise = torch.randn(images.shape, generator=random)
-    return (contrasted + times * (BRIGHTNESS * shifts[1] + NOISE * noise)).clamp(0, 1)
+    end = accuracies(model, data)
+    first = early[0] if early else end  # what diverges before is not looked at
+    return {name: [first[name], end[name]] for name in end}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -135,12 +119,17 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         for each, network in networks.items()
     )
 
+    title = f"Test accuracy after {settings.steps} steps, by the strength of the distortions"
+    panels, label = [panel("digits on photographs", lines)], "strength, in multiples of the mild one"
+    caption = "Each at the rate that ends best on validation images."
+    by_strength = figure("accuracy_by_strength", title, panels, x_label=label, caption=caption)
+
     def best_for(arm: Arm) -> str:
         own = strengths[arm.values["batch_norm"]]
-        return f"{int((own == arm.values['strength']).sum())} of {len(own)}"
+        return how_many(own == arm.values["strength"])
 
     return Conclusion(
-        statements=_statements(arms, strengths),
+        statements=tuple(_statements(arms, strengths)),
         table=table(
             f"Test accuracy in % after {settings.steps // 4} and {settings.steps} steps, at the rate that ends best on "
             "validation images, and of how many seeds the strength is the best",
@@ -152,15 +141,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("end", lambda arm: average(arm.points()[:, 1], 1)),
             ("best for", best_for),
         ),
-        figures=(
-            figure(
-                "accuracy_by_strength",
-                f"Test accuracy after {settings.steps} steps, by the strength of the distortions",
-                [panel("digits on photographs", lines)],
-                x_label="strength, in multiples of the mild one",
-                caption="Each at the rate that ends best on validation images.",
-            ),
-        ),
+        figures=(by_strength,),
         caveats=(
             "The paper's distortions were those of its time's ImageNet training, which it does not list; these are "
             "brightness, contrast and noise.",
@@ -175,41 +156,24 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 def _best_strengths(network: Arms) -> Numbers:
     """The strength that is best on each seed's own validation images, at its best rate; of equal ones the weakest."""
     sweep = np.array([arm.array("validation")[..., -1].max(axis=1) for arm in network])
-    found: Numbers = np.array(list(STRENGTHS), dtype=np.float64)[sweep.argmax(axis=0)]
-    return found
+    return np.asarray(np.array(list(STRENGTHS), dtype=np.float64)[sweep.argmax(axis=0)])
 
 
-def _statements(arms: Arms, strengths: dict[bool, Numbers]) -> tuple[Statement, ...]:
+def _statements(arms: Arms, strengths: dict[bool, Numbers]) -> Iterator[Statement]:
     test = {(each, times): arms[each, times].points() for each in WITH_AND_WITHOUT for times in STRENGTHS}
     gains = {each: test[each, 2] - test[each, 0] for each in WITH_AND_WITHOUT}
-    gain = partial(mean, unit="points")
-    return (
-        judge(
-            "With batch normalization, mild distortions are better than strong ones.",
-            gain(test[True, 1][:, -1] - test[True, 2][:, -1]),
-            AtLeast(GAIN),
-        ),
-        judge(
-            "Without batch normalization, strong distortions are better than mild ones.",
-            gain(test[False, 2][:, -1] - test[False, 1][:, -1]),
-            AtLeast(GAIN),
-            says="what the claim implies",
-        ),
-        judge(
-            "Strong distortions instead of none are worth more without batch normalization than with it.",
-            gain(gains[False][:, -1] - gains[True][:, -1]),
-            AtLeast(GAIN),
-        ),
-        judge(
-            "The best strength is higher without batch normalization than with it.",
-            difference(strengths[False], strengths[True], "times mild"),
-            AtLeast(0.5),
-        ),
-        judge(
-            "With batch normalization, strong distortions instead of none are worth more after all steps than after a "
-            "quarter of them.",
-            gain(gains[True][:, -1] - gains[True][:, 0]),
-            AtLeast(GAIN),
-            says="its reason: each image is seen fewer times",
-        ),
+    gain, rule = partial(mean, unit="points"), AtLeast(GAIN)
+    text = "With batch normalization, mild distortions are better than strong ones."
+    yield judge(text, gain(test[True, 1][:, -1] - test[True, 2][:, -1]), rule)
+    text = "Without batch normalization, strong distortions are better than mild ones."
+    yield judge(text, gain(test[False, 2][:, -1] - test[False, 1][:, -1]), rule, says="what the claim implies")
+    text = "Strong distortions instead of none are worth more without batch normalization than with it."
+    yield judge(text, gain(gains[False][:, -1] - gains[True][:, -1]), rule)
+    text = "The best strength is higher without batch normalization than with it."
+    yield judge(text, difference(strengths[False], strengths[True], "times mild"), AtLeast(0.5))
+    text = (
+        "With batch normalization, strong distortions instead of none are worth more after all steps than after a "
+        "quarter of them."
     )
+    longer = gain(gains[True][:, -1] - gains[True][:, 0])
+    yield judge(text, longer, rule, says="its reason: each image is seen fewer times")

@@ -34,19 +34,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from normwise.lab.data import Split, digits
-from normwise.lab.design import Arms, Grid, Training, by_rate, gap, table
-from normwise.lab.models import Norm
+from normwise.lab.data.splits import Digits, digits
+from normwise.lab.design import Arms, Grid, Training, by_rate, gap, on_both, table
+from normwise.lab.intervals import difference
+from normwise.lab.networks.dense import Norm
+from normwise.lab.networks.recurrent import ROWS, Recurrent, sequences
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.recurrent import Recurrent
 from normwise.lab.results import Conclusion, Statement
-from normwise.lab.statistics import difference
-from normwise.lab.training import accuracy
+from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm1d, LayerNorm
 
@@ -55,7 +53,6 @@ TOPIC = "batch size and alternatives"
 BETTER = 1.0
 WORSE = -1.0
 LOSS = 5.0
-ROWS = 8
 ARMS = {
     "none": "no normalization",
     "one": "batch norm, one set of statistics",
@@ -98,31 +95,20 @@ def network(arm: str, width: int, seed: int) -> Recurrent:
     return Recurrent(inputs=8, width=width, norm=norms[arm], seed=seed, own=ROWS if arm == "steps" else 1)
 
 
-def sequences(data: Split, blank: int = 0) -> Split:
-    """Images as sequences of rows, and some blank ones in front: shape (n, rows, 8)."""
-    rows: Tensor = data.images.view(-1, ROWS, 8)
-    return Split(torch.cat((rows.new_zeros(len(rows), blank, 8), rows), dim=1), data.labels, data.rows)
-
-
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; measure on sequences as long as in training, and on longer ones."""
     data = digits(trial.seed)
-    return settings.at_every_rate(
-        lambda: network(trial.arm, settings.width, trial.seed),
-        sequences(data.train),
-        trial.seed,
-        {
-            "validation": lambda model: accuracy(model, sequences(data.validation)),
-            "test": lambda model: accuracy(model, sequences(data.test)),
-            "longer": lambda model: accuracy(model, sequences(data.test, settings.longer)),
-        },
-        batch=trial.batch,
-    )
+    parts = (sequences(part) for part in (data.train, data.validation, data.test))
+    rows, longer = Digits(*parts), sequences(data.test, settings.longer)
+    measures = on_both(rows) | {"longer": lambda model: accuracy(model, longer)}
+    make = partial(network, trial.arm, settings.width, trial.seed)
+    return settings.at_every_rate(make, rows.train, trial.seed, measures, batch=trial.batch)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the arms at each one's best rate."""
     sizes = GRID.arms(settings, outcomes).by("batch")
+    title = f"A recurrent network's test accuracy after {settings.steps} steps"
     return Conclusion(
         statements=tuple(statement for arms in sizes for statement in _statements(arms)),
         table=table(
@@ -134,9 +120,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("as in training", lambda arm: arm.percent(1)),
             ("longer sequences", lambda arm: arm.percent(1, "longer")),
         ),
-        figures=(
-            by_rate(f"A recurrent network's test accuracy after {settings.steps} steps", sizes, "batches of {batch}"),
-        ),
+        figures=(by_rate(title, sizes, "batches of {batch}"),),
         caveats=(
             f"A plain recurrent network and {ROWS} steps, far fewer than in the papers, whose networks are LSTMs; "
             "with so few steps gradients do not vanish without normalization either.",

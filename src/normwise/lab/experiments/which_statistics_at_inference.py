@@ -34,24 +34,19 @@ References:
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
-from normwise.lab.data import digits
-from normwise.lab.design import Grid, average, figure, line, panel, table
-from normwise.lab.models import he
+from normwise.lab.data.splits import digits
+from normwise.lab.design import Grid, Stacks, average, figure, line, panel, table
+from normwise.lab.intervals import Numbers, difference
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Estimate, Statement
-from normwise.lab.stack import Stack, batch_norm
-from normwise.lab.stack_training import accuracies, correct, train_stack
-from normwise.lab.statistics import Numbers, difference
+from normwise.lab.training.every_statistics import EveryStatistics
 from normwise.lab.verdict import AtLeast, judge
-from normwise.lab.watching import Log
-from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, section 3"
 TOPIC = "statistics at inference"
@@ -75,14 +70,12 @@ SHOWN = ("average_0.1", "average_0.01", "all", "middle", "last", "exact")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Stacks):
     """The network, its training, and when it is looked at."""
 
     rates: tuple[float, ...] = (0.1, 0.5, 2.0)
     looks: tuple[int, ...] = (5, 20, 50, 100, 300, 1000)
     depth: int = 3
-    width: int = 64
-    batch: int = 60
 
 
 FULL = Settings(looks=(5, 10, 20, 50, 100, 200, 300, 1000, 3000))
@@ -101,50 +94,11 @@ trials = Grid(Trial).trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, and at every look measure the accuracy by each way's statistics."""
     data = digits(trial.seed)
-    stack = Stack(
-        len(settings.rates),
-        depth=settings.depth,
-        width=settings.width,
-        activation="relu",
-        normalize=batch_norm,
-        std=he,
-        seed=trial.seed,
-    )
-    logs = [Log(layer) for layer in stack.normalize]
-    found: dict[str, Any] = {way: [] for way in WAYS}
-
-    def by(statistics: Callable[[Log], Tensor]) -> list[float]:
-        for log in logs:
-            for name, value in zip(("running_mean", "running_var"), statistics(log), strict=True):
-                log.layer.get_buffer(name).copy_(value)
-        return accuracies(stack, data.test)
-
-    def look(_: int) -> None:
-        before = copy.deepcopy([dict(log.layer.named_buffers()) for log in logs])
-        for weight in WEIGHTS:
-            found[f"average_{weight:g}"].append(by(lambda log, weight=weight: log.average(weight)))  # type: ignore[misc]
-        for way, begin, end in (("all", 0.0, 1.0), ("middle", 0.25, 0.75), ("last", 0.75, 1.0)):
-            found[way].append(by(lambda log, begin=begin, end=end: log.part(begin, end)))  # type: ignore[misc]
-        for way, images in (("few", data.train.images[:FEW]), ("exact", data.train.images)):
-            recalibrate(stack, [images])
-            found[way].append(accuracies(stack, data.test))
-        recalibrate(stack, [data.test.images])
-        found["test"].append(correct(stack(data.test.images), data.test.labels))
-        for log, buffers in zip(logs, before, strict=True):
-            for name, value in buffers.items():
-                log.layer.get_buffer(name).copy_(value)
-
-    train_stack(
-        stack,
-        data.train,
-        rates=settings.rates,
-        steps=max(settings.looks),
-        batch=settings.batch,
-        seed=trial.seed,
-        look=look,
-        look_at=frozenset(settings.looks),
-    )
-    return found  # by way: looks, then rates
+    stack = settings.stack(trial.seed, True)
+    statistics = EveryStatistics(stack, data, weights=WEIGHTS, few=FEW)
+    steps = max(settings.looks)
+    settings.train(stack, data.train, trial.seed, steps=steps, look=statistics, look_at=settings.looks)
+    return statistics.found  # by way: looks, then rates
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -154,6 +108,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         panel(f"rate {rate:g}", (line(WAYS[way], settings.looks, outcomes.array(way)[:, :, i]) for way in SHOWN))
         for i, rate in enumerate(settings.rates)
     )
+    title = "Test accuracy while training, by the statistics that are used at inference"
+    caption = "All lines are of the same network."
+    by_step = figure("accuracy_over_steps", title, panels, x_label="steps", caption=caption, x_scale="log")
     return Conclusion(
         statements=tuple(
             text for i, rate in enumerate(settings.rates) for text in _statements(settings, outcomes, i, rate)
@@ -169,16 +126,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ),
             seeds=len(outcomes),
         ),
-        figures=(
-            figure(
-                "accuracy_over_steps",
-                "Test accuracy while training, by the statistics that are used at inference",
-                panels,
-                x_label="steps",
-                caption="All lines are of the same network.",
-                x_scale="log",
-            ),
-        ),
+        figures=(by_step,),
         caveats=(
             "Rates stay constant. Where they fall to 0, as in most trainings, the network stands still at the end, and "
             "every average that forgets comes to the same.",
@@ -194,8 +142,7 @@ def _points(outcomes: Outcomes, way: str, look: int, rate: int) -> Numbers:
 def _statements(settings: Settings, outcomes: Outcomes, i: int, rate: float) -> Iterator[Statement]:
     def early(way: str) -> Numbers:
         looks = [place for place, look in enumerate(settings.looks) if look <= EARLY]
-        found: Numbers = (100 * outcomes.array(way)[:, looks, i]).mean(axis=1)
-        return found
+        return np.asarray((100 * outcomes.array(way)[:, looks, i]).mean(axis=1))
 
     def end(ours: str, theirs: str) -> Estimate:
         return difference(_points(outcomes, ours, -1, i), _points(outcomes, theirs, -1, i), "points")

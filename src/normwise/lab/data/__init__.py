@@ -1,0 +1,8 @@
+"""Data of the experiments: what is embedded in libraries, and data sets that the user has on disk."""
+
+from typing import TYPE_CHECKING
+
+from normwise.moved import names_of
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of this package's
+    __getattr__ = names_of(__name__)

@@ -1,0 +1,143 @@
+"""Data sets of images that the user has on disk: found by name, read in their original formats, checked.
+
+A member is one file in the folder ``formats`` with ``read(folder) -> Images``; its name is the command line's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from normwise.errors import NormwiseError, UnknownName
+
+Bytes = npt.NDArray[np.uint8]
+CLASSES = 10
+FOLDER = Path(__file__).parent / "formats"
+
+
+class DataError(NormwiseError, ValueError):
+    """A data file is missing or damaged; the sentence names it, and says what was expected."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images with their labels.
+
+    Args:
+        images: shape (n, channels, height, width), uint8.
+        labels: shape (n,), uint8, 0 to 9.
+    """
+
+    images: Bytes
+    labels: Bytes
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set as its makers split it."""
+
+    train: Part
+    test: Part
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data set in which folder; ``fingerprint`` tells contents apart and is what a result depends on."""
+
+    name: str
+    folder: Path
+    fingerprint: str = ""
+
+
+def names() -> list[str]:
+    """The data sets that can be read."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def source(name: str, folder: Path) -> Source:
+    """Read and check a data set, to know its fingerprint.
+
+    Raises:
+        UnknownName: no data set is called so.
+        DataError: a file is missing or damaged.
+    """
+    if name not in names():
+        raise UnknownName("data set", name, names())
+    if not folder.is_dir():
+        raise DataError(f"the folder {str(folder)!r} of --data-dir is not there: name the one with {name}'s files.")
+    images = read(name, folder)
+    digest = hashlib.sha256()
+    for array in (images.train.images, images.train.labels, images.test.images, images.test.labels):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return Source(name, folder.resolve(), digest.hexdigest()[:16])
+
+
+@cache
+def read(name: str, folder: Path) -> Images:
+    """The data set; kept, because every trial of a process asks for it.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    found: Any = importlib.import_module(f"normwise.lab.data.formats.{name}")
+    images: Images = found.read(folder)
+    return images
+
+
+def find(folder: Path, spellings: Sequence[str], below: Sequence[str] = ()) -> Path:
+    """The first file that is there, in the folder or in one below it.
+
+    Args:
+        folder: where the user says that the files are.
+        spellings: names that the file goes by, the usual one first.
+        below: folders below that archives are unpacked into.
+
+    Raises:
+        DataError: none is there.
+    """
+    for place in (folder, *(folder / each for each in below)):
+        for name in spellings:
+            if (place / name).is_file():
+                return place / name
+    others = f", nor {' or '.join(repr(each) for each in spellings[1:])}" if spellings[1:] else ""
+    raise DataError(f"the folder {str(folder)!r} holds no file {spellings[0]!r}{others}: put the original file there.")
+
+
+def damaged(path: Path, expected: str, found: str) -> DataError:
+    """The error for a file that is not what it should be."""
+    return DataError(f"the file {str(path)!r} is damaged or another one: expected {expected}, found {found}.")
+
+
+def check(path: Path, part: Part, count: int, shape: tuple[int, int, int]) -> Part:
+    """The part, if its numbers are what this file of the data set has.
+
+    Args:
+        path: where it was read from, for the error.
+        part: what was read.
+        count: how many images there should be.
+        shape: channels, height and width that they should have.
+
+    Raises:
+        DataError: they are not.
+    """
+    wanted = (count, *shape)
+    if part.images.shape != wanted or part.images.dtype != np.uint8:
+        raise damaged(path, f"{_words(wanted)} bytes", f"{_words(part.images.shape)} of {part.images.dtype}")
+    if part.labels.shape != (count,):
+        raise damaged(path, f"{count} labels", f"{_words(part.labels.shape)}")
+    if count and int(part.labels.max()) >= CLASSES:
+        raise damaged(path, f"labels from 0 to {CLASSES - 1}", f"the label {int(part.labels.max())}")
+    return part
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,119 @@
+"""What learning curves say: accuracies at looks, of shape (..., looks), in steps to a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from normwise.lab.design import Arm, Arms, by_step, geometric
+from normwise.lab.intervals import Numbers
+from normwise.lab.outcomes import Outcomes
+from normwise.lab.results import Figure
+
+
+def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
+    """Steps until a curve is at ``target`` for the first time, or all: shape (..., looks) to (...)."""
+    reached = curves >= target
+    first = np.where(reached.any(axis=-1), reached.argmax(axis=-1), len(at) - 1)
+    return np.array(at, dtype=np.float64)[first]
+
+
+def largest_usable(accuracies: Numbers, rates: Sequence[float], enough: float) -> Numbers:
+    """The largest rate at which each seed is accurate enough, or NaN: shape (seeds, rates) to (seeds,)."""
+    usable = np.where(accuracies >= enough, np.array(rates), -np.inf).max(axis=1)
+    return np.where(np.isfinite(usable), usable, np.nan)
+
+
+def fastest(validation: Numbers, target: float, at: Sequence[int]) -> int:
+    """The rate that gets to the target first in the geometric mean over seeds; then the most accurate at the end.
+
+    Args:
+        validation: accuracies on validation images, shape (seeds, rates, looks).
+        target: the accuracy to reach.
+        at: after which steps the looks are.
+    """
+    steps = np.log(steps_to(target, validation, at)).mean(axis=0)
+    return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
+
+
+def first_to(target: float, at: Sequence[int]) -> Callable[[Arm], int]:
+    """Picks for an arm the rate that gets to the target first on validation images, as ``fastest``."""
+    return lambda arm: fastest(arm.array("validation"), target, at)
+
+
+def ends_best(arm: Arm) -> int:
+    """Picks for an arm the rate that ends best on validation images, in the mean over seeds."""
+    ends = np.moveaxis(arm.array("validation")[..., -1], 1, 0).copy()  # a mean over seeds is that of one rate alone
+    return int(np.argmax([end.mean() for end in ends]))
+
+
+class Sweeps:
+    """Runs of two arms over initial weights and rates, and which of them to pick on validation images.
+
+    Args:
+        runs: of each arm; trials have a ``deviation`` and a ``rate``.
+        deviations: of the initial weights.
+        rates: that were tried with each.
+        at: after which steps the looks are.
+        target: the accuracy to reach.
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[bool, Outcomes],
+        deviations: Sequence[float],
+        rates: Sequence[float],
+        at: Sequence[int],
+        target: float,
+    ) -> None:
+        self.runs, self.deviations, self.rates, self.at, self.target = runs, deviations, rates, at, target
+
+    def sweep(self, arm: bool, deviations: Sequence[float]) -> list[Outcomes]:
+        """The trials of each deviation and rate."""
+        runs = self.runs[arm]
+        return [runs.where(deviation=each, rate=rate) for each in deviations for rate in self.rates]
+
+    def steps(self, runs: Outcomes, what: str = "test") -> Numbers:
+        """To the target, one per seed."""
+        return steps_to(self.target, runs.array(what), self.at)
+
+    def fastest(self, arm: bool, deviations: Sequence[float] = ()) -> Outcomes:
+        """Those that reach the target first on validation images, in the geometric mean; then those that end best."""
+        sweep = self.sweep(arm, deviations or self.deviations)
+        means = [np.log(self.steps(runs, "validation")).mean() for runs in sweep]
+        final = [-runs.array("validation")[:, -1].mean() for runs in sweep]  # decides when none gets there
+        return min(zip(means, final, range(len(sweep)), sweep, strict=True))[3]
+
+    def highest(self, arm: bool) -> Outcomes:
+        """Those that end highest on validation images."""
+        sweep = self.sweep(arm, self.deviations)
+        return max(sweep, key=lambda runs: float(runs.array("validation")[:, -1].mean()))
+
+
+def in_steps(curves: Numbers, target: float, at: Sequence[int]) -> str:
+    """A cell: the geometric mean of the steps to the target with its interval, from curves of shape (seeds, looks)."""
+    return geometric(steps_to(target, curves, at), 0)
+
+
+def got_there(curves: Numbers, target: float) -> str:
+    """A cell: of how many seeds the curve is at the target at some look, from curves of shape (seeds, looks)."""
+    return how_many(curves.max(axis=1) >= target)
+
+
+def how_many(seeds: npt.NDArray[np.bool_]) -> str:
+    """A cell: for how many seeds it is so, and how many there are."""
+    return f"{int(seeds.sum())} of {len(seeds)}"
+
+
+def accuracy_by_step(arms: Arms, at: Sequence[int], *, network: str, target: float) -> Figure:
+    """Test accuracy against steps, a line for each arm, with a mark at the target."""
+    return by_step(
+        "Test accuracy against steps",
+        [arms],
+        network,
+        at,
+        caption="Each at the rate that gets to the mark first.",
+        marks=((target, f"{target:.2f}"),),
+    )

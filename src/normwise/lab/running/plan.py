@@ -1,0 +1,59 @@
+"""What a run was asked for: how many seeds, which settings, whose images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from normwise.errors import NormwiseError
+from normwise.lab.experiment import Experiment, seeds_of, settings_of
+
+if TYPE_CHECKING:  # images need NumPy, and listing must not wait for it
+    from normwise.lab.data.images import Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The same for all experiments of a run.
+
+    Args:
+        seeds: how many seeds, at least 2; None: as many as each experiment takes.
+        quick: 3 seeds, and smaller settings where an experiment has them.
+        full: larger settings where an experiment has them.
+        data: the user's data set in the place of the digits.
+        first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
+
+    Raises:
+        NormwiseError: too few seeds, a negative one, or quick and full at once.
+    """
+
+    seeds: int | None = None
+    quick: bool = False
+    full: bool = False
+    data: Source | None = None
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        if self.seeds is not None and self.seeds < 2:
+            raise NormwiseError(f"an experiment needs at least 2 seeds to have a spread: got {self.seeds}.")
+        if self.first_seed < 0:
+            raise NormwiseError(f"seeds are counted from 0: got {self.first_seed} for the first one.")
+        if self.quick and self.full:
+            raise NormwiseError("a run is either quick or full: got both; leave one of them out.")
+
+    def seeds_for(self, experiment: Experiment) -> tuple[int, ...]:
+        """The seeds themselves."""
+        n = self.seeds if self.seeds is not None else seeds_of(experiment, quick=self.quick)
+        return tuple(range(self.first_seed, self.first_seed + n))
+
+    def settings_for(self, experiment: Experiment) -> Any:
+        """The settings."""
+        return settings_of(experiment, quick=self.quick, full=self.full)
+
+    def command(self, name: str, seeds: int) -> str:
+        """The command that runs one experiment so."""
+        first = f" --first-seed {self.first_seed}" if self.first_seed else ""
+        size = " --quick" if self.quick else " --full" if self.full else ""
+        data = "" if self.data is None else f" --data {self.data.name} --data-dir {self.data.folder}"
+        return f"normwise lab run {name} --seeds {seeds}{first}{size}{data}"

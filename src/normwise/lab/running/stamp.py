@@ -1,0 +1,74 @@
+"""What a result depends on and where it was made: versions, machine, date, and a digest of the code."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from normwise.lab.experiment import FOLDER, file
+from normwise.lab.running import reach
+
+PACKAGES = {"normwise": "normwise", "torch": "torch", "numpy": "numpy", "sklearn": "scikit-learn"}
+"""Name in the stamp -> name of the distribution."""
+
+
+def versions() -> dict[str, str]:
+    """The versions that numbers can depend on; a package that is not installed has an empty one."""
+    found = {"python": platform.python_version()}
+    for name, distribution in PACKAGES.items():
+        try:
+            found[name] = version(distribution)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def origin(experiment: str, folder: Path = FOLDER) -> str:
+    """A digest of everything but the settings that an outcome depends on.
+
+    It covers the code of the experiment and of every file of the package that it reaches by import, and the versions.
+
+    Args:
+        experiment: its name.
+        folder: where it is looked for.
+
+    Raises:
+        UnknownName: no experiment is called so.
+    """
+    parts = [experiment, reach.digest(file(experiment, folder)), repr(sorted(versions().items()))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def stamp(*, origin: str, seconds: float, workers: int) -> dict[str, Any]:
+    """Where and when a result was made.
+
+    Args:
+        origin: see the function of this name.
+        seconds: what the trials took, added up over all workers and all interrupted runs.
+        workers: how many processes worked side by side.
+    """
+    return {
+        **versions(),
+        "device": cpu(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "workers": workers,
+        "threads": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "origin": origin,
+    }
+
+
+def cpu() -> str:
+    """The model of the processor in words, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,75 @@
+"""Every experiment that says that it takes a user's images is held to it, with files of each data set."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from normwise.lab.data import images, splits
+from normwise.lab.experiment import load, names, takes_data
+from tests.lab.data.formats.conftest import write_cifar10, write_mnist, write_svhn
+
+TAKING = [name for name in names() if takes_data(load(name))]
+WRITERS: dict[str, Callable[[Path], None]] = {"mnist": write_mnist, "svhn": write_svhn, "cifar10": write_cifar10}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder with a few images of each data set."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in WRITERS}
+    for name, write in WRITERS.items():
+        write(folders[name])
+    return folders
+
+
+@pytest.fixture(autouse=True)
+def _digits_again() -> Iterator[None]:
+    images.read.cache_clear()
+    yield
+    splits.use(None)
+
+
+def tiny(name: str) -> Any:
+    """The settings that the experiment's own tests run it with, of fewer steps."""
+    settings = importlib.import_module(f"tests.lab.experiments.test_{name}").SETTINGS
+    steps = {field.name: 12 for field in fields(settings) if field.name.endswith("steps")}
+    return replace(settings, **steps)
+
+
+def no_digits() -> None:
+    raise AssertionError("the digits were taken in the place of the user's images")
+
+
+def test_those_that_ask_about_training_on_images_take_a_users() -> None:
+    assert len(TAKING) > 20
+    assert "does_it_train_faster" in TAKING
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_an_experiment_runs_on_each_data_set_and_never_takes_the_digits(
+    name: str, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, settings = load(name), tiny(name)
+    trial = experiment.trials(settings, (0,))[0]
+    monkeypatch.setattr(splits, "_digits", no_digits)
+    taken: list[str] = []
+    read = splits._bytes
+
+    def noted(source: images.Source) -> tuple[torch.Tensor, torch.Tensor]:
+        taken.append(source.name)
+        return read(source)
+
+    monkeypatch.setattr(splits, "_bytes", noted)
+    for kind, folder in sources.items():
+        splits.use(images.source(kind, folder))
+        found = experiment.run(trial, settings)
+        assert set(taken) == {kind}
+        assert all(np.size(value) > 0 for value in found.values())
+        taken.clear()
