@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from normwise.lab.data.splits import Digits, Split, batches
 from normwise.lab.networks.stack import Stack
 from normwise.lab.training.stacks import accuracies, losses
-from normwise.torch import domain
+from normwise.torch import PerDomain, domain
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 
@@ -71,7 +72,7 @@ def accuracies_on_all(stack: Stack, data: Mapping[str, Digits], *, estimated: st
     """
     validation, found = np.zeros(stack.members), dict[str, list[float]]()
     for name, each in data.items():
-        with domain(name):
+        with _within(stack, name):
             validation += np.array(accuracies(stack, each.validation)) / len(data)
             found[name] = accuracies(stack, each.test)
     found["test"] = np.mean([found[name] for name in data], axis=0).tolist()
@@ -85,6 +86,12 @@ def accuracies_on_all(stack: Stack, data: Mapping[str, Digits], *, estimated: st
     return found | {"validation": validation.tolist()}
 
 
+def _within(stack: Stack, name: str) -> AbstractContextManager[object]:
+    """The block of a domain; none for a stack that has one set of statistics for all."""
+    apart = any(isinstance(module, PerDomain) for module in stack.modules())
+    return domain(stack, name) if apart else nullcontext()
+
+
 def _loss(stack: Stack, name: str, images: Tensor, labels: Tensor) -> Tensor:
-    with domain(name):
+    with _within(stack, name):
         return losses(stack(images), labels)
