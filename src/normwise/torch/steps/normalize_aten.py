@@ -44,7 +44,7 @@ def normalize_and_update_by_aten(
         return differentiable(y)
     if cpu.library is not None:
         cpu.library.remember(*plain)
-        y = _operator(x, call, running_mean, running_var, momentum)
+        y = _operator(x, call, running_mean, running_var, momentum, direct=direct)
         counter = address_of_counter(updates)
         left_out = cpu.library.restore_if_not_finite(*plain, counter)
         if left_out or not counter:
@@ -60,12 +60,22 @@ def normalize_and_update_by_aten(
     return differentiable(y)
 
 
-def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float) -> Tensor:
+def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float, *, direct: bool = False) -> Tensor:
     """The operator itself where nothing is left that ``F.batch_norm`` would see to."""
     scale, shift, eps = call.scale, call.shift, call.eps
     if x.dim() > 1 and x.numel() > x.shape[1] and eps > 0:
+        if direct and momentum is not None and mean.shape == (x.shape[1],) and _fit(scale, mean) and _fit(shift, mean):
+            # What the operator comes to on the CPU, without two more levels that autograd would have to pass.
+            return torch.native_batch_norm(x, scale, shift, mean, var, True, momentum, eps)[0]
         return torch.batch_norm(x, scale, shift, mean, var, True, momentum, eps, torch.backends.cudnn.enabled)
     return F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
+
+
+def _fit(parameter: Tensor | None, mean: Tensor) -> bool:
+    """Whether a parameter is one that ``native_batch_norm``, which does not look, takes as it is."""
+    return parameter is None or (
+        isinstance(parameter, Tensor) and parameter.shape == mean.shape and parameter.dtype is mean.dtype
+    )
 
 
 def differentiable(y: Tensor, *, direct: bool = False) -> Tensor:
