@@ -144,7 +144,7 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        done = call("nets.py:net", "--data", "rows.npz", "--out", "new.pt")
+        done = call("nets.py:Named", "--data", "named.npz", "--out", "new.pt")
     sentence = "normwise: 'new.pt' could not be written: No space left on device.\n"
     assert (done.exit_code, done.stderr) == (3, sentence)
     assert Path("new.pt").read_bytes() == b"old"
