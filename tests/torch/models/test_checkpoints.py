@@ -211,3 +211,13 @@ def test_a_path_in_a_checkpoint_is_refused_with_its_class(tmp_path: Path) -> Non
     torch.save({"model": filled(2), "folder": pathlib.PurePosixPath("runs")}, tmp_path / "old.pt")
     with pytest.raises(NormwiseError, match=r"pickled objects \(pathlib\.\S*PurePosixPath\) that can run code when"):
         load_weights(network(), tmp_path / "old.pt", pytest.fail)
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    """PyTorch can be told to write none, which saves time."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"model": filled(2), "nothing": torch.zeros(0)}, tmp_path / "old.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert check_read(network(), tmp_path / "old.pt", 2) == "read from 'old.pt' the weights under 'model'."

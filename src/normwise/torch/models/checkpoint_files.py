@@ -74,10 +74,10 @@ def _check_sums(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        members = archive.namelist()
-        wrong = [name for name in members if not _is_whole(archive, name)]
-    if 0 < len(wrong) < len(members):  # where all are wrong, PyTorch was told to write no checksums
-        raise NormwiseError(f"{str(path)!r} is damaged, {wrong[0]!r} in it has another checksum: write it again.")
+        summed = [each.filename for each in archive.infolist() if each.CRC]  # PyTorch can be told to write 0 instead
+        wrong = next((name for name in summed if not _is_whole(archive, name)), None)
+    if wrong is not None:
+        raise NormwiseError(f"{str(path)!r} is damaged, {wrong!r} in it has another checksum: write it again.")
 
 
 def _is_whole(archive: zipfile.ZipFile, name: str) -> bool:
