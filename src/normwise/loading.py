@@ -23,6 +23,14 @@ _FILES = {"MODEL": "a .keras", "DATA": "an .npz"}
 _EXAMPLES = {"MODEL": "nets.py:make_model", "DATA": "nets.py:make_batches"}
 WEIGHTS = (".safetensors", ".pt", ".pth")
 """The names that files of a PyTorch model's weights end in."""
+READABLE = (*WEIGHTS, ".ckpt", ".bin", ".tar")
+"""Those of files that weights are read from: Lightning's, Hugging Face's and ``.pth.tar`` too."""
+_ARRAYS = tuple(f"Of a batch that is a {kind}," for kind in ("Tensor", "ndarray", "EagerTensor", "ArrayImpl"))
+_INSTEAD = {
+    b"version https://git-lfs": "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`.",
+    b"<!doctype html": "is a web page, as a failed download leaves one: download the file again.",
+    b"<html": "is a web page, as a failed download leaves one: download the file again.",
+}
 
 
 def check_place(place: str, what: str, *, file: bool = True) -> None:
@@ -48,7 +56,7 @@ def check_place(place: str, what: str, *, file: bool = True) -> None:
     kinds = "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
     kinds = f"FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or as {_FILES[what]} file" if file else kinds
     remedy = f"write FILE.py:FUNCTION, for example {_EXAMPLES[what]}"
-    if what == "MODEL" and place.endswith(WEIGHTS):
+    if what == "MODEL" and place.endswith(READABLE):
         remedy = "that is a file of weights; write FILE.py:FUNCTION for the model, and give the file with --weights"
     elif file and what == "MODEL" and place.endswith((".h5", ".hdf5")):
         remedy = "save the model as a .keras file"
@@ -167,7 +175,19 @@ def attempt(work: Callable[[], Result], place: str) -> Result:
     except SystemExit as error:
         raise NormwiseError(f"{place} called sys.exit({error.code!r}): let it return instead.") from error
     except Exception as error:
-        raise NormwiseError(f"{place} failed: {sentence(error)}.") from error
+        raise NormwiseError(f"{place} failed: {sentence(error)}{_given(error)}.") from error
+
+
+def _given(error: Exception) -> str:
+    """What of a batch the model was given when it failed, where a batch is no plain array."""
+    for note in getattr(error, "__notes__", ()):
+        what, rule, _ = note.partition(": pass forward_fn=")
+        if rule and not what.startswith(_ARRAYS):
+            return (
+                f"; {what[0].lower()}{what[1:]}: let DATA give batches as the model takes them, or call normwise from "
+                "Python, with a forward_fn"
+            )
+    return ""
 
 
 def check_file(path: Path, what: str) -> None:
@@ -189,9 +209,24 @@ def check_file(path: Path, what: str) -> None:
         remedy = f"did you mean {meant!r}?" if near else f"give the path of {what}."
         raise NormwiseError(f"there is no file {str(path)!r}: {remedy}")
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
     except OSError as error:
         raise NormwiseError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+    for mark, words in _INSTEAD.items():
+        if start.startswith(mark):
+            raise NormwiseError(f"{str(path)!r} {words}")
+
+
+def split_key(place: Path) -> tuple[Path, str]:
+    """The file and the key of ``file.pt:key``; a path without a key has the empty one.
+
+    Example:
+        >>> split_key(Path("last.ckpt:ema.state_dict"))
+        (PosixPath('last.ckpt'), 'ema.state_dict')
+    """
+    file, _, key = str(place).rpartition(":")
+    return (Path(file), key) if key and file.endswith(READABLE) and not place.exists() else (place, "")
 
 
 def check_suffix(path: Path, suffixes: Sequence[str], what: str) -> None:

@@ -93,7 +93,11 @@ READERS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("suffix", READERS)
 def test_the_statistics_of_the_data_are_in_the_file(suffix: str) -> None:
     done = call("nets.py:net", "--data", "rows.npz", "--out", f"new{suffix}")
-    assert (done.exit_code, done.stderr) == (0, "")
+    taken = (
+        "normwise: the array 'images' of 'rows.npz' is taken because it is the first, and 'labels' left out: to take "
+        "another, give it the name of an input of the model ('input').\n"
+    )
+    assert (done.exit_code, done.stderr) == (0, taken)
     assert done.stdout.startswith("1 of 1 batch norms recalibrated with 70 samples in 2 batches\n  recalibrated  1: ")
     assert done.stdout.endswith(f"\nThe weights: {Path(f'new{suffix}').resolve()}\n")
     state = READERS[suffix](f"new{suffix}")
@@ -140,7 +144,7 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        done = call("nets.py:net", "--data", "rows.npz", "--out", "new.pt")
+        done = call("nets.py:Named", "--data", "named.npz", "--out", "new.pt")
     sentence = "normwise: 'new.pt' could not be written: No space left on device.\n"
     assert (done.exit_code, done.stderr) == (3, sentence)
     assert Path("new.pt").read_bytes() == b"old"

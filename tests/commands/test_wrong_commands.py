@@ -12,10 +12,10 @@ from normwise.lab import names
 
 EXPERIMENTS = len(names())
 OF_RECALIBRATE = (
-    "Known: --batch-size, --batches, --data, --device, --estimator, --help, --json, --out, --tolerance, --upstream, "
-    "--weights."
+    "Known: --batch-size, --batches, --data, --device, --estimator, --help, --json, --out, --scale, --tolerance, "
+    "--upstream, --weights."
 )
-OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--tolerance", "--prior")
+OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--scale, --tolerance", "--prior, --scale")
 OF_RUN = (
     "Known: --dask, --data, --data-dir, --first-seed, --full, --help, --json, --keep, --out, --quick, --seeds, "
     "--workers."
@@ -50,6 +50,8 @@ TOLERANCE = (
 )
 TIME = "--budget must be a time above 0, written as 90s, 30m or 2h, received {!r}."
 WEIGHTS = "weights are .safetensors, .pt or .pth files, received {!r}: give it such a name."
+SCALE = "--scale must be a number other than 0, for example 1/255, received {!r}."
+READ = "weights are .safetensors, .pt, .pth, .ckpt, .bin or .tar files, received {!r}: give it such a name."
 DASK = "--dask must be the address of a Dask scheduler, for example tcp://10.0.0.1:8786, received {!r}."
 RECALIBRATE = "recalibrate nets.py:net --data rows.npz --out new.pt"
 ADAPT = "adapt nets.py:net --data rows.npz --out new.pt"
@@ -194,8 +196,18 @@ WRONG: list[tuple[str, str]] = [
     ("recalibrate nets.py:net --data rows.npz --out new", WEIGHTS.format("new")),
     ("recalibrate nets.py:net --data rows.npz --out rows.npz", WEIGHTS.format("rows.npz")),
     ("recalibrate nets.py:net --data rows.npz --out ''", "--out must be the path of a file, received ''."),
-    (f"{RECALIBRATE} --weights rows.npz", WEIGHTS.format("rows.npz")),
-    (f"{ADAPT} --weights folder", WEIGHTS.format("folder")),
+    (f"{RECALIBRATE} --weights rows.npz", READ.format("rows.npz")),
+    (f"{RECALIBRATE} --weights old.pt:", READ.format("old.pt:")),
+    (f"{RECALIBRATE} --weights rows.npz:ema", READ.format("rows.npz:ema")),
+    (f"{ADAPT} --weights folder", READ.format("folder")),
+    (f"{RECALIBRATE} --scale 0", SCALE.format("0")),
+    (f"{RECALIBRATE} --scale 1/0", SCALE.format("1/0")),
+    (f"{ADAPT} --scale nan", SCALE.format("nan")),
+    (f"{ADAPT} --scale 1/x", SCALE.format("1/x")),
+    ("recalibrate nets.py:net --data nets.py:batches --out new.pt --scale 1/255",
+     "--scale is for an .npz, and nets.py:batches makes its own batches: leave it out."),
+    ("recalibrate net.keras --data nets.py:batches --out new.keras --scale 1/255",
+     "--scale is for an .npz, and nets.py:batches makes its own batches: leave it out."),
     ("recalibrate net.keras --data rows.npz --out new.pt", "a Keras model is a .keras file, received 'new.pt': give it "
                                                            "such a name."),
     ("recalibrate net.keras --data rows.npz --out new.keras --weights a.pt", "--weights is for PyTorch models, "

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shlex
+import warnings
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -23,6 +28,10 @@ NO_BATCHES = (
 ITERABLE = (
     IN_THE_NETWORK + "recalibrate needs an iterable of batches, received {}: pass a DataLoader, or a list with one "
     "batch in it."
+)
+MORE = (
+    "{!r} holds more than weights, pickled objects{} that can run code when they are read, and was not read: where it "
+    "comes from, save the state_dict alone, with torch.save."
 )
 NONE_OF = {
     "keras": "{!r} is no .keras file, or a damaged one: write it with model.save().",
@@ -89,6 +98,7 @@ DATA: list[tuple[str, str]] = [
     ("norows.npz", "the array 'images' of 'norows.npz' must have one row per sample, received an array of shape (0, "
                    "3): save an array with rows."),
     ("words.npz", "the array 'images' of 'words.npz' must hold numbers, received <U1: save numbers."),
+    ("page.npz", "'page.npz' is a web page, as a failed download leaves one: download the file again."),
     ("data.py:batches", "there is no file 'data.py': give the path of the file with the function in it."),
     ("nets.py:number", ITERABLE.format("nets.py:number", "int")),
     ("nets.py:nothing", ITERABLE.format("nets.py:nothing", "NoneType")),
@@ -102,14 +112,35 @@ WEIGHTS: list[tuple[str, str]] = [
     ("folder.pt", "'folder.pt' is a folder: give the path of the weights."),
     ("damaged.pt", "'damaged.pt' is no .pt file, or a damaged one: write it again."),
     ("damaged.safetensors", "'damaged.safetensors' is no .safetensors file, or a damaged one: write it again."),
-    ("whole.pt", "'whole.pt' holds more than weights, and code in it is not run: save model.state_dict() alone."),
+    ("whole.pt", MORE.format("whole.pt", " (torch.nn.modules.linear.Linear)")),
+    ("old.pt", MORE.format("old.pt", " (torch.nn.modules.linear.Linear)")),
+    ("evil.pt", MORE.format("evil.pt", " (posix.system)")),
+    ("evil.pth", MORE.format("evil.pth", " (posix.system)")),
+    ("hyper.ckpt", MORE.format("hyper.ckpt", " (fractions.Fraction)")),
+    ("pickled.bin", MORE.format("pickled.bin", "")),
+    ("script.pt", "'script.pt' is a TorchScript program, and code in it is not run: where it comes from, save the "
+                  "state_dict alone, with torch.save."),
+    ("flipped.pt", "'flipped.pt' is damaged, 'shapes/data/0' in it has another checksum: write it again."),
+    ("short.pt", "'short.pt' is no .pt file, or a damaged one: write it again."),
+    ("pointer.pt", "'pointer.pt' is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`."),
+    ("page.safetensors", "'page.safetensors' is a web page, as a failed download leaves one: download the file again."),
     ("list.pt", "'list.pt' must hold a state_dict, received list: save model.state_dict()."),
-    ("other.pt", "'other.pt' does not fit Sequential: it lacks '0.weight', '0.bias', '1.weight' and 4 more, and it has "
-                 "besides 'a'."),
-    ("parallel.pt", "'parallel.pt' does not fit Sequential: its names begin with 'module.', as DataParallel has them; "
-                    "save model.module.state_dict()."),
-    ("shapes.pt", "'shapes.pt' does not fit Sequential: '0.weight' has the shape [5, 3] there and [4, 3] in the "
-                  "model."),
+    ("epoch.pt", "'epoch.pt' must hold a state_dict, received a dict with 'epoch', 'scores' and no weights: save "
+                 "model.state_dict()."),
+    ("hollow.pt", "'hollow.pt' must hold a state_dict, received a dict with nothing in it: save model.state_dict()."),
+    ("other.pt", "'other.pt' does not fit Sequential: it lacks 6 of 6 names ('0.weight', '0.bias', '1.weight' and 3 "
+                 "more), and it has 1 that the model does not have ('a')."),
+    ("near.pt", "'near.pt', under 'model.module', does not fit Sequential: it lacks 1 of 6 names ('1.running_mean'), "
+                "and it has 1 that the model does not have ('1.runing_mean'); the nearest names are '1.runing_mean' "
+                "for '1.running_mean'."),
+    ("shapes.pt", "'shapes.pt' does not fit Sequential: 1 of its tensors has another shape ('0.weight' is [5, 3] there "
+                  "and [4, 3] in the model)."),
+    ("two.pt", "'two.pt' holds 2 sets of weights that fit Sequential ('student', 'teacher'): choose one, for example "
+               "--weights two.pt:student."),
+    ("two.pt:studnet", "unknown key of weights in 'two.pt' 'studnet': did you mean 'student'? Known: student, "
+                       "teacher."),
+    ("two.pt:ema", "unknown key of weights in 'two.pt' 'ema': Known: student, teacher."),
+    ("nots.pt:ema", "there is no file 'nots.pt': give the path of the weights."),
 ]  # fmt: skip
 OUT: list[tuple[str, str]] = [
     ("no/new.pt", "there is no folder 'no' for 'new.pt': make it first."),
@@ -163,11 +194,39 @@ CASES = [
 def weights(built: Path) -> None:
     """Files of weights that do not fit, each in its way."""
     state = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict()
-    torch.save({f"module.{name}": value for name, value in state.items()}, built / "parallel.pt")
+    torch.save({f"{name}.{each}": state[each] for name in ("student", "teacher") for each in state}, built / "two.pt")
+    near = {f"module.{name}": value for name, value in state.items()}
+    near["module.1.runing_mean"] = near.pop("module.1.running_mean")
+    torch.save({"model": near}, built / "near.pt")
     torch.save({**state, "0.weight": torch.zeros(5, 3)}, built / "shapes.pt")
     torch.save({"a": torch.zeros(1)}, built / "other.pt")
     torch.save([1], built / "list.pt")
+    torch.save({"epoch": 3, "scores": {"best": 0.5}}, built / "epoch.pt")
+    torch.save({}, built / "hollow.pt")
     torch.save(nn.Linear(1, 1), built / "whole.pt")
+    torch.save(nn.Linear(1, 1), built / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(Evil(), built / "evil.pt")
+    torch.save({"model": state, "extra": Evil()}, built / "evil.pth", _use_new_zipfile_serialization=False)
+    torch.save({"state_dict": state, "hyper_parameters": {"rate": Fraction(1, 3)}}, built / "hyper.ckpt")
+    (built / "pickled.bin").write_bytes(pickle.dumps(state))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, and its files are still there
+        torch.jit.script(nn.Linear(1, 1)).save(built / "script.pt")
+    whole = (built / "shapes.pt").read_bytes()
+    (built / "short.pt").write_bytes(whole[:-100])
+    flipped = bytearray(whole)
+    flipped[whole.index(bytes(60))] ^= 1  # in the zeros of the first weight
+    (built / "flipped.pt").write_bytes(flipped)
+    (built / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "utf-8")
+    for name in ("page.safetensors", "page.npz"):
+        (built / name).write_text("<!DOCTYPE html>\n<html>", "utf-8")
+
+
+class Evil:
+    """Runs a program when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch ran",)  # the fixture of the folder finds what is left there
 
 
 @pytest.mark.usefixtures("weights")

@@ -19,6 +19,10 @@ import normwise.keras as nk
 from normwise.cli import main
 from tests.keras.calls import values
 
+TAKEN = (
+    "normwise: the array 'images' of 'rows.npz' is taken because it is the first, and 'labels' left out: to take "
+    "another, give it the name of an input of the model ('pixels').\n"
+)
 X = np.random.default_rng(0).normal(4, 2, (70, 3)).astype("float32")
 
 
@@ -42,7 +46,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile("hollow.keras", "w") as archive:
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", "")
-    np.savez("narrow.npz", np.zeros((4, 2)))
+    whole = bytearray(Path("net.keras").read_bytes())
+    Path("short.keras").write_bytes(whole[:-100])
+    flipped = whole.index(b"\x89HDF")
+    whole[flipped : flipped + 200] = bytes(200)
+    Path("flipped.keras").write_bytes(whole)
+    Path("pointer.keras").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    Path("items.py").write_text(
+        "import numpy\n\ndef items():\n    return [{'image': numpy.ones((4, 3)), 'label': 0}]\n", encoding="utf-8"
+    )
+    np.savez("narrow.npz", np.zeros((4, 2), "float32"))
     np.savez("rows.npz", images=X, labels=np.zeros(70))
     np.savez("named.npz", labels=np.zeros(70), pixels=X)
     Path("data.py").write_text(
@@ -55,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("data", ["rows.npz", "named.npz"])
 def test_the_statistics_of_the_data_are_in_the_file_and_all_else_is_as_it_was(data: str) -> None:
     done = call("recalibrate", "net.keras", "--data", data, "--out", "new.keras")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, TAKEN if data == "rows.npz" else "")
     assert done.stdout.startswith("1 of 1 batch norms recalibrated with 70 samples in 2 batches\n  recalibrated  ")
     assert done.stdout.endswith(f"\nThe model: {Path('new.keras').resolve()}\n")
     old, new = (keras.saving.load_model(name) for name in ("net.keras", "new.keras"))
@@ -85,8 +98,19 @@ def test_adapt_with_data_from_a_callable() -> None:
 
 
 MISTAKES: list[tuple[dict[str, str], str]] = [
-    ({"model": "unsafe.keras"}, "loading unsafe.keras failed: "),
-    ({"model": "plain.keras"}, "plain.keras: nothing recalibrated: the model has no batch norm; nothing was written."),
+    (
+        {"model": "unsafe.keras"},
+        "'unsafe.keras' holds Python code, as a Lambda layer does, and code in it is not run: put a layer of a class "
+        "of your own, or an operation of keras.ops, in its place and save the model again.\n",
+    ),
+    ({"model": "short.keras"}, "'short.keras' is no .keras file, or a damaged one: write it with model.save().\n"),
+    ({"model": "flipped.keras"}, "loading flipped.keras failed: "),
+    ({"model": "pointer.keras"}, "'pointer.keras' is a Git LFS pointer and not the file itself: fetch that with "),
+    ({"data": "items.py:items"}, "net.keras on items.py:items failed: "),
+    (
+        {"model": "plain.keras", "data": "data.py:batches"},
+        "plain.keras: nothing recalibrated: the model has no batch norm; nothing was written.",
+    ),
     ({"model": "hollow.keras"}, "loading hollow.keras failed: "),
     ({"data": "narrow.npz"}, "net.keras on narrow.npz failed: "),
     ({"data": "data.py:nothing"}, "net.keras on data.py:nothing failed: "),
@@ -97,11 +121,12 @@ MISTAKES: list[tuple[dict[str, str], str]] = [
 @pytest.mark.parametrize("case", range(len(MISTAKES)))
 def test_every_mistake_is_one_sentence_and_nothing_is_written(case: int) -> None:
     wrong, sentence = MISTAKES[case]
-    given = {"model": "net.keras", "data": "rows.npz", "out": "new.keras", **wrong}
+    given = {"model": "net.keras", "data": "named.npz", "out": "new.keras", **wrong}
     model = given.pop("model")
     done = call("recalibrate", model, *(part for name, value in given.items() for part in (f"--{name}", value)))
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith(f"normwise: {sentence}")
+    assert "unsafe_deserialization" not in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith(".\n")
     assert not Path("new.keras").exists()
@@ -109,7 +134,7 @@ def test_every_mistake_is_one_sentence_and_nothing_is_written(case: int) -> None
 
 def test_a_model_may_be_replaced_by_what_is_made_of_it() -> None:
     done = call("recalibrate", "net.keras", "--data", "rows.npz", "--out", "net.keras")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, TAKEN)
     moved = values(keras.saving.load_model("net.keras").get_layer("bn").moving_mean)
     np.testing.assert_allclose(moved, X.mean(0), rtol=1e-5)
 
@@ -122,7 +147,45 @@ def test_a_tolerance_that_is_not_reached_is_said() -> None:
 
 
 def test_standard_error_holds_no_news_of_the_backend() -> None:
-    line = [sys.executable, "-m", "normwise", "recalibrate", "net.keras", "--data", "rows.npz", "--out", "new.keras"]
+    line = [sys.executable, "-m", "normwise", "recalibrate", "net.keras", "--data", "named.npz", "--out", "new.keras"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(f"\nThe model: {Path('new.keras').resolve()}\n")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "more", "factor", "words"),
+    [
+        ("float64", (), 1, "cast from float64 to float32."),
+        (
+            "float64",
+            ("--scale", "1/4"),
+            0.25,
+            "cast from float64 to float32 and multiplied by 0.25: its values are from ",
+        ),
+        (
+            "uint8",
+            (),
+            1,
+            "cast from uint8 to float32, and its values, from 0 to 8, are not scaled: give --scale 1/255 ",
+        ),
+        (
+            "uint8",
+            ("--scale", "1/255"),
+            1 / 255,
+            "cast from uint8 to float32 and multiplied by 0.00392157: its values ",
+        ),
+    ],
+)
+def test_values_are_cast_to_the_dtype_of_the_input(
+    dtype: str, more: tuple[str, ...], factor: float, words: str
+) -> None:
+    rows = np.clip(X, 0, 9.9).astype(dtype)
+    rows[0] = 0
+    np.savez("cast.npz", pixels=rows)
+    done = call("recalibrate", "net.keras", "--data", "cast.npz", "--out", "new.keras", *more)
+    assert done.exit_code == 0
+    assert done.stderr.startswith(f"normwise: the array 'pixels' of 'cast.npz' is {words}")
+    assert done.stderr.count("\n") == 1
+    moved = values(keras.saving.load_model("new.keras").get_layer("bn").moving_mean)
+    np.testing.assert_allclose(moved, rows.astype("float64").mean(0) * factor, rtol=1e-5)

@@ -16,10 +16,20 @@ from click.core import ParameterSource
 
 from normwise.commands import keras_backend, streams
 from normwise.commands.program import Command
-from normwise.commands.values import File, Name, Number, Place, Whole, allowed, check_data
+from normwise.commands.values import Factor, File, Name, Number, Place, Whole, allowed, check_data
 from normwise.errors import MissingExtra, NothingChanged
 from normwise.frameworks import installed_version
-from normwise.loading import WEIGHTS, attempt, check_file, check_place, check_source, check_suffix, check_target
+from normwise.loading import (
+    READABLE,
+    WEIGHTS,
+    attempt,
+    check_file,
+    check_place,
+    check_source,
+    check_suffix,
+    check_target,
+    split_key,
+)
 
 if TYPE_CHECKING:
     from normwise.recalibration.adaptation_report import AdaptReport
@@ -57,8 +67,9 @@ _PLACES = (
     click.option(
         "--weights",
         type=File(),
-        help="Weights to load into a PyTorch model first, from a .safetensors, .pt or .pth file. Default: those that "
-        "MODEL comes with",
+        metavar="FILE[:KEY]",
+        help="Weights to load into a PyTorch model first: a .safetensors, .pt, .pth, .ckpt, .bin or .tar file, with a "
+        "KEY where it holds several, for example last.ckpt:ema. Default: those that MODEL comes with",
     ),
 )
 _DATA = (
@@ -72,6 +83,11 @@ _DATA = (
     click.option("--batches", type=Whole(1), help="Batches to use, at most. Default: all"),
     click.option(
         "--batch-size", type=Whole(1), default=64, show_default=True, help="Rows per batch when --data is an .npz."
+    ),
+    click.option(
+        "--scale",
+        type=Factor(),
+        help="Multiply the values of an .npz by this, for example 1/255 for pixels. Default: take them as they are",
     ),
     click.option("--device", metavar="NAME", help="Device, e.g. cuda. Default: where the model already is"),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
@@ -176,6 +192,7 @@ class Task:
     weights: Path | None
     upstream: str
     batch_size: int
+    scale: float | None
     device: str | None
     as_json: bool
 
@@ -194,9 +211,11 @@ def _of_torch(task: Task) -> tuple[Any, str]:
     """The report, and what was written; what can be wrong without PyTorch, before that is imported."""
     if not task.data.endswith(".npz") and _given("batch_size"):
         raise click.UsageError(f"--batch-size is for an .npz, and {task.data} makes its own batches: leave it out.")
+    _check_scale(task)
     allowed(lambda: check_suffix(task.out, WEIGHTS, "weights are"))
-    if (weights := task.weights) is not None:
-        allowed(lambda: check_suffix(weights, WEIGHTS, "weights are"))
+    if task.weights is not None:
+        weights, _ = split_key(task.weights)
+        allowed(lambda: check_suffix(weights, READABLE, "weights are"))
         check_file(weights, "the weights")
     check_source(task.model)
     _check_data(task)
@@ -207,10 +226,10 @@ def _of_torch(task: Task) -> tuple[Any, str]:
     if (device := task.device) is not None:
         allowed(lambda: loading.check_device_name(device))
         loading.check_device(device)
-    network = loading.load_model(task.model, task.weights)
+    network = loading.load_model(task.model, task.weights, tell=_tell)
     if task.device is not None:
         attempt(lambda: network.to(task.device), f"moving {task.model} to --device {task.device}")
-    source = loading.load_batches(task.data, network, task.batch_size)
+    source = loading.load_batches(task.data, network, task.batch_size, scale=task.scale, tell=_tell)
     found = attempt(lambda: task.work(network, source, upstream=task.upstream), f"{task.model} on {task.data}")
     _refuse_unchanged(task, found)
     if task.device is not None:
@@ -226,6 +245,7 @@ def _of_keras(task: Task) -> tuple[Any, str]:
             raise click.UsageError(
                 f"{option} is for PyTorch models, received {str(given)!r} with {task.model}: leave it out."
             )
+    _check_scale(task)
     allowed(lambda: check_suffix(task.out, (".keras",), "a Keras model is"))
     from normwise.archives import check_keras
 
@@ -235,7 +255,7 @@ def _of_keras(task: Task) -> tuple[Any, str]:
     with keras_backend.quiet():
         loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
     network = loading.load_model(task.model)
-    source = loading.load_batches(task.data, network)
+    source = loading.load_batches(task.data, network, scale=task.scale, tell=_tell)
     found = attempt(
         lambda: task.work(network, source, upstream=task.upstream, batch_size=task.batch_size),
         f"{task.model} on {task.data}",
@@ -244,6 +264,16 @@ def _of_keras(task: Task) -> tuple[Any, str]:
     with keras_backend.quiet():
         loading.save_model(network, task.out)
     return found, "The model"
+
+
+def _check_scale(task: Task) -> None:
+    if task.scale is not None and not task.data.endswith(".npz"):
+        raise click.UsageError(f"--scale is for an .npz, and {task.data} makes its own batches: leave it out.")
+
+
+def _tell(sentence: str) -> None:
+    """Say what was done to a file that did not fit as it stood."""
+    streams.complain(f"normwise: {sentence}")
 
 
 def _check_data(task: Task) -> None:

@@ -72,6 +72,22 @@ class Number(_Type):
         return number if right else refuse(param, self.words, value)
 
 
+class Factor(_Type):
+    """A number other than 0, written as a number or as a fraction."""
+
+    name = "X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ARG002 - click's
+        """The number."""
+        try:
+            above, _, below = str(value).partition("/")
+            number = float(above) / float(below or 1)
+        except (ValueError, ZeroDivisionError):
+            number = math.nan
+        right = math.isfinite(number) and number != 0
+        return number if right else refuse(param, "a number other than 0, for example 1/255", value)
+
+
 class Name(_Type):
     """One of the names that are known, which are looked up when one is given."""
 

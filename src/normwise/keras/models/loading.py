@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from normwise.archives import arrays_of, check_keras
+from normwise.archives import Cast, arrays_of, check_keras
+from normwise.errors import NormwiseError
 from normwise.keras.layers.saving import say_nothing
 from normwise.loading import attempt, called, check_suffix, check_target, named_object, write_whole
 
 SUFFIX = ".keras"
+Tell = Callable[[str], None]
 
 
 def load_model(place: str) -> Any:
@@ -24,27 +27,51 @@ def load_model(place: str) -> Any:
         NormwiseError: there is no such file, or Keras refuses it, as it does with code in it (``Lambda`` layers).
     """
     check_keras(Path(place))
-    return attempt(lambda: keras.saving.load_model(place, safe_mode=True), f"loading {place}")
+    try:
+        return attempt(lambda: keras.saving.load_model(place, safe_mode=True), f"loading {place}")
+    except NormwiseError as error:
+        # Keras's own words go on with how to let the code run.
+        if any(word in str(error) for word in ("safe_mode", "unsafe_deserialization")):
+            raise NormwiseError(
+                f"{place!r} holds Python code, as a Lambda layer does, and code in it is not run: put a layer of a "
+                "class of your own, or an operation of keras.ops, in its place and save the model again."
+            ) from error
+        raise
 
 
-def load_batches(place: str, model: Any) -> Any:
+def load_batches(place: str, model: Any, *, scale: float | None = None, tell: Tell = lambda _: None) -> Any:
     """The batches of DATA: ``file.py:callable`` that returns an iterable of them or arrays, or an ``.npz``.
 
-    Of an ``.npz``, the arrays that are named like inputs of the model are its inputs; if none is, the first one.
+    Of an ``.npz``, the arrays that are named like inputs of the model are its inputs; if none is, the first one. They
+    are cast to the dtypes of these, except integers of 32 and 64 bits.
 
     Args:
         place: as above; the callable takes no argument.
         model: for which they are.
+        scale: what the values of an ``.npz`` are multiplied by.
+        tell: hears which array is taken and how it is cast.
 
     Raises:
         NormwiseError: something of it is not there, fails, or does not fit; the sentence says what.
     """
     if place.endswith(".npz"):
-        names = {each.name for each in getattr(model, "inputs", None) or ()}
-        arrays = arrays_of(Path(place), names)
-        return arrays if {*arrays} <= names else next(iter(arrays.values()))
+        inputs = {each.name: _dtype_of(each) for each in getattr(model, "inputs", None) or ()}
+        arrays = arrays_of(Path(place), inputs, tell)
+        named = arrays.keys() <= inputs.keys()
+        first = next(iter(inputs.values()), keras.config.floatx())
+        dtypes = {name: inputs[name] if named else first for name in arrays}
+        cast = Cast(Path(place), scale, tell)
+        cast.says(arrays, dtypes)
+        arrays = {name: cast(array, dtypes[name]) for name, array in arrays.items()}
+        return arrays if named else next(iter(arrays.values()))
     found = named_object(place, "DATA")
     return called(found, place) if callable(found) else found
+
+
+def _dtype_of(tensor: Any) -> str:
+    """Of an input of a model, as NumPy knows it."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return "float32" if dtype == "bfloat16" else dtype
 
 
 def check_name(path: Path) -> None:

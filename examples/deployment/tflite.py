@@ -1,0 +1,29 @@
+"""TFLite (LiteRT), for telephones and small devices; Keras on TensorFlow writes it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import numpy as np
+import tensorflow
+from keras_digits import compare, trained
+
+model = trained()
+
+with tempfile.TemporaryDirectory() as folder:
+    model.export(f"{folder}/digits.tflite", format="litert", verbose=False)
+    interpreter = tensorflow.lite.Interpreter(model_content=Path(f"{folder}/digits.tflite").read_bytes())
+
+
+def deployed(batch: np.ndarray) -> np.ndarray:
+    images, answers = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    interpreter.resize_tensor_input(images, batch.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(images, batch)
+    interpreter.invoke()
+    return interpreter.get_tensor(answers)
+
+
+compare(model, deployed)

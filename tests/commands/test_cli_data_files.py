@@ -1,0 +1,175 @@
+"""What `.npz` files hold in any dtype, and what the command says that it did with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from click.testing import Result as Outcome
+
+from normwise.cli import main
+
+pytest.importorskip("torch", reason="the models here are PyTorch's")
+
+import torch
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, pixels):
+        return self.norm(pixels)
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(256, 3), nn.BatchNorm1d(3)
+
+    def forward(self, tokens):
+        return self.norm(self.table(tokens))
+
+def double():
+    return Norm().double()
+
+def half():
+    return Norm().bfloat16()
+
+def items():
+    return [{"image": torch.ones(4, 3), "label": torch.ones(4)}]
+
+def pairs():
+    return [(torch.ones(4, 2), torch.ones(4))]
+"""
+PIXELS = np.random.default_rng(0).integers(0, 256, (70, 3))
+PIXELS[0], PIXELS[1] = 0, 255
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    Path("data_nets.py").write_text(SOURCE, encoding="utf-8")
+    yield
+    import sys
+
+    sys.modules.pop("data_nets", None)
+
+
+def call(model: str, data: str, *more: str) -> Outcome:
+    line = ["recalibrate", f"data_nets.py:{model}", "--data", data, "--out", "new.pt", *more]
+    return CliRunner().invoke(main, line, prog_name="normwise")
+
+
+def mean() -> torch.Tensor:
+    found: torch.Tensor = torch.load("new.pt", weights_only=True)["norm.running_mean"]
+    return found
+
+
+UNSCALED = (
+    ", and its values, from 0 to 255, are not scaled: give --scale 1/{} if the model was trained on values up to 1."
+)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "model", "words"),
+    [
+        ("float32", "Norm", ""),
+        ("float64", "Norm", "cast from float64 to float32."),
+        ("float16", "Norm", "cast from float16 to float32."),
+        (">f4", "Norm", ""),
+        ("float32", "double", "cast from float32 to float64."),
+        ("float64", "half", "cast from float64 to float32."),
+        ("uint8", "Norm", "cast from uint8 to float32" + UNSCALED.format(255)),
+        ("uint8", "double", "cast from uint8 to float64" + UNSCALED.format(255)),
+        ("uint16", "Norm", "cast from uint16 to float32" + UNSCALED.format(65535)),
+        ("int16", "Norm", "cast from int16 to float32" + UNSCALED.format(32768)),
+    ],
+)
+def test_values_are_cast_to_the_dtype_of_the_model(dtype: str, model: str, words: str) -> None:
+    np.savez("rows.npz", pixels=PIXELS.astype(dtype))
+    done = call(model, "rows.npz")
+    said = f"normwise: the array 'pixels' of 'rows.npz' is {words}\n" if words else ""
+    assert (done.exit_code, done.stderr) == (0, said)
+    expected = torch.tensor(PIXELS.mean(0)).to(mean().dtype)
+    torch.testing.assert_close(mean(), expected)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("1/255", 1 / 255), ("0.5", 0.5), ("-2", -2)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_a_scale_multiplies_them(dtype: str, scale: str, factor: float) -> None:
+    np.savez("rows.npz", pixels=PIXELS.astype(dtype))
+    done = call("Norm", "rows.npz", "--scale", scale)
+    assert done.exit_code == 0
+    torch.testing.assert_close(mean(), torch.tensor(PIXELS.mean(0) * factor).float())
+    least, most = sorted((0.0, 255 * factor))
+    cast = "" if dtype == "float32" else f"cast from {dtype} to float32 and "
+    assert done.stderr == (
+        f"normwise: the array 'pixels' of 'rows.npz' is {cast}multiplied by {factor:g}: its values are from {least:g} "
+        f"to {most:g}.\n"
+    )
+
+
+def test_pixels_up_to_1_need_no_scale() -> None:
+    np.savez("rows.npz", pixels=(PIXELS > 100).astype(np.uint8))
+    assert call("Norm", "rows.npz").stderr == (
+        "normwise: the array 'pixels' of 'rows.npz' is cast from uint8 to float32.\n"
+    )
+
+
+def test_indices_stay_integers() -> None:
+    np.savez("rows.npz", tokens=PIXELS[:, 0])
+    done = call("Tokens", "rows.npz")
+    assert (done.exit_code, done.stderr) == (0, "")
+    done = call("Tokens", "rows.npz", "--scale", "1/255")
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "normwise: --scale is for floating-point numbers and for integers of 8 and 16 bits, and the array 'tokens' of "
+        "'rows.npz' is int64: leave --scale out, or save the array as float32.\n",
+    )
+
+
+def test_the_first_array_is_taken_where_none_has_the_name_of_an_input() -> None:
+    arrays: dict[str, Any] = {"x": PIXELS.astype("float32"), "y": np.zeros(70), "z": np.zeros(70)}
+    np.savez("rows.npz", **arrays)
+    done = call("Norm", "rows.npz")
+    assert (done.exit_code, done.stderr) == (
+        0,
+        "normwise: the array 'x' of 'rows.npz' is taken because it is the first, and 'y', 'z' left out: to take "
+        "another, give it the name of an input of the model ('pixels').\n",
+    )
+
+
+HINT = "let DATA give batches as the model takes them, or call normwise from Python, with a forward_fn.\n"
+
+
+def test_batches_that_the_model_does_not_take_get_a_hint() -> None:
+    done = call("Norm", "data_nets.py:items")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("normwise: data_nets.py:Norm on data_nets.py:items failed: AttributeError in line ")
+    assert done.stderr.endswith(f"; of a batch that is a dict, Norm was given (dict): {HINT}")
+    done = call("Norm", "data_nets.py:pairs")
+    assert done.stderr.endswith(f"; of a batch that is a tuple, Norm was given (Tensor): {HINT}")
+    np.savez("rows.npz", pixels=np.zeros((4, 2), "float32"))
+    done = call("Norm", "rows.npz")
+    assert done.stderr.endswith(f"; of a batch that is a dict, Norm was given (pixels=Tensor): {HINT}")
+
+
+def test_the_weights_that_were_chosen_are_said_on_standard_error() -> None:
+    state = torch.nn.BatchNorm1d(3).state_dict()
+    inner = {f"module.norm.{name}": value for name, value in state.items()}
+    torch.save({"model": inner, "model_ema": inner}, "old.pt")
+    np.savez("rows.npz", pixels=PIXELS.astype("float32"))
+    done = call("Norm", "rows.npz", "--weights", "old.pt:model_ema", "--json")
+    assert (done.exit_code, done.stderr) == (
+        0,
+        "normwise: read from 'old.pt' the weights under 'model_ema', without the prefix 'module.' of their names.\n",
+    )
+    assert done.stdout.startswith("{")
