@@ -104,7 +104,7 @@ def unfreeze(
     return _change(model, "unfreeze", {STATISTICS: statistics, AFFINE: affine}, layers)
 
 
-def named_layers(model: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
+def named_layers(model: Any, kinds: tuple[Any, ...]) -> dict[str, Any]:
     """The layers of these kinds by their paths, in models inside of the model and in wrappers too.
 
     Of two with the same path the second is ``path (2)``.
