@@ -10,6 +10,7 @@ from normwise.moved import install as _install
 
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` for it takes longer than all of this file
 if TYPE_CHECKING:
+    from normwise.surgery.inference import fold, freeze, unfreeze
     from normwise.surgery.keras_layers import convert_from_keras, convert_to_keras
     from normwise.surgery.layers import (
         convert_from_domains,
@@ -36,13 +37,16 @@ __all__ = [
     "convert_to_domains",
     "convert_to_keras",
     "convert_to_synchronized",
+    "fold",
     "forward_together",
+    "freeze",
     "fuse",
     "param_groups",
     "paused_statistics",
     "pool_statistics",
     "recalibrate",
     "statistics_from",
+    "unfreeze",
 ]
 
 _ROOMS = ("errors", "estimators", "keras", "lab", "torch")

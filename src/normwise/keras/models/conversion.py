@@ -79,7 +79,8 @@ def convert(model: Any) -> Conversion:
         _become(layer, BatchNormalization, {"activation": None, "estimator": None, "on_tiny_batch": "error"})
         if layer.built:
             widen(layer)
-    _trace_again(model, found)
+    if found:
+        trace_again(model)
     return Conversion(model, [name for name, _ in found], left)
 
 
@@ -125,7 +126,8 @@ def to_keras(model: Any) -> Conversion:
             delattr(layer, setting)
         if keras.backend.backend() != "tensorflow":
             layer.synchronized = False
-    _trace_again(model, found)
+    if found:
+        trace_again(model)
     return Conversion(model, [name for name, _ in found], left)
 
 
@@ -163,10 +165,8 @@ def _become(layer: Any, cls: type, settings: dict[str, Any]) -> None:
     layer.build = built_by  # the classes build the same weights as long as there is no estimator
 
 
-def _trace_again(model: Any, found: list[tuple[str, Any]]) -> None:
-    """Functions that were compiled before hold the layers as they were."""
-    if not found:
-        return
+def trace_again(model: Any) -> None:
+    """Drop the functions that were compiled before: they hold the layers as they were."""
     for inner in model._flatten_layers():
         for function in ("train_function", "test_function", "predict_function"):
             if getattr(inner, function, None) is not None:

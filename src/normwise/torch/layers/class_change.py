@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 
 from normwise.torch.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normwise.torch.layers.conversion_guard import beyond_torch
+from normwise.torch.layers.frozen import FrozenStatistics
 from normwise.torch.layers.tracked import TrackedBatchNorm
 
 Kind = type[nn.Module]
@@ -48,6 +49,8 @@ def reason_against(module: nn.Module) -> str | None:
     reason: str | None = getattr(type(module), "why_not_joined", None)
     if reason is not None:
         return reason
+    if isinstance(module, FrozenStatistics):
+        return "its statistics are frozen: there is nothing to take together"
     if isinstance(module, _LazyNormBase):
         return "it has not seen an input yet"
     return f"it is a {type(module).__name__}, not exactly a BatchNorm1d, 2d or 3d"

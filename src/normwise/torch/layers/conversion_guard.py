@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normwise.errors import NormwiseError
 
-_CONVERSION: CodeType = nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__  # type: ignore[attr-defined]  # a method
+CONVERSION: CodeType = nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__  # type: ignore[attr-defined]  # a method
 _UNFUSED = "build the layer without activation= and put the activation behind it, or leave it unfused."
 _HALF_DONE = (
     "build the model anew, of which it has converted a part by now, with the activation behind the layer and not in it."
@@ -53,7 +53,7 @@ class QConfig:
     def __get__(self, layer: _NormBase | None, owner: type) -> Any:
         if layer is None:
             return self
-        if sys._getframe(1).f_code is _CONVERSION:
+        if sys._getframe(1).f_code is CONVERSION:
             lost = beyond_torch(layer)
             if lost:
                 raise NormwiseError(

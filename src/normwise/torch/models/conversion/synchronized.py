@@ -8,6 +8,7 @@ from torch import nn
 
 from normwise.errors import NormwiseError
 from normwise.torch.layers.class_change import PLAIN, Kind, make_plain, norms_to_join, reason_against, synchronize
+from normwise.torch.layers.frozen import unfrozen
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
 from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 from normwise.torch.models.transaction import transaction
@@ -116,7 +117,8 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
                         "it was made as one, for any number of axes: say with plain=BatchNorm2d what it is to become"
                     )
                     continue
-                make_plain(module, kind)
+                with unfrozen(module):  # a frozen one stays so
+                    make_plain(module, kind)
                 done.add(module)
                 layers.append(name)
         if not layers:

@@ -87,6 +87,7 @@ def _class(base: type[nn.Module], sources: tuple[str, ...], names: Names, settin
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": reduce,
+        "_in_inference": forwards[-1],  # for what follows it once more
         "forward": forward,
     }
     made: type[nn.Module] = type(base.__name__, (base,), body)

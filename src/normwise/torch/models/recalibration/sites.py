@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.errors import UnknownName
 from normwise.estimators import Estimator, estimator_class, named
 from normwise.estimators.cumulative import Cumulative
+from normwise.torch.layers.frozen import FrozenStatistics
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.model_checks import out_of_reach
@@ -54,6 +55,8 @@ def _reason_to_skip(norm: _BatchNorm, model: nn.Module, asked: bool | None, cova
         return "it keeps no running statistics: every batch normalizes itself"
     if asked is not None:
         return None if asked else "it was not asked for"
+    if isinstance(norm, FrozenStatistics):
+        return "it is frozen: normwise.freeze froze its statistics"
     if unwrapped(model).training and not norm.training:
         return "it is frozen: in inference mode while the model is in training mode"
     if norm.momentum == 0:

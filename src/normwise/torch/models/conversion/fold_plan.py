@@ -1,0 +1,258 @@
+"""Which batch norms can be folded into which layers, and the reason where one cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
+from torch.nn.utils.parametrize import is_parametrized
+
+from normwise.frameworks import with_article
+from normwise.torch.layers.class_change import PLAIN
+from normwise.torch.layers.frozen import is_frozen
+from normwise.torch.layers.per_domain import PerDomain
+from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.layers.whitening import Whitening
+from normwise.torch.models.conversion.fold_weights import (
+    LINEAR,
+    Affine,
+    Changed,
+    affine_of,
+    behind,
+    channels_in,
+    channels_out,
+    in_front,
+    parameters_of,
+    why_not_behind,
+)
+from normwise.torch.models.conversion.neighbours import Neighbours, Step, in_source
+from normwise.torch.models.fusion.patterns import hooked
+from normwise.torch.models.model_checks import why_fixed
+
+Seen = dict[int, list[int]]
+"""Of each module on the data: the numbers of axes of its inputs, one for each call."""
+
+
+class Planned(NamedTuple):
+    """A batch norm, and the layer that takes it over."""
+
+    norm: Any
+    into: Any
+    residual: bool = False
+
+    @property
+    def stays(self) -> str:
+        """What the batch norm does besides."""
+        activation = getattr(self.norm, "activation", None)
+        return ", ".join(["add"] * self.residual + [str(activation)] * (activation is not None))
+
+
+class Plan:
+    """What ``fold`` would do to a model, which stays as it is.
+
+    Args:
+        model: any module.
+        inner: the same without what distributes or compiles it.
+        seen: what was seen on data; None without data.
+
+    Attributes:
+        folded: what goes where, in this order.
+        changed: the layers that take something over, by id, with their new parameters in float64.
+    """
+
+    def __init__(self, model: nn.Module, inner: nn.Module, seen: Seen | None) -> None:
+        self.folded: list[Planned] = []
+        self.changed: dict[int, Changed] = {}
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._neighbours = Neighbours(inner, lambda module: isinstance(module, _BatchNorm))
+        self._fixed, self._seen = why_fixed(model), seen
+        self._places: dict[int, list[str]] = {}
+        self._holders: dict[int, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._places.setdefault(id(module), []).append(name)
+        for name, module in model.named_modules():
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    self._holders.setdefault(id(tensor), []).append(name)
+        inside = [part for module in model.modules() if isinstance(module, PerDomain) for part in module.modules()]
+        self._of_domains = {id(part) for part in inside}
+
+    def add(self, norm: Any) -> str | None:
+        """Plan to fold the batch norm; the reason where that cannot be."""
+        why = self._against_norm(norm) or self._against(norm)
+        if why is not None:
+            return why
+        step = self._neighbours.step(norm)
+        if isinstance(step, str):
+            return step
+        with_residual = step.arguments == 2 and step.named in ((), ("residual",)) and len(step.sources) == 2
+        if not with_residual and (step.arguments != 1 or step.named):
+            return "it is called with more than its input"
+        affine = affine_of(norm, self._now(norm))
+        before = self._front(step)
+        first = before if isinstance(before, str) else self._into_front(norm, step, before, affine)
+        if first is None and with_residual:
+            self.folded[-1] = self.folded[-1]._replace(residual=True)
+        if first is None or with_residual or getattr(norm, "activation", None) is not None:
+            return first
+        after = self._behind(step)
+        if isinstance(after, str):
+            return f"{first}, and {after}" if isinstance(before, str) else first
+        second = self._into_behind(norm, step, after, affine)
+        return None if second is None else f"{first}, and {second}"
+
+    def _front(self, step: Step) -> Step | str:
+        """The call of a layer in front that might take over the batch norm, or why there is none."""
+        before = step.sources[0] if step.sources else Step("nothing")
+        while True:
+            if len(before.users) > 1:
+                return f"the output of {before.what} in front of it is used in more than one place"
+            if not self._passes(before):
+                break
+            before = before.sources[0]
+        if isinstance(before.module, (*LINEAR, _BatchNorm)):
+            return before
+        return f"no convolution, linear layer or batch norm is in front of it, but {before.what}"
+
+    def _behind(self, step: Step) -> Step | str:
+        """The call of a layer behind that might take it over, or why there is none."""
+        users = step.users
+        while len(users) == 1 and self._passes(users[0]):
+            users = users[0].users
+        if len(users) != 1:
+            return "its own output is used in more than one place" if users else "nothing is behind it"
+        if isinstance(users[0].module, LINEAR):
+            return users[0]
+        return f"what is behind it is {users[0].what}"
+
+    def _into_front(self, norm: Any, step: Step, before: Step, affine: Affine) -> str | None:
+        layer: Any = before.module
+        if isinstance(layer, _BatchNorm):
+            why = self._against_norm(layer)
+            if why is None and (getattr(layer, "activation", None) is not None or before.arguments != 1):
+                why = "it has an activation or an addition behind it"
+        else:
+            why = self._against_linear(layer, norm)
+        why = why or self._against(layer) or self._against_calls(step, before)
+        if why is None and channels_out(layer) != norm.num_features:
+            why = f"it has {channels_out(layer)} channels and the batch norm {norm.num_features}"
+        if why is not None:
+            return f"{self._names[id(layer)]} in front of it cannot take it: {why}"
+        return self._take(norm, layer, behind(layer, self._now(layer), affine))
+
+    def _into_behind(self, norm: Any, step: Step, after: Step, affine: Affine) -> str | None:
+        layer: Any = after.module
+        why = self._against_linear(layer, norm) or self._against(layer) or self._against_calls(after, step)
+        if why is None and (after.arguments != 1 or len(after.sources) != 1):
+            why = "it is called with more than its input"
+        if why is None and channels_in(layer) != norm.num_features:
+            why = f"it takes {channels_in(layer)} channels and the batch norm has {norm.num_features}"
+        why = why or why_not_behind(layer, affine)
+        if why is not None:
+            return f"{self._names[id(layer)]} behind it cannot take it: {why}"
+        return self._take(norm, layer, in_front(layer, self._now(layer), affine))
+
+    def _take(self, norm: Any, layer: Any, changed: Changed) -> str | None:
+        for tensor, like in zip(changed, _dtypes(layer), strict=True):
+            if not bool(tensor.to(like).isfinite().all()):
+                kind = str(like).removeprefix("torch.")
+                return f"{self._names[id(layer)]} cannot take it: its new parameters would not be finite in {kind}"
+        self.changed[id(layer)] = changed
+        self.folded.append(Planned(norm, layer))
+        return None
+
+    def _passes(self, step: Step) -> bool:
+        folded = any(step.module is each.norm for each in self.folded) and step.arguments == 1
+        return step.passes() or (folded and getattr(step.module, "activation", None) is None)
+
+    def _now(self, layer: Any) -> Changed:
+        return self.changed[id(layer)] if id(layer) in self.changed else parameters_of(layer)
+
+    def _against(self, layer: Any) -> str | None:
+        """Why a layer, whatever it is, must stay as it is."""
+        if id(layer) in self._fixed:
+            return self._fixed[id(layer)]
+        places = self._places[id(layer)]
+        if len(places) > 1:
+            return f"it is shared: it is in the model as {' and as '.join(places)}"
+        if self._neighbours.calls[id(layer)] > 1:
+            return "it is called more than once"
+        if "forward" in vars(layer):
+            return "its forward was replaced on the instance"
+        if hooked(layer):
+            return "it has hooks"
+        tensors = [each for each in (*layer.parameters(), *layer.buffers()) if each is not None]
+        if any(each.is_meta for each in tensors):
+            return "its tensors are on the meta device, without values"
+        for tensor in tensors:
+            others = [name or "the model" for name in self._holders[id(tensor)] if name != self._names[id(layer)]]
+            if others:
+                return f"it shares a tensor with {others[0]}"
+            if id(tensor) in self._neighbours.used_tensors:
+                return "the forward around it uses a tensor of its by itself"
+        return None
+
+    def _against_norm(self, norm: Any) -> str | None:
+        if id(norm) in self._of_domains:
+            return "it is of a PerDomain layer: leave it one domain by normwise.torch.convert_from_domains before"
+        if isinstance(norm, _LazyNormBase):
+            return "it has not seen an input yet"
+        if isinstance(norm, Whitening):
+            return "it whitens: what it computes is a matrix and not a factor for each channel"
+        kind = type(norm).__bases__[1] if is_frozen(norm) else type(norm)
+        ours = issubclass(kind, TrackedBatchNorm) and kind.__module__.startswith("normwise.")
+        if kind not in {*PLAIN, nn.SyncBatchNorm} and not ours:
+            return f"it is {with_article(kind.__name__)}, which may do something else than a batch norm does"
+        if norm.running_mean is None or norm.running_var is None:
+            return "it keeps no running statistics: every batch normalizes itself"
+        if norm.training:
+            return "it is in training mode: call eval() on the model before"
+        calls = None if self._seen is None else len(self._seen.get(id(norm), []))
+        if calls == 0:
+            return "no batch came to it"
+        return None
+
+    def _against_linear(self, layer: Any, norm: Any) -> str | None:
+        if is_parametrized(layer):
+            return "a parametrization makes its parameters: remove that before"
+        if type(layer) not in LINEAR:
+            return (
+                f"it is {with_article(type(layer).__name__)}, which may do something else than what it is derived from"
+            )
+        if not layer.weight.is_floating_point():
+            return f"its weight is of {str(layer.weight.dtype).removeprefix('torch.')}"
+        axes = None if self._seen is None else {*self._seen.get(id(norm), [])}
+        if isinstance(layer, nn.Linear):
+            if not isinstance(norm, nn.BatchNorm1d | nn.SyncBatchNorm) and type(norm).__name__[-2:] in ("2d", "3d"):
+                return "it works on the last axis and the batch norm on the second of several"
+            if axes is not None and axes != {2}:
+                return "it works on the last axis and the batch norm on the second of several"
+        return None
+
+    def _against_calls(self, called: Step, calling: Step) -> str | None:
+        """Why the two calls, of which the first takes what the second gives, may not always go together."""
+        if self._seen is not None:
+            counts = [len(self._seen.get(id(step.module), [])) for step in (called, calling)]
+            if counts[0] != counts[1]:
+                return f"on the data it is not called as often ({counts[1]} and {counts[0]} calls)"
+        if called.hidden is None or (called.chain is not None and called.chain is calling.chain):
+            return None
+        names = [step.name.rpartition(".")[2] for step in (calling, called)]
+        if called.owner is not None and in_source(called.owner, *names):
+            return None
+        return called.hidden
+
+
+def _dtypes(layer: Any) -> Iterable[torch.dtype]:
+    """Of the weight and the bias, those that a layer has and those that it will get."""
+    own = [each for each in (layer.weight, layer.bias) if each is not None]
+    like: Tensor = own[0] if own else layer.running_mean
+    return [like.dtype if each is None else each.dtype for each in (layer.weight, layer.bias)]
+
+
+def named_norms(model: nn.Module) -> dict[str, Any]:
+    """The batch norms of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}

@@ -1,0 +1,284 @@
+"""What is called directly in front of a module and directly behind it, as far as forwards can be followed."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from normwise.frameworks import with_article
+from normwise.torch.models.fusion.patterns import hooked
+from normwise.torch.models.fusion.tracing import (
+    CannotFollow,
+    followed,
+    functions_of,
+    hidden_path,
+    only_called,
+    own_attribute,
+)
+
+Interesting = Callable[[nn.Module], bool]
+
+
+@dataclass(eq=False)
+class Step:
+    """One thing that a forward does: the call of a module, or anything else.
+
+    Args:
+        what: for sentences: ``a ReLU``, ``the input``.
+        module: what is called; None for anything else.
+        name: of that in the model.
+        owner: whose forward calls it.
+        hidden: why the forward of the owner may do something else in another call, or None.
+        chain: the sequence that calls it by its order, or None.
+        arguments: how many it is called with.
+        named: those of them that are given by name.
+        sources: the steps whose results it takes; the first of them is its input.
+        users: the steps that take its result.
+    """
+
+    what: str
+    module: nn.Module | None = None
+    name: str = ""
+    owner: nn.Module | None = None
+    hidden: str | None = None
+    chain: nn.Module | None = None
+    arguments: int = 1
+    named: tuple[str, ...] = ()
+    sources: list[Step] = field(default_factory=list)
+    users: list[Step] = field(default_factory=list)
+
+    def passes(self) -> bool:
+        """Whether its result is its input."""
+        return isinstance(self.module, nn.Identity) and not hooked(self.module) and self.arguments == 1
+
+
+class Place(NamedTuple):
+    """Where a call is, as ``Step`` has it."""
+
+    owner: nn.Module
+    hidden: str | None = None
+    chain: nn.Module | None = None
+
+
+class Call(NamedTuple):
+    """What a module is called with, as ``Step`` has it."""
+
+    arguments: int = 1
+    named: tuple[str, ...] = ()
+
+
+ONE_INPUT = Call()
+
+
+class Neighbours:
+    """A walk through the model along its calls.
+
+    Args:
+        model: to be surveyed; it is left as it is.
+        interesting: which modules are asked about later; forwards without any inside are not followed.
+    """
+
+    def __init__(self, model: nn.Module, interesting: Interesting) -> None:
+        self._interesting = interesting
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self.calls: Counter[int] = Counter()
+        self._steps: dict[int, Step] = {}
+        self._unfollowed: dict[str, str] = {}
+        self.used_tensors: set[int] = set()
+        seen: set[int] = set()
+        waiting = [model]
+        if interesting(model):
+            self.calls[id(model)] += 1
+            self._steps[id(model)] = Step("the model", model, "")
+        while waiting:
+            module = waiting.pop()
+            if id(module) not in seen and not interesting(module) and any(map(interesting, module.modules())):
+                seen.add(id(module))
+                waiting += self._visit(module)
+
+    def step(self, module: nn.Module) -> Step | str:
+        """The one call of the module, or why there is none or not one."""
+        if self.calls[id(module)] > 1:
+            return "it is called more than once"
+        if id(module) in self._steps:
+            return self._steps[id(module)]
+        name = self._names[id(module)]
+        around = [owner for owner in self._unfollowed if not owner or name.startswith(f"{owner}.")]
+        return self._unfollowed[max(around, key=len)] if around else "no forward calls it"
+
+    def title(self, module: nn.Module) -> str:
+        """What sentences call a module."""
+        return self._names[id(module)] or f"the model ({type(module).__name__})"
+
+    def _visit(self, module: nn.Module) -> list[nn.Module]:
+        """Note what the module's own forward calls; the modules to be visited next."""
+        forward = type(module).forward
+        if forward is nn.Module.forward:  # a list or dictionary of modules: who holds it calls them one by one
+            return [*module.children()]
+        if _in_order(module):
+            inner: list[nn.Module] = []
+            self._chain(module, Step(f"the input of {self.title(module)}"), Place(module), inner)
+            return inner
+        try:
+            graph = _graph_of(module)
+        except CannotFollow as why:
+            return self._visit_source(module, str(why))
+        return self._visit_graph(module, graph)
+
+    def _visit_source(self, module: nn.Module, why: str) -> list[nn.Module]:
+        """Of a forward that cannot be followed: pairs of calls that the source itself shows, and what is inside."""
+        self._unfollowed[self._names[id(module)]] = f"{self.title(module)} cannot be followed: its forward {why}"
+        children = dict(module.named_children())
+        for second, norm in children.items():
+            for first, layer in children.items():
+                if self._interesting(norm) and layer is not norm and in_source(module, first, second):
+                    before = self._call(layer, Step("what comes before it"), Place(module))
+                    after = self._call(norm, before, Place(module))
+                    link(after, Step("what comes behind it"))
+        called = only_called(module)
+        found: list[nn.Module] = []
+        for name, child in module.named_children():
+            apart = isinstance(child, nn.Sequential) and name not in called
+            found += child.children() if apart else [child]
+        return found
+
+    def _visit_graph(self, owner: nn.Module, graph: Graph) -> list[nn.Module]:
+        modules = dict(owner.named_modules(remove_duplicate=False))
+        tensors = {**dict(owner.named_parameters(remove_duplicate=False)), **dict(owner.named_buffers())}
+        fused = hasattr(type(owner), FUSED)
+        hidden = None if fused else hidden_path(owner)
+        if hidden is not None:
+            hidden = f"the forward of {self.title(owner)} {hidden}"
+        place = Place(owner, hidden)
+        found: list[nn.Module] = []
+        steps: dict[Node, Step] = {}
+        for node in graph.nodes:
+            sources = [steps[each] for each in node.all_input_nodes]
+            if node.op == "call_module":
+                module = modules[str(node.target)]
+                first = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+                before = steps[first] if first is not None else Step("nothing")
+                called = Call(len(node.args) + len(node.kwargs), tuple(node.kwargs))
+                if _in_order(module) and not hooked(module) and called == ONE_INPUT:
+                    steps[node] = self._chain(module, before, place, found)
+                    continue
+                steps[node] = self._call(module, before, place, called)
+                found.append(module)
+                sources = [each for each in sources if each is not before]
+            else:
+                if node.op == "get_attr" and str(node.target) in tensors:
+                    self.used_tensors.add(id(tensors[str(node.target)]))
+                steps[node] = Step(_described(node, self.title(owner)))
+                sources = [] if _of_shapes(node) else sources
+                if node.op == "call_method" and node.target == "expand_as":  # of the other it takes the shape only
+                    sources = sources[:1]
+            for other in sources:
+                link(other, steps[node])
+        return found
+
+    def _chain(self, sequence: nn.Module, before: Step, place: Place, found: list[nn.Module]) -> Step:
+        """The calls of a sequence; the last one."""
+        self.calls[id(sequence)] += 1
+        place = place if place.chain is not None else place._replace(chain=sequence)
+        for module in sequence._modules.values():
+            if module is None:
+                continue
+            if _in_order(module) and not hooked(module):
+                before = self._chain(module, before, place, found)
+            else:
+                before = self._call(module, before, place)
+                found.append(module)
+        return before
+
+    def _call(self, module: nn.Module, before: Step, place: Place, called: Call = ONE_INPUT) -> Step:
+        self.calls[id(module)] += 1
+        step = Step(with_article(type(module).__name__), module, self._names[id(module)], *place, *called)
+        self._steps[id(module)] = step
+        link(before, step)
+        return step
+
+
+def link(before: Step, after: Step) -> None:
+    """Note that one step takes the result of another."""
+    before.users.append(after)
+    after.sources.append(before)
+
+
+FUSED = "_in_inference"
+
+
+def _graph_of(module: nn.Module) -> Graph:
+    """The forward in inference; that of a module that ``fuse`` wrote anew is the one that it wrote."""
+    if not hasattr(type(module), FUSED):
+        return followed(module)[1]
+    kind = type(module)
+    plain = type(kind.__name__, (kind,), {"forward": getattr(kind, FUSED)})
+    module.__class__ = plain
+    try:
+        return followed(module)[1]
+    finally:
+        module.__class__ = kind
+
+
+def _of_shapes(node: Node) -> bool:
+    """Whether the node asks for the shape of a tensor or the like, and not for its values."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel", "get_device")
+    return node.target is getattr and node.args[1] in ("shape", "dtype", "device", "ndim")
+
+
+def _in_order(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
+
+
+def _described(node: Node, owner: str) -> str:
+    if node.op == "placeholder":
+        return f"the input of {owner}"
+    if node.op == "output":
+        return f"the end of {owner}"
+    if node.op == "get_attr":
+        return f"the tensor {node.target}"
+    return f"the function {getattr(node.target, '__name__', node.target)}"
+
+
+def in_source(module: nn.Module, first: str, second: str) -> bool:
+    """Whether the source shows one call of each of two children, with the second's right around the first's or behind.
+
+    Behind means: in the next statement, which gives the result the same name, so that nothing else can use the first.
+    """
+    try:
+        nodes = [node for tree in functions_of(module) for node in ast.walk(tree)]
+    except CannotFollow:
+        return False
+    mentions = [own_attribute(node) for node in nodes]
+    if mentions.count(first) != 1 or mentions.count(second) != 1:
+        return False
+    if any(_calls(node, second) and _calls(node.args[0], first) for node in nodes if isinstance(node, ast.Call)):
+        return True
+    bodies = (getattr(node, name, None) for node in nodes for name in ("body", "orelse"))
+    for one, other in (pair for body in bodies if isinstance(body, list) for pair in itertools.pairwise(body)):
+        match one, other:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=made),
+                ast.Assign(targets=[ast.Name(id=again)], value=ast.Call(args=[ast.Name(id=given)]) as call),
+            ) if name == again == given and _calls(made, first) and _calls(call, second):
+                return True
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=made),
+                ast.Return(value=ast.Call(args=[ast.Name(id=given)]) as call),
+            ) if name == given and _calls(made, first) and _calls(call, second):
+                return True
+    return False
+
+
+def _calls(node: Any, child: str) -> bool:
+    return (
+        isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords and own_attribute(node.func) == child
+    )
