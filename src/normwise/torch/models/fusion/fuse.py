@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 
-from normwise.torch.layers.class_change import PLAIN, become_ours
+from normwise.torch.layers.class_change import OURS, PLAIN, become_ours
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.rewriting import class_with_forwards, rewrite
+from normwise.torch.models.fusion.subclass_change import become_both, inside_kept
+from normwise.torch.models.fusion.subclasses import Inside, inside_of
 from normwise.torch.models.fusion.survey import Site, Survey
 from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 
@@ -96,8 +99,14 @@ def fuse(model: nn.Module) -> FuseReport:
     check_model(model, called="fuse")
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     inner, fixed = unwrapped(model), why_fixed(model)
-    refused = {id(norm): why for norm in norms.values() if (why := fixed.get(id(norm)) or _refusal(norm, inner))}
-    survey = Survey(inner, refused)
+    inside = {id(norm): _inside(norm) for norm in norms.values() if type(norm) not in PLAIN and id(norm) not in fixed}
+    refused = {
+        id(norm): why
+        for norm in norms.values()
+        if (why := fixed.get(id(norm)) or _refusal(norm, inner, inside.get(id(norm))))
+    }
+    does_it = {key: each.activation for key, each in inside.items() if isinstance(each, Inside) and each.activation}
+    survey = Survey(inner, {**does_it, **refused})
     fused: dict[str, str] = {}
     swapped: list[str] = []
     left = out_of_reach(model)
@@ -106,7 +115,10 @@ def fuse(model: nn.Module) -> FuseReport:
     changes: list[tuple[nn.Module, str | None]] = []
     for name, norm in norms.items():
         site = survey.verdict(norm) if id(norm) not in refused else refused[id(norm)]
-        if isinstance(site, str):
+        if id(norm) in does_it and id(norm) not in refused:
+            fused[name] = does_it[id(norm)]
+            changes.append((norm, does_it[id(norm)]))
+        elif isinstance(site, str):
             left[name] = site
         elif site.activation is None and isinstance(norm, TrackedBatchNorm):
             left[name] = "it is normwise's own already, and nothing that it could do itself follows it"
@@ -124,16 +136,21 @@ def fuse(model: nn.Module) -> FuseReport:
             changes.append((norm, site.activation))
             by_graph.setdefault(id(site.owner), []).append(site)
     classes = [(sites[0].owner, _rewritten(sites, survey)) for sites in by_graph.values()]
-    _apply(changes, by_order, classes)
+    _apply(changes, by_order, classes, inside)
     return FuseReport(fused, tuple(swapped), left)
 
 
-def _refusal(norm: _BatchNorm, model: nn.Module) -> str | None:
+def _inside(norm: _BatchNorm) -> Inside | str:
+    """What a batch norm of another class computes, or why it is left."""
+    return inside_kept(norm) or ("" if isinstance(norm, _LazyNormBase) else inside_of(norm))
+
+
+def _refusal(norm: _BatchNorm, model: nn.Module, inside: Inside | str | None) -> str | None:
     """Why this batch norm must stay as it is, wherever it is called."""
     if isinstance(norm, _LazyNormBase):
         return "it is lazy and has not seen its first input"
-    if type(norm) not in PLAIN:
-        return f"it is a {type(norm).__name__}, not exactly a BatchNorm1d, 2d or 3d"
+    if isinstance(inside, str):
+        return inside
     if isinstance(norm, TrackedBatchNorm) and norm.activation is not None:
         return f"it does its activation itself already: {norm.activation}"
     if "forward" in norm.__dict__:
@@ -158,13 +175,14 @@ def _apply(
     changes: list[tuple[nn.Module, str | None]],
     by_order: list[tuple[nn.Module, str]],
     classes: list[tuple[nn.Module, type[nn.Module]]],
+    inside: Mapping[int, Inside | str] = MappingProxyType({}),
 ) -> None:
     """All of it or, on any error, nothing."""
     undo: list[Callable[[], None]] = []
     try:
         for norm, activation in changes:
             undo.append(_way_back(norm))
-            _become(norm, activation)
+            _become(norm, activation, inside.get(id(norm)))
         for parent, child in by_order:
             undo.append(_way_back(parent))
             replaced = parent._modules[child]
@@ -180,10 +198,12 @@ def _apply(
         raise
 
 
-def _become(norm: nn.Module, activation: str | None) -> None:
+def _become(norm: nn.Module, activation: str | None, inside: Inside | str | None) -> None:
     """Make a batch norm normwise's, and let it do the activation; parameters and buffers stay the very same."""
-    if not isinstance(norm, TrackedBatchNorm):
+    if type(norm) in OURS:
         become_ours(norm, activation)
+    elif isinstance(inside, Inside) and not isinstance(norm, TrackedBatchNorm):
+        become_both(norm, inside, activation)
     norm.activation = activation  # type: ignore[assignment]  # a str or None, no module
 
 

@@ -119,7 +119,7 @@ def what_follows(norm: Node, modules: dict[str, nn.Module]) -> Pattern | str:
     last, passed = _pass(norm, modules)
     users = [*last.users]
     if len(users) != 1:
-        of_interest = any(_activation(user, modules) or _other(user, last) is not None for user in users)
+        of_interest = any(activation_at(user, modules) or _other(user, last) is not None for user in users)
         return "its output is used in more than one place" if of_interest else Pattern(norm)
     addition, residual = None, None
     if (other := _other(users[0], last)) is not None:
@@ -127,7 +127,7 @@ def what_follows(norm: Node, modules: dict[str, nn.Module]) -> Pattern | str:
         last, after = _pass(addition, modules)
         passed += after
         users = [*last.users]
-    if len(users) != 1 or (activation := _activation(users[0], modules)) is None:
+    if len(users) != 1 or (activation := activation_at(users[0], modules)) is None:
         return Pattern(norm)
     activate = users[0]
     if activate.op == "call_module" and hooked(modules[str(activate.target)]):
@@ -150,7 +150,7 @@ def _pass(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, tuple[Node, 
     return node, passed
 
 
-def _activation(node: Node, modules: dict[str, nn.Module]) -> str | None:
+def activation_at(node: Node, modules: dict[str, nn.Module]) -> str | None:
     """The activation that this node is, or None."""
     if node.op == "call_module":
         return None if len(node.args) != 1 or node.kwargs else activation_of(modules[str(node.target)])
