@@ -14,7 +14,23 @@ from torch import nn
 
 SOURCES = ("timm", "torchvision", "keras")
 # Of a family, the one whose name says that it is small is tried first.
-SMALL = ("atto", "femto", "pico", "nano", "xxs", "xxt", "_s0", "_b0", "_xs", "tiny", "small", "mini", "18", "_050", "26")
+SMALL = (
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "xxs",
+    "xxt",
+    "_s0",
+    "_b0",
+    "_xs",
+    "tiny",
+    "small",
+    "mini",
+    "18",
+    "_050",
+    "26",
+)
 
 
 class NotHere(Exception):
@@ -73,12 +89,16 @@ def build(architecture: Architecture) -> nn.Module:
             return model
         return _build_of_torchvision(architecture.name)
     except Exception as error:
-        raise NotHere(f"it cannot be built: {type(error).__name__}: {str(error).partition(chr(10))[0][:120]}") from error
+        raise NotHere(
+            f"it cannot be built: {type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
+        ) from error
 
 
 def _of_timm() -> list[Architecture]:
     timm = _timm()
-    return [Architecture("timm", family, name) for family in timm.list_modules() for name in timm.list_models(module=family)]
+    return [
+        Architecture("timm", family, name) for family in timm.list_modules() for name in timm.list_models(module=family)
+    ]
 
 
 def _of_torchvision() -> list[Architecture]:
@@ -93,7 +113,9 @@ def _of_torchvision() -> list[Architecture]:
 def _of_keras() -> list[Architecture]:
     import keras
 
-    families = [name for name in dir(keras.applications) if hasattr(getattr(keras.applications, name), "preprocess_input")]
+    families = [
+        name for name in dir(keras.applications) if hasattr(getattr(keras.applications, name), "preprocess_input")
+    ]
     return [
         Architecture("keras", family, name)
         for family in families

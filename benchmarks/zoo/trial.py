@@ -54,7 +54,8 @@ def _tried(architecture: Architecture, task: dict[str, Any]) -> dict[str, Any]:
     if size is None:
         return {"absent": f"no forward pass: {why}"}
     batches = [images(task["batch"], size, seed, torch.float32) for seed in (1, 2)]
-    model.eval()
+    with torch.no_grad():
+        model.eval()
     found = followed(model, lambda model: model(batches[0]))
     double = copy.deepcopy(model).double()
     dtype = torch.float64
@@ -94,7 +95,7 @@ def _size(model: nn.Module, sizes: list[int]) -> tuple[int | None, str]:
         try:
             for training in (True, False):
                 _outputs(twin, images(2, size, 0, torch.float32), training=training)
-        except Exception as error:  # noqa: BLE001  # whatever a foreign model says about this size
+        except Exception as error:  # whatever a foreign model says about this size
             why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
             continue
         return size, ""
@@ -110,7 +111,7 @@ def _operated(
         said = operation.apply(Trying(twin, batches, found))
         seconds = time.perf_counter() - began
         after = _measured(twin, batches[0])
-    except Exception as error:  # noqa: BLE001  # what an operation says about a foreign model is what is asked for
+    except Exception as error:  # what an operation says about a foreign model is what is asked for
         where = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         return {"error": f"{text} ({where.name})"}
@@ -151,7 +152,9 @@ def _measured(model: nn.Module, x: Tensor) -> dict[str, Any]:
 
 def _outputs(model: nn.Module, x: Tensor, *, training: bool) -> dict[str, Tensor]:
     torch.manual_seed(3)  # for dropout and its like
-    return dict(_flat(model.train(training)(x.clone())))
+    with torch.no_grad():  # some models keep what they made when their mode changed
+        model.train(training)
+    return dict(_flat(model(x.clone())))
 
 
 def _flat(value: Any, name: str = "y") -> list[tuple[str, Tensor]]:
@@ -166,7 +169,7 @@ def _flat(value: Any, name: str = "y") -> list[tuple[str, Tensor]]:
 def _difference(before: dict[str, Tensor], after: dict[str, Tensor]) -> float | str:
     """The largest difference, relative to the largest value of the tensor."""
     if missing := before.keys() ^ after.keys():
-        return f"not the same tensors: {sorted(missing)[0]}"
+        return f"not the same tensors: {min(missing)}"
     largest = 0.0
     for name, one in before.items():
         a, b = one.detach().double(), after[name].detach().double()

@@ -133,7 +133,7 @@ def _gradients(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradient
 def _differentiable(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradients:
     """The gradients by plain PyTorch operations, so that they have gradients themselves."""
     x, residual, mask, scale, shift, mean, var, _ = saved
-    activation = next(name for name, number in cpu.ACTIVATIONS.items() if number == ctx.activation)
+    activation = cpu.name_of(ctx.activation)
     g = dy
     if ctx.uses_bitmask:
         # The residual was not kept. It has a part in the gradients only through the slope, which is constant on either
@@ -219,7 +219,7 @@ class Cpu:
             groups: as for ``cpu.forward``.
         """
         x, mask, _, _, scale, shift, eps, activation, residual = call
-        number = cpu.ACTIVATIONS[activation]
+        number = cpu.number_of(activation)
         learning = torch.is_grad_enabled() and (
             x.requires_grad
             or (scale is not None and scale.requires_grad)
@@ -227,7 +227,7 @@ class Cpu:
             or (residual is not None and residual.requires_grad)
         )
         x = x if x.is_contiguous() else cpu.dense(x)
-        save_bits = learning and residual is not None and activation in cpu.ONE_BIT
+        save_bits = learning and residual is not None and cpu.has_one_bit(activation)
         found: tuple[Tensor, ...]
         if learning:
             found = apply_compiled(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)

@@ -26,19 +26,20 @@ class FuseReport:
 
     Args:
         fused: the layer's name -> what it does itself now: ``"relu"``, or ``"add, relu"``.
-        swapped: the layers that became normwise's own, with nothing behind them to be fused.
+        swapped: the layers that became normwise's own and nothing else -> why. Its length is their number, and going
+            through it gives their names.
         left: the layer's name -> why it is as it was.
 
     Example:
-        >>> print(FuseReport({"bn1": "relu"}, ("bn2",), {"bn3": "it has hooks"}))
+        >>> print(FuseReport({"bn1": "relu"}, {"bn2": "its output is returned"}, {"bn3": "it has hooks"}))
         1 of 3 batch norms fused, 1 swapped, 1 left
           fused    bn1: relu
-          swapped  bn2
+          swapped  bn2: its output is returned
           left     bn3: it has hooks
     """
 
     fused: Mapping[str, str]
-    swapped: tuple[str, ...]
+    swapped: Mapping[str, str]
     left: Mapping[str, str]
 
     def __str__(self) -> str:
@@ -48,7 +49,7 @@ class FuseReport:
         done = "nothing" if not self.fused else f"{len(self.fused)}"
         lines = [f"{done} of {total} batch norms fused, {len(self.swapped)} swapped, {len(self.left)} left"]
         lines += [f"  fused    {name or '(the model)'}: {what}" for name, what in self.fused.items()]
-        lines += [f"  swapped  {name or '(the model)'}" for name in self.swapped]
+        lines += [f"  swapped  {name or '(the model)'}: {why}" for name, why in self.swapped.items()]
         lines += [f"  left     {name or '(the model)'}: {why}" for name, why in self.left.items()]
         return "\n".join(lines)
 
@@ -108,7 +109,7 @@ def fuse(model: nn.Module) -> FuseReport:
     does_it = {key: each.activation for key, each in inside.items() if isinstance(each, Inside) and each.activation}
     survey = Survey(inner, {**does_it, **refused})
     fused: dict[str, str] = {}
-    swapped: list[str] = []
+    swapped: dict[str, str] = {}
     left = out_of_reach(model)
     by_order: list[tuple[nn.Module, str]] = []
     by_graph: dict[int, list[Site]] = {}
@@ -121,9 +122,9 @@ def fuse(model: nn.Module) -> FuseReport:
         elif isinstance(site, str):
             left[name] = site
         elif site.activation is None and isinstance(norm, TrackedBatchNorm):
-            left[name] = "it is normwise's own already, and nothing that it could do itself follows it"
+            left[name] = f"it is normwise's own already, and {site.why}"
         elif site.activation is None:
-            swapped.append(name)
+            swapped[name] = site.why
             changes.append((norm, None))
         elif (slot := survey.slot_of(site)) is not None:
             fused[name] = site.what
@@ -137,7 +138,7 @@ def fuse(model: nn.Module) -> FuseReport:
             by_graph.setdefault(id(site.owner), []).append(site)
     classes = [(sites[0].owner, _rewritten(sites, survey)) for sites in by_graph.values()]
     _apply(changes, by_order, classes, inside)
-    return FuseReport(fused, tuple(swapped), left)
+    return FuseReport(fused, swapped, left)
 
 
 def _inside(norm: _BatchNorm) -> Inside | str:

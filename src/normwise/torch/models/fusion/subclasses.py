@@ -18,18 +18,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.torch.layers.class_change import OURS
 from normwise.torch.layers.tracked import TrackedBatchNorm
-from normwise.torch.models.fusion.patterns import activation_at, hooked
+from normwise.torch.models.fusion.activation_calls import activation_at
+from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.rewriting import Settings
 from normwise.torch.models.fusion.tracing import CannotFollow, hidden_path, settings_read
 
 RANKS: dict[type[nn.Module], tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 # What normwise's layers call their own: a subclass that has one of these names cannot be one of them as well.
-NAMES = {name for name in (*dir(TrackedBatchNorm), *TrackedBatchNorm.__annotations__) if not hasattr(_BatchNorm, name)} | {
-    "running_count",
-    "num_batches_skipped",
-    "_follows_momentum",
-    "_inside",
+OURS_ALONE = {
+    name for name in (*dir(TrackedBatchNorm), *TrackedBatchNorm.__annotations__) if not hasattr(_BatchNorm, name)
 }
+NAMES = OURS_ALONE | {"running_count", "num_batches_skipped", "_follows_momentum", "_inside"}
 # What normwise's layers follow whenever it changes.
 FOLLOWED = {"affine", "eps", "momentum", "num_features", "track_running_stats", "training"}
 SUPER = frozenset({"super"})
@@ -197,8 +196,9 @@ def _told(node: Node) -> tuple[object, ...]:
 def _value(value: Any) -> object:
     if not isinstance(value, Node):
         return value
-    place = "input" if value.op == "placeholder" else value.target if value.op == "get_attr" else _steps(value.graph).index(value)
-    return Node, place
+    if value.op in ("placeholder", "get_attr"):
+        return value.op, "" if value.op == "placeholder" else value.target
+    return "step", _steps(value.graph).index(value)
 
 
 def _name(node: Node) -> str:

@@ -198,7 +198,10 @@ def hidden_path(
 
 def settings_read(module: nn.Module, forward: types.FunctionType | None = None) -> tuple[tuple[str, object], ...]:
     """The plain values that the forward reads off the module: what a trace was made for, as long as they stay."""
-    names = {own_attribute(node) for tree in functions_of(module, forward) for node in ast.walk(tree)} - {None, "training"}
+    names = {own_attribute(node) for tree in functions_of(module, forward) for node in ast.walk(tree)} - {
+        None,
+        "training",
+    }
     values = [(name, getattr(module, name)) for name in sorted(filter(None, names)) if hasattr(module, name)]
     return tuple((name, value) for name, value in values if isinstance(value, PLAIN))
 
