@@ -22,6 +22,7 @@ from tests.tolerances import SAFETY, unit, wide, worst
 
 MOMENTUM = 0.25
 ACTIVATIONS = sorted(reference_activations.ACTIVATIONS)
+WITH_SETTINGS = ["elu:0.5", "elu:-1.5", "leaky_relu:0.2", "leaky_relu:-0.1", "leaky_relu:1.0", "leaky_relu:1e-30"]
 
 
 class Outcome(NamedTuple):
@@ -167,11 +168,11 @@ BY_ACTIVATION = list(product(ACTIVATIONS, DTYPES, (False, True), (False, True), 
 
 
 def test_the_grids_are_as_large_as_they_are_meant_to_be() -> None:
-    assert len(ACTIVATIONS) == len(torch_activations.ACTIVATIONS) == 10
+    assert len(ACTIVATIONS) == len(torch_activations.ACTIVATIONS) == 12
     assert {*ACTIVATIONS} == {*torch_activations.ACTIVATIONS}
     assert len(BY_SHAPE) == 10 * 5 * 4 * 2
     assert len(BY_LAYOUT) == 3 * 4 * 4 * 2 * 2 * 2
-    assert len(BY_ACTIVATION) == 10 * 4 * 2 * 2 * 2
+    assert len(BY_ACTIVATION) == 12 * 4 * 2 * 2 * 2
     assert len(IMPLEMENTATIONS) == 5
 
 
@@ -199,7 +200,7 @@ def test_every_layout(shape: str, layout: str, dtype: torch.dtype, residual: boo
 @pytest.mark.parametrize("mask", [False, True], ids=["", "mask"])
 @pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, *WITH_SETTINGS])
 def test_every_activation(activation: str, dtype: torch.dtype, residual: bool, mask: bool, training: bool) -> None:
     p = problem((3, 4, 2, 7), dtype, activation=activation, residual=residual, mask=mask, training=training)
     assert assert_agrees(p, IMPLEMENTATIONS) == (4 if mask else 5)
