@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "zoo.md"
 
 @click.command(help=__doc__)
 @click.option("--source", multiple=True, type=click.Choice(SOURCES), default=SOURCES, help="Packages to take from.")
-@click.option("--only", default="", help="Only architectures whose source/family/name has this in it.")
+@click.option("--only", multiple=True, help="Only architectures whose source/family/name has this in it (repeatable).")
 @click.option("--family", is_flag=True, help="One architecture per family: a small one that has batch norms.")
 @click.option(
     "--operation", multiple=True, type=click.Choice(list(OPERATIONS)), default=tuple(OPERATIONS), help="What to try."
@@ -47,7 +47,7 @@ PAGE = ROOT / "docs" / "zoo.md"
 def main(
     *,
     source: tuple[str, ...],
-    only: str,
+    only: tuple[str, ...],
     family: bool,
     operation: tuple[str, ...],
     sizes: str,
@@ -65,9 +65,9 @@ def main(
         sides = [int(side) for side in sizes.split(",")]
     except ValueError:
         raise click.UsageError(f"--sizes takes whole numbers with commas between, received {sizes!r}.") from None
-    chosen = [each for each in listed(source) if only in f"{each.source}/{each.family}/{each.name}"]
+    chosen = [each for each in listed(source) if _asked(each, only)]
     if not chosen:
-        raise click.UsageError(f"no architecture has {only!r} in its source/family/name.")
+        raise click.UsageError(f"no architecture has one of {[*only]} in its source/family/name.")
     task = {"sizes": sides, "batch": batch, "seed": seed, "operations": operation, "memory": memory}
     results: dict[str, Any] = {} if again or not out.exists() else json.loads(out.read_text("utf-8"))["results"]
     groups = one_per_family(chosen).values() if family else [[each] for each in chosen]
@@ -87,6 +87,11 @@ def main(
         click.echo("Interrupted: what was measured is written, and the next run goes on from there.", err=True)
         sys.exit(130)
     click.echo(f"Written: {to} and {out}")
+
+
+def _asked(architecture: Architecture, only: tuple[str, ...]) -> bool:
+    name = f"{architecture.source}/{architecture.family}/{architecture.name}"
+    return not only or any(part in name for part in only)
 
 
 def _try(

@@ -85,7 +85,7 @@ def build(architecture: Architecture) -> nn.Module:
     """
     try:
         if architecture.source == "timm":
-            model: nn.Module = _timm().create_model(architecture.name, pretrained=False)
+            model: nn.Module = imported_timm().create_model(architecture.name, pretrained=False)
             return model
         return _build_of_torchvision(architecture.name)
     except Exception as error:
@@ -95,7 +95,7 @@ def build(architecture: Architecture) -> nn.Module:
 
 
 def _of_timm() -> list[Architecture]:
-    timm = _timm()
+    timm = imported_timm()
     return [
         Architecture("timm", family, name) for family in timm.list_modules() for name in timm.list_models(module=family)
     ]
@@ -139,7 +139,8 @@ def _build_of_torchvision(name: str) -> nn.Module:
     return found
 
 
-def _timm() -> Any:
+def imported_timm() -> Any:
+    """The package, with or without torchvision's compiled operators."""
     _torchvision()  # which it imports
     return importlib.import_module("timm")
 

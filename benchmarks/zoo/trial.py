@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -138,7 +137,8 @@ def _measured(model: nn.Module, x: Tensor) -> dict[str, Any]:
         _outputs(twin, x, training=False)
         seconds = time.perf_counter() - began
     training = _outputs(twin, x, training=True)
-    sum(each.double().square().mean() for each in training.values() if each.requires_grad).backward()
+    losses = [each.double().square().mean() for each in training.values() if each.requires_grad]
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # as torch has it
     gradients = {name: each.grad for name, each in twin.named_parameters() if each.grad is not None}
     statistics = {name: each for name, each in twin.state_dict().items() if "running_" in name or "tracked" in name}
     return {
@@ -182,8 +182,6 @@ def _difference(before: dict[str, Tensor], after: dict[str, Tensor]) -> float | 
 def _finite(outputs: dict[str, Tensor]) -> bool:
     return all(bool(each.isfinite().all()) for each in outputs.values())
 
-
-Tried = Callable[[dict[str, Any]], dict[str, Any]]
 
 if __name__ == "__main__":
     print(json.dumps(main(json.loads(sys.argv[1]))))
