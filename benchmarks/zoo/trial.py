@@ -138,7 +138,7 @@ def _measured(model: nn.Module, x: Tensor) -> dict[str, Any]:
         seconds = time.perf_counter() - began
     training = _outputs(twin, x, training=True)
     losses = [each.double().square().mean() for each in training.values() if each.requires_grad]
-    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # as torch has it
+    torch.stack(losses).sum().backward()
     gradients = {name: each.grad for name, each in twin.named_parameters() if each.grad is not None}
     statistics = {name: each for name, each in twin.state_dict().items() if "running_" in name or "tracked" in name}
     return {

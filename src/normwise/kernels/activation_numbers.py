@@ -78,6 +78,16 @@ def name_of(number: int) -> str | None:
     return kind if number & ~0xFF == 0 else f"{kind}:{setting!r}"
 
 
+def is_exact(activation: str | None) -> bool:
+    """Whether the number of the activation holds its setting with every digit of a double; those of a float it does.
+
+    Example:
+        >>> is_exact("relu"), is_exact("leaky_relu:0.25"), is_exact("leaky_relu:0.2")
+        (True, True, False)
+    """
+    return activation is None or parted(name_of(number_of(activation)) or "") == parted(activation)
+
+
 def has_one_bit(activation: str | None) -> bool:
     """Whether the activation is one of ``ONE_BIT``, with whatever setting.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from normwise.kernels.activation_numbers import ACTIVATIONS as ACTIVATIONS
 from normwise.kernels.activation_numbers import ONE_BIT as ONE_BIT
 from normwise.kernels.activation_numbers import has_one_bit as has_one_bit
+from normwise.kernels.activation_numbers import is_exact as is_exact
 from normwise.kernels.activation_numbers import name_of as name_of
 from normwise.kernels.activation_numbers import number_of as number_of
 from normwise.kernels.aten import memory_format, with_plain_strides

@@ -11,12 +11,18 @@ from torch.nn import functional as F
 from normwise.kernels.activation_numbers import parted
 from normwise.kernels.internals import is_transformed
 
+
+def _hardsigmoid(y: Tensor) -> Tensor:
+    # The slope of PyTorch's own is 1/6 in float32, which float64 shows.
+    return F.hardtanh(y + 3.0, 0.0, 6.0) / 6.0 if y.dtype is torch.float64 else F.hardsigmoid(y)
+
+
 # In place where autograd needs only the result: the tensor is ours, nobody has seen it yet.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "gelu": F.gelu,
     "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
-    "hardsigmoid": F.hardsigmoid,
+    "hardsigmoid": _hardsigmoid,
     "hardswish": F.hardswish,
     "leaky_relu": F.leaky_relu_,
     "mish": F.mish,

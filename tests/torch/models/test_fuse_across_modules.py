@@ -26,7 +26,7 @@ class ConvNorm(nn.Module):
 class Around(nn.Module):
     """What a forward does with a module that ends in a batch norm."""
 
-    def __init__(self, inner: nn.Module, way: Callable[[nn.Module, Tensor], Any]) -> None:
+    def __init__(self, inner: nn.Module, way: Callable[[Any, Tensor], Any]) -> None:
         super().__init__()
         self.inner, self.act, self.way = inner, nn.GELU(), way
 

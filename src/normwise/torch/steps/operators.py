@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.kernels import cpu, two_pass
 from normwise.kernels.internals import below_autograd
 from normwise.kernels.kernel import Call
+from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
 FORWARD = "normwise::batch_norm_forward"
@@ -219,6 +220,9 @@ class Cpu:
             groups: as for ``cpu.forward``.
         """
         x, mask, _, _, scale, shift, eps, activation, residual = call
+        if x.dtype is torch.float64 and not cpu.is_exact(activation):  # then PyTorch does the activation behind
+            y, *others = self.run(call._replace(activation=None), mean, var, groups)
+            return activate(y, activation, None), *others
         number = cpu.number_of(activation)
         learning = torch.is_grad_enabled() and (
             x.requires_grad
