@@ -112,6 +112,14 @@ SWAPPED: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         ConvNorm,
         {"norm": "its output is that of the model (ConvNorm), which is not seen to be called by another module"},
     ),
+    "features": (
+        lambda: Around(nn.Sequential(ConvNorm(), ConvNorm()), lambda m, x: F.relu(m.inner(x))),
+        {
+            "inner.0.norm": "its output is that of inner.0, and there what follows it, ConvNorm, is no activation that "
+            "normwise's layers do",
+            "inner.1.norm": "its output is that of inner, which is a part of the model that may be called by itself",
+        },
+    ),
     "softmax": (
         lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Softmax(1)),
         {"0": "what follows it, Softmax, is no activation that normwise's layers do"},
@@ -134,9 +142,8 @@ def test_what_is_only_swapped_says_why(name: str) -> None:
     ours = copy.deepcopy(theirs)
     report = fuse(ours)
     assert (report.fused, report.swapped, report.left) == ({}, swapped, {})
-    ((layer, why),) = swapped.items()
-    assert str(report).splitlines()[1] == f"  swapped  {layer}: {why}"
-    assert (len(report.swapped), [*report.swapped], layer in report.swapped) == (1, [layer], True)
+    assert str(report).splitlines()[1:] == [f"  swapped  {layer}: {why}" for layer, why in swapped.items()]
+    assert (len(report.swapped), [*report.swapped]) == (len(swapped), [*swapped])
     assert_same(ours, theirs)
 
 

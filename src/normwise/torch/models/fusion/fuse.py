@@ -64,6 +64,9 @@ def fuse(model: nn.Module) -> FuseReport:
     gradients and running statistics are the same within rounding, in training and in inference.
 
     * A ``torch.nn.BatchNorm*d`` becomes ``normwise.torch``'s layer of that name: the object stays, its class changes.
+    * A batch norm of a subclass, whose own forward is that of PyTorch's and then an activation (timm's
+      ``BatchNormAct2d``), becomes both: its class and normwise's. Its children stay; where one of them is replaced or
+      hooked later, the forward of its class runs again. The forwards are compared as graphs, never the names.
     * Where batch norm and activation are modules that are called one behind the other, and the activation is used
       nowhere else, an ``nn.Identity`` takes the activation's place.
     * Else (an activation that is a function or is shared, an addition) the forward of the module around them is
@@ -71,9 +74,11 @@ def fuse(model: nn.Module) -> FuseReport:
       work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
       that the module has now (``self.training`` is followed): it refuses to run with others.
 
-    What cannot be followed is left: control flow that depends on the data, arguments that may be absent, questions
-    that a trace would answer once for all. Within such a module, children are still followed, and an ``nn.Sequential``
-    that it only ever calls is fused by its order.
+    Where a batch norm's output is its module's, the activation may stand in the forward that calls the module: the
+    module then returns the activation's output. (Not so for a part of several batch norms that the model itself calls,
+    such as ``model.features``, which users call too.) What cannot be followed is left: control flow that depends on the
+    data, arguments that may be absent, questions that a trace would answer once for all. Within such a module, children
+    are still followed, and an ``nn.Sequential`` that it only ever calls is fused by its order.
 
     A residual is rounded to the dtype of the layer's input, which differs from the addition only under autocast with
     a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before. Wrappers (``torch.compile``,

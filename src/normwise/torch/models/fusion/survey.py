@@ -61,7 +61,7 @@ class Survey:
 
     def __init__(self, model: nn.Module, refused: dict[int, str]) -> None:
         self.graphs: dict[int, tuple[Graph, Graph]] = {}
-        self._refused = refused
+        self._model, self._refused = model, refused
         self._names = {id(module): name for name, module in model.named_modules()}
         self._sites: dict[int, list[Site | str]] = {}
         self._unfollowed: dict[str, str] = {}
@@ -107,6 +107,8 @@ class Survey:
                 why = "has hooks"
             elif len(places) > 1 or self._calls[id(owner)] != 1:
                 why = "is called more than once"
+            elif places[0][0] is self._model and sum(isinstance(part, _BatchNorm) for part in owner.modules()) > 1:
+                why = "is a part of the model that may be called by itself"
             elif not in_order and self._hidden_path(owner) is not None:
                 why = f"has a forward that {self._hidden_path(owner)}"
             else:
