@@ -41,11 +41,12 @@ def _normal_density(z: F64) -> F64:
 
 def _tanh_share(z: F64) -> F64:
     """What ``approximate="tanh"`` takes for the share of a normal distribution below z: (1 + tanh(u)) / 2."""
-    return _sigmoid(2.0 * _CUBIC * (z + 0.044715 * z**3))
+    near = np.clip(z, -40.0, 40.0)  # beyond it, the share is 0 or 1, without overflow
+    return _sigmoid(2.0 * _CUBIC * (near + 0.044715 * near**3))
 
 
 def _tanh_slope(z: F64) -> F64:
-    near = np.clip(z, -40.0, 40.0)  # beyond it, the density is 0, without overflow
+    near = np.clip(z, -40.0, 40.0)  # as above
     share = _tanh_share(near)
     return share + near * share * (1.0 - share) * 2.0 * _CUBIC * (1.0 + 3.0 * 0.044715 * near**2)
 
