@@ -11,7 +11,7 @@ REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check sanitize format docs pins clean
+.PHONY: help setup demo test bench zoo check sanitize format docs pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" pas
 
 bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help")
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
+	$(BIN)/python -m benchmarks.zoo $(ARGS)
 
 check: setup  ## see that format, lint, types, the import law and the generated docs are in order
 	$(BIN)/ruff format --check .

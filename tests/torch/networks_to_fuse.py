@@ -165,6 +165,34 @@ class Functional(nn.Module):
         return found
 
 
+class GELU(nn.Module):
+    """An activation in a class of its own, as libraries write it to take an argument that they do not need."""
+
+    def __init__(self, inplace: bool = False) -> None:  # noqa: ARG002  # as libraries write it
+        super().__init__()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.gelu(input)
+
+
+class Sigmoid(nn.Module):
+    """The same with a setting that it reads."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sigmoid_() if self.inplace else x.sigmoid()
+
+
+class Swish(nn.Module):
+    """An activation in two operations, which is not recognized."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sigmoid()
+
+
 def alone(y: Tensor, x: Tensor) -> Tensor:  # noqa: ARG001  # where an addition may stand
     return y
 

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from normwise.kernels.activation_numbers import ACTIVATIONS as ACTIVATIONS
 from normwise.kernels.activation_numbers import ONE_BIT as ONE_BIT
+from normwise.kernels.activation_numbers import has_one_bit as has_one_bit
+from normwise.kernels.activation_numbers import is_exact as is_exact
+from normwise.kernels.activation_numbers import name_of as name_of
+from normwise.kernels.activation_numbers import number_of as number_of
 from normwise.kernels.aten import memory_format, with_plain_strides
 from normwise.kernels.choose import built
 
@@ -64,13 +68,13 @@ def forward(
         mean: shape (C,), or None to normalize by the batch.
         var: shape (C,), with ``mean``.
         eps: added to the variance.
-        activation: a name of ``ACTIVATIONS``.
+        activation: a name of ``ACTIVATIONS``, with its setting where it has one.
         save_bits: whether to save the bits that ``backward`` wants where there is a residual before a ``ONE_BIT``.
         groups: not 0 for group norm: each sample's channels in so many groups, whose values are gathered together. Then
             x is contiguous, there is no mask and no statistics, and mean and var come out with N * C entries.
     """
     operator = torch.ops.normwise.batch_norm_forward
-    number = ACTIVATIONS[activation]
+    number = number_of(activation)
     return Forward(*operator(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups))
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from normwise.kernels.reference_activations import ACTIVATIONS
+from normwise.kernels.reference_activations import activation_named
 from normwise.moments import Moments
 
 F64 = NDArray[np.float64]
@@ -81,7 +81,7 @@ def forward_batch(
         scale: :math:`\gamma`, shape (C,), or None for 1.
         shift: :math:`\beta`, shape (C,), or None for 0.
         eps: :math:`\epsilon`, in the unit of the variance.
-        activation: :math:`f`, a name of ``ACTIVATIONS``, or None for the identity.
+        activation: :math:`f`, a name that ``activation_named`` takes, or None for the identity.
         residual: :math:`r`, the shape of ``x``, or None.
         weights: how much each value counts for the moments; 0 makes the output 0.
         axis: the axis of the channels.
@@ -134,7 +134,7 @@ def forward_fixed(
         scale: :math:`\gamma`, shape (C,), or None for 1.
         shift: :math:`\beta`, shape (C,), or None for 0.
         eps: added to the variance.
-        activation: a name of ``ACTIVATIONS``, or None.
+        activation: a name that ``activation_named`` takes, or None.
         residual: added before the activation, or None.
         weights: how much each value counts; 0 makes the output 0.
         axis: the axis of the channels.
@@ -146,7 +146,7 @@ def forward_fixed(
     x, w = _prepare(x, weights)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         z = _pre_activation(x, mean, var, scale, shift, eps, residual, axis)
-        y = z if activation is None else ACTIVATIONS[activation].value(z)
+        y = z if activation is None else activation_named(activation).value(z)
     return np.where(w > 0, y, 0.0)
 
 
@@ -175,7 +175,7 @@ def backward_batch(
         scale: :math:`\gamma`, shape (C,), or None for 1.
         shift: :math:`\beta`, shape (C,), or None for 0.
         eps: added to the variance.
-        activation: a name of ``ACTIVATIONS``, or None.
+        activation: a name that ``activation_named`` takes, or None.
         residual: added before the activation, or None.
         weights: how much each value counts; 0 makes the output 0.
         axis: the axis of the channels.
@@ -233,7 +233,7 @@ def backward_fixed(
         scale: :math:`\gamma`, shape (C,), or None for 1.
         shift: :math:`\beta`, shape (C,), or None for 0.
         eps: added to the variance.
-        activation: a name of ``ACTIVATIONS``, or None.
+        activation: a name that ``activation_named`` takes, or None.
         residual: added before the activation, or None.
         weights: how much each value counts; 0 makes the output 0.
         axis: the axis of the channels.
@@ -245,7 +245,7 @@ def backward_fixed(
     x, w = _prepare(x, weights)
     over = _others(x, axis)
     z = _pre_activation(x, mean, var, scale, shift, eps, residual, axis)
-    slope = 1.0 if activation is None else ACTIVATIONS[activation].slope(z)
+    slope = 1.0 if activation is None else activation_named(activation).slope(z)
     g = np.where(w > 0, np.asarray(dy, np.float64) * slope, 0.0)
     inv = _along(1.0 / np.sqrt(np.asarray(var, np.float64) + eps), x, axis)
     normalized = np.where(w > 0, (x - _along(mean, x, axis)) * inv, 0.0)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normwise.kernels.reference import F64
-from normwise.kernels.reference_activations import ACTIVATIONS
+from normwise.kernels.reference_activations import activation_named
 
 Axes = tuple[int, ...]
 
@@ -97,7 +97,7 @@ def forward(
         scale: :math:`\gamma`, broadcasts to x.
         shift: :math:`\beta`, broadcasts to x.
         eps: added to the variance.
-        activation: :math:`f`, a name of ``ACTIVATIONS``, or None.
+        activation: :math:`f`, a name that ``activation_named`` takes, or None.
         residual: :math:`r`, the shape of x, or None.
         mask: True where a value counts; the output is 0 elsewhere.
 
@@ -109,7 +109,7 @@ def forward(
     z = _normalized(x, over, eps, m) * scale + shift
     if residual is not None:
         z = z + np.asarray(residual, np.float64)
-    y = z if activation is None else ACTIVATIONS[activation].value(z)
+    y = z if activation is None else activation_named(activation).value(z)
     return np.where(m > 0, y, 0.0)
 
 
@@ -142,7 +142,7 @@ def backward(
         scale: :math:`\gamma`, broadcasts to x.
         shift: :math:`\beta`, broadcasts to x.
         eps: added to the variance.
-        activation: a name of ``ACTIVATIONS``, or None.
+        activation: a name that ``activation_named`` takes, or None.
         residual: added before the activation, or None.
         mask: True where a value counts.
 
@@ -156,7 +156,7 @@ def backward(
     z = normalized * scale + shift
     if residual is not None:
         z = z + np.asarray(residual, np.float64)
-    slope = 1.0 if activation is None else ACTIVATIONS[activation].slope(z)
+    slope = 1.0 if activation is None else activation_named(activation).slope(z)
     g = np.where(m > 0, np.asarray(dy, np.float64) * slope, 0.0)
     h = g * scale
     safe = np.maximum(batch.number, 1.0)

@@ -8,12 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from normwise.kernels.activation_numbers import parted
 from normwise.kernels.internals import is_transformed
+
+
+def _hardsigmoid(y: Tensor) -> Tensor:
+    # The slope of PyTorch's own is 1/6 in float32, which float64 shows.
+    return F.hardtanh(y + 3.0, 0.0, 6.0) / 6.0 if y.dtype is torch.float64 else F.hardsigmoid(y)
+
 
 # In place where autograd needs only the result: the tensor is ours, nobody has seen it yet.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "gelu": F.gelu,
+    "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
+    "hardsigmoid": _hardsigmoid,
     "hardswish": F.hardswish,
     "leaky_relu": F.leaky_relu_,
     "mish": F.mish,
@@ -23,6 +32,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh_,
 }
+# The same with a setting that is not the usual one. Autograd derives the in-place leaky ReLU from its result, whose
+# sign tells the side only for a slope above 0.
+WITH_SETTING: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "elu": F.elu,
+    "leaky_relu": lambda y, slope: F.leaky_relu_(y, slope) if slope > 0 else F.leaky_relu(y, slope),
+}
 
 
 def activate(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
@@ -31,4 +46,10 @@ def activate(y: Tensor, activation: str | None, residual: Tensor | None) -> Tens
         # Under vmap y may lack the axis that the residual has; its memory is then too small.
         mapped = not torch.compiler.is_compiling() and is_transformed(residual)
         y = (y + residual).to(y.dtype) if mapped else y.add_(residual)
-    return y if activation is None else ACTIVATIONS[activation](y)
+    if activation is None:
+        return y
+    if (plain := ACTIVATIONS.get(activation)) is not None:
+        return plain(y)
+    kind, setting = parted(activation)
+    assert setting is not None
+    return WITH_SETTING[kind](y, setting)

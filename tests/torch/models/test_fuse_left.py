@@ -72,7 +72,7 @@ REASONS: list[tuple[Callable[[Around, Tensor], Any], str]] = [
 def test_a_forward_that_does_not_allow_it(way: Callable[[Around, Tensor], Any], why: str) -> None:
     model = Around(way)
     report = fuse(model)
-    assert (report.fused, report.swapped, report.left) == ({}, (), {"norm": why})
+    assert (report.fused, report.swapped, report.left) == ({}, {}, {"norm": why})
     assert type(model.norm) is nn.BatchNorm2d
     assert type(model) is Around
 
@@ -248,7 +248,10 @@ def test_a_model_without_storage() -> None:
 
 def test_a_batch_norm_by_itself_and_a_model_without_one() -> None:
     norm = nn.BatchNorm1d(3)
-    assert str(fuse(norm)) == "nothing of 1 batch norms fused, 1 swapped, 0 left\n  swapped  (the model)"
+    assert (
+        str(fuse(norm))
+        == "nothing of 1 batch norms fused, 1 swapped, 0 left\n  swapped  (the model): it is the model itself"
+    )
     assert type(norm) is nt.BatchNorm1d
     assert str(fuse(nn.Linear(2, 2))) == "nothing fused: the model has no batch norm"
 

@@ -6,7 +6,19 @@
 namespace normwise::NORMWISE_ISA {
 
 // The numbers are an interface: choose.py's and torch_shim.cpp's callers pass them.
-enum class Activation : int { kNone, kRelu, kLeakyRelu, kRelu6, kHardswish, kElu, kGelu, kMish, kSigmoid, kSilu, kTanh };
+enum class Activation : int {
+  kNone, kRelu, kLeakyRelu, kRelu6, kHardswish, kElu, kGelu, kMish, kSigmoid, kSilu, kTanh, kHardsigmoid, kGeluTanh
+};
+
+// A number holds the activation in its lowest byte and, in the others, the upper seven bytes of its setting, a double:
+// the slope of a leaky ReLU below 0, the alpha of an ELU. Nothing there stands for the usual one.
+inline Activation activation_of(int64_t number) { return static_cast<Activation>(number & 0xff); }
+inline double setting_of(int64_t number) {
+  const int64_t bits = number & ~int64_t{0xff};
+  double setting;
+  std::memcpy(&setting, &bits, sizeof setting);
+  return bits ? setting : (activation_of(number) == Activation::kLeakyRelu ? 0.01 : 1.0);
+}
 
 template <class F>
 inline Vector<F> choose(Integer<F> condition, Vector<F> yes, Vector<F> no) {
@@ -78,8 +90,15 @@ inline Vector<F> tanh_softplus(Vector<F> z) {
   return m / (m + F(2));
 }
 
+// What tanh makes of the share below z: (1 + tanh(u)) / 2 = sigmoid(2u) with u = sqrt(2 / pi) (z + 0.044715 z^3).
+constexpr double kGeluSlope = 1.59576912160573071176, kGeluCube = 0.044715;  // 2 sqrt(2 / pi)
 template <class F>
-inline Vector<F> activate(Activation kind, Vector<F> z) {
+inline Vector<F> tanh_share(Vector<F> z) {
+  return sigmoid<F>(z * (F(kGeluSlope) + F(kGeluSlope * kGeluCube) * z * z));
+}
+
+template <class F>
+inline Vector<F> activate(Activation kind, F setting, Vector<F> z) {
   const Vector<F> zero = {};
   switch (kind) {
     case Activation::kNone:
@@ -87,7 +106,7 @@ inline Vector<F> activate(Activation kind, Vector<F> z) {
     case Activation::kRelu:
       return z < 0 ? zero : z;
     case Activation::kLeakyRelu:
-      return z > 0 ? z : z * F(0.01);
+      return z > 0 ? z : z * setting;
     case Activation::kRelu6:
       return z < 0 ? zero : (z > F(6) ? all(F(6)) : z);
     case Activation::kHardswish: {
@@ -102,7 +121,7 @@ inline Vector<F> activate(Activation kind, Vector<F> z) {
       } else {
         for (int i = 0; i < kLanes<F>; ++i) low[i] = std::expm1(z[i]);
       }
-      return z > 0 ? z : low;
+      return z > 0 ? z : low * setting;
     }
     case Activation::kGelu:
       return z * normal_share(z);
@@ -114,12 +133,16 @@ inline Vector<F> activate(Activation kind, Vector<F> z) {
       return z * sigmoid<F>(z);
     case Activation::kTanh:
       return hyperbolic_tangent<F>(z);
+    case Activation::kHardsigmoid:
+      return (z < F(-3) ? zero : (z > F(3) ? all(F(6)) : z + F(3))) / F(6);
+    case Activation::kGeluTanh:
+      return z * tanh_share<F>(z);
   }
   return z;
 }
 
 template <class F>
-inline Vector<F> slope(Activation kind, Vector<F> z) {
+inline Vector<F> slope(Activation kind, F setting, Vector<F> z) {
   const Vector<F> zero = {}, one = all(F(1));
   switch (kind) {
     case Activation::kNone:
@@ -127,13 +150,13 @@ inline Vector<F> slope(Activation kind, Vector<F> z) {
     case Activation::kRelu:
       return z <= 0 ? zero : one;
     case Activation::kLeakyRelu:
-      return z > 0 ? one : all(F(0.01));
+      return z > 0 ? one : all(setting);
     case Activation::kRelu6:
       return z <= 0 ? zero : (z >= F(6) ? zero : one);
     case Activation::kHardswish:
       return z < F(-3) ? zero : (z <= F(3) ? z / F(3) + F(0.5) : one);
     case Activation::kElu:
-      return z > 0 ? one : exponential(z);
+      return z > 0 ? one : exponential(z) * setting;
     case Activation::kGelu: {
       const Vector<F> near = z * z > F(1600) ? all(F(40)) : z;
       return normal_share(z) + near * exponential(near * near * F(-0.5)) * F(0.39894228040143267794);
@@ -153,6 +176,13 @@ inline Vector<F> slope(Activation kind, Vector<F> z) {
     case Activation::kTanh: {
       const Vector<F> t = hyperbolic_tangent<F>(z);
       return one - t * t;
+    }
+    case Activation::kHardsigmoid:
+      return z <= F(-3) ? zero : (z >= F(3) ? zero : all(F(1.0 / 6)));
+    case Activation::kGeluTanh: {
+      const Vector<F> near = z * z > F(1600) ? all(F(40)) : z;
+      const Vector<F> s = tanh_share<F>(z), t = tanh_share<F>(near);
+      return s + near * t * (one - t) * (F(kGeluSlope) + F(3 * kGeluSlope * kGeluCube) * near * near);
     }
   }
   return one;

@@ -20,7 +20,8 @@ struct Differentiator {
   PerChannel<F> mean, factor, offset;  // of the forward
   Array<double> inv{task.shape.c};     // 1 / sqrt(var + eps)
   PerChannel<F> drag, base;            // dx = g * factor + (x - mean) * drag + base
-  F off = task.activation == static_cast<int>(Activation::kLeakyRelu) ? F(0.01) : F(0);
+  F setting = static_cast<F>(setting_of(task.activation));
+  F off = activation_of(task.activation) == Activation::kLeakyRelu ? setting : F(0);
 
   explicit Differentiator(const Backward& b)
       : task(b), mean(b.shape.c), factor(b.shape.c), offset(b.shape.c), drag(b.shape.c), base(b.shape.c) {
@@ -61,13 +62,14 @@ struct Differentiator {
   struct Slopes {
     const T *x, *dy, *residual;
     Activation kind;
-    F off;
+    F setting, off;
     Along<F, kVectors> mean, factor, offset;
     NORMWISE_INLINE Slopes(const Differentiator& d, int64_t c)
         : x(static_cast<const T*>(d.task.x)),
           dy(static_cast<const T*>(d.task.dy)),
           residual(static_cast<const T*>(d.task.residual)),
-          kind(static_cast<Activation>(d.task.activation)),
+          kind(activation_of(d.task.activation)),
+          setting(d.setting),
           off(d.off),
           mean(d.mean.from(c)),
           factor(d.factor.from(c)),
@@ -111,7 +113,7 @@ struct Differentiator {
       V z = d * factor.at(i) + offset.at(i);
       if constexpr (kSlope == Slope::kRelu) return z <= 0 ? V{} : g;
       if (residual) z += get<whole>(residual + at + i, count);
-      return g * slope<F>(kind, z);
+      return g * slope<F>(kind, setting, z);
     }
   };
 

@@ -18,12 +18,14 @@ struct Normalizer {
     const T *x, *residual;
     T* y;
     Activation kind;
+    F setting;
     Along<F, kVectors> mean, factor, offset;
     NORMWISE_INLINE Constants(const Normalizer& n, int64_t c)
         : x(static_cast<const T*>(n.task.x)),
           residual(static_cast<const T*>(n.task.residual)),
           y(static_cast<T*>(n.task.y)),
-          kind(static_cast<Activation>(n.task.activation)),
+          kind(activation_of(n.task.activation)),
+          setting(static_cast<F>(setting_of(n.task.activation))),
           mean(n.mean.from(c)),
           factor(n.factor.from(c)),
           offset(n.offset.from(c)) {}
@@ -53,11 +55,11 @@ struct Normalizer {
     Vector<F> z = (get<whole>(by.x + at + i, count) - by.mean.at(i)) * by.factor.at(i) + by.offset.at(i);
     if constexpr (kAdded != Added::kNothing) z += get<whole>(by.residual + at + i, count);
     if constexpr (kAdded == Added::kResidualWithBits) {
-      const uint32_t set = kFused == Fused::kRelu ? pack_positive<F>(z) : pack<F>(slope<F>(by.kind, z) == 1);
+      const uint32_t set = kFused == Fused::kRelu ? pack_positive<F>(z) : pack<F>(slope<F>(by.kind, by.setting, z) == 1);
       std::memcpy(bits + i / kLanes<F> * kBitBytes<F>, &set, kBitBytes<F>);
     }
     if constexpr (kFused == Fused::kRelu) z = rectified<F>(z);
-    if constexpr (kFused == Fused::kAny) z = activate<F>(by.kind, z);
+    if constexpr (kFused == Fused::kAny) z = activate<F>(by.kind, by.setting, z);
     if constexpr (kMasked) z = allowed<F>(mask + i, count) ? z : Vector<F>{};
     put<whole, kStream>(by.y + at + i, z, count);
   }

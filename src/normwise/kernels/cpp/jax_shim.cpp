@@ -136,7 +136,7 @@ ffi::Error forward(ffi::ThreadPool threads, Given x, Given scale, Given shift, G
   task.mean = static_cast<double*>(exact->untyped_data());
   task.var = task.mean + task.shape.c;
   task.eps = eps;
-  task.activation = static_cast<int>(activation);
+  task.activation = activation;
   task.by_batch = true;
   task.share = 1;
   active()->forward(task, threads_of(threads));
@@ -166,7 +166,7 @@ ffi::Error backward(ffi::ThreadPool threads, Given dy, Given x, Given scale, Giv
   task.dscale = dscales.data();
   task.dshift = dshifts.data();
   task.eps = eps;
-  task.activation = static_cast<int>(activation);
+  task.activation = activation;
   task.by_batch = true;
   task.share = 1;
   active()->backward(task, threads_of(threads));

@@ -35,7 +35,7 @@ struct Forward {
   const double *scale, *shift; // c values each, or null
   double *mean, *var;          // c values each: written when by_batch, else read
   double eps;
-  int activation;
+  int64_t activation;  // a number of activations.h
   bool by_batch;
   // So many channels in a row have their statistics in common: more than 1 only where they come first, without a mask.
   int64_t share;
@@ -52,7 +52,7 @@ struct Backward {
   const double *scale, *shift, *mean, *var;
   double *dscale, *dshift;        // c values each
   double eps;
-  int activation;
+  int64_t activation;  // a number of activations.h
   bool by_batch;
   int64_t share;
 };

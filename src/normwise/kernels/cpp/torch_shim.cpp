@@ -215,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
     std::copy(vars.begin(), vars.end(), task.var);
   }
   task.eps = eps;
-  task.activation = static_cast<int>(activation);
+  task.activation = activation;
   task.by_batch = by_batch;
   task.share = groups ? std::max<int64_t>(channels / groups, 1) : 1;
   active().forward(task, torch_threads());
@@ -253,7 +253,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
   task.dscale = static_cast<double*>(dscale.mutable_data_ptr());
   task.dshift = static_cast<double*>(dshift.mutable_data_ptr());
   task.eps = eps;
-  task.activation = static_cast<int>(activation);
+  task.activation = activation;
   task.by_batch = by_batch;
   task.share = groups ? std::max<int64_t>(channels / groups, 1) : 1;
   active().backward(task, torch_threads());

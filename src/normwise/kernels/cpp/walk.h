@@ -163,9 +163,9 @@ enum class Fused { kNone, kRelu, kAny };
 // What is added, and whether one bit per value is kept for the slope.
 enum class Added { kNothing, kResidual, kResidualWithBits };
 
-inline Fused fused(int activation) {
-  if (activation == static_cast<int>(Activation::kNone)) return Fused::kNone;
-  return activation == static_cast<int>(Activation::kRelu) ? Fused::kRelu : Fused::kAny;
+inline Fused fused(int64_t activation) {
+  if (activation_of(activation) == Activation::kNone) return Fused::kNone;
+  return activation_of(activation) == Activation::kRelu ? Fused::kRelu : Fused::kAny;
 }
 
 }  // namespace normwise::NORMWISE_ISA

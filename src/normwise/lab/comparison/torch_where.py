@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from normwise.lab.comparison.arms import AS_BUILT
 from normwise.lab.comparison.torch_layers import BatchNorm
-from normwise.torch.models.fusion.patterns import FUNCTIONS, METHODS
+from normwise.torch.models.fusion.activation_calls import FUNCTIONS, METHODS
 from normwise.torch.models.fusion.tracing import CannotFollow, followed, hidden_path
 
 # Value by value, and with nothing that is drawn or learned for each channel.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from normwise.kernels.torch_activations import ACTIVATIONS
+from normwise.kernels.torch_activations import activate
 from normwise.torch.steps.checks import check_activation
 
 
@@ -32,7 +32,7 @@ class Activation(nn.Module):
         """Both of the same shape."""
         # A new tensor, which activations may change in place.
         y = input.clone() if residual is None else input + residual
-        return y if self.activation is None else ACTIVATIONS[self.activation](y)
+        return activate(y, self.activation, None)
 
     def extra_repr(self) -> str:
         """The activation's name."""

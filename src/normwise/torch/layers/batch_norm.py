@@ -58,7 +58,7 @@ class BatchNorm1d(_BatchNormNd, torch.nn.BatchNorm1d):
         device: of parameters and buffers.
         dtype: of parameters and buffers.
         bias: whether to learn :math:`\beta`.
-        activation: :math:`f`, for example ``"relu"``; None for the identity.
+        activation: :math:`f`, for example ``"relu"`` or, with its slope, ``"leaky_relu:0.2"``; None for the identity.
         estimator: how batches become running statistics: a name from ``normwise.estimators.names()``, an
             ``Estimator``, or None for torch's moving average. Only ``pooled`` adds an entry to the ``state_dict``.
         on_tiny_batch: what to do in training with a batch of too few values per channel, one of

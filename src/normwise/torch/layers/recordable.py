@@ -37,6 +37,16 @@ class _Home(str):
         return str, (str(self),)  # a class is pickled by this name, which has to come back as a plain one
 
 
+def at_home(module: str) -> str:
+    """The name of a module for a class whose instances every tracer of torch.fx takes for leaves.
+
+    Example:
+        >>> at_home("mine")
+        'mine'
+    """
+    return _Home(module)
+
+
 class Recordable(nn.Module):
     """A layer that every recorder of PyTorch's takes as it takes PyTorch's own layers, or that says why not."""
 

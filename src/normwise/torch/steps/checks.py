@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from normwise.errors import NormwiseError, UnknownName
+from normwise.kernels.activation_numbers import parted
 from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import ACTIVATIONS
 from normwise.torch.steps.buffers import is_wide
@@ -28,8 +29,12 @@ def refuse_nested(layer: object) -> NoReturn:
 
 def check_activation(activation: str | None) -> None:
     """Refuse an activation that does not exist, naming the nearest one."""
-    if activation is not None and activation not in ACTIVATIONS:
-        raise UnknownName("activation", activation, ACTIVATIONS)
+    if activation is None or activation in ACTIVATIONS:
+        return
+    try:
+        parted(activation)
+    except (ValueError, AttributeError):  # no such name, or no string
+        raise UnknownName("activation", activation, ACTIVATIONS) from None
 
 
 def check_dense(input: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.kernels import cpu, two_pass
 from normwise.kernels.internals import below_autograd
 from normwise.kernels.kernel import Call
+from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
 FORWARD = "normwise::batch_norm_forward"
@@ -133,7 +134,7 @@ def _gradients(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradient
 def _differentiable(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradients:
     """The gradients by plain PyTorch operations, so that they have gradients themselves."""
     x, residual, mask, scale, shift, mean, var, _ = saved
-    activation = next(name for name, number in cpu.ACTIVATIONS.items() if number == ctx.activation)
+    activation = cpu.name_of(ctx.activation)
     g = dy
     if ctx.uses_bitmask:
         # The residual was not kept. It has a part in the gradients only through the slope, which is constant on either
@@ -219,7 +220,10 @@ class Cpu:
             groups: as for ``cpu.forward``.
         """
         x, mask, _, _, scale, shift, eps, activation, residual = call
-        number = cpu.ACTIVATIONS[activation]
+        if x.dtype is torch.float64 and not cpu.is_exact(activation):  # then PyTorch does the activation behind
+            y, *others = self.run(call._replace(activation=None), mean, var, groups)
+            return activate(y, activation, None), *others
+        number = cpu.number_of(activation)
         learning = torch.is_grad_enabled() and (
             x.requires_grad
             or (scale is not None and scale.requires_grad)
@@ -227,7 +231,7 @@ class Cpu:
             or (residual is not None and residual.requires_grad)
         )
         x = x if x.is_contiguous() else cpu.dense(x)
-        save_bits = learning and residual is not None and activation in cpu.ONE_BIT
+        save_bits = learning and residual is not None and cpu.has_one_bit(activation)
         found: tuple[Tensor, ...]
         if learning:
             found = apply_compiled(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)

@@ -15,11 +15,9 @@ from normwise.torch.models.conversion.fold_plan import Plan, Planned, named_norm
 from normwise.torch.models.conversion.fold_weights import Changed, wide
 from normwise.torch.models.conversion.output_comparison import Comparison
 from normwise.torch.models.feeding import ForwardFn, unwrapped
-from normwise.torch.models.fusion.patterns import MODULES
+from normwise.torch.models.fusion.activation_calls import module_of
 from normwise.torch.models.model_checks import check_model, out_of_reach
 from normwise.torch.models.transaction import transaction, write
-
-ACTIVATIONS = {name: kind for kind, name in MODULES.items()}
 
 
 def fold(
@@ -142,9 +140,9 @@ def _replace(model: nn.Module, name: str, planned: Planned) -> None:
     """Put what is left of a batch norm in its place."""
     activation = getattr(planned.norm, "activation", None)
     left: nn.Module = nn.Identity()
-    if planned.residual or (activation is not None and activation not in ACTIVATIONS):
+    if planned.residual:
         left = Activation(activation)
     elif activation is not None:
-        left = ACTIVATIONS[activation]()
+        left = module_of(activation)
     place, _, key = name.rpartition(".")
     model.get_submodule(place)._modules[key] = left.train(planned.norm.training)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 
-from normwise.torch.layers.class_change import PLAIN, become_ours
+from normwise.torch.layers.class_change import OURS, PLAIN, become_ours
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.rewriting import class_with_forwards, rewrite
+from normwise.torch.models.fusion.subclass_change import become_both, inside_kept
+from normwise.torch.models.fusion.subclasses import Inside, inside_of
 from normwise.torch.models.fusion.survey import Site, Survey
 from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 from normwise.torch.models.transaction import RandomState, transaction_of_modules
@@ -24,19 +27,20 @@ class FuseReport:
 
     Args:
         fused: the layer's name -> what it does itself now: ``"relu"``, or ``"add, relu"``.
-        swapped: the layers that became normwise's own, with nothing behind them to be fused.
+        swapped: the layers that became normwise's own and nothing else -> why. Its length is their number, and going
+            through it gives their names.
         left: the layer's name -> why it is as it was.
 
     Example:
-        >>> print(FuseReport({"bn1": "relu"}, ("bn2",), {"bn3": "it has hooks"}))
+        >>> print(FuseReport({"bn1": "relu"}, {"bn2": "its output is returned"}, {"bn3": "it has hooks"}))
         1 of 3 batch norms fused, 1 swapped, 1 left
           fused    bn1: relu
-          swapped  bn2
+          swapped  bn2: its output is returned
           left     bn3: it has hooks
     """
 
     fused: Mapping[str, str]
-    swapped: tuple[str, ...]
+    swapped: Mapping[str, str]
     left: Mapping[str, str]
 
     def __str__(self) -> str:
@@ -46,7 +50,7 @@ class FuseReport:
         done = "nothing" if not self.fused else f"{len(self.fused)}"
         lines = [f"{done} of {total} batch norms fused, {len(self.swapped)} swapped, {len(self.left)} left"]
         lines += [f"  fused    {name or '(the model)'}: {what}" for name, what in self.fused.items()]
-        lines += [f"  swapped  {name or '(the model)'}" for name in self.swapped]
+        lines += [f"  swapped  {name or '(the model)'}: {why}" for name, why in self.swapped.items()]
         lines += [f"  left     {name or '(the model)'}: {why}" for name, why in self.left.items()]
         return "\n".join(lines)
 
@@ -62,6 +66,9 @@ def fuse(model: nn.Module) -> FuseReport:
     is as before.
 
     * A ``torch.nn.BatchNorm*d`` becomes ``normwise.torch``'s layer of that name: the object stays, its class changes.
+    * A batch norm of a subclass, whose own forward is that of PyTorch's and then an activation (timm's
+      ``BatchNormAct2d``), becomes both: its class and normwise's. Its children stay; where one of them is replaced or
+      hooked later, the forward of its class runs again. The forwards are compared as graphs, never the names.
     * Where batch norm and activation are modules that are called one behind the other, and the activation is used
       nowhere else, an ``nn.Identity`` takes the activation's place.
     * Else (an activation that is a function or is shared, an addition) the forward of the module around them is
@@ -69,9 +76,11 @@ def fuse(model: nn.Module) -> FuseReport:
       work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
       that the module has now (``self.training`` is followed): it refuses to run with others.
 
-    What cannot be followed is left: control flow that depends on the data, arguments that may be absent, questions
-    that a trace would answer once for all. Within such a module, children are still followed, and an ``nn.Sequential``
-    that it only ever calls is fused by its order.
+    Where a batch norm's output is its module's, the activation may stand in the forward that calls the module: the
+    module then returns the activation's output. (Not so for a part of several batch norms that the model itself calls,
+    such as ``model.features``, which users call too.) What cannot be followed is left: control flow that depends on the
+    data, arguments that may be absent, questions that a trace would answer once for all. Within such a module, children
+    are still followed, and an ``nn.Sequential`` that it only ever calls is fused by its order.
 
     A residual is rounded to the dtype of the layer's input, which differs from the addition only under autocast with
     a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before. Wrappers (``torch.compile``,
@@ -98,26 +107,35 @@ def fuse(model: nn.Module) -> FuseReport:
     check_model(model, called="fuse")
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     inner, fixed = unwrapped(model), why_fixed(model)
-    refused = {id(norm): why for norm in norms.values() if (why := fixed.get(id(norm)) or _refusal(norm, inner))}
+    inside = {id(norm): _inside(norm) for norm in norms.values() if type(norm) not in PLAIN and id(norm) not in fixed}
+    refused = {
+        id(norm): why
+        for norm in norms.values()
+        if (why := fixed.get(id(norm)) or _refusal(norm, inner, inside.get(id(norm))))
+    }
+    does_it = {key: each.activation for key, each in inside.items() if isinstance(each, Inside) and each.activation}
     random = RandomState(tensor.device for tensor in model.parameters())
     try:
-        survey = Survey(inner, refused)
+        survey = Survey(inner, {**does_it, **refused})
     finally:
         random.restore()  # a forward that is traced may draw
     fused: dict[str, str] = {}
-    swapped: list[str] = []
+    swapped: dict[str, str] = {}
     left = out_of_reach(model)
     by_order: list[tuple[nn.Module, str]] = []
     by_graph: dict[int, list[Site]] = {}
     changes: list[tuple[nn.Module, str | None]] = []
     for name, norm in norms.items():
         site = survey.verdict(norm) if id(norm) not in refused else refused[id(norm)]
-        if isinstance(site, str):
+        if id(norm) in does_it and id(norm) not in refused:
+            fused[name] = does_it[id(norm)]
+            changes.append((norm, does_it[id(norm)]))
+        elif isinstance(site, str):
             left[name] = site
         elif site.activation is None and isinstance(norm, TrackedBatchNorm):
-            left[name] = "it is normwise's own already, and nothing that it could do itself follows it"
+            left[name] = f"it is normwise's own already, and {site.why}"
         elif site.activation is None:
-            swapped.append(name)
+            swapped[name] = site.why
             changes.append((norm, None))
         elif (slot := survey.slot_of(site)) is not None:
             fused[name] = site.what
@@ -130,16 +148,21 @@ def fuse(model: nn.Module) -> FuseReport:
             changes.append((norm, site.activation))
             by_graph.setdefault(id(site.owner), []).append(site)
     classes = [(sites[0].owner, _rewritten(sites, survey)) for sites in by_graph.values()]
-    _apply(changes, by_order, classes)
-    return FuseReport(fused, tuple(swapped), left)
+    _apply(changes, by_order, classes, inside)
+    return FuseReport(fused, swapped, left)
 
 
-def _refusal(norm: _BatchNorm, model: nn.Module) -> str | None:
+def _inside(norm: _BatchNorm) -> Inside | str:
+    """What a batch norm of another class computes, or why it is left."""
+    return inside_kept(norm) or ("" if isinstance(norm, _LazyNormBase) else inside_of(norm))
+
+
+def _refusal(norm: _BatchNorm, model: nn.Module, inside: Inside | str | None) -> str | None:
     """Why this batch norm must stay as it is, wherever it is called."""
     if isinstance(norm, _LazyNormBase):
         return "it is lazy and has not seen its first input"
-    if type(norm) not in PLAIN:
-        return f"it is a {type(norm).__name__}, not exactly a BatchNorm1d, 2d or 3d"
+    if isinstance(inside, str):
+        return inside
     if isinstance(norm, TrackedBatchNorm) and norm.activation is not None:
         return f"it does its activation itself already: {norm.activation}"
     if "forward" in norm.__dict__:
@@ -164,12 +187,13 @@ def _apply(
     changes: list[tuple[nn.Module, str | None]],
     by_order: list[tuple[nn.Module, str]],
     classes: list[tuple[nn.Module, type[nn.Module]]],
+    inside: Mapping[int, Inside | str] = MappingProxyType({}),
 ) -> None:
     """All of it or, on any error, nothing."""
     norms, parents, owners = ([module for module, _ in each] for each in (changes, by_order, classes))
     with transaction_of_modules([*norms, *parents, *owners]):
         for norm, activation in changes:
-            _become(norm, activation)
+            _become(norm, activation, inside.get(id(norm)))
         for parent, child in by_order:
             replaced = parent._modules[child]
             identity = nn.Identity()
@@ -179,8 +203,10 @@ def _apply(
             owner.__class__ = made
 
 
-def _become(norm: nn.Module, activation: str | None) -> None:
+def _become(norm: nn.Module, activation: str | None, inside: Inside | str | None) -> None:
     """Make a batch norm normwise's, and let it do the activation; parameters and buffers stay the very same."""
-    if not isinstance(norm, TrackedBatchNorm):
+    if type(norm) in OURS:
         become_ours(norm, activation)
+    elif isinstance(inside, Inside) and not isinstance(norm, TrackedBatchNorm):
+        become_both(norm, inside, activation)
     norm.activation = activation  # type: ignore[assignment]  # a str or None, no module

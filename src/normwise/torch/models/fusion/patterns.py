@@ -4,54 +4,12 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import Node
-from torch.nn import functional as F
 
-MODULES: dict[type[nn.Module], str] = {
-    nn.ELU: "elu",
-    nn.GELU: "gelu",
-    nn.Hardswish: "hardswish",
-    nn.LeakyReLU: "leaky_relu",
-    nn.Mish: "mish",
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.Tanh: "tanh",
-}
-FUNCTIONS: dict[Any, str] = {
-    F.elu: "elu",
-    F.elu_: "elu",
-    F.gelu: "gelu",
-    F.hardswish: "hardswish",
-    F.leaky_relu: "leaky_relu",
-    F.leaky_relu_: "leaky_relu",
-    F.mish: "mish",
-    F.relu: "relu",
-    F.relu_: "relu",
-    F.relu6: "relu6",
-    F.sigmoid: "sigmoid",
-    F.silu: "silu",
-    F.tanh: "tanh",
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    torch.sigmoid: "sigmoid",
-    torch.sigmoid_: "sigmoid",
-    torch.tanh: "tanh",
-    torch.tanh_: "tanh",
-}
-METHODS = {f"{name}{ending}": name for name in ("relu", "sigmoid", "tanh") for ending in ("", "_")}
-
-# The settings of an activation, in the order in which the functions take them, and what the layers compute.
-SETTINGS: dict[str, dict[str, object]] = {
-    "elu": {"alpha": 1.0},
-    "gelu": {"approximate": "none"},
-    "leaky_relu": {"negative_slope": 0.01},
-}
+from normwise.torch.models.fusion.activation_calls import activation_at
 
 HOOKS = (
     "_forward_hooks",
@@ -70,22 +28,9 @@ def hooked(module: nn.Module) -> bool:
     return any(getattr(module, hooks, None) for hooks in HOOKS)
 
 
-def activation_of(module: nn.Module) -> str | None:
-    """The name of the activation that this module is, or None.
-
-    Example:
-        >>> activation_of(nn.ReLU(inplace=True)), activation_of(nn.LeakyReLU(0.2))
-        ('relu', None)
-    """
-    name = MODULES.get(type(module))
-    if name is None or any(getattr(module, setting) != ours for setting, ours in SETTINGS.get(name, {}).items()):
-        return None
-    return name
-
-
 @dataclass(frozen=True)
 class Pattern:
-    """A batch norm in a graph and what follows it; without ``activation``, nothing that it could do itself."""
+    """A batch norm in a graph and what follows it; without ``activation``, nothing that it could do itself, and why."""
 
     norm: Node
     passed: tuple[Node, ...] = ()
@@ -93,13 +38,16 @@ class Pattern:
     residual: Node | None = None
     activate: Node | None = None
     activation: str | None = None
+    why: str = ""
+    last: bool = False  # whether its output is the graph's
 
     def __str__(self) -> str:
         return f"add, {self.activation}" if self.addition is not None else f"{self.activation}"
 
     def same(self, other: Pattern) -> bool:
         """Whether both say the same of the batch norm, though they stand in two graphs."""
-        return str(self) == str(other) and self.activation_target == other.activation_target
+        ours = (str(self), self.activation_target, self.last)
+        return ours == (str(other), other.activation_target, other.last)
 
     @property
     def activation_target(self) -> str | None:
@@ -119,22 +67,50 @@ def what_follows(norm: Node, modules: dict[str, nn.Module]) -> Pattern | str:
     last, passed = _pass(norm, modules)
     users = [*last.users]
     if len(users) != 1:
-        of_interest = any(_activation(user, modules) or _other(user, last) is not None for user in users)
-        return "its output is used in more than one place" if of_interest else Pattern(norm)
+        of_interest = any(activation_at(user, modules) or _other(user, last) is not None for user in users)
+        often = "its output is used in more than one place" if users else "its output is not used"
+        return often if of_interest else Pattern(norm, why=often)
     addition, residual = None, None
     if (other := _other(users[0], last)) is not None:
         addition, residual = users[0], other
         last, after = _pass(addition, modules)
         passed += after
         users = [*last.users]
-    if len(users) != 1 or (activation := _activation(users[0], modules)) is None:
-        return Pattern(norm)
+    if len(users) != 1:
+        return Pattern(norm, why="the sum that its output goes into is used in more than one place")
+    if (activation := activation_at(users[0], modules)) is None:
+        return Pattern(
+            norm, why=_why_not(users[0], modules, addition), last=users[0].op == "output" and addition is None
+        )
     activate = users[0]
     if activate.op == "call_module" and hooked(modules[str(activate.target)]):
         return f"the activation behind it, {activate.target}, has hooks"
     if addition is not None and _may_change_between(norm, addition, modules):
         return "something between it and the addition may change its input in place"
     return Pattern(norm, passed, addition, residual, activate, activation)
+
+
+def _why_not(user: Node, modules: dict[str, nn.Module], addition: Node | None) -> str:
+    """Why what uses the output, or the sum with it, is nothing that the layers do."""
+    if user.op == "output":
+        return "its output is returned" if addition is None else "the sum that its output goes into is returned"
+    if user.op == "call_module":
+        return no_activation(modules[str(user.target)], behind="it" if addition is None else "the addition behind it")
+    name = str(user.target) if user.op == "call_method" else getattr(user.target, "__name__", str(user.target))
+    return f"what follows {'it' if addition is None else 'the addition behind it'}, {name}, is {NOTHING}"
+
+
+NOTHING = "no activation that normwise's layers do"
+
+
+def no_activation(module: nn.Module, behind: str = "it") -> str:
+    """What stands in the report for a module that follows a batch norm and is no activation.
+
+    Example:
+        >>> no_activation(nn.PReLU())
+        "what follows it, PReLU, is no activation that normwise's layers do"
+    """
+    return f"what follows {behind}, {type(module).__name__}, is {NOTHING}"
 
 
 def _pass(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, tuple[Node, ...]]:
@@ -148,24 +124,6 @@ def _pass(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, tuple[Node, 
             break
         node, passed = user, (*passed, user)
     return node, passed
-
-
-def _activation(node: Node, modules: dict[str, nn.Module]) -> str | None:
-    """The activation that this node is, or None."""
-    if node.op == "call_module":
-        return None if len(node.args) != 1 or node.kwargs else activation_of(modules[str(node.target)])
-    names: dict[Any, str] = {"call_function": FUNCTIONS, "call_method": METHODS}.get(node.op, {})
-    name = names.get(node.target)
-    if name is None or not node.args:
-        return None
-    ours = SETTINGS.get(name, {})
-    order = [*ours, "inplace"]
-    if len(node.args) - 1 > len(order):
-        return None
-    given = {**dict(zip(order, node.args[1:], strict=False)), **node.kwargs}
-    inplace = given.pop("inplace", False)
-    fits = isinstance(inplace, bool) and given.keys() <= ours.keys()
-    return name if fits and all(given[setting] == ours[setting] for setting in given) else None
 
 
 def _other(node: Node, one: Node) -> Node | None:

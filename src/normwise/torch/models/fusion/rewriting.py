@@ -42,9 +42,9 @@ def rewrite(graph: Graph, patterns: Iterable[Pattern]) -> None:
             for passed in pattern.passed:
                 last = graph.call_module(str(passed.target), (last,))
         activate.replace_all_uses_with(last)
-        for node in (activate, pattern.addition, *reversed(pattern.passed), norm):
-            if node is not None:
-                graph.erase_node(node)
+        gone = {activate, pattern.addition, *pattern.passed, norm}
+        for node in [node for node in reversed(graph.nodes) if node in gone]:  # who uses a node goes before it
+            graph.erase_node(node)
     for node in graph.nodes:
         node.type = None  # the annotations, which may be names that mean something elsewhere only
     graph.lint()

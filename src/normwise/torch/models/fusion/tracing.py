@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -109,13 +110,17 @@ def _fill(value: list[Any] | dict[Any, Any], items: Any) -> None:
         value.extend(items)
 
 
-def functions_of(module: nn.Module) -> list[ast.AST]:
+def functions_of(module: nn.Module, forward: types.FunctionType | None = None) -> list[ast.AST]:
     """The source of the module's forward and of what it calls by name, as trees.
+
+    Args:
+        module: whose methods are followed.
+        forward: in the place of its class's, that of a class above.
 
     Raises:
         CannotFollow: where a source cannot be read or is wrapped in another.
     """
-    waiting: list[types.FunctionType] = [type(module).forward]  # type: ignore[list-item]  # a function, on the class
+    waiting: list[types.FunctionType] = [forward or type(module).forward]  # type: ignore[list-item]  # a function, on the class
     seen: set[types.FunctionType] = set()
     trees: list[ast.AST] = []
     while waiting:
@@ -125,19 +130,29 @@ def functions_of(module: nn.Module) -> list[ast.AST]:
         seen.add(function)
         if hasattr(function, "__wrapped__"):
             raise CannotFollow(f"is decorated, or calls what is ({function.__qualname__})")
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        except (OSError, TypeError, SyntaxError) as error:
-            raise CannotFollow("has no source to be read") from error
+        tree = _tree(function)
         trees.append(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and own_attribute(node.func) is not None:
                 waiting.append(getattr(type(module), own_attribute(node.func) or "", None))  # type: ignore[arg-type]  # seen above
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 called = function.__globals__.get(node.func.id)
-                if not getattr(called, "__module__", "torch").startswith("torch."):
+                if (getattr(called, "__module__", None) or "torch").partition(".")[0] != "torch":
                     waiting.append(called)  # type: ignore[arg-type]  # what is no function is passed over above
     return trees
+
+
+_trees: WeakKeyDictionary[types.FunctionType, ast.AST] = WeakKeyDictionary()
+
+
+def _tree(function: types.FunctionType) -> ast.AST:
+    """The source of a function, read once."""
+    if function not in _trees:
+        try:
+            _trees[function] = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        except (OSError, TypeError, SyntaxError) as error:
+            raise CannotFollow("has no source to be read") from error
+    return _trees[function]
 
 
 def own_attribute(node: ast.AST) -> str | None:
@@ -152,10 +167,18 @@ STATE = {"is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled"}
 OUTSIDE = {"random", "np", "numpy", "time", "os", "logging", "warnings"}
 
 
-def hidden_path(module: nn.Module) -> str | None:
-    """What in the module's forward a trace does not see, so that it may not stand for every call; None if nothing."""
+def hidden_path(
+    module: nn.Module, forward: types.FunctionType | None = None, allowed: frozenset[str] = frozenset()
+) -> str | None:
+    """What in the module's forward a trace does not see, so that it may not stand for every call; None if nothing.
+
+    Args:
+        module: as in ``functions_of``.
+        forward: as in ``functions_of``.
+        allowed: functions that a trace answers for all calls here.
+    """
     try:
-        trees = functions_of(module)
+        trees = functions_of(module, forward)
     except CannotFollow as why:
         return str(why)
     for node in (node for tree in trees for node in ast.walk(tree)):
@@ -164,7 +187,7 @@ def hidden_path(module: nn.Module) -> str | None:
                 return f"has a `{type(node).__name__.lower()}` statement, which a trace does not see"
             case ast.Compare(left=ast.Name(id=name), ops=[ast.Is() | ast.IsNot(), *_]):
                 return f"asks what `{name}` is, which a trace answers once"
-            case ast.Call(func=ast.Name(id=name)) if name in QUESTIONS:
+            case ast.Call(func=ast.Name(id=name)) if name in QUESTIONS - allowed:
                 return f"calls `{name}`, which a trace answers once"
             case ast.Attribute(attr=name) if name in STATE:
                 return f"calls `{name}`, which a trace answers once"
@@ -173,9 +196,12 @@ def hidden_path(module: nn.Module) -> str | None:
     return None
 
 
-def settings_read(module: nn.Module) -> tuple[tuple[str, object], ...]:
+def settings_read(module: nn.Module, forward: types.FunctionType | None = None) -> tuple[tuple[str, object], ...]:
     """The plain values that the forward reads off the module: what a trace was made for, as long as they stay."""
-    names = {own_attribute(node) for tree in functions_of(module) for node in ast.walk(tree)} - {None, "training"}
+    names = {own_attribute(node) for tree in functions_of(module, forward) for node in ast.walk(tree)} - {
+        None,
+        "training",
+    }
     values = [(name, getattr(module, name)) for name in sorted(filter(None, names)) if hasattr(module, name)]
     return tuple((name, value) for name, value in values if isinstance(value, PLAIN))
 
