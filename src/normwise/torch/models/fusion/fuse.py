@@ -170,6 +170,7 @@ def _apply(
             replaced = parent._modules[child]
             identity = nn.Identity()
             identity.training = replaced is None or replaced.training
+            identity._stood_here = (replaced,)  # type: ignore[assignment]  # a tuple, or it would be a child
             parent._modules[child] = identity
         for owner, made in classes:
             undo.append(_way_back(owner))
@@ -185,6 +186,8 @@ def _become(norm: nn.Module, activation: str | None) -> None:
     if not isinstance(norm, TrackedBatchNorm):
         become_ours(norm, activation)
     norm.activation = activation  # type: ignore[assignment]  # a str or None, no module
+    if activation is not None:
+        norm._fused = True  # type: ignore[assignment]  # as above; `swap` asks whose activation it was
 
 
 def _way_back(module: nn.Module) -> Callable[[], None]:
