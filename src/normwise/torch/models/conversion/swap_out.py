@@ -101,8 +101,8 @@ def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> P
                 )
             elif (more := places.called_with_more(norm)) is not None:
                 made.refused[norm] = (
-                    f"it is called with more than its input, which torch.nn's layer does not take, and {more}: write the "
-                    "addition behind the layer"
+                    f"it is called with more than its input, which torch.nn's layer does not take, and {more}: write "
+                    "the addition behind the layer"
                 )
             continue
         for_it = Plan()
