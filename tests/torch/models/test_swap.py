@@ -307,7 +307,7 @@ def test_a_subclass_of_a_users_own_is_left() -> None:
         "2": "it is torch.nn's own already",
     }
     assert dict(swap(model, to="normwise").skipped) == {
-        "0": "it is a Own, not exactly a layer of torch.nn",
+        "0": "it is an Own, not exactly a layer of torch.nn",
         "1": "it is a Theirs, not exactly a layer of torch.nn",
     }
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normwise.errors import NormwiseError, UnknownName
+from normwise.frameworks import with_article
 from normwise.reports.swap_report import Swap, SwapReport
 from normwise.torch.layers.counterparts import (
     OURS,
@@ -172,7 +173,7 @@ def swap(
         elif target == "normwise":
             words = _to_normwise(wanted, skipped)
         else:
-            words = _to_another(target, wanted, settings, skipped)
+            words = _to_another(target, wanted, settings, calibration.axes, skipped)
         swapped = {name: Swap(before[name], _class_name(wanted[name]), said) for name, said in words.items()}
         calibration.after([name for name in swapped if moments_differ(target)])
     for name in calibration.without_affine:
@@ -292,15 +293,17 @@ def _to_normwise(wanted: dict[str, nn.Module], skipped: dict[str, str]) -> dict[
         elif type(norm).__module__.startswith("normwise."):
             skipped[name] = "it is normwise's own already"
         else:
-            skipped[name] = f"it is a {type(norm).__name__}, not exactly a layer of torch.nn"
+            skipped[name] = f"it is {with_article(type(norm).__name__)}, not exactly a layer of torch.nn"
     return words
 
 
-def _to_another(to: str, wanted: dict[str, nn.Module], settings: Settings, skipped: dict[str, str]) -> dict[str, str]:
+def _to_another(
+    to: str, wanted: dict[str, nn.Module], settings: Settings, axes: dict[str, int], skipped: dict[str, str]
+) -> dict[str, str]:
     changes: dict[str, Change] = {}
     for name, norm in wanted.items():
         try:
-            changes[name] = change_to(to, name, norm, settings)
+            changes[name] = change_to(to, name, norm, settings, axes.get(name))
         except NotPossible as why:
             skipped[name] = str(why)
     return {name: change() for name, change in changes.items()}

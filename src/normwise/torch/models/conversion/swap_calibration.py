@@ -18,6 +18,10 @@ from normwise.torch.models.feeding import ForwardFn, call, uncompiled
 from normwise.torch.models.transaction import unchanged, write
 
 
+class _Heard(BaseException):
+    """The layer was called; no ``except Exception`` on the way is to take it for an error."""
+
+
 class Calibration:
     """What a model computed before its layers were swapped, and the scales and shifts that come nearest to it.
 
@@ -32,6 +36,7 @@ class Calibration:
         uncalibrated_change: the same before any layer was calibrated.
         not_reached: layers that no batch came to.
         without_affine: layers that have nothing to be calibrated by.
+        axes: how many axes the inputs of each layer have that a batch came to.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Calibration:
         self._outputs: list[list[Tensor]] = []
         self.output_change, self.uncalibrated_change = float("nan"), float("nan")
         self.not_reached: list[str] = []
+        self.axes: dict[str, int] = {}
         self.without_affine: list[str] = []
 
     def before(self, norms: Mapping[str, nn.Module]) -> None:
@@ -114,7 +120,7 @@ class Calibration:
         with unchanged(self._model), uncompiled(), torch.no_grad():
             self._model.eval()
             for name, norm in norms.items():
-                norm.register_forward_pre_hook(_listener(name, found, counted, ends), with_kwargs=True)
+                norm.register_forward_pre_hook(self._listener(name, found, counted, ends), with_kwargs=True)
             for batch in self._batches:
                 counted.clear()
                 with suppress(_Heard):
@@ -122,33 +128,29 @@ class Calibration:
                 often |= {name for name, calls in counted.items() if calls > 1}
         return found, often, outputs
 
-
-class _Heard(BaseException):
-    """The layer was called; no ``except Exception`` on the way is to take it for an error."""
-
-
-def _listener(name: str, found: dict[str, Moments], counted: Counter[str], ends: bool) -> Callable[..., None]:
-    def hear(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["input"]
-        mask = {"mask": kwargs["mask"]} if kwargs.get("mask") is not None else {}
-        activation = vars(norm).get("activation")
-        if activation is not None:
-            vars(norm)["activation"] = None
-        try:
-            y = norm.forward(x, **mask)
-        finally:
+    def _listener(self, name: str, found: dict[str, Moments], counted: Counter[str], ends: bool) -> Callable[..., None]:
+        def hear(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else kwargs["input"]
+            mask = {"mask": kwargs["mask"]} if kwargs.get("mask") is not None else {}
+            activation = vars(norm).get("activation")
             if activation is not None:
-                vars(norm)["activation"] = activation
-        counted[name] += 1
-        if y.numel():
-            others = [axis for axis in range(y.dim()) if axis != 1]
-            var, mean = torch.var_mean(y.double(), others, correction=0)
-            moments = Moments(mean, var, y.numel() // y.shape[1])
-            found[name] = found[name].merge(moments) if name in found else moments
-        if ends:
-            raise _Heard
+                vars(norm)["activation"] = None
+            try:
+                y = norm.forward(x, **mask)
+            finally:
+                if activation is not None:
+                    vars(norm)["activation"] = activation
+            counted[name] += 1
+            self.axes[name] = y.dim()
+            if y.numel():
+                others = [axis for axis in range(y.dim()) if axis != 1]
+                var, mean = torch.var_mean(y.double(), others, correction=0)
+                moments = Moments(mean, var, y.numel() // y.shape[1])
+                found[name] = found[name].merge(moments) if name in found else moments
+            if ends:
+                raise _Heard
 
-    return hear
+        return hear
 
 
 def _ratio(target: Moments, now: Moments) -> Tensor:

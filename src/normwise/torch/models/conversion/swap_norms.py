@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _LazyNormBase
 
+from normwise.frameworks import with_article
 from normwise.torch.layers.batch_renorm import BatchRenorm, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from normwise.torch.layers.class_change import reason_against as reason_against_joining
 from normwise.torch.layers.class_change import synchronize
 from normwise.torch.layers.counterparts import OURS, THEIRS, become_normwise, become_per_domain, take_over
 from normwise.torch.layers.ghost_batch_norm import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from normwise.torch.layers.group_norm import GroupNorm
-from normwise.torch.layers.instance_norm import InstanceNorm2d, InstanceNorm3d
+from normwise.torch.layers.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.per_domain import reason_against as reason_against_domains
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
@@ -23,7 +24,7 @@ from normwise.torch.layers.whitening import Whitening
 
 GHOSTS: dict[str, type[nn.Module]] = {"1d": GhostBatchNorm1d, "2d": GhostBatchNorm2d, "3d": GhostBatchNorm3d}
 RENORMS: dict[str, type[nn.Module]] = {"1d": BatchRenorm1d, "2d": BatchRenorm2d, "3d": BatchRenorm3d}
-INSTANCES: dict[str, type[nn.Module]] = {"2d": InstanceNorm2d, "3d": InstanceNorm3d}
+INSTANCES: dict[str, type[nn.Module]] = {"1d": InstanceNorm1d, "2d": InstanceNorm2d, "3d": InstanceNorm3d}
 OF_A_BATCH = ("running_mean", "running_var", "num_batches_tracked", "running_count")
 USUAL_GROUPS = 32
 
@@ -47,7 +48,7 @@ class NotPossible(Exception):
 Change = Callable[[], str]
 
 
-def change_to(to: str, name: str, norm: Any, settings: Settings) -> Change:
+def change_to(to: str, name: str, norm: Any, settings: Settings, axes: int | None = None) -> Change:
     """What makes a layer another one, in place, and then says what is to be known of it.
 
     Args:
@@ -55,6 +56,7 @@ def change_to(to: str, name: str, norm: Any, settings: Settings) -> Change:
         name: the layer's, in its model.
         norm: the layer.
         settings: what the new one is made with.
+        axes: how many axes its inputs have, the batch's included; None where that is not known.
 
     Raises:
         NotPossible: with the reason; nothing has been changed.
@@ -78,13 +80,15 @@ def change_to(to: str, name: str, norm: Any, settings: Settings) -> Change:
     channels = _channels(norm)
     if to == "group":
         groups = _groups(channels, settings.num_groups)
+        _check_values(axes, channels // groups)
         asked = "" if settings.num_groups in (None, groups) else f"; {settings.num_groups} do not divide {channels}"
-        return _to_groups(norm, groups, f"{groups} groups of {channels // groups} channels{asked}")
+        return _to_groups(norm, groups, f"{_of(groups, 'group')} of {_of(channels // groups, 'channel')}{asked}")
     if to == "layer":
+        _check_values(axes, channels)
         return _to_groups(
             norm, 1, "one group: layer norm of a sample's channels and positions, with a scale per channel"
         )
-    return _to_instance(norm, channels)
+    return _to_instance(norm, channels, axes)
 
 
 def moments_differ(to: str) -> bool:
@@ -94,7 +98,7 @@ def moments_differ(to: str) -> bool:
 
 def _to_groups(norm: Any, groups: int, words: str) -> Change:
     if isinstance(norm, nn.GroupNorm) and norm.num_groups == groups:
-        raise NotPossible(f"it is a group norm of {groups} {'group' if groups == 1 else 'groups'} already")
+        raise NotPossible(f"it is a group norm of {_of(groups, 'group')} already")
     made = GroupNorm(groups, _channels(norm), norm.eps, affine=False, activation=_activation(norm))
     made.affine = _affine(norm)
 
@@ -105,14 +109,27 @@ def _to_groups(norm: Any, groups: int, words: str) -> Change:
     return change
 
 
-def _to_instance(norm: Any, channels: int) -> Change:
-    axes = type(norm).__name__[-2:]
+def _check_values(axes: int | None, channels: int) -> None:
+    """Refuse to normalize single values.
+
+    Raises:
+        NotPossible: there is nothing to take the moments of.
+    """
+    if axes == 2 and channels == 1:
+        raise NotPossible("its inputs are (N, C), where every group of one channel of a sample is a single value")
+
+
+def _to_instance(norm: Any, channels: int, axes: int | None) -> Change:
     if isinstance(norm, nn.modules.instancenorm._InstanceNorm) and not norm.track_running_stats:
         raise NotPossible("it is an instance norm already")
-    if axes not in INSTANCES:
-        # An instance norm of (N, C) would take it for one sample of (C, L).
-        return _to_groups(norm, channels, "one channel per group: instance norm for any number of axes")
-    made: Any = INSTANCES[axes](channels, norm.eps, activation=_activation(norm))
+    _check_values(axes, 1)
+    kind = INSTANCES.get(type(norm).__name__[-2:]) or INSTANCES.get({3: "1d", 4: "2d", 5: "3d"}.get(axes or 0, ""))
+    if kind is None or (kind is InstanceNorm1d and axes is None):
+        raise NotPossible(
+            "an instance norm takes (N, C) for one sample of (C, L), and of which shape its inputs are shows in "
+            "batches only: pass calibrate=, or swap it to 'layer'"
+        )
+    made: Any = kind(channels, norm.eps, activation=_activation(norm))
     made.affine = _affine(norm)
 
     def change() -> str:
@@ -131,7 +148,9 @@ def _to_another_training(to: str, norm: Any, settings: Settings) -> Change:
     if isinstance(norm, nn.SyncBatchNorm | SyncBatchNorm):
         raise NotPossible("it is synchronized: make it plain with convert_from_synchronized first")
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or isinstance(norm, Whitening) or axes not in kinds:
-        raise NotPossible(f"a {type(norm).__name__} has no statistics of batches that a {to} norm could go on with")
+        raise NotPossible(
+            f"{with_article(type(norm).__name__)} has no statistics of batches that a {to} norm could go on with"
+        )
     own: dict[str, Any] = {"activation": _activation(norm), "estimator": getattr(norm, "estimator", None)}
     own["on_tiny_batch"] = getattr(norm, "on_tiny_batch", "error")
     if to == "ghost":
@@ -196,6 +215,10 @@ def _groups(channels: int, asked: int | None) -> int:
     """
     most = min(USUAL_GROUPS, max(channels // 2, 1)) if asked is None else min(asked, channels)
     return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
+
+
+def _of(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)
 
 
 def _activation(norm: nn.Module) -> str | None:
