@@ -58,6 +58,18 @@ class Dropping(nn.Module):
         return F.dropout(self.norm(x), 0.25, training=self.training)
 
 
+class Switching(nn.Module):
+    """Another forward in training than in inference, and not by dropout."""
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        self.norm = norm(3, activation="elu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x)
+        return 2 * y if self.training else y
+
+
 class Optional(nn.Module):
     """A forward that torch.fx cannot follow, around a part that it can."""
 
@@ -120,6 +132,10 @@ def one_block() -> nn.Module:
 
 def dropping() -> nn.Module:
     return nn.Sequential(Dropping(batch_norm()), nn.Conv2d(3, 3, 1))
+
+
+def switching() -> nn.Module:
+    return nn.Sequential(Switching(batch_norm()), nn.Conv2d(3, 3, 1))
 
 
 def images(seed: int, dtype: torch.dtype = torch.float64, samples: int = 6) -> Any:

@@ -27,7 +27,7 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
 }
 WRITTEN: dict[str, Callable[[], nn.Module]] = {
     name: getattr(networks_to_swap, name)
-    for name in ("in_order", "with_a_place", "of_samples", "blocks", "one_block", "dropping")
+    for name in ("in_order", "with_a_place", "of_samples", "blocks", "one_block", "dropping", "switching")
 }
 
 
@@ -149,6 +149,19 @@ def test_a_rewritten_module_is_still_of_its_class_and_its_copies_are() -> None:
         assert_same(copy.deepcopy(each), copy.deepcopy(model), steps=1)
     children = [type(child).__name__ for child in model[0].children()]
     assert children == ["Conv2d", "BatchNorm2d", "BatchNorm2d", "BatchNorm2d", "SiLU", "ReLU"]
+
+
+def test_two_forwards_in_one_module_are_said_to_need_normwise_in_a_pickle() -> None:
+    model = prepared(networks_to_swap.switching)
+    words = swap(model).swapped["0.norm"].words
+    assert words == (
+        "elu behind it in the forward of 0, as norm_activation; the forward differs in training, so a file of the "
+        "whole model, unlike all others, needs normwise"
+    )
+    assert_same(_pickled(model), copy.deepcopy(model), steps=1)
+    dropping = prepared(networks_to_swap.dropping)
+    assert "needs normwise" not in str(swap(dropping))
+    assert [type(part).__name__ for part in dropping[0].children()] == ["BatchNorm2d", "ELU", "Dropout"]
 
 
 def test_the_way_back_can_be_fused() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
+from normwise.torch.models.conversion.swap_modes import dropout_as_modules
 from normwise.torch.models.conversion.swap_places import Place, Places, identities_behind
 from normwise.torch.models.fusion.patterns import MODULES, what_follows
 from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, stands_alone
@@ -249,6 +250,7 @@ def carry_out(made: Plan, places: Places) -> set[nn.Module]:
         for node, name in calls:
             _work_behind(node, name)
         graphs = places.graphs[owner]
+        dropout_as_modules(owner, graphs)
         for graph in graphs:
             for node in graph.nodes:
                 node.type = None  # the annotations, which may be names that mean something elsewhere only
