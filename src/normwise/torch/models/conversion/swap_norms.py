@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _LazyNormBase
 
 from normwise.frameworks import with_article
+from normwise.kernels.reference_group import number_of_groups
 from normwise.torch.layers.batch_renorm import BatchRenorm, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from normwise.torch.layers.class_change import reason_against as reason_against_joining
 from normwise.torch.layers.class_change import synchronize
@@ -26,7 +27,6 @@ GHOSTS: dict[str, type[nn.Module]] = {"1d": GhostBatchNorm1d, "2d": GhostBatchNo
 RENORMS: dict[str, type[nn.Module]] = {"1d": BatchRenorm1d, "2d": BatchRenorm2d, "3d": BatchRenorm3d}
 INSTANCES: dict[str, type[nn.Module]] = {"1d": InstanceNorm1d, "2d": InstanceNorm2d, "3d": InstanceNorm3d}
 OF_A_BATCH = ("running_mean", "running_var", "num_batches_tracked", "running_count")
-USUAL_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def change_to(to: str, name: str, norm: Any, settings: Settings, axes: int | Non
         return _to_another_training(to, norm, settings)
     channels = _channels(norm)
     if to == "group":
-        groups = _groups(channels, settings.num_groups)
+        groups = number_of_groups(channels, settings.num_groups)
         _check_values(axes, channels // groups)
         asked = "" if settings.num_groups in (None, groups) else f"; {settings.num_groups} do not divide {channels}"
         return _to_groups(norm, groups, f"{_of(groups, 'group')} of {_of(channels // groups, 'channel')}{asked}")
@@ -206,15 +206,6 @@ def _channels(norm: Any) -> int:
         shape = " x ".join(map(str, norm.normalized_shape))
         raise NotPossible(f"its scale and shift are one for each of {shape} elements, and not one for each channel")
     return int(norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features)
-
-
-def _groups(channels: int, asked: int | None) -> int:
-    """The largest number of groups that divides the channels and is not above what is asked for.
-
-    By default 32, as the paper has it, and no group of a single channel, which would be an instance norm.
-    """
-    most = min(USUAL_GROUPS, max(channels // 2, 1)) if asked is None else min(asked, channels)
-    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
 
 def _of(number: int, what: str) -> str:
