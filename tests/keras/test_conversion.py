@@ -139,7 +139,7 @@ def test_activations_and_residuals_become_layers_of_their_own() -> None:
 
 
 def test_an_activation_in_a_class_of_its_own_is_refused() -> None:
-    class Own(keras.Model):  # type: ignore[misc]  # a class of Keras's, which has no types
+    class Own(keras.Model):
         def __init__(self) -> None:
             super().__init__(name="own")
             self.bn = BatchNormalization(name="bn", activation="relu")

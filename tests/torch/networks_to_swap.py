@@ -117,7 +117,7 @@ def of_samples() -> nn.Module:
     """Norms of other kinds, with activations."""
     from normwise import torch as nt
 
-    group, layer = nt.GroupNorm(2, 4, activation="relu6"), nt.LayerNorm((4, 8, 8), activation="sigmoid")
+    group, layer = nt.GroupNorm(2, 4, activation="relu6"), nt.LayerNorm([4, 8, 8], activation="sigmoid")
     instance = nt.InstanceNorm2d(4, affine=True, track_running_stats=True, activation="hardswish")
     return nn.Sequential(nn.Conv2d(3, 4, 1), group, layer, instance, nn.Conv2d(4, 2, 1))
 

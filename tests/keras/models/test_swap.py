@@ -91,8 +91,10 @@ def test_training_goes_on_as_it_would_have() -> None:
     model.compile(keras.optimizers.Adam(0.01), "mse")
     model.fit(x, x[:, :1], shuffle=False, verbose=0)
     swapped = swap(model).model
-    histories = [each.fit(x, x[:, :1], epochs=3, shuffle=False, verbose=0).history["loss"] for each in (model, swapped)]
-    np.testing.assert_allclose(*histories, rtol=1e-4)
+    ours, theirs = (
+        each.fit(x, x[:, :1], epochs=3, shuffle=False, verbose=0).history["loss"] for each in (swapped, model)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
 def test_files_load_where_normwise_cannot_be_imported(tmp_path: Path) -> None:
@@ -253,13 +255,13 @@ def test_an_error_in_the_middle_leaves_everything(to: str, monkeypatch: pytest.M
 
     monkeypatch.setattr(Calibration, "after", fail)
     with pytest.raises(RuntimeError, match=r"^in the middle$"):
-        swap(model, to, calibrate=images(), **({"num_splits": 2} if to == "ghost" else {}))
+        swap(model, to, calibrate=images(), num_splits=2 if to == "ghost" else None)
     assert_unchanged(model, before)
 
 
 def test_wrong_calls_are_refused_in_one_sentence() -> None:
     model = keras.Sequential([keras.Input((4,)), BatchNormalization(name="bn")], name="m")
-    for settings, message in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"to": "keas"}, "unknown target of swap 'keas': did you mean 'keras'? Known: domains, ghost, group, instance, "
          "keras, layer, normwise, renorm, sync."),
         ({"layers": ["bm"]}, "unknown normalization layer 'bm': Known: m/bn."),
@@ -267,7 +269,8 @@ def test_wrong_calls_are_refused_in_one_sentence() -> None:
         ({"to": "domains"}, "swap to domains needs their names: pass for example domains=['day', 'night']."),
         ({"to": "ghost"}, "swap to ghost norms needs either virtual_batch_size or num_splits: pass one of them."),
         ({"to": "group", "calibrate": []}, "swap got no batches to calibrate with: pass at least one."),
-    ]:  # fmt: skip
+    ]  # fmt: skip
+    for settings, message in wrong:
         with pytest.raises(NormwiseError) as error:
             swap(model, **settings)
         assert str(error.value) == message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from normwise.errors import NormwiseError, UnknownName, UnsuitableModel
 from normwise.reports.swap_report import Swap
 from normwise.torch.models.conversion.domains import convert_to_domains
 from normwise.torch.models.conversion.swap import swap
+from normwise.torch.models.conversion.swap_calibration import Calibration
 from normwise.torch.models.fusion.fuse import fuse
 from tests.torch import networks_to_fuse, networks_to_swap
 from tests.torch.every_layer import CASES
@@ -31,7 +33,7 @@ WRITTEN: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def prepared(make: Callable[[], nn.Module]) -> nn.Module:
+def prepared(make: Callable[[], nn.Module]) -> Any:
     """With scales, shifts and running statistics that are not those at the start."""
     torch.manual_seed(0)
     model = make().double()
@@ -116,8 +118,6 @@ def test_what_fuse_did_is_undone_in_copies_too(name: str, way: str) -> None:
 
 
 def _pickled(model: nn.Module) -> Any:
-    import pickle
-
     return pickle.loads(pickle.dumps(model))
 
 
@@ -177,7 +177,7 @@ def test_the_way_back_can_be_fused() -> None:
 
 
 def test_an_activation_takes_the_place_that_is_there() -> None:
-    model = networks_to_swap.with_a_place()
+    model: Any = networks_to_swap.with_a_place()
     report = swap(model)
     assert report.swapped == {"1": Swap("normwise BatchNorm2d", "torch BatchNorm2d", "mish behind it, as 2")}
     assert [type(module).__name__ for module in model] == ["Conv2d", "BatchNorm2d", "Mish", "Conv2d"]
@@ -216,7 +216,8 @@ def _statistics(model: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("Lazy") and "pooled" not in name])
 def test_lazy_layers_stay_lazy(name: str) -> None:
-    ours, theirs = nn.Sequential(CASES[name].make()), nn.Sequential(CASES[name].make())
+    ours: Any = nn.Sequential(CASES[name].make())
+    theirs: Any = nn.Sequential(CASES[name].make())
     swap(ours)
     assert type(ours[0]).__name__ == name
     assert type(ours[0]).__module__.startswith("torch.nn")
@@ -228,7 +229,7 @@ def test_lazy_layers_stay_lazy(name: str) -> None:
 
 
 def test_statistics_per_domain_become_those_of_one() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nt.BatchNorm1d(4, activation="relu"))
+    model: Any = nn.Sequential(nn.Linear(3, 4), nt.BatchNorm1d(4, activation="relu"))
     convert_to_domains(model, ["day", "night"])
     model[1].of("night").running_mean.fill_(2.0)
     keys = [*nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict()]
@@ -242,7 +243,7 @@ def test_statistics_per_domain_become_those_of_one() -> None:
 
 
 def test_layers_in_half_precision_run_in_torch() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nt.BatchNorm2d(4), nt.BatchNorm2d(4)).bfloat16().eval()
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 1), nt.BatchNorm2d(4), nt.BatchNorm2d(4)).bfloat16().eval()
     x = images(0, torch.bfloat16)
     before = model(x)
     swap(model)
@@ -256,7 +257,7 @@ def test_layers_in_half_precision_run_in_torch() -> None:
 
 
 def test_what_cannot_be_followed_is_skipped_with_the_reason() -> None:
-    model = nn.Sequential(
+    model: Any = nn.Sequential(
         networks_to_swap.Optional(networks_to_swap.batch_norm()),
         networks_to_swap.Masking(networks_to_swap.batch_norm()),
     )
@@ -334,12 +335,11 @@ def test_an_error_in_the_middle_leaves_every_byte(to: str, name: str, monkeypatc
     elif name == "resnet18":
         fuse(model)
     before, said = whole_of(model), repr(model)
-    settings: dict[str, Any] = {"ghost": {"num_splits": 2}, "domains": {"domains": ["a", "b"]}}.get(to, {})
+    known: dict[str, dict[str, Any]] = {"ghost": {"num_splits": 2}, "domains": {"domains": ["a", "b"]}}
+    settings = known.get(to, {})
 
     def fail(*_: Any) -> None:
         raise RuntimeError("in the middle")
-
-    from normwise.torch.models.conversion.swap_calibration import Calibration
 
     monkeypatch.setattr(Calibration, "after", fail)
     with pytest.raises(RuntimeError, match=r"^in the middle$"):

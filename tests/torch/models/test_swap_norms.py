@@ -51,7 +51,7 @@ def moments(model: nn.Module, batches: list[Tensor]) -> dict[str, tuple[Tensor, 
 def test_calibrated_layers_start_from_the_moments_that_were(to: str, name: str) -> None:
     model = prepared(getattr(networks_to_fuse, name))
     if name == "vgg" and to == "instance":
-        model = model[0]  # type: ignore[index]  # a sequence; one value per channel has no instance norm
+        model = model[0]  # one value per channel has no instance norm
     parameters = dict(model.named_parameters())
     batches = [images(seed, samples=5 + seed) for seed in range(3)]
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_an_error_while_calibrating_leaves_every_byte(make: Callable[[], nn.Modu
 
 
 def test_kept_activations_and_reasons() -> None:
-    model = nn.Sequential(
+    model: Any = nn.Sequential(
         nt.BatchNorm2d(4, activation="relu"), nn.LayerNorm([8, 8]), nt.IterativeNorm2d(4), nn.SyncBatchNorm(4)
     )
     swap(model, "group", layers=["0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -104,8 +105,7 @@ def test_a_state_dict_loads_into_the_model_without_normwise(name: str) -> None:
 )
 @pytest.mark.parametrize("name", ["in_order", "blocks", "resnet18"])
 def test_it_runs_as_onnx(name: str, tmp_path: Path) -> None:
-    import onnxruntime
-
+    onnxruntime = importlib.import_module("onnxruntime")
     model = trained(name).float()
     with torch.no_grad():
         wanted = model(images(9, torch.float32))

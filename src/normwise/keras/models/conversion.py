@@ -108,12 +108,13 @@ def to_keras(model: Any) -> Conversion:
         check_that_they_fit(name, layer)
     behind = [(name, layer) for name, layer in found if layer.activation is not None or adds(layer)]
     if behind:
-        name = next((each for each, layer in behind if (why := why_not_rebuilt(model, layer)) is not None), None)
-        if name is not None:
-            raise NormwiseError(
-                f"Keras's layer has no activation, and nothing can be put behind layer {name!r}, because {why}: build "
-                "the model with the activation behind the layer, or ship it by model.export."
-            )
+        for name, layer in behind:
+            reason = why_not_rebuilt(model, layer)
+            if reason is not None:
+                raise NormwiseError(
+                    f"Keras's layer has no activation, and nothing can be put behind layer {name!r}, because {reason}: "
+                    "build the model with the activation behind the layer, or ship it by model.export."
+                )
         rebuilt = Rebuilding(model, {layer: Replacement(keras_twin(layer), layer.activation) for _, layer in found})
         return Conversion(rebuilt.model, [name for name, _ in found], left)
     for _, layer in found:

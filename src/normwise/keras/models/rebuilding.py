@@ -146,7 +146,7 @@ class Rebuilding:
             if not new.built:
                 new.build_from_config(old.get_build_config())
             for source, target in zip(old.variables, new.variables, strict=True):
-                target.assign(source.value)
+                target.assign(_value_of(source))
             return
         if not new.built:
             new.build(_shape_of(old))
@@ -154,11 +154,11 @@ class Rebuilding:
             source = getattr(old, target.name, None)
             if source is None:
                 if target.name == "renorm_mean":  # training begins from what inference does
-                    target.assign(old.moving_mean.value)
+                    target.assign(_value_of(old.moving_mean))
                 elif target.name == "renorm_stddev":
                     target.assign(keras.ops.sqrt(old.moving_variance.value + old.epsilon))
                 continue
-            value = source.value
+            value = _value_of(source)
             if found.domain is not None and value.shape != target.value.shape:
                 value = value[found.domain]
             elif isinstance(new, PerDomainBatchNormalization) and value.shape != target.value.shape:
@@ -175,7 +175,7 @@ class Rebuilding:
                 sizes = [[tuple(each.shape) for each in optimizer.variables] for optimizer in (ours, theirs)]
                 if sizes[0] == sizes[1]:
                     for target, source in zip(ours.variables, theirs.variables, strict=True):
-                        target.assign(source.value)
+                        target.assign(_value_of(source))
         except Exception:  # a loss or metric of somebody's own, of which only its caller can make another
             return False
         return bool(self.model.compiled)
@@ -223,6 +223,12 @@ def reachable(model: Any) -> list[Any]:
 def adds(layer: Any) -> bool:
     """Whether a layer is called with a residual anywhere in a graph."""
     return any(node.arguments.kwargs.get("residual") is not None for node in layer._inbound_nodes)
+
+
+def _value_of(variable: Any) -> Any:
+    """A copy: on JAX, training gives the memory of the variable itself away."""
+    value = variable.value
+    return keras.ops.copy(value.detach() if hasattr(value, "detach") else value)
 
 
 def _shape_of(layer: Any) -> tuple[int | None, ...]:
