@@ -186,3 +186,22 @@ def _summed(values: F64, shape: tuple[int, ...]) -> F64:
     missing = values.ndim - len(shape)
     ones = tuple(missing + axis for axis, size in enumerate(shape) if size == 1)
     return np.asarray(values.sum((*range(missing), *ones), keepdims=True)).reshape(shape)
+
+
+def number_of_groups(channels: int, asked: int | None) -> int:
+    """The largest number of groups that divides the channels and is not above what is asked for.
+
+    Args:
+        channels: how many there are.
+        asked: how many groups at most; None for 32, as the paper has it, or fewer where a group would be one channel,
+            which would be an instance norm.
+
+    References:
+        Wu and He, Group normalization, 2018, table 3.
+
+    Example:
+        >>> number_of_groups(64, None), number_of_groups(24, None), number_of_groups(10, 4)
+        (32, 12, 2)
+    """
+    most = min(32, max(channels // 2, 1)) if asked is None else min(asked, channels)
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)

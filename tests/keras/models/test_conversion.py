@@ -114,18 +114,48 @@ def test_files_of_keras_become_ours_and_ours_keras(tmp_path: Path) -> None:
     np.testing.assert_allclose(again.predict(x, verbose=0), before, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"activation": "relu"}, {"estimator": "pooled"}])
-def test_what_keras_cannot_do_is_refused_before_anything_is_changed(settings: dict[str, Any]) -> None:
-    (setting,) = settings
+def test_what_keras_cannot_do_is_refused_before_anything_is_changed() -> None:
     plain = BatchNormalization(name="plain")
-    model = keras.Sequential([keras.Input((4,)), plain, BatchNormalization(name="bn", **settings)], name="m")
+    model = keras.Sequential([keras.Input((4,)), plain, BatchNormalization(name="bn", estimator="pooled")], name="m")
     with pytest.raises(NormwiseError) as error:
         to_keras(model)
     assert str(error.value) == (
-        f"Keras's layer has no {setting}, and layer 'm/bn' has one: build the model with a layer of Keras's for it, or "
-        "keep normwise's."
+        "Keras's layer has no estimator, and layer 'm/bn' has one: use swap, which converts it and says what is "
+        "different in training, or keep normwise's."
     )
     assert type(plain) is BatchNormalization
+
+
+def test_activations_and_residuals_become_layers_of_their_own() -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    y = BatchNormalization(name="bn", activation="relu")(inputs, residual=inputs)
+    model, x = keras.Model(inputs, y), np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    report = to_keras(model)
+    assert report.layers == ["bn"]
+    assert [layer.name for layer in report.model.layers][1:] == ["bn", "bn_add", "bn_activation"]
+    assert kinds(report.model) == [Theirs]
+    np.testing.assert_allclose(values(report.model(x)), values(model(x)), atol=1e-6)
+
+
+def test_an_activation_in_a_class_of_its_own_is_refused() -> None:
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="own")
+            self.bn = BatchNormalization(name="bn", activation="relu")
+
+        def call(self, inputs: Any) -> Any:
+            return self.bn(inputs)
+
+    model = Own()
+    model(np.zeros((2, 4), "float32"))
+    with pytest.raises(NormwiseError) as error:
+        to_keras(model)
+    assert str(error.value) == (
+        "Keras's layer has no activation, and nothing can be put behind layer 'own/bn', because Own is a class of its "
+        "own, whose call cannot be written anew: build the model with the activation behind the layer, or ship it by "
+        "model.export."
+    )
 
 
 def test_something_else_is_refused() -> None:

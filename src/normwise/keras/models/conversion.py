@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -11,6 +11,7 @@ from keras import ops
 
 from normwise.errors import NormwiseError
 from normwise.keras.layers.batch_normalization import BatchNormalization
+from normwise.keras.models.rebuilding import Rebuilding, Replacement, adds, keras_twin, why_not_rebuilt
 from normwise.keras.steps.estimate import NAMES, widen
 
 
@@ -76,16 +77,17 @@ def convert(model: Any) -> Conversion:
         elif not isinstance(layer, BatchNormalization):
             left[name] = f"{type(layer).__name__} is a class of its own, which may do something else"
     for _, layer in found:
-        _become(layer, BatchNormalization, {"activation": None, "estimator": None, "on_tiny_batch": "error"})
-        if layer.built:
-            widen(layer)
-    if found:
-        trace_again(model)
+        become_ours(layer)
+    trace_again(model, [layer for _, layer in found])
     return Conversion(model, [name for name, _ in found], left)
 
 
 def to_keras(model: Any) -> Conversion:
-    """Make every batch normalization of ours in a model Keras's own, in place, to ship it without normwise.
+    """Make every batch normalization of ours in a model Keras's own, to ship it without normwise.
+
+    In place, unless a layer has an activation or is given a residual. A functional or sequential model is then built
+    once more, with an ``Activation`` and an ``Add`` behind the layer, as ``normwise.keras.models.swap.swap`` says; the
+    model that was given is as before.
 
     ``on_tiny_batch`` is forgotten, and so is ``synchronized`` outside TensorFlow; both are about training. The moving
     statistics stay in float32 for as long as the model lives; a file of it is read by Keras in the layer's dtype.
@@ -94,12 +96,13 @@ def to_keras(model: Any) -> Conversion:
         model: any model or layer of Keras's.
 
     Returns:
-        the model, and which of its layers were converted and which, of classes derived from ours, were left.
+        the model that has them, and which of its layers were converted and which, of classes derived from ours, were
+        left.
 
     Raises:
         TypeError: not a model or a layer of Keras's.
-        NormwiseError: a layer has an activation or an estimator, which Keras's has not, or statistics that the layer's
-            dtype cannot hold. Nothing is changed then.
+        NormwiseError: a layer has an estimator, which Keras's has not, or statistics that the layer's dtype cannot
+            hold; or it has an activation in a model that cannot be built once more. Nothing is changed then.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), BatchNormalization(name="bn")], name="model")
@@ -113,21 +116,26 @@ def to_keras(model: Any) -> Conversion:
         elif isinstance(layer, BatchNormalization):
             left[name] = f"{type(layer).__name__} has no counterpart in Keras"
     for name, layer in found:
-        for setting in ("activation", "estimator"):
-            if getattr(layer, setting) is not None:
+        if layer.estimator is not None:
+            raise NormwiseError(
+                f"Keras's layer has no estimator, and layer {name!r} has one: use swap, which converts it and says "
+                "what is different in training, or keep normwise's."
+            )
+        check_that_they_fit(name, layer)
+    behind = [(name, layer) for name, layer in found if layer.activation is not None or adds(layer)]
+    if behind:
+        for name, layer in behind:
+            reason = why_not_rebuilt(model, layer)
+            if reason is not None:
                 raise NormwiseError(
-                    f"Keras's layer has no {setting}, and layer {name!r} has one: build the model with a layer of "
-                    "Keras's for it, or keep normwise's."
+                    f"Keras's layer has no activation, and nothing can be put behind layer {name!r}, because {reason}: "
+                    "build the model with the activation behind the layer, or ship it by model.export."
                 )
-        _check_that_they_fit(name, layer)
+        rebuilt = Rebuilding(model, {layer: Replacement(keras_twin(layer), layer.activation) for _, layer in found})
+        return Conversion(rebuilt.model, [name for name, _ in found], left)
     for _, layer in found:
-        _become(layer, keras.layers.BatchNormalization, {})
-        for setting in ("activation", "estimator", "on_tiny_batch"):
-            delattr(layer, setting)
-        if keras.backend.backend() != "tensorflow":
-            layer.synchronized = False
-    if found:
-        trace_again(model)
+        become_keras(layer)
+    trace_again(model, [layer for _, layer in found])
     return Conversion(model, [name for name, _ in found], left)
 
 
@@ -138,7 +146,7 @@ def _batch_normalizations(model: Any) -> list[tuple[str, Any]]:
     return [(layer.path or layer.name, layer) for layer in layers]
 
 
-def _check_that_they_fit(path: str, layer: Any) -> None:
+def check_that_they_fit(path: str, layer: Any) -> None:
     """Refuse statistics that would be infinite once Keras has read them from a file, in the layer's dtype."""
     for name in NAMES:
         variable = getattr(layer, name, None)
@@ -153,6 +161,22 @@ def _check_that_they_fit(path: str, layer: Any) -> None:
             )
 
 
+def become_ours(layer: Any) -> None:
+    """Make a layer that is exactly Keras's one of ours."""
+    _become(layer, BatchNormalization, {"activation": None, "estimator": None, "on_tiny_batch": "error"})
+    if layer.built:
+        widen(layer)
+
+
+def become_keras(layer: Any) -> None:
+    """Make a layer of ours Keras's own; its activation and its estimator are lost."""
+    _become(layer, keras.layers.BatchNormalization, {})
+    for setting in ("activation", "estimator", "on_tiny_batch"):
+        delattr(layer, setting)
+    if keras.backend.backend() != "tensorflow":
+        layer.synchronized = False
+
+
 def _become(layer: Any, cls: type, settings: dict[str, Any]) -> None:
     """Change the class, and what Keras remembers of the methods of the class that it was."""
     built_by: Callable[..., Any] = layer.build
@@ -165,8 +189,15 @@ def _become(layer: Any, cls: type, settings: dict[str, Any]) -> None:
     layer.build = built_by  # the classes build the same weights as long as there is no estimator
 
 
-def trace_again(model: Any) -> None:
-    """Drop the functions that were compiled before: they hold the layers as they were."""
+def trace_again(model: Any, changed: Iterable[Any]) -> None:
+    """Let a model forget functions that were compiled before, which hold the layers as they were.
+
+    Args:
+        model: any model or layer.
+        changed: its layers that were changed; without any, nothing is forgotten.
+    """
+    if not [*changed]:
+        return
     for inner in model._flatten_layers():
         for function in ("train_function", "test_function", "predict_function"):
             if getattr(inner, function, None) is not None:

@@ -177,7 +177,7 @@ def _change(model: Any, called: str, asked: dict[str, bool], layers: Collection[
     try:
         for name, parts in touched.items():
             _set(norms[name], parts, freezes)
-        trace_again(model)
+        trace_again(model, touched)
     except BaseException:
         snapshot.restore()
         raise

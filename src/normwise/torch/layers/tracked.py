@@ -36,6 +36,8 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     num_batches_skipped: Tensor | None
     # Set by ``paused_statistics``: all goes as in training, but nothing enters the running statistics.
     _paused: bool = False
+    # Set by ``fuse``: the activation was the model's, and not given to the layer by whoever built it.
+    _fused: bool = False
     # What ``on_tiny_batch="renorm"`` has for a forward that is run again.
     _met: StatisticsMet | None = None
     # Why ``convert_to_synchronized`` leaves such a layer; None where it does not.

@@ -198,6 +198,7 @@ def _apply(
             replaced = parent._modules[child]
             identity = nn.Identity()
             identity.training = replaced is None or replaced.training
+            identity._stood_here = (replaced,)  # type: ignore[assignment]  # a tuple, or it would be a child
             parent._modules[child] = identity
         for owner, made in classes:
             owner.__class__ = made
@@ -210,3 +211,5 @@ def _become(norm: nn.Module, activation: str | None, inside: Inside | str | None
     elif isinstance(inside, Inside) and not isinstance(norm, TrackedBatchNorm):
         become_both(norm, inside, activation)
     norm.activation = activation  # type: ignore[assignment]  # a str or None, no module
+    if activation is not None and not isinstance(inside, Inside):
+        norm._fused = True  # type: ignore[assignment]  # as above; `swap` asks whose activation it was

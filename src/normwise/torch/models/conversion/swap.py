@@ -1,0 +1,318 @@
+"""Other normalization layers in a model: PyTorch's own for normwise's and back, or layers that normalize otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from normwise.errors import NormwiseError, UnknownName
+from normwise.frameworks import with_article
+from normwise.reports.swap_report import Swap, SwapReport
+from normwise.torch.layers.counterparts import (
+    OURS,
+    THEIRS,
+    become_domain,
+    become_normwise,
+    become_torch,
+    reason_against_torch,
+)
+from normwise.torch.layers.per_domain import PerDomain
+from normwise.torch.layers.whitening import Whitening
+from normwise.torch.models.conversion.swap_calibration import Calibration
+from normwise.torch.models.conversion.swap_norms import Change, NotPossible, Settings, change_to, moments_differ
+from normwise.torch.models.conversion.swap_out import carry_out, plan, restore_forwards
+from normwise.torch.models.conversion.swap_places import Places
+from normwise.torch.models.feeding import ForwardFn, unwrapped
+from normwise.torch.models.model_checks import ALL_NORMS, check_model, check_runnable, out_of_reach, why_fixed
+from normwise.torch.models.transaction import transaction
+
+TARGETS = ("torch", "normwise", "group", "layer", "instance", "ghost", "renorm", "sync", "domains")
+# Which settings are for which targets.
+_FOR = {
+    "num_groups": ("group",),
+    "virtual_batch_size": ("ghost",),
+    "num_splits": ("ghost",),
+    "process_group": ("sync",),
+    "domains": ("domains",),
+    "domain": ("torch", "domains"),
+}
+NOT_ALONE = "the forward differs in training, so a file of the whole model, unlike all others, needs normwise"
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, PerDomain)
+
+
+def swap(
+    model: nn.Module,
+    to: str | Iterable[str] = "torch",
+    *,
+    layers: Collection[str] | None = None,
+    calibrate: Iterable[Any] | None = None,
+    at_most: int | None = None,
+    forward_fn: ForwardFn | None = None,
+    num_groups: int | None = None,
+    virtual_batch_size: int | None = None,
+    num_splits: int | None = None,
+    process_group: Any = None,
+    domains: Iterable[str] | None = None,
+    domain: str | None = None,
+) -> SwapReport:
+    r"""Put other normalization layers into the places of a model's: PyTorch's own, normwise's, or another kind.
+
+    In place: the modules themselves stay and get another class, so that their parameters, an optimizer that has them,
+    hooks, modes, devices and dtypes, and the model around them stay too. On any error every byte is as before.
+
+    ``to="torch"`` makes a model that runs, loads and is exported where normwise is not installed. What a layer of
+    normwise does behind its normalization goes back into the model:
+
+    * What ``fuse`` has done is undone: the classes, the ``state_dict`` keys, the outputs and the gradients are those of
+      the model before ``fuse``.
+    * ``activation=`` of a layer in an ``nn.Sequential`` becomes a module of its own: in the place of an ``nn.Identity``
+      behind the layer, else as one more module called ``<layer>_activation``. No key of the ``state_dict`` changes,
+      and the positions of the modules behind it move by one.
+    * Elsewhere the forward of the module around the layer is written anew from its ``torch.fx`` graph, with the
+      addition and the activation behind the call. The module is still an instance of its class. In a file of the whole
+      model (``torch.save(model)``) it is a ``torch.fx.GraphModule``, for which neither normwise nor that class is
+      needed; if the forward is not the same in training and in inference, such a file needs normwise, and the report
+      says so. Files of the ``state_dict``, ``torch.export``, ``torch.jit.trace`` and ONNX never do.
+
+    ``swap(model, to="normwise")`` is the way back: the keys, the outputs and the gradients are the same, and ``fuse``
+    makes one layer of three again.
+
+    Args:
+        model: any module; wrappers are passed by.
+        to: * ``"torch"``: for each layer of normwise the one of ``torch.nn`` that computes the same at inference.
+            * ``"normwise"``: for each layer that is exactly one of ``torch.nn`` normwise's, without fusing anything.
+            * ``"group"``, ``"instance"``: normwise's ``GroupNorm`` or ``InstanceNorm``. ``"layer"``: a ``GroupNorm``
+              of one group, which is the layer norm of channels and positions that has a scale per channel.
+            * ``"ghost"``, ``"renorm"``, ``"sync"``: the batch norms that train by virtual batches, with
+              renormalization, or by the batches of all processes; inference stays as it is.
+            * ``"domains"`` with ``domains=``, or a list of names: statistics for each domain.
+
+            In all of them the layer keeps its scale and shift, its activation and its mode.
+        layers: the names of the only layers to be swapped; None for all.
+        calibrate: batches as ``recalibrate`` takes them. The report then says how far the model's output for them
+            moved. Layers that normalize in another way than before (``"group"``, ``"layer"``, ``"instance"``) get the
+            scale and shift with which their output has the mean and variance per channel that it had in the model
+            before, in inference mode: one layer after the other, in the order of their calls, each with a pass over the
+            batches that ends at it.
+        at_most: use so many batches; None for all.
+        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
+        num_groups: for ``"group"``; if it does not divide the channels, the largest number below it that does is used.
+            None for 32, or fewer where groups would have one channel.
+        virtual_batch_size: for ``"ghost"``: samples in a virtual batch. This or ``num_splits`` is given.
+        num_splits: for ``"ghost"``: into how many virtual batches to split a batch.
+        process_group: for ``"sync"``: whose batches are taken together; None for all processes.
+        domains: for ``"domains"``: their names.
+        domain: for ``"torch"``: which domain's statistics a layer with several keeps; for ``"domains"``: the one where
+            none is chosen.
+
+    Returns:
+        which layers were swapped for what, which were skipped and why, which no batch reached, and how far the model's
+        output moved.
+
+    Raises:
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
+        UnknownName: ``to``, or a name in ``layers``, does not exist.
+        NormwiseError: a setting that is not for this ``to``, or one that is missing.
+
+    References:
+        Wu and He, Group normalization, 2018 (32 groups).
+
+    Example:
+        >>> from normwise.torch import BatchNorm1d
+        >>> model = nn.Sequential(nn.Linear(3, 4), BatchNorm1d(4, activation="relu"), nn.Linear(4, 2))
+        >>> print(swap(model, to="torch"))
+        1 of 1 normalization layers swapped
+          swapped      1: normwise BatchNorm1d -> torch BatchNorm1d: relu behind it, as 1_activation
+        >>> model
+        Sequential(
+          (0): Linear(in_features=3, out_features=4, bias=True)
+          (1): BatchNorm1d(4, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+          (1_activation): ReLU()
+          (2): Linear(in_features=4, out_features=2, bias=True)
+        )
+        >>> print(swap(model, to="group", calibrate=[torch.randn(8, 3)], num_groups=2).swapped["1"])
+        torch BatchNorm1d -> normwise GroupNorm: 2 groups of 2 channels
+    """
+    given = {
+        "num_groups": num_groups,
+        "virtual_batch_size": virtual_batch_size,
+        "num_splits": num_splits,
+        "process_group": process_group,
+        "domains": domains,
+        "domain": domain,
+    }
+    target, settings = _checked(to, given)
+    check_model(model, called="swap")
+    if calibrate is not None:
+        check_runnable(model, forward_fn, called="swap")
+    inner = unwrapped(model)
+    skipped = out_of_reach(model, ALL_NORMS)
+    norms = _norms(model)
+    for name in layers or ():
+        if name not in norms:
+            raise UnknownName("normalization layer", name, norms)
+    wanted: dict[str, nn.Module] = {}
+    fixed = why_fixed(model, replaced=False)
+    for name, norm in norms.items():
+        if layers is not None and name not in layers:
+            skipped[name] = "it is not among the layers that were asked for"
+        elif id(norm) in fixed:
+            skipped[name] = fixed[id(norm)]
+        else:
+            wanted[name] = norm
+    calibration = Calibration(inner, calibrate, at_most, forward_fn)
+    with transaction(model):
+        calibration.before({name: norm for name, norm in wanted.items() if moments_differ(target)})
+        before = {name: _class_name(norm) for name, norm in wanted.items()}
+        if target == "torch":
+            words = _to_torch(inner, wanted, domain, skipped)
+        elif target == "normwise":
+            words = _to_normwise(wanted, skipped)
+        else:
+            words = _to_another(target, wanted, settings, calibration.axes, skipped)
+        swapped = {name: Swap(before[name], _class_name(wanted[name]), said) for name, said in words.items()}
+        calibration.after([name for name in swapped if moments_differ(target)])
+    for name in calibration.without_affine:
+        skipped_words = "it has no scale and shift to be calibrated by"
+        swapped[name] = Swap(swapped[name].was, swapped[name].became, _joined(swapped[name].words, skipped_words))
+    return SwapReport(
+        swapped,
+        {name: skipped[name] for name in sorted(skipped, key=[*norms, *skipped].index)},
+        tuple(calibration.not_reached),
+        calibration.output_change,
+        calibration.uncalibrated_change,
+        target,
+        model,
+    )
+
+
+def _checked(to: str | Iterable[str], given: dict[str, Any]) -> tuple[str, Settings]:
+    """The target and what the layers are made with.
+
+    Raises:
+        UnknownName: there is no such target.
+        NormwiseError: a setting that it does not know, or lacks.
+    """
+    if not isinstance(to, str):
+        if given["domains"] is not None:
+            raise NormwiseError("swap was given domains twice, as to= and as domains=: give them once.")
+        to, given = "domains", {**given, "domains": list(to)}
+    if to not in TARGETS:
+        raise UnknownName("target of swap", to, TARGETS)
+    for name, value in given.items():
+        if value is not None and to not in _FOR[name]:
+            known = " and ".join(f"to={each!r}" for each in _FOR[name])
+            raise NormwiseError(f"{name} is a setting of swap for {known}, received to={to!r}: leave it out.")
+    if to == "domains" and given["domains"] is None:
+        raise NormwiseError("swap to domains needs their names: pass for example domains=['day', 'night'].")
+    if to == "ghost" and (given["virtual_batch_size"] is None) == (given["num_splits"] is None):
+        raise NormwiseError("swap to ghost norms needs either virtual_batch_size or num_splits: pass one of them.")
+    groups = given["num_groups"]
+    if groups is not None and (not isinstance(groups, int) or groups < 1):
+        raise NormwiseError(
+            f"num_groups must be a whole number of at least 1, received {groups!r}: pass for example 8."
+        )
+    domains = given["domains"]
+    if isinstance(domains, str):
+        raise NormwiseError(f"domains must be a list of names, received {domains!r}: pass [{domains!r}].")
+    return to, Settings(
+        groups,
+        given["virtual_batch_size"],
+        given["num_splits"],
+        given["process_group"],
+        tuple(domains or ()),
+        given["domain"],
+    )
+
+
+def _norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The normalization layers by their names; not those inside of a layer with several domains."""
+    inside = {part for module in model.modules() if isinstance(module, PerDomain) for part in module.children()}
+    inside = {part for module in inside for part in module.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _NORMS) and not isinstance(module, torch.jit.ScriptModule) and module not in inside
+    }
+
+
+def _to_torch(
+    model: nn.Module, wanted: dict[str, nn.Module], domain: str | None, skipped: dict[str, str]
+) -> dict[str, str]:
+    """Everything of normwise becomes torch's; what is to be known of each."""
+    names = {norm: name for name, norm in wanted.items()}
+    words: dict[str, str] = {}
+    for name, norm in wanted.items():
+        if type(norm) in OURS:
+            skipped[name] = "it is torch.nn's own already"
+        elif isinstance(norm, PerDomain):
+            chosen = domain or norm.default or (norm.domains[0] if len(norm.domains) == 1 else None)
+            if chosen is None:
+                skipped[name] = f"it has statistics for {', '.join(norm.domains)}: choose with domain="
+            elif (why := _against(norm.of(chosen))) is not None:
+                skipped[name] = why
+            else:
+                become_domain(norm, chosen)
+                words[name] = f"the statistics of {chosen}"
+        elif not isinstance(norm, (*THEIRS, Whitening)):
+            skipped[name] = f"{type(norm).__name__} is no layer of normwise"
+        elif (why := reason_against_torch(norm)) is not None:
+            skipped[name] = why
+    left = {norm for name, norm in wanted.items() if name not in skipped and type(norm) in THEIRS}
+    restored, refused = restore_forwards(model, left)
+    left -= {*refused}
+    places = Places(model, left)
+    made = plan(places, [norm for norm in wanted.values() if norm in left], restored)
+    skipped |= {names[norm]: why for norm, why in {**refused, **made.refused}.items()}
+    bound = carry_out(made, places)
+    for name, norm in wanted.items():
+        if name in skipped:
+            continue
+        alone = "" if norm not in bound else NOT_ALONE
+        said = become_torch(norm) if type(norm) in THEIRS else ""
+        words[name] = _joined(words.get(name, ""), made.words.get(norm, ""), alone, said)
+    return {name: words[name] for name in wanted if name not in skipped}
+
+
+def _against(layer: nn.Module) -> str | None:
+    return None if type(layer) in OURS else reason_against_torch(layer)
+
+
+def _to_normwise(wanted: dict[str, nn.Module], skipped: dict[str, str]) -> dict[str, str]:
+    words = {}
+    for name, norm in wanted.items():
+        if type(norm) in OURS and "forward" not in vars(norm):
+            become_normwise(norm)
+            words[name] = ""
+        elif type(norm) in OURS:
+            skipped[name] = "its forward was replaced on the instance"
+        elif type(norm).__module__.startswith("normwise."):
+            skipped[name] = "it is normwise's own already"
+        else:
+            skipped[name] = f"it is {with_article(type(norm).__name__)}, not exactly a layer of torch.nn"
+    return words
+
+
+def _to_another(
+    to: str, wanted: dict[str, nn.Module], settings: Settings, axes: dict[str, int], skipped: dict[str, str]
+) -> dict[str, str]:
+    changes: dict[str, Change] = {}
+    for name, norm in wanted.items():
+        try:
+            changes[name] = change_to(to, name, norm, settings, axes.get(name))
+        except NotPossible as why:
+            skipped[name] = str(why)
+    return {name: change() for name, change in changes.items()}
+
+
+def _joined(*words: str) -> str:
+    return "; ".join(filter(None, words))
+
+
+def _class_name(norm: nn.Module) -> str:
+    home = type(norm).__module__.partition(".")[0]
+    return f"{home} {type(norm).__name__}" if home in ("torch", "normwise") else type(norm).__name__

@@ -1,0 +1,277 @@
+"""The activation and the addition of a layer back into the model around it, where PyTorch's own layer has no place."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.fx import Node
+
+from normwise.torch.models.conversion.swap_modes import dropout_as_modules
+from normwise.torch.models.conversion.swap_places import Place, Places, identities_behind
+from normwise.torch.models.fusion.activation_calls import module_of
+from normwise.torch.models.fusion.patterns import what_follows
+from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, stands_alone
+from normwise.torch.models.fusion.tracing import CannotFollow, followed, settings_read
+
+
+@dataclass
+class Plan:
+    """What has to be done around the layers before they can become PyTorch's.
+
+    Args:
+        words: for each layer, what happens around it.
+        refused: the layers for which nothing can be done, with the reason.
+        steps: what puts activations into their places.
+        rewritten: the modules whose forward has to be written anew, with what has to be added after each call: whether
+            by a module of this name.
+    """
+
+    words: dict[nn.Module, str] = field(default_factory=dict)
+    refused: dict[nn.Module, str] = field(default_factory=dict)
+    steps: list[Callable[[], None]] = field(default_factory=list)
+    rewritten: dict[nn.Module, list[tuple[Node, str | None]]] = field(default_factory=dict)
+
+
+def restore_forwards(model: nn.Module, wanted: set[nn.Module]) -> tuple[list[nn.Module], dict[nn.Module, str]]:
+    """Give the modules that ``fuse`` has rewritten their own forward back, where all its layers are wanted.
+
+    Returns:
+        the layers that such a forward does the activation of again, and those that stay fused, with the reason.
+    """
+    free: list[nn.Module] = []
+    refused: dict[nn.Module, str] = {}
+    names = {module: name for name, module in model.named_modules()}
+    for owner in [*model.modules()]:
+        base, now = fused_from(owner), type(owner)
+        if base is None:
+            continue
+        owner.__class__ = base
+        try:
+            inside = _fused_in(owner)
+            missing = [norm for norm in inside if norm not in wanted]
+            why = f"one forward was written for it and for {names[missing[0]]!r}: name both" if missing else ""
+        except CannotFollow as reason:
+            inside, why = [*wanted & {*owner.modules()}], f"the forward of {names[owner]!r} has changed: it {reason}"
+        if why:
+            owner.__class__ = now
+            refused |= {norm: why for norm in inside if norm in wanted}
+        else:
+            free += inside
+    return free, refused
+
+
+def _fused_in(owner: nn.Module) -> list[nn.Module]:
+    """The layers whose activation the module's own forward does too."""
+    modules = dict(owner.named_modules(remove_duplicate=False))
+    found = []
+    for node in followed(owner)[0].find_nodes(op="call_module"):
+        norm = modules[str(node.target)]
+        if vars(norm).get("_fused"):
+            pattern = what_follows(node, modules)
+            if not isinstance(pattern, str) and pattern.activation == norm.activation:
+                found.append(norm)
+    return found
+
+
+def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> Plan:
+    """What has to be done around these layers.
+
+    Args:
+        places: where they are called.
+        norms: layers of normwise that PyTorch has a counterpart of.
+        done: the layers whose activation the forward around them does again.
+    """
+    made = Plan()
+    for norm in norms:
+        activation: str | None = getattr(norm, "activation", None)
+        if norm in done:
+            made.words[norm] = f"{activation} is done by the model's own forward again"
+            continue
+        found = places.of(norm)
+        if isinstance(found, str):
+            if activation is not None:
+                made.refused[norm] = (
+                    f"its activation {activation} needs a place behind it, and {found}: build the model with the "
+                    "activation behind the layer"
+                )
+            elif (more := places.called_with_more(norm)) is not None:
+                made.refused[norm] = (
+                    f"it is called with more than its input, which torch.nn's layer does not take, and {more}: write "
+                    "the addition behind the layer"
+                )
+            continue
+        for_it = Plan()
+        try:
+            words = [_at(place, norm, activation, places, for_it) for place in found]
+        except CannotFollow as why:
+            made.refused[norm] = str(why)
+            continue
+        made.words[norm] = "; ".join(dict.fromkeys(filter(None, words)))
+        made.steps += for_it.steps
+        for owner, calls in for_it.rewritten.items():
+            made.rewritten.setdefault(owner, []).extend(calls)
+    return made
+
+
+def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, made: Plan) -> str:
+    """Plan one place; what happens there, in words.
+
+    Raises:
+        CannotFollow: the layer has to stay as it is, with the reason.
+    """
+    if not place.calls:
+        return "" if activation is None else _in_order(place, norm, activation, places, made)
+    more = [_takes_more(node) for node in place.calls]
+    adds = any(_residual(node) is not None for node in place.calls)
+    if activation is None and not any(more):
+        return ""
+    if not any(more) and (slot := _identity_behind(place, places)) is not None:
+        return _filled(place.owner, slot, norm, str(activation), made)
+    why = places.cannot_rewrite(place.owner)
+    if why is not None:
+        raise CannotFollow(f"{_work(activation, adds)} would have to stand behind it, and {why}")
+    name = None
+    if activation is not None:
+        name = _free_name(place.owner, place.norm.replace(".", "_"))
+        made.steps.append(lambda: place.owner.add_module(name, _module(activation, norm)))
+    made.rewritten.setdefault(place.owner, []).extend((node, name) for node in place.calls)
+    behind = f"{_work(activation, adds)} behind it"
+    return f"{behind} in the forward of {places.title(place.owner)}" + f", as {name}" * (name is not None)
+
+
+def _in_order(place: Place, norm: nn.Module, activation: str, places: Places, made: Plan) -> str:
+    """In a sequence: in the place of the ``nn.Identity`` behind the layer, or as one more module."""
+    names = [*place.owner._modules]
+    passed = []
+    for name in names[names.index(place.norm) + 1 :]:
+        module = place.owner._modules[name]
+        if module is not None and type(module) is not nn.Identity:
+            break
+        passed += [name] * places.is_free(module)
+    if passed:
+        return _filled(place.owner, _marked_first(place.owner, passed)[0], norm, activation, made)
+    key = _free_name(place.owner, place.norm)
+
+    def insert() -> None:
+        items = [*place.owner._modules.items()]
+        place.owner._modules.clear()
+        for name, module in items:
+            place.owner._modules[name] = module
+            if name == place.norm:
+                place.owner._modules[key] = _module(activation, norm)
+
+    made.steps.append(insert)
+    return f"{activation} behind it, as {key}"
+
+
+def _filled(owner: nn.Module, slot: str, norm: nn.Module, activation: str, made: Plan) -> str:
+    parent, _, child = slot.rpartition(".")
+    around = owner.get_submodule(parent)
+    identity = around._modules[child]
+    (stood_here,) = vars(identity).get("_stood_here", (None,))
+    module = _module(activation, norm) if stood_here is None else stood_here
+
+    def fill() -> None:
+        module.train(identity.training)  # type: ignore[union-attr]  # it is a module
+        around._modules[child] = module
+
+    made.steps.append(fill)
+    return f"{activation} behind it, {'again ' * (stood_here is not None)}as {slot}"
+
+
+def _marked_first(owner: nn.Module, names: list[str]) -> list[str]:
+    """Those that stand where ``fuse`` has found an activation before others."""
+    return sorted(names, key=lambda name: "_stood_here" not in vars(owner.get_submodule(name)))
+
+
+def _identity_behind(place: Place, places: Places) -> str | None:
+    """The name of an ``nn.Identity`` that follows every call of the layer, and is called nowhere else."""
+    modules = dict(place.owner.named_modules(remove_duplicate=False))
+    chains = [identities_behind(node, modules) for node in place.calls]
+    calls = Counter(
+        str(node.target) for graph in places.graphs[place.owner] for node in graph.find_nodes(op="call_module")
+    )
+    for name in _marked_first(place.owner, chains[0]):
+        if all(name in chain for chain in chains) and calls[name] == len(chains) and places.is_free(modules[name]):
+            return name
+    return None
+
+
+def _takes_more(node: Node) -> bool:
+    """Whether the layer is called with a place for a residual, be it filled or not.
+
+    Raises:
+        CannotFollow: with something else.
+    """
+    other = {*node.kwargs} - {"input", "residual"}
+    if other or len(node.args) > 2 or (not node.args and "input" not in node.kwargs):
+        used = ", ".join(sorted(other)) or "more than its input"
+        raise CannotFollow(f"it is called with {used}, which torch.nn's layer does not take")
+    return len(node.args) == 2 or "residual" in node.kwargs
+
+
+def _residual(node: Node) -> Any:
+    """What a call gives the layer to add, or None."""
+    return node.args[1] if len(node.args) == 2 else node.kwargs.get("residual")
+
+
+def _work(activation: str | None, adds: bool) -> str:
+    return " and ".join(["the addition"] * adds + [activation] * (activation is not None))  # type: ignore[list-item]  # a str then
+
+
+def _module(activation: str, norm: nn.Module) -> nn.Module:
+    return module_of(activation).train(norm.training)
+
+
+def _free_name(owner: nn.Module, norm: str) -> str:
+    name = f"{norm}_activation"
+    while hasattr(owner, name) or name in owner._modules:
+        name += "_"
+    return name
+
+
+def carry_out(made: Plan, places: Places) -> set[nn.Module]:
+    """Do what was planned.
+
+    Returns:
+        the layers in modules whose forward is not the same in training and in inference, so that a file of the whole
+        model needs normwise.
+    """
+    for step in made.steps:
+        step()
+    bound: set[nn.Module] = set()
+    for owner, calls in made.rewritten.items():
+        for node, name in calls:
+            _work_behind(node, name)
+        graphs = places.graphs[owner]
+        dropout_as_modules(owner, graphs)
+        for graph in graphs:
+            for node in graph.nodes:
+                node.type = None  # the annotations, which may be names that mean something elsewhere only
+            graph.lint()
+        owner.__class__ = class_with_forwards(owner, graphs, settings_read(owner), alone=True)
+        if not stands_alone(type(owner)):
+            bound |= {owner.get_submodule(str(node.target)) for node, _ in calls}
+    return bound
+
+
+def _work_behind(node: Node, activation: str | None) -> None:
+    """Let the graph do what the layer has done behind its own output."""
+    residual = _residual(node)
+    node.args, node.kwargs = ((node.args[0] if node.args else node.kwargs["input"]),), {}
+    if residual is None and activation is None:
+        return
+    users, last = [*node.users], node
+    with node.graph.inserting_after(node):
+        if residual is not None:
+            last = node.graph.call_function(operator.add, (node, residual))
+    if activation is not None:
+        with node.graph.inserting_after(last):
+            last = node.graph.call_module(activation, (last,))
+    for user in users:
+        user.replace_input_with(node, last)

@@ -1,0 +1,141 @@
+"""Where the layers of a model are called, and what of a layer's work its surroundings would have to do instead."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import Graph, GraphModule, Node
+
+from normwise.torch.models.fusion.patterns import hooked
+from normwise.torch.models.fusion.tracing import (
+    CannotFollow,
+    followed,
+    functions_of,
+    hidden_path,
+    only_called,
+    own_attribute,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place where a layer is called.
+
+    Args:
+        owner: the module whose forward calls it.
+        norm: the name by which it does.
+        calls: the calls in the graphs of the forward in training and in inference; empty for an ``nn.Sequential``.
+    """
+
+    owner: nn.Module
+    norm: str
+    calls: tuple[Node, ...] = ()
+
+
+class Places:
+    """A walk through the model along its calls.
+
+    Args:
+        model: it is left as it is.
+        wanted: the layers that are looked for.
+    """
+
+    def __init__(self, model: nn.Module, wanted: set[nn.Module]) -> None:
+        self.graphs: dict[nn.Module, tuple[Graph, Graph]] = {}
+        self._wanted = wanted
+        self._names = {module: name for name, module in model.named_modules()}
+        self._found: dict[nn.Module, list[Place]] = {}
+        self._unfollowed: dict[str, str] = {}
+        self._with_more: dict[nn.Module, str] = {}
+        self._slots = Counter(child for module in model.modules() for child in module._modules.values())
+        seen: set[nn.Module] = set()
+        waiting = [model]
+        while waiting:
+            module = waiting.pop()
+            if module not in seen and module not in wanted and not wanted.isdisjoint(module.modules()):
+                seen.add(module)
+                waiting += self._visit(module)
+
+    def of(self, norm: nn.Module) -> list[Place] | str:
+        """All places where the layer is called, or why they are not known."""
+        name = self._names[norm]
+        around = [owner for owner in self._unfollowed if not owner or name.startswith(f"{owner}.")]
+        found = self._found.get(norm, [])
+        if found:
+            return found
+        return self._unfollowed[max(around, key=len)] if around else "no forward calls it"
+
+    def called_with_more(self, norm: nn.Module) -> str | None:
+        """Why a layer is known to be called with more than its input by a forward that cannot be followed."""
+        return self._with_more.get(norm)
+
+    def cannot_rewrite(self, owner: nn.Module) -> str | None:
+        """Why the forward of this module must not be written anew; None if it may."""
+        if isinstance(owner, GraphModule):
+            return f"{self.title(owner)}, a torch.fx.GraphModule, has a forward that changes with its graph"
+        why = hidden_path(owner)
+        return None if why is None else f"{self.title(owner)} cannot be written anew: its forward {why}"
+
+    def title(self, module: nn.Module) -> str:
+        """What the reports call the module."""
+        return self._names[module] or f"the model ({type(module).__name__})"
+
+    def is_free(self, module: nn.Module | None) -> bool:
+        """Whether another module may take the place of this one: an ``nn.Identity`` that stands in one place only."""
+        return type(module) is nn.Identity and not hooked(module) and self._slots[module] == 1
+
+    def _visit(self, module: nn.Module) -> list[nn.Module]:
+        """Note what the module's own forward calls; the modules to be visited next."""
+        forward = type(module).forward
+        if forward is nn.Module.forward:  # a list or dictionary of modules: who holds it calls them one by one
+            return [*module.children()]
+        if forward is nn.Sequential.forward and "forward" not in vars(module):
+            for name, child in module._modules.items():
+                if child in self._wanted:
+                    self._found.setdefault(child, []).append(Place(module, name))
+            return [child for child in module._modules.values() if child is not None]
+        try:
+            graphs = followed(module)
+        except CannotFollow as why:
+            self._unfollowed[self._names[module]] = f"{self.title(module)} cannot be followed: its forward {why}"
+            self._note_calls_with_more(module)
+            called = only_called(module)
+            found: list[nn.Module] = []
+            for name, child in module.named_children():
+                in_order = isinstance(child, nn.Sequential) and name not in called
+                found += child.children() if in_order else [child]
+            return found
+        self.graphs[module] = graphs
+        calls: dict[str, tuple[Node, ...]] = {}
+        for graph in graphs:
+            for node in graph.find_nodes(op="call_module"):
+                calls[str(node.target)] = (*calls.get(str(node.target), ()), node)
+        modules = dict(module.named_modules(remove_duplicate=False))
+        for target, nodes in calls.items():
+            if modules[target] in self._wanted:
+                self._found.setdefault(modules[target], []).append(Place(module, target, nodes))
+        return [modules[target] for target in calls]
+
+    def _note_calls_with_more(self, owner: nn.Module) -> None:
+        with suppress(CannotFollow):
+            for node in (node for tree in functions_of(owner) for node in ast.walk(tree)):
+                if isinstance(node, ast.Call) and len(node.args) + len(node.keywords) > 1:
+                    child = owner._modules.get(own_attribute(node.func) or "")
+                    if child in self._wanted:
+                        self._with_more[child] = self._unfollowed[self._names[owner]]
+
+
+def identities_behind(call: Node, modules: dict[str, nn.Module]) -> list[str]:
+    """The names of the ``nn.Identity`` that the output of a call goes through and nothing else gets."""
+    found: list[str] = []
+    while len(call.users) == 1:
+        (user,) = call.users
+        if user.op != "call_module" or len(user.args) != 1 or type(modules[str(user.target)]) is not nn.Identity:
+            break
+        found.append(str(user.target))
+        call = user
+    return found
