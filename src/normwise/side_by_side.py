@@ -110,6 +110,8 @@ class SideBySide:
         """
         work = self.current()
         assert work is not None  # who calls this asked for ``current`` before
+        if self._abandoned:  # once more, from what is done on the way out
+            raise Abandoned
         work.at, work.brought = at, brought
         self._stopped.release()
         work.may_run.acquire()
