@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
+NAME = "normwise, side by side"
+"""Of the threads."""
 EnterState = Callable[[ExitStack], None]
 """A function that puts a new thread into some state, by what it enters into the stack."""
 
@@ -78,7 +80,7 @@ class SideBySide:
         try:
             for work in self.works:
                 context = contextvars.copy_context()
-                thread = threading.Thread(target=context.run, args=(self._run, work), daemon=True)
+                thread = threading.Thread(target=context.run, args=(self._run, work), name=NAME, daemon=True)
                 thread.start()
                 self._threads.append(thread)
         except BaseException:  # the system has no more threads
