@@ -20,10 +20,11 @@ from normwise.estimators import Window
 from normwise.recalibration import in_step
 from normwise.side_by_side import NAME
 from normwise.torch.models.ranks import Ranks
-from normwise.torch.models.recalibration import torch_stepping
+from normwise.torch.models.recalibration import tensors
 from normwise.torch.models.recalibration.adapt import adapt
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 from normwise.torch.models.recalibration.torch_model import TorchModel
+from normwise.torch.models.recalibration.torch_stepping import TorchStepping
 
 
 class Block(nn.Module):
@@ -340,7 +341,7 @@ def test_too_much_memory_or_too_many_batches() -> None:
     assert (report.in_step, report.passes) == (False, 6)
     assert report.why_not_in_step.startswith("4 batches need 0.0 MB at a time, and memory allows 0.0 MB")
     report, _ = both(network("residual"), images() * 100, at_most=300)
-    assert report.why_not_in_step == f"there are more batches than the {torch_stepping.MOST} that may go in step"
+    assert report.why_not_in_step == f"there are more batches than the {tensors.MOST} that may go in step"
     assert both(network("residual"), images(), memory=1)[0].in_step
     assert both(network("residual"), images(), memory=float("inf"))[0].in_step
 
@@ -361,7 +362,7 @@ def test_the_bytes_that_a_forward_holds_where_it_waits_are_known() -> None:
 
     model = Holding().eval()
     x, found = torch.randn(8, 2), list[int]()
-    stepping = torch_stepping.TorchStepping(model, TorchModel(model, None, Ranks(True, called="recalibrate")), None)
+    stepping = TorchStepping(model, TorchModel(model, None, Ranks(True, called="recalibrate")), None)
     with stepping.held(x) as held:
         model.norm.register_forward_pre_hook(lambda *_: found.append(held()))
         model(x)

@@ -22,7 +22,7 @@ from normwise.torch.models.model_checks import check_model, check_runnable
 from normwise.torch.models.ranks import Ranks
 from normwise.torch.models.recalibration.sites import survey
 from normwise.torch.models.recalibration.torch_model import TorchModel, check_values
-from normwise.torch.models.recalibration.torch_stepping import TorchStepping
+from normwise.torch.models.recalibration.torch_stepping import stepping_of
 
 
 def adapt(
@@ -110,7 +110,7 @@ def adapt(
     skipped |= {layer.name: elsewhere[layer.name] for layer in found if layer.name in elsewhere}
     network = TorchModel(model, forward_fn, Ranks(distributed, called="adapt"))
     source = Batches(batches, at_most=at_most, called="adapt")
-    stepping = None if memory == 0 else TorchStepping(model, network, memory)
+    stepping = stepping_of(model, network, memory)
     with nullcontext() if domain is None else inside_domain(domain):
         return adapt_layers(network, source, found, skipped, upstream=upstream, prior=prior, stepping=stepping)
 

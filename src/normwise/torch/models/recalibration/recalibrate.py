@@ -21,7 +21,7 @@ from normwise.torch.models.model_checks import check_model, check_runnable
 from normwise.torch.models.ranks import Ranks
 from normwise.torch.models.recalibration.sites import estimator_for, survey
 from normwise.torch.models.recalibration.torch_model import TorchModel, check_values
-from normwise.torch.models.recalibration.torch_stepping import TorchStepping
+from normwise.torch.models.recalibration.torch_stepping import stepping_of
 
 
 def recalibrate(
@@ -133,7 +133,7 @@ def recalibrate(
         upstream=upstream,
         limit=limit,
         tolerance=tolerance,
-        stepping=None if memory == 0 else TorchStepping(model, network, memory),
+        stepping=stepping_of(model, network, memory),
     )
 
 
