@@ -1,7 +1,7 @@
-"""The price of statistics that are right: ``python -m benchmarks.recalibration``, or ``make bench ARGS=--recalibration``.
+"""The price of statistics that are right: ``python -m benchmarks.recalibration``, or by ``make bench``.
 
 ``normwise.recalibrate`` on ResNet-50, whose 53 batch norms each wait for those before them, against
-``torch.optim.swa_utils.update_bn``, which takes each layer's statistics behind the statistics of each batch. In turn, in
+``torch.optim.swa_utils.update_bn``, which takes the statistics of each layer behind those of each batch. In turn, in
 wall-clock time and in the time of the processor, which others on the machine disturb less. Layer by layer takes minutes
 and is measured less often.
 """
