@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,25 +104,24 @@ def lines(found: Recalibration) -> list[str]:
     return [*said, f"  {IN_STEP}: at most {WITHIN} times {UPDATE_BN}'s time is {verdict}"]
 
 
-def main(arguments: Sequence[str] = (), *, out: Path | None = None, quick: bool = False) -> None:
-    """Measures and writes.
+def run(out: Path, *, quick: bool = False) -> None:
+    """Measures on as many threads as PyTorch is set to, and writes.
 
     Args:
-        arguments: the number of threads, if it is not to be 1.
-        out: the folder of the results; None for where those of the repository are.
+        out: the folder of the results.
         quick: a small number of rounds, and layer by layer not at all.
     """
-    torch.set_num_threads(int(arguments[0]) if arguments else 1)
     machine, before = report.machine(), hand_over()
     rounds, by_layer = (3, 0) if quick else (9, 2)
     found = measure(samples=8, side=64, rounds=rounds, rounds_by_layer=by_layer)
     print("\n".join(lines(found)), flush=True)
     machine["hand-over before and after, ms"] = [round(before, 3), round(hand_over(), 3)]
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    path = (out or Path(__file__).with_name("results")) / "recalibration.json"
+    path = out / "recalibration.json"
     path.write_text(json.dumps({"date": date, "machine": machine, **asdict(found)}, indent=1) + "\n", encoding="utf-8")
     print(f"Written: {path}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    run(Path(__file__).with_name("results"))
