@@ -50,7 +50,8 @@ def test_the_statistics_are_those_of_layer_by_layer(name: str) -> None:
 
 @pytest.mark.parametrize("prior", [0.0, 16.0])
 def test_adapt_too(prior: float) -> None:
-    both(sequential, adapt, [*np.array_split(images(), 3)], prior=prior)
+    report = both(sequential, adapt, [*np.array_split(images(), 3)], prior=prior)
+    assert (report.prior, report.batches, report.samples) == (prior, 3, 20)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere nothing goes in step")
