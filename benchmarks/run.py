@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 
 from benchmarks import memory, peers, report, resnet, rows, shapes, tables, targets
+from benchmarks import recalibration as new_statistics
 from benchmarks.cases import DTYPES, LAYOUTS, OPERATIONS, PASSES, Case, cases
 from benchmarks.timing import CALM, hand_over
 from normwise.lab.results import Table
@@ -49,6 +50,7 @@ def main(
     quick: bool,
     compiled: bool,
     network: str,
+    recalibration: str,
     out: Path,
 ) -> None:
     torch.set_num_threads(threads)
@@ -60,6 +62,10 @@ def main(
         memories = memories if "memories" in chosen_by_hand else ("reused",)
         repeats = repeats if "repeats" in chosen_by_hand else 9
         seconds = seconds if "seconds" in chosen_by_hand else 0.4
+    if recalibration != "no":
+        new_statistics.run(out, quick=quick)
+    if recalibration == "only":
+        return
     console = Console(stderr=True)
     known = shapes.QUICK if quick else shapes.ALL
     treatments = [name for name in memory.TREATMENTS if name in memories]
@@ -191,6 +197,10 @@ command = click.Command(
         click.Option(
             ["--network"], type=click.Choice(["yes", "no", "only"]), default="yes", show_default=True,
             help="the training step of ResNet-50",
+        ),
+        click.Option(
+            ["--recalibration"], type=click.Choice(["yes", "no", "only"]), default="no", show_default=True,
+            help="recalibrate on ResNet-50 against update_bn: in step, and layer by layer, which takes minutes",
         ),
         click.Option(["--out"], type=click.Path(path_type=Path), default=RESULTS, help="folder of the results"),
     ],

@@ -23,6 +23,9 @@ jit_trace: Any = torch._C._get_tracing_state
 # BEFORE_DISPATCH).
 dispatch_mode: Any = torch._C._get_dispatch_mode
 PROXY: Any = torch._C._TorchDispatchModeKey.PROXY
+# The same of modes that listen to functions before they are operations, as that of a default device does.
+function_modes: Any = torch._C._len_torch_function_stack
+function_mode: Any = torch._C._get_function_stack_at
 is_key_included: Any = torch._C._dispatch_tls_is_dispatch_key_included
 BEFORE_DISPATCH: Any = torch._C.DispatchKey.PreDispatch
 

@@ -64,6 +64,12 @@ class Batches:
             if self._passed >= self.passes:
                 self.close()
 
+    @property
+    def number(self) -> int | None:
+        """How many there are in a pass; None where that is not known."""
+        length = length_hint(self._source, -1)  # which a source that does not know it may refuse to say
+        return self.at_most if length < 0 else min(length, length if self.at_most is None else self.at_most)
+
     def close(self) -> None:
         """Take the bar away, if there is one."""
         if self._bar is not None:
@@ -73,8 +79,7 @@ class Batches:
     def _bar_for_this_pass(self) -> Any:
         if self._bar is None:
             self._bar = tqdm(desc=self.called, unit="batch", delay=2, leave=False, disable=None)
-        length = length_hint(self._source, -1)  # which a source that does not know it may refuse to say
-        in_a_pass = self.at_most if length < 0 else min(length, self.at_most or length)
+        in_a_pass = self.number
         self._bar.total = None if in_a_pass is None else in_a_pass * self.passes
         return self._bar
 

@@ -11,6 +11,7 @@ from normwise.recalibration.model import Model
 from normwise.recalibration.passes import go_through
 from normwise.recalibration.report import Movement, RecalibrateReport
 from normwise.recalibration.site import Site, SiteWithPrior
+from normwise.recalibration.stepping import Stepping
 
 
 def recalibrate_sites(
@@ -22,6 +23,7 @@ def recalibrate_sites(
     upstream: str,
     limit: float,
     tolerance: float | None,
+    stepping: Stepping | None = None,
 ) -> RecalibrateReport:
     """Set the statistics of layers to those of data, or change nothing on any error.
 
@@ -33,11 +35,12 @@ def recalibrate_sites(
         upstream: how the layers below one that gathers normalize.
         limit: the standard error that is small enough; 0 for all data.
         tolerance: what the caller said about it.
+        stepping: what the framework says so that all batches may go in step; None for layer by layer.
 
     Raises:
         NormwiseError: there was no batch, or a layer's dtype cannot hold its statistics.
     """
-    passes = go_through(model, source, sites, upstream=upstream, limit=limit)
+    passes = go_through(model, source, sites, upstream=upstream, limit=limit, stepping=stepping)
     first = passes.first
     report = RecalibrateReport(
         _movements([site for site in sites if site.reached]),
@@ -49,13 +52,22 @@ def recalibrate_sites(
         standard_error=max(each.standard_error for each in first),
         passes=passes.number,
         tolerance=tolerance,
+        in_step=passes.in_step,
+        why_not_in_step=passes.why_not,
     )
     commit(passes.sites)
     return report
 
 
 def adapt_layers(
-    model: Model, source: Batches, layers: Sequence[Layer], skipped: Mapping[str, str], *, upstream: str, prior: float
+    model: Model,
+    source: Batches,
+    layers: Sequence[Layer],
+    skipped: Mapping[str, str],
+    *,
+    upstream: str,
+    prior: float,
+    stepping: Stepping | None = None,
 ) -> AdaptReport:
     """Move the statistics of layers towards those of data, or change nothing on any error.
 
@@ -66,12 +78,13 @@ def adapt_layers(
         skipped: the layer's name -> why it stays as it is.
         upstream: how the layers below one that gathers normalize.
         prior: how many samples the statistics that a layer has are worth.
+        stepping: what the framework says so that all batches may go in step; None for layer by layer.
 
     Raises:
         NormwiseError: there was no batch, or a layer's dtype cannot hold its statistics.
     """
     sites = [SiteWithPrior(layer, prior) for layer in layers if layer.name not in skipped]
-    passes = go_through(model, source, sites, upstream=upstream, limit=0.0)
+    passes = go_through(model, source, sites, upstream=upstream, limit=0.0, stepping=stepping)
     report = AdaptReport(
         _movements(passes.sites),
         {**skipped, **_never_finite(sites)},

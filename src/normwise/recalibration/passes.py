@@ -1,4 +1,4 @@
-"""Through the data, once or layer by layer, until every layer has gathered what it will meet at inference."""
+"""Through the data, in step or layer by layer, until every layer has gathered what it will meet at inference."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import NamedTuple
 from normwise.errors import NormwiseError
 from normwise.moments import Moments
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.in_step import NotInStep, go_in_step
 from normwise.recalibration.model import Model
 from normwise.recalibration.one_pass import Pass, StopForward, feed
 from normwise.recalibration.site import Site
+from normwise.recalibration.stepping import Stepping
 
 
 class Passes(NamedTuple):
@@ -23,14 +25,26 @@ class Passes(NamedTuple):
         sites: the layers that were reached, in the order of their calls.
         first: the first pass of every process.
         number: how many passes there were.
+        in_step: whether all batches went through the model side by side.
+        why_not: a clause that says why they did not; an empty string where they did, or nobody asked for it.
     """
 
     sites: list[Site]
     first: list[Pass]
     number: int
+    in_step: bool = False
+    why_not: str = ""
 
 
-def go_through(model: Model, source: Batches, sites: Sequence[Site], *, upstream: str, limit: float) -> Passes:
+def go_through(
+    model: Model,
+    source: Batches,
+    sites: Sequence[Site],
+    *,
+    upstream: str,
+    limit: float,
+    stepping: Stepping | None = None,
+) -> Passes:
     """Let every site gather; the model is afterwards as before, and so is the random state.
 
     Args:
@@ -39,11 +53,12 @@ def go_through(model: Model, source: Batches, sites: Sequence[Site], *, upstream
         sites: which of its layers gather.
         upstream: how the layers below one that gathers normalize, as in ``recalibrate``.
         limit: the standard error that is small enough; 0 for all data.
+        stepping: what the framework says so that all batches may go in step; None for layer by layer.
 
     Raises:
         NormwiseError: there was no batch.
     """
-    number = 1
+    number, why_not = 0, ""
     with closing(source), model.unchanged() as restore_random_state:
 
         def through(gathering: Sequence[Site], limit: float) -> list[Pass]:
@@ -54,15 +69,40 @@ def go_through(model: Model, source: Batches, sites: Sequence[Site], *, upstream
 
             return model.together(work, gathering)
 
+        def all_in_step(stepping: Stepping) -> tuple[list[Site], Pass] | None:
+            nonlocal number, why_not
+            before = [site.gathered() for site in sites]
+            source.passes = 1
+            try:
+                restore_random_state()
+                found = go_in_step(model, stepping, source, sites)
+            except NotInStep as no:
+                why_not = no.why
+                for site, gathered in zip(sites, before, strict=True):
+                    site.set_back(gathered)
+                stepping.restore()
+                source.close()
+                number += no.went
+                return None
+            number += 1
+            return found
+
+        if upstream == "batch" or len(sites) < 2:
+            stepping = None
+        if stepping is not None and limit == 0 and (found := all_in_step(stepping)):
+            return Passes(found[0], [found[1]], number, in_step=True)
         source.passes = len(sites) if upstream == "inference" else 1
+        number += 1
         first = through(sites, limit)
-        found = sorted((site for site in sites if site.reached), key=lambda site: site.place)
         source.at_most = first[model.rank].batches
-        source.passes = len(found)
+        if stepping is not None and limit > 0 and (found := all_in_step(stepping)):
+            return Passes(found[0], first, number, in_step=True)
+        reached = sorted((site for site in sites if site.reached), key=lambda site: site.place)
+        source.passes = len(reached)
         if upstream == "inference":
             # Nothing that gathers comes before the first, which met what it will meet; the others wait for those
             # before them, and normalize by the batch meanwhile, which keeps what they pass on at its size.
-            for before, site in pairwise(found):
+            for before, site in pairwise(reached):
                 before.settle()
                 through([site], 0.0)
                 number += 1
@@ -71,7 +111,7 @@ def go_through(model: Model, source: Batches, sites: Sequence[Site], *, upstream
             f"{source.called} received no batches, so there is nothing to estimate from: pass data; an iterator that "
             f"was gone through before is empty, its {model.loader} is not."
         )
-    return Passes(found, first, number)
+    return Passes(reached, first, number, why_not=why_not)
 
 
 @contextmanager

@@ -78,6 +78,9 @@ class RecalibrateReport:
             not asked for or there were fewer than two batches.
         passes: how often the data were gone through, in part or to the end.
         tolerance: the standard error that was asked for; None where none was.
+        in_step: whether all batches went through the model side by side, one forward for each in the last pass, with
+            one more of the first batch before it and one after it.
+        why_not_in_step: a clause that says why they did not; an empty string where they did, or nobody asked for it.
 
     Example:
         >>> print(RecalibrateReport({"bn1": Movement(0.5, 1.25)}, {"bn2": "it is frozen"}, ("bn3",), 4, 200))
@@ -96,6 +99,8 @@ class RecalibrateReport:
     standard_error: float = float("nan")
     passes: int = 1
     tolerance: float | None = None
+    in_step: bool = False
+    why_not_in_step: str = ""
 
     @property
     def tolerance_reached(self) -> bool | None:
@@ -118,6 +123,8 @@ class RecalibrateReport:
         done = "nothing" if not self.recalibrated else f"{len(self.recalibrated)}"
         lines = [f"{done} of {total} batch norms recalibrated with {self._data()}"]
         lines += layer_lines("recalibrated", self.recalibrated, self.skipped, self.not_reached)
+        if "memory allows" in self.why_not_in_step:  # which the caller can do something about
+            lines.append(f"  layer by layer, in {self.passes} passes: {self.why_not_in_step}")
         return "\n".join(lines)
 
     def to_json(self) -> str:

@@ -105,6 +105,12 @@ class Site:
         """Put what all processes gathered in the place of what this one did."""
         self.statistics, self.samples, self._left_out, self.place, self.once = gathered
 
+    def set_back(self, gathered: Gathered) -> None:
+        """Know again what was known then; the layer is not settled."""
+        self.settled = False
+        self.take_over(gathered)
+        self._calls = []
+
     def estimate(self) -> tuple[Array, Array]:
         """Mean and unbiased variance; of a channel that nothing is known about, those that it had."""
         known, (mean, var) = self._known(), self.before

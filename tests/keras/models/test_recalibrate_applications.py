@@ -49,7 +49,7 @@ def test_by_the_batch_every_layer_gets_the_moments_that_training_would_see(name:
 @pytest.mark.skipif(BACKEND == "jax", reason="the time that eager JAX takes to compile, as above")
 def test_layer_by_layer_every_layer_meets_what_it_was_given_the_moments_of() -> None:
     model, x = network("MobileNetV2")
-    report = recalibrate(model, [x])
+    report = recalibrate(model, [x], memory=0)
     assert report.passes == NETWORKS["MobileNetV2"][1]
     for layer, met in zip(norms(model), inputs_of_norms(model, x), strict=True):
         spread = np.sqrt(met.var(0) + layer.epsilon)

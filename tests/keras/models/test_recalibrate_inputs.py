@@ -82,7 +82,7 @@ def test_data_of_every_make_gives_the_same(name: str) -> None:
 
 def test_a_generator_is_gone_through_again_for_every_layer() -> None:
     model = keras.Sequential([keras.Input((3,)), *[keras.layers.BatchNormalization() for _ in range(3)]])
-    report = recalibrate(model, (X[k : k + 6] for k in range(0, 24, 6)))
+    report = recalibrate(model, (X[k : k + 6] for k in range(0, 24, 6)), memory=0)
     assert (report.passes, report.batches) == (3, 4)
     np.testing.assert_allclose(values(model.layers[2].moving_mean), [0] * 3, atol=1e-5)
 
@@ -164,7 +164,7 @@ def test_one_bar_shows_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(batches_of_recalibration, "tqdm", Bar)
     model = keras.Sequential([keras.Input((3,)), *[keras.layers.BatchNormalization() for _ in range(3)]])
-    recalibrate(model, X, batch_size=12)
+    recalibrate(model, X, batch_size=12, memory=0)
     (bar,) = bars
     assert (bar.settings["desc"], bar.total, bar.done, bar.closed) == ("recalibrate", 6, 6, True)
 

@@ -74,11 +74,12 @@ def inputs_of(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[st
     return {name: torch.cat(parts).numpy() for name, parts in caught.items() if parts}
 
 
-def test_every_layer_has_the_moments_of_what_it_meets_at_inference() -> None:
+@pytest.mark.parametrize(("memory", "passes"), [(None, 1), (0, 4)])
+def test_every_layer_has_the_moments_of_what_it_meets_at_inference(memory: Any, passes: int) -> None:
     model: Any = network()
     batches = data()
-    report = recalibrate(model, batches)
-    assert (report.batches, report.samples, report.passes) == (3, 34, 4)
+    report = recalibrate(model, batches, memory=memory)
+    assert (report.batches, report.samples, report.passes) == (3, 34, passes)
     assert {*report.recalibrated} == {*norms(model)}
     for name, values in inputs_of(model, batches).items():
         norm = norms(model)[name]

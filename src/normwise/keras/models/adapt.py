@@ -10,9 +10,11 @@ from normwise.keras.layers.domains import PerDomainBatchNormalization
 from normwise.keras.layers.domains import domain as inside_domain
 from normwise.keras.models.feeding import ForwardFn, batches_of
 from normwise.keras.models.keras_model import KerasModel, check_model
+from normwise.keras.models.keras_stepping import stepping_of
 from normwise.keras.models.sites import norms_of, survey
 from normwise.recalibration.adaptation_report import AdaptReport
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.memory import check_memory
 from normwise.recalibration.operations import adapt_layers
 from normwise.recalibration.prior import PRIOR, check_prior
 
@@ -28,6 +30,7 @@ def adapt(
     layers: Collection[str] | None = None,
     domain: str | None = None,
     batch_size: int = 32,
+    memory: float | None = None,
 ) -> AdaptReport:
     r"""Move the moving statistics of a model's batch norms towards those of shifted data, without labels.
 
@@ -55,6 +58,7 @@ def adapt(
             is chosen. Those of other domains are not touched, nor are layers without domains, unless they are named in
             ``layers``.
         batch_size: rows per batch of arrays.
+        memory: as for ``recalibrate``.
 
     Returns:
         which layers were adapted and how far they moved, which were skipped and why, which no batch reached. Its
@@ -82,13 +86,16 @@ def adapt(
     """
     check_model(model, upstream, called="adapt")
     check_prior(prior, called="adapt")
+    check_memory(memory, called="adapt")
     items = batches_of(batches, batch_size, at_most=at_most, called="adapt")
     source = Batches(items, at_most=at_most, called="adapt")
     with nullcontext() if domain is None else inside_domain(model, domain):
         found, skipped = survey(model, layers)
         without = _without_domains(model, layers)
         skipped |= {layer.name: without[layer.name] for layer in found if layer.name in without}
-        return adapt_layers(KerasModel(model, forward_fn), source, found, skipped, upstream=upstream, prior=prior)
+        network = KerasModel(model, forward_fn)
+        stepping = stepping_of(model, network, memory)
+        return adapt_layers(network, source, found, skipped, upstream=upstream, prior=prior, stepping=stepping)
 
 
 def _without_domains(model: Any, layers: Collection[str] | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ import keras
 
 from normwise.errors import NormwiseError
 from normwise.keras.models.feeding import ForwardFn, call, samples_in
-from normwise.keras.models.transaction import unchanged
+from normwise.keras.models.transaction import Snapshot, unchanged
 from normwise.recalibration.one_pass import Pass, check_upstream
 from normwise.recalibration.site import Site
 
@@ -27,12 +27,20 @@ class KerasModel:
 
     def __init__(self, model: Any, forward_fn: ForwardFn | None) -> None:
         self._model, self._forward_fn = model, forward_fn
+        self._snapshot: Snapshot | None = None
 
     @contextmanager
     def unchanged(self) -> Iterator[Callable[[], None]]:
         """Afterwards the model is as before; ``forward`` calls it in inference mode."""
         with unchanged(self._model) as snapshot:
+            self._snapshot = snapshot
             yield snapshot.random.restore
+        self._snapshot = None
+
+    def restore(self) -> None:
+        """Inside of ``unchanged``: make everything what it was at the beginning of the block."""
+        assert self._snapshot is not None
+        self._snapshot.restore()
 
     def forward(self, batch: Any) -> Any:
         """One batch through the model, without gradients."""

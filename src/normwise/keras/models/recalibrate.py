@@ -8,8 +8,10 @@ from typing import Any, Literal
 from normwise.estimators import Estimator
 from normwise.keras.models.feeding import ForwardFn, batches_of
 from normwise.keras.models.keras_model import KerasModel, check_model
+from normwise.keras.models.keras_stepping import stepping_of
 from normwise.keras.models.sites import estimator_for, survey
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.memory import check_memory
 from normwise.recalibration.one_pass import limit_of
 from normwise.recalibration.operations import recalibrate_sites
 from normwise.recalibration.report import RecalibrateReport
@@ -27,6 +29,7 @@ def recalibrate(
     tolerance: float | None = None,
     layers: Collection[str] | None = None,
     batch_size: int = 32,
+    memory: float | None = None,
 ) -> RecalibrateReport:
     r"""Set the moving statistics of a model's batch norms to those of data, for the weights that it has now.
 
@@ -55,9 +58,10 @@ def recalibrate(
             of their variances times m / (m - 1); or any other of ``normwise.estimators``. Averages with a weight of
             their own take the layer's ``1 - momentum`` if given by name.
         upstream: what earlier layers normalize with while a layer collects its statistics. ``"inference"``: their new
-            moving statistics, so that each layer sees the inputs that it will see in production; layer by layer in the
-            order of their calls, each with a pass over the data that ends at it. ``"batch"``: the statistics of each
-            batch, in one pass; cheaper, and close for large shuffled batches. Both were measured, see
+            moving statistics, so that each layer sees the inputs that it will see in production. Layers are settled in
+            the order of their calls, by all batches in step or with a pass over the data for each, see ``memory``.
+            ``"batch"``: the statistics of each batch, in one pass; close for large shuffled batches. Both were
+            measured, see
             ``normwise.torch.models.recalibration.recalibrate``.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
@@ -65,6 +69,10 @@ def recalibrate(
             deviations, which is looked at every 8 batches; for shuffled data only. None or 0 for all data.
         layers: the paths or names of the only layers to be recalibrated; None for all that are not frozen.
         batch_size: rows per batch of arrays.
+        memory: how much the batches may hold that go through the model side by side, in step at its layers, which
+            takes one forward for each, and two more of the first: bytes; up to 1, a share of what is free; None for a
+            quarter of that. Where they need more, in the cases that the report names, and on the JAX and TensorFlow
+            backends, the layers are done one by one; the statistics are the same. 0 to do so at once.
 
     Returns:
         which layers were recalibrated and how far they moved, which were skipped and why, which no batch reached.
@@ -88,16 +96,19 @@ def recalibrate(
         [2.0, 6.0]
     """
     check_model(model, upstream, called="recalibrate")
+    check_memory(memory, called="recalibrate")
     limit = limit_of(tolerance, estimator, shuffled=False)
     found, skipped = survey(model, layers)
     sites = [Site(layer, estimator_for(layer.norm, estimator)) for layer in found]
     items = batches_of(batches, batch_size, at_most=at_most, called="recalibrate")
+    network = KerasModel(model, forward_fn)
     return recalibrate_sites(
-        KerasModel(model, forward_fn),
+        network,
         Batches(items, at_most=at_most, called="recalibrate"),
         sites,
         skipped,
         upstream=upstream,
         limit=limit,
         tolerance=tolerance,
+        stepping=stepping_of(model, network, memory),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,16 @@ class RandomState:
         self._torch = sys.modules.get("torch")  # its loaders serve on every backend
         self._cpu = None if self._torch is None else self._torch.get_rng_state()
         self._cuda = self._torch.cuda.get_rng_state_all() if self._torch and self._torch.cuda.is_initialized() else []
+
+    def bytes(self) -> Hashable:
+        """All of it, which is equal to another one if no generator has moved in between."""
+        kind, keys, *places = self._numpy
+        tensors = [] if self._torch is None else [self._cpu, *self._cuda]
+        keras = None if self._keras is None else ops.convert_to_numpy(self._keras.value).tobytes()
+        return (
+            self._python, kind, keys.tobytes(), *places, id(self._seeds), keras,
+            *(tensor.numpy(force=True).tobytes() for tensor in tensors),
+        )  # fmt: skip
 
     def restore(self) -> None:
         """Draw from now on what would have been drawn then."""

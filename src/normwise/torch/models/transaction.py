@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -33,6 +33,12 @@ class RandomState:
         self._numpy: Any = np.random.get_state()  # noqa: NPY002  # the global one is what must come back
         self._cpu = torch.get_rng_state()
         self._others = {device: _generator_of(device).get_rng_state(*_which(device)) for device in self._devices}
+
+    def bytes(self) -> Hashable:
+        """All of it, which is equal to another one if no generator has moved in between."""
+        kind, keys, *places = self._numpy
+        tensors = self._cpu, *self._others.values()
+        return self._python, kind, keys.tobytes(), *places, *(tensor.numpy(force=True).tobytes() for tensor in tensors)
 
     def restore(self) -> None:
         """Draw from now on what would have been drawn then."""

@@ -7,72 +7,42 @@ brought. So the order of everything is fixed, and a forward may be any Python.
 
 from __future__ import annotations
 
-import contextvars
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from normwise.errors import NormwiseError
-from normwise.kernels.internals import saved_tensors_hooks
+from normwise.side_by_side import SideBySide, Work
+from normwise.torch.models.thread_state import state_of_this_thread
 
 Joint = Callable[[Callable[..., Any], nn.Module, Sequence[tuple[Any, ...]], Sequence[dict[str, Any]]], Sequence[Any]]
 
 
-class _Abandoned(BaseException):
-    """Another forward failed; no ``except Exception`` on the way out of this one is meant."""
-
-
-class _Forward:
-    """One of them: its thread, where it stands, and what it brought there or gets."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.work = work
-        self.may_run = threading.Semaphore(0)
-        self.done = self.calls = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.at: nn.Module | None = None
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-        self.gets: Any = None
-
-
 class _Lockstep:
     def __init__(self, works: Sequence[Callable[[], Any]], names: dict[nn.Module, str], joint: Joint) -> None:
-        self.forwards = [_Forward(work) for work in works]
         self.names, self.joint = names, joint
-        self.stopped = threading.Semaphore(0)
-        self.abandoned = False
-        self.own = threading.local()
+        self.together = SideBySide(works, state_of_this_thread())
+        self.forwards = self.together.works
+        self.calls = False  # whether the first one is calling a layer for all
+        self.gets: dict[Work, Any] = {}
 
     def run(self) -> list[Any]:
         """What the forwards return; or the first error of any, when all of them have ended."""
-        threads = [_thread(self._work, forward) for forward in self.forwards]
-        try:
-            for thread in threads:
-                thread.start()
+        with self.together:
             while not all(forward.done for forward in self.forwards):
                 for forward in self.forwards:
-                    self._let_run(forward)
+                    if not forward.done:
+                        self.together.resume(forward)
                 self._check()
-        finally:
-            self.abandoned = True
-            for forward in self.forwards:
-                forward.may_run.release()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
         return [forward.result for forward in self.forwards]
 
     def meet(self, layer: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In the place of the layer's forward: wait for the others; the first one calls the layer for all."""
-        mine: _Forward | None = getattr(self.own, "forward", None)
-        if mine is None or mine.calls:  # someone else's call, or one inside of a layer that is called for all
+        mine = self.together.current()
+        if mine is None or self.calls:  # someone else's call, or one inside of a layer that is called for all
             return call(*args, **kwargs)
         if _in_a_checkpoint():
             raise NormwiseError(
@@ -80,42 +50,16 @@ class _Lockstep:
                 "again does not have the other parts at hand: leave the checkpoints out here, or run the whole batch "
                 "with them, which is as exact."
             )
-        mine.at, mine.args, mine.kwargs = layer, args, kwargs
-        self.stopped.release()
-        mine.may_run.acquire()
-        if self.abandoned:
-            raise _Abandoned
+        self.together.wait(layer, (args, kwargs))
         if mine is self.forwards[0]:
-            every, all_kwargs = [each.args for each in self.forwards], [each.kwargs for each in self.forwards]
-            for each in self.forwards:
-                each.args, each.kwargs = (), {}
-            mine.calls = True
-            results = self.joint(call, layer, every, all_kwargs)
-            mine.calls = False
-            for each, result in zip(self.forwards, results, strict=True):
-                each.gets = result
-        result, mine.gets = mine.gets, None
-        return result
-
-    def _work(self, mine: _Forward) -> None:
-        self.own.forward = mine
-        mine.may_run.acquire()
-        try:
-            if not self.abandoned:
-                mine.result = mine.work()
-        except BaseException as error:  # ``run`` raises it again, on the caller's thread
-            mine.error = error
-        finally:
-            mine.done, mine.at = True, None
-            self.stopped.release()
-
-    def _let_run(self, forward: _Forward) -> None:
-        if forward.done:
-            return
-        forward.may_run.release()
-        self.stopped.acquire()
-        if forward.error is not None:
-            raise forward.error
+            brought = [(args, kwargs), *(other.brought for other in self.forwards[1:])]
+            for other in self.forwards[1:]:
+                other.brought = None
+            self.calls = True
+            results = self.joint(call, layer, [each for each, _ in brought], [named for _, named in brought])
+            self.calls = False
+            self.gets = dict(zip(self.forwards, results, strict=True))
+        return self.gets.pop(mine)
 
     def _check(self) -> None:
         """All have come to the same place."""
@@ -186,43 +130,3 @@ def _instead(layer: nn.Module, steps: _Lockstep) -> Iterator[None]:
             del vars(layer)["forward"]
         else:
             vars(layer)["forward"] = before
-
-
-def _thread(work: Callable[[_Forward], None], forward: _Forward) -> threading.Thread:
-    """A thread in the caller's state, as far as PyTorch keeps it per thread."""
-    context = contextvars.copy_context()
-    enter = _state_of_this_thread()
-
-    def run() -> None:
-        with ExitStack() as stack:
-            enter(stack)
-            context.run(work, forward)
-
-    return threading.Thread(target=run, daemon=True)
-
-
-def _state_of_this_thread() -> Callable[[ExitStack], None]:
-    learning, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    hooks = saved_tensors_hooks(False)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    kinds = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
-    casts = [
-        (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), torch.is_autocast_cache_enabled())
-        for kind in kinds
-    ]
-    device = torch.get_default_device()
-    streams = [] if accelerator is None else [torch.accelerator.current_stream()]
-
-    def enter(stack: ExitStack) -> None:
-        for stream in streams:
-            stack.enter_context(stream)  # its device with it
-        if device is not None and device.type != "cpu":
-            stack.enter_context(device)
-        stack.enter_context(torch.inference_mode(inference))
-        stack.enter_context(torch.set_grad_enabled(learning))
-        for kind, dtype, enabled, cached in casts:
-            stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=cached))
-        if hooks is not None:
-            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(*hooks))
-
-    return enter

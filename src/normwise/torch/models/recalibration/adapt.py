@@ -11,6 +11,7 @@ from torch import nn
 from normwise.errors import NormwiseError
 from normwise.recalibration.adaptation_report import AdaptReport
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.memory import check_memory
 from normwise.recalibration.operations import adapt_layers
 from normwise.recalibration.prior import PRIOR, check_prior
 from normwise.torch.layers.domain import CHOSEN
@@ -21,6 +22,7 @@ from normwise.torch.models.model_checks import check_model, check_runnable
 from normwise.torch.models.ranks import Ranks
 from normwise.torch.models.recalibration.sites import survey
 from normwise.torch.models.recalibration.torch_model import TorchModel, check_values
+from normwise.torch.models.recalibration.torch_stepping import stepping_of
 
 
 def adapt(
@@ -34,6 +36,7 @@ def adapt(
     layers: Collection[str] | None = None,
     domain: str | None = None,
     distributed: Any = True,
+    memory: float | None = None,
 ) -> AdaptReport:
     r"""Move the running statistics of a model's batch norms towards those of shifted data, without labels.
 
@@ -69,6 +72,7 @@ def adapt(
             ``with domain(...)`` around the call, or the default. Those of other domains are not touched, nor are
             layers without domains, unless they are named in ``layers``.
         distributed: as for ``normwise.recalibrate``.
+        memory: as for ``normwise.recalibrate``.
 
     Returns:
         which layers were adapted and how far they moved, which were skipped and why, which no batch reached. Its
@@ -100,13 +104,15 @@ def adapt(
     check_runnable(model, forward_fn, called="adapt")
     check_values(model, upstream, called="adapt")
     check_prior(prior, called="adapt")
+    check_memory(memory, called="adapt")
     elsewhere = _of_other_domains(model, domain, layers)
     found, skipped = survey(model, layers)
     skipped |= {layer.name: elsewhere[layer.name] for layer in found if layer.name in elsewhere}
     network = TorchModel(model, forward_fn, Ranks(distributed, called="adapt"))
     source = Batches(batches, at_most=at_most, called="adapt")
+    stepping = stepping_of(model, network, memory)
     with nullcontext() if domain is None else inside_domain(domain):
-        return adapt_layers(network, source, found, skipped, upstream=upstream, prior=prior)
+        return adapt_layers(network, source, found, skipped, upstream=upstream, prior=prior, stepping=stepping)
 
 
 def _of_other_domains(model: nn.Module, domain: str | None, layers: Collection[str] | None) -> dict[str, str]:

@@ -9,9 +9,14 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.kernels import covariance, two_pass
+from normwise.kernels.choose import TOO_SMALL, built, choose
+from normwise.kernels.internals import innermost_transform
+from normwise.kernels.kernel import Call
+from normwise.kernels.recording import recording
 from normwise.moments import Moments
 from normwise.recalibration.standard_error import distance
 from normwise.torch.layers.whitening import Whitening
+from normwise.torch.steps.call import CPU
 from normwise.torch.steps.checks_mask import check_mask
 from normwise.torch.steps.checks_whitening import check_shared
 from normwise.torch.steps.estimate_pairs import covariance_of_pairs, mean_of_pairs, sums_of_pairs
@@ -146,10 +151,22 @@ class OfPairs:
 
 def moments(input: Tensor, mask: Tensor | None, device: torch.device) -> Moments:
     """The moments of a batch in float64, as they are: with NaN where it has NaN."""
-    found = two_pass.gather(input.detach(), check_mask(mask, input))
+    x = input.detach()
+    if mask is None and _compiled_code_serves(x):
+        quick = CPU.moments(Call(x))
+        mean, var = (part.to(device, torch.float64) for part in (quick.mean, quick.var))
+        return Moments(mean, var, torch.full_like(mean, quick.count))
+    found = two_pass.gather(x, check_mask(mask, input))
     mean, low, var = (part.flatten().to(device, torch.float64) for part in (found.mean, found.low, found.var))
     count = torch.as_tensor(found.number, dtype=torch.float64, device=device)
     return Moments(mean + low, var, count.expand(mean.shape))
+
+
+def _compiled_code_serves(x: Tensor) -> bool:
+    """Whether a layer of normwise would take it for such a batch in training, or for a larger one."""
+    recorded = recording()
+    choice = choose(Call(x), recorded=recorded, transformed=innermost_transform() is not None)
+    return (choice.name == "cpu" or (choice is TOO_SMALL and built())) and not recorded
 
 
 def _wide(buffer: Tensor, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from normwise.recalibration.one_pass import Pass, check_upstream
 from normwise.recalibration.site import Gathered, Site
 from normwise.torch.models.feeding import ForwardFn, call, samples_in, uncompiled, unwrapped
 from normwise.torch.models.ranks import Ranks, joined
-from normwise.torch.models.transaction import sharded_parts, unchanged
+from normwise.torch.models.transaction import Snapshot, sharded_parts, unchanged
 
 
 class TorchModel:
@@ -38,13 +38,28 @@ class TorchModel:
         self._model, self._inner, self._forward_fn, self._ranks = model, unwrapped(model), forward_fn, ranks
         self.to_the_end = bool(sharded_parts(model))  # fully_shard waits for the end of a forward
         self.rank = ranks.own
+        self._snapshot: Snapshot | None = None
 
     @contextmanager
     def unchanged(self) -> Iterator[Callable[[], None]]:
         """Inside, the model runs in inference mode, as it was written; afterwards it is as before."""
         with unchanged(self._model) as snapshot, uncompiled():
+            self._snapshot = snapshot
             self._inner.eval()
             yield snapshot.random.restore
+        self._snapshot = None
+
+    def restore(self) -> None:
+        """Inside of ``unchanged``: make everything what it was at the beginning of the block, in inference mode."""
+        assert self._snapshot is not None
+        self._snapshot.restore()
+        self._inner.eval()
+
+    def why_not_in_step(self) -> str:
+        """A clause that says why batches cannot go side by side through this model; empty where they can."""
+        if self._ranks.several:
+            return "several processes settle every layer together"
+        return "a forward of fully_shard must not wait for another one" if self.to_the_end else ""
 
     def forward(self, batch: Any) -> Any:
         """One batch through the model, without gradients."""

@@ -1,0 +1,47 @@
+"""A model through which several batches can go in step, as its framework describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from normwise.side_by_side import EnterState
+
+
+class Place(NamedTuple):
+    """Where an array lies in memory, in any unit, and how many bytes it has."""
+
+    address: Hashable
+    bytes: int
+
+
+class Stepping(Protocol):
+    """What a framework says about a model beside ``Model``, so that several batches can go through it in step.
+
+    Attributes:
+        at_most: so many batches at a time.
+    """
+
+    at_most: int
+
+    def why_not(self) -> str:
+        """A clause that says why batches cannot; an empty string where they can."""
+
+    def enter_state(self) -> EnterState:
+        """A function that puts another thread into the state of this one."""
+
+    def bound(self) -> float:
+        """How many bytes may be held at a time."""
+
+    def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:
+        """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""
+
+    def places(self, batch: Any) -> Iterator[Place]:
+        """Those of all arrays in a batch."""
+
+    def random_state(self) -> Hashable:
+        """Of all generators that running a model may move; equal to another one if none has moved in between."""
+
+    def restore(self) -> None:
+        """Make the model what it was at the beginning, in inference mode, and the random state too."""
