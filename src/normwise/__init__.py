@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         convert_to_synchronized,
         fuse,
     )
+    from normwise.surgery.other_layers import swap
     from normwise.surgery.statistics import paused_statistics, pool_statistics, statistics_from
     from normwise.surgery.statistics_of_data import adapt, adapting, recalibrate
     from normwise.surgery.training import accumulate_gradients, forward_together, param_groups
@@ -46,6 +47,7 @@ __all__ = [
     "pool_statistics",
     "recalibrate",
     "statistics_from",
+    "swap",
     "unfreeze",
 ]
 

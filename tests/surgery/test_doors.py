@@ -141,6 +141,7 @@ def test_defaults_that_are_documented_are_visible() -> None:
         "tolerance": None,
         "layers": None,
         "distributed": True,
+        "memory": None,
         "batch_size": 32,
     }
     assert inspect.signature(normwise.adapt).parameters["prior"].default == 4.0

@@ -39,6 +39,7 @@ def recalibrate(
     tolerance: float | None = None,
     layers: Collection[str] | None = None,
     distributed: Any = True,
+    memory: float | None = None,
     batch_size: int = 32,
 ) -> RecalibrateReport:
     r"""Set the running statistics of a PyTorch or Keras model's batch norms to those of data, for its present weights.
@@ -58,7 +59,8 @@ def recalibrate(
         estimator: ``"pooled"``, the exact moments of all values; ``"cumulative"``, the mean of the batches' means and
             unbiased variances, as the original paper has it; or any other of ``normwise.estimators``.
         upstream: what earlier layers normalize with while a layer collects its statistics. ``"inference"``: their new
-            running statistics, which holds for any data and takes a pass over the data for each layer. ``"batch"``: the
+            running statistics, which holds for any data; how often the data are gone through, see ``memory``.
+            ``"batch"``: the
             statistics of each batch, in one pass; cheaper, and close for large shuffled batches.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the first items of a batch are not
             the model's inputs.
@@ -70,6 +72,10 @@ def recalibrate(
         distributed: for PyTorch models. True: if ``torch.distributed`` is in use, every process brings its own share
             of the data, all of them call this, and each gets the statistics of all data. False: this process alone. Or
             a process group.
+        memory: how much the batches may hold that go through the model side by side, with one forward for each: bytes;
+            up to 1, a share of what is free on the model's device; None for a quarter of that. Where they need more,
+            and in the cases that the report names, the layers are done one by one, which takes half as many forwards
+            as there are layers; the statistics are the same. 0 to do so at once.
         batch_size: for Keras models. Rows per batch of arrays.
 
     Returns:
@@ -115,6 +121,7 @@ def adapt(
     layers: Collection[str] | None = None,
     domain: str | None = None,
     distributed: Any = True,
+    memory: float | None = None,
     batch_size: int = 32,
 ) -> AdaptReport:
     r"""Move the running statistics of a PyTorch or Keras model's batch norms towards those of shifted data, and back.
@@ -137,6 +144,7 @@ def adapt(
         layers: the names of the only layers to be adapted; None for all that are not frozen.
         domain: of a model with statistics per domain, whose statistics to adapt; None for the domain that is chosen.
         distributed: for PyTorch models, as for ``recalibrate``.
+        memory: as for ``recalibrate``.
         batch_size: for Keras models. Rows per batch of arrays.
 
     Returns:

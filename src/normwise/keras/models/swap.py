@@ -39,7 +39,7 @@ class _NotPossible(Exception):
 
 def swap(
     model: Any,
-    to: str | Iterable[str] = "keras",
+    to: str | Iterable[str] | None = None,
     *,
     layers: Collection[str] | None = None,
     calibrate: Any = None,
@@ -62,7 +62,9 @@ def swap(
 
     Args:
         model: any model or layer of Keras's.
-        to: * ``"keras"``: for each layer of ours ``keras.layers.BatchNormalization``; a file of the model loads where
+        to: None for ``"keras"``.
+
+            * ``"keras"``: for each layer of ours ``keras.layers.BatchNormalization``; a file of the model loads where
               normwise is not installed.
             * ``"normwise"``: for each layer of Keras's ours, in place.
             * ``"group"``, ``"layer"``, ``"instance"``: ``keras.layers.GroupNormalization`` of several groups, of one,
@@ -109,7 +111,7 @@ def swap(
         "domains": domains,
         "domain": domain,
     }
-    target, settings = _checked(to, given)
+    target, settings = _checked("keras" if to is None else to, given)
     if not isinstance(model, keras.Layer):
         raise UnsuitableModel(refusal("swap", "a keras.Model", model))
     norms = {layer.path or layer.name: layer for layer in model._flatten_layers() if isinstance(layer, _NORMS)}

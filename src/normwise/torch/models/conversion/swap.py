@@ -46,7 +46,7 @@ _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, PerDomain)
 
 def swap(
     model: nn.Module,
-    to: str | Iterable[str] = "torch",
+    to: str | Iterable[str] | None = None,
     *,
     layers: Collection[str] | None = None,
     calibrate: Iterable[Any] | None = None,
@@ -83,7 +83,9 @@ def swap(
 
     Args:
         model: any module; wrappers are passed by.
-        to: * ``"torch"``: for each layer of normwise the one of ``torch.nn`` that computes the same at inference.
+        to: None for ``"torch"``.
+
+            * ``"torch"``: for each layer of normwise the one of ``torch.nn`` that computes the same at inference.
             * ``"normwise"``: for each layer that is exactly one of ``torch.nn`` normwise's, without fusing anything.
             * ``"group"``, ``"instance"``: normwise's ``GroupNorm`` or ``InstanceNorm``. ``"layer"``: a ``GroupNorm``
               of one group, which is the layer norm of channels and positions that has a scale per channel.
@@ -145,7 +147,7 @@ def swap(
         "domains": domains,
         "domain": domain,
     }
-    target, settings = _checked(to, given)
+    target, settings = _checked("torch" if to is None else to, given)
     check_model(model, called="swap")
     if calibrate is not None:
         check_runnable(model, forward_fn, called="swap")
