@@ -112,7 +112,7 @@ class TorchSubject:
         return _cut(batch, list(rows), number) if number else None
 
     def targets(self, batch: Any) -> Any:
-        """As ``Subject``: what of a tuple ``forward`` does not take, or the labels of a mapping by their usual names."""
+        """As ``Subject``: what ``forward`` does not take of a tuple, or a mapping's labels by their usual names."""
         if isinstance(batch, Mapping):
             return next((batch[name] for name in ("labels", "label", "targets", "target", "y") if name in batch), None)
         if isinstance(batch, tuple | list) and len(batch) > 1:
@@ -234,7 +234,7 @@ class TorchSubject:
             name, type(norm).__name__, norm.eps, norm.momentum,
             scale=_array(norm.weight), shift=_array(norm.bias),
             mean=_array(norm.running_mean) if keeps else None, var=_array(norm.running_var) if keeps else None,
-            dtype=str(norm.running_mean.dtype).removeprefix("torch.") if keeps and norm.running_mean is not None else "",
+            dtype="" if norm.running_mean is None else str(norm.running_mean.dtype).removeprefix("torch."),
             updates=None if norm.num_batches_tracked is None else int(norm.num_batches_tracked),
             trains=norm.training, learns=any(each.requires_grad for each in own) if own else None,
             frozen=self._frozen.get(name),
