@@ -20,6 +20,7 @@ class Check(Protocol):
 
     Attributes:
         LIMITS: a name -> the limit, its unit, and where it comes from.
+        REMEDY: a line of code that works when pasted.
         HIDES: names of checks whose findings on the same layers merely follow from one of this.
         ON: whether it runs unless asked for by name.
     """
@@ -27,6 +28,7 @@ class Check(Protocol):
     __name__: str
     __doc__: str
     LIMITS: dict[str, tuple[float, str, str]]
+    REMEDY: str
     HIDES: tuple[str, ...]
     ON: bool
 
