@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def _of_torch(
     if device is not None:
         for each in (network, origin):
             if each is not None:
-                attempt(lambda each=each: each.to(device), f"moving {model} to --device {device}")
+                attempt(partial(each.to, device), f"moving {model} to --device {device}")
     return network, origin, loading.load_batches(data, network, batch_size)
 
 

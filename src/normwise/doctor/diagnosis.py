@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from html import escape
+from importlib import import_module
 from typing import Any
 
 from normwise.doctor.finding import Finding, Severity, Skipped
@@ -64,6 +66,20 @@ class Diagnosis:
                 lines.append(f"           remedy: {finding.remedy}")
         lines += [f"  skipped  {each.check}: {each.reason}" for each in self.skipped]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f'<pre style="white-space: pre-wrap">{escape(str(self))}</pre>'
+
+    def to_html(self, title: str = "the model") -> str:
+        """The diagnosis as a self-contained page.
+
+        Raises:
+            MissingExtra: jinja2 is not installed.
+        """
+        page = import_module("normwise.report.diagnosis_page")  # above this room, and needed only when it is asked for
+        html: str = page.render(self, title=title)
+        return html
 
     def to_json(self) -> str:
         """The findings as JSON; what is no finite number is null there."""
