@@ -2,7 +2,7 @@
 
 A page per experiment, per estimator, per check of the doctor and per public layer or function of `normwise.torch` and
 `normwise.keras` comes from its docstring, and `command_line.md` from every `--help`; `claims.md` from the results of
-the lab's last full run. The sources are read, not imported (all but the command line), so this needs none of the extras.
+the lab's last full run. The sources are read, not imported (all but the command line): this needs none of the extras.
 """
 
 import ast

@@ -61,13 +61,16 @@ def test_the_page_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_a_browser_shows_it_without_a_word_in_the_console_or_a_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_without_a_complaint_or_a_request(tmp_path: Path, width: int, dark: bool) -> None:
     path = tmp_path / "page.html"
-    diagnosis_page.write(diagnosed(load("stale_running_statistics").sick()), path, title="net")
+    diagnosis_page.write(diagnosed(renamed(load("stale_running_statistics").sick())), path, title="net")
     with Browser(find()) as browser:
-        opened = browser.open(path)
-        assert opened.console == []
-        assert [each for each in opened.requests if not each.startswith(("file:", "data:"))] == []
+        shown = browser.open(path, width=width, dark=dark)
+        assert shown.ask("document.documentElement.scrollWidth <= innerWidth")
+        assert shown.complaints == []
+        assert [each for each in shown.requests if not each.startswith(("file:", "data:"))] == []
 
 
 def test_the_text_has_the_verdict_the_findings_and_what_was_not_checked() -> None:
