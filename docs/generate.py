@@ -1,9 +1,9 @@
 """Writes the pages of docs/ that are generated from the code; with `--check`, says which of them are stale.
 
-A page per experiment, per estimator, per door of `normwise` and per public layer or function of `normwise.torch` and
-`normwise.keras` comes from its docstring, and `command_line.md` from every `--help`; `claims.md` from the results of
-the lab's last full run. The sources are read, not imported (all but the command line), so this needs none of the
-extras.
+A page per experiment, per estimator, per check of the doctor, per door of `normwise` and per public layer or function
+of `normwise.torch` and `normwise.keras` comes from its docstring, and `command_line.md` from every `--help`;
+`claims.md` from the results of the lab's last full run. The sources are read, not imported (all but the command line),
+so this needs none of the extras.
 """
 
 import ast
@@ -28,13 +28,17 @@ KEPT = Path("benchmarks/results/claims")
 # The rooms that export layers and functions: the folder of their pages, and whom they are for.
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.
-FAMILIES = ("experiments", "estimators", "doors", *(folder for folder, _ in ROOMS.values()))
+FAMILIES = ("experiments", "estimators", "checks", "doors", *(folder for folder, _ in ROOMS.values()))
 
 
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page, by its path under ``root``, with the text that it should have."""
     wanted = {}
-    for folder, family in (("lab/experiments", "experiments"), ("estimators", "estimators")):
+    for folder, family in (
+        ("lab/experiments", "experiments"),
+        ("estimators", "estimators"),
+        ("doctor/checks", "checks"),
+    ):
         for source in members(root / "src/normwise" / folder):
             wanted[Path("docs", family, f"{source.stem}.md")] = member_page(source, root)
     wanted |= door_pages(root)
@@ -57,7 +61,7 @@ def member_page(source: Path, root: Path) -> str:
     module = ast.parse(source.read_text(encoding="utf-8"))
     classes = [node for node in module.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
     node: ast.Module | ast.ClassDef = module
-    call = f"normwise lab run {source.stem}"
+    call = f"normwise {'explain' if source.parent.name == 'checks' else 'lab run'} {source.stem}"
     if source.parent.name == "estimators":
         if len(classes) != 1:
             raise SystemExit(f"{source} must define one public class, the estimator, and defines {len(classes)}.")

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from normwise import __version__
 from normwise.commands import streams
+from normwise.commands.doctor import doctor, explain
 from normwise.commands.lab import lab
 from normwise.commands.program import Program, help_alone
 from normwise.commands.statistics import adapt, recalibrate
@@ -134,5 +135,5 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     return {"kernel": found.name, "reason": found.reason}
 
 
-for command in (lab, recalibrate, adapt):
+for command in (lab, doctor, explain, recalibrate, adapt):
     main.add_command(command)

@@ -19,7 +19,7 @@ FAILED = 3
 INTERRUPTED = 130
 EXIT_CODES = {
     0: "The command did what it was asked to.",
-    1: "Reserved for what a command finds wrong with a model.",
+    1: "`normwise doctor` found an error in the model.",
     WRONG: "The command line is wrong: an unknown command, option or name, a value that cannot be, or options that do "
     "not go together. Nothing was begun.",
     FAILED: "The command line is right, and the work failed: a file or a library is not there, a file is damaged, the "

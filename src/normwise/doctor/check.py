@@ -1,0 +1,106 @@
+"""The checks, found by listing their folder: what each of them is, and running them over facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from normwise.doctor.finding import Finding, Skipped
+from normwise.errors import UnknownName
+from normwise.facts import ModelFacts
+
+FOLDER = Path(__file__).parent / "checks"
+
+
+class Check(Protocol):
+    """A module in ``doctor/checks/``, named after the bad thing that it finds.
+
+    Attributes:
+        LIMITS: a name -> the limit, its unit, and where it comes from.
+        REMEDY: a line of code that works when pasted.
+        HIDES: names of checks whose findings on the same layers merely follow from one of this.
+        ON: whether it runs unless asked for by name.
+    """
+
+    __name__: str
+    __doc__: str
+    LIMITS: dict[str, tuple[float, str, str]]
+    REMEDY: str
+    HIDES: tuple[str, ...]
+    ON: bool
+
+    def check(self, facts: ModelFacts) -> Iterator[Finding | Skipped]:
+        """The findings, and what could not be told."""
+
+    def sick(self) -> ModelFacts:
+        """Facts of a model that has it."""
+
+    def healthy(self) -> ModelFacts:
+        """Facts of a model like it that has not."""
+
+
+def names() -> list[str]:
+    """The names of all checks.
+
+    Example:
+        >>> "stale_running_statistics" in names()
+        True
+    """
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+@cache
+def load(name: str) -> Check:
+    """One check by its name.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    if name not in names():
+        raise UnknownName("check", name, names(), all_of_them="normwise.doctor.names()")
+    return cast("Check", import_module(f"normwise.doctor.checks.{name}"))
+
+
+def chosen(only: Iterable[str] | None, allow: Iterable[str]) -> list[str]:
+    """The names of the checks that are to run.
+
+    Args:
+        only: the names of the only ones, or None for all that run by themselves.
+        allow: the names of those that are not to run.
+
+    Raises:
+        UnknownName: one of them does not exist.
+    """
+    for name in (*(only or ()), *allow):
+        load(name)  # or it does not exist
+    wanted = [name for name in names() if load(name).ON] if only is None else list(only)
+    return [name for name in wanted if name not in {*allow}]
+
+
+def run(wanted: Iterable[str], facts: ModelFacts) -> tuple[list[Finding], list[Skipped]]:
+    """What the checks find, without what merely follows from another finding, the most expensive first.
+
+    Args:
+        wanted: names of checks.
+        facts: what was observed.
+    """
+    found: list[Finding] = []
+    skipped: list[Skipped] = []
+    for name in wanted:
+        for each in load(name).check(facts):
+            (found if isinstance(each, Finding) else skipped).append(each)  # type: ignore[arg-type]  # told apart here
+    kept = [finding for finding in found if not any(_hides(other, finding) for other in found)]
+    return sorted(kept, key=_rank), skipped
+
+
+def _hides(one: Finding, other: Finding) -> bool:
+    named = other.check in load(one.check).HIDES
+    return named and (not one.layers or {*other.layers} <= {*one.layers} or one.layers[0] in other.layers)
+
+
+def _rank(finding: Finding) -> tuple[int, float, str]:
+    order = ["error", "warning", "note"].index(finding.severity)
+    return order, -(finding.cost.size if finding.cost else 0.0), finding.check

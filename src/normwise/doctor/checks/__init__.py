@@ -1,0 +1,1 @@
+"""One file for each check, named after the bad thing that it finds."""

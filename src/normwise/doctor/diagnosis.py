@@ -1,0 +1,105 @@
+"""What an examination came to: findings, what could not be checked, and the facts behind them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib import import_module
+from typing import Any
+
+from normwise.doctor.finding import Finding, Severity, Skipped
+from normwise.facts import ModelFacts
+from normwise.recalibration.report import finite
+
+SCHEMA = 1
+"""The version of the JSON that ``to_json`` writes."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The result of ``examine``.
+
+    Args:
+        findings: the most expensive first; empty for a healthy model.
+        skipped: checks that could not be carried out, with the reason.
+        checked: the names of all that were.
+        facts: what was observed.
+    """
+
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+    checked: tuple[str, ...]
+    facts: ModelFacts
+
+    @property
+    def healthy(self) -> bool:
+        """True where there is neither an error nor a warning."""
+        return not any(finding.severity is not Severity.NOTE for finding in self.findings)
+
+    @property
+    def sick(self) -> bool:
+        """True where there is an error."""
+        return any(finding.severity is Severity.ERROR for finding in self.findings)
+
+    def verdict(self) -> str:
+        """One line."""
+        norms, samples = len(self.facts.layers), self.facts.samples
+        seen = f"{norms} normalization layer{'s' * (norms != 1)}, {samples} samples"
+        if not norms:
+            return f"nothing to examine: the model has no batch norm that runs as a layer ({samples} samples)"
+        counts = [(severity, sum(finding.severity is severity for finding in self.findings)) for severity in Severity]
+        words = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts if number)
+        return f"{words or 'healthy: nothing found'} ({seen})"
+
+    def __str__(self) -> str:
+        lines = [self.verdict()]
+        for finding in self.findings:
+            where = ", ".join(name or "(the model)" for name in finding.layers[:4])
+            more = f" and {len(finding.layers) - 4} more" if len(finding.layers) > 4 else ""
+            lines.append(f"  {finding.severity:<8} {finding.check}: {where}{more}")
+            lines.append(f"           {finding.message}")
+            lines += [f"           {name}: {number}" for name, number in finding.evidence.items()]
+            if finding.cost is not None:
+                lines.append(f"           cost: {finding.cost}")
+            if finding.remedy:
+                lines.append(f"           remedy: {finding.remedy}")
+        lines += [f"  skipped  {each.check}: {each.reason}" for each in self.skipped]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f'<pre style="white-space: pre-wrap">{escape(str(self))}</pre>'
+
+    def to_html(self, title: str = "the model") -> str:
+        """The diagnosis as a self-contained page.
+
+        Raises:
+            MissingExtra: jinja2 is not installed.
+        """
+        page = import_module("normwise.report.diagnosis_page")  # above this room, and needed only when it is asked for
+        html: str = page.render(self, title=title)
+        return html
+
+    def to_json(self) -> str:
+        """The findings as JSON; what is no finite number is null there."""
+        found: dict[str, Any] = {
+            "schema": SCHEMA,
+            "verdict": self.verdict(),
+            "healthy": self.healthy,
+            "findings": [asdict(finding) for finding in self.findings],
+            "skipped": [asdict(each) for each in self.skipped],
+            "checked": list(self.checked),
+            "layers": [layer.name for layer in self.facts.layers],
+            "batches": self.facts.batches,
+            "samples": self.facts.samples,
+        }
+        return json.dumps(_plain(finite(found)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(finite(item)) for item in value]
+    return value

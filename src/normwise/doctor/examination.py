@@ -1,0 +1,91 @@
+"""``examine``: what normalization does wrong in a model, on some data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from normwise.doctor.check import chosen, run
+from normwise.doctor.diagnosis import Diagnosis
+from normwise.doctor.gathering import Gathering
+from normwise.doctor.subject import Subject
+from normwise.errors import UnsuitableModel
+from normwise.frameworks import framework_of, refusal
+from normwise.recalibration.batches import Batches
+
+
+def examine(
+    model: Any,
+    batches: Any,
+    *,
+    loss: Callable[[Any, Any], Any] | None = None,
+    metric: Callable[[Any, Any], Any] | None = None,
+    train_step: Callable[[Any, Any], object] | None = None,
+    source_model: Any = None,
+    only: Collection[str] | None = None,
+    allow: Collection[str] = (),
+    forward_fn: Callable[[Any, Any], Any] | None = None,
+    at_most: int | None = None,
+) -> Diagnosis:
+    """Name what normalization does wrong in a model, in which layer, with the number that proves it.
+
+    The model is afterwards as before, byte for byte, also after an error. The data are gone through five times at most,
+    and once more for each layer in question.
+
+    Args:
+        model: a ``torch.nn.Module`` or a built ``keras.Model``.
+        batches: as for ``recalibrate``, with targets where there are some: ``(x, y)``.
+        loss: ``loss(outputs, targets)``, a mean over the batch; lets the diagnosis say what a fault costs.
+        metric: the same of a metric, for example an accuracy.
+        train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
+            on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
+        source_model: what this model was derived from (folded, converted, averaged, exported).
+        only: names of the only checks to run; None for all that run by themselves.
+        allow: names of checks not to run.
+        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
+        at_most: use so many batches; None for all.
+
+    Returns:
+        findings, the most expensive first, and the checks that could not be carried out.
+
+    Raises:
+        UnsuitableModel: not a model of either framework.
+        UnknownName: no such check.
+        NormwiseError: no batches.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)).eval()
+        >>> data = [5 + torch.randn(32, 4) for _ in range(4)]
+        >>> diagnosis = examine(model, data)
+        >>> diagnosis.findings[0].check, diagnosis.findings[0].layers
+        ('never_updated_statistics', ('0',))
+    """
+    wanted = chosen(only, allow)
+    subject = _subject(model, forward_fn)
+    source = Batches(_given(batches, at_most, subject), at_most=at_most, called="examine")
+    facts = Gathering(subject, source, loss, metric).facts(train_step, source_model)
+    findings, skipped = run(wanted, facts)
+    return Diagnosis(tuple(findings), tuple(skipped), tuple(wanted), facts)
+
+
+def _subject(model: Any, forward_fn: Callable[[Any, Any], Any] | None) -> Subject:
+    framework = framework_of(model)
+    if framework == "torch":
+        from normwise.torch.models.observe import TorchSubject
+
+        return TorchSubject(model, forward_fn)
+    if framework == "keras":
+        from normwise.keras.models.observe import KerasSubject
+
+        return KerasSubject(model, forward_fn)
+    raise UnsuitableModel(refusal("examine", "a PyTorch or Keras model (torch.nn.Module or keras.Model)", model))
+
+
+def _given(batches: Any, at_most: int | None, subject: Subject) -> Any:
+    if subject.framework == "keras":
+        from normwise.keras.models.feeding import batches_of
+
+        return batches_of(batches, 32, at_most=at_most, called="examine")
+    return batches

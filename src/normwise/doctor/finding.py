@@ -1,0 +1,97 @@
+"""What a check says: a finding with the numbers that prove it, or why it could not be carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad a finding is: an error makes results wrong, a warning puts them at risk, a note costs little."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured number with its unit and the limit that it was held to.
+
+    Args:
+        value: what was measured.
+        unit: for example ``"standard deviations"``; empty for a plain number.
+        limit: the limit, or None where there is none.
+
+    Example:
+        >>> print(Number(3.07, "standard deviations", 0.25))
+        3.07 standard deviations (limit 0.25)
+    """
+
+    value: float
+    unit: str = ""
+    limit: float | None = None
+
+    def __str__(self) -> str:
+        limit = "" if self.limit is None else f" (limit {self.limit:g})"
+        return f"{self.value:.3g} {self.unit}".rstrip() + limit
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a finding costs: a number of the user's as it is, and with the remedy.
+
+    Args:
+        of: ``"loss"`` or ``"metric"``.
+        now: as the model is.
+        remedied: with the remedy.
+    """
+
+    of: str
+    now: float
+    remedied: float
+
+    @property
+    def size(self) -> float:
+        """The difference that the remedy makes, as a share of the larger of both."""
+        return abs(self.now - self.remedied) / (max(abs(self.now), abs(self.remedied)) or 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.of} {self.now:.4g}, with the remedy {self.remedied:.4g}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Args:
+        check: the name of the check, which is the bad thing's.
+        layers: paths in the model, the guilty one first; empty where it is the model or the data.
+        severity: how bad.
+        message: one plain sentence.
+        evidence: a name -> the number, its unit and limit.
+        remedy: a line of code that works when pasted.
+        cost: of it, where it can be measured.
+    """
+
+    check: str
+    layers: tuple[str, ...]
+    severity: Severity
+    message: str
+    evidence: Mapping[str, Number] = field(default_factory=dict)
+    remedy: str = ""
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A check that could not be carried out.
+
+    Args:
+        check: its name.
+        reason: one clause.
+    """
+
+    check: str
+    reason: str

@@ -1,0 +1,292 @@
+"""The facts of a model and its data: a few passes over the data, and the model is afterwards as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+
+from normwise.doctor.distances import suspects
+from normwise.doctor.subject import Subject
+from normwise.errors import NormwiseError
+from normwise.estimators.pooled import Pooled
+from normwise.facts import Array, Company, Input, LayerFacts, ModelFacts, Outcome, Seen
+from normwise.moments import Moments
+from normwise.recalibration.batches import Batches
+from normwise.recalibration.site import Site
+
+Function = Callable[[Any, Any], Any]
+
+KEPT_OUTPUTS = 512
+"""Samples whose outputs are kept to be compared, at most."""
+IN_QUESTION = 8
+"""Layers whose share in a difference is measured, each by a pass over the data, at most."""
+STEPS = 3
+"""Batches that ``train_step`` gets."""
+
+
+class Gathering:
+    """One examination of one model.
+
+    Args:
+        subject: the model.
+        batches: the data.
+        loss: of outputs and targets, or None.
+        metric: the same.
+    """
+
+    def __init__(self, subject: Subject, batches: Batches, loss: Function | None, metric: Function | None) -> None:
+        self.subject, self.batches, self.loss, self.metric = subject, batches, loss, metric
+        self.samples: list[float] = []
+        self.labels: list[Array] | None = []
+        self.inputs: dict[str, Input] = {}
+        self.places: dict[str, int] = {}
+
+    def facts(self, train_step: Function | None, source: Any) -> ModelFacts:
+        """Everything that can be known.
+
+        Args:
+            train_step: of a model and a batch, one step of the optimizer; or None.
+            source: what the model was derived from, or None.
+        """
+        subject = self.subject
+        missing = dict(subject.missing)
+        first = list(islice(iter(self.batches), STEPS))
+        if not first:
+            raise NormwiseError(
+                "examine received no batches, so there is nothing to measure: pass data; an iterator that was gone "
+                "through before is empty."
+            )
+        self.batches.passes = 3 + IN_QUESTION
+        with subject.unchanged() as restore:
+            served, stored = self._pass(restore, "stored")
+            own, by_batch = self._pass(restore, "batch")
+            noisy = None
+            if subject.dropouts:
+                with subject.with_dropout():
+                    noisy = self._pass(restore, "batch")[0]
+            layers = self._layers(served, own, noisy)
+            recalibrated, shares = self._corrected(restore, layers, stored)
+            company = self._company(first[0], missing)
+            restore()
+        self.batches.close()
+        facts = ModelFacts(
+            subject.framework, layers, batches=len(self.samples), samples=int(sum(self.samples)), stored=stored,
+            by_batch=by_batch, recalibrated=recalibrated, shares=shares, labels=self.labels or None, company=company,
+        )  # fmt: skip
+        if train_step is None:
+            missing["steps"] = "no train_step was given"
+        else:
+            facts = replace(facts, steps=subject.steps(train_step, first))
+        if source is None:
+            missing["source"] = "no source_model was given"
+        else:
+            facts = replace(facts, source=subject.compared(source, first))
+        if self.loss is None:
+            missing["gradients"] = "no loss was given"
+        elif subject.targets(first[0]) is None:
+            missing["gradients"] = "the batches have no targets"
+        else:
+            facts = replace(facts, gradients=subject.gradients(self.loss, first[0]))
+        if not self.labels:
+            missing["labels"] = "the batches have no targets that are one number per sample"
+        return replace(facts, missing=missing)
+
+    def _pass(self, restore: Callable[[], None], state: str) -> tuple[dict[str, Seen], Outcome | None]:
+        """Once through the data: what came into each layer, and what the model gave.
+
+        Args:
+            restore: sets the random state to that of the beginning, so that a loader gives the same again.
+            state: ``"stored"``, what the layers have; or ``"batch"``, batch statistics everywhere.
+        """
+        restore()
+        rows: dict[str, list[tuple[Moments, float]]] = {layer.name: [] for layer in self.subject.layers}
+        before = [(layer, layer.read()) for layer in self.subject.layers]
+        outcome = _Outcomes(self)
+        order = count()
+        first = not self.samples
+        with ExitStack() as ends:
+            for layer in self.subject.layers:
+                site = Site(layer, Pooled()) if state == "batch" else None
+                ends.callback(layer.listen(partial(self._hear, rows[layer.name], layer.name, site, order)))
+            if first:
+                ends.callback(self.subject.look(self.inputs.setdefault))
+            for batch in self.batches:
+                result = self.subject.forward(batch)
+                outcome.add(result, batch)
+                number = self.subject.samples_in(batch)
+                if first:
+                    self.samples.append(number)
+                    self._keep_labels(batch)
+                for each in rows.values():
+                    each.append((_END, number))
+        if state == "batch":
+            for layer, statistics in before:
+                layer.write(*statistics)
+        return {name: seen for name, calls in rows.items() if (seen := _seen(calls)) is not None}, outcome.mean()
+
+    def _hear(
+        self,
+        rows: list[tuple[Moments, float]],
+        name: str,
+        site: Site | None,
+        order: count[int],
+        batch: Moments,
+        values_per_sample: float,
+    ) -> None:
+        self.places.setdefault(name, next(order))
+        rows.append((_as_arrays(batch), values_per_sample))
+        if site is not None:
+            site.normalize_by(batch)
+
+    def _keep_labels(self, batch: Any) -> None:
+        if self.labels is None:
+            return
+        targets = self.subject.targets(batch)
+        labels = None if targets is None else self.subject.labels(targets)
+        if labels is None:
+            self.labels = None
+        else:
+            self.labels.append(labels)
+
+    def _layers(
+        self, served: dict[str, Seen], own: dict[str, Seen], noisy: dict[str, Seen] | None
+    ) -> tuple[LayerFacts, ...]:
+        found = [
+            replace(
+                facts,
+                served=served.get(name),
+                own=own.get(name),
+                noisy=None if noisy is None else noisy.get(name),
+                input=self.inputs.get(name),
+                calls=facts.calls or (1.0 if name in served else 0.0),
+            )
+            for name, facts in self.subject.facts.items()
+        ]
+        return tuple(sorted(found, key=lambda layer: self.places.get(layer.name, len(found))))
+
+    def _corrected(
+        self, restore: Callable[[], None], layers: Sequence[LayerFacts], stored: Outcome | None
+    ) -> tuple[Outcome | None, dict[str, float]]:
+        """What the model gives with the statistics of these data in all layers, and each suspect's share in it."""
+        own = {layer.name: layer.own for layer in layers if layer.own is not None}
+        targets = {layer.name: layer for layer in self.subject.layers if layer.name in own}
+        before = {name: layer.read() for name, layer in targets.items()}
+
+        def correct(names: Iterable[str]) -> Outcome | None:
+            for name in names:
+                mean, var = _population(own[name], before[name])
+                targets[name].write(mean, var)
+            found = self._outcome(restore)
+            for name in names:
+                targets[name].write(*before[name])
+            return found
+
+        together = correct(list(targets))
+        shares: dict[str, float] = {}
+        if stored is not None and together is not None and (apart := stored.apart(together)) > 0:
+            for name in suspects(layers)[:IN_QUESTION]:
+                alone = correct([name])
+                if alone is not None:
+                    shares[name] = 1 - alone.apart(together) / apart
+        return together, shares
+
+    def _outcome(self, restore: Callable[[], None]) -> Outcome | None:
+        restore()
+        outcome = _Outcomes(self)
+        for batch in self.batches:
+            outcome.add(self.subject.forward(batch), batch)
+        return outcome.mean()
+
+    def _company(self, batch: Any, missing: dict[str, str]) -> Company | None:
+        """A sample alone, and beside others."""
+        number = self.subject.samples_in(batch)
+        half = max(1, number // 2)
+        companies = [[0], list(range(half)), [0, *range(number - 1, half - 1, -1)]]
+        parts = [self.subject.part(batch, rows) for rows in companies]
+        if number < 2 or any(part is None for part in parts):
+            missing["company"] = "the first batch has one sample" if number < 2 else "the batches cannot be cut"
+            return None
+        results = [self.subject.outputs(self.subject.forward(part)) for part in parts]
+        if any(result is None for result in results):
+            missing["company"] = "the model gives no array with a row for each sample"
+            return None
+        largest = float(np.abs(results[0]).max()) or 1.0
+        apart = max(float(np.abs(result[0] - results[0][0]).max()) for result in results[1:]) / largest
+        first = self.subject.inputs_differ(parts[0], parts[-1]) if apart > 0 else None
+        return Company(apart, first, len(parts))
+
+
+class _Outcomes:
+    """The outputs of the first samples, and the means of loss and metric, as a pass goes on."""
+
+    def __init__(self, gathering: Gathering) -> None:
+        self.gathering = gathering
+        self.outputs: list[Array] = []
+        self.sums = {"loss": 0.0, "metric": 0.0}
+        self.samples = 0
+
+    def add(self, result: Any, batch: Any) -> None:
+        """What the model gave for a batch."""
+        subject = self.gathering.subject
+        outputs = subject.outputs(result)
+        if outputs is not None and sum(map(len, self.outputs)) < KEPT_OUTPUTS:
+            self.outputs.append(outputs[:KEPT_OUTPUTS])
+        number = subject.samples_in(batch)
+        self.samples += number
+        targets = subject.targets(batch)
+        for name, function in (("loss", self.gathering.loss), ("metric", self.gathering.metric)):
+            if function is not None and targets is not None:
+                self.sums[name] += subject.number(function(result, targets)) * number
+
+    def mean(self) -> Outcome | None:
+        """Over the samples; None where the model gave no array."""
+        if not self.outputs or len({each.shape[1] for each in self.outputs}) > 1:
+            return None
+        known = self.samples > 0
+        return Outcome(
+            np.concatenate(self.outputs),
+            self.sums["loss"] / self.samples if known and self.gathering.loss is not None else None,
+            self.sums["metric"] / self.samples if known and self.gathering.metric is not None else None,
+        )
+
+
+_END = Moments(None, None, None)  # between the calls of one batch and those of the next
+
+
+def _as_arrays(batch: Moments) -> Moments:
+    mean, var, number = (np.asarray(getattr(part, "cpu", lambda part=part: part)()) for part in vars(batch).values())
+    return Moments(mean.astype(np.float64), var.astype(np.float64), np.broadcast_to(number, mean.shape) * 1.0)
+
+
+def _seen(calls: list[tuple[Moments, float]]) -> Seen | None:
+    """A row for each batch, several calls in one forward merged."""
+    rows, samples, current = [], [], None
+    for moments, number in calls:
+        if moments is not _END:
+            current = moments if current is None else current.merge(moments)
+        elif current is not None:
+            rows.append(current)
+            samples.append(number)
+            current = None
+    if not rows:
+        return None
+    mean, var, counts = (np.stack([getattr(row, part) for row in rows]) for part in ("mean", "var", "count"))
+    return Seen(mean, var, counts, np.asarray(samples, dtype=np.float64))
+
+
+def _population(seen: Seen, like: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The pooled mean and unbiased variance, as the layer's own arrays are."""
+    pooled = seen.pooled()
+    var = np.where(pooled.count > 1, pooled.var * pooled.count / np.maximum(pooled.count - 1, 1), pooled.var)
+    mean = np.asarray(pooled.mean)
+    return tuple(_like(value, old) for value, old in zip((mean, var), like, strict=True))
+
+
+def _like(value: Array, old: Any) -> Any:
+    return value if isinstance(old, np.ndarray) else old.new_tensor(value)

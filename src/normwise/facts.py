@@ -1,0 +1,248 @@
+"""What was observed about a model and its data: plain arrays, which the checks of the doctor read and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normwise.moments import Moments
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The moments of what came into a layer, one row for each batch.
+
+    Args:
+        mean: shape (B, C).
+        var: shape (B, C), divided by the count.
+        count: shape (B, C), how many values they are of.
+        samples: shape (B,), how many samples were in the batch.
+
+    Example:
+        >>> seen = Seen(np.array([[0.0], [2.0]]), np.ones((2, 1)), np.full((2, 1), 8.0), np.full(2, 8.0))
+        >>> seen.pooled().mean.tolist(), seen.pooled().var.tolist()
+        ([1.0], [2.0])
+    """
+
+    mean: Array
+    var: Array
+    count: Array
+    samples: Array
+
+    def pooled(self) -> Moments:
+        """The moments of all values of all batches, shape (C,)."""
+        found = Moments(self.mean, self.var, self.count).merged()
+        return Moments(found.mean, found.var, np.asarray(found.count, dtype=np.float64))
+
+    def error(self, eps: float) -> Array:
+        """The standard error of the pooled mean in standard deviations, shape (C,), from the spread between batches.
+
+        Values of one image are alike, so that it is not the number of values that counts. Infinite for one batch.
+        """
+        if len(self.mean) < 2:
+            return np.full(self.mean.shape[1], np.inf)
+        pooled = self.pooled()
+        spread = self.mean.var(0, ddof=1) / len(self.mean)
+        error: Array = np.sqrt(spread / (pooled.var + eps))
+        return error
+
+    def effective_count(self) -> Array:
+        """The number of independent values that a batch's mean is worth, shape (C,): the variance over that of means.
+
+        NaN for fewer than two batches, infinite where all means are the same.
+        """
+        if len(self.mean) < 2:
+            return np.full(self.mean.shape[1], np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: Array = self.pooled().var / self.mean.var(0, ddof=1)
+        return found
+
+
+@dataclass(frozen=True)
+class Input:
+    """What of a layer's input in one batch moments do not tell.
+
+    Args:
+        shape: of the batch.
+        axis: of the channels.
+        largest: the largest absolute value.
+        dtype: of the input, for example ``"float16"``.
+        tails: shape (N,), for each sample the share of its places, along the longest axis, at whose end all channels
+            stay the same; NaN where there is no such axis.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    largest: float
+    dtype: str
+    tails: Array
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """A normalization layer: its settings, its state, and what came into it.
+
+    Args:
+        name: its path in the model.
+        kind: the name of its class.
+        eps: added to the variance.
+        weight_of_new: of a batch in the running statistics (PyTorch's momentum, 1 minus Keras's); None for the plain
+            average of all.
+        scale: shape (C,), or None.
+        shift: shape (C,), or None.
+        mean: the running mean, float64, shape (C,), or None where there are no running statistics.
+        var: the running variance, as the framework keeps it.
+        dtype: of the running statistics.
+        updates: how many batches entered them, where the layer counts.
+        trains: whether it is set to use and gather batch statistics when it is called (its own mode).
+        learns: whether scale and shift learn; None where it has none.
+        frozen: why it is taken for frozen, or None.
+        own: moments of its input with every norm on batch statistics and the rest in inference mode.
+        served: moments of its input in inference mode.
+        noisy: the same as ``own`` with dropout on; None where there is no dropout in front of it.
+        input: the first batch's.
+        calls: how often one forward calls it.
+        bias_in_front: whether the layer right in front adds a bias.
+    """
+
+    name: str
+    kind: str
+    eps: float
+    weight_of_new: float | None
+    scale: Array | None = None
+    shift: Array | None = None
+    mean: Array | None = None
+    var: Array | None = None
+    dtype: str = "float32"
+    updates: int | None = None
+    trains: bool = False
+    learns: bool | None = True
+    frozen: str | None = None
+    own: Seen | None = None
+    served: Seen | None = None
+    noisy: Seen | None = None
+    input: Input | None = None
+    calls: float = 0.0
+    bias_in_front: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model gives for the data in one state of its statistics.
+
+    Args:
+        outputs: shape (n, k), of the first samples.
+        loss: the mean over the samples, or None where no loss was given.
+        metric: the same of the metric.
+    """
+
+    outputs: Array
+    loss: float | None = None
+    metric: float | None = None
+
+    def apart(self, other: Outcome) -> float:
+        """The distance of the outputs, relative to how much the other's differ from sample to sample.
+
+        Infinite where one of them is not finite.
+        """
+        spread = np.linalg.norm(other.outputs - other.outputs.mean(0)) or np.linalg.norm(other.outputs) or 1.0
+        apart = float(np.linalg.norm(self.outputs - other.outputs) / spread)
+        return apart if np.isfinite(apart) else float("inf")
+
+
+@dataclass(frozen=True)
+class Company:
+    """How much a prediction depends on the samples beside it.
+
+    Args:
+        apart: the largest difference of a sample's output with other companions, relative to the largest output.
+        first: the first layer whose output differs, or None.
+        companions: how many different companies were tried.
+    """
+
+    apart: float
+    first: str | None
+    companions: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What some steps of training did to each layer.
+
+    Args:
+        number: how many steps.
+        updates: the layer's name -> how often its running statistics changed in a step, on average.
+        statistics_moved: names of the layers whose running statistics are other bytes than before.
+        affine_moved: names of the layers whose scale or shift are.
+    """
+
+    number: int
+    updates: Mapping[str, float]
+    statistics_moved: frozenset[str]
+    affine_moved: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that this one was derived from.
+
+    Args:
+        apart: how far the outputs are from its, as ``Outcome.apart``.
+        eps: the layer's name -> its eps there.
+        weights_apart: how far the weights are from its, as a share of theirs.
+        statistics_apart: the layer's name -> how far its statistics are from those there, in standard deviations.
+        norms: how many norms it has.
+    """
+
+    apart: float
+    eps: Mapping[str, float]
+    weights_apart: float
+    statistics_apart: Mapping[str, float]
+    norms: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Everything that the checks know about a model and its data.
+
+    Args:
+        framework: ``"torch"`` or ``"keras"``.
+        layers: in the order of their first calls, those that were not reached last.
+        batches: how many were gone through.
+        samples: how many were in them.
+        stored: what the model gives as it is, in inference mode.
+        by_batch: what it gives with batch statistics everywhere.
+        recalibrated: what it gives with the statistics of these data.
+        shares: the layer's name -> share of the difference between ``stored`` and ``recalibrated`` that correcting this
+            layer alone takes away; for the layers in question.
+        labels: of each batch, or None.
+        company: or None.
+        steps: or None.
+        source: or None.
+        gradients: the layer's name -> root mean square of the gradient of the loss at its input, in order of depth.
+        missing: what is not known -> why.
+    """
+
+    framework: str
+    layers: tuple[LayerFacts, ...]
+    batches: int = 0
+    samples: int = 0
+    stored: Outcome | None = None
+    by_batch: Outcome | None = None
+    recalibrated: Outcome | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    labels: Sequence[Array] | None = None
+    company: Company | None = None
+    steps: Steps | None = None
+    source: Source | None = None
+    gradients: Mapping[str, float] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def tracked(self) -> Iterator[LayerFacts]:
+        """The layers that have running statistics, in the order of their calls."""
+        return (layer for layer in self.layers if layer.mean is not None and layer.var is not None)

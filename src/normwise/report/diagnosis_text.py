@@ -1,0 +1,48 @@
+"""A diagnosis as text for a terminal of any width."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from normwise.doctor.diagnosis import Diagnosis
+from normwise.doctor.finding import Finding, Severity
+from normwise.report.wording import printable
+
+COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
+MOST_LAYERS = 4
+
+
+def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
+    """Print the verdict, each finding with its numbers and remedy, and what could not be checked.
+
+    Args:
+        diagnosis: the result of ``examine``.
+        console: where to; standard output by default.
+    """
+    console = console or Console(highlight=False)
+    console.print(Text(printable(diagnosis.verdict()), style="bold"))
+    for finding in diagnosis.findings:
+        console.print()
+        console.print(_headline(finding))
+        lines = [printable(finding.message)]
+        lines += [f"{name}: {number}" for name, number in finding.evidence.items()]
+        if finding.cost is not None:
+            lines.append(f"cost: {finding.cost}")
+        console.print(Padding(Text("\n".join(lines)), (0, 0, 0, 2)))
+        if finding.remedy:
+            console.print(Padding(Text.assemble(("remedy: ", "bold"), printable(finding.remedy)), (0, 0, 0, 2)))
+    if diagnosis.skipped:
+        console.print()
+        for each in diagnosis.skipped:
+            console.print(Text(printable(f"not checked: {each.check}, because {each.reason}"), style="dim"))
+
+
+def _headline(finding: Finding) -> Text:
+    where = ", ".join(name or "(the model)" for name in finding.layers[:MOST_LAYERS])
+    more = f" and {len(finding.layers) - MOST_LAYERS} more" if len(finding.layers) > MOST_LAYERS else ""
+    head = Text(str(finding.severity), style=COLOURS[finding.severity])
+    head.append(f" {finding.check}", style="bold")
+    head.append(printable(f": {where}{more}" if where else ""), style="not bold")
+    return head

@@ -1,0 +1,329 @@
+"""A PyTorch model as the doctor examines it: its normalization layers, and ways to run it and to look at it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from normwise.facts import Input, LayerFacts, Source, Steps
+from normwise.torch.layers.whitening import Whitening
+from normwise.torch.models.feeding import (
+    ForwardFn,
+    arguments,
+    call,
+    device_of,
+    moved,
+    samples_in,
+    uncompiled,
+    unwrapped,
+)
+from normwise.torch.models.model_checks import check_model, check_runnable, out_of_reach
+from normwise.torch.models.recalibration.sites import survey
+from normwise.torch.models.recalibration.torch_layer import TorchLayer
+from normwise.torch.models.recalibration.torch_model import check_values
+from normwise.torch.models.transaction import unchanged
+
+LOOKED_AT = 32
+"""Samples of a batch that are looked at value by value, at most."""
+
+
+class TorchSubject:
+    """The ``normwise.doctor.subject.Subject`` of PyTorch.
+
+    Args:
+        model: with all that is wrapped around it.
+        forward_fn: how a batch enters the model.
+
+    Raises:
+        UnsuitableModel: no model, or one whose layers do not run in Python.
+        NormwiseError: a model without values.
+    """
+
+    framework = "torch"
+
+    def __init__(self, model: nn.Module, forward_fn: ForwardFn | None) -> None:
+        check_model(model, called="examine")
+        check_runnable(model, forward_fn, called="examine")
+        check_values(model, "inference", called="examine")
+        self.model, self.inner, self.forward_fn = model, unwrapped(model), forward_fn
+        self.norms = {name: module for name, module in self.inner.named_modules() if isinstance(module, _BatchNorm)}
+        self.layers = [TorchLayer(name, norm) for name, norm in self.norms.items() if _keeps_channels(norm)]
+        self._frozen = survey(self.inner, None, covariances=True)[1]
+        self.facts: Mapping[str, LayerFacts] = {name: self._facts_of(name, norm) for name, norm in self.norms.items()}
+        self.dropouts = any(isinstance(module, _DropoutNd) and module.p > 0 for module in self.inner.modules())
+        self.missing = dict(out_of_reach(self.inner))
+
+    @contextmanager
+    def unchanged(self) -> Iterator[Callable[[], None]]:
+        """As ``Subject``."""
+        with unchanged(self.model) as snapshot, uncompiled():
+            self.inner.eval()
+            yield snapshot.random.restore
+
+    def forward(self, batch: Any) -> Any:
+        """As ``Subject``."""
+        return call(self.inner, batch, self.forward_fn)
+
+    @contextmanager
+    def with_dropout(self) -> Iterator[None]:
+        """As ``Subject``."""
+        dropouts = [module for module in self.inner.modules() if isinstance(module, _DropoutNd)]
+        for module in dropouts:
+            module.train()
+        try:
+            yield
+        finally:
+            for module in dropouts:
+                module.eval()
+
+    def look(self, hear: Callable[[str, Input], object]) -> Callable[[], None]:
+        """As ``Subject``."""
+        ends = ExitStack()
+        for layer in self.layers:
+
+            def hook(_: nn.Module, args: Any, named: Any, layer: TorchLayer = layer) -> None:
+                x = layer.input_in(args, named)
+                if x is not None:
+                    hear(layer.name, _input_of(x))
+
+            ends.callback(layer.norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        return ends.close
+
+    def outputs(self, result: Any) -> NDArray[np.float64] | None:
+        """As ``Subject``."""
+        found = _first_tensor(result)
+        if found is None or not found.dim() or not found.is_floating_point():
+            return None
+        values: NDArray[np.float64] = found.detach().double().cpu().reshape(len(found), -1).numpy()
+        return values
+
+    def part(self, batch: Any, rows: Sequence[int]) -> Any:
+        """As ``Subject``."""
+        number = samples_in(batch)
+        return _cut(batch, list(rows), number) if number else None
+
+    def targets(self, batch: Any) -> Any:
+        """As ``Subject``: what ``forward`` does not take of a tuple, or a mapping's labels by their usual names."""
+        if isinstance(batch, Mapping):
+            return next((batch[name] for name in ("labels", "label", "targets", "target", "y") if name in batch), None)
+        if isinstance(batch, tuple | list) and len(batch) > 1:
+            taken = 1 if self.forward_fn is not None else len(arguments(self.inner, batch)[0]) or 1
+            rest = batch[taken:]
+            return rest[0] if len(rest) == 1 else rest or None
+        return None
+
+    def labels(self, targets: Any) -> NDArray[np.float64] | None:
+        """As ``Subject``."""
+        if not isinstance(targets, Tensor) or targets.dim() == 0 or targets.numel() != len(targets):
+            return None
+        found: NDArray[np.float64] = targets.detach().double().cpu().reshape(-1).numpy()
+        return found
+
+    def number(self, value: Any) -> float:
+        """As ``Subject``."""
+        return float(value)
+
+    def samples_in(self, batch: Any) -> int:
+        """As ``Subject``."""
+        return samples_in(batch)
+
+    def inputs_differ(self, one: Any, other: Any) -> str | None:
+        """As ``Subject``."""
+        first, second = (self._first_samples(batch) for batch in (one, other))
+        return next((name for name, x in first.items() if name in second and not torch.equal(x, second[name])), None)
+
+    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
+        """As ``Subject``: on a copy, in training mode as the model's own layers are."""
+        model = copy.deepcopy(self.model)
+        inner = unwrapped(model)
+        norms = {name: module for name, module in inner.named_modules() if isinstance(module, _BatchNorm)}
+        changes = dict.fromkeys(norms, 0)
+
+        def watch(name: str) -> Callable[..., None]:
+            before: list[bytes] = []
+
+            def pre(norm: nn.Module, *_: Any) -> None:
+                before.append(_statistics_bytes(norm))
+
+            def post(norm: nn.Module, *_: Any) -> None:
+                changes[name] += _statistics_bytes(norm) != before.pop()
+
+            norms[name].register_forward_pre_hook(pre)
+            return post
+
+        started = {name: (_statistics_bytes(norm), _affine_bytes(norm)) for name, norm in norms.items()}
+        for name, norm in norms.items():
+            norm.register_forward_hook(watch(name))
+        state = torch.get_rng_state()
+        try:
+            for batch in batches:
+                train_step(model, batch)
+        finally:
+            torch.set_rng_state(state)
+        number = len(batches)
+        return Steps(
+            number,
+            {name: change / number for name, change in changes.items()},
+            frozenset(name for name, norm in norms.items() if _statistics_bytes(norm) != started[name][0]),
+            frozenset(name for name, norm in norms.items() if _affine_bytes(norm) != started[name][1]),
+        )
+
+    def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
+        """As ``Subject``: with batch statistics, as in training, and dropout off."""
+        model = copy.deepcopy(self.inner)
+        model.eval()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
+        found: dict[str, float] = {}
+
+        def listen(name: str) -> Callable[..., None]:
+            def hook(_: nn.Module, args: Any, named: Any) -> None:
+                x = args[0] if args else next(iter(named.values()), None)
+                if isinstance(x, Tensor) and x.requires_grad:
+                    found[name] = 0.0
+                    x.register_hook(lambda g: found.__setitem__(name, float(g.double().square().mean().sqrt())))
+
+            return hook
+
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm):
+                module.register_forward_pre_hook(listen(name), with_kwargs=True)
+        batch = moved(batch, device_of(model))
+        with torch.enable_grad():
+            if self.forward_fn is not None:
+                result = self.forward_fn(model, batch)
+            else:
+                positional, named = arguments(model, batch)
+                result = model(*positional, **named)
+            loss(result, self.targets(batch)).backward()
+        return found
+
+    def compared(self, source: Any, batches: Sequence[Any]) -> Source:
+        """As ``Subject``."""
+        other = TorchSubject(source, self.forward_fn)
+        outputs = []
+        for subject in (self, other):
+            with subject.unchanged():
+                outputs.append(np.concatenate([_rows(subject.outputs(subject.forward(batch))) for batch in batches]))
+        mine, theirs = outputs
+        fits = mine.shape == theirs.shape
+        spread = np.linalg.norm(theirs - theirs.mean(0)) or 1.0
+        both = [name for name in self.norms if name in other.norms]
+        return Source(
+            float(np.linalg.norm(mine - theirs) / spread) if fits else float("inf"),
+            {name: other.norms[name].eps for name in both},
+            _weights_apart(self.inner, other.inner),
+            {name: far for name in both if (far := _statistics_apart(self.norms[name], other.norms[name])) is not None},
+            len(other.norms),
+        )
+
+    def _facts_of(self, name: str, norm: _BatchNorm) -> LayerFacts:
+        keeps = _keeps_channels(norm)
+        own = list(norm.parameters(recurse=False))
+        return LayerFacts(
+            name, type(norm).__name__, norm.eps, norm.momentum,
+            scale=_array(norm.weight), shift=_array(norm.bias),
+            mean=_array(norm.running_mean) if keeps else None, var=_array(norm.running_var) if keeps else None,
+            dtype="" if norm.running_mean is None else str(norm.running_mean.dtype).removeprefix("torch."),
+            updates=None if norm.num_batches_tracked is None else int(norm.num_batches_tracked),
+            trains=norm.training, learns=any(each.requires_grad for each in own) if own else None,
+            frozen=self._frozen.get(name),
+        )  # fmt: skip
+
+    def _first_samples(self, batch: Any) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        with ExitStack() as ends:
+            for layer in self.layers:
+
+                def hook(_: nn.Module, args: Any, named: Any, layer: TorchLayer = layer) -> None:
+                    x = layer.input_in(args, named)
+                    if x is not None:
+                        found.setdefault(layer.name, x[0].detach().clone())
+
+                ends.callback(layer.norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            self.forward(batch)
+        return found
+
+
+def _keeps_channels(norm: _BatchNorm) -> bool:
+    return not isinstance(norm, Whitening) and norm.running_mean is not None and norm.running_var is not None
+
+
+def _array(tensor: Tensor | None) -> NDArray[np.float64] | None:
+    return None if tensor is None else tensor.detach().double().cpu().numpy().copy()
+
+
+def _input_of(x: Tensor) -> Input:
+    dtype = str(x.dtype).removeprefix("torch.")
+    return Input(tuple(x.shape), 1, float(x.abs().max()), dtype, _tails(x[:LOOKED_AT]))
+
+
+def _tails(x: Tensor) -> NDArray[np.float64]:
+    """For each sample, the share of places at the end of the longest axis where all channels repeat the last value."""
+    if x.dim() < 3:
+        return np.full(len(x), np.nan)
+    axis = max(range(2, x.dim()), key=lambda each: x.shape[each])
+    lines = x.detach().movedim(axis, -1).reshape(len(x), -1, x.shape[axis])
+    same = (lines == lines[..., -1:]).all(1).flip(-1).long().cumprod(-1).sum(-1)
+    found: NDArray[np.float64] = (torch.where(same > 1, same, 0).double() / x.shape[axis]).cpu().numpy()
+    return found
+
+
+def _first_tensor(result: Any) -> Tensor | None:
+    if isinstance(result, Tensor):
+        return result
+    items = result.values() if isinstance(result, Mapping) else result if isinstance(result, tuple | list) else ()
+    return next((found for item in items if (found := _first_tensor(item)) is not None), None)
+
+
+def _cut(batch: Any, rows: list[int], number: int) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[rows] if batch.dim() and len(batch) == number else batch
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_cut(item, rows, number) for item in batch))
+    if type(batch) in (tuple, list):
+        return type(batch)(_cut(item, rows, number) for item in batch)
+    if isinstance(batch, Mapping):
+        return {key: _cut(item, rows, number) for key, item in batch.items()}
+    return batch
+
+
+def _rows(outputs: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    return np.zeros((0, 1)) if outputs is None else outputs
+
+
+def _statistics_bytes(norm: nn.Module) -> bytes:
+    kept = (getattr(norm, name, None) for name in ("running_mean", "running_var", "running_covariance"))
+    return b"".join(tensor.detach().cpu().double().numpy().tobytes() for tensor in kept if isinstance(tensor, Tensor))
+
+
+def _affine_bytes(norm: nn.Module) -> bytes:
+    own = norm.parameters(recurse=False)
+    return b"".join(tensor.detach().cpu().double().numpy().tobytes() for tensor in own)
+
+
+def _weights_apart(mine: nn.Module, theirs: nn.Module) -> float:
+    others = dict(theirs.named_parameters())
+    both = [(p.detach().double(), others[n].detach().double()) for n, p in mine.named_parameters() if n in others]
+    both = [(p, q) for p, q in both if p.shape == q.shape]
+    size = sum(float(q.square().sum()) for _, q in both) or 1.0
+    return float((sum(float((p - q.to(p.device)).square().sum()) for p, q in both) / size) ** 0.5)
+
+
+def _statistics_apart(mine: _BatchNorm, theirs: _BatchNorm) -> float | None:
+    if not (_keeps_channels(mine) and _keeps_channels(theirs)):
+        return None
+    from normwise.recalibration.standard_error import distance
+
+    one, other = (TorchLayer("", norm).read() for norm in (mine, theirs))
+    return float(distance(*one, *other, theirs.eps).max()) if one[0].shape == other[0].shape else None

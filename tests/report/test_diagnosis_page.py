@@ -1,0 +1,91 @@
+"""The page and the text of a diagnosis: what they show, that names are escaped, and what a browser says of the page."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from normwise.doctor.check import load, names, run
+from normwise.doctor.diagnosis import Diagnosis
+from normwise.facts import ModelFacts
+from normwise.report import diagnosis_page, diagnosis_plots, diagnosis_text
+from tests.report.test_page_in_browser import Browser, find
+
+EVIL = "<script>alert('layer')</script>\x07"
+
+
+def diagnosed(facts: ModelFacts) -> Diagnosis:
+    findings, skipped = run(names(), facts)
+    return Diagnosis(tuple(findings), tuple(skipped), tuple(names()), facts)
+
+
+def renamed(facts: ModelFacts) -> ModelFacts:
+    layers = tuple(replace(layer, name=EVIL) for layer in facts.layers)
+    return replace(facts, layers=layers, shares=dict.fromkeys([EVIL], 0.5))
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_finding_has_its_message_numbers_plot_and_remedy_on_the_page(name: str) -> None:
+    diagnosis = diagnosed(load(name).sick())
+    page = diagnosis_page.render(diagnosis, title="net")
+    finding = diagnosis.findings[0]
+    assert finding.check.replace("_", " ").capitalize() in page
+    assert finding.remedy.split("(")[0] in page
+    for evidence in finding.evidence:
+        assert evidence in page
+    assert diagnosis_plots.plots(finding, diagnosis.facts) == [] or "<svg" in page
+
+
+def test_names_from_the_model_are_escaped() -> None:
+    page = diagnosis_page.render(diagnosed(renamed(load("stale_running_statistics").sick())), title=EVIL)
+    assert "<script" not in page
+    assert "\x07" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_healthy_model_has_a_page_too() -> None:
+    page = diagnosis_page.render(diagnosed(load("stale_running_statistics").healthy()), title="net")
+    assert "healthy: nothing found (1 normalization layer, 256 samples)" in page
+    assert 'class="fine"' in page
+
+
+def test_the_page_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    diagnosis_page.write(diagnosed(load("stale_running_statistics").sick()), path, title="net")
+    assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_without_a_complaint_or_a_request(tmp_path: Path, width: int, dark: bool) -> None:
+    path = tmp_path / "page.html"
+    diagnosis_page.write(diagnosed(renamed(load("stale_running_statistics").sick())), path, title="net")
+    with Browser(find()) as browser:
+        shown = browser.open(path, width=width, dark=dark)
+        assert shown.ask("document.documentElement.scrollWidth <= innerWidth")
+        assert shown.complaints == []
+        assert [each for each in shown.requests if not each.startswith(("file:", "data:"))] == []
+
+
+def test_the_text_has_the_verdict_the_findings_and_what_was_not_checked() -> None:
+    out = io.StringIO()
+    diagnosis = diagnosed(load("never_updated_statistics").sick())
+    diagnosis_text.show(diagnosis, Console(file=out, width=200))
+    text = out.getvalue()
+    assert text.startswith(diagnosis.verdict())
+    assert "error never_updated_statistics: bn" in text
+    assert "remedy: normwise.recalibrate(model, batches, layers=['bn'])" in text
+
+
+def test_the_json_is_the_same_as_the_page_says() -> None:
+    diagnosis = diagnosed(load("non_finite_statistics").sick())
+    found = json.loads(diagnosis.to_json())
+    assert (found["schema"], found["healthy"]) == (1, False)
+    assert [each["check"] for each in found["findings"]] == ["non_finite_statistics"]
+    assert found["findings"][0]["severity"] == "error"
