@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from normwise.facts import Array, LayerFacts
+from normwise.facts import Array, LayerFacts, ModelFacts, Seen
 
 FAR = 0.25
 """A mean further off than so many standard deviations is wrong."""
@@ -17,6 +17,12 @@ CHANNELS = 0.05
 """A layer is in question when more than this share of its channels is wrong."""
 CLEARLY = 3.0
 """Standard errors that a difference has to exceed."""
+HARM = 0.05
+"""An output that changes by less, relative to its spread, when the statistics are corrected, has suffered no harm."""
+COMPANY = 1e-4
+"""A prediction that differs by more, relative to the largest, depends on the samples beside it."""
+FEW_BATCHES = 4
+"""The spread between fewer batches is no reliable standard error."""
 
 
 class Gap(NamedTuple):
@@ -33,23 +39,31 @@ class Gap(NamedTuple):
     wrong: float
 
 
-def gap(layer: LayerFacts) -> Gap | None:
+def gap(layer: LayerFacts, seen: Seen | None = None) -> Gap | None:
     """The gap of one layer, measured with every norm on batch statistics, so that it alone is judged.
 
     Args:
         layer: with ``own``, or there is no gap to tell.
+        seen: what it is compared with instead of ``own``.
     """
-    if layer.own is None or layer.mean is None or layer.var is None:
+    seen = layer.own if seen is None else seen
+    if seen is None or layer.mean is None or layer.var is None:
         return None
-    pooled = layer.own.pooled()
+    pooled = seen.pooled()
     spread = np.asarray(pooled.var) + layer.eps
     with np.errstate(all="ignore"):
         z = np.abs(layer.mean - pooled.mean) / np.sqrt(spread)
         log2 = np.log2((layer.var + layer.eps) / spread)
-    error = layer.own.error(layer.eps)
-    known = np.where(np.isfinite(error), error, 0.0)
-    wrong = (z > FAR + CLEARLY * known) | (np.abs(log2) > FAR_LOG2 + 2 * CLEARLY * known) | ~np.isfinite(z + log2)
+        known = seen.error(layer.eps)
+        if len(seen.mean) < FEW_BATCHES:
+            known = np.fmax(np.where(np.isfinite(known), known, 0.0), 1 / np.sqrt(max(seen.samples.sum(), 1.0)))
+        wrong = (z > FAR + CLEARLY * known) | (np.abs(log2) > FAR_LOG2 + 2 * CLEARLY * known) | ~np.isfinite(z + log2)
     return Gap(z, log2, float(wrong.mean()))
+
+
+def typical(found: Gap) -> tuple[float, float]:
+    """The medians of a gap over its channels: in standard deviations, and the base-2 logarithm."""
+    return float(np.median(found.z)), float(np.median(np.abs(found.log2)))
 
 
 def suspects(layers: Iterable[LayerFacts]) -> list[str]:
@@ -57,3 +71,47 @@ def suspects(layers: Iterable[LayerFacts]) -> list[str]:
     gaps = {layer.name: found for layer in layers if (found := gap(layer)) is not None}
     named = [name for name, found in gaps.items() if found.wrong > CHANNELS]
     return sorted(named, key=lambda name: -gaps[name].wrong)
+
+
+def in_question(layers: Sequence[LayerFacts], number: int) -> list[str]:
+    """The names of so many layers at most: the suspects, then the others, the furthest off first.
+
+    In a stale model most layers look fine one by one.
+    """
+    first = suspects(layers)
+    gaps = {layer.name: found for layer in layers if (found := gap(layer)) is not None}
+    others = sorted(gaps.keys() - {*first}, key=lambda name: -sum(_finite(typical(gaps[name]))))
+    return [*first, *others][:number]
+
+
+def harm(facts: ModelFacts) -> float | None:
+    """The change of the output when all statistics are those of the data; None where it is unknown."""
+    if facts.stored is None or facts.recalibrated is None:
+        return None
+    return facts.stored.apart(facts.recalibrated)
+
+
+def off_at_inference(facts: ModelFacts) -> bool:
+    """Whether, as the model is used, some layer's input is not what its statistics say.
+
+    Where sorted data were measured with batch statistics, layers look wrong which at inference are right.
+    """
+    served = [found for layer in facts.tracked() if (found := gap(layer, layer.served)) is not None]
+    return any(found.wrong > CHANNELS for found in served)
+
+
+def stale(facts: ModelFacts) -> list[str]:
+    """The names of all layers whose statistics are off, where that does harm; else none."""
+    found = suspects(facts.tracked())
+    done = harm(facts)
+    return found if found and off_at_inference(facts) and (done is None or done >= HARM) else []
+
+
+def helps(facts: ModelFacts) -> bool:
+    """Whether the user's own loss does not speak against the statistics of these data."""
+    now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
+    return now is None or then is None or not np.isfinite(now) or then < now
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value if np.isfinite(value) else 1e9 for value in values]
