@@ -40,7 +40,7 @@ LIMITS = {
     "channels": (CHANNELS, "share of the channels", "single channels of healthy models are off"),
     "harm": (0.05, "change of the output, relative to its spread", "healthy models stay below 0.02"),
 }
-HIDES = ("data_that_drifted",)
+HIDES = ("drifted_data",)
 ON = True
 REMEDY = "normwise.recalibrate(model, batches)"
 

@@ -63,7 +63,7 @@ class _Following(TorchFunctionMode):
             axis = x.dim() - 1 if name in LAST and name != "embedding" else 1
             for norm in self.origin(x).norms:
                 self.behind.setdefault(norm, set()).add(axis)
-            self._made(result, name, len(args) > 2 and isinstance(args[2], Tensor) or _bias_in(kwargs))
+            self._made(result, name, (len(args) > 2 and isinstance(args[2], Tensor)) or _bias_in(kwargs))
         elif isinstance(result, Tensor) and (name in EACH or name in SAME):
             sources = [self.origin(arg) for arg in args if isinstance(arg, Tensor) and id(arg) in self.origins]
             if sources:

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,6 +31,7 @@ from normwise.torch.models.recalibration.sites import survey
 from normwise.torch.models.recalibration.torch_layer import TorchLayer
 from normwise.torch.models.recalibration.torch_model import check_values
 from normwise.torch.models.transaction import unchanged
+
 
 class TorchSubject:
     """The ``normwise.doctor.subject.Subject`` of PyTorch.
