@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normwise.doctor.distances import FEW_BATCHES
+from normwise.doctor.channels import Mask
+from normwise.doctor.distances import FAR, FEW_BATCHES
 from normwise.facts import Array, LayerFacts, ModelFacts, Seen
 
 APART = 4.0
@@ -86,10 +87,8 @@ def sorted_share(facts: ModelFacts) -> float | None:
         return None
     every = np.concatenate(batches)
     values = np.unique(every)
-    if len(values) > min(64, len(every) / 2):
-        marks = [every]
-    else:
-        marks = [(every == value) * 1.0 for value in values]
+    classes = len(values) <= min(64, len(every) / 2)
+    marks = [(every == value) * 1.0 for value in values] if classes else [every]
     ends = np.cumsum([len(each) for each in batches])[:-1]
     total = sum(float(mark.var()) for mark in marks)
     between = sum(
@@ -109,7 +108,7 @@ def autocorrelation(seen: Seen) -> float:
     return float((about[1:] * about[:-1]).sum() / max((about[:-1] ** 2).sum(), 1e-300))
 
 
-def two_groups(seen: Seen) -> tuple[Array, float] | None:
+def two_groups(seen: Seen) -> tuple[Mask, float] | None:
     """The best two groups of batches by their means, True and False, and how far apart; None for too few batches.
 
     How far: the distance of their centres along the line between them, in standard deviations within the groups.
@@ -119,7 +118,7 @@ def two_groups(seen: Seen) -> tuple[Array, float] | None:
     about = _standardized(seen)
     line = np.linalg.svd(about, full_matrices=False)[0][:, 0]
     order = np.argsort(line)
-    best: tuple[float, Array] | None = None
+    best: tuple[float, Mask] | None = None
     for cut in range(2, len(line) - 1):
         one, other = line[order[:cut]], line[order[cut:]]
         within = np.sqrt((((one - one.mean()) ** 2).sum() + ((other - other.mean()) ** 2).sum()) / (len(line) - 2))
@@ -135,3 +134,33 @@ def _standardized(seen: Seen) -> Array:
     pooled = seen.pooled()
     found: Array = (seen.mean - seen.mean.mean(0)) / np.sqrt(np.asarray(pooled.var) + 1e-12)
     return found
+
+
+class Domains(NamedTuple):
+    """Two groups of batches.
+
+    Attributes:
+        far: how far apart, in deviations within the groups.
+        distance: of their means, in standard deviations, at the median channel.
+    """
+
+    far: float
+    distance: float
+
+
+def domains(facts: ModelFacts) -> Domains | None:
+    """The two groups into which the batches fall, in the layer where they are clearest; None where they do not."""
+    if labels_tell(facts):
+        return None
+    best: Domains | None = None
+    for layer in clustered(facts):
+        seen = seen_of(layer)
+        found = None if seen is None else two_groups(seen)
+        if seen is None or found is None or found[1] < CLUSTERS:
+            continue
+        group, far = found
+        about = np.abs(seen.mean[group].mean(0) - seen.mean[~group].mean(0))
+        distance = float(np.median(about / np.sqrt(np.asarray(seen.pooled().var) + layer.eps)))
+        if distance > 2 * FAR and (best is None or far > best.far):
+            best = Domains(far, distance)
+    return best

@@ -84,6 +84,23 @@ def in_question(layers: Sequence[LayerFacts], number: int) -> list[str]:
     return [*first, *others][:number]
 
 
+def variance_shift(layer: LayerFacts) -> float:
+    """The base-2 logarithm of a layer's input variance with dropout on over that with it off, at the median channel."""
+    if layer.own is None or layer.noisy is None:
+        return 0.0
+    with np.errstate(all="ignore"):
+        ratio = (np.asarray(layer.noisy.pooled().var) + layer.eps) / (np.asarray(layer.own.pooled().var) + layer.eps)
+        return float(np.median(np.log2(ratio)))
+
+
+def shifted_by_dropout(layer: LayerFacts) -> bool:
+    """Whether a layer's statistics are off without dropout, and right with it."""
+    if variance_shift(layer) < FAR_LOG2 / 2:
+        return False
+    off, on = gap(layer), gap(layer, layer.noisy)
+    return off is not None and on is not None and off.wrong > CHANNELS and on.wrong < off.wrong / 2
+
+
 def harm(facts: ModelFacts) -> float | None:
     """The change of the output when all statistics are those of the data; None where it is unknown."""
     if facts.stored is None or facts.recalibrated is None:

@@ -29,9 +29,7 @@ from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import has, these
 from normwise.facts import ModelFacts, Steps
 
-LIMITS = {
-    "moved": (0.0, "layers that do not learn and whose statistics move", "a frozen layer is the same to the last bit")
-}
+LIMITS = {"moved": (0.0, "frozen layers whose statistics move", "a frozen layer is the same to the last bit")}
 HIDES = ("repeated_updates", "half_frozen_layer", "missing_updates")
 ON = True
 REMEDY = "model.train(); [layer.eval() for name, layer in model.named_modules() if name in {layers}]  # in every step"

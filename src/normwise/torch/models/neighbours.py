@@ -58,8 +58,8 @@ class _Following(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        x = next((arg for arg in args if isinstance(arg, Tensor)), (kwargs or {}).get("input"))
-        if name in LAST or name in FIRST:
+        x = next((arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, Tensor)), None)
+        if x is not None and (name in LAST or name in FIRST):
             axis = x.dim() - 1 if name in LAST and name != "embedding" else 1
             for norm in self.origin(x).norms:
                 self.behind.setdefault(norm, set()).add(axis)

@@ -192,8 +192,8 @@ class TorchSubject:
         with ExitStack() as ends:
             for name, module in self.inner.named_modules():
 
-                def hook(_: nn.Module, args: Any, result: Any, name: str = name) -> None:
-                    x = _first_tensor(result)
+                def hook(*call: Any, name: str = name) -> None:
+                    x = _first_tensor(call[-1])
                     if x is not None and x.dim() and x.is_floating_point():
                         found.setdefault(name, x[0].detach().clone())
 
