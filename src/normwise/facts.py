@@ -49,6 +49,21 @@ class Seen:
         error: Array = np.sqrt(self.between() / len(self.mean) / (self.pooled().var + eps))
         return error
 
+    def error_of_var(self, eps: float) -> Array:
+        """The standard error of the pooled variance in shares of it, shape (C,), from the spread between batches.
+
+        Channels that are seldom other than 0 have one that is far larger than their number of values says. Infinite
+        for one batch.
+        """
+        if len(self.mean) < 2:
+            return np.full(self.mean.shape[1], np.inf)
+        pooled = self.pooled()
+        squares = self.var + (self.mean - pooled.mean) ** 2
+        weights = (self.samples / self.samples.mean())[:, None]
+        spread = (weights * (squares - pooled.var) ** 2).sum(0) / (len(self.mean) - 1) / len(self.mean)
+        error: Array = np.sqrt(spread) / (pooled.var + eps)
+        return error
+
     def between(self) -> Array:
         """The variance of the batches' means, shape (C,), of batches of the average size; NaN for fewer than two.
 

@@ -97,16 +97,19 @@ def run(wanted: Iterable[str], facts: ModelFacts) -> tuple[list[Finding], list[S
 
 def _without_what_follows(finding: Finding, found: list[Finding]) -> Finding | None:
     """A finding without the layers that another one explains; None where it merely follows."""
-    hiding = [other for other in found if finding.check in load(other.check).HIDES]
+    hiding = [other for other in found if finding.check in load(other.check).HIDES and _weighs(other, finding)]
     if any(_hides(other, finding) for other in hiding):
         return None
     explained = {name for other in hiding for name in other.layers}
     return replace(finding, layers=tuple(name for name in finding.layers if name not in explained))
 
 
+def _weighs(one: Finding, other: Finding) -> bool:
+    """What costs little explains no harm."""
+    return one.severity is not Severity.NOTE or other.severity is Severity.NOTE
+
+
 def _hides(one: Finding, other: Finding) -> bool:
-    if one.severity is Severity.NOTE and other.severity is not Severity.NOTE:
-        return False  # what costs little explains no harm
     whole = not one.layers or not other.layers or {*other.layers} <= {*one.layers}
     return whole or one.layers[0] in other.layers or other.layers[0] in one.layers
 

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from normwise.doctor.costs import cost_of
-from normwise.doctor.distances import FAR, HARM, gap, harm, helps, stale, typical
+from normwise.doctor.distances import FAR, HARM, costs, gap, harm, stale, typical
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
@@ -62,7 +62,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     yield Finding(
         "drifted_data",
         tuple(names),
-        Severity.ERROR if helps(facts) and (done or 0) > 4 * HARM else Severity.WARNING,
+        Severity.ERROR if costs(facts) or (done or 0) > 2 * HARM else Severity.WARNING,
         f"the model is its source to the last bit, and what comes into {these(names)} is not what the running "
         "statistics say: the data have drifted.",
         evidence,

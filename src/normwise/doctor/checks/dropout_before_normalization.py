@@ -26,10 +26,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from normwise.doctor.costs import cost_of
-from normwise.doctor.distances import FAR_LOG2, HARM, harm, helps, shifted_by_dropout, variance_shift
+from normwise.doctor.distances import costs, harm, shifted_by_dropout, variance_shift
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
@@ -37,8 +35,8 @@ from normwise.facts import ModelFacts
 
 LIMITS = {
     "shift": (0.32, "base-2 logarithm of the variance with dropout over that without", "a quarter more; worth a note"),
-    "clearly": (FAR_LOG2, "base-2 logarithm of the ratio", "as for stale statistics; then a warning"),
-    "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
+    "clearly": (0.65, "base-2 logarithm of the ratio", "behind a dropout and a layer with weights it stays below 0.6"),
+    "harm": (0.1, "change of the output, relative to its spread", "less costs little"),
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
@@ -52,13 +50,13 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         return
     done = harm(facts)
     clear = {each.name for each in facts.tracked() if each.name in shifts and shifted_by_dropout(each)}
-    harmed = bool(clear) and helps(facts) and done is not None and done >= HARM
+    costly = bool(clear) and bool(costs(facts))
+    clearly = any(shifts[name] > LIMITS["clearly"][0] for name in clear)
+    harmed = costly or (clearly and done is not None and done >= LIMITS["harm"][0])
     names = sorted(clear or shifts, key=lambda name: -shifts[name])
-    evidence = {"variance with dropout over without": Number(shifts[names[0]], "base-2 logarithm", FAR_LOG2)}
+    evidence = {"variance with dropout over without": Number(shifts[names[0]], "base-2 logarithm", LIMITS["shift"][0])}
     if done is not None:
-        evidence["change of the output"] = Number(done, "relative to its spread", HARM)
-    cost = cost_of(facts)
-    costly = cost is not None and np.isfinite(cost.size) and cost.size > HARM
+        evidence["change of the output"] = Number(done, "relative to its spread", LIMITS["harm"][0])
     yield Finding(
         "dropout_before_normalization",
         tuple(names),
@@ -67,7 +65,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "at inference.",
         evidence,
         REMEDY,
-        cost if harmed else None,
+        cost_of(facts) if harmed else None,
     )
 
 

@@ -36,9 +36,10 @@ from normwise.doctor.distances import (
     FAR,
     FAR_LOG2,
     HARM,
+    LOSS,
+    costs,
     gap,
     harm,
-    helps,
     in_question,
     off_at_inference,
     shifted_by_dropout,
@@ -54,8 +55,10 @@ LIMITS = {
     "mean": (FAR, "standard deviations", "no channel of the healthy models that were measured is above 0.2"),
     "variance": (FAR_LOG2, "base-2 logarithm of the ratio", "healthy layers stay below 0.11 at the median"),
     "channels": (CHANNELS, "share of the channels", "single channels of healthy models are off"),
-    "harm": (HARM, "change of the output, relative to its spread", "healthy models stay below 0.02"),
-    "together": (4 * HARM, "change of the output, relative to its spread", "when no layer alone is off"),
+    "harm": (HARM, "change of the output, relative to its spread", "healthy models stay below 0.28"),
+    "clear": (2 * HARM, "change of the output, relative to its spread", "then it is an error without a loss, too"),
+    "loss": (LOSS, "times the loss with the statistics of these data", "healthy models stay below 1.25"),
+    "together": (2.0, "times the loss with the statistics of these data", "where no layer alone is off"),
     "share": (0.1, "share of the change", "layers that are less guilty are not named beside the guilty"),
 }
 HIDES = ("differing_derived_model",)
@@ -73,6 +76,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         names = _together(facts, done or 0.0)
     if not names:
         return
+    names += [name for name, share in facts.shares.items() if share > LIMITS["share"][0] and name not in names]
     guilty = sorted(names, key=lambda name: -facts.shares.get(name, 0.0))
     worst = gap(layers[guilty[0]])
     assert worst is not None  # it was measured
@@ -109,16 +113,18 @@ def _other_cause(layer: LayerFacts) -> bool:
 
 def _together(facts: ModelFacts, done: float) -> list[str]:
     """The guilty layers where the output changes a lot, and no layer is far off by itself."""
-    if done < LIMITS["together"][0] or clustered(facts) or not helps(facts) or not off_at_inference(facts):
+    now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
+    if done < HARM or now is None or then is None or not now > LIMITS["together"][0] * then:
+        return []
+    if clustered(facts) or not off_at_inference(facts):
         return []
     names = in_question(list(facts.tracked()), len(facts.layers))
     return [name for name in names if facts.shares.get(name, 0.0) > LIMITS["share"][0]]
 
 
 def _severity(facts: ModelFacts, done: float | None) -> Severity:
-    if not helps(facts):
-        return Severity.NOTE  # the user's own loss is no better with other statistics
-    return Severity.ERROR if done is None or done > 4 * HARM else Severity.WARNING
+    clear = costs(facts) or done is None or done > LIMITS["clear"][0]
+    return Severity.ERROR if clear else Severity.WARNING
 
 
 def sick() -> ModelFacts:
