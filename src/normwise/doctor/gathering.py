@@ -195,7 +195,7 @@ class Gathering:
 
         together = correct(list(targets))
         shares: dict[str, float] = {}
-        if stored is not None and together is not None and (apart := stored.apart(together)) > HARM:
+        if stored is not None and together is not None and (apart := stored.apart(together)) > HARM / 4:
             for name in in_question(layers, IN_QUESTION):
                 alone = correct([name])
                 if alone is not None:

@@ -32,11 +32,7 @@ from normwise.doctor.wording import these
 from normwise.facts import LayerFacts, ModelFacts, Seen
 
 LIMITS = {
-    "share": (
-        0.01,
-        "share of the statistics of the start",
-        "a hundredth of a variance of 1 is seen by small ones only",
-    ),
+    "share": (0.1, "share of the statistics of the start", "models that were trained for 24 steps or more do well"),
     "mean": (FAR, "standard deviations", "as for stale statistics"),
     "closer": (0.5, "of the distance that is left without the share", "chance does not halve it in all channels"),
 }
