@@ -94,6 +94,7 @@ def train(
     size: int = 64,
     adam: bool = False,
     decay: float = 0.0,
+    rate: float = 0.03,
     batches: Batches | None = None,
 ) -> nn.Module:
     """Train in an ordinary way, in shuffled batches unless some are given."""
@@ -101,7 +102,7 @@ def train(
     optimizer: Any = (
         torch.optim.Adam(model.parameters(), 2e-3)
         if adam
-        else torch.optim.SGD(model.parameters(), 0.03, momentum=0.9, weight_decay=decay)
+        else torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
     )
     generator = torch.Generator().manual_seed(1)
     for _ in range(epochs):

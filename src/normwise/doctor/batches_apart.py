@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from normwise.doctor.channels import Mask
-from normwise.doctor.distances import FAR, FEW_BATCHES
+from normwise.doctor.distances import FAR, FEW_BATCHES, LOSS, METRIC
 from normwise.facts import Array, LayerFacts, ModelFacts, Seen
 
 APART = 4.0
 """How many times more the means of batches may differ than those of independent samples would."""
 RARE = 3.72
 """Standard deviations of a normal distribution that one in ten thousand exceeds."""
-CLUSTERS = 6.0
+CLUSTERS = 8.0
 """Two groups of batches are clusters when they are so many times further apart than what lies within them."""
 TOGETHER = 0.02
 """How much of the labels' variance may lie between batches, beyond chance, before they count as sorted."""
@@ -71,6 +71,16 @@ def clustered(facts: ModelFacts) -> list[LayerFacts]:
     return [layer for layer, each in found if each is not None and each.ratio > each.limit]
 
 
+def learned_the_batch(facts: ModelFacts) -> bool:
+    """Whether the model does far better with batch statistics than at inference, by the user's loss or metric."""
+    now, then = facts.stored, facts.by_batch
+    if now is None or then is None:
+        return False
+    if now.loss is not None and then.loss is not None:
+        return not now.loss <= LOSS * then.loss
+    return now.metric is not None and then.metric is not None and then.metric > (1 + METRIC) * now.metric
+
+
 def labels_tell(facts: ModelFacts) -> bool:
     """Whether the labels differ between batches by more than chance: the data are sorted by them."""
     share = sorted_share(facts)
@@ -113,7 +123,7 @@ def two_groups(seen: Seen) -> tuple[Mask, float] | None:
 
     How far: the distance of their centres along the line between them, in standard deviations within the groups.
     """
-    if len(seen.mean) < 2 * FEW_BATCHES - 2:
+    if len(seen.mean) < 2 * FEW_BATCHES:
         return None
     about = _standardized(seen)
     line = np.linalg.svd(about, full_matrices=False)[0][:, 0]
@@ -142,10 +152,12 @@ class Domains(NamedTuple):
     Attributes:
         far: how far apart, in deviations within the groups.
         distance: of their means, in standard deviations, at the median channel.
+        layer: where that is.
     """
 
     far: float
     distance: float
+    layer: str
 
 
 def domains(facts: ModelFacts) -> Domains | None:
@@ -153,7 +165,7 @@ def domains(facts: ModelFacts) -> Domains | None:
     if labels_tell(facts):
         return None
     best: Domains | None = None
-    for layer in clustered(facts):
+    for layer in facts.tracked():
         seen = seen_of(layer)
         found = None if seen is None else two_groups(seen)
         if seen is None or found is None or found[1] < CLUSTERS:
@@ -162,5 +174,5 @@ def domains(facts: ModelFacts) -> Domains | None:
         about = np.abs(seen.mean[group].mean(0) - seen.mean[~group].mean(0))
         distance = float(np.median(about / np.sqrt(np.asarray(seen.pooled().var) + layer.eps)))
         if distance > 2 * FAR and (best is None or far > best.far):
-            best = Domains(far, distance)
+            best = Domains(far, distance, layer.name)
     return best

@@ -22,6 +22,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -48,6 +49,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         return
     if company.by_chance > LIMITS["difference"][0] / 10:
         yield Skipped("batch_dependent_output", "the model gives something else each time for one and the same input")
+        return
+    if not math.isfinite(company.apart):
+        yield Skipped("batch_dependent_output", "the model gives numbers that are not finite")
         return
     if company.apart <= LIMITS["difference"][0]:
         return

@@ -36,7 +36,7 @@ LIMITS = {
     "error": (1000.0, "mean over standard deviation", "there it is 10 % off"),
     "channels": (CHANNELS, "share of the channels", "single channels are on their way to be dead"),
 }
-HIDES = ()
+HIDES = ("stale_running_statistics", "drifted_data", "unfinished_warm_up")
 ON = True
 REMEDY = "data = (data - data.mean(0)) / data.std(0)  # before the model"
 FINER = {"float32": 1.0, "float64": 1e4, "float16": 0.3, "bfloat16": 0.05}

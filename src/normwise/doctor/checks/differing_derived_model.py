@@ -33,7 +33,7 @@ LIMITS = {
     "error": (1e-2, "distance to the source's, relative to its spread", "half precision stays below"),
     "weights": (1e-3, "of the source's size, the difference of the weights", "beyond, it was trained further"),
 }
-HIDES = ()
+HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 REMEDY = "normwise.examine(source_model, batches)  # right? then derive the model once more, from source_model.eval()"
 

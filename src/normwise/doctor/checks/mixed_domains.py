@@ -8,9 +8,9 @@ Why it is bad:
     though in training every batch of one group looks right.
 
 How it is measured:
-    The variance of the batches' means against that of independent samples; the best two groups of batches along the
-    direction in which they differ most, and how far apart these are in deviations within; and the distance of the
-    groups in standard deviations of a channel. Data that are sorted by their labels are another finding.
+    The best two groups of batches along the direction in which they differ most, and how far apart these are in
+    deviations within; and the distance of the groups in standard deviations of a channel. Data that are sorted by their
+    labels are another finding.
 
 What to do:
     One set of statistics for each domain: ``normwise.torch.convert_to_domains(model, ['a', 'b'])``.
@@ -23,15 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from normwise.doctor.batches_apart import APART, CLUSTERS, apart, clustered, domains
+from normwise.doctor.batches_apart import CLUSTERS, domains, seen_of, two_groups
 from normwise.doctor.distances import FAR
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
-from normwise.facts import ModelFacts
+from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
-    "batches": (APART, "times the variance of means of independent samples", "healthy models stay below 1.5"),
     "groups": (CLUSTERS, "deviations within between the groups", "a drift without groups stays below 4"),
     "distance": (2 * FAR, "standard deviations between the groups", "each is then as far off as stale statistics are"),
 }
@@ -46,9 +45,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     found = domains(facts)
     if found is None:
         return
-    names = [each.name for each in clustered(facts)]
-    first = apart(clustered(facts)[0])
-    assert first is not None  # it is one of those that differ
+    names = [each.name for each in facts.tracked() if _falls_apart(each)]
+    names.sort(key=lambda name: name != found.layer)
     yield Finding(
         "mixed_domains",
         tuple(names),
@@ -56,12 +54,17 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         f"the batches fall into two groups with other statistics, and {these(names)} {'keep' if names[1:] else 'keeps'}"
         " one set for both.",
         {
-            "means of batches": Number(first.ratio, "times the variance of independent samples'", LIMITS["batches"][0]),
             "between the groups": Number(found.far, "deviations within them", LIMITS["groups"][0]),
             "distance": Number(found.distance, "standard deviations, median channel", LIMITS["distance"][0]),
         },
         KERAS_REMEDY if facts.framework == "keras" else REMEDY,
     )
+
+
+def _falls_apart(layer: LayerFacts) -> bool:
+    seen = seen_of(layer)
+    found = None if seen is None else two_groups(seen)
+    return found is not None and found[1] > CLUSTERS
 
 
 def sick() -> ModelFacts:

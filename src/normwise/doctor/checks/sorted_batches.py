@@ -12,8 +12,9 @@ Why it is bad:
 How it is measured:
     The variance of the batches' means against that of as many independent samples, in every layer, in inference mode;
     then the labels, if they are there, or the correlation of a batch with the next. The model has suffered from it
-    where the stored variance is that within batches and the statistics are off on the whole of the data: then it is an
-    error. Else it is a note, for data that are only evaluated in this order.
+    where the stored variance is that within batches and the statistics are off on the whole of the data, or where the
+    labels tell and the model does far better with batch statistics: then it is an error. Else it is a note, for data
+    that are only evaluated in this order.
 
 What to do:
     Shuffle the training data, and call ``normwise.recalibrate(model, batches)``, which takes the variance between
@@ -36,6 +37,8 @@ from normwise.doctor.batches_apart import (
     autocorrelation,
     clustered,
     domains,
+    labels_tell,
+    learned_the_batch,
     seen_of,
     sorted_share,
 )
@@ -60,10 +63,12 @@ KERAS_REMEDY = "normwise.recalibrate(model, dataset.unbatch().shuffle(10_000).ba
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for the layers between whose batches more lies than chance."""
-    layers = clustered(facts)
+    layers = clustered(facts) or (_measured(facts) if labels_tell(facts) else [])
     if not layers or domains(facts) is not None:
         return
     hurt = {*stale(facts)} & {each.name for each in layers if _within(each)}
+    if labels_tell(facts) and learned_the_batch(facts):
+        hurt = {each.name for each in layers}
     layers.sort(key=lambda each: (each.name not in hurt, -facts.shares.get(each.name, 0.0)))
     names = [each.name for each in layers]
     found, data = apart(layers[0]), seen_of(layers[0])
@@ -95,6 +100,12 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         KERAS_REMEDY if facts.framework == "keras" else REMEDY,
         cost_of(facts) if hurt else None,
     )
+
+
+def _measured(facts: ModelFacts) -> list[LayerFacts]:
+    """The layers in which the batches can be compared, the one where they differ most first."""
+    found = [(each, measured) for each in facts.tracked() if (measured := apart(each)) is not None]
+    return [each for each, measured in sorted(found, key=lambda pair: -pair[1].ratio)]
 
 
 def _within(layer: LayerFacts) -> bool:

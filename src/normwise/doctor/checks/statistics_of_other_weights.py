@@ -74,7 +74,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 def _guilty(facts: ModelFacts) -> tuple[list[str], str]:
     off = stale(facts)
     source = facts.source
-    if source is not None:
+    if source is not None and source.norms <= len(facts.layers):  # or norms were folded into the weights
         same = [name for name in off if source.statistics_apart.get(name) == 0]
         if same and source.weights_apart > LIMITS["weights"][0]:
             return same, "they are exactly those of the source model, whose weights are not these"
