@@ -2,11 +2,9 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 import normwise
 from tests.doctor.digits import (
@@ -31,11 +29,16 @@ def sorted_batches(first: int, last: int) -> Batches:
     return [(x[index], y[index]) for index in order.split(32)]
 
 
-def test_training_on_sorted_batches_is_found() -> None:
-    torch.manual_seed(0)
-    model = train(convolutional(), batches=sorted_batches(0, LEARNED), epochs=3)
-    found = serious(examined(model, sorted_batches(LEARNED, 1797)))
-    assert [check for check, _ in found] == ["sorted_batches"]
+def test_statistics_of_sorted_batches_are_found() -> None:
+    model = trained().train()
+    with torch.no_grad():
+        for x, _ in sorted_batches(0, LEARNED):
+            model(x)
+    found = examined(model, sorted_batches(LEARNED, 1797))
+    assert [check for check, _ in serious(found)] == ["sorted_batches"]
+    cost = found.findings[0].cost
+    assert cost is not None
+    assert cost.remedied > cost.now
 
 
 def test_evaluating_a_healthy_model_in_sorted_batches_is_a_note() -> None:
@@ -190,9 +193,7 @@ def test_a_wrong_fold_is_found_and_a_right_one_is_healthy() -> None:
 def test_gradients_that_vanish_over_depth_are_found_and_norms_cure_them() -> None:
     torch.manual_seed(0)
     deep = nn.Sequential(nn.Linear(64, 32), *[nn.Sequential(nn.Sigmoid(), nn.Linear(32, 32)) for _ in range(12)])
-    assert serious(examined(deep)) == [("gradients_lost_in_depth", ("0.weight",))] or serious(examined(deep))[0][0] == (
-        "gradients_lost_in_depth"
-    )
+    assert serious(examined(deep)) == [("gradients_lost_in_depth", ("1.1",))]
     shallow = nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 10))
     assert serious(examined(shallow)) == []
 
@@ -202,5 +203,4 @@ def test_a_model_that_normwise_fused_is_healthy() -> None:
     model = train(residual(), epochs=6)
     normwise.fuse(model)
     assert serious(examined(model)) == []
-    assert np.isfinite(float(cross_entropy(model(held_out()[0][0]), held_out()[0][1])))
     assert serious(examined(train(dense(0.2)))) == []

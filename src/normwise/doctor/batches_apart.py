@@ -173,6 +173,6 @@ def domains(facts: ModelFacts) -> Domains | None:
         group, far = found
         about = np.abs(seen.mean[group].mean(0) - seen.mean[~group].mean(0))
         distance = float(np.median(about / np.sqrt(np.asarray(seen.pooled().var) + layer.eps)))
-        if distance > 2 * FAR and (best is None or far > best.far):
+        if distance > FAR and (best is None or far > best.far):
             best = Domains(far, distance, layer.name)
     return best

@@ -17,15 +17,19 @@ CHANNELS = 0.05
 """A layer is in question when more than this share of its channels is wrong."""
 CLEARLY = 3.0
 """Standard errors that a difference has to exceed."""
-HARM = 0.35
+HARM = 0.45
 """An output that changes by more, relative to its spread, when the statistics are corrected, has suffered harm.
 
-On 300 held-out samples healthy models change by up to 0.28, because the statistics of these are their own.
+On 300 held-out samples healthy models change by up to 0.4, because the statistics of these are their own.
 """
 LOSS = 1.3
-"""The loss is so many times what it is with other statistics, or more, where these matter; up to 1.25 if healthy."""
-METRIC = 0.15
-"""The same of a metric: the change as a share of the larger value; up to 0.12 in healthy models."""
+"""The loss is so many times what it is with other statistics, or more, where these matter."""
+LOSS_ALONE = 2.0
+"""The same where no metric confirms it: a healthy model that is sure of itself has 1.8."""
+LOSS_CLEARLY = 3.0
+"""The same whatever the metric says."""
+METRIC = 0.12
+"""The change of a metric, as a share of the larger value, that goes with harm; healthy models stay below 0.1."""
 COMPANY = 1e-4
 """A prediction that differs by more, relative to the largest, depends on the samples beside it."""
 FEW_BATCHES = 4
@@ -145,14 +149,13 @@ def costs(facts: ModelFacts) -> bool | None:
     now, then = facts.stored, facts.recalibrated
     if now is None or then is None:
         return None
-    said: list[bool] = []
+    ratio = None
     if now.loss is not None and then.loss is not None:
-        said.append(not np.isfinite(now.loss) or now.loss > LOSS * then.loss)
-    if now.metric is not None and then.metric is not None:
-        largest = max(abs(now.metric), abs(then.metric)) or 1.0
-        worse = now.loss is None or then.loss is None or not now.loss < then.loss
-        said.append(worse and not abs(now.metric - then.metric) <= METRIC * largest)
-    return any(said) if said else None
+        ratio = now.loss / max(then.loss, 1e-12) if np.isfinite(now.loss) else np.inf
+    if now.metric is None or then.metric is None:
+        return None if ratio is None else bool(ratio > LOSS_ALONE)
+    changed = not abs(now.metric - then.metric) <= METRIC * (max(abs(now.metric), abs(then.metric)) or 1.0)
+    return changed if ratio is None else bool(ratio > LOSS_CLEARLY or (changed and ratio > LOSS))
 
 
 def _finite(values: Iterable[float]) -> list[float]:

@@ -32,7 +32,7 @@ from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
     "groups": (CLUSTERS, "deviations within between the groups", "a drift without groups stays below 4"),
-    "distance": (2 * FAR, "standard deviations between the groups", "each is then as far off as stale statistics are"),
+    "distance": (FAR, "standard deviations between the groups", "batches drawn alike are nearer"),
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True

@@ -55,9 +55,9 @@ LIMITS = {
     "mean": (FAR, "standard deviations", "no channel of the healthy models that were measured is above 0.2"),
     "variance": (FAR_LOG2, "base-2 logarithm of the ratio", "healthy layers stay below 0.11 at the median"),
     "channels": (CHANNELS, "share of the channels", "single channels of healthy models are off"),
-    "harm": (HARM, "change of the output, relative to its spread", "healthy models stay below 0.28"),
+    "harm": (HARM, "change of the output, relative to its spread", "healthy models stay below 0.4"),
     "clear": (2 * HARM, "change of the output, relative to its spread", "then it is an error without a loss, too"),
-    "loss": (LOSS, "times the loss with the statistics of these data", "healthy models stay below 1.25"),
+    "loss": (LOSS, "times the loss with the statistics of these data", "where the metric changes too"),
     "together": (4.0, "times the loss with the statistics of these data", "where no layer alone is off"),
     "share": (0.1, "share of the change", "layers that are less guilty are not named beside the guilty"),
 }
