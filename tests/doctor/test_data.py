@@ -1,6 +1,7 @@
 """Faults of the data and of the model's construction, each with a healthy twin."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def sorted_batches(first: int, last: int) -> Batches:
 
 
 def test_statistics_of_sorted_batches_are_found() -> None:
-    model = trained().train()
+    model = trained("dense").train()
     with torch.no_grad():
         for x, _ in sorted_batches(0, LEARNED):
             model(x)
@@ -181,7 +182,7 @@ def test_a_bias_in_front_of_a_norm_is_a_note() -> None:
 
 def test_a_wrong_fold_is_found_and_a_right_one_is_healthy() -> None:
     source = trained().eval()
-    right = nn.Sequential(*copy.deepcopy(source))
+    right: Any = nn.Sequential(*copy.deepcopy(source))
     right[1] = nn.utils.fusion.fuse_conv_bn_eval(right[1], right[2])
     right[2] = nn.Identity()
     assert serious(examined(right, source_model=source)) == []

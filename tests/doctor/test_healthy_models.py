@@ -94,7 +94,7 @@ def test_an_error_in_the_middle_leaves_every_byte(where: str) -> None:
             return given[0](given[1][0])
         return nn.functional.cross_entropy(*given) if where in ("loss", "interrupt") else accuracy(*given)
 
-    settings = {where if where != "interrupt" else "loss": stop}
+    settings: dict[str, Any] = {where if where != "interrupt" else "loss": stop}
     if where == "train_step":
         settings["train_step"] = lambda model, batch: (step(model, batch), stop_at_once())
 

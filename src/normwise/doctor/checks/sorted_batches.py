@@ -43,7 +43,7 @@ from normwise.doctor.batches_apart import (
     sorted_share,
 )
 from normwise.doctor.costs import cost_of
-from normwise.doctor.distances import HARM, harm, stale
+from normwise.doctor.distances import HARM, LOSS, harm, stale, suspects
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
@@ -53,6 +53,7 @@ LIMITS = {
     "batches": (APART, "times the variance of means of independent samples", "healthy models stay below 1.5"),
     "labels": (TOGETHER, "of the labels' variance between batches, beyond chance", "shuffled data stay below 0"),
     "next": (0.5, "correlation of a batch with the next", "shuffled data stay near 0"),
+    "loss": (LOSS, "times the loss with the statistics of all of the data", "then it is a warning"),
     "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
 }
 HIDES = ("stale_running_statistics", "drifted_data", "inverted_momentum")
@@ -69,7 +70,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     hurt = {*stale(facts)} & {each.name for each in layers if _within(each)}
     if labels_tell(facts) and learned_the_batch(facts):
         hurt = {each.name for each in layers}
-    layers.sort(key=lambda each: (each.name not in hurt, -facts.shares.get(each.name, 0.0)))
+    risky = {*suspects(facts.tracked())} & {each.name for each in layers if _within(each)} if _better(facts) else set()
+    layers.sort(key=lambda each: (each.name not in hurt | risky, -facts.shares.get(each.name, 0.0)))
     names = [each.name for each in layers]
     found, data = apart(layers[0]), seen_of(layers[0])
     assert found is not None  # it is one of those that differ
@@ -83,23 +85,29 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         evidence["labels"] = Number(share, "of their variance between batches, beyond chance", LIMITS["labels"][0])
     evidence["a batch and the next"] = Number(autocorrelation(data), "correlation", LIMITS["next"][0])
     done = harm(facts)
-    if hurt and done is not None:
+    if hurt | risky and done is not None:
         evidence["change of the output"] = Number(done, "relative to its spread", HARM)
     how = "sorted by their labels" if share is not None and share > TOGETHER else "not drawn alike"
     effect = (
         f"and the running statistics of {these(names)} are those of some of them"
-        if hurt
+        if hurt | risky
         else "which does no harm at inference, and would in training"
     )
     yield Finding(
         "sorted_batches",
         tuple(names),
-        Severity.ERROR if hurt else Severity.NOTE,
+        Severity.ERROR if hurt else Severity.WARNING if risky else Severity.NOTE,
         f"the batches are {how}, {effect}.",
         evidence,
         KERAS_REMEDY if facts.framework == "keras" else REMEDY,
-        cost_of(facts) if hurt else None,
+        cost_of(facts) if hurt | risky else None,
     )
+
+
+def _better(facts: ModelFacts) -> bool:
+    """Whether the user's loss gains from the statistics of all of the data."""
+    now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
+    return now is not None and then is not None and now > LOSS * then
 
 
 def _measured(facts: ModelFacts) -> list[LayerFacts]:
