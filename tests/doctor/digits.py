@@ -42,7 +42,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As ResNet's."""
-        return (x + self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))).relu()
+        y: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (x + y).relu()
 
 
 def convolutional(dropout: float = 0.0) -> nn.Sequential:
@@ -96,7 +97,7 @@ def train(
     decay: float = 0.0,
     rate: float = 0.03,
     batches: Batches | None = None,
-) -> nn.Module:
+) -> Any:
     """Train in an ordinary way, in shuffled batches unless some are given."""
     x, y = images()
     optimizer: Any = (
@@ -115,7 +116,7 @@ def train(
 
 
 @cache
-def _trained(name: str) -> nn.Module:
+def _trained(name: str) -> Any:
     torch.manual_seed(0)
     return train(MODELS[name]())
 
@@ -127,7 +128,8 @@ def trained(name: str = "convolutional") -> Any:
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """The share of right answers."""
-    return (outputs.argmax(1) == targets).float().mean()
+    right: Tensor = (outputs.argmax(1) == targets).float().mean()
+    return right
 
 
 def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Faults of the running statistics themselves, put into trained models: found, in the right layer, and nothing else."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_a_layer_that_is_right_beside_one_that_was_never_updated_stays_unnamed()
 @pytest.mark.parametrize("momentum", [0.9, 0.99])
 def test_the_other_frameworks_momentum_is_found(momentum: float) -> None:
     torch.manual_seed(0)
-    model = convolutional()
+    model: Any = convolutional()
     for module in model:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = momentum
@@ -82,14 +83,14 @@ def test_the_other_frameworks_momentum_is_found(momentum: float) -> None:
 
 def test_a_momentum_of_zero_explains_statistics_of_the_start() -> None:
     torch.manual_seed(0)
-    model = convolutional()
+    model: Any = convolutional()
     model[5].momentum = 0.0
     assert serious(examined(train(model, epochs=2))) == [("zero_momentum", ("5",))]
 
 
 def test_a_warm_up_that_is_not_over_is_found() -> None:
     torch.manual_seed(0)
-    model = one_dimensional()
+    model: Any = one_dimensional()
     for index in (2, 5):
         model[index].momentum = 0.01
     (found,) = serious(examined(train(model, epochs=3)))
@@ -114,7 +115,7 @@ def test_statistics_of_the_source_with_weights_of_its_successor_are_found() -> N
 
 def test_an_average_of_models_without_statistics_of_its_own_is_found() -> None:
     torch.manual_seed(0)
-    model = convolutional()
+    model: Any = convolutional()
     averaged = torch.optim.swa_utils.AveragedModel(model)
     for rate in (0.03, 0.3, 0.3):
         train(model, epochs=1, rate=rate)

@@ -1,5 +1,7 @@
 """Faults of the training loop, seen in some steps on a copy; and loops in which nothing is wrong."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -9,7 +11,7 @@ from normwise.doctor import Severity
 from tests.doctor.digits import Batches, dense, examined, held_out, serious, step, train, trained
 
 
-def frozen_by_gradient(model: nn.Sequential) -> nn.Sequential:
+def frozen_by_gradient(model: Any) -> Any:
     """The first two norms and all before the second do not learn."""
     for module in model[:6]:
         module.requires_grad_(False)
