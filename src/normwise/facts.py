@@ -46,20 +46,42 @@ class Seen:
         """
         if len(self.mean) < 2:
             return np.full(self.mean.shape[1], np.inf)
-        pooled = self.pooled()
-        spread = self.mean.var(0, ddof=1) / len(self.mean)
-        error: Array = np.sqrt(spread / (pooled.var + eps))
+        error: Array = np.sqrt(self.between() / len(self.mean) / (self.pooled().var + eps))
         return error
+
+    def error_of_var(self, eps: float) -> Array:
+        """The standard error of the pooled variance in shares of it, shape (C,), from the spread between batches.
+
+        Channels that are seldom other than 0 have one that is far larger than their number of values says. Infinite
+        for one batch.
+        """
+        if len(self.mean) < 2:
+            return np.full(self.mean.shape[1], np.inf)
+        pooled = self.pooled()
+        squares = self.var + (self.mean - pooled.mean) ** 2
+        weights = (self.samples / self.samples.mean())[:, None]
+        spread = (weights * (squares - pooled.var) ** 2).sum(0) / (len(self.mean) - 1) / len(self.mean)
+        error: Array = np.sqrt(spread) / (pooled.var + eps)
+        return error
+
+    def between(self) -> Array:
+        """The variance of the batches' means, shape (C,), of batches of the average size; NaN for fewer than two.
+
+        Each counts by its samples, so that a short last batch, whose mean scatters more, says no more than it can.
+        """
+        if len(self.mean) < 2:
+            return np.full(self.mean.shape[1], np.nan)
+        weights = (self.samples / self.samples.mean())[:, None]
+        found: Array = (weights * (self.mean - self.pooled().mean) ** 2).sum(0) / (len(self.mean) - 1)
+        return found
 
     def effective_count(self) -> Array:
         """The number of independent values that a batch's mean is worth, shape (C,): the variance over that of means.
 
         NaN for fewer than two batches, infinite where all means are the same.
         """
-        if len(self.mean) < 2:
-            return np.full(self.mean.shape[1], np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
-            found: Array = self.pooled().var / self.mean.var(0, ddof=1)
+            found: Array = self.pooled().var / self.between()
         return found
 
 
@@ -74,6 +96,11 @@ class Input:
         dtype: of the input, for example ``"float16"``.
         tails: shape (N,), for each sample the share of its places, along the longest axis, at whose end all channels
             stay the same; NaN where there is no such axis.
+        heads: the same at the beginning.
+        whole: the moments of these samples, shape (C,), or None.
+        without_tails: the moments of the same without the tails.
+        between: for each axis, the share of the variance that lies between the means of the places along it; empty
+            where it was not measured.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +108,26 @@ class Input:
     largest: float
     dtype: str
     tails: Array
+    heads: Array | None = None
+    whole: Moments | None = None
+    without_tails: Moments | None = None
+    between: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What stands around a layer.
+
+    Args:
+        bias_in_front: whether the layer right in front adds a bias.
+        on_data: whether its input is the model's own.
+        features_axis: the axis of its input that the linear layers in front and behind take for that of the features,
+            or None where there are none, or they differ.
+    """
+
+    bias_in_front: bool = False
+    on_data: bool = False
+    features_axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +155,11 @@ class LayerFacts:
         input: the first batch's.
         calls: how often one forward calls it.
         bias_in_front: whether the layer right in front adds a bias.
+        on_data: whether its input is the model's own.
+        features_axis: as of ``Neighbours``.
+        tracks: False where it has running statistics and its settings keep training from moving them.
+        ranks_apart: how far its statistics are from those of another process, in standard deviations, at most; None
+            where there is one process.
     """
 
     name: str
@@ -129,6 +181,10 @@ class LayerFacts:
     input: Input | None = None
     calls: float = 0.0
     bias_in_front: bool = False
+    on_data: bool = False
+    features_axis: int | None = None
+    tracks: bool = True
+    ranks_apart: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,11 +219,13 @@ class Company:
         apart: the largest difference of a sample's output with other companions, relative to the largest output.
         first: the first layer whose output differs, or None.
         companions: how many different companies were tried.
+        by_chance: how much the output of one and the same input differs from call to call.
     """
 
     apart: float
     first: str | None
     companions: int
+    by_chance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -179,12 +237,17 @@ class Steps:
         updates: the layer's name -> how often its running statistics changed in a step, on average.
         statistics_moved: names of the layers whose running statistics are other bytes than before.
         affine_moved: names of the layers whose scale or shift are.
+        counts: the layer's name -> values per channel of a call in training mode, the fewest.
+        assumed: True where the model came in inference mode and the steps left it there, so that it was set to training
+            mode: what is frozen by its mode alone is then not known.
     """
 
     number: int
     updates: Mapping[str, float]
     statistics_moved: frozenset[str]
     affine_moved: frozenset[str]
+    counts: Mapping[str, float] = field(default_factory=dict)
+    assumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +287,9 @@ class ModelFacts:
         company: or None.
         steps: or None.
         source: or None.
-        gradients: the layer's name -> root mean square of the gradient of the loss at its input, in order of depth.
+        gradients: the name of a layer with weights or of a norm -> root mean square of the gradient of the loss at its
+            input, in order of depth.
+        averaged: whether the model is an average of the weights of others, by what is wrapped around it.
         missing: what is not known -> why.
     """
 
@@ -241,6 +306,7 @@ class ModelFacts:
     steps: Steps | None = None
     source: Source | None = None
     gradients: Mapping[str, float] = field(default_factory=dict)
+    averaged: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def tracked(self) -> Iterator[LayerFacts]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from normwise.doctor.finding import Finding, Skipped
+from normwise.doctor.finding import Finding, Severity, Skipped
 from normwise.errors import UnknownName
 from normwise.facts import ModelFacts
 
@@ -92,13 +93,27 @@ def run(wanted: Iterable[str], facts: ModelFacts) -> tuple[list[Finding], list[S
     for name in wanted:
         for each in load(name).check(facts):
             (found if isinstance(each, Finding) else skipped).append(each)  # type: ignore[arg-type]  # told apart here
-    kept = [finding for finding in found if not any(_hides(other, finding) for other in found)]
+    kept = [rest for finding in found if (rest := _without_what_follows(finding, found)) is not None]
     return sorted(kept, key=_rank), skipped
 
 
+def _without_what_follows(finding: Finding, found: list[Finding]) -> Finding | None:
+    """A finding without the layers that another one explains; None where it merely follows."""
+    hiding = [other for other in found if finding.check in load(other.check).HIDES and _weighs(other, finding)]
+    if any(_hides(other, finding) for other in hiding):
+        return None
+    explained = {name for other in hiding for name in other.layers}
+    return replace(finding, layers=tuple(name for name in finding.layers if name not in explained))
+
+
+def _weighs(one: Finding, other: Finding) -> bool:
+    """What costs little explains no harm."""
+    return one.severity is not Severity.NOTE or other.severity is Severity.NOTE
+
+
 def _hides(one: Finding, other: Finding) -> bool:
-    named = other.check in load(one.check).HIDES
-    return named and (not one.layers or {*other.layers} <= {*one.layers} or one.layers[0] in other.layers)
+    whole = not one.layers or not other.layers or {*other.layers} <= {*one.layers}
+    return whole or one.layers[0] in other.layers or other.layers[0] in one.layers
 
 
 def _rank(finding: Finding) -> tuple[int, float, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from normwise.facts import Array, LayerFacts
+from normwise.facts import Array, LayerFacts, ModelFacts, Seen
 
 FAR = 0.25
 """A mean further off than so many standard deviations is wrong."""
@@ -17,6 +17,23 @@ CHANNELS = 0.05
 """A layer is in question when more than this share of its channels is wrong."""
 CLEARLY = 3.0
 """Standard errors that a difference has to exceed."""
+HARM = 0.45
+"""An output that changes by more, relative to its spread, when the statistics are corrected, has suffered harm.
+
+On 300 held-out samples healthy models change by up to 0.4, because the statistics of these are their own.
+"""
+LOSS = 1.3
+"""The loss is so many times what it is with other statistics, or more, where these matter."""
+LOSS_ALONE = 2.0
+"""The same where no metric confirms it: a healthy model that is sure of itself has 1.8."""
+LOSS_CLEARLY = 3.0
+"""The same whatever the metric says."""
+METRIC = 0.12
+"""The change of a metric, as a share of the larger value, that goes with harm; healthy models stay below 0.1."""
+COMPANY = 1e-4
+"""A prediction that differs by more, relative to the largest, depends on the samples beside it."""
+FEW_BATCHES = 4
+"""The spread between fewer batches is no reliable standard error."""
 
 
 class Gap(NamedTuple):
@@ -33,23 +50,33 @@ class Gap(NamedTuple):
     wrong: float
 
 
-def gap(layer: LayerFacts) -> Gap | None:
+def gap(layer: LayerFacts, seen: Seen | None = None) -> Gap | None:
     """The gap of one layer, measured with every norm on batch statistics, so that it alone is judged.
 
     Args:
         layer: with ``own``, or there is no gap to tell.
+        seen: what it is compared with instead of ``own``.
     """
-    if layer.own is None or layer.mean is None or layer.var is None:
+    seen = layer.own if seen is None else seen
+    if seen is None or layer.mean is None or layer.var is None:
         return None
-    pooled = layer.own.pooled()
+    pooled = seen.pooled()
     spread = np.asarray(pooled.var) + layer.eps
     with np.errstate(all="ignore"):
         z = np.abs(layer.mean - pooled.mean) / np.sqrt(spread)
         log2 = np.log2((layer.var + layer.eps) / spread)
-    error = layer.own.error(layer.eps)
-    known = np.where(np.isfinite(error), error, 0.0)
-    wrong = (z > FAR + CLEARLY * known) | (np.abs(log2) > FAR_LOG2 + 2 * CLEARLY * known) | ~np.isfinite(z + log2)
+        of_mean, of_var = seen.error(layer.eps), seen.error_of_var(layer.eps) / np.log(2)
+        if len(seen.mean) < FEW_BATCHES:
+            least = 1 / np.sqrt(max(seen.samples.sum(), 1.0))
+            of_mean = np.fmax(np.where(np.isfinite(of_mean), of_mean, 0.0), least)
+            of_var = np.fmax(np.where(np.isfinite(of_var), of_var, 0.0), 2 * least)
+        wrong = (z > FAR + CLEARLY * of_mean) | (np.abs(log2) > FAR_LOG2 + CLEARLY * of_var) | ~np.isfinite(z + log2)
     return Gap(z, log2, float(wrong.mean()))
+
+
+def typical(found: Gap) -> tuple[float, float]:
+    """The medians of a gap over its channels: in standard deviations, and the base-2 logarithm."""
+    return float(np.median(found.z)), float(np.median(np.abs(found.log2)))
 
 
 def suspects(layers: Iterable[LayerFacts]) -> list[str]:
@@ -57,3 +84,79 @@ def suspects(layers: Iterable[LayerFacts]) -> list[str]:
     gaps = {layer.name: found for layer in layers if (found := gap(layer)) is not None}
     named = [name for name, found in gaps.items() if found.wrong > CHANNELS]
     return sorted(named, key=lambda name: -gaps[name].wrong)
+
+
+def in_question(layers: Sequence[LayerFacts], number: int) -> list[str]:
+    """The names of so many layers at most: the suspects, then the others, the furthest off first.
+
+    In a stale model most layers look fine one by one.
+    """
+    first = suspects(layers)
+    gaps = {layer.name: found for layer in layers if (found := gap(layer)) is not None}
+    others = sorted(gaps.keys() - {*first}, key=lambda name: -sum(_finite(typical(gaps[name]))))
+    return [*first, *others][:number]
+
+
+def variance_shift(layer: LayerFacts) -> float:
+    """The base-2 logarithm of a layer's input variance with dropout on over that with it off, at the median channel."""
+    if layer.own is None or layer.noisy is None:
+        return 0.0
+    with np.errstate(all="ignore"):
+        ratio = (np.asarray(layer.noisy.pooled().var) + layer.eps) / (np.asarray(layer.own.pooled().var) + layer.eps)
+        return float(np.median(np.log2(ratio)))
+
+
+def shifted_by_dropout(layer: LayerFacts) -> bool:
+    """Whether a layer's statistics are off without dropout, and right with it."""
+    if variance_shift(layer) < FAR_LOG2 / 2:
+        return False
+    off, on = gap(layer), gap(layer, layer.noisy)
+    return off is not None and on is not None and off.wrong > CHANNELS and on.wrong < off.wrong / 2
+
+
+def harm(facts: ModelFacts) -> float | None:
+    """The change of the output when all statistics are those of the data; None where it is unknown."""
+    if facts.stored is None or facts.recalibrated is None:
+        return None
+    return facts.stored.apart(facts.recalibrated)
+
+
+def off_at_inference(facts: ModelFacts) -> bool:
+    """Whether, as the model is used, some layer's input is not what its statistics say.
+
+    Where sorted data were measured with batch statistics, layers look wrong which at inference are right.
+    """
+    served = [found for layer in facts.tracked() if (found := gap(layer, layer.served)) is not None]
+    return any(found.wrong > CHANNELS for found in served)
+
+
+def stale(facts: ModelFacts) -> list[str]:
+    """The names of all layers whose statistics are off, where that does harm; else none."""
+    found = suspects(facts.tracked())
+    done = harm(facts)
+    return found if found and off_at_inference(facts) and (done is None or harmful(facts)) else []
+
+
+def harmful(facts: ModelFacts) -> bool:
+    """Whether the statistics of these data would change the user's own numbers; the output, where there are none."""
+    cost = costs(facts)
+    done = harm(facts)
+    return (done is not None and done > HARM) if cost is None else cost
+
+
+def costs(facts: ModelFacts) -> bool | None:
+    """Whether the loss or the metric says that the stored statistics do harm; None where there is neither."""
+    now, then = facts.stored, facts.recalibrated
+    if now is None or then is None:
+        return None
+    ratio = None
+    if now.loss is not None and then.loss is not None:
+        ratio = now.loss / max(then.loss, 1e-12) if np.isfinite(now.loss) else np.inf
+    if now.metric is None or then.metric is None:
+        return None if ratio is None else bool(ratio > LOSS_ALONE)
+    changed = not abs(now.metric - then.metric) <= METRIC * (max(abs(now.metric), abs(then.metric)) or 1.0)
+    return changed if ratio is None else bool(ratio > LOSS_CLEARLY or (changed and ratio > LOSS))
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value if np.isfinite(value) else 1e9 for value in values]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from normwise.doctor.distances import suspects
+from normwise.doctor.distances import COMPANY, HARM, in_question
 from normwise.doctor.subject import Subject
 from normwise.errors import NormwiseError
 from normwise.estimators.pooled import Pooled
@@ -28,6 +28,8 @@ IN_QUESTION = 8
 """Layers whose share in a difference is measured, each by a pass over the data, at most."""
 STEPS = 3
 """Batches that ``train_step`` gets."""
+FEW = 8
+"""Samples of a batch that are enough to see how layers follow each other."""
 
 
 class Gathering:
@@ -73,16 +75,20 @@ class Gathering:
             layers = self._layers(served, own, noisy)
             recalibrated, shares = self._corrected(restore, layers, stored)
             company = self._company(first[0], missing)
+            layers = self._with_neighbours(first[0], layers)
             restore()
         self.batches.close()
         facts = ModelFacts(
             subject.framework, layers, batches=len(self.samples), samples=int(sum(self.samples)), stored=stored,
             by_batch=by_batch, recalibrated=recalibrated, shares=shares, labels=self.labels or None, company=company,
+            averaged=subject.averaged,
         )  # fmt: skip
         if train_step is None:
             missing["steps"] = "no train_step was given"
         else:
             facts = replace(facts, steps=subject.steps(train_step, first))
+            if facts.steps is None:
+                missing["steps"] = "the steps ran in inference mode"
         if source is None:
             missing["source"] = "no source_model was given"
         else:
@@ -189,8 +195,8 @@ class Gathering:
 
         together = correct(list(targets))
         shares: dict[str, float] = {}
-        if stored is not None and together is not None and (apart := stored.apart(together)) > 0:
-            for name in suspects(layers)[:IN_QUESTION]:
+        if stored is not None and together is not None and (apart := stored.apart(together)) > HARM / 4:
+            for name in in_question(layers, IN_QUESTION):
                 alone = correct([name])
                 if alone is not None:
                     shares[name] = 1 - alone.apart(together) / apart
@@ -212,14 +218,21 @@ class Gathering:
         if number < 2 or any(part is None for part in parts):
             missing["company"] = "the first batch has one sample" if number < 2 else "the batches cannot be cut"
             return None
-        results = [self.subject.outputs(self.subject.forward(part)) for part in parts]
+        results = [self.subject.outputs(self.subject.forward(part)) for part in [*parts, parts[0]]]
         if any(result is None for result in results):
             missing["company"] = "the model gives no array with a row for each sample"
             return None
         largest = float(np.abs(results[0]).max()) or 1.0
-        apart = max(float(np.abs(result[0] - results[0][0]).max()) for result in results[1:]) / largest
-        first = self.subject.inputs_differ(parts[0], parts[-1]) if apart > 0 else None
-        return Company(apart, first, len(parts))
+        alone, *beside, again = (result[0] for result in results)
+        apart = max(float(np.abs(each - alone).max()) for each in beside) / largest
+        by_chance = float(np.abs(again - alone).max()) / largest
+        first = self.subject.first_that_differs(parts[0], parts[-1], COMPANY) if apart > COMPANY else None
+        return Company(apart, first, len(parts), by_chance)
+
+    def _with_neighbours(self, batch: Any, layers: tuple[LayerFacts, ...]) -> tuple[LayerFacts, ...]:
+        part = self.subject.part(batch, range(min(FEW, self.subject.samples_in(batch))))
+        near = self.subject.neighbours(batch if part is None else part)
+        return tuple(replace(each, **vars(near[each.name])) if each.name in near else each for each in layers)
 
 
 class _Outcomes:

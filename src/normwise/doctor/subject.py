@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from normwise.facts import Input, LayerFacts, Source, Steps
+from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
 from normwise.recalibration.layer import Layer
 
 
@@ -18,11 +18,13 @@ class Subject(Protocol):
         layers: the layers with running statistics of channels, which the doctor may write to inside ``unchanged``.
         facts: all normalization layers by their paths: settings and state, without what comes into them.
         dropouts: whether there is a dropout that can be turned on.
+        averaged: whether what is wrapped around the model says that its weights are an average of others.
         missing: what cannot be known of this model -> why.
     """
 
     framework: str
     dropouts: bool
+    averaged: bool
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -70,14 +72,30 @@ class Subject(Protocol):
     def samples_in(self, batch: Any) -> int:
         """The number of samples in a batch."""
 
-    def inputs_differ(self, one: Any, other: Any) -> str | None:
-        """The first layer whose input for the first sample differs between two batches, in inference mode, or None."""
+    def first_that_differs(self, one: Any, other: Any, limit: float) -> str | None:
+        """The first layer of any kind whose output for the first sample differs between two batches, in inference mode.
 
-    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
-        """What some steps of training do, on a copy."""
+        Args:
+            one: a batch.
+            other: another, with the same first sample.
+            limit: the difference that counts, relative to the largest value of that output.
+        """
+
+    def neighbours(self, batch: Any) -> Mapping[str, Neighbours]:
+        """What stands around the layers, as far as it can be told from running a batch in inference mode."""
+
+    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
+        """What some steps of training do, on a copy.
+
+        The copy comes in the modes that the model has; where it is in inference mode as a whole and the steps leave it
+        there, they are done once more in training mode, and the result says so. None where that is of no use.
+        """
 
     def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
-        """The root mean square of the gradient of the loss at each layer's input, in order of depth, on a copy."""
+        """The root mean square of the gradient of the loss at the input of each layer with weights or norm.
+
+        In order of depth; on a copy, with batch statistics and without dropout.
+        """
 
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
         """How the model differs from the one that it was derived from."""

@@ -30,7 +30,14 @@ from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {"channels": (0.0, "channels", "any is too many")}
-HIDES = ("stale_running_statistics", "data_that_drifted", "never_updated_statistics", "dead_channels")
+HIDES = (
+    "stale_running_statistics",
+    "drifted_data",
+    "never_updated_statistics",
+    "dead_channels",
+    "exploding_channels",
+    "differing_derived_model",
+)
 ON = True
 REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
 

@@ -9,11 +9,12 @@ Why it is bad:
 
 How it is measured:
     Each layer's input is measured with every norm on batch statistics, so that innocent layers behind a guilty one look
-    innocent. A channel is wrong when the mean is off by more than the limit in standard deviations, or the variance by
-    more than the limit in its base-2 logarithm, beyond three standard errors from the spread between batches. Then the
-    model is run with the statistics of these data in all layers, and in one layer at a time: the share of the change of
-    the output that a layer alone takes away says how guilty it is. Without a reference, statistics that are stale and
-    data that have drifted cannot be told apart: if these are the data that the model was trained on, they are stale.
+    innocent; and some layer's has to be off in inference mode too. A channel is wrong when the mean is off by more than
+    the limit in standard deviations, or the variance by more than the limit in its base-2 logarithm, beyond three
+    standard errors from the spread between batches. Then the model is run with the statistics of these data in all
+    layers, and in one layer at a time: the share of the change of the output that a layer alone takes away says how
+    guilty it is. Without a reference, statistics that are stale and data that have drifted cannot be told apart: if
+    these are the data that the model was trained on, they are stale.
 
 What to do:
     ``normwise.recalibrate(model, batches)`` with data like those that the model will meet.
@@ -28,54 +29,102 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from normwise.doctor.batches_apart import clustered
 from normwise.doctor.costs import cost_of
-from normwise.doctor.distances import CHANNELS, FAR, FAR_LOG2, gap, suspects
+from normwise.doctor.distances import (
+    CHANNELS,
+    FAR,
+    FAR_LOG2,
+    HARM,
+    LOSS,
+    costs,
+    gap,
+    harm,
+    in_question,
+    off_at_inference,
+    shifted_by_dropout,
+    stale,
+    typical,
+)
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
-from normwise.facts import ModelFacts
+from normwise.doctor.wording import these
+from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
     "mean": (FAR, "standard deviations", "no channel of the healthy models that were measured is above 0.2"),
     "variance": (FAR_LOG2, "base-2 logarithm of the ratio", "healthy layers stay below 0.11 at the median"),
     "channels": (CHANNELS, "share of the channels", "single channels of healthy models are off"),
-    "harm": (0.05, "change of the output, relative to its spread", "healthy models stay below 0.02"),
+    "harm": (HARM, "change of the output, relative to its spread", "healthy models stay below 0.4"),
+    "clear": (2 * HARM, "change of the output, relative to its spread", "then it is an error without a loss, too"),
+    "loss": (LOSS, "times the loss with the statistics of these data", "where the metric changes too"),
+    "together": (4.0, "times the loss with the statistics of these data", "where no layer alone is off"),
+    "share": (0.1, "share of the change", "layers that are less guilty are not named beside the guilty"),
 }
-HIDES = ("data_that_drifted",)
+HIDES = ()
 ON = True
 REMEDY = "normwise.recalibrate(model, batches)"
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for all stale layers, the one with the largest share in the change of the output first."""
-    names = suspects(each for each in facts.tracked() if each.updates != 0)
+    layers = {each.name: each for each in facts.tracked()}
+    names = [name for name in stale(facts) if not _other_cause(layers[name])]
+    done = harm(facts)
+    known = done is not None and np.isfinite(done)
+    if not names and known and not any(map(_other_cause, layers.values())):
+        names = _together(facts, done or 0.0)
     if not names:
         return
-    harm = facts.stored.apart(facts.recalibrated) if facts.stored and facts.recalibrated else np.inf
-    if harm < LIMITS["harm"][0]:
-        return
+    names += [name for name, share in facts.shares.items() if share > LIMITS["share"][0] and name not in names]
     guilty = sorted(names, key=lambda name: -facts.shares.get(name, 0.0))
-    found = {each.name: gap(each) for each in facts.tracked()}
-    worst = found[guilty[0]]
-    assert worst is not None  # it is one of the suspects
-    several = f"{len(guilty)} layers" if len(guilty) > 1 else f"layer {guilty[0]!r}"
+    worst = gap(layers[guilty[0]])
+    assert worst is not None  # it was measured
+    z, log2 = typical(worst)
     evidence = {
-        "mean off, median channel": Number(float(np.median(worst.z)), "standard deviations", FAR),
-        "variance off, median channel": Number(float(np.median(np.abs(worst.log2))), "base-2 logarithm", FAR_LOG2),
+        "mean off, median channel": Number(z, "standard deviations", FAR),
+        "variance off, median channel": Number(log2, "base-2 logarithm", FAR_LOG2),
         "channels off": Number(worst.wrong, "of the layer's channels", CHANNELS),
-        "change of the output": Number(harm, "relative to its spread", LIMITS["harm"][0]),
     }
-    if guilty[0] in facts.shares:
+    change = ""
+    if known and done is not None:
+        evidence["change of the output"] = Number(done, "relative to its spread", HARM)
+        change = f", and the output changes by {done:.0%} of its spread when they are"
+    if guilty[0] in facts.shares and np.isfinite(facts.shares[guilty[0]]):
         evidence["share of the change"] = Number(facts.shares[guilty[0]], "by this layer alone")
     yield Finding(
         "stale_running_statistics",
         tuple(guilty),
-        Severity.ERROR if harm > 4 * LIMITS["harm"][0] else Severity.WARNING,
-        f"the running statistics of {several} are not those of what comes in, and the output changes by {harm:.0%} of "
-        "its spread when they are: they are stale, or these data are not like those of the training.",
+        _severity(facts, done),
+        f"the running statistics of {these(guilty)} are not those of what comes in{change}: they are stale, or these "
+        "data are not like those of the training.",
         evidence,
         REMEDY,
         cost_of(facts),
     )
+
+
+def _other_cause(layer: LayerFacts) -> bool:
+    """Whether a layer's statistics are off for a reason that another check names."""
+    assert layer.mean is not None  # it is one of those that have statistics
+    assert layer.var is not None
+    return not np.isfinite(layer.mean + layer.var).all() or bool((layer.var < 0).any()) or shifted_by_dropout(layer)
+
+
+def _together(facts: ModelFacts, done: float) -> list[str]:
+    """The guilty layers where the output changes a lot, and no layer is far off by itself."""
+    now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
+    if done < HARM or now is None or then is None or not now > LIMITS["together"][0] * then:
+        return []
+    if clustered(facts) or not off_at_inference(facts):
+        return []
+    names = in_question(list(facts.tracked()), len(facts.layers))
+    return [name for name in names if facts.shares.get(name, 0.0) > LIMITS["share"][0]]
+
+
+def _severity(facts: ModelFacts, done: float | None) -> Severity:
+    clear = costs(facts) or done is None or done > LIMITS["clear"][0]
+    return Severity.ERROR if clear else Severity.WARNING
 
 
 def sick() -> ModelFacts:

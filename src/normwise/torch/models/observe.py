@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.optim.swa_utils import AveragedModel
 
-from normwise.facts import Input, LayerFacts, Source, Steps
+from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.feeding import (
     ForwardFn,
     arguments,
     call,
-    device_of,
-    moved,
     samples_in,
     uncompiled,
     unwrapped,
 )
 from normwise.torch.models.model_checks import check_model, check_runnable, out_of_reach
+from normwise.torch.models.neighbours import neighbours
+from normwise.torch.models.observed_input import input_of
+from normwise.torch.models.observed_training import gradients, steps
 from normwise.torch.models.recalibration.sites import survey
 from normwise.torch.models.recalibration.torch_layer import TorchLayer
 from normwise.torch.models.recalibration.torch_model import check_values
 from normwise.torch.models.transaction import unchanged
-
-LOOKED_AT = 32
-"""Samples of a batch that are looked at value by value, at most."""
 
 
 class TorchSubject:
@@ -60,6 +57,7 @@ class TorchSubject:
         self._frozen = survey(self.inner, None, covariances=True)[1]
         self.facts: Mapping[str, LayerFacts] = {name: self._facts_of(name, norm) for name, norm in self.norms.items()}
         self.dropouts = any(isinstance(module, _DropoutNd) and module.p > 0 for module in self.inner.modules())
+        self.averaged = any(isinstance(each, AveragedModel) for each in model.modules())
         self.missing = dict(out_of_reach(self.inner))
 
     @contextmanager
@@ -93,7 +91,7 @@ class TorchSubject:
             def hook(_: nn.Module, args: Any, named: Any, layer: TorchLayer = layer) -> None:
                 x = layer.input_in(args, named)
                 if x is not None:
-                    hear(layer.name, _input_of(x))
+                    hear(layer.name, input_of(x))
 
             ends.callback(layer.norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
         return ends.close
@@ -136,77 +134,25 @@ class TorchSubject:
         """As ``Subject``."""
         return samples_in(batch)
 
-    def inputs_differ(self, one: Any, other: Any) -> str | None:
+    def first_that_differs(self, one: Any, other: Any, limit: float) -> str | None:
         """As ``Subject``."""
         first, second = (self._first_samples(batch) for batch in (one, other))
-        return next((name for name, x in first.items() if name in second and not torch.equal(x, second[name])), None)
+        both = ((name, x, second[name]) for name, x in first.items() if name in second)
+        return next((name for name, x, y in both if x.shape == y.shape and _apart(x, y) > limit), None)
 
-    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
-        """As ``Subject``: on a copy, in training mode as the model's own layers are."""
-        model = copy.deepcopy(self.model)
-        inner = unwrapped(model)
-        norms = {name: module for name, module in inner.named_modules() if isinstance(module, _BatchNorm)}
-        changes = dict.fromkeys(norms, 0)
+    def neighbours(self, batch: Any) -> Mapping[str, Neighbours]:
+        """As ``Subject``."""
+        return neighbours(self.inner, self.norms, lambda: self.forward(batch))
 
-        def watch(name: str) -> Callable[..., None]:
-            before: list[bytes] = []
-
-            def pre(norm: nn.Module, *_: Any) -> None:
-                before.append(_statistics_bytes(norm))
-
-            def post(norm: nn.Module, *_: Any) -> None:
-                changes[name] += _statistics_bytes(norm) != before.pop()
-
-            norms[name].register_forward_pre_hook(pre)
-            return post
-
-        started = {name: (_statistics_bytes(norm), _affine_bytes(norm)) for name, norm in norms.items()}
-        for name, norm in norms.items():
-            norm.register_forward_hook(watch(name))
-        state = torch.get_rng_state()
-        try:
-            for batch in batches:
-                train_step(model, batch)
-        finally:
-            torch.set_rng_state(state)
-        number = len(batches)
-        return Steps(
-            number,
-            {name: change / number for name, change in changes.items()},
-            frozenset(name for name, norm in norms.items() if _statistics_bytes(norm) != started[name][0]),
-            frozenset(name for name, norm in norms.items() if _affine_bytes(norm) != started[name][1]),
-        )
+    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
+        """As ``Subject``."""
+        with unchanged(self.model):
+            return steps(self.model, train_step, batches)
 
     def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
-        """As ``Subject``: with batch statistics, as in training, and dropout off."""
-        model = copy.deepcopy(self.inner)
-        model.eval()
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.train()
-        found: dict[str, float] = {}
-
-        def listen(name: str) -> Callable[..., None]:
-            def hook(_: nn.Module, args: Any, named: Any) -> None:
-                x = args[0] if args else next(iter(named.values()), None)
-                if isinstance(x, Tensor) and x.requires_grad:
-                    found[name] = 0.0
-                    x.register_hook(lambda g: found.__setitem__(name, float(g.double().square().mean().sqrt())))
-
-            return hook
-
-        for name, module in model.named_modules():
-            if isinstance(module, _BatchNorm):
-                module.register_forward_pre_hook(listen(name), with_kwargs=True)
-        batch = moved(batch, device_of(model))
-        with torch.enable_grad():
-            if self.forward_fn is not None:
-                result = self.forward_fn(model, batch)
-            else:
-                positional, named = arguments(model, batch)
-                result = model(*positional, **named)
-            loss(result, self.targets(batch)).backward()
-        return found
+        """As ``Subject``."""
+        with unchanged(self.model):
+            return gradients(self.inner, self.forward_fn, lambda result: loss(result, self.targets(batch)), batch)
 
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
         """As ``Subject``."""
@@ -237,20 +183,21 @@ class TorchSubject:
             dtype="" if norm.running_mean is None else str(norm.running_mean.dtype).removeprefix("torch."),
             updates=None if norm.num_batches_tracked is None else int(norm.num_batches_tracked),
             trains=norm.training, learns=any(each.requires_grad for each in own) if own else None,
-            frozen=self._frozen.get(name),
+            frozen=self._frozen.get(name), tracks=norm.track_running_stats or norm.running_mean is None,
         )  # fmt: skip
 
     def _first_samples(self, batch: Any) -> dict[str, Tensor]:
+        """What each module gives for the first sample, those inside of others first."""
         found: dict[str, Tensor] = {}
         with ExitStack() as ends:
-            for layer in self.layers:
+            for name, module in self.inner.named_modules():
 
-                def hook(_: nn.Module, args: Any, named: Any, layer: TorchLayer = layer) -> None:
-                    x = layer.input_in(args, named)
-                    if x is not None:
-                        found.setdefault(layer.name, x[0].detach().clone())
+                def hook(*call: Any, name: str = name) -> None:
+                    x = _first_tensor(call[-1])
+                    if x is not None and x.dim() and x.is_floating_point():
+                        found.setdefault(name, x[0].detach().clone())
 
-                ends.callback(layer.norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                ends.callback(module.register_forward_hook(hook).remove)
             self.forward(batch)
         return found
 
@@ -263,20 +210,9 @@ def _array(tensor: Tensor | None) -> NDArray[np.float64] | None:
     return None if tensor is None else tensor.detach().double().cpu().numpy().copy()
 
 
-def _input_of(x: Tensor) -> Input:
-    dtype = str(x.dtype).removeprefix("torch.")
-    return Input(tuple(x.shape), 1, float(x.abs().max()), dtype, _tails(x[:LOOKED_AT]))
-
-
-def _tails(x: Tensor) -> NDArray[np.float64]:
-    """For each sample, the share of places at the end of the longest axis where all channels repeat the last value."""
-    if x.dim() < 3:
-        return np.full(len(x), np.nan)
-    axis = max(range(2, x.dim()), key=lambda each: x.shape[each])
-    lines = x.detach().movedim(axis, -1).reshape(len(x), -1, x.shape[axis])
-    same = (lines == lines[..., -1:]).all(1).flip(-1).long().cumprod(-1).sum(-1)
-    found: NDArray[np.float64] = (torch.where(same > 1, same, 0).double() / x.shape[axis]).cpu().numpy()
-    return found
+def _apart(one: Tensor, other: Tensor) -> float:
+    largest = float(one.abs().max()) if one.numel() else 0.0
+    return float((one - other).abs().max()) / (largest or 1.0) if one.numel() else 0.0
 
 
 def _first_tensor(result: Any) -> Tensor | None:
@@ -300,16 +236,6 @@ def _cut(batch: Any, rows: list[int], number: int) -> Any:
 
 def _rows(outputs: NDArray[np.float64] | None) -> NDArray[np.float64]:
     return np.zeros((0, 1)) if outputs is None else outputs
-
-
-def _statistics_bytes(norm: nn.Module) -> bytes:
-    kept = (getattr(norm, name, None) for name in ("running_mean", "running_var", "running_covariance"))
-    return b"".join(tensor.detach().cpu().double().numpy().tobytes() for tensor in kept if isinstance(tensor, Tensor))
-
-
-def _affine_bytes(norm: nn.Module) -> bytes:
-    own = norm.parameters(recurse=False)
-    return b"".join(tensor.detach().cpu().double().numpy().tobytes() for tensor in own)
 
 
 def _weights_apart(mine: nn.Module, theirs: nn.Module) -> float:

@@ -1,0 +1,80 @@
+"""An output that depends on the rest of the batch at inference.
+
+What it finds:
+    In inference mode the prediction for a sample changes with the samples beside it.
+
+Why it is bad:
+    Results change with the size and the order of the batches, and a benchmark that feeds sorted data gives away the
+    answers. A layer that uses batch statistics at inference does it: one without running statistics, or one that stays
+    in training mode.
+
+How it is measured:
+    The first sample of the first batch alone, among its neighbours and among others, in inference mode. A healthy
+    model's differences are those of rounding. The first layer whose output differs is named. What differs from call to
+    call with the same input, such as sampling, is not the batch's doing.
+
+What to do:
+    Let the layer keep running statistics and recalibrate it; or put it into inference mode.
+
+References:
+    yaodongyu/TRADES issue 3 (accuracy that changed with the batch size).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from normwise.doctor.costs import cost_of
+from normwise.doctor.distances import COMPANY
+from normwise.doctor.examples import layer, model
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.facts import Company, ModelFacts
+
+LIMITS = {"difference": (COMPANY, "of the largest output", "healthy models stay below 1e-6, in float32")}
+HIDES = ("differing_derived_model", "too_few_values")
+ON = True
+REMEDY = (
+    "model.eval()  # and where {layer!r} has no running statistics, build it with track_running_stats=True, "
+    "then normwise.recalibrate(model, batches)"
+)
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding with the first layer whose output differs."""
+    company = facts.company
+    if company is None:
+        yield Skipped("batch_dependent_output", facts.missing.get("company", "no prediction was compared"))
+        return
+    if company.by_chance > LIMITS["difference"][0] / 10:
+        yield Skipped("batch_dependent_output", "the model gives something else each time for one and the same input")
+        return
+    if not math.isfinite(company.apart):
+        yield Skipped("batch_dependent_output", "the model gives numbers that are not finite")
+        return
+    if company.apart <= LIMITS["difference"][0]:
+        return
+    where = f"from layer {company.first!r} on" if company.first else "and no layer but the model itself shows it"
+    yield Finding(
+        "batch_dependent_output",
+        (company.first,) if company.first is not None else (),
+        Severity.ERROR,
+        f"at inference the prediction for a sample depends on the samples beside it, {where}.",
+        {
+            "difference": Number(company.apart, "of the largest output", LIMITS["difference"][0]),
+            "companies": Number(company.companions, "that a sample was tried in"),
+        },
+        REMEDY.format(layer=company.first),
+        cost_of(facts),
+    )
+
+
+def sick() -> ModelFacts:
+    """A model with a layer that normalizes by the batch at inference."""
+    return replace(model(layer("bn", mean=None, var=None)), company=Company(0.2, "bn", 3))
+
+
+def healthy() -> ModelFacts:
+    """A model whose predictions differ by rounding."""
+    return replace(model(layer("bn")), company=Company(2e-7, None, 3))

@@ -1,0 +1,77 @@
+"""Channels that carry nothing.
+
+What it finds:
+    Channels whose input is constant, so that their variance is 0, or whose scale is all but 0.
+
+Why it is bad:
+    Such a channel gives a constant, whatever the sample: its capacity is lost. And its gain, scale / sqrt(variance +
+    eps), is as large as eps lets it be, so that folding it or rounding it makes large errors of small ones.
+
+How it is measured:
+    The variance of the input on these data, against eps and against rounding; and the scale against its layer's
+    largest. A few, and those of the model's own input, such as pixels that are always black, are a note.
+
+What to do:
+    See what comes in front: a dead activation, a weight that decayed. Constant inputs can be left out.
+
+References:
+    ynahshan/nn-quantization-pytorch issue 3 (folding channels whose variance is next to 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from normwise.doctor.channels import constant, lost_scale
+from normwise.doctor.examples import layer, model, seen
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import has, these
+from normwise.facts import LayerFacts, ModelFacts
+
+LIMITS = {
+    "share": (0.1, "share of the channels", "healthy models have a few, behind activations that died"),
+    "scale": (1e-3, "of the layer's largest scale", "healthy models stay above 0.01"),
+}
+HIDES = ()
+ON = True
+REMEDY = "[print(name, layer.weight) for name, layer in model.named_modules() if name in {layers}]  # which are dead?"
+KERAS_REMEDY = "[print(layer.path, layer.gamma) for layer in model._flatten_layers() if layer.path in {layers}]"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all such layers, the most dead first."""
+    shares = {each.name: share for each in facts.tracked() if (share := _share(each)) > 0}
+    bad = {each.name for each in facts.tracked() if shares.get(each.name, 0) > LIMITS["share"][0] and not each.on_data}
+    if not shares:
+        return
+    names = sorted(bad or shares, key=lambda name: -shares[name])
+    first = {each.name: each for each in facts.tracked()}[names[0]]
+    yield Finding(
+        "dead_channels",
+        tuple(names),
+        Severity.WARNING if bad else Severity.NOTE,
+        f"{these(names)} {has(names)} channels that give the same for every sample.",
+        {
+            "dead": Number(shares[names[0]], "of the layer's channels", LIMITS["share"][0]),
+            "constant input": Number(float(constant(first).sum()), "channels"),
+            "scale next to 0": Number(float(lost_scale(first).sum()), "channels"),
+        },
+        (KERAS_REMEDY if facts.framework == "keras" else REMEDY).format(layers=names),
+    )
+
+
+def _share(layer: LayerFacts) -> float:
+    return float((constant(layer) | lost_scale(layer)).mean())
+
+
+def sick() -> ModelFacts:
+    """A layer of which half of the channels are constant."""
+    var = np.where(np.arange(8) < 4, 0.0, 1.0)
+    return model(layer("bn", var=var, own=seen(var=var), served=seen(var=var)))
+
+
+def healthy() -> ModelFacts:
+    """A layer of which none is."""
+    return model(layer("bn"))

@@ -1,0 +1,81 @@
+"""Weight decay that is killing scales.
+
+What it finds:
+    A large part of a layer's scales has shrunk to next to nothing, all from the same side, as decay does it.
+
+Why it is bad:
+    Weights in front of a normalization layer can be of any size without a change of its output; its own scale cannot.
+    Decay on it closes channels one by one, and the gradient that comes through them goes with the scale.
+
+How it is measured:
+    The share of scales that are small against 1 and against no other reason: not exactly 0, as those that were set to
+    0, and of one sign, as those of layers that start at 0 are not.
+
+What to do:
+    Take norms out of the decay: ``normwise.param_groups(model, weight_decay)``.
+
+References:
+    He et al., Bag of tricks for image classification, 2018, arXiv:1812.01187 (no bias decay).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from normwise.doctor.examples import layer, model
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import these
+from normwise.facts import LayerFacts, ModelFacts
+
+LIMITS = {
+    "scale": (0.05, "of a channel", "healthy scales that started at 1 stay above 0.1"),
+    "share": (0.25, "share of the channels", "single channels are pruned in healthy models too"),
+    "side": (0.95, "share of one sign among the small", "scales that started at 0 have both"),
+}
+HIDES = ("dead_channels",)
+ON = True
+REMEDY = "optimizer = torch.optim.SGD(normwise.param_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)"
+KERAS_REMEDY = "optimizer.exclude_from_weight_decay(var_names=['gamma', 'beta'])"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all such layers."""
+    shares = {each.name: share for each in facts.layers if (share := _share(each)) > LIMITS["share"][0]}
+    if not shares:
+        return
+    names = sorted(shares, key=lambda name: -shares[name])
+    scale = {each.name: each.scale for each in facts.layers}[names[0]]
+    assert scale is not None  # or there were no share
+    yield Finding(
+        "decayed_scales",
+        tuple(names),
+        Severity.WARNING,
+        f"the scales of {these(names)} have shrunk to next to nothing: weight decay acts on them, and closes channels.",
+        {
+            "small scales": Number(shares[names[0]], "of the layer's channels", LIMITS["share"][0]),
+            "scale, median channel": Number(float(np.median(np.abs(scale))), "", LIMITS["scale"][0]),
+        },
+        KERAS_REMEDY if facts.framework == "keras" else REMEDY,
+    )
+
+
+def _share(layer: LayerFacts) -> float:
+    if layer.scale is None or layer.learns is False:
+        return 0.0
+    small = (np.abs(layer.scale) < LIMITS["scale"][0]) & (layer.scale != 0)
+    if not small.any():
+        return 0.0
+    side = max(float((layer.scale[small] > 0).mean()), float((layer.scale[small] < 0).mean()))
+    return float(small.mean()) if side > LIMITS["side"][0] else 0.0
+
+
+def sick() -> ModelFacts:
+    """A layer of which half of the scales are a hundredth."""
+    return model(layer("bn", scale=np.where(np.arange(8) < 4, 0.01, 1.0)))
+
+
+def healthy() -> ModelFacts:
+    """A layer that started at 0, and is learning."""
+    return model(layer("bn", scale=0.03 * np.where(np.arange(8) < 4, -1.0, 1.0)))

@@ -1,0 +1,76 @@
+"""Channels whose gain is in the thousands.
+
+What it finds:
+    A channel is multiplied by more than a thousand, and its input is not constant.
+
+Why it is bad:
+    The smallest noise of such a channel is as large as the signal of the others: outputs change with rounding, and half
+    precision overflows.
+
+How it is measured:
+    The gain, |scale| / sqrt(variance + eps), where that is of the scale's making or of a variance next to 0; a channel
+    whose input is constant is dead, and not exploding.
+
+What to do:
+    Lower the learning rate, see what shrinks the input, use a larger eps; ``normwise.recalibrate(model, batches)``
+    where the stored variance is wrong.
+
+References:
+    pytorch/vision pull request 1947 (layers without eps whose outputs explode).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from normwise.doctor.channels import Mask, constant, gain
+from normwise.doctor.costs import cost_of
+from normwise.doctor.examples import layer, model, seen
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import has, these
+from normwise.facts import LayerFacts, ModelFacts
+
+LIMITS = {
+    "gain": (1000.0, "of a channel", "healthy channels stay below 7, constant ones below 500"),
+    "spread": (30.0, "standard deviations of what comes out", "a healthy channel's is its scale, below 7"),
+}
+HIDES = ("stale_running_statistics", "drifted_data", "dead_channels")
+ON = True
+REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all such layers, the largest gain first."""
+    gains = {each.name: float(gain(each)[bad].max()) for each in facts.tracked() if (bad := _bad(each)).any()}
+    if not gains:
+        return
+    names = sorted(gains, key=lambda name: -gains[name])
+    yield Finding(
+        "exploding_channels",
+        tuple(names),
+        Severity.WARNING,
+        f"{these(names)} {has(names, 'multiplies', 'multiply')} channels by up to {gains[names[0]]:.3g}.",
+        {"gain": Number(gains[names[0]], "of the worst channel", LIMITS["gain"][0])},
+        REMEDY.format(layers=names),
+        cost_of(facts),
+    )
+
+
+def _bad(layer: LayerFacts) -> Mask:
+    size = gain(layer)
+    with np.errstate(all="ignore"):
+        out = size if layer.own is None else size * np.sqrt(np.asarray(layer.own.pooled().var))
+    found: Mask = (size > LIMITS["gain"][0]) & (out > LIMITS["spread"][0]) & ~constant(layer)
+    return found
+
+
+def sick() -> ModelFacts:
+    """A layer with a scale of ten thousand in one channel."""
+    return model(layer("bn", scale=np.where(np.arange(8) == 0, 1e4, 1.0)))
+
+
+def healthy() -> ModelFacts:
+    """A layer whose input is small, and whose output is not."""
+    return model(layer("bn", var=1e-10, eps=1e-16, own=seen(var=1e-10), served=seen(var=1e-10)))

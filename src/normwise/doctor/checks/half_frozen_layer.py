@@ -1,0 +1,93 @@
+"""A layer of which one half is frozen.
+
+What it finds:
+    A layer with running statistics that its settings keep it from moving in training (``track_running_stats = False``),
+    though they are used at inference; or, as a note, a layer with frozen statistics whose scale and shift learn.
+
+Why it is bad:
+    With the first, training normalizes by the batch and inference by old statistics, which nothing brings together. The
+    second is a usual way to fine-tune, and is only worth knowing.
+
+How it is measured:
+    By the layer's settings; and with ``train_step``, by what moved in some steps on a copy.
+
+What to do:
+    Freeze both halves or neither.
+
+References:
+    Lightning-AI/pytorch-lightning issue 15062 and pull request 38084's table in pytorch/pytorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normwise.doctor.costs import cost_of
+from normwise.doctor.distances import HARM, harm, stale
+from normwise.doctor.examples import layer, model
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import has, these
+from normwise.facts import ModelFacts, Steps
+
+LIMITS = {
+    "halves": (0.0, "layers of which one half is frozen", "both halves, or none"),
+    "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
+}
+HIDES = ("missing_updates", "stale_running_statistics", "drifted_data", "never_updated_statistics")
+ON = True
+REMEDY = "[setattr(layer, 'track_running_stats', True) for name, layer in model.named_modules() if name in {layers}]"
+SECOND = "[layer.requires_grad_(False) for name, layer in model.named_modules() if name in {layers}]"
+KERAS_SECOND = "[setattr(layer, 'trainable', False) for layer in model._flatten_layers() if layer.path in {layers}]"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all layers that do not track; else a note for all that only learn."""
+    untracked = [each.name for each in facts.tracked() if not each.tracks]
+    if untracked:
+        off = {*stale(facts)}
+        evidence = {"layers": Number(len(untracked), "layers that keep statistics as they are", LIMITS["halves"][0])}
+        done = harm(facts)
+        if off & {*untracked} and done is not None:
+            evidence["change of the output"] = Number(done, "relative to its spread", HARM)
+        yield Finding(
+            "half_frozen_layer",
+            tuple(sorted(untracked, key=lambda name: name not in off)),
+            Severity.ERROR if off & {*untracked} else Severity.WARNING,
+            f"{these(untracked)} {has(untracked, 'normalizes', 'normalize')} by the batch in training and by running "
+            "statistics at inference, which nothing moves: track_running_stats is off and the statistics are there.",
+            evidence,
+            REMEDY.format(layers=untracked),
+            cost_of(facts) if off & {*untracked} else None,
+        )
+        return
+    steps = facts.steps
+    if steps is None or steps.assumed:
+        return
+    learning = [
+        each.name
+        for each in facts.tracked()
+        if each.name in steps.affine_moved - steps.statistics_moved and not each.trains and each.weight_of_new != 0
+    ]
+    if learning:
+        keras = facts.framework == "keras"
+        yield Finding(
+            "half_frozen_layer",
+            tuple(learning),
+            Severity.NOTE,
+            f"the running statistics of {these(learning)} are frozen, and the scale and shift learn: intended or not, "
+            "no layer is as it was.",
+            {"layers": Number(len(learning), "layers that learn with frozen statistics", LIMITS["halves"][0])},
+            (KERAS_SECOND if keras else SECOND).format(layers=learning),
+        )
+
+
+def sick() -> ModelFacts:
+    """A layer with statistics that its settings keep from moving."""
+    return model(layer("bn", tracks=False))
+
+
+def healthy() -> ModelFacts:
+    """A layer of which nothing moves."""
+    return model(
+        layer("bn", learns=False, frozen="so", trains=False), steps=Steps(3, {"bn": 0.0}, frozenset(), frozenset())
+    )

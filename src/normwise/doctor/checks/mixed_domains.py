@@ -1,0 +1,78 @@
+"""Several domains under one set of statistics.
+
+What it finds:
+    The batches fall into two groups whose means are far apart, while the running statistics are those of both together.
+
+Why it is bad:
+    One mean and one variance between two groups are right for neither: each is shifted and scaled wrongly at inference,
+    though in training every batch of one group looks right.
+
+How it is measured:
+    The best two groups of batches along the direction in which they differ most, and how far apart these are in
+    deviations within; and the distance of the groups in standard deviations of a channel. Data that are sorted by their
+    labels are another finding.
+
+What to do:
+    One set of statistics for each domain: ``normwise.torch.convert_to_domains(model, ['a', 'b'])``.
+
+References:
+    pytorch/pytorch issue 48929; Chang et al., Domain-specific batch normalization, 2019, arXiv:1906.03950.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normwise.doctor.batches_apart import CLUSTERS, domains, seen_of, two_groups
+from normwise.doctor.distances import FAR
+from normwise.doctor.examples import layer, model, seen
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import these
+from normwise.facts import LayerFacts, ModelFacts
+
+LIMITS = {
+    "groups": (CLUSTERS, "deviations within between the groups", "a drift without groups stays below 4"),
+    "distance": (FAR, "standard deviations between the groups", "batches drawn alike are nearer"),
+}
+HIDES = ("stale_running_statistics", "drifted_data")
+ON = True
+REMEDY = "model = normwise.torch.convert_to_domains(model, ['first', 'second'])"
+KERAS_REMEDY = "normwise.keras.PerDomainBatchNormalization(['first', 'second'])  # in the place of each such layer"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for the layers in which the batches fall into groups."""
+    found = domains(facts)
+    if found is None:
+        return
+    names = [each.name for each in facts.tracked() if _falls_apart(each)]
+    names.sort(key=lambda name: name != found.layer)
+    yield Finding(
+        "mixed_domains",
+        tuple(names),
+        Severity.WARNING,
+        f"the batches fall into two groups with other statistics, and {these(names)} {'keep' if names[1:] else 'keeps'}"
+        " one set for both.",
+        {
+            "between the groups": Number(found.far, "deviations within them", LIMITS["groups"][0]),
+            "distance": Number(found.distance, "standard deviations, median channel", LIMITS["distance"][0]),
+        },
+        KERAS_REMEDY if facts.framework == "keras" else REMEDY,
+    )
+
+
+def _falls_apart(layer: LayerFacts) -> bool:
+    seen = seen_of(layer)
+    found = None if seen is None else two_groups(seen)
+    return found is not None and found[1] > CLUSTERS
+
+
+def sick() -> ModelFacts:
+    """Batches of two data sets in turns."""
+    data = seen(effective=1)
+    return model(layer("bn", var=2.0, own=data, served=data))
+
+
+def healthy() -> ModelFacts:
+    """Batches that are drawn alike."""
+    return model(layer("bn"))

@@ -1,0 +1,82 @@
+"""A frozen layer whose running statistics move.
+
+What it finds:
+    The scale and shift of a layer do not learn while other parameters do, and yet its running statistics move in
+    training.
+
+Why it is bad:
+    Whoever freezes a feature extractor expects it to give the same as before. In PyTorch ``requires_grad = False``
+    holds the scale and shift only, and ``model.train()`` undoes ``layer.eval()``: the layer normalizes by the batches
+    of the new data and forgets the old statistics, and results cannot be reproduced.
+
+How it is measured:
+    With ``train_step``, statistics, scale and shift are compared to the last bit before and after some steps on a copy.
+    Without it, the layer's state is what is left: it does not learn, and is in training mode.
+
+What to do:
+    Put the layers into inference mode in every step, after ``model.train()``.
+
+References:
+    pytorch/pytorch issue 86590; Lightning-AI/pytorch-lightning issue 15062.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normwise.doctor.examples import layer, model
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import has, these
+from normwise.facts import ModelFacts, Steps
+
+LIMITS = {"moved": (0.0, "frozen layers whose statistics move", "a frozen layer is the same to the last bit")}
+HIDES = ("repeated_updates", "half_frozen_layer", "missing_updates")
+ON = True
+REMEDY = "model.train(); [layer.eval() for name, layer in model.named_modules() if name in {layers}]  # in every step"
+KERAS_REMEDY = "[setattr(layer, 'trainable', False) for layer in model._flatten_layers() if layer.path in {layers}]"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all such layers."""
+    held = [each for each in facts.tracked() if each.learns is False and _others_learn(facts)]
+    steps = facts.steps
+    if steps is None:
+        moved, severity = [each.name for each in held if each.trains and each.tracks and each.weight_of_new != 0], None
+    elif steps.assumed:
+        if held:
+            yield Skipped(
+                "moving_frozen_layer",
+                "the model came in inference mode and train_step does not call model.train(), so that what is frozen "
+                "by its mode cannot be seen",
+            )
+        return
+    else:
+        moved = [each.name for each in held if each.name in steps.statistics_moved - steps.affine_moved]
+        severity = Severity.ERROR
+    if not moved:
+        return
+    keras = facts.framework == "keras"
+    yield Finding(
+        "moving_frozen_layer",
+        tuple(moved),
+        severity or Severity.WARNING,
+        f"{these(moved)} {has(moved, 'is', 'are')} frozen, because the scale and shift do not learn, and the running "
+        f"statistics {'move' if severity else 'will move'} in training all the same.",
+        {"layers": Number(len(moved), "layers that do not learn and whose statistics move", LIMITS["moved"][0])},
+        (KERAS_REMEDY if keras else REMEDY).format(layers=moved),
+    )
+
+
+def _others_learn(facts: ModelFacts) -> bool:
+    """Whether something is trained at all: a model of which nothing learns is not frozen, but at rest."""
+    return facts.steps is not None or any(each.frozen or each.learns for each in facts.layers)
+
+
+def sick() -> ModelFacts:
+    """A layer that does not learn, and whose statistics moved in a step."""
+    return model(layer("bn", learns=False, trains=True), steps=Steps(3, {"bn": 1.0}, frozenset({"bn"}), frozenset()))
+
+
+def healthy() -> ModelFacts:
+    """A layer of which nothing moved."""
+    return model(layer("bn", learns=False, frozen="so"), steps=Steps(3, {"bn": 0.0}, frozenset(), frozenset()))

@@ -1,0 +1,143 @@
+"""Batches that are sorted or follow from each other.
+
+What it finds:
+    The means of the batches differ by far more than those of batches drawn alike: the data are sorted by their labels,
+    or each batch resembles the one before.
+
+Why it is bad:
+    A running average forgets all but the last twenty batches or so. If these are of one class, the mean is that of the
+    class, and the variance lacks all that lies between the classes. And in training the batch tells the network the
+    class.
+
+How it is measured:
+    The variance of the batches' means against that of as many independent samples, in every layer, in inference mode;
+    then the labels, if they are there, or the correlation of a batch with the next. The model has suffered from it
+    where the stored variance is that within batches and the statistics are off on the whole of the data, or where the
+    labels tell and the model does far better with batch statistics: then it is an error. Else it is a note, for data
+    that are only evaluated in this order.
+
+What to do:
+    Shuffle the training data, and call ``normwise.recalibrate(model, batches)``, which takes the variance between
+    batches in.
+
+References:
+    pytorch/pytorch issue 4741 (windows cut from one recording).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from normwise.doctor.batches_apart import (
+    APART,
+    TOGETHER,
+    apart,
+    autocorrelation,
+    clustered,
+    domains,
+    labels_tell,
+    learned_the_batch,
+    seen_of,
+    sorted_share,
+)
+from normwise.doctor.costs import cost_of
+from normwise.doctor.distances import HARM, LOSS, harm, stale, suspects
+from normwise.doctor.examples import layer, model, seen
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import these
+from normwise.facts import Array, LayerFacts, ModelFacts
+
+LIMITS = {
+    "batches": (APART, "times the variance of means of independent samples", "healthy models stay below 1.5"),
+    "labels": (TOGETHER, "of the labels' variance between batches, beyond chance", "shuffled data stay below 0"),
+    "next": (0.5, "correlation of a batch with the next", "shuffled data stay near 0"),
+    "loss": (LOSS, "times the loss with the statistics of all of the data", "then it is a warning"),
+    "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
+}
+HIDES = ("stale_running_statistics", "drifted_data", "inverted_momentum")
+ON = True
+REMEDY = "normwise.recalibrate(model, torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True))"
+KERAS_REMEDY = "normwise.recalibrate(model, dataset.unbatch().shuffle(10_000).batch(64))"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for the layers between whose batches more lies than chance."""
+    layers = clustered(facts) or (_measured(facts) if labels_tell(facts) else [])
+    if not layers or domains(facts) is not None:
+        return
+    hurt = {*stale(facts)} & {each.name for each in layers if _within(each)}
+    if labels_tell(facts) and learned_the_batch(facts):
+        hurt = {each.name for each in layers}
+    risky = {*suspects(facts.tracked())} & {each.name for each in layers if _within(each)} if _better(facts) else set()
+    layers.sort(key=lambda each: (each.name not in hurt | risky, -facts.shares.get(each.name, 0.0)))
+    names = [each.name for each in layers]
+    found, data = apart(layers[0]), seen_of(layers[0])
+    assert found is not None  # it is one of those that differ
+    assert data is not None
+    evidence = {
+        "means of batches": Number(found.ratio, "times the variance of independent samples'", LIMITS["batches"][0]),
+        "independent values": Number(found.effective, f"of {found.nominal:g} per channel in a batch"),
+    }
+    share = sorted_share(facts)
+    if share is not None:
+        evidence["labels"] = Number(share, "of their variance between batches, beyond chance", LIMITS["labels"][0])
+    evidence["a batch and the next"] = Number(autocorrelation(data), "correlation", LIMITS["next"][0])
+    done = harm(facts)
+    if hurt | risky and done is not None:
+        evidence["change of the output"] = Number(done, "relative to its spread", HARM)
+    how = "sorted by their labels" if share is not None and share > TOGETHER else "not drawn alike"
+    effect = (
+        f"and the running statistics of {these(names)} are those of some of them"
+        if hurt | risky
+        else "which does no harm at inference, and would in training"
+    )
+    yield Finding(
+        "sorted_batches",
+        tuple(names),
+        Severity.ERROR if hurt else Severity.WARNING if risky else Severity.NOTE,
+        f"the batches are {how}, {effect}.",
+        evidence,
+        KERAS_REMEDY if facts.framework == "keras" else REMEDY,
+        cost_of(facts) if hurt | risky else None,
+    )
+
+
+def _better(facts: ModelFacts) -> bool:
+    """Whether the user's loss gains from the statistics of all of the data."""
+    now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
+    return now is not None and then is not None and now > LOSS * then
+
+
+def _measured(facts: ModelFacts) -> list[LayerFacts]:
+    """The layers in which the batches can be compared, the one where they differ most first."""
+    found = [(each, measured) for each in facts.tracked() if (measured := apart(each)) is not None]
+    return [each for each, measured in sorted(found, key=lambda pair: -pair[1].ratio)]
+
+
+def _within(layer: LayerFacts) -> bool:
+    """Whether the stored variance is rather that within batches than that of all data."""
+    if layer.served is None or layer.var is None or not np.isfinite(layer.served.var).all():
+        return False
+    within, total = layer.served.var.mean(0) + layer.eps, np.asarray(layer.served.pooled().var) + layer.eps
+    with np.errstate(all="ignore"):
+        stored = np.log2(np.abs(layer.var) + layer.eps)
+        nearer = np.abs(stored - np.log2(within)) < np.abs(stored - np.log2(total))
+    return bool(nearer.mean() > 0.5)
+
+
+def sick() -> ModelFacts:
+    """Batches of one class each, and the statistics of the last ones."""
+    data = seen(effective=1, count=512)
+    return model(layer("bn", mean=1.0, var=1.0, own=data, served=data), apart=0.6, labels=_classes(32))
+
+
+def healthy() -> ModelFacts:
+    """Shuffled batches."""
+    return model(layer("bn"), labels=_classes(1))
+
+
+def _classes(together: int) -> list[Array]:
+    labels = np.repeat(np.arange(256 // together), together) % 8
+    return [each.astype(np.float64) for each in np.split(labels, 8)]

@@ -1,0 +1,97 @@
+"""Running statistics that belong to other weights.
+
+What it finds:
+    The running statistics are those of another set of weights: copied from the model that this one was derived from,
+    though the weights are others; lost on the way, though the weights are the same; or kept while the weights were
+    averaged.
+
+Why it is bad:
+    Weights that were averaged, merged or trained further give other activations. Statistics that were estimated with
+    the old ones normalize them by wrong numbers at inference, and the loss says nothing of it in training.
+
+How it is measured:
+    With ``source_model``, statistics and weights are compared: statistics that are equal to the last bit while the
+    weights differ by more than the limit, or weights that are equal while the statistics differ. Without it,
+    ``torch.optim.swa_utils.AveragedModel`` says that the weights are averages. Only statistics that are measurably off
+    on these data count, with the harm to the output.
+
+What to do:
+    ``normwise.recalibrate(model, batches)`` after every averaging, merging or loading.
+
+References:
+    pytorch/ignite issue 2590; huggingface/pytorch-image-models issue 245; huggingface/peft issue 1732.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from normwise.doctor.costs import cost_of
+from normwise.doctor.distances import FAR, HARM, gap, harm, stale, typical
+from normwise.doctor.examples import layer, model
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import these
+from normwise.facts import ModelFacts, Source
+
+LIMITS = {
+    "weights": (1e-3, "of the size of the source's weights", "rounding stays below 1e-6"),
+    "mean": (FAR, "standard deviations", "as for stale statistics"),
+    "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
+}
+HIDES = ("stale_running_statistics", "drifted_data", "never_updated_statistics", "differing_derived_model")
+ON = True
+REMEDY = "normwise.recalibrate(model, batches)"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all layers whose statistics are those of other weights."""
+    names, why = _guilty(facts)
+    if not names:
+        return
+    names = sorted(names, key=lambda name: -facts.shares.get(name, 0.0))
+    found = {each.name: gap(each) for each in facts.tracked()}[names[0]]
+    assert found is not None  # it is one of those that are off
+    evidence = {"mean off, median channel": Number(typical(found)[0], "standard deviations", FAR)}
+    if facts.source is not None:
+        evidence["weights"] = Number(
+            facts.source.weights_apart, "of the source's size, their difference", LIMITS["weights"][0]
+        )
+    done = harm(facts)
+    if done is not None:
+        evidence["change of the output"] = Number(done, "relative to its spread", HARM)
+    yield Finding(
+        "statistics_of_other_weights",
+        tuple(names),
+        Severity.ERROR,
+        f"the running statistics of {these(names)} belong to other weights: {why}.",
+        evidence,
+        REMEDY,
+        cost_of(facts),
+    )
+
+
+def _guilty(facts: ModelFacts) -> tuple[list[str], str]:
+    off = stale(facts)
+    source = facts.source
+    if source is not None and source.norms <= len(facts.layers):  # or norms were folded into the weights
+        same = [name for name in off if source.statistics_apart.get(name) == 0]
+        if same and source.weights_apart > LIMITS["weights"][0]:
+            return same, "they are exactly those of the source model, whose weights are not these"
+        lost = [name for name in off if source.statistics_apart.get(name, 0.0) > FAR]
+        if lost and source.weights_apart <= LIMITS["weights"][0]:
+            return lost, "the weights are those of the source model, and the statistics that go with them are not here"
+    if facts.averaged:
+        return off, "the weights are an average of others, and the statistics were not estimated with them"
+    return [], ""
+
+
+def sick() -> ModelFacts:
+    """A model with the statistics of its source, and other weights."""
+    facts = model(layer("bn", mean=1.0), apart=1.0)
+    return replace(facts, source=Source(0.9, {"bn": 1e-5}, 0.2, {"bn": 0.0}, 1))
+
+
+def healthy() -> ModelFacts:
+    """A model that was trained further: its statistics moved with its weights."""
+    return replace(model(layer("bn")), source=Source(0.9, {"bn": 1e-5}, 0.2, {"bn": 0.4}, 1))

@@ -1,0 +1,101 @@
+"""Running statistics in which the values of the start still count.
+
+What it finds:
+    So few batches entered a layer's running average that the mean of 0 and the variance of 1 that it started with still
+    have a share in it, and that share puts it off.
+
+Why it is bad:
+    At inference the layer normalizes by a mixture of the data and of numbers that have nothing to do with them. With
+    PyTorch's 0.1 it takes 44 batches until 1 % is left, with Keras's 0.99 it takes 458.
+
+How it is measured:
+    The share is (1 - w)^k for k updates with weight w. It counts only where the statistics are off on these data, and
+    where taking the share of the start out of them brings them at least twice as close.
+
+What to do:
+    ``normwise.recalibrate(model, batches)``; or train on; or use ``estimator="debiased_ema"``, which has no warm-up.
+
+References:
+    keras-team/keras issue 10666 (0.99 against 0.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from normwise.doctor.costs import cost_of
+from normwise.doctor.distances import FAR, gap, stale, typical
+from normwise.doctor.examples import layer, model, seen
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import these
+from normwise.facts import LayerFacts, ModelFacts, Seen
+
+LIMITS = {
+    "share": (0.1, "share of the statistics of the start", "models that were trained for 24 steps or more do well"),
+    "mean": (FAR, "standard deviations", "as for stale statistics"),
+    "closer": (0.5, "of the distance that is left without the share", "chance does not halve it in all channels"),
+}
+HIDES = ("stale_running_statistics", "drifted_data")
+ON = True
+REMEDY = "normwise.recalibrate(model, batches)"
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all such layers."""
+    layers = {each.name: each for each in facts.tracked()}
+    off = [name for name in stale(facts) if _closer(layers[name]) < LIMITS["closer"][0]]
+    if not off:
+        return
+    names = sorted(off, key=lambda name: -facts.shares.get(name, 0.0))
+    first = layers[names[0]]
+    found = gap(first)
+    assert found is not None  # it is one of those that are off
+    yield Finding(
+        "unfinished_warm_up",
+        tuple(names),
+        Severity.ERROR,
+        f"in the running statistics of {these(names)} the values of the start still count: too few batches entered.",
+        {
+            "share of the start": Number(_share(first), "", LIMITS["share"][0]),
+            "batches that entered": Number(first.updates or 0, "batches"),
+            "mean off, median channel": Number(typical(found)[0], "standard deviations", FAR),
+            "left without that share": Number(_closer(first), "of the distance", LIMITS["closer"][0]),
+        },
+        REMEDY,
+        cost_of(facts),
+    )
+
+
+def _share(layer: LayerFacts) -> float:
+    if not layer.updates or not layer.weight_of_new:
+        return 0.0
+    return float((1 - layer.weight_of_new) ** layer.updates)
+
+
+def _closer(layer: LayerFacts) -> float:
+    """How much of the distance to the data is left when the share of the start is taken out."""
+    share, before = _share(layer), gap(layer)
+    if share <= LIMITS["share"][0] or before is None:
+        return 1.0
+    assert layer.mean is not None  # or there were no gap
+    assert layer.var is not None
+    after = gap(replace(layer, mean=layer.mean / (1 - share), var=(layer.var - share).clip(0) / (1 - share)))
+    assert after is not None  # as there was one before
+    return sum(typical(after)) / max(sum(typical(before)), 1e-12)
+
+
+def sick() -> ModelFacts:
+    """A layer of which five batches are all that it has."""
+    share = 0.9**5
+    return model(layer("bn", mean=3 * (1 - share), var=1.0, updates=5, own=_at_three(), served=_at_three()), apart=1.0)
+
+
+def healthy() -> ModelFacts:
+    """A layer that had 50."""
+    share = 0.9**50
+    return model(layer("bn", mean=3 * (1 - share), var=1.0, updates=50, own=_at_three(), served=_at_three()))
+
+
+def _at_three() -> Seen:
+    return seen(mean=3.0)

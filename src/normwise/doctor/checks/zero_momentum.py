@@ -1,0 +1,84 @@
+"""A momentum of 0 in a layer that is not frozen.
+
+What it finds:
+    A layer whose momentum gives a new batch no weight at all, while its scale and shift learn.
+
+Why it is bad:
+    It normalizes by the batch in training and never remembers anything of it, so that at inference it normalizes by
+    what it had at the start. Setting the momentum to 0 is no way to freeze a layer: it still uses batch statistics in
+    training.
+
+How it is measured:
+    By the layer's own setting; the harm is that of statistics that are off on these data.
+
+What to do:
+    Give it a momentum (0.1 in PyTorch, 0.99 in Keras) and call ``normwise.recalibrate(model, batches)``; to freeze a
+    layer put it into inference mode.
+
+References:
+    Cadene/pretrained-models.pytorch issue 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normwise.doctor.costs import cost_of
+from normwise.doctor.distances import FAR, HARM, gap, harm, stale, typical
+from normwise.doctor.examples import layer, model
+from normwise.doctor.finding import Finding, Number, Severity, Skipped
+from normwise.doctor.wording import has, these
+from normwise.facts import ModelFacts
+
+LIMITS = {
+    "weight": (0.0, "weight of a new batch", "with 0 nothing enters"),
+    "mean": (FAR, "standard deviations", "as for stale statistics"),
+    "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
+}
+HIDES = ("stale_running_statistics", "drifted_data", "never_updated_statistics", "missing_updates", "half_frozen_layer")
+ON = True
+REMEDY = (
+    "[setattr(layer, 'momentum', {momentum}) for name, layer in model.named_modules() if name in {layers}]; "
+    "normwise.recalibrate(model, batches, layers={layers})"
+)
+KERAS_REMEDY = (
+    "[setattr(layer, 'momentum', {momentum}) for layer in model._flatten_layers() if layer.path in {layers}]; "
+    "normwise.recalibrate(model, batches, layers={layers})"
+)
+
+
+def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
+    """One finding for all such layers."""
+    zero = [each for each in facts.tracked() if each.weight_of_new == 0 and each.learns is not False]
+    if not zero:
+        return
+    off = {*stale(facts)}
+    zero.sort(key=lambda each: (each.name not in off, -facts.shares.get(each.name, 0.0)))
+    names = [each.name for each in zero]
+    evidence = {"weight of a new batch": Number(0.0, "", LIMITS["weight"][0])}
+    found, done = gap(zero[0]), harm(facts)
+    if found is not None:
+        evidence["mean off, median channel"] = Number(typical(found)[0], "standard deviations", FAR)
+    if off & {*names} and done is not None:
+        evidence["change of the output"] = Number(done, "relative to its spread", HARM)
+    keras = facts.framework == "keras"
+    yield Finding(
+        "zero_momentum",
+        tuple(names),
+        Severity.ERROR if off & {*names} else Severity.WARNING,
+        f"{these(names)} {has(names, 'learns', 'learn')} and {has(names)} a momentum with which no batch ever enters "
+        "the running statistics.",
+        evidence,
+        (KERAS_REMEDY if keras else REMEDY).format(layers=names, momentum=0.99 if keras else 0.1),
+        cost_of(facts),
+    )
+
+
+def sick() -> ModelFacts:
+    """A layer that learns, and remembers nothing."""
+    return model(layer("bn", weight_of_new=0.0, mean=0.9), apart=0.8)
+
+
+def healthy() -> ModelFacts:
+    """A layer whose statistics, scale and shift are all at rest."""
+    return model(layer("bn", weight_of_new=0.0, learns=False, frozen="its momentum is 0"))
