@@ -26,7 +26,7 @@ _DOORS = {
     "recalibrate": "surgery",
 }
 
-_ROOMS = ("errors", "estimators", "keras", "lab", "torch")
+_ROOMS = ("callbacks", "errors", "estimators", "keras", "lab", "testing", "torch")
 
 _install()  # names of modules that moved
 
