@@ -1,1 +1,1 @@
-"""What trainers call: ``normwise.callbacks.keras`` and ``normwise.callbacks.lightning``, with the same three in each."""
+"""What trainers call, the same three in each: ``normwise.callbacks.keras`` and ``normwise.callbacks.lightning``."""

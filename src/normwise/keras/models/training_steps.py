@@ -22,8 +22,9 @@ def steps_of(
     """Train, look, and take it back.
 
     On the model itself, because not every model can be copied, and because the user's step may know this one only. The
-    functions that ``train_on_batch`` and ``fit`` compile are left out: the model runs eagerly, so that every call of a
-    layer is seen. An optimizer that was compiled with the model, but never used, has a copy in its place.
+    functions that ``train_on_batch`` and ``fit`` have compiled are put aside, and but on JAX the model runs eagerly, so
+    that every call of a layer is seen. An optimizer that came with the model, but was never used, has a copy in its
+    place.
 
     Args:
         model: built.
@@ -33,7 +34,7 @@ def steps_of(
     """
     changes = dict.fromkeys(norms, 0)
     with unchanged(model), ExitStack() as ends:
-        _run_eagerly(model)
+        _put_aside(model)
         started = {name: (_statistics(norm), _affine(norm)) for name, norm in norms.items()}
         watches = [_Watch(norm) for norm in norms.values()]
         for watch in watches:
@@ -89,11 +90,13 @@ class _Watch:
         return self.last
 
 
-def _run_eagerly(model: Any) -> None:
-    """What the snapshot puts back: the way the model trains, and parts that its first training would build."""
+def _put_aside(model: Any) -> None:
+    """What the snapshot brings back: the way the model trains, and parts that its first training would build."""
     if not getattr(model, "compiled", False):
         return
-    model.run_eagerly, model.jit_compile, model.train_function = True, False, None
+    model.train_function = None
+    if keras.backend.backend() != "jax":  # which is slow without a compiler, and sees the calls while it compiles
+        model.run_eagerly, model.jit_compile = True, False
     optimizer = getattr(model, "optimizer", None)
     if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built:
         with suppress(NotImplementedError, TypeError):  # one without a config; what it has of variables comes back
