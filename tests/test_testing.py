@@ -22,7 +22,8 @@ def model(mean: float, var: float) -> nn.Module:
     assert norm.running_var is not None
     norm.running_mean.fill_(mean)
     norm.running_var.fill_(var)
-    norm.num_batches_tracked.fill_(100)  # type: ignore[operator]  # a tensor
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.fill_(100)
     return nn.Sequential(norm, nn.Linear(4, 2))
 
 

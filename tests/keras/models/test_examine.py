@@ -124,7 +124,7 @@ def test_models_of_every_make_are_examined_and_nothing_of_them_changes(name: str
     model.compile("adam", "mse", metrics=["mae"])
     before = everything(model), [layer.trainable for layer in model._flatten_layers()], model.optimizer
     attributes = [dict(vars(layer)) for layer in model._flatten_layers()]
-    state = np.random.get_state()  # noqa: NPY002  # the global one is what must be as before
+    state: Any = np.random.get_state()  # noqa: NPY002  # the global one is what must be as before
     diagnosis = examine(
         model,
         [images(8), images(12)],
@@ -136,7 +136,8 @@ def test_models_of_every_make_are_examined_and_nothing_of_them_changes(name: str
     for layer, was in zip(model._flatten_layers(), attributes, strict=True):
         assert vars(layer).keys() == was.keys()
         assert [name for name, value in vars(layer).items() if value is not was[name]] == []
-    assert (np.random.get_state()[1] == state[1]).all()  # noqa: NPY002  # as above
+    now: Any = np.random.get_state()  # noqa: NPY002  # as above
+    assert (now[1] == state[1]).all()
     assert not model.optimizer.built
 
 

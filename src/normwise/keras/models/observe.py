@@ -236,7 +236,8 @@ def _tails(x: NDArray[Any], channels: int) -> NDArray[np.float64]:
     axis = max(axes, key=lambda each: x.shape[each])
     lines = np.moveaxis(x, axis, -1).reshape(len(x), -1, x.shape[axis])
     same = np.cumprod((lines == lines[..., -1:]).all(1)[:, ::-1], axis=1).sum(1)
-    return np.where(same > 1, same, 0) / x.shape[axis]
+    found: NDArray[np.float64] = np.where(same > 1, same, 0) / x.shape[axis]
+    return found
 
 
 def _differ(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:

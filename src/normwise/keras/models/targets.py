@@ -59,7 +59,7 @@ def labels_in(targets: Any) -> NDArray[np.float64] | None:
         and ((values == 0) | (values == 1)).all()
         and (values.sum(1) == 1).all()
     ):
-        return values.argmax(1).astype(np.float64)
+        values = values.argmax(1).astype(np.float64)
     return values.reshape(-1) if values.size == len(values) else None
 
 
