@@ -7,9 +7,19 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 
 import os
 import signal
+from importlib.util import find_spec
 
-FOR_KERAS = ["src/normwise/keras", "src/normwise/*/keras_*", "src/normwise/lab/comparison/keras_*", "tests/keras"]
-collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else FOR_KERAS
+FOR_KERAS = [
+    "src/normwise/keras",
+    "src/normwise/callbacks/keras",
+    "src/normwise/*/keras_*",
+    "src/normwise/lab/comparison/keras_*",
+    "tests/keras",
+]
+FOR_LIGHTNING = ["src/normwise/callbacks/lightning"]
+collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else [*FOR_KERAS]
+if find_spec("lightning") is None:
+    collect_ignore_glob += FOR_LIGHTNING
 
 
 def pytest_configure() -> None:

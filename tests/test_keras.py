@@ -19,7 +19,13 @@ def test_all_that_is_for_keras_passes_on(backend: str) -> None:
     outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment = {**outer, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     session = subprocess.run(
-        [*SESSION, "src/normwise/keras", "src/normwise/surgery/keras_layers.py", "tests/keras"],
+        [
+            *SESSION,
+            "src/normwise/keras",
+            "src/normwise/callbacks/keras",
+            "src/normwise/surgery/keras_layers.py",
+            "tests/keras",
+        ],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -10,6 +10,7 @@ from normwise.moved import install as _install
 
 TYPE_CHECKING = False  # as type checkers read it: importing `typing` for it takes longer than all of this file
 if TYPE_CHECKING:
+    from normwise.surgery.diagnosis import examine
     from normwise.surgery.inference import fold, freeze, unfreeze
     from normwise.surgery.keras_layers import convert_from_keras, convert_to_keras
     from normwise.surgery.layers import (
@@ -38,6 +39,7 @@ __all__ = [
     "convert_to_domains",
     "convert_to_keras",
     "convert_to_synchronized",
+    "examine",
     "fold",
     "forward_together",
     "freeze",
@@ -51,7 +53,7 @@ __all__ = [
     "unfreeze",
 ]
 
-_ROOMS = ("errors", "estimators", "keras", "lab", "torch")
+_ROOMS = ("callbacks", "doctor", "errors", "estimators", "keras", "lab", "testing", "torch")
 
 _install()  # names of modules that moved
 

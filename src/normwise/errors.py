@@ -73,3 +73,7 @@ class StatisticsCaptured(NormwiseError, RuntimeError):
 
 class NothingChanged(UserWarning):
     """An operation on a model found nothing that it may change; the message says why."""
+
+
+class UnhealthyModel(UserWarning):
+    """What normalization does wrong in a model that is being trained; the message is the diagnosis."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from normwise.errors import NormwiseError
 from normwise.keras.callbacks.epochs import AfterTrainingBatches
 from normwise.keras.models.drift import drift_of
 from normwise.keras.models.feeding import ForwardFn, batches_of
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.drift import as_logs
 
 
 class MonitorStatistics(AfterTrainingBatches):
@@ -51,8 +50,8 @@ class MonitorStatistics(AfterTrainingBatches):
         NormwiseError: an iterator for ``data``, or a range below 0.
 
     Example:
-        >>> import keras
-        >>> x = np.array([[1.0, 5.0], [3.0, 5.0]], "float32")
+        >>> import keras, numpy
+        >>> x = numpy.array([[1.0, 5.0], [3.0, 5.0]], "float32")
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization(name="bn")], name="model")
         >>> model.compile(loss="mse")
         >>> history = model.fit(x, x, verbose=0, callbacks=[MonitorStatistics(x)]).history
@@ -89,14 +88,7 @@ class MonitorStatistics(AfterTrainingBatches):
             forward_fn=self.forward_fn,
             flat_below=self.flat_below,
         )
-        self._found = {}
-        if found:
-            dead = np.concatenate([layer.dead for layer in found.values()])
-            self._found = {"drift": max(layer.drift for layer in found.values()), "dead_channels": float(dead.mean())}
-        for path, layer in found.items() if self.per_layer else ():
-            self._found[f"{path}/drift"] = layer.drift
-            self._found[f"{path}/variance_ratio"] = layer.variance_ratio
-            self._found[f"{path}/dead"] = float(layer.dead.mean())
+        self._found = as_logs(found, per_layer=self.per_layer)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """What was measured, into the logs that the callbacks behind this one get."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators.pooled import Pooled
@@ -20,21 +19,8 @@ from normwise.keras.models.transaction import unchanged
 from normwise.keras.steps.checks_mask import along_input
 from normwise.keras.steps.inputs import given
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.drift import LayerDrift, drift_between
 from normwise.recalibration.site import Site
-
-
-class LayerDrift(NamedTuple):
-    """What one layer's statistics are to data.
-
-    Attributes:
-        drift: root mean square over the channels of (batch mean - moving mean) / sqrt(moving variance + epsilon).
-        variance_ratio: geometric mean over the channels of (batch variance + epsilon) / (moving variance + epsilon).
-        dead: which channels have the same output for all values, shape (C,).
-    """
-
-    drift: float
-    variance_ratio: float
-    dead: NDArray[np.bool_]
 
 
 def drift_of(
@@ -111,12 +97,8 @@ class _Probe:
         self.high = np.maximum(self.high, values.max(0, initial=-np.inf))
 
     def found(self, flat_below: float) -> LayerDrift:
-        (moving_mean, moving_var), (mean, var) = self.site.before, self.site.estimate()
-        epsilon = self.layer.eps
-        offset = (mean - moving_mean) / np.sqrt(moving_var + epsilon)
-        ratio = np.log((var + epsilon) / (moving_var + epsilon))
         dead = self.high - self.low <= flat_below
-        return LayerDrift(float(np.sqrt(np.mean(offset**2))), float(np.exp(np.mean(ratio))), dead)
+        return drift_between(self.site.before, self.site.estimate(), self.layer.eps, dead)
 
 
 @contextmanager

@@ -98,8 +98,7 @@ def inputs_of(model: Any, batch: Any) -> Any:
         >>> inputs_of(model, ("images", "labels")), inputs_of(model, {"image": "images", "label": "labels"})
         ('images', 'images')
     """
-    inputs = _inputs(model)
-    number = len(inputs) or _arguments(model)
+    inputs, number = _inputs(model), number_of_inputs(model)
     if isinstance(batch, tuple | list) and batch:
         nested = isinstance(batch[0], tuple | list | Mapping)
         batch = batch[0] if number <= 1 or nested or len(batch) < number else list(batch[:number])
@@ -111,6 +110,16 @@ def inputs_of(model: Any, batch: Any) -> Any:
                 return {name: batch[name] for name in names}
             return [batch[name] for name in names] if len(names) > 1 else batch[names[0]]
     return batch
+
+
+def number_of_inputs(model: Any) -> int:
+    """How many tensors go into a model: its inputs, or what its ``call`` cannot do without.
+
+    Example:
+        >>> number_of_inputs(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]))
+        1
+    """
+    return len(_inputs(model)) or _arguments(model)
 
 
 def _inputs(model: Any) -> list[Any]:
@@ -142,21 +151,26 @@ def call(model: Any, batch: Any, forward_fn: ForwardFn | None = None) -> Any:
         >>> call(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]), (np.ones((4, 2)), np.ones(4))).shape[1]
         3
     """
-    batch = as_this_backends(batch)
     with without_gradients():
-        if forward_fn is not None:
-            return forward_fn(model, batch)
-        inputs = inputs_of(model, batch)
-        try:
-            if isinstance(inputs, list) and not _inputs(model) and _arguments(model) == len(inputs) > 1:
-                return model(*inputs, training=False)
-            return model(inputs, training=False)
-        except Exception as error:
-            error.add_note(
-                f"Of a batch that is a {type(batch).__name__}, {type(model).__name__} was given a "
-                f"{type(inputs).__name__}: pass forward_fn=lambda model, batch: ... if it takes something else."
-            )
-            raise
+        return forward(model, batch, forward_fn)
+
+
+def forward(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
+    """As ``call``, with gradients where the caller wants some."""
+    batch = as_this_backends(batch)
+    if forward_fn is not None:
+        return forward_fn(model, batch)
+    inputs = inputs_of(model, batch)
+    try:
+        if isinstance(inputs, list) and not _inputs(model) and _arguments(model) == len(inputs) > 1:
+            return model(*inputs, training=False)
+        return model(inputs, training=False)
+    except Exception as error:
+        error.add_note(
+            f"Of a batch that is a {type(batch).__name__}, {type(model).__name__} was given a "
+            f"{type(inputs).__name__}: pass forward_fn=lambda model, batch: ... if it takes something else."
+        )
+        raise
 
 
 def as_this_backends(batch: Any) -> Any:

@@ -1,10 +1,32 @@
-"""A Keras model as the doctor examines it."""
+"""A Keras model as the doctor examines it: its normalization layers, and ways to run it and to look at it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-from normwise.errors import UnsuitableModel
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
+from normwise.failures import sentence
+from normwise.keras.models.feeding import ForwardFn, call, forward, samples_in
+from normwise.keras.models.input_gradients import input_gradients
+from normwise.keras.models.keras_layer import KerasLayer, cover
+from normwise.keras.models.keras_model import check_model
+from normwise.keras.models.sites import norms_of, survey
+from normwise.keras.models.sources import compared
+from normwise.keras.models.targets import labels_in, outputs_in, part_of, targets_of
+from normwise.keras.models.training_steps import steps_of
+from normwise.keras.models.transaction import unchanged
+
+LOOKED_AT = 32
+"""Samples of a batch that are looked at value by value, at most."""
+DROPOUTS = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)  # the spatial ones are too
 
 
 class KerasSubject:
@@ -13,7 +35,227 @@ class KerasSubject:
     Args:
         model: built.
         forward_fn: how a batch enters the model.
+
+    Raises:
+        TypeError: no model of Keras's.
+        NormwiseError: a model without variables.
     """
 
-    def __init__(self, model: Any, forward_fn: Any) -> None:
-        raise UnsuitableModel("examine needs a PyTorch model.")
+    framework, averaged = "keras", False
+
+    def __init__(self, model: Any, forward_fn: ForwardFn | None) -> None:
+        check_model(model, "inference", called="examine")
+        self.model, self.forward_fn = model, forward_fn
+        self.norms = norms_of(model)
+        self.layers = [KerasLayer(path, norm) for path, norm in self.norms.items() if norm.built]
+        left = survey(model, None)[1]
+        self.facts: Mapping[str, LayerFacts] = {
+            path: facts_of(path, norm, left.get(path)) for path, norm in self.norms.items()
+        }
+        self._dropouts = [
+            layer for layer in model._flatten_layers() if isinstance(layer, DROPOUTS) and getattr(layer, "rate", 0) > 0
+        ]
+        self.dropouts = bool(self._dropouts)
+        self.missing: dict[str, str] = {}
+
+    @contextmanager
+    def unchanged(self) -> Iterator[Callable[[], None]]:
+        """As ``Subject``."""
+        with unchanged(self.model) as snapshot:
+            yield snapshot.random.restore
+
+    def forward(self, batch: Any) -> Any:
+        """As ``Subject``."""
+        return call(self.model, batch, self.forward_fn)
+
+    @contextmanager
+    def with_dropout(self) -> Iterator[None]:
+        """As ``Subject``."""
+
+        def around(below: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **named: Any) -> Any:
+                inputs = args[0] if args else named.pop("inputs")
+                return below(inputs, **{**named, "training": True})
+
+            return call
+
+        with ExitStack() as ends:
+            for layer in {id(each): each for each in self._dropouts}.values():
+                ends.callback(cover(layer, around))
+            yield
+
+    def look(self, hear: Callable[[str, Input], object]) -> Callable[[], None]:
+        """As ``Subject``."""
+        return self._listen(lambda layer, x, masked: hear(layer.name, _input_of(x, layer.norm.axis, masked=masked)))
+
+    def outputs(self, result: Any) -> NDArray[np.float64] | None:
+        """As ``Subject``."""
+        return outputs_in(result)
+
+    def part(self, batch: Any, rows: Sequence[int]) -> Any:
+        """As ``Subject``."""
+        return part_of(batch, rows)
+
+    def targets(self, batch: Any) -> Any:
+        """As ``Subject``."""
+        return targets_of(self.model, batch, self.forward_fn)
+
+    def labels(self, targets: Any) -> NDArray[np.float64] | None:
+        """As ``Subject``; of one-hot rows, the classes."""
+        return labels_in(targets)
+
+    def number(self, value: Any) -> float:
+        """As ``Subject``: Keras's plain functions give one for each sample, whose mean it is."""
+        return float(np.mean(ops.convert_to_numpy(value)))
+
+    def samples_in(self, batch: Any) -> int:
+        """As ``Subject``."""
+        return samples_in(batch)
+
+    def first_that_differs(self, one: Any, other: Any, limit: float) -> str | None:
+        """As ``Subject``."""
+        first, second = (self._first_samples(batch) for batch in (one, other))
+        both = ((name, x, second[name]) for name, x in first.items() if name in second)
+        return next((name for name, x, y in both if x.shape == y.shape and _apart(x, y) > limit), None)
+
+    def neighbours(self, batch: Any) -> Mapping[str, Neighbours]:
+        """As ``Subject``: nothing is told of what stands around layers of Keras's."""
+        _ = batch
+        return {}
+
+    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
+        """As ``Subject``: on the model itself, which is put back, because not every model of Keras's can be copied."""
+        return steps_of(self.model, self.norms, train_step, batches)
+
+    def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
+        """As ``Subject``: with batch statistics, as in training, and dropout off; on the model, which is put back."""
+        with unchanged(self.model):
+            try:
+                found = input_gradients(
+                    self.layers, lambda: loss(forward(self.model, batch, self.forward_fn), self.targets(batch))
+                )
+            except Exception as error:  # a loss need not have gradients to be measured
+                self.missing["gradients"] = f"the loss could not be differentiated ({sentence(error)})"
+                return {}
+        if self.layers and not found:
+            self.missing["gradients"] = "the loss could not be differentiated (it is no function of a layer's input)"
+        return found
+
+    def compared(self, source: Any, batches: Sequence[Any]) -> Source:
+        """As ``Subject``."""
+        other = KerasSubject(source, self.forward_fn)
+        outputs = []
+        for subject in (self, other):
+            with subject.unchanged():
+                outputs.append([outputs_in(subject.forward(batch)) for batch in batches])
+        return compared((self.model, self.layers, outputs[0]), (source, other.layers, outputs[1]))
+
+    def _listen(self, hear: Callable[[KerasLayer, Any, bool], object]) -> Callable[[], None]:
+        """Call ``hear`` with a layer, its input, and whether a mask came with it, before each of its calls."""
+        ends = ExitStack()
+        for layer in self.layers:
+
+            def around(below: Callable[..., Any], layer: KerasLayer = layer) -> Callable[..., Any]:
+                def call(*args: Any, **named: Any) -> Any:
+                    x = layer.input_in(args, named)
+                    if x is not None:
+                        hear(layer, x, (args[2] if len(args) > 2 else named.get("mask")) is not None)
+                    return below(*args, **named)
+
+                return call
+
+            ends.callback(cover(layer.norm, around))
+        return ends.close
+
+    def _first_samples(self, batch: Any) -> dict[str, NDArray[np.float64]]:
+        """What each layer gives for the first sample, those inside of others first."""
+        found: dict[str, NDArray[np.float64]] = {}
+
+        def around(name: str, below: Callable[..., Any]) -> Callable[..., Any]:
+            def heard(*args: Any, **named: Any) -> Any:
+                result = below(*args, **named)
+                values = outputs_in(result)
+                if values is not None and len(values):
+                    found.setdefault(name, values[0])
+                return result
+
+            return heard
+
+        with ExitStack() as ends:
+            for layer in self.model._flatten_layers():
+                ends.callback(cover(layer, partial(around, layer.path or layer.name)))
+            self.forward(batch)
+        return found
+
+
+def facts_of(path: str, norm: Any, left: str | None) -> LayerFacts:
+    """The settings and the state of one batch norm.
+
+    Args:
+        path: of it in the model.
+        norm: it.
+        left: why ``recalibrate`` would leave it, or None.
+
+    Example:
+        >>> facts = facts_of("bn", keras.layers.BatchNormalization(momentum=0.9, trainable=False), None)
+        >>> round(facts.weight_of_new, 3), facts.trains, facts.mean
+        (0.1, False, None)
+    """
+    estimator = getattr(norm, "estimator", None)
+    weight = 1 - norm.momentum if estimator is None else getattr(estimator, "weight_of_new", None)
+    settings: dict[str, Any] = {"trains": bool(norm.trainable), "bias_in_front": _bias_in_front(norm)}
+    if norm.built:
+        mean, var = KerasLayer(path, norm).read()
+        gamma, beta = (getattr(norm, name, None) for name in ("gamma", "beta"))
+        updates = getattr(norm, "updates", None)
+        own = [variable for variable in (gamma, beta) if variable is not None]
+        settings |= {
+            "scale": _array(gamma), "shift": _array(beta), "mean": mean, "var": var,
+            "dtype": norm.moving_mean.dtype, "learns": any(each.trainable for each in own) if own else None,
+            "updates": int(ops.convert_to_numpy(updates.value)) if isinstance(updates, keras.Variable) else None,
+            "frozen": left,
+        }  # fmt: skip
+    return LayerFacts(path, type(norm).__name__, norm.epsilon, weight, **settings)
+
+
+def _bias_in_front(norm: Any) -> bool:
+    """Whether the layer that alone gives this one its input adds a bias and nothing behind it."""
+    nodes = getattr(norm, "_inbound_nodes", ())
+    in_front = {id(each.operation): each.operation for node in nodes for each in node.parent_nodes}
+    layer = next(iter(in_front.values())) if len(in_front) == 1 else None
+    plain = getattr(layer, "activation", None) in (None, keras.activations.linear)
+    return bool(getattr(layer, "use_bias", False)) and plain
+
+
+def _array(variable: Any) -> NDArray[np.float64] | None:
+    return None if variable is None else _values(variable.value)
+
+
+def _values(tensor: Any) -> NDArray[np.float64]:
+    return np.array(ops.convert_to_numpy(tensor)).astype(np.float64)
+
+
+def _input_of(x: Any, axis: int, *, masked: bool) -> Input:
+    values = ops.convert_to_numpy(x)
+    axis %= values.ndim
+    largest = float(np.abs(values.astype(np.float64)).max())
+    first = values[:LOOKED_AT]
+    tails = np.full(len(first), np.nan) if masked else _tails(first, axis)  # what is masked enters no statistics
+    return Input(tuple(values.shape), axis, largest, keras.backend.standardize_dtype(x.dtype), tails)
+
+
+def _tails(x: NDArray[Any], channels: int) -> NDArray[np.float64]:
+    """For each sample, the share of places at the end of the longest axis where all channels repeat the last value."""
+    axes = [axis for axis in range(1, x.ndim) if axis != channels]
+    if not axes:
+        return np.full(len(x), np.nan)
+    axis = max(axes, key=lambda each: x.shape[each])
+    lines = np.moveaxis(x, axis, -1).reshape(len(x), -1, x.shape[axis])
+    same = np.cumprod((lines == lines[..., -1:]).all(1)[:, ::-1], axis=1).sum(1)
+    found: NDArray[np.float64] = np.where(same > 1, same, 0) / x.shape[axis]
+    return found
+
+
+def _apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """The largest difference, relative to the largest value."""
+    return float(np.abs(one - other).max() / (np.abs(one).max() or 1.0)) if one.size else 0.0

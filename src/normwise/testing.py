@@ -1,0 +1,44 @@
+"""For your own tests: ``assert_healthy(model, batches)``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from normwise.doctor.diagnosis import Diagnosis
+from normwise.doctor.examination import examine
+
+
+def assert_healthy(model: Any, batches: Any, *, allow: Collection[str] = (), **settings: Any) -> Diagnosis:
+    """Fail with the whole diagnosis, unless normalization does nothing wrong in a model.
+
+    Args:
+        model: a ``torch.nn.Module`` or a built ``keras.Model``; it is not changed.
+        batches: as for ``normwise.doctor.examine``.
+        allow: names of checks not to run.
+        **settings: of ``examine``: ``loss``, ``metric``, ``train_step``, ``source_model``, ``only``, ``forward_fn``,
+            ``at_most``.
+
+    Returns:
+        the diagnosis, which may hold notes.
+
+    Raises:
+        AssertionError: there is an error or a warning.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)).eval()
+        >>> data = [5 + torch.randn(32, 4) for _ in range(4)]
+        >>> assert_healthy(model, data)
+        Traceback (most recent call last):
+        ...
+        AssertionError: 1 error (1 normalization layer, 128 samples)
+          error    never_updated_statistics: 0
+        ...
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test instead
+    diagnosis = examine(model, batches, allow=allow, **settings)
+    if not diagnosis.healthy:
+        raise AssertionError(str(diagnosis))
+    return diagnosis
