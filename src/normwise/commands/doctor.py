@@ -55,7 +55,7 @@ def _checks() -> list[str]:
     metavar="MODEL",
     help="The model that MODEL was derived from (folded, averaged, converted). Default: nothing is compared",
 )
-@click.option("--html", type=File(), help="Write the diagnosis as a page to this .html file.")
+@click.option("--html", type=File(), help="Write the diagnosis as a page to this .html file. Default: no page")
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
 @click.option(
     "--only",
@@ -64,7 +64,13 @@ def _checks() -> list[str]:
     metavar="CHECK",
     help="Run this check only (repeatable). Default: all that run by themselves",
 )
-@click.option("--allow", multiple=True, type=Name("check", _checks), metavar="CHECK", help="Leave this check out.")
+@click.option(
+    "--allow",
+    multiple=True,
+    type=Name("check", _checks),
+    metavar="CHECK",
+    help="Leave this check out (repeatable). Default: none",
+)
 @click.option("--batches", type=Whole(1), help="Batches to use, at most. Default: all")
 @click.option(
     "--batch-size", type=Whole(1), default=64, show_default=True, help="Rows per batch when --data is an .npz."
@@ -82,7 +88,9 @@ def doctor(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Name what normalization does wrong in a model, in which layer, with the number that proves it.
+    """Name what normalization does wrong in a model.
+
+    It says in which layer, with the number that proves it and a remedy.
 
     MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. The model is
     not changed. The exit code is 0 where nothing is wrong and 1 where there is an error among the findings.
@@ -184,7 +192,10 @@ def _of_keras(
 @click.command(cls=Command, epilog="Example: normwise explain stale_running_statistics")
 @click.argument("check", type=Name("check", _checks))
 def explain(check: str) -> None:
-    """Print what a check of the doctor finds, why it is bad, how it is measured, and what to do."""
+    """Print what a check of the doctor finds.
+
+    Also why that is bad, how it is measured, its limits, and what to do.
+    """
     from normwise.doctor.check import load
 
     found = load(check)

@@ -154,7 +154,7 @@ def test_the_functions_words_are_torchs(case: str, values: int, masked: bool) ->
 @pytest.mark.parametrize("module", [nt.BatchNorm1d, nt.BatchNorm2d, nt.BatchNorm3d, nt.LazyBatchNorm2d])
 def test_an_activation_that_does_not_exist(module: Any) -> None:
     arguments = () if module is nt.LazyBatchNorm2d else (3,)
-    known = "Known: elu, gelu, hardswish, leaky_relu, mish, relu, relu6, sigmoid, silu, tanh."
+    known = "Known: elu, gelu, gelu_tanh, hardsigmoid, hardswish, leaky_relu, mish, relu, relu6, sigmoid, silu, tanh."
     words = f"unknown activation 'rellu': did you mean 'relu'? {known}"
     assert refusal(lambda: module(*arguments, activation="rellu")) == (UnknownName, words)
     far = refusal(lambda: module(*arguments, activation="zzz"))

@@ -147,7 +147,7 @@ def test_recalibrate_passes_it_by_unless_it_is_named() -> None:
     model = network()
     freeze(model, layers=["1"])
     report = recalibrate(model, [batch()])
-    assert dict(report.skipped) == {"1": "it is frozen: in inference mode while the model is in training mode"}
+    assert dict(report.skipped) == {"1": "it is frozen: normwise.freeze froze its statistics"}
     assert [*recalibrate(model, [batch()], layers=["1"]).recalibrated] == ["1"]
     assert not model.train()[1].training
 
@@ -155,7 +155,8 @@ def test_recalibrate_passes_it_by_unless_it_is_named() -> None:
 def test_fuse_leaves_it_and_says_why() -> None:
     model = network()
     freeze(model, layers=["1"])
-    assert fuse(model).left["1"] == "it is a FrozenBatchNorm2d, not exactly a BatchNorm1d, 2d or 3d"
+    why = "normwise.freeze froze its statistics: fuse the model before that, or unfreeze it"
+    assert fuse(model).left["1"] == why
     unfreeze(model)
     assert fuse(model).fused == {"1": "relu"}
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 
 from normwise.torch.layers.class_change import OURS, PLAIN, become_ours
+from normwise.torch.layers.frozen import FrozenStatistics
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.fusion.patterns import hooked
@@ -161,6 +162,8 @@ def _refusal(norm: _BatchNorm, model: nn.Module, inside: Inside | str | None) ->
     """Why this batch norm must stay as it is, wherever it is called."""
     if isinstance(norm, _LazyNormBase):
         return "it is lazy and has not seen its first input"
+    if isinstance(norm, FrozenStatistics):
+        return "normwise.freeze froze its statistics: fuse the model before that, or unfreeze it"
     if isinstance(inside, str):
         return inside
     if isinstance(norm, TrackedBatchNorm) and norm.activation is not None:
