@@ -60,7 +60,11 @@ COMPARE = "lab compare nets.py:net --data rows.npz"
 WRONG: list[tuple[str, str]] = [
     # commands, options and arguments that there are not
     ("inf", "unknown command 'inf': did you mean 'info'? Known: adapt, doctor, explain, info, lab, recalibrate."),
-    ("recalibarte", "unknown command 'recalibarte': did you mean 'recalibrate'? Known: adapt, doctor, explain, info, lab, recalibrate."),
+    (
+        "recalibarte",
+        "unknown command 'recalibarte': did you mean 'recalibrate'? Known: adapt, doctor, explain, info, lab, "
+        "recalibrate.",
+    ),
     ("train", "unknown command 'train': Known: adapt, doctor, explain, info, lab, recalibrate."),
     ("lab rum", "unknown command 'rum': did you mean 'run'? Known: compare, list, run."),
     ("--versoin", "unknown option '--versoin': did you mean '--version'? Known: --help, --version."),
