@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from normwise.moments import Moments
+from normwise.moments import Moments, bessel
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ class Seen:
         pooled = self.pooled()
         squares = self.var + (self.mean - pooled.mean) ** 2
         weights = (self.samples / self.samples.mean())[:, None]
-        spread = (weights * (squares - pooled.var) ** 2).sum(0) / (len(self.mean) - 1) / len(self.mean)
+        spread = (weights * (squares - pooled.var) ** 2).mean(0) * bessel(len(self.mean)) / len(self.mean)
         error: Array = np.sqrt(spread) / (pooled.var + eps)
         return error
 
@@ -72,7 +72,7 @@ class Seen:
         if len(self.mean) < 2:
             return np.full(self.mean.shape[1], np.nan)
         weights = (self.samples / self.samples.mean())[:, None]
-        found: Array = (weights * (self.mean - self.pooled().mean) ** 2).sum(0) / (len(self.mean) - 1)
+        found: Array = (weights * (self.mean - self.pooled().mean) ** 2).mean(0) * bessel(len(self.mean))
         return found
 
     def effective_count(self) -> Array:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from normwise.facts import Array, LayerFacts
+from normwise.facts import Array, LayerFacts, Seen
 
 Mask = NDArray[np.bool_]
 
 ROUNDING = {"float64": 2.0**-50, "float32": 2.0**-21, "float16": 2.0**-9, "bfloat16": 2.0**-6}
 """A spread below this share of the mean is nothing but rounding."""
+LARGE_GAIN = 1000.0
+"""A channel is not multiplied by more in a healthy model."""
+LARGE_SPREAD = 30.0
+"""Standard deviations of what comes out of a channel: a healthy one's is its scale."""
 SMALL_SCALE = 1e-3
 """A scale below this share of its layer's largest lets nothing through."""
 
@@ -25,18 +29,33 @@ def gain(layer: LayerFacts) -> Array:
 
 def constant(layer: LayerFacts) -> Mask:
     """Which channels' input is the same for every sample, but for rounding, shape (C,)."""
-    seen = layer.own if layer.on_data or layer.served is None else layer.served
-    if seen is None or not np.isfinite(seen.var).all():
-        seen = layer.own
-    if seen is None:
+    seen = [each for each in (layer.own, layer.served) if each is not None and np.isfinite(each.var).all()]
+    if layer.on_data or not seen:
+        seen = seen[:1]
+    if not seen:
         assert layer.mean is not None  # a layer with running statistics
         return np.zeros(len(layer.mean), dtype=bool)
+    # In both: behind a layer whose statistics are wrong everything may be constant at inference.
+    found: Mask = np.logical_and.reduce([_constant_in(each, layer) for each in seen])
+    return found
+
+
+def _constant_in(seen: Seen, layer: LayerFacts) -> Mask:
     pooled = seen.pooled()
     rounding = ROUNDING.get("float32" if layer.input is None else layer.input.dtype, 2.0**-21)
     with np.errstate(all="ignore"):
         floor = (rounding * np.abs(np.asarray(pooled.mean))) ** 2
         largest = float(np.nanmax(np.asarray(pooled.var), initial=0.0))
         found: Mask = np.asarray(pooled.var) <= np.fmax(floor, 1e-12 * largest)
+    return found
+
+
+def exploding(layer: LayerFacts) -> Mask:
+    """Which channels are multiplied so that their smallest noise outweighs the others' signal, shape (C,)."""
+    size = gain(layer)
+    with np.errstate(all="ignore"):
+        out = size if layer.own is None else size * np.sqrt(np.asarray(layer.own.pooled().var))
+    found: Mask = (size > LARGE_GAIN) & (out > LARGE_SPREAD) & ~constant(layer)
     return found
 
 

@@ -101,7 +101,7 @@ class Gathering:
             facts = replace(facts, gradients=subject.gradients(self.loss, first[0]))
         if not self.labels:
             missing["labels"] = "the batches have no targets that are one number per sample"
-        return replace(facts, missing={**missing, **subject.missing})  # it learned more on the way
+        return replace(facts, missing=missing)
 
     def _pass(self, restore: Callable[[], None], state: str) -> tuple[dict[str, Seen], Outcome | None]:
         """Once through the data: what came into each layer, and what the model gave.
@@ -218,6 +218,8 @@ class Gathering:
         if number < 2 or any(part is None for part in parts):
             missing["company"] = "the first batch has one sample" if number < 2 else "the batches cannot be cut"
             return None
+        if not self._runs(parts[0]):  # a layer that normalizes by the batch refuses one sample
+            parts = parts[1:]
         results = [self.subject.outputs(self.subject.forward(part)) for part in [*parts, parts[0]]]
         if any(result is None for result in results):
             missing["company"] = "the model gives no array with a row for each sample"
@@ -228,6 +230,13 @@ class Gathering:
         by_chance = float(np.abs(again - alone).max()) / largest
         first = self.subject.first_that_differs(parts[0], parts[-1], COMPANY) if apart > COMPANY else None
         return Company(apart, first, len(parts), by_chance)
+
+    def _runs(self, batch: Any) -> bool:
+        try:
+            self.subject.forward(batch)
+        except ValueError:
+            return False
+        return True
 
     def _with_neighbours(self, batch: Any, layers: tuple[LayerFacts, ...]) -> tuple[LayerFacts, ...]:
         part = self.subject.part(batch, range(min(FEW, self.subject.samples_in(batch))))

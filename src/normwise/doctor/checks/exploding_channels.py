@@ -25,16 +25,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normwise.doctor.channels import Mask, constant, gain
+from normwise.doctor.channels import LARGE_GAIN, LARGE_SPREAD, exploding, gain
 from normwise.doctor.costs import cost_of
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import has, these
-from normwise.facts import LayerFacts, ModelFacts
+from normwise.facts import ModelFacts
 
 LIMITS = {
-    "gain": (1000.0, "of a channel", "healthy channels stay below 7, constant ones below 500"),
-    "spread": (30.0, "standard deviations of what comes out", "a healthy channel's is its scale, below 7"),
+    "gain": (LARGE_GAIN, "of a channel", "healthy channels stay below 7, constant ones below 500"),
+    "spread": (LARGE_SPREAD, "standard deviations of what comes out", "a healthy channel's is its scale, below 7"),
 }
 HIDES = ("stale_running_statistics", "drifted_data", "dead_channels")
 ON = True
@@ -43,7 +43,7 @@ REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for all such layers, the largest gain first."""
-    gains = {each.name: float(gain(each)[bad].max()) for each in facts.tracked() if (bad := _bad(each)).any()}
+    gains = {each.name: float(gain(each)[bad].max()) for each in facts.tracked() if (bad := exploding(each)).any()}
     if not gains:
         return
     names = sorted(gains, key=lambda name: -gains[name])
@@ -56,14 +56,6 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         REMEDY.format(layers=names),
         cost_of(facts),
     )
-
-
-def _bad(layer: LayerFacts) -> Mask:
-    size = gain(layer)
-    with np.errstate(all="ignore"):
-        out = size if layer.own is None else size * np.sqrt(np.asarray(layer.own.pooled().var))
-    found: Mask = (size > LIMITS["gain"][0]) & (out > LIMITS["spread"][0]) & ~constant(layer)
-    return found
 
 
 def sick() -> ModelFacts:

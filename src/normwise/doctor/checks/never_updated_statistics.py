@@ -34,7 +34,7 @@ LIMITS = {
     "mean": (FAR, "standard deviations", "as for stale statistics"),
     "variance": (FAR_LOG2, "base-2 logarithm of the ratio", "as for stale statistics"),
 }
-HIDES = ("stale_running_statistics", "drifted_data", "half_frozen_layer", "differing_derived_model")
+HIDES = ("stale_running_statistics", "drifted_data", "differing_derived_model")
 ON = True
 REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
 

@@ -54,9 +54,13 @@ def _moments(x: Tensor, mask: Tensor) -> Moments:
 
 
 def _between(x: Tensor, axis: int) -> float:
-    total = float(x.var(correction=0))
+    total = _spread(x)
     means = x.movedim(axis, 0).reshape(x.shape[axis], -1).mean(1)
-    return float(means.var(correction=0)) / total if total > 0 else 0.0
+    return _spread(means) / total if total > 0 else 0.0
+
+
+def _spread(values: Tensor) -> float:
+    return float((values - values.mean()).square().mean())
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:

@@ -144,8 +144,10 @@ class Calibration:
             self.axes[name] = y.dim()
             if y.numel():
                 others = [axis for axis in range(y.dim()) if axis != 1]
-                var, mean = torch.var_mean(y.double(), others, correction=0)
-                moments = Moments(mean, var, y.numel() // y.shape[1])
+                wide = y.double()
+                mean = wide.mean(others, keepdim=True)
+                var = (wide - mean).square().mean(others)
+                moments = Moments(mean.flatten(), var, y.numel() // y.shape[1])
                 found[name] = found[name].merge(moments) if name in found else moments
             if ends:
                 raise _Heard
