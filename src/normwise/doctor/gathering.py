@@ -101,7 +101,7 @@ class Gathering:
             facts = replace(facts, gradients=subject.gradients(self.loss, first[0]))
         if not self.labels:
             missing["labels"] = "the batches have no targets that are one number per sample"
-        return replace(facts, missing=missing)
+        return replace(facts, missing={**missing, **subject.missing})  # it learned more on the way
 
     def _pass(self, restore: Callable[[], None], state: str) -> tuple[dict[str, Seen], Outcome | None]:
         """Once through the data: what came into each layer, and what the model gave.

@@ -21,7 +21,7 @@ X = (3 + 2 * RNG.normal(size=(96, 4))).astype("float32")
 Y = X[:, :1] - X[:, 1:2]
 
 
-def model_of(momentum: float = 0.5) -> Any:
+def model_of(momentum: float = 0.6) -> Any:
     model = keras.Sequential(
         [
             keras.Input((4,)),
@@ -35,7 +35,7 @@ def model_of(momentum: float = 0.5) -> Any:
 
 
 def fit(model: Any, *callbacks: Any, **settings: Any) -> Any:
-    return model.fit(X, Y, verbose=0, callbacks=[*callbacks], **settings).history
+    return model.fit(X, Y, batch_size=16, verbose=0, callbacks=[*callbacks], **settings).history
 
 
 def test_a_healthy_model_gives_no_warning_and_zeros() -> None:

@@ -95,8 +95,7 @@ def _put_aside(model: Any) -> None:
     if not getattr(model, "compiled", False):
         return
     model.train_function = None
-    if keras.backend.backend() != "jax":  # which is slow without a compiler, and sees the calls while it compiles
-        model.run_eagerly, model.jit_compile = True, False
+    model.run_eagerly, model.jit_compile = True, False  # compiled functions call a layer when they are traced only
     optimizer = getattr(model, "optimizer", None)
     if isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built:
         with suppress(NotImplementedError, TypeError):  # one without a config; what it has of variables comes back
