@@ -24,6 +24,8 @@ class Check(Protocol):
         REMEDY: a line of code that works when pasted.
         HIDES: names of checks whose findings on the same layers merely follow from one of this.
         ON: whether it runs unless asked for by name.
+        PROOF: what the report draws: ``"statistics"``, ``"updates"``, ``"dropout"``, ``"gradients"``, ``"gain"``, or
+            ``"limits"``, the numbers of the finding against their limits.
     """
 
     __name__: str
@@ -32,6 +34,7 @@ class Check(Protocol):
     REMEDY: str
     HIDES: tuple[str, ...]
     ON: bool
+    PROOF: str
 
     def check(self, facts: ModelFacts) -> Iterator[Finding | Skipped]:
         """The findings, and what could not be told."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
+from normwise.doctor.channels import gain
+from normwise.doctor.check import load
 from normwise.doctor.finding import Finding
 from normwise.facts import Array, LayerFacts, ModelFacts
 from normwise.report.wording import printable
@@ -31,64 +33,73 @@ class Plot:
 
 
 def plots(finding: Finding, facts: ModelFacts) -> list[Plot]:
-    """What proves a finding: stored against measured statistics, shares, updates, ratios, or the evidence itself."""
-    layers = {layer.name: layer for layer in facts.layers}
-    first = layers.get(finding.layers[0]) if finding.layers else None
-    found: list[Plot] = []
-    if finding.check in ABOUT_STATISTICS and first is not None:
-        found += _statistics(first)
-        shares = {name: share for name in finding.layers if (share := facts.shares.get(name)) is not None}
-        if shares:
-            found.append(Plot(bars(shares, "share of the change of the output"), "How much of the change of the output "
-                              "goes away when the statistics of one layer alone are corrected."))  # fmt: skip
-    elif finding.check in ABOUT_STEPS and facts.steps is not None:
-        updates = {name: facts.steps.updates[name] for name in finding.layers if name in facts.steps.updates}
-        if updates:
-            found.append(Plot(bars(updates, "updates per step", mark=1.0), "How often the running statistics of each "
-                              "layer changed in one step of the optimizer."))  # fmt: skip
-    elif finding.check in ABOUT_DROPOUT:
-        ratios = {name: ratio for name in finding.layers if (ratio := _noise(layers.get(name))) is not None}
-        if ratios:
-            found.append(Plot(bars(ratios, "variance with dropout over without", mark=1.0), "The variance of each "
-                              "layer's input with dropout on, as in training, over that at inference."))  # fmt: skip
-    elif finding.check in ABOUT_GRADIENTS and facts.gradients:
-        found.append(Plot(bars(dict(facts.gradients), "gradient of the loss", log=True), "The root mean square of the "
-                          "gradient of the loss at each layer's input, in order of depth."))  # fmt: skip
-    elif finding.check in ABOUT_GAIN and first is not None and first.var is not None:
-        scale = np.ones_like(first.var) if first.scale is None else np.abs(first.scale)
-        gain = scale / np.sqrt(np.maximum(first.var, 0) + first.eps)
-        found.append(Plot(histogram(np.log10(np.maximum(gain, 1e-12)), "log10 of the gain"), "The gain of each channel "
-                          f"of layer {first.name!r}: scale over the running standard deviation."))  # fmt: skip
-    if not found and any(number.limit is not None for number in finding.evidence.values()):
-        over = {
-            name: number.value / number.limit
-            for name, number in finding.evidence.items()
-            if number.limit and math.isfinite(number.value)
-        }
-        if over:
-            found.append(
-                Plot(bars(over, "measured over the limit", mark=1.0), "Each number as a multiple of its limit.")
-            )
+    """What proves a finding, as its check says in ``PROOF``; else its numbers against their limits."""
+    return DRAWN[load(finding.check).PROOF](finding, facts) or _limits(finding, facts)
+
+
+def _statistics(finding: Finding, facts: ModelFacts) -> list[Plot]:
+    """Stored against measured statistics of the first layer, and the layers' shares in the change of the output."""
+    first = _first(finding, facts)
+    found = [] if first is None else _stored_and_measured(first)
+    shares = {name: share for name in finding.layers if (share := facts.shares.get(name)) is not None}
+    if found and shares:
+        caption = "How much of the change of the output goes away when the statistics of one layer alone are corrected."
+        found.append(Plot(bars(shares, "share of the change of the output"), caption))
     return found
 
 
-ABOUT_STATISTICS = {
-    "stale_running_statistics",
-    "never_updated_statistics",
-    "non_finite_statistics",
-    "statistics_of_other_weights",
-    "data_that_drifted",
-    "drifted_data",
-    "sorted_batches",
-    "low_precision_statistics",
+def _updates(finding: Finding, facts: ModelFacts) -> list[Plot]:
+    counted = {} if facts.steps is None else facts.steps.updates
+    updates = {name: counted[name] for name in finding.layers if name in counted}
+    caption = "How often the running statistics of each layer changed in one step of the optimizer."
+    return [Plot(bars(updates, "updates per step", mark=1.0), caption)] if updates else []
+
+
+def _dropout(finding: Finding, facts: ModelFacts) -> list[Plot]:
+    layers = {layer.name: layer for layer in facts.layers}
+    ratios = {name: ratio for name in finding.layers if (ratio := _noise(layers.get(name))) is not None}
+    caption = "The variance of each layer's input with dropout on, as in training, over that at inference."
+    return [Plot(bars(ratios, "variance with dropout over without", mark=1.0), caption)] if ratios else []
+
+
+def _gradients(_: Finding, facts: ModelFacts) -> list[Plot]:
+    caption = "The root mean square of the gradient of the loss at each layer's input, in order of depth."
+    return [Plot(bars(facts.gradients, "gradient of the loss", log=True), caption)] if facts.gradients else []
+
+
+def _gain(finding: Finding, facts: ModelFacts) -> list[Plot]:
+    first = _first(finding, facts)
+    if first is None or first.var is None:
+        return []
+    caption = f"The gain of each channel of layer {first.name!r}: scale over the running standard deviation."
+    return [Plot(histogram(np.log10(np.maximum(gain(first), 1e-12)), "log10 of the gain"), caption)]
+
+
+def _limits(finding: Finding, _: ModelFacts) -> list[Plot]:
+    over = {
+        name: number.value / number.limit
+        for name, number in finding.evidence.items()
+        if number.limit and math.isfinite(number.value)
+    }
+    caption = "Each number as a multiple of its limit."
+    return [Plot(bars(over, "measured over the limit", mark=1.0), caption)] if over else []
+
+
+DRAWN: dict[str, Callable[[Finding, ModelFacts], list[Plot]]] = {
+    "statistics": _statistics,
+    "updates": _updates,
+    "dropout": _dropout,
+    "gradients": _gradients,
+    "gain": _gain,
+    "limits": _limits,
 }
-ABOUT_STEPS = {"several_updates_per_step", "no_updates_in_training", "frozen_layer_that_moves", "half_frozen_layer"}
-ABOUT_DROPOUT = {"dropout_in_front"}
-ABOUT_GRADIENTS = {"vanishing_gradients", "exploding_gradients"}
-ABOUT_GAIN = {"dead_channels", "exploding_channels", "dying_scales"}
 
 
-def _statistics(layer: LayerFacts) -> list[Plot]:
+def _first(finding: Finding, facts: ModelFacts) -> LayerFacts | None:
+    return next((layer for layer in facts.layers if layer.name in finding.layers[:1]), None)
+
+
+def _stored_and_measured(layer: LayerFacts) -> list[Plot]:
     if layer.own is None or layer.mean is None or layer.var is None:
         return []
     pooled = layer.own.pooled()

@@ -35,6 +35,7 @@ from normwise.facts import Company, ModelFacts
 LIMITS = {"difference": (COMPANY, "of the largest output", "healthy models stay below 1e-6, in float32")}
 HIDES = ("differing_derived_model", "too_few_values")
 ON = True
+PROOF = "limits"
 REMEDY = (
     "model.eval()  # and where {layer!r} has no running statistics, build it with track_running_stats=True, "
     "then normwise.recalibrate(model, batches)"

@@ -29,6 +29,7 @@ from normwise.facts import ModelFacts
 LIMITS = {"layers": (0.0, "layers behind a bias", "the bias has no effect")}
 HIDES = ()
 ON = True
+PROOF = "limits"
 REMEDY = "torch.nn.Conv2d(16, 32, 3, bias=False)  # in front of normalization, so or as torch.nn.Linear"
 KERAS_REMEDY = "keras.layers.Conv2D(32, 3, use_bias=False)  # in front of normalization, so or as Dense"
 

@@ -38,6 +38,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data", "unfinished_warm_up")
 ON = True
+PROOF = "limits"
 REMEDY = "data = (data - data.mean(0)) / data.std(0)  # before the model"
 FINER = {"float32": 1.0, "float64": 1e4, "float16": 0.3, "bfloat16": 0.05}
 

@@ -36,6 +36,7 @@ LIMITS = {
 }
 HIDES = ("differing_derived_model",)
 ON = True
+PROOF = "limits"
 REMEDY = "[setattr(layer, 'eps', {eps}) for name, layer in model.named_modules() if name in {layers}]"
 KERAS_REMEDY = "[setattr(layer, 'epsilon', {eps}) for layer in model._flatten_layers() if layer.path in {layers}]"
 

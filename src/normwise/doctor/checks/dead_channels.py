@@ -36,6 +36,7 @@ LIMITS = {
 }
 HIDES = ()
 ON = True
+PROOF = "gain"
 REMEDY = "[print(name, layer.weight) for name, layer in model.named_modules() if name in {layers}]  # which are dead?"
 KERAS_REMEDY = "[print(layer.path, layer.gamma) for layer in model._flatten_layers() if layer.path in {layers}]"
 

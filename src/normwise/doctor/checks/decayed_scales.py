@@ -36,6 +36,7 @@ LIMITS = {
 }
 HIDES = ("dead_channels",)
 ON = True
+PROOF = "gain"
 REMEDY = "optimizer = torch.optim.SGD(normwise.param_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)"
 KERAS_REMEDY = "optimizer.exclude_from_weight_decay(var_names=['gamma', 'beta'])"
 

@@ -35,6 +35,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
+PROOF = "limits"
 REMEDY = "normwise.examine(source_model, batches)  # right? then derive the model once more, from source_model.eval()"
 
 

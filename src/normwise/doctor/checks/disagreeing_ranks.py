@@ -33,6 +33,7 @@ LIMITS = {
 }
 HIDES = ()
 ON = True
+PROOF = "limits"
 REMEDY = "normwise.torch.pool_statistics(model)"
 
 

@@ -39,6 +39,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics",)
 ON = True
+PROOF = "statistics"
 REMEDY = "normwise.adapt(model, batches)"
 
 

@@ -40,6 +40,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
+PROOF = "dropout"
 REMEDY = "normwise.recalibrate(model, batches)"
 
 

@@ -38,6 +38,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data", "dead_channels")
 ON = True
+PROOF = "gain"
 REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
 
 

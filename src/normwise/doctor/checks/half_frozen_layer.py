@@ -35,6 +35,7 @@ LIMITS = {
 }
 HIDES = ("missing_updates", "stale_running_statistics", "drifted_data", "never_updated_statistics")
 ON = True
+PROOF = "limits"
 REMEDY = "[setattr(layer, 'track_running_stats', True) for name, layer in model.named_modules() if name in {layers}]"
 SECOND = "[layer.requires_grad_(False) for name, layer in model.named_modules() if name in {layers}]"
 KERAS_SECOND = "[setattr(layer, 'trainable', False) for layer in model._flatten_layers() if layer.path in {layers}]"

@@ -34,6 +34,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
+PROOF = "statistics"
 REMEDY = (
     "[setattr(layer, 'momentum', 1 - layer.momentum) for name, layer in model.named_modules() if name in {layers}]; "
     "normwise.recalibrate(model, batches)"

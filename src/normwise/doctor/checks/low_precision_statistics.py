@@ -37,6 +37,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
+PROOF = "statistics"
 REMEDY = (
     "[layer._buffers.update(running_mean=layer.running_mean.float(), running_var=layer.running_var.float()) "
     "for name, layer in model.named_modules() if name in {layers}]; normwise.recalibrate(model, batches)"

@@ -33,6 +33,7 @@ from normwise.facts import ModelFacts, Steps
 LIMITS = {"updates": (0.0, "updates in all steps", "a layer that trains is updated in every step")}
 HIDES = ()
 ON = True
+PROOF = "updates"
 REMEDY = "[print(name, layer) for name, layer in model.named_modules() if name in {layers}]  # what keeps them still?"
 
 

@@ -36,6 +36,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
+PROOF = "limits"
 REMEDY = "model = normwise.torch.convert_to_domains(model, ['first', 'second'])"
 KERAS_REMEDY = "normwise.keras.PerDomainBatchNormalization(['first', 'second'])  # in the place of each such layer"
 

@@ -32,6 +32,7 @@ from normwise.facts import ModelFacts, Steps
 LIMITS = {"moved": (0.0, "frozen layers whose statistics move", "a frozen layer is the same to the last bit")}
 HIDES = ("repeated_updates", "half_frozen_layer", "missing_updates")
 ON = True
+PROOF = "updates"
 REMEDY = "model.train(); [layer.eval() for name, layer in model.named_modules() if name in {layers}]  # in every step"
 KERAS_REMEDY = "[setattr(layer, 'trainable', False) for layer in model._flatten_layers() if layer.path in {layers}]"
 

@@ -36,6 +36,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data", "differing_derived_model")
 ON = True
+PROOF = "statistics"
 REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
 
 

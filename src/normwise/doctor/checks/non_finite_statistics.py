@@ -39,6 +39,7 @@ HIDES = (
     "differing_derived_model",
 )
 ON = True
+PROOF = "statistics"
 REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
 
 

@@ -43,6 +43,7 @@ LIMITS = {
 }
 HIDES = ()
 ON = True
+PROOF = "limits"
 REMEDY = (
     "layer = normwise.torch.BatchNorm1d({channels})  # in the place of {layer!r}, called as layer(x, mask=mask) with a "
     "mask of what is real"

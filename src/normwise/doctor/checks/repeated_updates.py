@@ -31,6 +31,7 @@ from normwise.facts import ModelFacts, Steps
 LIMITS = {"updates": (1.0, "updates per step", "one step is one batch")}
 HIDES = ()
 ON = True
+PROOF = "updates"
 REMEDY = "normwise.paused_statistics(model)  # with it around every forward but the first of a step"
 
 

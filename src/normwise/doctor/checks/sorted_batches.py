@@ -58,6 +58,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data", "inverted_momentum")
 ON = True
+PROOF = "statistics"
 REMEDY = "normwise.recalibrate(model, torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True))"
 KERAS_REMEDY = "normwise.recalibrate(model, dataset.unbatch().shuffle(10_000).batch(64))"
 

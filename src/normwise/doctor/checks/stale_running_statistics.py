@@ -52,7 +52,7 @@ from normwise.doctor.wording import these
 from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
-    "mean": (FAR, "standard deviations", "no channel of the healthy models that were measured is above 0.2"),
+    "mean": (FAR, "standard deviations", "the median channel of a healthy layer is within 0.05"),
     "variance": (FAR_LOG2, "base-2 logarithm of the ratio", "healthy layers stay below 0.11 at the median"),
     "channels": (CHANNELS, "share of the channels", "single channels of healthy models are off"),
     "harm": (HARM, "change of the output, relative to its spread", "healthy models stay below 0.4"),
@@ -63,6 +63,7 @@ LIMITS = {
 }
 HIDES = ()
 ON = True
+PROOF = "statistics"
 REMEDY = "normwise.recalibrate(model, batches)"
 
 

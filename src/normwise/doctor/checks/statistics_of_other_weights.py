@@ -41,6 +41,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data", "never_updated_statistics", "differing_derived_model")
 ON = True
+PROOF = "statistics"
 REMEDY = "normwise.recalibrate(model, batches)"
 
 

@@ -37,6 +37,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
+PROOF = "limits"
 REMEDY = "model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # or larger batches, or torch.nn.GroupNorm"
 KERAS_REMEDY = "keras.layers.GroupNormalization(groups=8)  # in the place of such layers, or larger batches"
 

@@ -38,6 +38,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
+PROOF = "statistics"
 REMEDY = "normwise.recalibrate(model, batches)"
 
 

@@ -34,6 +34,7 @@ from normwise.facts import Input, LayerFacts, ModelFacts
 LIMITS = {"between": (2.0, "times the variance between means", "the right axis has the larger one in healthy models")}
 HIDES = ("padding_in_statistics",)
 ON = True
+PROOF = "limits"
 REMEDY = "x = layer(x.transpose(1, {axis})).transpose(1, {axis})  # around {layers}, built for as many features"
 KERAS_REMEDY = "layer = keras.layers.BatchNormalization(axis={axis})  # in the place of {layers}"
 

@@ -37,6 +37,7 @@ LIMITS = {
 }
 HIDES = ("stale_running_statistics", "drifted_data", "never_updated_statistics", "missing_updates", "half_frozen_layer")
 ON = True
+PROOF = "statistics"
 REMEDY = (
     "[setattr(layer, 'momentum', {momentum}) for name, layer in model.named_modules() if name in {layers}]; "
     "normwise.recalibrate(model, batches, layers={layers})"
