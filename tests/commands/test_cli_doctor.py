@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 from normwise.cli import main
 from normwise.doctor.check import names
@@ -69,6 +71,23 @@ def test_a_stale_one_ends_with_1_names_the_layer_and_writes_a_page(run: object, 
     assert "error stale_running_statistics: 1" in result.stdout
     assert "remedy: normwise.recalibrate(model, batches)" in result.stdout
     assert "stale" in (tmp_path / "page.html").read_text("utf-8").lower()
+
+
+def test_weights_and_data_are_read_as_by_the_other_commands(run: object, tmp_path: Path) -> None:
+    """One of several weights in a checkpoint, and an .npz of pixels that are scaled."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+    pixels = torch.randint(0, 256, (512, 8), dtype=torch.uint8)
+    for _ in range(60):
+        model(pixels[torch.randperm(512)[:64]] / 255)
+    stale = {name: value + 3 if name == "1.running_mean" else value for name, value in model.state_dict().items()}
+    torch.save({"model": stale, "ema": model.state_dict()}, tmp_path / "last.ckpt")
+    np.savez(tmp_path / "rows.npz", x=pixels.numpy())
+    words = "doctor", "nets.py:healthy", "--data", "rows.npz", "--scale", "1/255"
+    fine: Result = run(*words, "--weights", "last.ckpt:ema")  # type: ignore[operator]  # a fixture
+    assert (fine.exit_code, "stale_running_statistics" in fine.stdout) == (0, False), fine.output
+    sick: Result = run(*words, "--weights", "last.ckpt:model")  # type: ignore[operator]  # a fixture
+    assert (sick.exit_code, "stale_running_statistics: 1" in sick.stdout) == (1, True), sick.output
 
 
 def test_json_holds_the_findings(run: object) -> None:

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from normwise.commands import keras_backend, streams
+from normwise.commands import streams
+from normwise.commands.inputs import BATCHES, DATA, MODEL, WEIGHTS, Inputs, options
 from normwise.commands.program import Command
-from normwise.commands.values import File, Name, Place, Whole, allowed, check_data
-from normwise.errors import MissingExtra
-from normwise.frameworks import installed_version
-from normwise.loading import (
-    WEIGHTS,
-    attempt,
-    check_file,
-    check_place,
-    check_source,
-    check_suffix,
-    check_target,
-)
+from normwise.commands.values import File, Name, Place, allowed
+from normwise.loading import attempt, check_place, check_suffix, check_target
 
 
 def _checks() -> list[str]:
@@ -35,20 +23,7 @@ def _checks() -> list[str]:
 
 
 @click.command(cls=Command, epilog="Example: normwise doctor nets.py:net --data data.npz --weights net.pt")
-@click.argument("model", type=Place(lambda place: check_place(place, "MODEL")))
-@click.option(
-    "--data",
-    required=True,
-    type=Place(lambda place: check_place(place, "DATA")),
-    metavar="DATA",
-    help="The data: FILE.py:FUNCTION that returns batches (a DataLoader, a list), or an .npz file with arrays.",
-)
-@click.option(
-    "--weights",
-    type=File(),
-    help="Weights to load into a PyTorch model first, from a .safetensors, .pt or .pth file. Default: those that MODEL "
-    "comes with",
-)
+@options(MODEL, DATA, WEIGHTS)
 @click.option(
     "--source",
     type=Place(lambda place: check_place(place, "MODEL")),
@@ -71,22 +46,18 @@ def _checks() -> list[str]:
     metavar="CHECK",
     help="Leave this check out (repeatable). Default: none",
 )
-@click.option("--batches", type=Whole(1), help="Batches to use, at most. Default: all")
-@click.option(
-    "--batch-size", type=Whole(1), default=64, show_default=True, help="Rows per batch when --data is an .npz."
-)
-@click.option("--device", metavar="NAME", help="Device, e.g. cuda. Default: where the model already is")
+@options(*BATCHES)
 @click.pass_context
 def doctor(
     ctx: click.Context,
     /,
-    model: str,
-    data: str,
-    weights: Path | None,
     source: str | None,
     html: Path | None,
     as_json: bool,
-    **how: Any,
+    only: tuple[str, ...],
+    allow: tuple[str, ...],
+    batches: int | None,
+    **inputs: Any,
 ) -> None:
     """Name what normalization does wrong in a model.
 
@@ -95,27 +66,27 @@ def doctor(
     MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. The model is
     not changed. The exit code is 0 where nothing is wrong and 1 where there is an error among the findings.
     """
+    given = Inputs(**inputs)
     if html is not None:
         allowed(lambda: check_suffix(html, (".html", ".htm"), "a page is"))
         check_target(html)
-    if data.endswith(".npz"):
-        pass
-    elif ctx.get_parameter_source("batch_size") is not ParameterSource.DEFAULT:
-        raise click.UsageError(f"--batch-size is for an .npz, and {data} makes its own batches: leave it out.")
     with redirect_stdout(sys.stderr):  # what the user's own code prints
-        load = _of_keras if model.endswith(".keras") else _of_torch
-        network, origin, batches = load(model, data, weights, source, **how)
+        network, data, origin = given.load([] if source is None else [source])
+        if given.of_keras:
+            from normwise.keras.models.feeding import batches_of
+
+            data = batches_of(data, given.batch_size, at_most=batches, called="doctor")
         from normwise.doctor.examination import examine
 
         def work() -> Any:
-            settings = {"only": how["only"] or None, "allow": how["allow"], "at_most": how["batches"]}
-            return examine(network, batches, source_model=origin, **settings)
+            before = origin[0] if origin else None
+            return examine(network, data, source_model=before, only=only or None, allow=allow, at_most=batches)
 
-        diagnosis = attempt(work, f"{model} on {data}")
+        diagnosis = attempt(work, f"{given.model} on {given.data}")
     if html is not None:
         from normwise.report import diagnosis_page
 
-        diagnosis_page.write(diagnosis, html, title=model)
+        diagnosis_page.write(diagnosis, html, title=given.model)
     if as_json:
         streams.print_json(diagnosis.to_json())
     else:
@@ -125,68 +96,6 @@ def doctor(
         if html is not None:
             click.echo(f"The page: {html.resolve()}")
     ctx.exit(1 if diagnosis.sick else 0)
-
-
-def _of_torch(
-    model: str,
-    data: str,
-    weights: Path | None,
-    source: str | None,
-    *,
-    batch_size: int,
-    device: str | None,
-    **_: Any,
-) -> tuple[Any, Any, Any]:
-    """The model, its source, and the batches; what can be wrong without PyTorch, before that is imported."""
-    if weights is not None:
-        allowed(lambda: check_suffix(weights, WEIGHTS, "weights are"))
-        check_file(weights, "the weights")
-    for place in (model, source):
-        if place is not None:
-            check_source(place)
-    check_data(data)
-    if installed_version("torch") is None:
-        raise MissingExtra("torch", extra="torch")
-    from normwise.torch.models import loading
-
-    if device is not None:
-        allowed(lambda: loading.check_device_name(device))
-        loading.check_device(device)
-    network = loading.load_model(model, weights)
-    origin = None if source is None else loading.load_model(source)
-    if device is not None:
-        for each in (network, origin):
-            if each is not None:
-                attempt(partial(each.to, device), f"moving {model} to --device {device}")
-    return network, origin, loading.load_batches(data, network, batch_size)
-
-
-def _of_keras(
-    model: str,
-    data: str,
-    weights: Path | None,
-    source: str | None,
-    *,
-    device: str | None,
-    **_: Any,
-) -> tuple[Any, Any, Any]:
-    """The same for models of Keras's, on the backend that KERAS_BACKEND names."""
-    for option, given in (("--weights", weights), ("--device", device)):
-        if given is not None:
-            raise click.UsageError(
-                f"{option} is for PyTorch models, received {str(given)!r} with {model}: leave it out."
-            )
-    from normwise.archives import check_keras
-
-    for place in (model, source):
-        if place is not None:
-            check_keras(Path(place))
-    check_data(data)
-    keras_backend.check()
-    with keras_backend.quiet():
-        loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
-    network = loading.load_model(model)
-    return network, None if source is None else loading.load_model(source), loading.load_batches(data, network)
 
 
 @click.command(cls=Command, epilog="Example: normwise explain stale_running_statistics")

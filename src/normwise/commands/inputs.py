@@ -1,0 +1,153 @@
+"""MODEL and DATA of a command line: the options that describe them, and how they are read, for every command alike.
+
+What can be wrong without a framework is refused before one is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from normwise.commands import keras_backend, streams
+from normwise.commands.values import Factor, File, Place, Whole, allowed, check_data
+from normwise.errors import MissingExtra
+from normwise.frameworks import installed_version
+from normwise.loading import READABLE, attempt, check_file, check_place, check_source, check_suffix, split_key
+
+Option = Callable[[Any], Any]
+
+MODEL: Option = click.argument("model", type=Place(lambda place: check_place(place, "MODEL")))
+DATA: Option = click.option(
+    "--data",
+    required=True,
+    type=Place(lambda place: check_place(place, "DATA")),
+    metavar="DATA",
+    help="The data: FILE.py:FUNCTION that returns batches (a DataLoader, a list), or an .npz file with arrays.",
+)
+WEIGHTS: Option = click.option(
+    "--weights",
+    type=File(),
+    metavar="FILE[:KEY]",
+    help="Weights to load into a PyTorch model first: a .safetensors, .pt, .pth, .ckpt, .bin or .tar file, with a "
+    "KEY where it holds several, for example last.ckpt:ema. Default: those that MODEL comes with",
+)
+BATCHES: tuple[Option, ...] = (
+    click.option("--batches", type=Whole(1), help="Batches to use, at most. Default: all"),
+    click.option(
+        "--batch-size", type=Whole(1), default=64, show_default=True, help="Rows per batch when --data is an .npz."
+    ),
+    click.option(
+        "--scale",
+        type=Factor(),
+        help="Multiply the values of an .npz by this, for example 1/255 for pixels. Default: take them as they are",
+    ),
+    click.option("--device", metavar="NAME", help="Device, e.g. cuda. Default: where the model already is"),
+)
+
+
+def options(*every: Option) -> Option:
+    """The options above a command, in their order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(every):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model and data, as the command line names them.
+
+    Args:
+        model: MODEL.
+        data: DATA.
+        weights: of a PyTorch model, or None.
+        batch_size: rows per batch of an ``.npz``.
+        scale: what its values are multiplied by, or None.
+        device: where a PyTorch model is to run, or None.
+    """
+
+    model: str
+    data: str
+    weights: Path | None
+    batch_size: int
+    scale: float | None
+    device: str | None
+
+    @property
+    def of_keras(self) -> bool:
+        """True where MODEL is a file of Keras's."""
+        return self.model.endswith(".keras")
+
+    def load(self, others: Sequence[str] = ()) -> tuple[Any, Any, list[Any]]:
+        """The model, its batches, and other models that are named like MODEL.
+
+        Raises:
+            UsageError: options that do not go together.
+            NormwiseError: something of it is not there, fails, or does not fit; the sentence says what.
+        """
+        return self._of_keras(others) if self.of_keras else self._of_torch(others)
+
+    def _of_torch(self, others: Sequence[str]) -> tuple[Any, Any, list[Any]]:
+        given = click.get_current_context().get_parameter_source("batch_size") is not ParameterSource.DEFAULT
+        self._refuse_for_own_batches("--batch-size", given=given)
+        self._refuse_for_own_batches("--scale", given=self.scale is not None)
+        if self.weights is not None:
+            weights, _ = split_key(self.weights)
+            allowed(lambda: check_suffix(weights, READABLE, "weights are"))
+            check_file(weights, "the weights")
+        for place in (self.model, *others):
+            check_source(place)
+        check_data(self.data)
+        if installed_version("torch") is None:
+            raise MissingExtra("torch", extra="torch")
+        from normwise.torch.models import loading
+
+        if (device := self.device) is not None:
+            allowed(lambda: loading.check_device_name(device))
+            loading.check_device(device)
+        network = loading.load_model(self.model, self.weights, tell=_tell)
+        more = [loading.load_model(place) for place in others]
+        if device is not None:
+            for place, each in zip((self.model, *others), (network, *more), strict=True):
+                attempt(partial(each.to, device), f"moving {place} to --device {device}")
+        batches = loading.load_batches(self.data, network, self.batch_size, scale=self.scale, tell=_tell)
+        return network, batches, more
+
+    def _of_keras(self, others: Sequence[str]) -> tuple[Any, Any, list[Any]]:
+        """On the backend that KERAS_BACKEND names."""
+        for option, given in (("--weights", self.weights), ("--device", self.device)):
+            if given is not None:
+                raise click.UsageError(
+                    f"{option} is for PyTorch models, received {str(given)!r} with {self.model}: leave it out."
+                )
+        self._refuse_for_own_batches("--scale", given=self.scale is not None)
+        from normwise.archives import check_keras
+
+        for place in (self.model, *others):
+            check_keras(Path(place))
+        check_data(self.data)
+        keras_backend.check()
+        with keras_backend.quiet():
+            loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
+        network = loading.load_model(self.model)
+        more = [loading.load_model(place) for place in others]
+        return network, loading.load_batches(self.data, network, scale=self.scale, tell=_tell), more
+
+    def _refuse_for_own_batches(self, option: str, *, given: bool) -> None:
+        if given and not self.data.endswith(".npz"):
+            raise click.UsageError(f"{option} is for an .npz, and {self.data} makes its own batches: leave it out.")
+
+
+def _tell(sentence: str) -> None:
+    """Say what was done to a file that did not fit as it stood."""
+    streams.complain(f"normwise: {sentence}")
