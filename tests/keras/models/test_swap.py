@@ -267,6 +267,7 @@ def test_wrong_calls_are_refused_in_one_sentence() -> None:
         ({"layers": ["bm"]}, "unknown normalization layer 'bm': Known: m/bn."),
         ({"num_groups": 4}, "num_groups is a setting of swap for to='group', received to='keras': leave it out."),
         ({"to": "domains"}, "swap to domains needs their names: pass for example domains=['day', 'night']."),
+        ({"to": "domains", "domains": "day"}, "domains must be a list of names, received 'day': pass ['day']."),
         ({"to": "ghost"}, "swap to ghost norms needs either virtual_batch_size or num_splits: pass one of them."),
         ({"to": "group", "calibrate": []}, "swap got no batches to calibrate with: pass at least one."),
     ]  # fmt: skip

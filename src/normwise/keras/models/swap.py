@@ -19,15 +19,10 @@ from normwise.keras.models.rebuilding import Rebuilding, Replacement, adds, kera
 from normwise.keras.models.swap_calibration import Calibration
 from normwise.kernels.reference_group import number_of_groups
 from normwise.reports.swap_report import Swap, SwapReport
+from normwise.swap_settings import APPLY, KINDS, checked
 
-TARGETS = ("keras", "normwise", "group", "layer", "instance", "ghost", "renorm", "sync", "domains")
-_FOR = {
-    "num_groups": ("group",),
-    "virtual_batch_size": ("ghost",),
-    "num_splits": ("ghost",),
-    "domains": ("domains",),
-    "domain": ("keras", "group", "layer", "instance"),
-}
+TARGETS = ("keras", "normwise", *KINDS)
+_FOR = {**APPLY, "domain": ("keras", "group", "layer", "instance")}
 _Theirs = keras.layers.BatchNormalization
 _OURS = (BatchNormalization, GhostBatchNormalization, PerDomainBatchNormalization)
 _NORMS = (_Theirs, keras.layers.GroupNormalization, keras.layers.LayerNormalization)
@@ -111,7 +106,7 @@ def swap(
         "domains": domains,
         "domain": domain,
     }
-    target, settings = _checked("keras" if to is None else to, given)
+    target, settings = checked("keras" if to is None else to, given, TARGETS, _FOR)
     if not isinstance(model, keras.Layer):
         raise UnsuitableModel(refusal("swap", "a keras.Model", model))
     norms = {layer.path or layer.name: layer for layer in model._flatten_layers() if isinstance(layer, _NORMS)}
@@ -153,35 +148,6 @@ def swap(
         target,
         result,
     )
-
-
-def _checked(to: str | Iterable[str], given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The target and the settings.
-
-    Raises:
-        UnknownName: there is no such target.
-        NormwiseError: a setting that it does not know, or lacks.
-    """
-    if not isinstance(to, str):
-        if given["domains"] is not None:
-            raise NormwiseError("swap was given domains twice, as to= and as domains=: give them once.")
-        to, given = "domains", {**given, "domains": list(to)}
-    if to not in TARGETS:
-        raise UnknownName("target of swap", to, TARGETS)
-    for name, value in given.items():
-        if value is not None and to not in _FOR[name]:
-            known = " and ".join(f"to={each!r}" for each in _FOR[name])
-            raise NormwiseError(f"{name} is a setting of swap for {known}, received to={to!r}: leave it out.")
-    if to == "domains" and given["domains"] is None:
-        raise NormwiseError("swap to domains needs their names: pass for example domains=['day', 'night'].")
-    if to == "ghost" and (given["virtual_batch_size"] is None) == (given["num_splits"] is None):
-        raise NormwiseError("swap to ghost norms needs either virtual_batch_size or num_splits: pass one of them.")
-    groups = given["num_groups"]
-    if groups is not None and (not isinstance(groups, int) or groups < 1):
-        raise NormwiseError(
-            f"num_groups must be a whole number of at least 1, received {groups!r}: pass for example 8."
-        )
-    return to, given
 
 
 def _replacement(layer: Any, to: str, settings: Mapping[str, Any]) -> tuple[Replacement, str]:

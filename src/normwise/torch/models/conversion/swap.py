@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normwise.errors import NormwiseError, UnknownName
+from normwise.errors import UnknownName
 from normwise.frameworks import with_article
 from normwise.reports.swap_report import Swap, SwapReport
+from normwise.swap_settings import APPLY, KINDS, checked
 from normwise.torch.layers.counterparts import (
     OURS,
     THEIRS,
@@ -30,16 +31,8 @@ from normwise.torch.models.feeding import ForwardFn, unwrapped
 from normwise.torch.models.model_checks import ALL_NORMS, check_model, check_runnable, out_of_reach, why_fixed
 from normwise.torch.models.transaction import transaction
 
-TARGETS = ("torch", "normwise", "group", "layer", "instance", "ghost", "renorm", "sync", "domains")
-# Which settings are for which targets.
-_FOR = {
-    "num_groups": ("group",),
-    "virtual_batch_size": ("ghost",),
-    "num_splits": ("ghost",),
-    "process_group": ("sync",),
-    "domains": ("domains",),
-    "domain": ("torch", "domains"),
-}
+TARGETS = ("torch", "normwise", *KINDS)
+_FOR = {**APPLY, "process_group": ("sync",), "domain": ("torch", "domains")}
 NOT_ALONE = "the forward differs in training, so a file of the whole model, unlike all others, needs normwise"
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, PerDomain)
 
@@ -147,7 +140,8 @@ def swap(
         "domains": domains,
         "domain": domain,
     }
-    target, settings = _checked("torch" if to is None else to, given)
+    target, chosen = checked("torch" if to is None else to, given, TARGETS, _FOR)
+    settings = Settings(**{**chosen, "domains": tuple(chosen["domains"] or ())})
     check_model(model, called="swap")
     if calibrate is not None:
         check_runnable(model, forward_fn, called="swap")
@@ -189,45 +183,6 @@ def swap(
         calibration.uncalibrated_change,
         target,
         model,
-    )
-
-
-def _checked(to: str | Iterable[str], given: dict[str, Any]) -> tuple[str, Settings]:
-    """The target and what the layers are made with.
-
-    Raises:
-        UnknownName: there is no such target.
-        NormwiseError: a setting that it does not know, or lacks.
-    """
-    if not isinstance(to, str):
-        if given["domains"] is not None:
-            raise NormwiseError("swap was given domains twice, as to= and as domains=: give them once.")
-        to, given = "domains", {**given, "domains": list(to)}
-    if to not in TARGETS:
-        raise UnknownName("target of swap", to, TARGETS)
-    for name, value in given.items():
-        if value is not None and to not in _FOR[name]:
-            known = " and ".join(f"to={each!r}" for each in _FOR[name])
-            raise NormwiseError(f"{name} is a setting of swap for {known}, received to={to!r}: leave it out.")
-    if to == "domains" and given["domains"] is None:
-        raise NormwiseError("swap to domains needs their names: pass for example domains=['day', 'night'].")
-    if to == "ghost" and (given["virtual_batch_size"] is None) == (given["num_splits"] is None):
-        raise NormwiseError("swap to ghost norms needs either virtual_batch_size or num_splits: pass one of them.")
-    groups = given["num_groups"]
-    if groups is not None and (not isinstance(groups, int) or groups < 1):
-        raise NormwiseError(
-            f"num_groups must be a whole number of at least 1, received {groups!r}: pass for example 8."
-        )
-    domains = given["domains"]
-    if isinstance(domains, str):
-        raise NormwiseError(f"domains must be a list of names, received {domains!r}: pass [{domains!r}].")
-    return to, Settings(
-        groups,
-        given["virtual_batch_size"],
-        given["num_splits"],
-        given["process_group"],
-        tuple(domains or ()),
-        given["domain"],
     )
 
 

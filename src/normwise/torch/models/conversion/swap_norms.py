@@ -38,7 +38,7 @@ class Settings:
     num_splits: int | None = None
     process_group: Any = None
     domains: tuple[str, ...] = ()
-    default: str | None = None
+    domain: str | None = None
 
 
 class NotPossible(Exception):
@@ -190,7 +190,7 @@ def _to_domains(norm: Any, settings: Settings) -> Change:
         raise NotPossible(f"{reason}, so nothing in it can differ by domain")
 
     def change() -> str:
-        become_per_domain(norm, settings.domains, default=settings.default)
+        become_per_domain(norm, settings.domains, default=settings.domain)
         return f"{', '.join(settings.domains)}, which start from the same statistics"
 
     return change
