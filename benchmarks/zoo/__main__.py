@@ -21,6 +21,7 @@ from benchmarks import report
 from benchmarks.zoo import page
 from benchmarks.zoo.architectures import SOURCES, Architecture, listed, missing, one_per_family
 from benchmarks.zoo.operations import OPERATIONS
+from normwise.loading import write_text_whole
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
@@ -76,8 +77,10 @@ def main(
     def keep() -> None:
         about["date"] = datetime.now(UTC).isoformat(timespec="seconds")
         ordered = dict(sorted(results.items()))
-        page.written(out, page.to_json(about, ordered))
-        page.written(to, page.page(_shown(about), ordered, list(OPERATIONS)))
+        texts = {out: page.to_json(about, ordered), to: page.page(_shown(about), ordered, list(OPERATIONS))}
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_whole(path, text)
 
     try:
         for number, members in enumerate(groups, 1):

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 Results = Mapping[str, Mapping[str, Any]]
 # What rounding may come to, relative to the largest value of an output, gradient or statistic.
 CLOSE = {"float64": 1e-8, "float32": 1e-2}
-
-
-def written(path: Path, text: str) -> None:
-    """Write the file at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def to_json(about: Mapping[str, Any], results: Results) -> str:

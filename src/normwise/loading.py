@@ -309,3 +309,16 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text in UTF-8, as ``write_whole`` does.
+
+    Raises:
+        NormwiseError: it could not be written.
+    """
+
+    def write(name: str) -> None:
+        Path(name).write_text(text, encoding="utf-8")
+
+    write_whole(path, write)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from normwise import __version__
 from normwise.errors import MissingExtra
 from normwise.lab.results import Result
 from normwise.report import columns, figures, looks, wording
+from normwise.report.templates import template
 
 
 def require() -> None:
@@ -54,32 +53,13 @@ def render(results: Sequence[Result]) -> str:
     if not results:
         raise ValueError("there is no result to show on the page: run at least one experiment first")
     require()
-    import jinja2
     import markupsafe
 
-    room = files("normwise.report")
-    page = (room / "page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader({"page.html": page}),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda thing: thing if hasattr(thing, "__html__") else wording.printable(str(thing)),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        css=markupsafe.Markup((room / "page.css").read_text(encoding="utf-8")),
-        version=__version__,
-        wording=wording,
-        numeric=columns.numeric,
-        paragraphs=paragraphs,
-        title=wording.title,
-    )
-    environment.filters["groupby_topic"] = wording.topics
     results = wording.by_topic(results)
     # Only the drawings and the style sheet enter the page unescaped; ElementTree has escaped what is in the drawings.
     drawings = [_drawings(result, f"figure-{n + 1}", markupsafe.Markup) for n, result in enumerate(results)]
-    return environment.get_template("page.html").render(results=results, drawings=drawings)
+    known = {"wording": wording, "numeric": columns.numeric, "paragraphs": paragraphs, "title": wording.title}
+    return template("page.html", "page.css", **known).render(results=results, drawings=drawings)
 
 
 def _drawings(result: Result, prefix: str, markup: Any) -> list[dict[str, Any]]:
