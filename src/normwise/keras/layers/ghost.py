@@ -31,7 +31,7 @@ class GhostBatchNormalization(BatchNormalization):
         smallest: of how many samples the last virtual batch has to be, where N is not a multiple; if fewer are left,
             they join the one before. More than half of the others by default.
         order: which samples make up a virtual batch. ``"consecutive"``: neighbours; ``"interleaved"``: they are dealt
-            out like cards; ``"shuffled"``: drawn anew in every forward.
+            out like cards; ``"shuffled"``: drawn again in every forward.
         seed: of ``"shuffled"``.
         **kwargs: of ``BatchNormalization``, without ``renorm`` and ``synchronized``.
 

@@ -16,7 +16,6 @@ from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.unsaved_buffers import make_real
 from normwise.torch.steps.buffers import is_wide, store_if_known
 from normwise.torch.steps.call import like_torch
-from normwise.torch.steps.checks import refuse_nested
 from normwise.torch.steps.estimate_recomputation import recomputing
 from normwise.torch.steps.normalize_tiny import POLICIES, corrected
 
@@ -82,8 +81,6 @@ class BatchRenorm(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``, in training by the batch and its correction."""
         self._check_input_dim(input)
-        if input.is_nested:
-            refuse_nested(self)
         if not self.training or input.numel() == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
         call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=False)

@@ -178,7 +178,7 @@ class GhostBatchNorm1d(GhostBatchNorm, torch.nn.BatchNorm1d):
             they join the one before. More than half of the others by default.
         order: which samples make up a virtual batch. ``"consecutive"``: neighbours, as in TabNet, Keras and timm.
             ``"interleaved"``: they are dealt out like cards, which costs the least, as nothing has to be copied where
-            the channels come first in memory. ``"shuffled"``: drawn anew in every forward, from torch's generator, so
+            the channels come first in memory. ``"shuffled"``: drawn again in every forward, from torch's generator, so
             that two views of the same sample do not meet the same companions (MoCo's shuffled batch normalization, on
             one device); the output is in the order of the input.
         activation: :math:`f`, for example ``"relu"``; None for the identity.
