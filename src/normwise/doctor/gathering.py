@@ -16,7 +16,7 @@ from normwise.doctor.subject import Subject
 from normwise.errors import NormwiseError
 from normwise.estimators.pooled import Pooled
 from normwise.facts import Array, Company, Input, LayerFacts, ModelFacts, Outcome, Seen
-from normwise.moments import Moments
+from normwise.moments import Moments, where
 from normwise.recalibration.batches import Batches
 from normwise.recalibration.site import Site
 
@@ -305,9 +305,8 @@ def _seen(calls: list[tuple[Moments, float]]) -> Seen | None:
 def _population(seen: Seen, like: tuple[Any, Any]) -> tuple[Any, Any]:
     """The pooled mean and unbiased variance, as the layer's own arrays are."""
     pooled = seen.pooled()
-    var = np.where(pooled.count > 1, pooled.var * pooled.count / np.maximum(pooled.count - 1, 1), pooled.var)
-    mean = np.asarray(pooled.mean)
-    return tuple(_like(value, old) for value, old in zip((mean, var), like, strict=True))
+    var = where(pooled.count > 1, pooled.unbiased_var(), pooled.var)
+    return _like(pooled.mean, like[0]), _like(var, like[1])
 
 
 def _like(value: Array, old: Any) -> Any:
