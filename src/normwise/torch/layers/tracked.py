@@ -11,7 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
+from normwise.kernels.choose import SMALL
 from normwise.kernels.kernel import Call, Kernel
+from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
 from normwise.torch.layers.conversion_guard import QConfig, check_fusion
 from normwise.torch.layers.lazy import learn_features
@@ -23,6 +25,7 @@ from normwise.torch.steps.checks import check_activation, refuse_nested
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.estimate_recomputation import StatisticsMet
 from normwise.torch.steps.normalize_aten import AtenAtAnyOrder
+from normwise.torch.steps.normalize_small import normalize_small
 from normwise.torch.steps.normalize_tiny import POLICIES, check_policy
 
 
@@ -87,6 +90,11 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
+        plain = residual is mask is sample_weight is None
+        if plain and not torch.compiler.is_compiling() and input.numel() < SMALL:  # the compiler would guard the size
+            y = self._small(input)
+            if y is not None:
+                return y
         tracks = self.training and self.track_running_stats
         policy = POLICIES[self.on_tiny_batch] if tracks else None
         call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=policy is None)
@@ -114,6 +122,33 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         y, batch = kernel.forward_batch(like_torch(call, by_batch=True) if isinstance(kernel, AtenAtAnyOrder) else call)
         self._enter(batch, call.weights)
         return y
+
+    def _small(self, input: Tensor) -> Tensor | None:
+        """The whole of a plain call on a small tensor; None for all others."""
+        activation = self.activation
+        if self._paused or not self.track_running_stats:
+            return None
+        if self.estimator is not None or self.on_tiny_batch != "error":
+            return None
+        if activation is not None and activation not in ACTIVATIONS:
+            return None
+        parameters, buffers = self._parameters, self._buffers
+        try:
+            y = normalize_small(
+                input,
+                buffers["running_mean"],
+                buffers["running_var"],
+                parameters["weight"],
+                parameters["bias"],
+                self.eps,
+                self.momentum,
+                buffers["num_batches_tracked"],
+                buffers["num_batches_skipped"],
+                self.training,
+            )
+        except KeyError:  # something else stands in the place of one of them, a parametrization for example
+            return None
+        return y if y is None or activation is None else activate(y, activation, None)
 
     def _checked(
         self,

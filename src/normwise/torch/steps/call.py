@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from normwise.estimators.ema import Ema
-from normwise.kernels.choose import STRANGE, TOO_SMALL, Choice, choose
+from normwise.kernels.choose import STRANGE, Choice, choose
 from normwise.kernels.internals import innermost_transform
 from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.recording import recording, traced
@@ -25,7 +25,7 @@ from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.normalize_aten import AtenAtAnyOrder, normalize_and_update_by_aten
 from normwise.torch.steps.operators import Cpu
 
-CPU, ATEN, ATEN_DIRECT = Cpu(), AtenAtAnyOrder(), AtenAtAnyOrder(direct=True)
+CPU, ATEN = Cpu(), AtenAtAnyOrder()
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (CPU, ATEN, TWO_PASS)}
 
 
@@ -89,8 +89,6 @@ def checked(
     )
     if choice is STRANGE:
         check_dense(x)
-    if choice is TOO_SMALL:  # for which alone the microseconds of asking again would count
-        return call, ATEN_DIRECT
     kernel = KERNELS[choice.name]
     if kernel is ATEN or not ask_torch:
         return call, kernel
@@ -150,7 +148,7 @@ def normalize_and_update(
         skipped: int64, counts those that did not in some channel, or None.
     """
     if isinstance(kernel, AtenAtAnyOrder):
-        y = normalize_and_update_by_aten(call, momentum, updates, skipped, direct=kernel.direct)
+        y = normalize_and_update_by_aten(call, momentum, updates, skipped)
         return y if call.activation is None and call.residual is None else activate(y, call.activation, call.residual)
     y, batch = kernel.forward_batch(call)
     if call.mean is not None and call.var is not None:

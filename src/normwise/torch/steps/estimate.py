@@ -126,13 +126,12 @@ def move_running(
     return left_out
 
 
-def addresses(running_mean: Tensor, running_var: Tensor, *, direct: bool = False) -> tuple[int, int, int, bool] | None:
+def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int, bool] | None:
     """Where the compiled code finds running statistics, how many, and whether float64; None unless they are plain.
 
     Args:
         running_mean: shape (C,).
         running_var: shape (C,).
-        direct: whether it is known that nothing compiles, records or transforms the call.
     """
     dtype = running_mean.dtype
     if (
@@ -144,9 +143,9 @@ def addresses(running_mean: Tensor, running_var: Tensor, *, direct: bool = False
         and running_mean.is_contiguous()
         and running_var.is_contiguous()
         and running_mean.shape == running_var.shape
-        and (direct or not recording())  # before what the compiler cannot see through
+        and not recording()  # before what the compiler cannot see through
         and listening_modes() == 0
-        and (direct or innermost_transform() is None)
+        and innermost_transform() is None
     ):
         return running_mean.data_ptr(), running_var.data_ptr(), running_mean.numel(), dtype is torch.float64
     return None

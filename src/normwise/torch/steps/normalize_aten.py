@@ -15,27 +15,23 @@ from normwise.torch.steps.estimate import address_of_counter, addresses, count_b
 from normwise.torch.steps.estimate_finite import all_finite, take_finite
 
 
-def normalize_and_update_by_aten(
-    call: Call, momentum: float, updates: Tensor | None, skipped: Tensor | None, *, direct: bool = False
-) -> Tensor:
+def normalize_and_update_by_aten(call: Call, momentum: float, updates: Tensor | None, skipped: Tensor | None) -> Tensor:
     """The operator's output, before the residual and the activation; the batch enters the running statistics.
 
-    What it must not do to them is undone (``estimate_finite``), or done to copies (``estimate_recomputation``). For
-    small tensors every operation here counts: a Python call costs a tenth of the operator.
+    What it must not do to them is undone (``estimate_finite``), or done to copies (``estimate_recomputation``).
 
     Args:
         call: checked.
         momentum: weight of the new batch.
         updates: int64, counts the batches that entered, or None.
         skipped: int64, counts those that did not in some channel, or None.
-        direct: whether ``choose`` found that nothing compiles, records or transforms the call.
     """
     x, _, running_mean, running_var, scale, shift, eps, _, _ = call
     x = x if x.is_contiguous() else aten.with_plain_strides(x)
     if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
         return differentiable(F.batch_norm(x, running_mean, running_var, scale, shift, True, momentum, eps))
-    again = (direct or not torch.compiler.is_compiling()) and running_backward() != -1  # ``recomputing``
-    plain = None if again or running_mean.dim() != 1 else addresses(running_mean, running_var, direct=direct)
+    again = not torch.compiler.is_compiling() and running_backward() != -1  # ``recomputing``
+    plain = None if again or running_mean.dim() != 1 else addresses(running_mean, running_var)
     if plain is None:
         mean, var = running_mean.clone(), running_var.clone()
         y = F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
@@ -44,12 +40,12 @@ def normalize_and_update_by_aten(
         return differentiable(y)
     if cpu.library is not None:
         cpu.library.remember(*plain)
-        y = _operator(x, call, running_mean, running_var, momentum, direct=direct)
+        y = _operator(x, call, running_mean, running_var, momentum)
         counter = address_of_counter(updates)
         left_out = cpu.library.restore_if_not_finite(*plain, counter)
         if left_out or not counter:
             count_batch(None if counter else updates, skipped, left_out, plain[2])
-        return differentiable(y, direct=direct)
+        return differentiable(y)
     before = torch.cat((running_mean, running_var))
     y = _operator(x, call, running_mean, running_var, momentum)
     if all_finite(running_mean, running_var):
@@ -60,27 +56,17 @@ def normalize_and_update_by_aten(
     return differentiable(y)
 
 
-def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float, *, direct: bool = False) -> Tensor:
+def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float) -> Tensor:
     """The operator itself where nothing is left that ``F.batch_norm`` would see to."""
     scale, shift, eps = call.scale, call.shift, call.eps
     if x.dim() > 1 and x.numel() > x.shape[1] and eps > 0:
-        if direct and momentum is not None and mean.shape == (x.shape[1],) and _fit(scale, mean) and _fit(shift, mean):
-            # What the operator comes to on the CPU, without two more levels that autograd would have to pass.
-            return torch.native_batch_norm(x, scale, shift, mean, var, True, momentum, eps)[0]
         return torch.batch_norm(x, scale, shift, mean, var, True, momentum, eps, torch.backends.cudnn.enabled)
     return F.batch_norm(x, mean, var, scale, shift, True, momentum, eps)
 
 
-def _fit(parameter: Tensor | None, mean: Tensor) -> bool:
-    """Whether a parameter is one that ``native_batch_norm``, which does not look, takes as it is."""
-    return parameter is None or (
-        isinstance(parameter, Tensor) and parameter.shape == mean.shape and parameter.dtype is mean.dtype
-    )
-
-
-def differentiable(y: Tensor, *, direct: bool = False) -> Tensor:
+def differentiable(y: Tensor) -> Tensor:
     """``y`` itself, an output of PyTorch's batch norm in training, now with right derivatives of every order."""
-    if not direct and torch.compiler.is_compiling():  # compiled graphs have first derivatives only
+    if torch.compiler.is_compiling():  # compiled graphs have first derivatives only
         return y
     node = y.grad_fn
     if node is not None:
@@ -91,14 +77,7 @@ def differentiable(y: Tensor, *, direct: bool = False) -> Tensor:
 
 
 class AtenAtAnyOrder(Aten):
-    """PyTorch's operator with right derivatives of every order.
-
-    Args:
-        direct: whether it serves only what ``choose`` found that nothing compiles, records or transforms.
-    """
-
-    def __init__(self, *, direct: bool = False) -> None:
-        self.direct = direct
+    """PyTorch's operator with right derivatives of every order."""
 
     def differentiable(self, y: Tensor) -> Tensor:
         """As the function of this name."""

@@ -1,0 +1,115 @@
+"""A small plain tensor: PyTorch's operator at once, for a Python call more costs a tenth of it.
+
+Nothing is decided here that ``steps/call.py`` would decide otherwise: what is not as plain as can be gets None, and
+goes the general way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from normwise.kernels import choose, cpu
+from normwise.kernels.choose import FEW_VALUES, SMALL
+from normwise.kernels.internals import (
+    BEFORE_DISPATCH,
+    innermost_transform,
+    is_key_included,
+    jit_trace,
+    listening_modes,
+    running_backward,
+)
+from normwise.torch.steps.any_order import HOOKS
+from normwise.torch.steps.buffers import NARROW
+from normwise.torch.steps.estimate import count_batch
+
+# By their names alone: a look into a module is one of the things that add up here.
+_FLOAT32, _FLOAT64, _INT64, _STRIDED = torch.float32, torch.float64, torch.int64, torch.strided
+_is_grad_enabled, _operator = torch.is_grad_enabled, torch.native_batch_norm
+
+
+def normalize_small(
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    momentum: float | None,
+    updates: Tensor | None,
+    skipped: Tensor | None,
+    training: bool,
+) -> Tensor | None:
+    """The output before the activation, in training with the batch in the running statistics; None if not plain.
+
+    Plain are tensors in memory on the CPU, small and contiguous, with statistics that are kept and parameters of their
+    dtype, where nothing records, transforms or listens; in training, where no backward runs the forward
+    again; in inference, where no gradient is wanted.
+
+    Args:
+        x: (N, C, *spatial).
+        mean: the running mean.
+        var: the running variance.
+        scale: gamma.
+        shift: beta.
+        eps: added to the variance.
+        momentum: weight of the new batch.
+        updates: counts the batches that entered.
+        skipped: counts those that did not in some channel, or None.
+        training: whether to normalize by the batch.
+
+    The caller knows that ``torch.compile`` does not look on, which sees no further than a question of this kind.
+    """
+    if choose._ASKED or cpu.library is None or x.layout is not _STRIDED or x.is_nested:
+        return None
+    if mean is None or var is None or updates is None or x.dim() < 2:
+        return None
+    channels, size, dtype = x.size(1), x.numel(), mean.dtype
+    if not (
+        type(x) is type(mean) is type(var) is type(updates) is Tensor
+        and (dtype is _FLOAT32 or dtype is _FLOAT64)
+        and dtype is var.dtype
+        and (x.dtype is dtype or (dtype is _FLOAT32 and x.dtype in NARROW))
+        and x.is_cpu
+        and mean.is_cpu
+        and var.is_cpu
+        and 0 < size < SMALL
+        and x.is_contiguous()
+        and mean.is_contiguous()
+        and var.is_contiguous()
+        and mean.dim() == var.dim() == 1
+        and mean.numel() == var.numel() == channels
+        and (scale is None or (scale.dtype is dtype and scale.dim() == 1 and scale.numel() == channels))
+        and (shift is None or (shift.dtype is dtype and shift.dim() == 1 and shift.numel() == channels))
+        and eps > 0
+        and listening_modes() == 0
+        and jit_trace() is None
+        and innermost_transform() is None
+        and not is_key_included(BEFORE_DISPATCH)
+    ):
+        return None
+    if not training:
+        return None if _is_grad_enabled() else _operator(x, scale, shift, mean, var, False, 0.0, eps)[0]
+    if not (
+        size > channels
+        # where channels are the last axis in memory, sums of many values lose digits
+        and (size <= FEW_VALUES * channels or channels == 1 or x.stride(1) != 1)
+        and type(momentum) is float
+        and updates.dtype is _INT64
+        and updates.is_cpu
+        and (skipped is None or skipped.is_cpu)
+        and running_backward() == -1
+    ):
+        return None
+    plain = mean.data_ptr(), var.data_ptr(), channels, dtype is _FLOAT64
+    cpu.library.remember(*plain)
+    y: Tensor = _operator(x, scale, shift, mean, var, True, momentum, eps)[0]
+    left_out: int = cpu.library.restore_if_not_finite(*plain, updates.data_ptr())
+    if left_out:
+        count_batch(None, skipped, left_out, channels)
+    node = y.grad_fn
+    if node is not None:  # as ``differentiable`` in normalize_aten.py
+        y._backward_hooks = HOOKS
+        node._register_hook_dict(y)
+        y._backward_hooks = None
+    return y
