@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PINS := requirements/constraints.txt
-EXTRAS := lab,keras,dev
+EXTRAS := lab,keras,lightning,dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
@@ -23,7 +23,7 @@ demo: setup  ## run three of the lab's experiments and write their report to rep
 	$(BIN)/normwise lab run $(DEMO) --seeds 5 --out $(REPORT)
 
 test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help")
 	$(BIN)/python -m benchmarks.run $(ARGS)

@@ -1,4 +1,4 @@
-"""What holds for all tests: which are collected, and that what they start hears Ctrl-C.
+"""What holds for all tests: which are collected, in which order, and that what they start hears Ctrl-C.
 
 A process has one of Keras's backends, so the tests that are for Keras run in a process for each.
 ``tests/test_keras.py`` starts the three. To run some of them on one backend, name it in the environment:
@@ -8,6 +8,8 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 import os
 import signal
 from importlib.util import find_spec
+
+import pytest
 
 FOR_KERAS = [
     "src/normwise/keras",
@@ -26,3 +28,8 @@ def pytest_configure() -> None:
     """Listen to Ctrl-C: a shell has what runs in the background ignore it, and what tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the sessions for Keras, each of which takes minutes: at the end, one worker would run them alone."""
+    items.sort(key=lambda item: item.path.name != "test_keras.py")
