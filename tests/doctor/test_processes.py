@@ -42,20 +42,20 @@ def told(model: nn.Module, rank: int, **given: Any) -> dict[str, Any]:
 def find(rank: int, world: int) -> dict[str, Any]:
     import normwise.torch
 
-    model = trained(rank)
+    model: Any = trained(rank)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     # Rank 0 examines by itself first, as users do: were this collective, the processes would wait for each other.
     alone = told(model, rank) if rank == 0 else {}
-    found = {"alone": alone, "sick": told(model, rank, distributed=True)}
+    found: dict[str, Any] = {"alone": alone, "sick": told(model, rank, distributed=True)}
     found["group"] = told(model, rank, distributed=torch.distributed.new_group([*range(world)]))
     found["same"] = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     names = {"normwise": normwise, "torch": torch, "model": model}
-    exec(found["sick"]["remedies"][0], names)  # noqa: S102  # a user pastes it
+    exec(found["sick"]["remedies"][0], names)  # a user pastes it
     found["cured"] = told(model, rank, distributed=True)
     with torch.no_grad():
         model[1].weight += rank * 0.1
     found["weights"] = told(model, rank, distributed=True)
-    exec(found["weights"]["remedies"][0], names)  # noqa: S102  # as above
+    exec(found["weights"]["remedies"][0], names)
     found["weights cured"] = told(model, rank, distributed=True)
     other = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4)) if rank else nn.BatchNorm1d(4)
     found["other layers"] = told(other.eval(), rank, distributed=True)
