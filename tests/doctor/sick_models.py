@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from normwise.torch import paused_statistics
-from tests.doctor.digits import Batches, accuracy, convolutional, held_out, images, step, train, trained
+from tests.doctor.digits import LEARNED, Batches, accuracy, convolutional, dense, held_out, images, step, train, trained
 
 Case = dict[str, Any]
 LABELED = {"loss": cross_entropy, "metric": accuracy}
@@ -69,13 +69,13 @@ def statistics_of_other_weights() -> Case:
 
 def drifted_data() -> Case:
     model = trained().eval()
-    return case(model, [(1 - x, y) for x, y in held_out()], source_model=copy.deepcopy(model))
+    return case(model, [(0.4 * x + 0.6, y) for x, y in held_out()], source_model=copy.deepcopy(model))
 
 
 def dropout_before_normalization() -> Case:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.6), nn.BatchNorm1d(64), nn.Linear(64, 10),
+        nn.Linear(64, 64), nn.Dropout(0.6), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10),
     )  # fmt: skip
     return case(train(model).eval())
 
@@ -139,7 +139,7 @@ def batch_dependent_output() -> Case:
 
 def exploding_channels() -> Case:
     model = trained().eval()
-    norm(model, "5").running_var[:2] = 1e-12
+    norm(model, "5").weight.data[0] = 1e4
     return case(model)
 
 
@@ -152,17 +152,18 @@ def cancelling_variance() -> Case:
     return {"model": model.eval(), "batches": batches, "given": {}}
 
 
+def in_order(first: int, last: int) -> Batches:
+    """Batches in the order of the labels."""
+    x, y = (each[first:last] for each in images())
+    return [(x[index], y[index]) for index in y.argsort(stable=True).split(32)]
+
+
 def sorted_batches() -> Case:
-    torch.manual_seed(0)
-    x, y = images()
-    order = y[:1400].argsort(stable=True)
-    in_order: Batches = [(x[index], y[index]) for index in order.split(64)]
-    model = trained().train()
+    model = trained("dense").train()
     with torch.no_grad():
-        for batch in in_order:
-            model(batch[0])
-    made = case(model.eval(), in_order)
-    return made | {"dataset": TensorDataset(x[:1400], y[:1400])}
+        for x, _ in in_order(0, LEARNED):
+            model(x)
+    return case(model.eval(), in_order(LEARNED, 1797))
 
 
 def too_few_values() -> Case:
@@ -170,9 +171,8 @@ def too_few_values() -> Case:
 
 
 def decayed_scales() -> Case:
-    model = trained()
-    norm(model, "5").weight.data.abs_().mul_(0.01)
-    return case(model)
+    torch.manual_seed(0)
+    return case(train(dense(), epochs=10, decay=0.3))
 
 
 def repeated_updates() -> Case:
@@ -203,5 +203,5 @@ def mixed_domains() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     name: made
     for name, made in sorted(globals().items())
-    if callable(made) and name not in ("case", "norm") and getattr(made, "__module__", "") == __name__
+    if callable(made) and name not in ("case", "norm", "in_order") and getattr(made, "__module__", "") == __name__
 }

@@ -39,11 +39,7 @@ HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "statistics"
 LEFT = "A Keras model has to be built anew, because the type of a variable cannot be changed."
-REMEDY = (
-    "for layer in map(model.get_submodule, {layers}): "
-    "layer.running_mean, layer.running_var = layer.running_mean.float(), layer.running_var.float()\n"
-    "normwise.recalibrate(model, batches)"
-)
+REMEDY = "for name in {layers}: model.get_submodule(name).float()\nnormwise.recalibrate(model, batches)"
 KERAS_REMEDY = "keras.config.set_dtype_policy('mixed_bfloat16')  # and build the model once more, then load its weights"
 BITS = {"bfloat16": 8, "float16": 11}
 
