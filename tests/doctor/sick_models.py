@@ -133,7 +133,9 @@ def differing_derived_model() -> Case:
 
 def batch_dependent_output() -> Case:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32, track_running_stats=False), nn.ReLU(), nn.Linear(32, 10))
+    model = nn.Sequential(
+        nn.Linear(64, 32), nn.BatchNorm1d(32, track_running_stats=False), nn.ReLU(), nn.Linear(32, 10)
+    )
     return case(train(model).eval())
 
 
