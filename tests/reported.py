@@ -48,7 +48,7 @@ def check(
     assert first.layers[0] == case.layer if case.layer else {*first.layers} <= EVERY
     assert [each.check for each in others if each.severity != "note"] == []
     harm = ended["reference"] - ended["before"]
-    assert harm > 0.03
+    assert harm > 0.02
     assert ended["after"] > ended["reference"] - min(0.03, harm / 4)
     kept = (FOLDER / f"{name}.txt").read_text("utf-8")
     assert _words(printed) == _words(kept)

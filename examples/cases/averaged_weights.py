@@ -15,7 +15,9 @@ import normwise
 
 raw = epochs(network(), 1)
 model = AveragedModel(raw)
-epochs(raw, 3, rate=0.5, after_step=lambda: model.update_parameters(raw))  # the weights jump about, and their mean is good
+epochs(
+    raw, 3, rate=0.5, after_step=lambda: model.update_parameters(raw)
+)  # the weights jump about, and their mean is good
 
 reference = evaluate(copy.deepcopy(model).train())
 before = evaluate(model.eval())

@@ -15,7 +15,7 @@ import normwise
 model = epochs(network())
 reference = evaluate(model.eval())
 
-by_class = train[1].argsort(stable=True)
+by_class = train[1][:1000].argsort(stable=True)
 dataset = torch.utils.data.TensorDataset(train[0][by_class], train[1][by_class])
 batches = torch.utils.data.DataLoader(dataset, batch_size=16)
 with torch.no_grad():
