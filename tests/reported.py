@@ -34,8 +34,8 @@ def check(
     monkeypatch: pytest.MonkeyPatch,
     *,
     same_numbers: bool = True,
-) -> None:
-    """Run a script, and hold it to its case and to the text that is kept beside it."""
+) -> tuple[float, float]:
+    """Run a script, hold it to its case and to the text kept beside it, and give its number before and after."""
     monkeypatch.syspath_prepend(FOLDER)
     try:
         ended = runpy.run_path(str(FOLDER / f"{name}.py"))
@@ -55,6 +55,7 @@ def check(
     if same_numbers:
         pairs = zip(NUMBER.findall(printed), NUMBER.findall(kept), strict=True)
         assert [(now, then) for now, then in pairs if not _near(float(now), float(then))] == []
+    return ended["before"], ended["after"]
 
 
 def _words(text: str) -> list[str]:

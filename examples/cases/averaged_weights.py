@@ -8,7 +8,7 @@ The average of weights has seen no data. AveragedModel gives it the running stat
 
 import copy
 
-from digits import accuracy, cross_entropy, epochs, evaluate, held_out, in_batches, network, train
+from digits import accuracy, cross_entropy, epochs, evaluate, held_out, in_batches, network
 from torch.optim.swa_utils import AveragedModel
 
 import normwise

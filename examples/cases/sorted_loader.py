@@ -8,7 +8,7 @@ before the model is saved, with a loader that does not shuffle.
 """
 
 import torch
-from digits import accuracy, cross_entropy, epochs, evaluate, held_out, in_batches, network, train
+from digits import accuracy, cross_entropy, epochs, evaluate, network, train
 
 import normwise
 

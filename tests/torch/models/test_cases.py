@@ -21,4 +21,5 @@ CASES = {
 def test_the_doctor_names_the_fault_and_its_remedy_takes_it_away(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check(name, CASES[name], capsys, monkeypatch)
+    before, after = check(name, CASES[name], capsys, monkeypatch)
+    assert before < after
