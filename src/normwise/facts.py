@@ -158,8 +158,6 @@ class LayerFacts:
         on_data: whether its input is the model's own.
         features_axis: as of ``Neighbours``.
         tracks: False where it has running statistics and its settings keep training from moving them.
-        ranks_apart: how far its statistics are from those of another process, in standard deviations, at most; None
-            where there is one process.
     """
 
     name: str
@@ -184,7 +182,6 @@ class LayerFacts:
     on_data: bool = False
     features_axis: int | None = None
     tracks: bool = True
-    ranks_apart: float | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +267,22 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Processes:
+    """The processes that train one model together.
+
+    Args:
+        number: how many.
+        statistics_apart: the layer's name -> how far the running statistics of two of them are apart, in standard
+            deviations, at most.
+        weights_apart: the same of the weights, as a share of their size; None where that is not known.
+    """
+
+    number: int
+    statistics_apart: Mapping[str, float]
+    weights_apart: float | None = None
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """Everything that the checks know about a model and its data.
 
@@ -290,6 +303,7 @@ class ModelFacts:
         gradients: the name of a layer with weights or of a norm -> root mean square of the gradient of the loss at its
             input, in order of depth.
         averaged: whether the model is an average of the weights of others, by what is wrapped around it.
+        processes: or None.
         missing: what is not known -> why.
     """
 
@@ -307,6 +321,7 @@ class ModelFacts:
     source: Source | None = None
     gradients: Mapping[str, float] = field(default_factory=dict)
     averaged: bool = False
+    processes: Processes | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def tracked(self) -> Iterator[LayerFacts]:

@@ -17,7 +17,7 @@ def assert_healthy(model: Any, batches: Any, *, allow: Collection[str] = (), **s
         batches: as for ``normwise.doctor.examine``.
         allow: names of checks not to run.
         **settings: of ``examine``: ``loss``, ``metric``, ``train_step``, ``source_model``, ``only``, ``forward_fn``,
-            ``at_most``.
+            ``at_most``, ``distributed``.
 
     Returns:
         the diagnosis, which may hold notes.

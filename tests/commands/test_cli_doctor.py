@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from normwise.cli import main
-from normwise.doctor.check import names
+from normwise.doctor.check import left, names, remedy
 
 NETS = """
 import torch
@@ -136,4 +136,6 @@ def test_wrong_input_is_one_sentence(run: object, words: tuple[str, ...], code: 
 def test_every_check_is_explained(run: object, name: str) -> None:
     result: Result = run("explain", name)  # type: ignore[operator]  # as above
     assert result.exit_code == 0
-    assert all(part in result.stdout for part in (name, "What it finds:", "Limits:", "Remedy:"))
+    assert all(part in result.stdout for part in (name, "What it finds:", "Limits:", "Remedy, for layer 'bn':"))
+    assert all(line in result.stdout for line in [*remedy(name).splitlines(), left(name)])
+    assert "{" not in result.stdout.replace("{'bn'", "")

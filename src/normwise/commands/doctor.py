@@ -105,10 +105,11 @@ def explain(check: str) -> None:
 
     Also why that is bad, how it is measured, its limits, and what to do.
     """
-    from normwise.doctor.check import load
+    from normwise.doctor.check import left, load, remedy
 
     found = load(check)
     limits = "\n".join(
         f"    {name}: {value:g} {unit}; {origin}" for name, (value, unit, origin) in found.LIMITS.items()
     )
-    click.echo(f"{check}\n\n{found.__doc__.strip()}\n\nLimits:\n{limits}\n\nRemedy:\n    {found.REMEDY}")
+    lines = "\n".join(f"    {line}" for line in [*remedy(check).splitlines(), *filter(None, [left(check)])])
+    click.echo(f"{check}\n\n{found.__doc__.strip()}\n\nLimits:\n{limits}\n\nRemedy, for layer 'bn':\n{lines}")

@@ -21,7 +21,10 @@ class Check(Protocol):
 
     Attributes:
         LIMITS: a name -> the limit, its unit, and where it comes from.
-        REMEDY: a line of code that works when pasted.
+        REMEDY: code that works when pasted, where ``model``, ``batches`` and the other names of the user's call to
+            ``examine`` are there, and ``dataset``, what the batches are of; a comment where no code can be told.
+        LEFT: where the code does not do all: what is left to the user and why. A check has it, or examining again after
+            the remedy finds nothing; ``left`` reads it.
         HIDES: names of checks whose findings on the same layers merely follow from one of this.
         ON: whether it runs unless asked for by name.
         PROOF: what the report draws: ``"statistics"``, ``"updates"``, ``"dropout"``, ``"gradients"``, ``"gain"``, or
@@ -66,6 +69,22 @@ def load(name: str) -> Check:
     if name not in names():
         raise UnknownName("check", name, names(), all_of_them="normwise.doctor.names()")
     return cast("Check", import_module(f"normwise.doctor.checks.{name}"))
+
+
+def left(name: str) -> str:
+    """What the remedy of a check leaves to the user, and why; empty where examining again finds nothing."""
+    return str(getattr(load(name), "LEFT", ""))
+
+
+def remedy(name: str) -> str:
+    """The remedy of a check's own example.
+
+    Example:
+        >>> remedy("stale_running_statistics")
+        'normwise.recalibrate(model, batches)'
+    """
+    found = next(each for each in load(name).check(load(name).sick()) if isinstance(each, Finding))
+    return found.remedy
 
 
 def chosen(only: Iterable[str] | None, allow: Iterable[str]) -> list[str]:

@@ -63,7 +63,7 @@ class Diagnosis:
             if finding.cost is not None:
                 lines.append(f"           cost: {finding.cost}")
             if finding.remedy:
-                lines.append(f"           remedy: {finding.remedy}")
+                lines.append("           remedy: " + finding.remedy.replace("\n", "\n" + 19 * " "))
         lines += [f"  skipped  {each.check}: {each.reason}" for each in self.skipped]
         return "\n".join(lines)
 

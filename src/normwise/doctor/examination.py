@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from normwise.doctor.check import chosen, run
@@ -10,6 +11,7 @@ from normwise.doctor.diagnosis import Diagnosis
 from normwise.doctor.gathering import Gathering
 from normwise.doctor.subject import Subject
 from normwise.errors import UnsuitableModel
+from normwise.facts import Processes
 from normwise.frameworks import framework_of, refusal
 from normwise.recalibration.batches import Batches
 
@@ -26,6 +28,7 @@ def examine(
     allow: Collection[str] = (),
     forward_fn: Callable[[Any, Any], Any] | None = None,
     at_most: int | None = None,
+    distributed: Any = None,
 ) -> Diagnosis:
     """Name what normalization does wrong in a model, in which layer, with the number that proves it.
 
@@ -44,6 +47,9 @@ def examine(
         allow: names of checks not to run.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
+        distributed: for PyTorch models. None: this process examines for itself. True, or a process group of
+            ``torch.distributed``: every process of it calls ``examine``, and they compare their running statistics and
+            weights before each goes through its own data; a process that does not call is waited for.
 
     Returns:
         findings, the most expensive first, and the checks that could not be carried out.
@@ -51,7 +57,7 @@ def examine(
     Raises:
         UnsuitableModel: not a model of either framework.
         UnknownName: no such check.
-        NormwiseError: no batches.
+        NormwiseError: no batches; with ``distributed``, another process failed or is gone.
 
     Example:
         >>> import torch
@@ -64,8 +70,13 @@ def examine(
     """
     wanted = chosen(only, allow)
     subject = _subject(model, forward_fn)
+    processes = _processes(model, distributed, subject)
     source = Batches(_given(batches, at_most, subject), at_most=at_most, called="examine")
     facts = Gathering(subject, source, loss, metric).facts(train_step, source_model)
+    if isinstance(processes, str):
+        facts = replace(facts, missing={**facts.missing, "processes": processes})
+    elif processes is not None:
+        facts = replace(facts, processes=processes)
     findings, skipped = run(wanted, facts)
     return Diagnosis(tuple(findings), tuple(skipped), tuple(wanted), facts)
 
@@ -81,6 +92,15 @@ def _subject(model: Any, forward_fn: Callable[[Any, Any], Any] | None) -> Subjec
 
         return KerasSubject(model, forward_fn)
     raise UnsuitableModel(refusal("examine", "a PyTorch or Keras model (torch.nn.Module or keras.Model)", model))
+
+
+def _processes(model: Any, distributed: Any, subject: Subject) -> Processes | str | None:
+    """How far processes are apart, before anything that could fail in one of them alone; or why it is not known."""
+    if subject.framework == "torch":
+        from normwise.torch.models.ranks_apart import processes
+
+        return processes(model, distributed)
+    return None if distributed is None else "processes can be compared for PyTorch models only"
 
 
 def _given(batches: Any, at_most: int | None, subject: Subject) -> Any:

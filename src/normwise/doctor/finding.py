@@ -71,7 +71,7 @@ class Finding:
         severity: how bad.
         message: one plain sentence.
         evidence: a name -> the number, its unit and limit.
-        remedy: a line of code that works when pasted.
+        remedy: code that works when pasted, a statement in a line; or a comment, where no code can be told.
         cost: of it, where it can be measured.
     """
 

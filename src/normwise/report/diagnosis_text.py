@@ -32,7 +32,9 @@ def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
             lines.append(f"cost: {finding.cost}")
         console.print(Padding(Text("\n".join(lines)), (0, 0, 0, 2)))
         if finding.remedy:
-            console.print(Padding(Text.assemble(("remedy: ", "bold"), printable(finding.remedy)), (0, 0, 0, 2)))
+            lines = [printable(line) for line in finding.remedy.splitlines()]
+            code = lines[0] if len(lines) == 1 else "\n  ".join(["", *lines])
+            console.print(Text.assemble(("  remedy: ", "bold"), code), soft_wrap=True)  # wrapped it could not be pasted
     if diagnosis.skipped:
         console.print()
         for each in diagnosis.skipped:

@@ -33,6 +33,7 @@ def examine(
     allow: Collection[str] = (),
     forward_fn: Callable[[Any, Any], Any] | None = None,
     at_most: int | None = None,
+    distributed: Any = None,
 ) -> Diagnosis:
     """Name what normalization does wrong in a PyTorch or Keras model, in which layer, with the number that proves it.
 
@@ -51,6 +52,9 @@ def examine(
         allow: names of checks not to run.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
+        distributed: for PyTorch models. None: this process examines for itself. True, or a process group of
+            ``torch.distributed``: every process of it calls ``examine``, and they compare their running statistics and
+            weights before each goes through its own data; a process that does not call is waited for.
 
     Returns:
         findings, the most expensive first, and the checks that could not be carried out.
@@ -59,7 +63,7 @@ def examine(
         UnsuitableModel: not a model of either framework.
         UnknownName: no such check.
         TypeError: not an iterable of batches; a keyword that there is not.
-        NormwiseError: no batches.
+        NormwiseError: no batches; with ``distributed``, another process failed or is gone.
 
     Example:
         >>> import torch

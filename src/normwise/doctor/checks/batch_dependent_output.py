@@ -37,9 +37,14 @@ HIDES = ("differing_derived_model", "too_few_values")
 ON = True
 PROOF = "limits"
 REMEDY = (
-    "model.eval()  # and where {layer!r} has no running statistics, build it with track_running_stats=True, "
-    "then normwise.recalibrate(model, batches)"
+    "layer, device = model.get_submodule({layer!r}), next(model.parameters()).device\n"
+    "layer.track_running_stats, layer.num_batches_tracked = True, torch.tensor(0, device=device)\n"
+    "layer.running_mean = torch.zeros(layer.num_features, device=device)\n"
+    "layer.running_var = torch.ones(layer.num_features, device=device)\n"
+    "normwise.recalibrate(model.eval(), batches, layers=[{layer!r}])"
 )
+ELSEWHERE = "# let {layer!r} use running statistics, or nothing of the batch, when the model is in inference mode"
+LEFT = "What a layer of another kind takes from the batch stands in its own forward, which is yours."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -66,8 +71,16 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "difference": Number(company.apart, "of the largest output", LIMITS["difference"][0]),
             "companies": Number(company.companions, "that a sample was tried in"),
         },
-        REMEDY.format(layer=company.first),
+        (REMEDY if _untracked(facts) else ELSEWHERE).format(layer=company.first or "the model"),
         cost_of(facts),
+    )
+
+
+def _untracked(facts: ModelFacts) -> bool:
+    """Whether the layer is a batch norm of PyTorch's that has no running statistics."""
+    first = next((each for each in facts.layers if facts.company and each.name == facts.company.first), None)
+    return (
+        facts.framework == "torch" and first is not None and first.kind.startswith("BatchNorm") and first.mean is None
     )
 
 

@@ -39,7 +39,16 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data", "unfinished_warm_up")
 ON = True
 PROOF = "limits"
-REMEDY = "data = (data - data.mean(0)) / data.std(0)  # before the model"
+REMEDY = (
+    "x = torch.cat(list(batches)).double(); mean, std = x.mean(0), x.std(0) + 1e-12; "
+    "batches = [((x - mean) / std).float() for x in batches]; normwise.recalibrate(model, batches)"
+)
+WITH_TARGETS = (
+    "x = torch.cat([x for x, _ in batches]).double(); mean, std = x.mean(0), x.std(0) + 1e-12; "
+    "batches = [(((x - mean) / std).float(), y) for x, y in batches]; normwise.recalibrate(model, batches)"
+)
+KERAS_REMEDY = "layer = keras.layers.Normalization()  # layer.adapt(data), then in front of the model"
+LEFT = "Weights that were trained on the raw data have to be trained further on the standardized ones."
 FINER = {"float32": 1.0, "float64": 1e4, "float16": 0.3, "bfloat16": 0.05}
 
 
@@ -56,8 +65,14 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         f"the mean of what comes into {these(names)} is {ratios[names[0]]:.3g} times its standard deviation, so that "
         "the variance loses its digits.",
         {"mean over standard deviation": Number(ratios[names[0]], "for float32's digits", LIMITS["ratio"][0])},
-        REMEDY,
+        _remedy(facts),
     )
+
+
+def _remedy(facts: ModelFacts) -> str:
+    if facts.framework == "keras":
+        return KERAS_REMEDY
+    return REMEDY if facts.labels is None else WITH_TARGETS
 
 
 def _ratio(layer: LayerFacts) -> float:

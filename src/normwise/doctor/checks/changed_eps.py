@@ -37,8 +37,11 @@ LIMITS = {
 HIDES = ("differing_derived_model",)
 ON = True
 PROOF = "limits"
-REMEDY = "[setattr(layer, 'eps', {eps}) for name, layer in model.named_modules() if name in {layers}]"
-KERAS_REMEDY = "[setattr(layer, 'epsilon', {eps}) for layer in model._flatten_layers() if layer.path in {layers}]"
+REMEDY = "for name, eps in {eps}.items(): model.get_submodule(name).eps = eps"
+KERAS_REMEDY = (
+    "eps = {eps}\n"
+    "for layer in [each for each in model._flatten_layers() if each.path in eps]: layer.epsilon = eps[layer.path]"
+)
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -68,7 +71,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "gain of the worst channel": Number(change, "change", LIMITS["gain"][0]),
             "output": Number(facts.source.apart, "distance to the source's, relative to its spread", LIMITS["harm"][0]),
         },
-        (KERAS_REMEDY if keras else REMEDY).format(layers=names, eps=eps),
+        (KERAS_REMEDY if keras else REMEDY).format(eps={name: changes[name][1] for name in names}),
     )
 
 

@@ -37,8 +37,8 @@ LIMITS = {
 HIDES = ()
 ON = True
 PROOF = "gain"
-REMEDY = "[print(name, layer.weight) for name, layer in model.named_modules() if name in {layers}]  # which are dead?"
-KERAS_REMEDY = "[print(layer.path, layer.gamma) for layer in model._flatten_layers() if layer.path in {layers}]"
+REMEDY = "# see which layer in front of {layers} died or decayed, and train on with a smaller rate or without its decay"
+LEFT = "A channel that gives a constant tells nothing of the weights that it had: only training brings it back."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -59,7 +59,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "constant input": Number(float(constant(first).sum()), "channels"),
             "scale next to 0": Number(float(lost_scale(first).sum()), "channels"),
         },
-        (KERAS_REMEDY if facts.framework == "keras" else REMEDY).format(layers=names),
+        REMEDY.format(layers=names),
     )
 
 

@@ -37,6 +37,7 @@ LIMITS = {
 HIDES = ("dead_channels",)
 ON = True
 PROOF = "gain"
+LEFT = "The scales grow back only when you train on with such an optimizer."
 REMEDY = "optimizer = torch.optim.SGD(normwise.param_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)"
 KERAS_REMEDY = "optimizer.exclude_from_weight_decay(var_names=['gamma', 'beta'])"
 

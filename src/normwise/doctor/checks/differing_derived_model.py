@@ -36,7 +36,14 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "limits"
-REMEDY = "normwise.examine(source_model, batches)  # right? then derive the model once more, from source_model.eval()"
+REMEDY = "model.load_state_dict(source_model.state_dict())"
+KERAS_REMEDY = "model.set_weights(source_model.get_weights())"
+FOLDED = "import copy; model = copy.deepcopy(source_model).eval(); normwise.fold(model, batches)"
+KERAS_FOLDED = (
+    "model = keras.models.clone_model(source_model); model.set_weights(source_model.get_weights()); "
+    "model = normwise.fold(model, batches).model"
+)
+LEFT = "A fault of the program that derived the model, such as an exporter, is mended there."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -57,8 +64,15 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         f"the model gives something else than the source model, {what}: the difference is {source.apart:.2g} of the "
         "output's spread.",
         {"output": Number(source.apart, "distance to the source's, relative to its spread", LIMITS["output"][0])},
-        REMEDY,
+        _remedy(facts, taken),
     )
+
+
+def _remedy(facts: ModelFacts, taken: int) -> str:
+    keras = facts.framework == "keras"
+    if taken > 0:
+        return KERAS_FOLDED if keras else FOLDED
+    return KERAS_REMEDY if keras else REMEDY
 
 
 def sick() -> ModelFacts:

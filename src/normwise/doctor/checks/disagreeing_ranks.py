@@ -1,17 +1,22 @@
-"""Processes whose running statistics disagree.
+"""Processes whose running statistics or weights disagree.
 
 What it finds:
-    Several processes train one model, and a layer's running statistics are others in each of them.
+    Several processes train one model, and a layer's running statistics, or the weights, are others in each of them.
 
 Why it is bad:
     What is saved are those of one process, and they are of its share of the data only. Where shares are not alike, they
     are wrong for the rest, and each process evaluates another model.
 
 How it is measured:
-    With ``torch.distributed`` in use and ``distributed=True``, the statistics of all processes are compared.
+    Where every process calls ``normwise.examine(model, batches, distributed=True)``, they send each other their running
+    statistics and some values of each weight. Without ``distributed=True`` nothing is sent, because a process would
+    wait for ever for one that does not examine; the check is then skipped, and the diagnosis says so. The distance is
+    the largest between two processes in any channel. Weights that disagree were not started or averaged as one: no
+    pooling of statistics cures that.
 
 What to do:
-    ``normwise.torch.pool_statistics(model)`` before saving; or batch norms that join their batches.
+    ``normwise.torch.pool_statistics(model)`` in every process before saving; or batch norms that join their batches.
+    Where the weights disagree, let ``DistributedDataParallel`` start and average them.
 
 References:
     pytorch/pytorch issue 2584; facebookresearch/fvcore issue 152.
@@ -25,40 +30,55 @@ from normwise.doctor.distances import FAR
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
-from normwise.facts import ModelFacts
+from normwise.facts import ModelFacts, Processes
 
 LIMITS = {
     "distance": (1e-3, "standard deviations between processes", "joined or broadcast statistics are equal"),
     "error": (FAR, "standard deviations between processes", "as for stale statistics"),
+    "weights": (1e-6, "of their size, the difference of the weights", "averaged gradients keep them equal"),
 }
 HIDES = ()
 ON = True
 PROOF = "limits"
-REMEDY = "normwise.torch.pool_statistics(model)"
+REMEDY = "normwise.torch.pool_statistics(model)  # in every process"
+OF_WEIGHTS = "[torch.distributed.broadcast(each.data, 0) for each in model.state_dict().values()]  # in every process"
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for all such layers, the furthest apart first."""
-    apart = {each.name: each.ranks_apart for each in facts.tracked() if each.ranks_apart is not None}
-    names = sorted((name for name, far in apart.items() if far > LIMITS["distance"][0]), key=lambda name: -apart[name])
-    if not names:
+    found = facts.processes
+    if found is None:
+        if "processes" in facts.missing:
+            yield Skipped("disagreeing_ranks", facts.missing["processes"])
         return
-    far = apart[names[0]]
+    apart = found.statistics_apart
+    names = sorted((name for name, far in apart.items() if far > LIMITS["distance"][0]), key=lambda name: -apart[name])
+    weights = found.weights_apart or 0.0
+    trained_apart = weights > LIMITS["weights"][0]
+    if not names and not trained_apart:
+        return
+    far = apart[names[0]] if names else 0.0
+    evidence = {"distance": Number(far, "standard deviations between processes", LIMITS["distance"][0])}
+    if found.weights_apart is not None:
+        evidence["weights"] = Number(weights, "of their size, their difference", LIMITS["weights"][0])
+    evidence["processes"] = Number(found.number, "that were compared")
+    what = f"the running statistics of {these(names)} are others" if names else "the weights are others"
+    and_so = ", and so are the weights" if names and trained_apart else ""
     yield Finding(
         "disagreeing_ranks",
         tuple(names),
-        Severity.ERROR if far > LIMITS["error"][0] else Severity.WARNING,
-        f"the running statistics of {these(names)} are others in each process, and one of them would be saved.",
-        {"distance": Number(far, "standard deviations between processes", LIMITS["distance"][0])},
-        REMEDY,
+        Severity.ERROR if far > LIMITS["error"][0] or trained_apart else Severity.WARNING,
+        f"{what} in each process{and_so}: those of one would be saved.",
+        evidence,
+        OF_WEIGHTS if trained_apart else REMEDY,
     )
 
 
 def sick() -> ModelFacts:
     """A layer that is another in another process."""
-    return model(layer("bn", ranks_apart=0.8))
+    return model(layer("bn"), processes=Processes(2, {"bn": 0.8}, 0.0))
 
 
 def healthy() -> ModelFacts:
     """A layer that is the same in all."""
-    return model(layer("bn", ranks_apart=0.0))
+    return model(layer("bn"), processes=Processes(2, {"bn": 0.0}, 0.0))

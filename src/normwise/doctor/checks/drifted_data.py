@@ -40,6 +40,7 @@ LIMITS = {
 HIDES = ("stale_running_statistics",)
 ON = True
 PROOF = "statistics"
+LEFT = "From then on the model differs from its source, on purpose: leave ``source_model`` out."
 REMEDY = "normwise.adapt(model, batches)"
 
 

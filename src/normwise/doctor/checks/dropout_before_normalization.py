@@ -41,6 +41,10 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "dropout"
+LEFT = (
+    "A note stays, because in training the variance is still that with dropout: only a dropout behind the last "
+    "normalization takes that away."
+)
 REMEDY = "normwise.recalibrate(model, batches)"
 
 

@@ -22,6 +22,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from normwise.doctor.costs import cost_of
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import has, these
-from normwise.facts import ModelFacts
+from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
     "gain": (LARGE_GAIN, "of a channel", "healthy channels stay below 7, constant ones below 500"),
@@ -40,6 +41,15 @@ HIDES = ("stale_running_statistics", "drifted_data", "dead_channels")
 ON = True
 PROOF = "gain"
 REMEDY = "normwise.recalibrate(model, batches, layers={layers})"
+OF_SCALES = (
+    "for name, channels in {channels}.items(): scale = model.get_submodule(name).weight.data; "
+    "scale[channels] = scale.abs().median()"
+)
+KERAS_OF_SCALES = (
+    "for layer in [each for each in model._flatten_layers() if each.path in {channels}]: "
+    "layer.gamma.assign(keras.ops.clip(layer.gamma, -1.0, 1.0))"
+)
+LEFT = "Train on where the scale itself exploded: it is that of the other channels then, which nobody learned."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -54,9 +64,25 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         Severity.WARNING,
         f"{these(names)} {has(names, 'multiplies', 'multiply')} channels by up to {gains[names[0]]:.3g}.",
         {"gain": Number(gains[names[0]], "of the worst channel", LIMITS["gain"][0])},
-        REMEDY.format(layers=names),
+        _remedy(facts, names),
         cost_of(facts),
     )
+
+
+def _remedy(facts: ModelFacts, names: list[str]) -> str:
+    """For variances that are wrong the right ones; for scales that are too large those of the other channels."""
+    layers = {each.name: each for each in facts.tracked()}
+    if all(_by_variance(layers[name]) for name in names):
+        return REMEDY.format(layers=names)
+    channels = {name: np.flatnonzero(exploding(layers[name])).tolist() for name in names}
+    return (KERAS_OF_SCALES if facts.framework == "keras" else OF_SCALES).format(channels=channels)
+
+
+def _by_variance(layer: LayerFacts) -> bool:
+    """Whether all is well with the variance of the data."""
+    if layer.own is None:
+        return True
+    return not exploding(replace(layer, mean=layer.own.pooled().mean, var=np.asarray(layer.own.pooled().var))).any()
 
 
 def sick() -> ModelFacts:

@@ -36,9 +36,9 @@ LIMITS = {
 HIDES = ("missing_updates", "stale_running_statistics", "drifted_data", "never_updated_statistics")
 ON = True
 PROOF = "limits"
-REMEDY = "[setattr(layer, 'track_running_stats', True) for name, layer in model.named_modules() if name in {layers}]"
-SECOND = "[layer.requires_grad_(False) for name, layer in model.named_modules() if name in {layers}]"
-KERAS_SECOND = "[setattr(layer, 'trainable', False) for layer in model._flatten_layers() if layer.path in {layers}]"
+REMEDY = "for name in {layers}: model.get_submodule(name).track_running_stats = True"
+OFF = "\nnormwise.recalibrate(model, batches)"
+SECOND = "normwise.freeze(model, layers={layers})"
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -57,7 +57,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             f"{these(untracked)} {has(untracked, 'normalizes', 'normalize')} by the batch in training and by running "
             "statistics at inference, which nothing moves: track_running_stats is off and the statistics are there.",
             evidence,
-            REMEDY.format(layers=untracked),
+            REMEDY.format(layers=untracked) + (OFF if off & {*untracked} else ""),
             cost_of(facts) if off & {*untracked} else None,
         )
         return
@@ -70,7 +70,6 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         if each.name in steps.affine_moved - steps.statistics_moved and not each.trains and each.weight_of_new != 0
     ]
     if learning:
-        keras = facts.framework == "keras"
         yield Finding(
             "half_frozen_layer",
             tuple(learning),
@@ -78,7 +77,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             f"the running statistics of {these(learning)} are frozen, and the scale and shift learn: intended or not, "
             "no layer is as it was.",
             {"layers": Number(len(learning), "layers that learn with frozen statistics", LIMITS["halves"][0])},
-            (KERAS_SECOND if keras else SECOND).format(layers=learning),
+            SECOND.format(layers=learning),
         )
 
 

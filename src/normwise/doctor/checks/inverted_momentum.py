@@ -36,11 +36,12 @@ HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "statistics"
 REMEDY = (
-    "[setattr(layer, 'momentum', 1 - layer.momentum) for name, layer in model.named_modules() if name in {layers}]; "
+    "for name in {layers}: layer = model.get_submodule(name); layer.momentum = 1 - layer.momentum\n"
     "normwise.recalibrate(model, batches)"
 )
 KERAS_REMEDY = (
-    "[setattr(layer, 'momentum', 1 - layer.momentum) for layer in model._flatten_layers() if layer.path in {layers}]; "
+    "for layer in [each for each in model._flatten_layers() if each.path in {layers}]: "
+    "layer.momentum = 1 - layer.momentum\n"
     "normwise.recalibrate(model, batches)"
 )
 

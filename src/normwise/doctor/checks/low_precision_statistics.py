@@ -38,10 +38,8 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "statistics"
-REMEDY = (
-    "[layer._buffers.update(running_mean=layer.running_mean.float(), running_var=layer.running_var.float()) "
-    "for name, layer in model.named_modules() if name in {layers}]; normwise.recalibrate(model, batches)"
-)
+LEFT = "A Keras model has to be built anew, because the type of a variable cannot be changed."
+REMEDY = "for name in {layers}: model.get_submodule(name).float()\nnormwise.recalibrate(model, batches)"
 KERAS_REMEDY = "keras.config.set_dtype_policy('mixed_bfloat16')  # and build the model once more, then load its weights"
 BITS = {"bfloat16": 8, "float16": 11}
 

@@ -34,7 +34,8 @@ LIMITS = {"updates": (0.0, "updates in all steps", "a layer that trains is updat
 HIDES = ()
 ON = True
 PROOF = "updates"
-REMEDY = "[print(name, layer) for name, layer in model.named_modules() if name in {layers}]  # what keeps them still?"
+REMEDY = "# take what pauses the statistics of {layers} out of the loop, or freeze both halves: normwise.freeze(model)"
+LEFT = "What keeps the statistics still stands in your loop."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

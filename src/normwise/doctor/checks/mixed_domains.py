@@ -37,8 +37,11 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "limits"
-REMEDY = "model = normwise.torch.convert_to_domains(model, ['first', 'second'])"
-KERAS_REMEDY = "normwise.keras.PerDomainBatchNormalization(['first', 'second'])  # in the place of each such layer"
+LEFT = "You say which batch is of which domain, in ``with normwise.torch.domain(...)``, and train or recalibrate so."
+REMEDY = "model = normwise.torch.convert_to_domains(model, ['first', 'second']).model"
+KERAS_REMEDY = (
+    "layer = normwise.keras.PerDomainBatchNormalization(['first', 'second'])  # in the place of each such layer"
+)
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

@@ -33,8 +33,7 @@ LIMITS = {"moved": (0.0, "frozen layers whose statistics move", "a frozen layer 
 HIDES = ("repeated_updates", "half_frozen_layer", "missing_updates")
 ON = True
 PROOF = "updates"
-REMEDY = "model.train(); [layer.eval() for name, layer in model.named_modules() if name in {layers}]  # in every step"
-KERAS_REMEDY = "[setattr(layer, 'trainable', False) for layer in model._flatten_layers() if layer.path in {layers}]"
+REMEDY = "normwise.freeze(model, layers={layers})"
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -56,7 +55,6 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         severity = Severity.ERROR
     if not moved:
         return
-    keras = facts.framework == "keras"
     yield Finding(
         "moving_frozen_layer",
         tuple(moved),
@@ -64,7 +62,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         f"{these(moved)} {has(moved, 'is', 'are')} frozen, because the scale and shift do not learn, and the running "
         f"statistics {'move' if severity else 'will move'} in training all the same.",
         {"layers": Number(len(moved), "layers that do not learn and whose statistics move", LIMITS["moved"][0])},
-        (KERAS_REMEDY if keras else REMEDY).format(layers=moved),
+        REMEDY.format(layers=moved),
     )
 
 

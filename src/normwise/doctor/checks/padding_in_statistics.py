@@ -44,6 +44,7 @@ LIMITS = {
 HIDES = ()
 ON = True
 PROOF = "limits"
+LEFT = "Only you know which places are real, and your forward has to hand the mask on."
 REMEDY = (
     "layer = normwise.torch.BatchNorm1d({channels})  # in the place of {layer!r}, called as layer(x, mask=mask) with a "
     "mask of what is real"

@@ -32,7 +32,10 @@ LIMITS = {"updates": (1.0, "updates per step", "one step is one batch")}
 HIDES = ()
 ON = True
 PROOF = "updates"
-REMEDY = "normwise.paused_statistics(model)  # with it around every forward but the first of a step"
+REMEDY = (
+    "with normwise.paused_statistics(model): ...  # the forwards of a step behind the first, in the place of the dots"
+)
+LEFT = "The forwards stand in your loop."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

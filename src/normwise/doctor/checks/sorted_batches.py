@@ -59,8 +59,12 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data", "inverted_momentum")
 ON = True
 PROOF = "statistics"
-REMEDY = "normwise.recalibrate(model, torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True))"
-KERAS_REMEDY = "normwise.recalibrate(model, dataset.unbatch().shuffle(10_000).batch(64))"
+REMEDY = (
+    "batches = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True); normwise.recalibrate(model, batches)"
+)
+KERAS_REMEDY = (
+    "order = np.random.default_rng(0).permutation(len(x)); x, y = x[order], y[order]; normwise.recalibrate(model, x)"
+)
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

@@ -38,8 +38,10 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "limits"
-REMEDY = "model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # or larger batches, or torch.nn.GroupNorm"
-KERAS_REMEDY = "keras.layers.GroupNormalization(groups=8)  # in the place of such layers, or larger batches"
+REMEDY = "batches = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)  # or torch.nn.GroupNorm"
+KERAS_REMEDY = "batches = dataset.unbatch().batch(64)  # or keras.layers.GroupNormalization in the place of such layers"
+WITHOUT_LAST = "batches = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, drop_last=True)"
+KERAS_WITHOUT_LAST = "batches = dataset.unbatch().batch(64, drop_remainder=True)"
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -71,7 +73,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             f"the last batch has one value per channel for {these(last)}: in training such a batch is an error in "
             "PyTorch, and zeros in Keras.",
             {"values per channel": Number(1.0, "in the last batch", LIMITS["none"][0])},
-            "torch.utils.data.DataLoader(dataset, batch_size=64, drop_last=True)",
+            KERAS_WITHOUT_LAST if facts.framework == "keras" else WITHOUT_LAST,
         )
 
 

@@ -35,8 +35,11 @@ LIMITS = {"between": (2.0, "times the variance between means", "the right axis h
 HIDES = ("padding_in_statistics",)
 ON = True
 PROOF = "limits"
-REMEDY = "x = layer(x.transpose(1, {axis})).transpose(1, {axis})  # around {layers}, built for as many features"
+REMEDY = (
+    "# in the forward: x = layer(x.transpose(1, {axis})).transpose(1, {axis}), for {layers}, built for the features"
+)
 KERAS_REMEDY = "layer = keras.layers.BatchNormalization(axis={axis})  # in the place of {layers}"
+LEFT = "The axis of the features is set in your forward, and the statistics have to be gathered anew."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

@@ -39,11 +39,11 @@ HIDES = ("stale_running_statistics", "drifted_data", "never_updated_statistics",
 ON = True
 PROOF = "statistics"
 REMEDY = (
-    "[setattr(layer, 'momentum', {momentum}) for name, layer in model.named_modules() if name in {layers}]; "
+    "for name in {layers}: model.get_submodule(name).momentum = {momentum}\n"
     "normwise.recalibrate(model, batches, layers={layers})"
 )
 KERAS_REMEDY = (
-    "[setattr(layer, 'momentum', {momentum}) for layer in model._flatten_layers() if layer.path in {layers}]; "
+    "for layer in [each for each in model._flatten_layers() if each.path in {layers}]: layer.momentum = {momentum}\n"
     "normwise.recalibrate(model, batches, layers={layers})"
 )
 
