@@ -53,7 +53,15 @@ def test_the_base_install_asks_for_a_few_small_packages_only() -> None:
 
 
 def test_the_extras_are_the_documented_ones() -> None:
-    assert set(metadata("normwise").get_all("Provides-Extra") or []) == {"torch", "keras", "lightning", "lab", "dask", "all", "dev"}
+    assert set(metadata("normwise").get_all("Provides-Extra") or []) == {
+        "torch",
+        "keras",
+        "lightning",
+        "lab",
+        "dask",
+        "all",
+        "dev",
+    }
 
 
 def test_the_command_is_installed() -> None:

@@ -56,6 +56,9 @@ MASKED_ELSEWHERE = Choice("two_pass", "there is a mask, which here only plain Py
 WEIGHTED = Choice("two_pass", "there are weights or a mask for each channel, which plain PyTorch operations know")
 TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which plain PyTorch operations follow everywhere")
 COMPILED = Choice("aten", "torch.compile replaces it by its own fused code")
+COMPILED_LARGE = Choice(
+    "cpu", "torch.compile calls the compiled kernels, which read x once; its own code reads it twice"
+)
 RECORDED = Choice("aten", "something records the call, and PyTorch's own operator can be saved and sent anywhere")
 RECORDED_INEXACT = Choice(
     "two_pass",
@@ -126,7 +129,7 @@ def choose(
     Args:
         call: whose x is (N, C, *spatial).
         by_batch: with batch statistics, or else with running ones.
-        compiling: whether ``torch.compile`` or ``torch.export`` records the call.
+        compiling: whether ``torch.compile`` records the call, or ``torch.export``.
         recorded: whether another recorder does (``kernels.recording``).
         transformed: whether ``torch.func`` is transforming the call.
 
@@ -143,7 +146,8 @@ def choose(
         plain = _BUILT and x.device.type == "cpu" and eager and x.dtype.is_floating_point
         return MASKED if plain else MASKED_ELSEWHERE
     if compiling:
-        return COMPILED
+        large = _BUILT and by_batch and _large_in_graph(x)
+        return COMPILED_LARGE if large else COMPILED
     if transformed:
         return TRANSFORMED
     if not x.is_cpu:
@@ -162,6 +166,23 @@ def choose(
     if _BUILT:
         return LARGE
     return NOT_BUILT if by_batch else RUNNING
+
+
+def _large_in_graph(x: Tensor) -> bool:
+    """Whether the compiled kernels are to be called from a graph of ``torch.compile``; a size not known yet is small.
+
+    What is exported holds PyTorch's operators only, which run where normwise is not installed.
+    """
+    from torch import compiler  # only where something compiles, PyTorch being there
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    from normwise.kernels.internals import number_of_transforms
+
+    dtype = x.dtype
+    plain = x.is_cpu and x.dim() > 1 and dtype.is_floating_point and dtype.itemsize > 1
+    if not plain or compiler.is_exporting() or number_of_transforms():
+        return False
+    return guard_or_false(x.numel() >= SMALL)
 
 
 def _shared(weights: Tensor) -> bool:

@@ -11,6 +11,8 @@ import torch
 
 # Of torch.func: the innermost transform that is going on (vmap, grad, jvp, ...), None without one; and all of them.
 innermost_transform: Any = torch._C._functorch.peek_interpreter_stack
+# How many there are, the one question of these that torch.compile understands.
+number_of_transforms: Any = torch._C._functorch.get_dynamic_layer_stack_depth
 transforms: Any = torch._C._functorch.get_interpreter_stack
 TransformType: Any = torch._C._functorch.TransformType
 is_transformed: Any = torch._C._functorch.is_functorch_wrapped_tensor

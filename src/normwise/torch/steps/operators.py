@@ -48,10 +48,33 @@ def _fake_forward(
     save_bits: bool,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # How many bytes the bits take depends on the processor; only the kernels look inside.
-    number = torch.library.get_ctx().new_dynamic_size() if save_bits else 0
+    number = _bytes_of_bits(x) if save_bits else 0
     mean, var = _per_channel(x, groups), _per_channel(x, groups)
     return torch.empty_like(x), mean, var, x.new_empty(number, dtype=torch.uint8)
+
+
+def _bytes_of_bits(x: Tensor) -> Any:
+    """How many bytes hold one bit per element as the kernels lay them out: whole vectors for each run in memory."""
+    width = {"baseline": 16, "avx2": 32}.get(cpu.instruction_set(), 64)  # bytes of a vector
+    lanes = width // (8 if x.dtype is torch.float64 else 4)
+    runs, length = (x.numel() // x.shape[1], x.shape[1]) if _channels_last(x) else _first(x)
+    return runs * ((length + lanes - 1) // lanes) * max(lanes // 8, 1)
+
+
+def _first(x: Tensor) -> tuple[Any, Any]:
+    """Runs in memory and their length where the channels come first."""
+    runs = x.shape[0] * x.shape[1]
+    return runs, x.numel() // runs
+
+
+def _channels_last(x: Tensor) -> bool:
+    """Whether the kernels take x for channels last: whether it is dense in that order."""
+    expected: Any = 1
+    for axis in (1, *range(x.dim() - 1, 1, -1), 0):
+        if x.shape[axis] != 1 and x.stride(axis) != expected:
+            return False
+        expected = expected * x.shape[axis]
+    return True
 
 
 def _fake_backward(
@@ -182,6 +205,12 @@ class CompiledBatchNorm(torch.autograd.Function):
 apply_compiled: Any = super(torch.autograd.Function, CompiledBatchNorm).apply
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # of torch's
+def _in_graph(activation: str | None) -> tuple[int, bool]:
+    """``number_of`` and ``is_exact`` for the compiler, which sees through neither caches nor the bytes of a number."""
+    return cpu.number_of(activation), cpu.is_exact(activation)
+
+
 class Cpu:
     """The kernel that is compiled C++, with its gradients: float16, bfloat16, float32 and float64 on the CPU."""
 
@@ -220,10 +249,14 @@ class Cpu:
             groups: as for ``cpu.forward``.
         """
         x, mask, _, _, scale, shift, eps, activation, residual = call
-        if x.dtype is torch.float64 and not cpu.is_exact(activation):  # then PyTorch does the activation behind
+        compiling = torch.compiler.is_compiling()
+        if compiling:
+            number, exact = _in_graph(activation)
+        else:
+            number, exact = cpu.number_of(activation), x.dtype is not torch.float64 or cpu.is_exact(activation)
+        if x.dtype is torch.float64 and not exact:  # then PyTorch does the activation behind
             y, *others = self.run(call._replace(activation=None), mean, var, groups)
             return activate(y, activation, None), *others
-        number = cpu.number_of(activation)
         learning = torch.is_grad_enabled() and (
             x.requires_grad
             or (scale is not None and scale.requires_grad)
@@ -233,7 +266,9 @@ class Cpu:
         x = x if x.is_contiguous() else cpu.dense(x)
         save_bits = learning and residual is not None and cpu.has_one_bit(activation)
         found: tuple[Tensor, ...]
-        if learning:
+        if compiling:  # with the gradient and the shapes that are registered, which alone a graph can hold
+            found = forward_operator(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
+        elif learning:
             found = apply_compiled(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
         else:
             with below_autograd():
