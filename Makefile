@@ -11,7 +11,7 @@ REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench zoo check sanitize format docs pins clean
+.PHONY: help setup demo test bench zoo check sanitize wheel format docs pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ check: setup  ## see that format, lint, types, the import law and the generated 
 # The kernels alone are run for a second time here, built with AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: setup  ## run the compiled kernels under sanitizers, which see every access outside a buffer (some minutes)
 	OMP_NUM_THREADS=2 $(BIN)/python tests/kernels/sanitize.py $(ARGS)
+
+# PyTorch's libraries are not put into it: the kernels run on those of the PyTorch that is installed beside them.
+wheel: setup  ## build one wheel with the compiled kernels for every Python from 3.11 and PyTorch from 2.11 on, into dist/
+	rm -rf build/wheel
+	$(PIP) wheel -qq --no-deps --no-build-isolation -w build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/normwise-*.whl
 
 format: setup  ## format the code, and fix what ruff can fix by itself
 	$(BIN)/ruff format .

@@ -26,6 +26,8 @@ INSTRUCTION_SETS = {
     "isa_avx512": AVX512,
     "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
 }
+# The kernels ask of Python what every version from 3.11 on has: one build serves them all.
+LIMITED_API = ("Py_LIMITED_API", "0x030b0000")
 # Vectors are never passed between files, so which registers would hold them (psabi) is nobody's concern; the other
 # warning comes from GCC's own intrinsics.
 COMMON = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized"]
@@ -59,7 +61,8 @@ def for_torch() -> list[Extension]:
             include_dirs=[str(where / "include")],
             library_dirs=[str(where / "lib")],
             libraries=["torch_cpu", "c10"],
-            define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000")],  # 2.11: what is asked of PyTorch
+            define_macros=[LIMITED_API, ("TORCH_TARGET_VERSION", "0x020b000000000000")],  # 2.11: what is asked of PyTorch
+            py_limited_api=True,
             extra_compile_args=["-std=c++20"],  # its headers
             language="c++",
             optional=True,
@@ -79,6 +82,8 @@ def for_jax() -> list[Extension]:
             "normwise.kernels._jax_kernels",
             sources("jax_shim"),
             depends=headers(),
+            define_macros=[LIMITED_API],
+            py_limited_api=True,
             extra_compile_args=["-std=c++17", "-isystem", str(include)],  # whose warnings are not ours
             language="c++",
             optional=True,
@@ -117,9 +122,18 @@ class BuildKernels(build_ext):
             super().build_extension(ext)
         finally:
             self.compiler.compile = compile_all
+        if self.inplace:  # of another build: Python would take one for its own version before one for all
+            built = Path(self.get_ext_fullpath(ext.name))
+            for other in built.parent.glob(f"{built.name.partition('.')[0]}.*"):
+                if other != built:
+                    other.unlink()
 
 
 if sys.platform == "linux" or sys.platform == "darwin":
-    setup(ext_modules=[*for_torch(), *for_jax()], cmdclass={"build_ext": BuildKernels})
+    setup(
+        ext_modules=[*for_torch(), *for_jax()],
+        cmdclass={"build_ext": BuildKernels},
+        options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    )
 else:
     setup()
