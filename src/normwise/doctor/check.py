@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from normwise.doctor.finding import Finding, Severity, Skipped
+from normwise.doctor.not_in_keras import NOT_IN_KERAS
 from normwise.errors import UnknownName
 from normwise.facts import ModelFacts
 
@@ -94,6 +95,9 @@ def run(wanted: Iterable[str], facts: ModelFacts) -> tuple[list[Finding], list[S
     found: list[Finding] = []
     skipped: list[Skipped] = []
     for name in wanted:
+        if facts.framework == "keras" and name in NOT_IN_KERAS:
+            skipped.append(Skipped(name, NOT_IN_KERAS[name]))
+            continue
         for each in load(name).check(facts):
             (found if isinstance(each, Finding) else skipped).append(each)  # type: ignore[arg-type]  # told apart here
     kept = [rest for finding in found if (rest := _without_what_follows(finding, found)) is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -49,6 +50,7 @@ class Gathering:
         self.labels: list[Array] | None = []
         self.inputs: dict[str, Input] = {}
         self.places: dict[str, int] = {}
+        self.calls: Counter[str] = Counter()
 
     def facts(self, train_step: Function | None, source: Any) -> ModelFacts:
         """Everything that can be known.
@@ -81,8 +83,8 @@ class Gathering:
         self.batches.close()
         facts = ModelFacts(
             subject.framework, layers, batches=len(self.samples), samples=int(sum(self.samples)), stored=stored,
-            by_batch=by_batch, recalibrated=recalibrated, crossed=crossed, shares=shares, labels=self.labels or None, company=company,
-            averaged=subject.averaged,
+            by_batch=by_batch, recalibrated=recalibrated, crossed=crossed, shares=shares,
+            labels=self.labels or None, company=company, averaged=subject.averaged,
         )  # fmt: skip
         if train_step is None:
             missing["steps"] = "no train_step was given"
@@ -147,6 +149,7 @@ class Gathering:
         values_per_sample: float,
     ) -> None:
         self.places.setdefault(name, next(order))
+        self.calls[name] += site is None  # in the first pass
         rows.append((_as_arrays(batch), values_per_sample))
         if site is not None:
             site.normalize_by(batch)
@@ -171,7 +174,7 @@ class Gathering:
                 own=own.get(name),
                 noisy=None if noisy is None else noisy.get(name),
                 input=self.inputs.get(name),
-                calls=facts.calls or (1.0 if name in served else 0.0),
+                calls=self.calls.get(name, 0) / max(len(self.samples), 1),
             )
             for name, facts in self.subject.facts.items()
         ]

@@ -106,8 +106,10 @@ def _training(layers: list[Layer], probe: Probe) -> Iterator[None]:
                 def call(*args: Any, **named: Any) -> Any:
                     x = args[0] if args else named.get("inputs")
                     if norm is None:
-                        return below(*(probe(name, x), *args[1:]), **named) if args and _is_float(x) else below(
-                            *args, **named
+                        return (
+                            below(*(probe(name, x), *args[1:]), **named)
+                            if args and _is_float(x)
+                            else below(*args, **named)
                         )
                     if norm.input_in(args, named) is None:
                         return below(*args, **named)

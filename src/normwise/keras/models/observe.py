@@ -134,7 +134,9 @@ class KerasSubject:
         with unchanged(self.model):
             try:
                 found = input_gradients(
-                    weighted(self.model), self.layers, lambda: loss(forward(self.model, batch, self.forward_fn), self.targets(batch))
+                    weighted(self.model),
+                    self.layers,
+                    lambda: loss(forward(self.model, batch, self.forward_fn), self.targets(batch)),
                 )
             except Exception as error:  # a loss need not have gradients to be measured
                 self.missing["gradients"] = f"the loss could not be differentiated ({sentence(error)})"
