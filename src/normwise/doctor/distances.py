@@ -163,7 +163,8 @@ class Together(NamedTuple):
 def together(facts: ModelFacts) -> Together | None:
     """The model judged as a whole, by what it gives for each batch with the statistics of others; None where unknown.
 
-    Many layers may each be off by less than tells, and add up. No batch is judged by statistics that it is in, so that a
+    Many layers may each be off by less than tells, and add up. No batch is judged by statistics that it is in, so
+    that a
     healthy model gains nothing.
     """
     stored, best, other = facts.stored, facts.recalibrated, facts.crossed

@@ -17,7 +17,8 @@ How it is measured:
     half of the batches is run with the statistics of the other half, so that no batch is judged by statistics that it
     is in. The gain in the loss has to exceed its standard errors from batch to batch, and the output has to change more
     than it does from the one half's statistics to the other's. A gain that is clear and small, as of ordinary training
-    by few steps, is a note. Without a reference, statistics that are stale and data that have drifted cannot be told apart: if
+    by few steps, is a note. Without a reference, statistics that are stale and data that have drifted cannot be told
+    apart: if
     these are the data that the model was trained on, they are stale.
 
 What to do:
