@@ -69,16 +69,18 @@ def load(name: str) -> Check:
     return cast("Check", import_module(f"normwise.doctor.checks.{name}"))
 
 
-def chosen(only: Iterable[str] | None, allow: Iterable[str]) -> list[str]:
+def chosen(only: Iterable[str] | None, allow: Iterable[str] | None) -> list[str]:
     """The names of the checks that are to run.
 
     Args:
-        only: the names of the only ones, or None for all that run by themselves.
-        allow: the names of those that are not to run.
+        only: the names of the only ones, or None for all that run by themselves; a string is one name.
+        allow: the names of those that are not to run, or None.
 
     Raises:
         UnknownName: one of them does not exist.
     """
+    only, allow = ([given] if isinstance(given, str) else given for given in (only, allow))
+    allow = allow or ()
     for name in (*(only or ()), *allow):
         load(name)  # or it does not exist
     wanted = [name for name in names() if load(name).ON] if only is None else list(only)
