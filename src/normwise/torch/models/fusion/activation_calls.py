@@ -10,7 +10,9 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from normwise.kernels.activation_numbers import WITH_SETTING, parted
-from normwise.torch.models.fusion.tracing import CannotFollow, followed, hidden_path
+from normwise.torch.models.fusion.questions import hidden_path
+from normwise.torch.models.fusion.sources import CannotFollow
+from normwise.torch.models.fusion.tracing import followed
 
 MODULES: dict[type[nn.Module], str] = {
     nn.ELU: "elu",

@@ -40,14 +40,15 @@ class Pattern:
     activation: str | None = None
     why: str = ""
     last: bool = False  # whether its output is the graph's
+    within: bool = False  # whether the node is a module around the batch norm
 
     def __str__(self) -> str:
         return f"add, {self.activation}" if self.addition is not None else f"{self.activation}"
 
     def same(self, other: Pattern) -> bool:
-        """Whether both say the same of the batch norm, though they stand in two graphs."""
-        ours = (str(self), self.activation_target, self.last)
-        return ours == (str(other), other.activation_target, other.last)
+        """Whether the batch norm does the same for both, in two graphs, of which one may have no addition."""
+        ours = (self.activation, self.activation_target, self.last)
+        return ours == (other.activation, other.activation_target, other.last)
 
     @property
     def activation_target(self) -> str | None:
