@@ -118,6 +118,18 @@ SWAPPED: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Softmax(1)),
         {"0": "what follows it, Softmax, is no activation that normwise's layers do"},
     ),
+    "learned": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.PReLU(3)),
+        {"0": "what follows it, PReLU, is an activation with a learned slope, which normwise's layers do not take"},
+    ),
+    "drawn": (
+        lambda: Around(nn.BatchNorm2d(3), lambda m, x: F.rrelu(m.inner(x))),
+        {"inner": "what follows it, rrelu, is an activation that draws its slope, which normwise's layers do not do"},
+    ),
+    "settings": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Hardtanh()),
+        {"0": "what follows it, Hardtanh, is an activation that normwise's layers do with other settings only"},
+    ),
     "twice used": (
         lambda: Around(nn.BatchNorm2d(3), lambda m, x: (y := m.inner(x)) * y.sum()),
         {"inner": "its output is used in more than one place"},

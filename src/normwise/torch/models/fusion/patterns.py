@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from normwise.torch.models.fusion.activation_calls import activation_at
+from normwise.torch.models.fusion.activation_calls import activation_at, why_no_activation
 
 HOOKS = (
     "_forward_hooks",
@@ -98,10 +98,8 @@ def _why_not(user: Node, modules: dict[str, nn.Module], addition: Node | None) -
     if user.op == "call_module":
         return no_activation(modules[str(user.target)], behind="it" if addition is None else "the addition behind it")
     name = str(user.target) if user.op == "call_method" else getattr(user.target, "__name__", str(user.target))
-    return f"what follows {'it' if addition is None else 'the addition behind it'}, {name}, is {NOTHING}"
-
-
-NOTHING = "no activation that normwise's layers do"
+    behind = "it" if addition is None else "the addition behind it"
+    return f"what follows {behind}, {name}, is {why_no_activation(user.target)}"
 
 
 def no_activation(module: nn.Module, behind: str = "it") -> str:
@@ -109,9 +107,9 @@ def no_activation(module: nn.Module, behind: str = "it") -> str:
 
     Example:
         >>> no_activation(nn.PReLU())
-        "what follows it, PReLU, is no activation that normwise's layers do"
+        "what follows it, PReLU, is an activation with a learned slope, which normwise's layers do not take"
     """
-    return f"what follows {behind}, {type(module).__name__}, is {NOTHING}"
+    return f"what follows {behind}, {type(module).__name__}, is {why_no_activation(module)}"
 
 
 def _pass(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, tuple[Node, ...]]:
