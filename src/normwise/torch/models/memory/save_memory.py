@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.torch.models.feeding import arguments, device_of, moved, unwrapped
 from normwise.torch.models.memory import packing, recipes
+from normwise.torch.models.memory.bytes_kept import bytes_kept
 from normwise.torch.models.model_checks import check_model, out_of_reach
 from normwise.torch.models.transaction import unchanged
 
@@ -215,39 +215,8 @@ def _measured(model: nn.Module, example: Any) -> tuple[int, int, dict[int, str]]
     """Bytes that autograd keeps before and after, and what became of each batch norm."""
     verdicts: dict[int, str] = {}
     positional, named = arguments(model, moved(example, device_of(model)))
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    found = []
-    for region_off in (True, False):
-        kept = _Kept()
-        with unchanged(model), torch.enable_grad(), saved_tensors_hooks(kept.pack, kept.unpack):
-            if region_off:
-                with packing.switched_off():
-                    y = model(*positional, **named)
-            else:
-                with packing.telling(verdicts):
-                    y = model(*positional, **named)
-            found.append(kept.bytes(own))
-            del y
-    return found[0], found[1], verdicts
-
-
-class _Kept:
-    """Hooks that count: the tensors of a forward live as long as its graph, so that no address comes twice."""
-
-    def __init__(self) -> None:
-        self._tensors: list[Tensor] = []
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        """Keep and count."""
-        kept = tensor if tensor.grad_fn is None else tensor.detach()
-        self._tensors.append(kept)
-        return kept
-
-    def unpack(self, tensor: Tensor) -> Tensor:
-        """As it was."""
-        return tensor
-
-    def bytes(self, own: set[int]) -> int:
-        """Of all storages but those of the model."""
-        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in self._tensors}
-        return sum(size for address, size in storages.items() if address not in own)
+    with unchanged(model), torch.enable_grad(), packing.switched_off():
+        before = bytes_kept(model, lambda: model(*positional, **named))
+    with unchanged(model), torch.enable_grad(), packing.telling(verdicts):
+        after = bytes_kept(model, lambda: model(*positional, **named))
+    return before, after, verdicts
