@@ -3,8 +3,8 @@
 For each of torchvision's networks: the bytes that autograd keeps between forward and backward, the peak of a process
 that does nothing else, and the time of a training step, for PyTorch's own layers, for the network after
 ``normwise.fuse``, for that one with ``save_memory``, and for PyTorch's layers with each block in
-``torch.utils.checkpoint``. (In-Place ABN, which keeps as much as ``save_memory``, is not among them: it has no kernels for
-the CPU, and makes another network, whose ReLU is leaky.)
+``torch.utils.checkpoint``. (In-Place ABN, which keeps as much as ``save_memory``, is not among them: it has no kernels
+for the CPU, and makes another network, whose ReLU is leaky.)
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ def checkpointed(model: nn.Module) -> nn.Module:
         layers: list[nn.Module] = [*twin.features]  # type: ignore[misc]  # a Sequential
         ends = [number + 1 for number, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         twin.features = nn.Sequential(
-            *(Segment(*layers[begin:end]) for begin, end in zip([0, *ends], [*ends, len(layers)], strict=True) if begin < end)
+            *(
+                Segment(*layers[begin:end])
+                for begin, end in zip([0, *ends], [*ends, len(layers)], strict=True)
+                if begin < end
+            )
         )
     return twin
 
@@ -119,7 +123,7 @@ def data(samples: int, side: int) -> tuple[Tensor, Tensor]:
 
 
 def peak_of(name: str, treated: str, samples: int, side: int, answer: Any) -> None:
-    """The peak of this process by two training steps, above what it had with the network in it; a process of its own."""
+    """The peak of this process, which is there for nothing else, by two training steps, above what it had before."""
     images, labels = data(samples, side)
     run = step(variant(treated, network(name)), images, labels)
     before = resident()

@@ -143,9 +143,7 @@ class Known:
 
     def fits(self, tensor: Tensor) -> bool:
         """Whether the tensor, which has this node, was not changed in place and has the memory that it had."""
-        return (
-            tensor._version == self._version and tensor.data_ptr() == self._address and tensor.shape == self._shape
-        )
+        return tensor._version == self._version and tensor.data_ptr() == self._address and tensor.shape == self._shape
 
     def saved(self) -> Packed | None:
         """How it is saved now, by whatever node saves it."""
@@ -154,7 +152,7 @@ class Known:
 
 def known_of(tensor: Tensor) -> Known | None:
     """What was written on the node of a tensor, if it is still true of it."""
-    node = tensor.grad_fn
+    node: Any = tensor.grad_fn
     if node is None or not plain(tensor):
         return None
     known: Known | None = node.metadata.get((_KEY, tensor.output_nr))

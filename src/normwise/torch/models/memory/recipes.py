@@ -24,7 +24,16 @@ from normwise.kernels import cpu
 from normwise.kernels.internals import below_autograd
 from normwise.kernels.torch_activations import activate
 from normwise.torch.layers.tracked import TrackedBatchNorm
-from normwise.torch.models.memory.packing import Known, Note, Packed, Recipe, first_known, known_of, plain, write_on_node
+from normwise.torch.models.memory.packing import (
+    Known,
+    Note,
+    Packed,
+    Recipe,
+    first_known,
+    known_of,
+    plain,
+    write_on_node,
+)
 from normwise.torch.steps import operators
 from normwise.torch.steps.operators import CompiledBatchNorm, Saved
 
@@ -169,7 +178,7 @@ def look(layer: _BatchNorm, y: Any, residual: Any, frame: list[Packed]) -> str:
     found = _steps(layer, y, residual)
     if found is None:
         return OTHER_STEPS
-    steps, base, x = found
+    steps, x = found
     packed = next((each for each in frame if _is(each.tensor, x)), None)
     if packed is None:
         return OTHER_HOOKS
@@ -183,7 +192,7 @@ def look(layer: _BatchNorm, y: Any, residual: Any, frame: list[Packed]) -> str:
     if not _proved(steps, x, residual, y):
         return NOT_PROVED
     note = AgainNote(steps, ref(packed), added)
-    _settle(y, note, links, base, frame)
+    _settle(y, note, links, frame)
     return MADE if residual is None else MADE_WITH_RESIDUAL
 
 
@@ -206,7 +215,7 @@ def _known_residual(residual: Tensor) -> tuple[Known | ReferenceType[Packed] | N
     return (None, 0) if packed is None else (ref(packed), 1)
 
 
-def _settle(y: Tensor, note: AgainNote, links: int, base: Any, frame: list[Packed]) -> None:
+def _settle(y: Tensor, note: AgainNote, links: int, frame: list[Packed]) -> None:
     """Write it down, and drop what is saved of the output already, before and behind the activation."""
     known = write_on_node(y)
     known.note, known.links = note, links
@@ -229,19 +238,19 @@ def _drop(saved: Packed, note: Note) -> None:
         saved.drop(recipe)
 
 
-def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Any, Tensor] | None:
-    """What made the output, read from its graph: the steps, the node of the kernel, and its x."""
+def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Tensor] | None:
+    """What made the output, read from its graph: the steps, and the kernel's x."""
     activation = layer.activation if isinstance(layer, TrackedBatchNorm) else None
     node: Any = y.grad_fn
     if node.name() == _COMPILED:
         compiled = _compiled(node, residual, None)
-        return None if compiled is None else (Steps(compiled[0], False, None), node, compiled[1])
+        return None if compiled is None else (Steps(compiled[0], False, None), compiled[1])
     behind = None
     if activation is not None:
         behind, node = activation, node.next_functions[0][0]
     if node is not None and node.name() == _COMPILED and behind is not None:
         compiled = _compiled(node, residual, behind)
-        return None if compiled is None else (Steps(compiled[0], False, behind), node, compiled[1])
+        return None if compiled is None else (Steps(compiled[0], False, behind), compiled[1])
     if type(layer).forward not in _PLAIN_FORWARDS:
         return None  # what it gives to the operator for its shift is known of these
     if residual is not None:
@@ -250,7 +259,7 @@ def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Any, Ten
         node = node.next_functions[0][0]
     if node is None or node.name() not in _ATEN:
         return None
-    return Steps(_aten(node, layer), residual is not None, behind), node, node._saved_input
+    return Steps(_aten(node, layer), residual is not None, behind), node._saved_input
 
 
 _COMPILED = "CompiledBatchNormBackward"
@@ -330,4 +339,3 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
         and one.stride() == other.stride()
         and torch.equal(one.view(whole), other.view(whole))
     )
-
