@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from normwise.commands import keras_backend
 from normwise.commands.inputs import BATCHES, LAYERS, MODEL, OPTIONAL_DATA, WEIGHTS, options
 from normwise.commands.program import Command
 from normwise.commands.values import Name, Several, Whole
@@ -61,11 +62,14 @@ def swap(model: str, to: str, layers: list[str] | None, batches: int | None, **g
         name: given.pop(name) for name in ("num_groups", "virtual_batch_size", "num_splits", "domains", "domain")
     }
     settings = {name: value for name, value in settings.items() if value is not None}
-    _check_target(to, settings, "keras" if model.endswith(".keras") else "torch", model)
+    of_keras = model.endswith(".keras")
+    _check_target(to, settings, "keras" if of_keras else "torch", model)
 
     def work(network: Any, source: Any, **more: Any) -> SwapReport:
         import normwise
 
+        if of_keras:
+            keras_backend.import_the_rest()
         return normwise.swap(
             network, to, layers=layers, calibrate=source, **_at_most(source, batches), **more, **settings
         )
@@ -103,11 +107,14 @@ def fold(model: str, layers: list[str] | None, batches: int | None, **given: Any
     MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
     writes nothing.
     """
+    of_keras = model.endswith(".keras")
 
     def work(network: Any, source: Any, **more: Any) -> FoldReport:
         import normwise
 
-        if not model.endswith(".keras"):
+        if of_keras:
+            keras_backend.import_the_rest()
+        else:
             network.eval()  # a model is built in training mode, in which nothing can be folded
         return normwise.fold(network, source, layers=layers, **_at_most(source, batches), **more)
 
