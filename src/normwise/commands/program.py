@@ -28,6 +28,17 @@ EXIT_CODES = {
 }
 """What the program's exit codes mean; ``docs/command_line.md`` is generated from it."""
 
+NO_COMMANDS = {
+    "convert": "`normwise swap` puts other layers into a model: give it --to normwise, or --to torch, or --to keras.",
+    "freeze": "what is frozen is about training, and no file of weights keeps it: call normwise.freeze(model) in the "
+    "program that trains.",
+    "fuse": "it changes no weights, so that there is nothing to write: call normwise.fuse(model) in the program that "
+    "trains or serves.",
+    "unfreeze": "what is frozen is about training, and no file of weights keeps it: call normwise.unfreeze(model) in "
+    "the program that trains.",
+}
+"""Operations on whole models that are no commands, and why; ``docs/command_line.md`` is generated from it too."""
+
 
 class Command(click.Command):
     """A command that says which word is too many."""
@@ -62,6 +73,8 @@ class Group(click.Group):
         Raises:
             UsageError: there is none.
         """
+        if ctx.parent is None and args[0] in NO_COMMANDS:
+            raise click.UsageError(f"{args[0]!r} is no command: {NO_COMMANDS[args[0]]}", ctx)
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(str(UnknownName("command", args[0], self.list_commands(ctx))), ctx)
         return super().resolve_command(ctx, args)
