@@ -99,7 +99,7 @@ def main(
         operations = {"PyTorch": [*OPERATIONS], "Keras": KERAS_OPERATIONS}
         texts = {
             out: page.to_json(about, surveyed, ordered),
-            to: page.page(_shown(about), surveyed, ordered, operations),
+            to: page.page({**_shown(about), "listed": len(chosen)}, surveyed, ordered, operations),
         }
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,8 @@ def main(
     ends = time.monotonic() + 60 * minutes if minutes else float("inf")
     asked: list[str] = []
     try:
-        _survey(chosen, surveyed, parameters)
+        if not family:
+            _survey(chosen, surveyed, parameters)
         keep()
         groups = in_turn(chosen, surveyed, family=family)
         for number, members in enumerate(groups, 1):
@@ -164,7 +165,7 @@ def _try(
 ) -> list[str]:
     """The first of these that can be tried, at most four; the names of those that were asked for."""
     asked = []
-    for each in [*members][:4]:
+    for each in [*members][:5]:
         before = results.get(each.key)
         if before is None or not resume:
             click.echo(f"{place}: {each.key}", err=True)

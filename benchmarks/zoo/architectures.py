@@ -109,10 +109,13 @@ def survey(task: dict[str, Any]) -> dict[str, Any]:
     Args:
         task: ``source``, ``family``, ``names``, and ``parameters``, the bound in millions.
     """
-    return {name: _surveyed(Architecture(task["source"], task["family"], name), task) for name in task["names"]}
+    return {
+        name: surveyed(Architecture(task["source"], task["family"], name), task["parameters"]) for name in task["names"]
+    }
 
 
-def _surveyed(architecture: Architecture, task: dict[str, Any]) -> dict[str, Any]:
+def surveyed(architecture: Architecture, bound: float) -> dict[str, Any]:
+    """The same of one, whose parameters may be so many millions."""
     try:
         with torch.device("meta"):
             model = build(architecture)
@@ -126,8 +129,8 @@ def _surveyed(architecture: Architecture, task: dict[str, Any]) -> dict[str, Any
     found: dict[str, Any] = {"norms": norms, "parameters": parameters}
     if not norms:
         return {**found, "absent": "it has no batch norm"}
-    if parameters > 1e6 * task["parameters"]:
-        return {**found, "absent": f"it has more than {task['parameters']} million parameters"}
+    if parameters > 1e6 * bound:
+        return {**found, "absent": f"it has more than {bound} million parameters"}
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_PRELOADED = ["benchmarks.zoo.trial"]
+_PRELOADED = ["benchmarks.zoo.preloaded"]
 
 
 def apart(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any], seconds: float) -> dict[str, Any]:

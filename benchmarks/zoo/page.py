@@ -60,7 +60,7 @@ def page(
         for name in names:
             if table := summary.reasons(rows, name):
                 parts += [f"## {framework}, {name}: why layers stayed as they were", table]
-    parts += ["## What was left out", _list(summary.left_out(surveyed, results))]
+    parts += ["## What was left out", _list(summary.left_out(surveyed, results, about["listed"]))]
     for framework, names in operations.items():
         rows = {name: result for name, result in tried.items() if name.startswith("keras") == (framework == "Keras")}
         names = [name for name in names if any(name in row["operations"] for row in rows.values())]
@@ -96,7 +96,7 @@ def _rounding(name: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def _about(about: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name}: {value}" for name, value in about.items()) + "."
+    return "; ".join(f"{name}: {value}" for name, value in about.items() if name != "listed") + "."
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -94,7 +94,7 @@ def reasons(rows: Results, operation: str) -> str:
     return text + more
 
 
-def left_out(surveyed: Mapping[str, Any], results: Results) -> list[str]:
+def left_out(surveyed: Mapping[str, Any], results: Results, listed: int) -> list[str]:
     """Which architectures were not tried, by the bound or reason."""
     lines: Counter[str] = Counter()
     example: dict[str, str] = {}
@@ -105,9 +105,11 @@ def left_out(surveyed: Mapping[str, Any], results: Results) -> list[str]:
         why = (result or {}).get("error") or (result or {}).get("absent") or known.get("absent") or "not reached yet"
         lines[why] += 1
         example[why] = min(name, example.get(why, name))
-    total = len({*surveyed, *results})
     tried = sum("operations" in result for result in results.values())
-    first = f"{tried} of {total} architectures were tried."
+    first = f"{tried} architectures of the {max(listed, tried)} that were asked for were tried."
+    if more := listed - len({*surveyed, *results}):
+        lines["not reached yet"] += more
+        example.setdefault("not reached yet", "and so on")
     return [first, *[f"{number}: {why} (`{example[why]}`)" for why, number in lines.most_common(MOST)]]
 
 
