@@ -22,6 +22,7 @@ from normwise.torch.layers.counterparts import (
     reason_against_torch,
 )
 from normwise.torch.layers.per_domain import PerDomain
+from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.conversion.swap_calibration import Calibration
 from normwise.torch.models.conversion.swap_norms import Change, NotPossible, Settings, change_to, moments_differ
@@ -81,7 +82,8 @@ def swap(
         to: None for ``"torch"``.
 
             * ``"torch"``: for each layer of normwise the one of ``torch.nn`` that computes the same at inference.
-            * ``"normwise"``: for each layer that is exactly one of ``torch.nn`` normwise's, without fusing anything.
+            * ``"normwise"``: for each layer of ``torch.nn`` normwise's, without fusing anything; a batch norm of a
+              class of your own, whose forward is that and an activation at most, becomes both.
             * ``"group"``, ``"instance"``: normwise's ``GroupNorm`` or ``InstanceNorm``. ``"layer"``: a ``GroupNorm``
               of one group, which is the layer norm of channels and positions that has a scale per channel.
             * ``"ghost"``, ``"renorm"``, ``"sync"``: the batch norms that train by virtual batches, with
@@ -263,7 +265,7 @@ def _to_normwise(wanted: dict[str, nn.Module], skipped: dict[str, str]) -> dict[
             skipped[name] = "its forward was replaced on the instance"
         elif type(norm).__module__.startswith("normwise.") or own_class(norm) is not None:
             skipped[name] = "it is normwise's own already"
-        elif not isinstance(norm, _BatchNorm):
+        elif not isinstance(norm, _BatchNorm) or isinstance(norm, TrackedBatchNorm):
             skipped[name] = f"it is {with_article(type(norm).__name__)}, not exactly a layer of torch.nn"
         elif "forward" in vars(norm):
             skipped[name] = "its forward was replaced on the instance"
