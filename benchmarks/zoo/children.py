@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,18 @@ def apart(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]
 
 
 def _child(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any], answer: Path, errors: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with errors.open("w") as stream:
         os.dup2(stream.fileno(), 2)
     found = work(task)
     unfinished = answer.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(found), "utf-8")
     unfinished.replace(answer)
+
+
+def _end_with_parent() -> None:
+    """A command that was killed leaves no work behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
