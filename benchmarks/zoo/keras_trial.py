@@ -215,7 +215,7 @@ def _fold(trying: Trying) -> dict[str, Any]:
     x = keras.ops.convert_to_tensor(trying.batches[0])
     found = {"inference": difference(trying.plain.inference, _outputs(report.model(x, training=False)))}
     times = {}
-    if report.folded:
+    if report.folded and trying.seconds:
         before, after = _call(model), _call(report.model)
         times = {"inference": pairs.paired(lambda: before(x), lambda: after(x), seconds=trying.seconds)}
     row = _row(report.folded, {**report.skipped, **report.not_reached}, model, found)

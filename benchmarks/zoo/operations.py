@@ -33,7 +33,7 @@ class Trying:
         batches: inputs of ``model``.
         plain: what it computes.
         followed: its batch norms that an activation follows, by ``followed.followed``.
-        seconds: how long the pairs of a time may take.
+        seconds: how long the pairs of a time may take; 0 for no times.
     """
 
     model: nn.Module
@@ -61,9 +61,11 @@ class Trying:
 
     def times(self, changed: nn.Module) -> dict[str, Any]:
         """How long inference takes, before and after, in float32 and without gradients."""
+        if not self.seconds:
+            return {}
         before, after, x = copy.deepcopy(self.single).eval(), changed.eval(), self.x.float()
         with torch.inference_mode():
-            return pairs.paired(lambda: before(x), lambda: after(x), seconds=self.seconds)
+            return {"inference": pairs.paired(lambda: before(x), lambda: after(x), seconds=self.seconds)}
 
 
 def _fuse(trying: Trying) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def _fuse(trying: Trying) -> dict[str, Any]:
     }
     fused = copy.deepcopy(trying.single)
     normwise.fuse(fused)
-    return {**found, "times": {"inference": trying.times(fused)}}
+    return {**found, "times": trying.times(fused)}
 
 
 def _there_and_back(trying: Trying) -> dict[str, Any]:
@@ -103,7 +105,9 @@ def _there_and_back(trying: Trying) -> dict[str, Any]:
         if was is not now:
             wrong.append(f"a {was.__name__} came back as a {now.__name__}")
             break
-    alone = not any(NEEDS_US in swap.words for swap in there.swapped.values()) and not there.skipped
+    alone = (
+        not any(NEEDS_US in swap.words for swap in there.swapped.values()) and not ours.keys() & there.skipped.keys()
+    )
     if alone and _pickled(trying.model) and b"normwise" in (_pickled(twin) or b"normwise"):
         wrong.append("a file of the whole model names normwise, or cannot be written")
     normwise.swap(twin, to="normwise")
@@ -188,7 +192,7 @@ def _fold(trying: Trying, prepare: Callable[[nn.Module], Any] = nn.Module.eval) 
         "wrong": wrong,
         "output_error": said,
         "growth": max([each.growth for each in report.folded.values()] or [1.0]),
-        "times": {"inference": trying.times(single)} if report.folded else {},
+        "times": trying.times(single) if report.folded else {},
     }
 
 
@@ -226,6 +230,10 @@ def _recalibrate(trying: Trying) -> dict[str, Any]:
     ones, others = copy.deepcopy(trying.single).eval(), copy.deepcopy(trying.single)
     small = [each.float() for batch in trying.batches for each in batch.chunk(2)]
     names = norms_of(trying.model)
+    times = {}
+    if trying.seconds:
+        ways = (lambda: update_bn(small, others)), (lambda: normwise.recalibrate(ones, small, tolerance=0.0))
+        times = {"update_bn": pairs.paired(*ways, seconds=trying.seconds)}
     return {
         "done": len(report.recalibrated),
         "of": trying.norms,
@@ -240,13 +248,7 @@ def _recalibrate(trying: Trying) -> dict[str, Any]:
         "twice": len(twice),
         "in_step": report.in_step,
         "why_not_in_step": next(iter(trying.groups({"": report.why_not_in_step}))),
-        "times": {
-            "update_bn": pairs.paired(
-                lambda: update_bn(small, others),
-                lambda: normwise.recalibrate(ones, small, tolerance=0.0),
-                seconds=trying.seconds,
-            )
-        },
+        "times": times,
     }
 
 
