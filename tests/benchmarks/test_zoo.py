@@ -61,7 +61,11 @@ def test_a_package_that_is_not_here_is_one_sentence(monkeypatch: pytest.MonkeyPa
 def test_of_a_family_the_small_come_first() -> None:
     families = [Architecture("timm", "net", name) for name in ("large", "tiny", "huge", "none")]
     families.append(Architecture("timm", "other", "one"))
-    surveyed = {"timm/large": {"parameters": 3}, "timm/tiny": {"parameters": 1}, "timm/none": {"absent": "no norm"}}
+    surveyed: dict[str, dict[str, Any]] = {
+        "timm/large": {"parameters": 3},
+        "timm/tiny": {"parameters": 1},
+        "timm/none": {"absent": "no norm"},
+    }
     surveyed |= {"timm/huge": {"parameters": 9}, "timm/other": {"parameters": 5}}
     names = [[each.name for each in group] for group in in_turn(families, surveyed, family=True)]
     assert names == [["tiny", "large", "huge"], ["one"]]
@@ -218,6 +222,7 @@ TASK = {"source": "timm", "family": "", "name": "x", "sizes": [8], "seed": 0, "b
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
     """The zoo's trial of a small network."""
     threads = torch.get_num_threads()
+    monkeypatch.setattr(pairs, "FEWEST", 3)
     monkeypatch.setattr("benchmarks.zoo.trial.build", _small)
     monkeypatch.setattr("benchmarks.zoo.architectures.build", _small)
     yield lambda *operations: trial.main({**TASK, "operations": operations, "pairs": 1e-9 * (len(operations) > 2)})
@@ -256,7 +261,7 @@ def test_a_silent_change_is_seen(
     def wrong(model: nn.Module, *args: Any, **settings: Any) -> Any:
         done = right(model, *args, **settings)
         with torch.no_grad():
-            model[0].weight.mul_(1.001)  # type: ignore[index, operator]  # a sequence with a convolution
+            model[0].weight.mul_(1.001)  # type: ignore[index]  # a sequence with a convolution
         return done
 
     monkeypatch.setattr(normwise, name, wrong)
