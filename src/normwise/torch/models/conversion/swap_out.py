@@ -18,6 +18,7 @@ from normwise.torch.models.fusion.patterns import Pattern, what_follows
 from normwise.torch.models.fusion.questions import settings_read
 from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, layers_fused_in, stands_alone
 from normwise.torch.models.fusion.sources import CannotFollow
+from normwise.torch.models.fusion.subclass_change import inside_kept
 from normwise.torch.models.fusion.tracing import followed_ways
 
 
@@ -133,7 +134,7 @@ def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> P
     """
     made = Plan()
     for norm in norms:
-        activation: str | None = getattr(norm, "activation", None)
+        activation = _to_be_placed(norm)
         if norm in done:
             made.words[norm] = f"{activation} is done by the model's own forward again"
             continue
@@ -161,6 +162,13 @@ def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> P
         for owner, calls in for_it.rewritten.items():
             made.rewritten.setdefault(owner, []).extend(calls)
     return made
+
+
+def _to_be_placed(norm: nn.Module) -> str | None:
+    """The activation that the layer does now, and will not do as PyTorch's or as its own class's."""
+    inside = inside_kept(norm)
+    activation: str | None = getattr(norm, "activation", None)
+    return None if inside is not None and inside.activation is not None else activation
 
 
 def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, made: Plan) -> str:

@@ -250,5 +250,6 @@ def _become(norm: nn.Module, activation: str | None, inside: Inside | str | None
     elif isinstance(inside, Inside) and not isinstance(norm, TrackedBatchNorm):
         become_both(norm, inside, activation)
     norm.activation = activation  # type: ignore[assignment]  # a str or None, no module
-    if activation is not None and not isinstance(inside, Inside):
+    does_it = isinstance(inside, Inside) and inside.activation is not None  # by its class's own forward
+    if activation is not None and not does_it:
         norm._fused = True  # type: ignore[assignment]  # as above; `swap` asks whose activation it was
