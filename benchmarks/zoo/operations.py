@@ -127,7 +127,7 @@ def _normwise(trying: Trying) -> dict[str, Any]:
     report = normwise.swap(twin, to="normwise")
     norms = norms_of(trying.model)
     return {
-        "done": len(report.swapped),
+        "done": len(report.swapped.keys() & norms.keys()),
         "of": trying.norms,
         "reasons": trying.groups({name: why for name, why in report.skipped.items() if name in norms}),
         "compared": compared(trying.plain, measured(twin, trying.x)),

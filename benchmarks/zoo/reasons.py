@@ -8,7 +8,22 @@ from collections.abc import Iterable
 
 LAYER, CLASS = "[layer]", "[class]"
 # Names of modules that are words of the sentences as well.
-WORDS = {"a", "activation", "add", "model", "forward", "it", "its", "layer", "norm", "not", "of", "output", "the"}
+WORDS = {
+    "a",
+    "activation",
+    "add",
+    "model",
+    "forward",
+    "it",
+    "its",
+    "layer",
+    "layers",
+    "norm",
+    "not",
+    "of",
+    "output",
+    "the",
+}
 _NAME = re.compile(r"[A-Za-z_0-9]+(?:\.[A-Za-z_0-9]+)*")
 
 
