@@ -214,7 +214,7 @@ def claims_page(root: Path) -> str:
 def command_line_page() -> str:
     """The exit codes, and the `--help` of every command, in the order in which `--help` names them."""
     from normwise.cli import main  # only this page needs the package installed
-    from normwise.commands.program import EXIT_CODES
+    from normwise.commands.program import EXIT_CODES, NO_COMMANDS
 
     notice = NOTICE.format(source="src/normwise/cli.py and commands/")
     codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
@@ -222,6 +222,8 @@ def command_line_page() -> str:
         "\n## Exit codes\n\nAn error is one sentence on standard error; standard output holds nothing but results.\n\n"
         f"| code | meaning |\n|---|---|\n{codes}"
     )
+    table += "\n## Operations that are no commands\n\n"
+    table += "".join(f"* `{name}`: {why}\n" for name, why in NO_COMMANDS.items())
     return f"{notice}# Command line\n{table}" + "".join(command_sections(main, "normwise", None))
 
 

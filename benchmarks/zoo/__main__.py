@@ -1,16 +1,16 @@
 """Try the operations on whole models on the architectures that people use: python -m benchmarks.zoo --family.
 
 Each architecture runs in a process of its own, with a limit of time and of memory. What is measured is written at once,
-so that a run that was interrupted goes on where it was; ``--again`` starts anew.
+so that a run that was interrupted goes on where it was; ``--again`` measures anew. The command exits with 1 where
+anything differs or crashes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,31 +18,39 @@ from typing import Any
 import click
 
 from benchmarks import report
-from benchmarks.zoo import page
-from benchmarks.zoo.architectures import SOURCES, Architecture, listed, missing, one_per_family
+from benchmarks.zoo import children, page, trial
+from benchmarks.zoo.architectures import SOURCES, Architecture, in_turn, listed, missing, survey
 from benchmarks.zoo.operations import OPERATIONS
 from normwise.loading import write_text_whole
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
 PAGE = ROOT / "docs" / "zoo.md"
+BACKENDS = ("torch", "tensorflow", "jax")
+KERAS_OPERATIONS = ("swap there and back", "swap to normwise", "freeze", "fold", "recalibrate")
 
 
 @click.command(help=__doc__)
 @click.option("--source", multiple=True, type=click.Choice(SOURCES), default=SOURCES, help="Packages to take from.")
 @click.option("--only", multiple=True, help="Only architectures whose source/family/name has this in it (repeatable).")
-@click.option("--family", is_flag=True, help="One architecture per family: a small one that has batch norms.")
+@click.option("--family", is_flag=True, help="One architecture per family: the smallest one that has batch norms.")
 @click.option(
-    "--operation", multiple=True, type=click.Choice(list(OPERATIONS)), default=tuple(OPERATIONS), help="What to try."
+    "--operation", multiple=True, type=click.Choice([*OPERATIONS]), default=(*OPERATIONS,), help="What to try."
 )
 @click.option(
-    "--sizes", default="64,96,224", show_default=True, help="Sides of the images; the first that fits is taken."
+    "--sizes", default="64,96,128,160", show_default=True, help="Sides of the images; the first that fits is taken."
 )
-@click.option("--batch", default=4, show_default=True, help="Images in a batch.")
+@click.option("--parameters", default=30, show_default=True, help="Millions of parameters at most.")
+@click.option("--backend", multiple=True, type=click.Choice(BACKENDS), default=("torch",), help="Of Keras.")
+@click.option("--batch", default=2, show_default=True, help="Images in a batch.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
-@click.option("--seconds", default=300, show_default=True, help="Time limit of one architecture.")
+@click.option("--pairs", default=1.0, show_default=True, help="Seconds for the pairs of a time; 0 for no times.")
+@click.option("--seconds", default=180, show_default=True, help="Time limit of one architecture.")
+@click.option("--minutes", default=0.0, help="After them no further architecture begins; 0 for no limit.")
 @click.option("--memory", default=0.0, help="Memory limit of one architecture in GiB of address space; 0 for none.")
-@click.option("--again", is_flag=True, help="Forget what was measured before.")
+@click.option(
+    "--resume/--again", "resume", default=True, help="Go on where the last run was, or measure what is asked for anew."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The JSON file.")
 @click.option("--page", "to", type=click.Path(path_type=Path), default=PAGE, help="The page.")
 def main(
@@ -52,11 +60,15 @@ def main(
     family: bool,
     operation: tuple[str, ...],
     sizes: str,
+    parameters: int,
+    backend: tuple[str, ...],
     batch: int,
     seed: int,
+    pairs: float,
     seconds: int,
+    minutes: float,
     memory: float,
-    again: bool,
+    resume: bool,
     out: Path,
     to: Path,
 ) -> None:
@@ -66,30 +78,53 @@ def main(
         sides = [int(side) for side in sizes.split(",")]
     except ValueError:
         raise click.UsageError(f"--sizes takes whole numbers with commas between, received {sizes!r}.") from None
-    chosen = [each for each in listed(source) if _asked(each, only)]
+    chosen = [each for each in listed(source, backend) if _asked(each, only)]
     if not chosen:
         raise click.UsageError(f"no architecture has one of {[*only]} in its source/family/name.")
-    task = {"sizes": sides, "batch": batch, "seed": seed, "operations": operation, "memory": memory}
-    results: dict[str, Any] = {} if again or not out.exists() else json.loads(out.read_text("utf-8"))["results"]
-    groups = one_per_family(chosen).values() if family else [[each] for each in chosen]
+    task = {
+        "sizes": sides,
+        "parameters": parameters,
+        "batch": batch,
+        "seed": seed,
+        "pairs": pairs,
+        "operations": operation,
+        "memory": memory,
+    }
+    results, surveyed = _kept(out)
     about = {**report.machine(), "settings": {**task, "family": family, "only": only}}
 
     def keep() -> None:
         about["date"] = datetime.now(UTC).isoformat(timespec="seconds")
         ordered = dict(sorted(results.items()))
-        texts = {out: page.to_json(about, ordered), to: page.page(_shown(about), ordered, list(OPERATIONS))}
+        operations = {"PyTorch": [*OPERATIONS], "Keras": KERAS_OPERATIONS}
+        texts = {
+            out: page.to_json(about, surveyed, ordered),
+            to: page.page({**_shown(about), "listed": len(chosen)}, surveyed, ordered, operations),
+        }
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text_whole(path, text)
 
+    ends = time.monotonic() + 60 * minutes if minutes else float("inf")
+    asked: list[str] = []
     try:
+        if not family:
+            _survey(chosen, surveyed, parameters)
+        keep()
+        groups = in_turn(chosen, surveyed, family=family)
         for number, members in enumerate(groups, 1):
-            _try(members, task, results, seconds, f"{number} of {len(groups)}")
+            if time.monotonic() > ends:
+                break
+            asked += _try(members, task, results, seconds, f"{number} of {len(groups)}", resume=resume)
             keep()
     except KeyboardInterrupt:
         click.echo("Interrupted: what was measured is written, and the next run goes on from there.", err=True)
         sys.exit(130)
     click.echo(f"Written: {to} and {out}")
+    wrong = page.wrong_of({name: results[name] for name in asked})
+    for line in wrong:
+        click.echo(line, err=True)
+    sys.exit(1 if wrong else 0)
 
 
 def _asked(architecture: Architecture, only: tuple[str, ...]) -> bool:
@@ -97,45 +132,69 @@ def _asked(architecture: Architecture, only: tuple[str, ...]) -> bool:
     return not only or any(part in name for part in only)
 
 
+def _kept(out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an earlier run found: results, and the survey."""
+    found = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    if found.get("format") != page.FORMAT:
+        return {}, {}
+    return found["results"], found["survey"]
+
+
+def _survey(chosen: Sequence[Architecture], surveyed: dict[str, Any], parameters: int) -> None:
+    """Build what is not known yet without its tensors, to know its batch norms and parameters."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for each in chosen:
+        if each.key not in surveyed and not each.source.startswith("keras"):
+            families.setdefault((each.source, each.family), []).append(each.name)
+    for number, ((source, family), names) in enumerate(families.items(), 1):
+        click.echo(f"survey {number} of {len(families)}: {source}/{family}", err=True)
+        given = {"source": source, "family": family, "names": names, "parameters": parameters}
+        found = children.apart(survey, given, 60 + 5 * len(names))
+        words = {"absent": f"it cannot be built: {found['error']}"} if "error" in found else None
+        surveyed.update({f"{source}/{name}": words or found[name] for name in names})
+
+
 def _try(
-    members: Iterable[Architecture], task: dict[str, Any], results: dict[str, Any], seconds: int, place: str
-) -> None:
-    """The first of these that can be tried, at most three."""
-    for each in [*members][:3]:
-        name = f"{each.source}/{each.name}"
-        if name not in results:
-            click.echo(f"{place}: {name}", err=True)
-            results[name] = {"family": each.family, **_apart(each, task, seconds)}
-        if "absent" not in results[name]:
-            return
+    members: Sequence[Architecture],
+    task: dict[str, Any],
+    results: dict[str, Any],
+    seconds: int,
+    place: str,
+    *,
+    resume: bool,
+) -> list[str]:
+    """The first of these that can be tried, at most four; the names of those that were asked for."""
+    asked = []
+    for each in [*members][:5]:
+        before = results.get(each.key)
+        if before is None or not resume:
+            click.echo(f"{place}: {each.key}", err=True)
+            found = _apart(each, task, seconds)
+            if before is not None and "operations" in before and "operations" in found:
+                found["operations"] = {**before["operations"], **found["operations"]}
+            results[each.key] = {"family": each.family, **found}
+        asked.append(each.key)
+        if "absent" not in results[each.key]:
+            break
+    return asked
 
 
 def _apart(architecture: Architecture, task: dict[str, Any], seconds: int) -> dict[str, Any]:
     """One architecture in a process of its own."""
     given = {**task, "source": architecture.source, "family": architecture.family, "name": architecture.name}
-    command = [sys.executable, "-m", "benchmarks.zoo.trial", json.dumps(given)]
-    environment = {**os.environ, "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "torch")}
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"it took more than {seconds} seconds"}
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        return {"error": last[:300]}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    if architecture.source.startswith("keras"):
+        given["backend"] = architecture.source.partition("-")[2] or "torch"
+    return children.apart(trial.main, given, seconds)
 
 
 def _shown(about: dict[str, Any]) -> dict[str, Any]:
-    kept = ("date", "torch", "keras", "processor", "kernels")
+    kept = ("date", "torch", "keras", "tensorflow", "processor", "kernels")
     settings = about["settings"]
     return {
         **{name: about[name] for name in kept if name in about},
-        "batch": settings["batch"],
-        "seed": settings["seed"],
-        "chosen": "one architecture per family" if settings["family"] else "every architecture that was reached",
+        **{name: settings[name] for name in ("batch", "seed")},
+        "sides": ", ".join(map(str, settings["sizes"])),
+        "parameters": f"at most {settings['parameters']} million",
     }
 
 

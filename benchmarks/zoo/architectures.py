@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,11 @@ class Architecture:
     family: str
     name: str
 
+    @property
+    def key(self) -> str:
+        """What it is called in the results."""
+        return f"{self.source}/{self.name}"
+
 
 def missing(sources: Iterable[str]) -> list[str]:
     """One sentence for each package that is not installed."""
@@ -55,21 +60,78 @@ def missing(sources: Iterable[str]) -> list[str]:
     ]
 
 
-def listed(sources: Iterable[str]) -> list[Architecture]:
+def listed(sources: Iterable[str], backends: Iterable[str] = ("torch",)) -> list[Architecture]:
     """All architectures of the packages that are here; whether they have batch norms shows when they are built."""
     found: list[Architecture] = []
     for source in sources:
-        if importlib.util.find_spec(source) is not None:
-            found += {"timm": _of_timm, "torchvision": _of_torchvision, "keras": _of_keras}[source]()
+        if importlib.util.find_spec(source) is None:
+            continue
+        if source == "keras":
+            for backend in backends:
+                found += [Architecture(f"keras-{backend}", each.family, each.name) for each in _of_keras()]
+        else:
+            found += {"timm": _of_timm, "torchvision": _of_torchvision}[source]()
     return found
 
 
-def one_per_family(architectures: Iterable[Architecture]) -> dict[tuple[str, str], list[Architecture]]:
-    """The families, and in each the architectures in the order in which they are to be tried until one can be."""
+def in_turn(
+    architectures: Iterable[Architecture], surveyed: Mapping[str, Mapping[str, Any]], *, family: bool
+) -> list[list[Architecture]]:
+    """In which order to try them: the smallest of each family first, then the second of each.
+
+    Args:
+        architectures: all that are asked for; those that the survey leaves out are dropped.
+        surveyed: of each, by key, how many parameters it has, or why it is ``absent``.
+        family: whether one of each family is enough.
+
+    Returns:
+        groups of which one architecture is to be tried, the next one of the group where it cannot be.
+    """
     families: dict[tuple[str, str], list[Architecture]] = {}
     for each in architectures:
-        families.setdefault((each.source, each.family), []).append(each)
-    return {family: sorted(members, key=_largeness) for family, members in families.items()}
+        if "absent" not in surveyed.get(each.key, {}):
+            families.setdefault((each.source, each.family), []).append(each)
+
+    def largeness(each: Architecture) -> tuple[int, ...]:
+        known = surveyed.get(each.key)
+        return (known["parameters"],) if known else _largeness(each)
+
+    ordered = [sorted(members, key=largeness) for members in families.values()]
+    if family:
+        return ordered
+    ranks = range(max(map(len, ordered), default=0))
+    return [[members[rank]] for rank in ranks for members in ordered if rank < len(members)]
+
+
+def survey(task: dict[str, Any]) -> dict[str, Any]:
+    """How many batch norms and parameters architectures have, or why they are ``absent``.
+
+    Args:
+        task: ``source``, ``family``, ``names``, and ``parameters``, the bound in millions.
+    """
+    return {
+        name: surveyed(Architecture(task["source"], task["family"], name), task["parameters"]) for name in task["names"]
+    }
+
+
+def surveyed(architecture: Architecture, bound: float) -> dict[str, Any]:
+    """The same of one, whose parameters may be so many millions."""
+    try:
+        with torch.device("meta"):
+            model = build(architecture)
+    except NotHere:
+        try:
+            model = build(architecture)  # some ask a tensor for its values while they are built
+        except NotHere as why:
+            return {"absent": str(why)}
+    norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    parameters = sum(each.numel() for each in model.parameters())
+    found: dict[str, Any] = {"norms": norms, "parameters": parameters}
+    if not norms:
+        return {**found, "absent": "it has no batch norm"}
+    if parameters > 1e6 * bound:
+        return {**found, "absent": f"it has more than {bound} million parameters"}
+    return found
 
 
 def _largeness(architecture: Architecture) -> tuple[int, int]:

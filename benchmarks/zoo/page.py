@@ -3,131 +3,129 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.zoo import summary
+
 Results = Mapping[str, Mapping[str, Any]]
-# What rounding may come to, relative to the largest value of an output, gradient or statistic.
-CLOSE = {"float64": 1e-8, "float32": 1e-2}
+FORMAT = 2
+OPENING = (
+    "Written by `make zoo`: architectures of timm, torchvision and keras.applications, with random weights and "
+    "statistics of data, each in a process of its own, and what the operations on whole models did to them. Outputs in "
+    "inference and in a step of training, gradients, running statistics and the bytes of the `state_dict` are compared "
+    "before and after, in float64 wherever a model can be of float64. Times are of one thread, in the time of the "
+    "processor and in float32: the median of the ratios of pairs, measured in turn. A ratio whose quartiles are "
+    "further apart than a factor of 1.3, in a repetition too, is left out as too noisy."
+)
 
 
-def to_json(about: Mapping[str, Any], results: Results) -> str:
+def to_json(about: Mapping[str, Any], surveyed: Mapping[str, Any], results: Results) -> str:
     """Everything that was measured."""
-    return json.dumps({"format": 1, "about": about, "results": results}, indent=1) + "\n"
+    kept = {"format": FORMAT, "about": about, "survey": surveyed, "results": results}
+    return json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
 
 
-def page(about: Mapping[str, Any], results: Results, operations: Sequence[str]) -> str:
+def page(
+    about: Mapping[str, Any], surveyed: Mapping[str, Any], results: Results, operations: Mapping[str, Sequence[str]]
+) -> str:
     """The page.
 
     Args:
         about: versions, processor, settings.
+        surveyed: of each architecture, by ``source/name``, how many batch norms and parameters it has.
         results: by ``source/name``.
-        operations: the names of the operations, in the order of their columns.
+        operations: the framework -> the names of its operations, in the order of their columns.
     """
     tried = {name: result for name, result in results.items() if "operations" in result}
-    failed = {name: str(result["error"]) for name, result in results.items() if "error" in result}
-    absent = {name: str(result["absent"]) for name, result in results.items() if "absent" in result}
-    parts = [
-        "# The zoo",
-        "Written by `make zoo`: architectures of timm, torchvision and keras.applications with random weights, each in "
-        "a process of its own, and what the operations on whole models did to them. " + _about(about),
-        *_summary(tried),
-    ]
-    for operation in operations:
-        rows = {name: result for name, result in tried.items() if operation in result["operations"]}
+    parts = ["# The zoo", OPENING, _about(about)]
+    for framework, names in operations.items():
+        rows = {name: result for name, result in tried.items() if name.startswith("keras") == (framework == "Keras")}
+        names = [name for name in names if any(name in row["operations"] for row in rows.values())]
+        if not names:
+            continue
+        parts += [f"## {framework}: in short", summary.table(rows, names)]
+        parts += [*summary.sentences(rows)]
+    if wrong := [line for name, result in tried.items() for line in _wrong(name, result)]:
+        parts += ["## What differs", _list(wrong)]
+    if multiplied := [line for name, result in tried.items() for line in _rounding(name, result)]:
+        parts += [
+            "## What rounding comes to",
+            "These models multiply the last digit of their input, so that the same numbers in another order differ "
+            "visibly.",
+            _list(multiplied),
+        ]
+    for framework, names in operations.items():
+        rows = {name: result for name, result in tried.items() if name.startswith("keras") == (framework == "Keras")}
+        for name in names:
+            if table := summary.reasons(rows, name):
+                parts += [f"## {framework}, {name}: why layers stayed as they were", table]
+    parts += ["## What was left out", _list(summary.left_out(surveyed, results, about["listed"]))]
+    for framework, names in operations.items():
+        rows = {name: result for name, result in tried.items() if name.startswith("keras") == (framework == "Keras")}
+        names = [name for name in names if any(name in row["operations"] for row in rows.values())]
         if rows:
-            parts += [f"## {operation}", _table(operation, rows)]
-    reasons = _reasons(tried)
-    if reasons:
-        parts += ["## Why batch norms before an activation were not fused", reasons]
-    for title, why in (("Not tried", absent), ("Failed", failed)):
-        if why:
-            parts += [f"## {title}", "\n".join(f"* `{name}`: {_cell(text)}" for name, text in why.items())]
+            parts += [f"## {framework}: every architecture", LEGEND, _table(rows, names)]
     return "\n\n".join(parts) + "\n"
 
 
-def _about(about: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name}: {value}" for name, value in about.items()) + "."
+LEGEND = (
+    "Layers that the operation was done to, of those that there are, where everything that must be the same is; behind "
+    "it, times after over before (for `recalibrate` ours over `update_bn`'s) with quartiles."
+)
 
 
-def _summary(tried: Results) -> list[str]:
-    rows = [result for result in tried.values() if "fuse" in result["operations"]]
-    rows = [result for result in rows if "error" not in result["operations"]["fuse"]]
-    if not rows:
-        return []
-    followed = sum(row["followed"] for row in rows)
-    added = sum(row["followed_by_addition"] for row in rows)
-    missed = Counter(_kind(what) for row in rows for what in row["operations"]["fuse"]["missed"].values())
-    direct, sums = followed - missed["activation"], added - missed["addition"]
-    return [
-        f"`fuse` on {len(rows)} architectures with {sum(row['norms'] for row in rows)} batch norms: it fused "
-        f"{direct} of the {followed} whose output goes into an activation and nowhere else "
-        f"({_share(direct, followed)}), and {sums} of the {added} with an addition in between ({_share(sums, added)}). "
-        "Which they are is seen in a "
-        "forward pass and not asked of `fuse`."
-    ]
+def wrong_of(results: Results) -> list[str]:
+    """Everything that is not as it must be: differences, crashes, processes that ended."""
+    lines = [f"{name}: {result['error']}" for name, result in results.items() if "error" in result]
+    return lines + [line for name, result in results.items() for line in _wrong(name, result)]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
-
-
-def _kind(what: str) -> str:
-    return "addition" if what.startswith("add, ") else "activation"
-
-
-def _table(operation: str, rows: Results) -> str:
-    fusing = operation == "fuse"
-    reached = ["before an activation", "before an addition and one", "swapped", "left"] if fusing else ["report"]
-    head = ["architecture", "side", "batch norms", *reached, "outputs", "seconds", "inference before, ms", "after, ms"]
-    lines = [head, ["---"] * len(head)]
-    for name, result in rows.items():
-        found = result["operations"][operation]
-        start = [f"`{name}`", str(result["size"]), str(result["norms"])]
+def _wrong(name: str, result: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for operation, found in result.get("operations", {}).items():
         if "error" in found:
-            lines.append([*start, *["–"] * (len(reached) - 1), _cell(found["error"]), "**failed**", "–", "–", "–"])
-            continue
-        words = _fused(result, found) if fusing else [_cell(found.get("said", ""))]
-        times = [f"{found['seconds']:.2f}", f"{found['before_ms']:.1f}", f"{found['after_ms']:.1f}"]
-        lines.append([*start, *words, outputs(found, result["dtype"]), *times])
+            lines.append(f"`{name}`, {operation}: it crashed: {_cell(found['error'])}")
+        lines += [f"`{name}`, {operation}: {_cell(words)}" for words in found.get("wrong", ())]
+    return lines
+
+
+def _rounding(name: str, result: Mapping[str, Any]) -> list[str]:
+    found = result.get("operations", {}).items()
+    return [f"`{name}`, {operation}: {each['rounding']}" for operation, each in found if each.get("rounding")]
+
+
+def _about(about: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in about.items() if name != "listed") + "."
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _table(rows: Results, operations: Sequence[str]) -> str:
+    lines = [["architecture", "side", "norms", *operations]]
+    lines.append(["---"] * len(lines[0]))
+    for name, result in rows.items():
+        cells = [_operation(result["operations"].get(operation)) for operation in operations]
+        lines.append([f"`{name}`", str(result["size"]), str(result["norms"]), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _fused(result: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    missed = Counter(map(_kind, found["missed"].values()))
-    direct, added = result["followed"], result["followed_by_addition"]
-    return [
-        f"{direct - missed['activation']} of {direct}",
-        f"{added - missed['addition']} of {added}",
-        str(found["swapped"]),
-        str(found["left"]),
-    ]
+def _operation(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    if "error" in found:
+        return "**crashed**"
+    if "refused" in found:
+        return "refused"
+    count = f"{found['done']}/{found['of']}"
+    words = [f"**{count}, differs**" if found["wrong"] else count]
+    return "; ".join([*words, *map(_time, found.get("times", {}).values())])
 
 
-def outputs(found: Mapping[str, Any], dtype: str) -> str:
-    """Whether outputs, gradients and statistics are what they were, in training and in inference.
-
-    Example:
-        >>> outputs({"inference": 0.0, "training": 2e-15}, "float64"), outputs({"finite": True}, "float32")
-        ('same: 2e-15', 'finite')
-    """
-    if "finite" in found:
-        return "finite" if found["finite"] else "**not finite**"
-    compared = {name: found[name] for name in ("inference", "training", "gradients", "statistics") if name in found}
-    if words := [f"{name}: {value}" for name, value in compared.items() if isinstance(value, str)]:
-        return f"**{_cell(words[0])}**"
-    largest = max(compared.values())
-    name = max(compared, key=lambda name: compared[name])
-    return f"same: {largest:.0e}" if largest <= CLOSE[dtype] else f"**{name} differ: {largest:.0e}**"
-
-
-def _reasons(tried: Results) -> str:
-    found: Counter[str] = Counter()
-    for name, result in tried.items():
-        for what in result["operations"].get("fuse", {}).get("missed", {}).values():
-            found[f"`{name}`: {_cell(what)}"] += 1
-    return "\n".join(f"* {number} of {text}" for text, number in found.most_common(60))
+def _time(time: Mapping[str, Any]) -> str:
+    return "too noisy" if time["noisy"] else f"{time['ratio']:.2f} ({time['low']:.2f}–{time['high']:.2f})"
 
 
 def _cell(text: str) -> str:

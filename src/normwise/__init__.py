@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from normwise.surgery.other_layers import swap
     from normwise.surgery.statistics import paused_statistics, pool_statistics, statistics_from
     from normwise.surgery.statistics_of_data import adapt, adapting, recalibrate
-    from normwise.surgery.training import accumulate_gradients, forward_together, param_groups
+    from normwise.surgery.training import accumulate_gradients, forward_together, param_groups, save_memory
 
     __version__: str
 del TYPE_CHECKING
@@ -48,6 +48,7 @@ __all__ = [
     "paused_statistics",
     "pool_statistics",
     "recalibrate",
+    "save_memory",
     "statistics_from",
     "swap",
     "unfreeze",

@@ -15,6 +15,7 @@ from normwise import __version__
 from normwise.commands import streams
 from normwise.commands.doctor import doctor, explain
 from normwise.commands.lab import lab
+from normwise.commands.layers import fold, swap
 from normwise.commands.program import Program, help_alone
 from normwise.commands.statistics import adapt, recalibrate
 from normwise.commands.values import Name
@@ -135,5 +136,5 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     return {"kernel": found.name, "reason": found.reason}
 
 
-for command in (lab, doctor, explain, recalibrate, adapt):
+for command in (lab, doctor, explain, recalibrate, adapt, fold, swap):
     main.add_command(command)

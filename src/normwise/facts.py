@@ -39,6 +39,10 @@ class Seen:
         found = Moments(self.mean, self.var, self.count).merged()
         return Moments(found.mean, found.var, np.asarray(found.count, dtype=np.float64))
 
+    def rows(self, start: int) -> Seen:
+        """Of every other batch, from this place on."""
+        return Seen(*(part[start::2] for part in (self.mean, self.var, self.count, self.samples)))
+
     def error(self, eps: float) -> Array:
         """The standard error of the pooled mean in standard deviations, shape (C,), from the spread between batches.
 
@@ -192,11 +196,13 @@ class Outcome:
         outputs: shape (n, k), of the first samples.
         loss: the mean over the samples, or None where no loss was given.
         metric: the same of the metric.
+        losses: shape (B,), the loss of each batch, or None.
     """
 
     outputs: Array
     loss: float | None = None
     metric: float | None = None
+    losses: Array | None = None
 
     def apart(self, other: Outcome) -> float:
         """The distance of the outputs, relative to how much the other's differ from sample to sample.
@@ -294,6 +300,8 @@ class ModelFacts:
         stored: what the model gives as it is, in inference mode.
         by_batch: what it gives with batch statistics everywhere.
         recalibrated: what it gives with the statistics of these data.
+        crossed: what it gives for each half of the batches with the statistics of the other half; None where the output
+            hardly changes.
         shares: the layer's name -> share of the difference between ``stored`` and ``recalibrated`` that correcting this
             layer alone takes away; for the layers in question.
         labels: of each batch, or None.
@@ -314,6 +322,7 @@ class ModelFacts:
     stored: Outcome | None = None
     by_batch: Outcome | None = None
     recalibrated: Outcome | None = None
+    crossed: Outcome | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     labels: Sequence[Array] | None = None
     company: Company | None = None

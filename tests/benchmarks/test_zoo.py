@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import normwise
 from benchmarks.zoo import __main__ as zoo
-from benchmarks.zoo import page, trial
-from benchmarks.zoo.architectures import Architecture, imported_timm, missing, one_per_family
+from benchmarks.zoo import children, comparison, page, pairs, summary, trial
+from benchmarks.zoo.architectures import Architecture, imported_timm, in_turn, missing, survey
 from benchmarks.zoo.followed import followed
-from benchmarks.zoo.operations import OPERATIONS
+from benchmarks.zoo.operations import OPERATIONS, Trying
+from benchmarks.zoo.reasons import grouped
+from benchmarks.zoo.reference import settle
 from normwise.torch.models.fusion.fuse import fuse
 
 
@@ -54,77 +59,281 @@ def test_a_package_that_is_not_here_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 
 def test_of_a_family_the_small_come_first() -> None:
-    names = ["net_large", "net_tiny", "net_huge"]
-    (members,) = one_per_family(Architecture("timm", "net", name) for name in names).values()
-    assert [each.name for each in members] == ["net_tiny", "net_huge", "net_large"]
+    families = [Architecture("timm", "net", name) for name in ("large", "tiny", "huge", "none")]
+    families.append(Architecture("timm", "other", "one"))
+    surveyed: dict[str, dict[str, Any]] = {
+        "timm/large": {"parameters": 3},
+        "timm/tiny": {"parameters": 1},
+        "timm/none": {"absent": "no norm"},
+    }
+    surveyed |= {"timm/huge": {"parameters": 9}, "timm/other": {"parameters": 5}}
+    names = [[each.name for each in group] for group in in_turn(families, surveyed, family=True)]
+    assert names == [["tiny", "large", "huge"], ["one"]]
+    names = [[each.name for each in group] for group in in_turn(families, surveyed, family=False)]
+    assert names == [["tiny"], ["one"], ["large"], ["huge"]]
+    guessed = in_turn([Architecture("timm", "net", name) for name in ("net_large", "net_tiny")], {}, family=True)
+    assert [each.name for each in guessed[0]] == ["net_tiny", "net_large"]
+
+
+def test_a_survey_builds_nothing_but_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+
+    def build(architecture: Architecture) -> nn.Module:
+        made = nn.Linear(2000, 1000) if architecture.name == "large" else nn.Linear(2, 2)
+        devices.append(made.weight.device.type)
+        return nn.Sequential(made, *[nn.BatchNorm1d(2)] * (architecture.name != "bare"))
+
+    monkeypatch.setattr("benchmarks.zoo.architectures.build", build)
+    found = survey({"source": "timm", "family": "", "names": ["net", "bare", "large"], "parameters": 1})
+    assert found["net"] == {"norms": 1, "parameters": 10}
+    assert found["bare"]["absent"] == "it has no batch norm"
+    assert found["large"]["absent"] == "it has more than 1 million parameters"
+    assert devices == ["meta"] * 3
+
+
+def _row(**changes: Any) -> dict[str, Any]:
+    time = {"ratio": 0.8, "low": 0.75, "high": 0.9, "pairs": 9, "before_ms": 2.0, "after_ms": 1.6, "noisy": False}
+    fuse = {
+        "done": 2, "of": 4, "reasons": {"its output is returned": 2}, "swapped": 2, "left": 0,
+        "missed": 1, "missed_by_addition": 0, "why_missed": {}, "wrong": [],
+        "compared": {"inference": 0.0, "training": 3e-14}, "times": {"inference": time},
+    }  # fmt: skip
+    noisy = {"done": 3, "of": 4, "reasons": {"its output is returned": 1}, "wrong": [], "compared": {}}
+    noisy |= {"times": {"inference": {**time, "noisy": True}}, "output_error": 2e-6}
+    operations = {"fuse": {**fuse, **changes}, "fold": noisy}
+    return {"size": 64, "dtype": "float64", "norms": 4, "parameters": 10, "followed": 2, "followed_by_addition": 1,
+            "operations": operations}  # fmt: skip
+
+
+def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> tuple[list[str], list[str]]:
+    asked: list[str] = []
+
+    def apart(work: Any, task: dict[str, Any], seconds: float) -> dict[str, Any]:
+        if work is survey:
+            return {name: {"norms": 4, "parameters": 10} for name in task["names"]}
+        asked.append(task["name"])
+        assert (task["sizes"], seconds) == ([32], 180)
+        found: dict[str, Any] = answers[task["name"]]
+        return found
+
+    families = [Architecture("timm", *pair) for pair in (("a", "vit"), ("a", "net"), ("b", "bad"))]
+    monkeypatch.setattr(zoo, "listed", lambda *_: families)
+    monkeypatch.setattr(children, "apart", apart)
+    monkeypatch.setattr(zoo, "missing", lambda _: [])
+    options = ["--family", "--sizes", "32", "--out", str(tmp_path / "zoo.json"), "--page", str(tmp_path / "zoo.md")]
+    return options, asked
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = {
-        "size": 64, "dtype": "float64", "norms": 4, "parameters": 10, "followed": 2, "followed_by_addition": 1,
-        "operations": {
-            "fuse": {
-                "fused": 2, "swapped": 2, "left": 0, "reached": 2,
-                "missed": {"bn": "add, relu: its output is returned"},
-                "seconds": 0.1, "before_ms": 3.0, "after_ms": 2.0, "inference": 0.0, "training": 3e-14,
-            },
-            "recalibrate": {"said": "4 of 4", "seconds": 0.1, "before_ms": 3.0, "after_ms": 3.0, "finite": True},
-        },
-    }  # fmt: skip
-    asked: list[str] = []
-
-    def apart(architecture: Architecture, task: dict[str, Any], seconds: int) -> dict[str, Any]:
-        asked.append(architecture.name)
-        assert (task["sizes"], seconds) == ([32], 300)
-        return {"vit": {"absent": "it has no batch norm"}, "bad": {"error": "Killed"}}.get(architecture.name, result)
-
-    families = [Architecture("timm", *pair) for pair in (("a", "vit"), ("a", "net"), ("b", "bad"))]
-    monkeypatch.setattr(zoo, "listed", lambda _: families)
-    monkeypatch.setattr(zoo, "_apart", apart)
-    monkeypatch.setattr(zoo, "missing", lambda _: [])
-    options = ["--family", "--sizes", "32", "--out", str(tmp_path / "zoo.json"), "--page", str(tmp_path / "zoo.md")]
-    assert CliRunner().invoke(zoo.main, options).exit_code == 0
-    assert asked == ["vit", "net", "bad"]
-    assert CliRunner().invoke(zoo.main, options).exit_code == 0
-    assert asked == ["vit", "net", "bad"]
+    answers = {"vit": {"absent": "it has no batch norm"}, "net": _row(), "bad": {"error": "Killed"}}
+    options, asked = _run(tmp_path, monkeypatch, answers)
+    for _ in range(2):
+        done = CliRunner().invoke(zoo.main, options)
+        assert done.exit_code == 1
+        assert "timm/bad: Killed" in done.output
+        assert asked == ["net", "bad"] or asked == ["vit", "net", "bad"]
+    answers["bad"] = _row()
+    assert CliRunner().invoke(zoo.main, [*options, "--again", "--only", "/bad"]).exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["zoo.json", "zoo.md"]
-    assert {*json.loads((tmp_path / "zoo.json").read_text())["results"]} == {"timm/vit", "timm/net", "timm/bad"}
-    text = (tmp_path / "zoo.md").read_text()
-    assert "it fused 2 of the 2 whose output goes into an activation and nowhere else (100.0 %), and 0 of the 1" in text
-    assert "| `timm/net` | 64 | 4 | 2 of 2 | 0 of 1 | 2 | 0 | same: 3e-14 | 0.10 | 3.0 | 2.0 |" in text
-    assert "* 1 of `timm/net`: add, relu: its output is returned" in text
-    assert "* `timm/bad`: Killed" in text
-    assert "* `timm/vit`: it has no batch norm" in text
-    assert CliRunner().invoke(zoo.main, [*options, "--again", "--only", "/bad", "--only", "/b/"]).exit_code == 0
-    assert asked == ["vit", "net", "bad", "bad"]
+    kept = json.loads((tmp_path / "zoo.json").read_text())
+    assert kept["format"] == page.FORMAT
+    assert {"timm/net", "timm/bad"} <= {*kept["results"]}
+    answers["bad"] = _row(done=1)
+    del answers["bad"]["operations"]["fold"]
+    assert CliRunner().invoke(zoo.main, [*options, "--again", "--only", "/bad"]).exit_code == 0
+    kept = json.loads((tmp_path / "zoo.json").read_text())["results"]["timm/bad"]["operations"]
+    assert (kept["fuse"]["done"], kept["fold"]["done"]) == (1, 3)  # what was not asked for anew is kept
     wrong = CliRunner().invoke(zoo.main, ["--sizes", "big"])
     assert "--sizes takes whole numbers with commas between, received 'big'." in wrong.output
 
 
+def test_what_differs_is_a_row_and_ends_the_command_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"vit": _row(), "net": _row(), "bad": _row(wrong=["training differ by 1e-02"])}
+    options, _ = _run(tmp_path, monkeypatch, answers)
+    done = CliRunner().invoke(zoo.main, options)
+    assert done.exit_code == 1
+    assert "`timm/bad`, fuse: training differ by 1e-02" in done.output
+    text = (tmp_path / "zoo.md").read_text()
+    assert "| fuse | 2 | 1 | 0 | 1 | 0 | 4 of 8 (50.0 %) |" in text
+    assert "* `timm/bad`, fuse: training differ by 1e-02" in text
+    assert "| 4 | 2 | its output is returned |" in text
+    assert "it fused 2 of the 4 whose output goes into an activation and nowhere else (50.0 %)" in text
+    assert "| 64 | 4 | 2/4; 0.80 (0.75–0.90) | 3/4; too noisy |" in text
+    assert "| `timm/bad` | 64 | 4 | **2/4, differs**; 0.80 (0.75–0.90) | 3/4; too noisy |" in text
+
+
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("found", "status"),
     [
-        ({"inference": 0.0, "gradients": 0.5}, "**gradients differ: 5e-01**"),
-        ({"inference": "not the same tensors: y"}, "**inference: not the same tensors: y**"),
-        ({"finite": False}, "**not finite**"),
+        ({"done": 2, "of": 3, "wrong": []}, "same"),
+        ({"done": 0, "of": 0, "wrong": []}, "same"),
+        ({"done": 0, "of": 3, "wrong": []}, "refused"),
+        ({"refused": "a sentence."}, "refused"),
+        ({"done": 3, "of": 3, "wrong": ["state: other keys: x"]}, "differs"),
+        ({"error": "KeyError: x"}, "crashed"),
     ],
 )
-def test_what_is_wrong_shows(found: dict[str, Any], words: str) -> None:
-    assert page.outputs(found, "float64") == words
+def test_what_came_of_an_operation(found: dict[str, Any], status: str) -> None:
+    assert summary.status(found) == status
 
 
-def test_every_operation_on_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "build", lambda _: nn.Sequential(nn.Conv2d(3, 3, 1), Branches()))
-    task = {"source": "timm", "family": "", "name": "x", "sizes": [8], "seed": 0, "batch": 4, "memory": 0}
+def test_reasons_are_counted_without_the_names_in_them() -> None:
+    reasons = ["its output is that of a.conv1, of class Net", "its output is that of a.conv2, of class Net", "other"]
+    found = grouped(reasons, ["a", "a.conv1", "a.conv2", "output"], ["Net"])
+    assert found == {"its output is that of [layer], of class [class]": 2, "other": 1}
+
+
+def test_pairs_are_medians_with_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 2.0] * 2 + [2.0, 1.0, 1.0, 2.0] * 20)  # in turn: before, after; after, before
+    monkeypatch.setattr(pairs, "_seconds", lambda call: call() or next(times))
+    found = pairs.paired(lambda: None, lambda: None, seconds=0.0)
+    assert found["pairs"] == pairs.FEWEST
+    assert found["low"] <= found["ratio"] <= found["high"]
+
+
+def test_pairs_that_are_far_apart_are_measured_again_and_called_noisy(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def measure(*_: Any) -> dict[str, float]:
+        measured.append(1)
+        return {"ratio": 1.0, "low": 0.8, "high": 1.2}
+
+    monkeypatch.setattr(pairs, "_measure", measure)
+    assert pairs.paired(lambda: None, lambda: None)["noisy"]
+    assert len(measured) == 2
+
+
+def test_a_process_of_its_own_answers_or_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "_PRELOADED", [])
+    assert children.apart(itemgetter("found"), {"found": {"norms": 3}}, 60) == {"norms": 3}
+    assert children.apart(itemgetter("found"), {}, 60) == {"error": "KeyError: 'found'"}
+    assert children.apart(itemgetter("found"), {}, 0) == {"error": "it took more than 0 seconds"}
+
+
+def _small(_: Architecture) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Branches())
+
+
+TASK = {"source": "timm", "family": "", "name": "x", "sizes": [8], "seed": 0, "batch": 4, "memory": 0,
+        "parameters": 30, "pairs": 1e-9}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
+    """The zoo's trial of a small network."""
     threads = torch.get_num_threads()
-    found = trial.main({**task, "operations": [*OPERATIONS]})
+    monkeypatch.setattr(pairs, "FEWEST", 3)
+    monkeypatch.setattr("benchmarks.zoo.trial.build", _small)
+    monkeypatch.setattr("benchmarks.zoo.architectures.build", _small)
+    yield lambda *operations: trial.main({**TASK, "operations": operations, "pairs": 1e-9 * (len(operations) > 2)})
     torch.set_num_threads(threads)
-    assert (found["norms"], found["followed"], found["followed_by_addition"]) == (4, 1, 1)
-    fused, recalibrated = found["operations"]["fuse"], found["operations"]["recalibrate"]
-    assert (fused["fused"], fused["reached"], fused["missed"]) == (2, 2, {})
-    assert max(fused[what] for what in ("inference", "training", "gradients", "statistics")) < 1e-10
-    assert recalibrated["said"] == "4 of 4 batch norms recalibrated with 8 samples in 2 batches"
-    assert recalibrated["finite"]
+
+
+def test_every_operation_on_a_small_network(small: Callable[..., dict[str, Any]]) -> None:
+    found = small(*OPERATIONS)
+    assert (found["norms"], found["followed"], found["followed_by_addition"]) == (5, 1, 1)
+    rows = found["operations"]
+    assert {name: (row["done"], row["of"], row["wrong"]) for name, row in rows.items()} == {
+        "fuse": (2, 5, []),
+        "swap there and back": (4, 4, []),
+        "swap to normwise": (5, 5, []),
+        "freeze": (5, 5, []),
+        "fold": (1, 5, []),
+        "fuse and fold": (1, 5, []),
+        "recalibrate": (5, 5, []),
+    }
+    assert rows["fuse"]["missed"] == rows["fuse"]["missed_by_addition"] == 0
+    assert rows["swap there and back"]["alone"]
+    compared = {f"{name}: {what}": value for name, row in rows.items() for what, value in row["compared"].items()}
+    assert max(compared.values()) < 1e-10, compared
+    assert len(compared) == 4 + 8 + 4 + 8 + 1 + 1 + 2
+    assert rows["recalibrate"]["times"]["update_bn"]["pairs"] == pairs.FEWEST
+
+
+@pytest.mark.parametrize("operation", ["fuse", "swap there and back", "swap to normwise", "freeze", "fold"])
+def test_a_silent_change_is_seen(
+    operation: str, small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation that also moves a number of the model."""
+    name = operation.partition(" ")[0]
+    right = getattr(normwise, name)
+
+    def wrong(model: nn.Module, *args: Any, **settings: Any) -> Any:
+        done = right(model, *args, **settings)
+        with torch.no_grad():
+            model[0].weight.mul_(1.001)  # type: ignore[index]  # a sequence with a convolution
+        return done
+
+    monkeypatch.setattr(normwise, name, wrong)
+    row = small(operation)["operations"][operation]
+    assert summary.status(row) == "differs"
+    assert any("inference" in words or "state" in words for words in row["wrong"])
+
+
+def test_statistics_that_are_not_the_datas_are_seen(
+    small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = normwise.recalibrate
+
+    def wrong(model: nn.Module, batches: Any, **settings: Any) -> Any:
+        return right(model, batches[:1], **settings)
+
+    monkeypatch.setattr(normwise, "recalibrate", wrong)
+    row = small("recalibrate")["operations"]["recalibrate"]
+    assert any(words.startswith("statistics differ by") for words in row["wrong"])
+
+
+def test_a_crash_is_a_row(small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(model: nn.Module) -> None:
+        raise KeyError(type(model).__name__)
+
+    monkeypatch.setattr(normwise, "fuse", crash)
+    found = small("fuse", "freeze")["operations"]
+    assert found["fuse"] == {"error": "KeyError: 'Sequential' (crash)"}
+    assert found["freeze"]["wrong"] == []
+
+
+def test_the_reference_has_the_statistics_of_all_data() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
+    batches = [torch.randn(2, 3, 4, 4), torch.randn(3, 3, 4, 4)]
+    assert settle(model, batches) == {"1": 1, "4": 1}
+    x = model[0](torch.cat(batches))
+    torch.testing.assert_close(model[1].running_var, x.var((0, 2, 3), correction=1))
+    x = model[3](torch.relu(model[1](x)))
+    torch.testing.assert_close(model[4].running_mean, x.mean((0, 2, 3)))
+
+
+def test_differences_are_relative_to_the_tensor() -> None:
+    one = {"y": torch.tensor([10.0, 1.0]), "z": torch.tensor([1.0])}
+    assert comparison.difference(one, {**one, "y": torch.tensor([10.1, 1.0])}) == pytest.approx(0.01, rel=1e-4)
+    assert comparison.difference(one, {"y": one["y"]}) == "not the same tensors: z"
+    assert comparison.difference(one, {**one, "z": torch.tensor([float("nan")])}) == "z is not finite"
+    assert comparison.changed_state(one, {"z": one["z"], "y": one["y"]}) == "the keys are in another order"
+    assert comparison.changed_state(one, {**one, "z": one["z"] + 1}) == "other values in z and 0 more"
+
+
+def test_rounding_that_a_model_multiplies_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_conditioning", lambda _: {"gradients": 1e-9})
+    trying: Any = Trying.__new__(Trying)
+    wrong, rounding = trial.judged({"gradients": 5e-8, "training": 5e-8}, "float64", trying)
+    assert wrong == ["training differ by 5e-08"]
+    assert rounding == "gradients by 5e-08, and by 1e-09 where the input is rounded otherwise"
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet10t"])
+def test_one_of_timm(name: str) -> None:
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    threads = torch.get_num_threads()
+    operations = ["fuse", "swap there and back", "fuse and fold"]
+    try:
+        found = trial.main({**TASK, "name": name, "sizes": [32], "batch": 2, "pairs": 0, "operations": operations})
+    finally:
+        torch.set_num_threads(threads)
+    statuses = {operation: summary.status(row) for operation, row in found["operations"].items()}
+    assert statuses == dict.fromkeys(operations, "same"), found
+    assert found["operations"]["swap there and back"]["done"] == found["norms"]
 
 
 def test_timms_own_batch_norm_with_an_activation() -> None:

@@ -113,11 +113,11 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (("nets.py:net", "--data", "nets.py:data"), 3, "unknown name in nets.py 'net'"),
-        (("nets.py:healthy", "--data", "nets.py:empty"), 3, "received no batches"),
-        (("nets.py:healthy", "--data", "nets.py:raising"), 3, "the disk is gone"),
-        (("nets.py:healthy", "--data", "absent.npz"), 3, "absent.npz"),
-        (("nets.py:healthy", "--data", "wrong.npz"), 3, "nets.py:healthy on wrong.npz"),
+        (("nets.py:net", "--data", "nets.py:data"), 2, "unknown name in nets.py 'net'"),
+        (("nets.py:healthy", "--data", "nets.py:empty"), 2, "received no batches"),
+        (("nets.py:healthy", "--data", "nets.py:raising"), 2, "the disk is gone"),
+        (("nets.py:healthy", "--data", "absent.npz"), 2, "absent.npz"),
+        (("nets.py:healthy", "--data", "wrong.npz"), 2, "nets.py:healthy on wrong.npz"),
         (("nets.py:healthy", "--data", "nets.py:data", "--html", "page.pdf"), 2, "page.pdf"),
         (("nets.py:healthy", "--data", "nets.py:data", "--only", "stale"), 2, "unknown check 'stale'"),
         (("nets.py:healthy", "--data", "nets.py:data", "--batch-size", "4"), 2, "--batch-size is for an .npz"),

@@ -36,7 +36,7 @@ PYTHON = re.compile(r"\b(None|True|False|math\.inf|callable|iterables?|kwargs|di
 
 def test_all_commands_are_looked_at() -> None:
     assert {" ".join(path) for path in ALL} == {
-        *("", "adapt", "doctor", "explain", "info", "lab", "recalibrate"),
+        *("", "adapt", "doctor", "explain", "fold", "info", "lab", "recalibrate", "swap"),
         *("lab compare", "lab list", "lab run"),
     }
     assert len(OPTIONS) > 40
@@ -87,11 +87,13 @@ def test_names_that_a_help_lists_are_all_there_are() -> None:
     from normwise import estimators
     from normwise.lab.data import images
     from normwise.recalibration.one_pass import UPSTREAM
+    from normwise.swap_settings import KINDS
 
     listed: dict[tuple[str, ...], Any] = {
         ("recalibrate", "--estimator"): [name for name in estimators.names() if name != "window"],
         ("recalibrate", "--upstream"): UPSTREAM,
         ("lab", "run", "--data"): images.names(),
+        ("swap", "--to"): ["torch", "keras", "normwise", *KINDS],
     }
     for words, names in listed.items():
         assert all(name in str(OPTIONS[words].help) for name in names), words

@@ -11,6 +11,7 @@ from normwise.cli import main
 from normwise.lab import names
 
 EXPERIMENTS = len(names())
+KNOWN = "Known: adapt, doctor, explain, fold, info, lab, recalibrate, swap."
 OF_RECALIBRATE = (
     "Known: --batch-size, --batches, --data, --device, --estimator, --help, --json, --out, --scale, --tolerance, "
     "--upstream, --weights."
@@ -56,16 +57,25 @@ DASK = "--dask must be the address of a Dask scheduler, for example tcp://10.0.0
 RECALIBRATE = "recalibrate nets.py:net --data rows.npz --out new.pt"
 ADAPT = "adapt nets.py:net --data rows.npz --out new.pt"
 COMPARE = "lab compare nets.py:net --data rows.npz"
+SWAP = "swap nets.py:net --out new.pt"
+FOLD = "fold nets.py:net --out new.pt"
+SWAP_NEEDS = (
+    "`normwise swap` needs {}, which is missing; for example: normwise swap nets.py:net --to group --data data.npz "
+    "--out group.pt"
+)
+FOLD_NEEDS = (
+    "`normwise fold` needs {}, which is missing; for example: normwise fold nets.py:net --weights net.pt --out "
+    "folded.safetensors"
+)
 
 WRONG: list[tuple[str, str]] = [
     # commands, options and arguments that there are not
-    ("inf", "unknown command 'inf': did you mean 'info'? Known: adapt, doctor, explain, info, lab, recalibrate."),
+    ("inf", f"unknown command 'inf': did you mean 'info'? {KNOWN}"),
     (
         "recalibarte",
-        "unknown command 'recalibarte': did you mean 'recalibrate'? Known: adapt, doctor, explain, info, lab, "
-        "recalibrate.",
+        f"unknown command 'recalibarte': did you mean 'recalibrate'? {KNOWN}",
     ),
-    ("train", "unknown command 'train': Known: adapt, doctor, explain, info, lab, recalibrate."),
+    ("train", f"unknown command 'train': {KNOWN}"),
     ("lab rum", "unknown command 'rum': did you mean 'run'? Known: compare, list, run."),
     ("--versoin", "unknown option '--versoin': did you mean '--version'? Known: --help, --version."),
     ("-v", "unknown option '-v': Known: --help, --version."),
@@ -218,6 +228,42 @@ WRONG: list[tuple[str, str]] = [
      "received 'a.pt' with net.keras: leave it out."),
     ("adapt net.keras --data rows.npz --out new.keras --device cpu", "--device is for PyTorch models, received 'cpu' "
      "with net.keras: leave it out."),
+    # swap and fold
+    ("swap", SWAP_NEEDS.format("MODEL")),
+    ("swap nets.py:net --to group", SWAP_NEEDS.format("--out")),
+    (SWAP, SWAP_NEEDS.format("--to")),
+    ("fold", FOLD_NEEDS.format("MODEL")),
+    ("fold nets.py:net", FOLD_NEEDS.format("--out")),
+    (f"{SWAP} --to gruop", "unknown target of swap 'gruop': did you mean 'group'? Known: domains, ghost, group, "
+                           "instance, keras, layer, normwise, renorm, sync, torch."),
+    (f"{SWAP} --to keras", "--to keras is not for PyTorch models, received with nets.py:net: give --to torch."),
+    ("swap net.keras --out new.keras --to torch", "--to torch is not for Keras models, received with net.keras: give "
+                                                  "--to keras."),
+    (f"{SWAP} --to layer --num-groups 8", "--num-groups is for --to group, received with --to layer: leave it out."),
+    (f"{SWAP} --to group --num-groups 0", "--num-groups must be a whole number of 1 or more, received '0'."),
+    (f"{SWAP} --to ghost", "--to ghost needs either --virtual-batch-size or --num-splits: give one of them."),
+    (f"{SWAP} --to ghost --num-splits 2 --virtual-batch-size 8", "--to ghost needs either --virtual-batch-size or "
+                                                                 "--num-splits: give one of them."),
+    (f"{SWAP} --to domains", "--to domains needs the names of the domains: give for example --domains day,night."),
+    (f"{SWAP} --to renorm --domain day", "--domain is for --to torch or --to keras or --to group or --to layer or --to "
+                                         "instance or --to domains, received with --to renorm: leave it out."),
+    (f"{FOLD} --scale 1/255", "--scale is about --data, which is not given: give it too, or leave it out."),
+    (f"{FOLD} --batches 3", "--batches is about --data, which is not given: give it too, or leave it out."),
+    (f"{SWAP} --to group --batch-size 3", "--batch-size is about --data, which is not given: give it too, or leave it "
+                                          "out."),
+    ("fold net.keras --out new.keras --batches 2", "--batches is about --data, which is not given: give it too, or "
+                                                   "leave it out."),
+    ("fold nets.py:net --out new.onnx", WEIGHTS.format("new.onnx")),
+    ("fold net.keras --out new.pt", "a Keras model is a .keras file, received 'new.pt': give it such a name."),
+    # operations that are no commands
+    ("fuse nets.py:net", "'fuse' is no command: it changes no weights, so that there is nothing to write: call "
+                         "normwise.fuse(model) in the program that trains or serves."),
+    ("freeze nets.py:net --out new.pt", "'freeze' is no command: what is frozen is about training, and no file of "
+     "weights keeps it: call normwise.freeze(model) in the program that trains."),
+    ("unfreeze", "'unfreeze' is no command: what is frozen is about training, and no file of weights keeps it: call "
+                 "normwise.unfreeze(model) in the program that trains."),
+    ("convert net.keras", "'convert' is no command: `normwise swap` puts other layers into a model: give it --to "
+                          "normwise, or --to torch, or --to keras."),
 ]  # fmt: skip
 
 

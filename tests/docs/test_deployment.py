@@ -55,7 +55,7 @@ def test_the_answers_of_what_is_deployed_are_those_of_the_network(name: str) -> 
 
 
 def test_the_page_shows_the_heart_of_every_script() -> None:
-    assert len(SCRIPTS) == 8
+    assert len(SCRIPTS) == 9
     shown = {name: block(name, "python") for name in SCRIPTS}
     assert [name for name in SCRIPTS if shown[name] not in (FOLDER / f"{name}.py").read_text("utf-8")] == []
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import normwise.doctor.check
-from normwise.doctor.check import load, names, run
+from normwise.doctor.check import chosen, load, names, run
 from normwise.doctor.finding import Finding, Severity
+from normwise.errors import UnknownName
 
 HEADINGS = ["What it finds:", "Why it is bad:", "How it is measured:", "What to do:", "References:"]
 EVERY = names()
@@ -75,3 +76,10 @@ def test_a_check_reads_facts_and_no_framework(name: str) -> None:
     assert all(
         re.match(r"normwise\.(doctor\.(?!checks)|facts|moments)", str(module)) for module in {*own} - {"normwise.facts"}
     )
+
+
+def test_one_name_may_be_given_as_a_string() -> None:
+    assert chosen("wrong_axis", ()) == ["wrong_axis"]
+    assert "wrong_axis" not in chosen(None, "wrong_axis")
+    with pytest.raises(UnknownName, match="did you mean 'wrong_axis'"):
+        chosen(("wrong_axes",), ())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import normwise.torch as nt
 from normwise.torch.models.fusion.fuse import fuse
+from normwise.torch.models.memory.save_memory import save_memory
 from normwise.torch.models.paused import paused_statistics
 from normwise.torch.models.recalibration.adapt import adapt
 from normwise.torch.models.recalibration.adapting import adapting
@@ -55,6 +56,7 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "paused_statistics": lambda model: block(paused_statistics(model), model),
     "fuse": fuse,
     "param_groups": lambda model: [(each["name"], len(each["params"])) for each in nt.param_groups(model, 0.1)],
+    "save_memory": save_memory,
     "pool_statistics": nt.pool_statistics,
     "convert_to_synchronized": lambda model: nt.convert_to_synchronized(model)[1:],
     "convert_from_synchronized": lambda model: nt.convert_from_synchronized(model)[1:],

@@ -11,7 +11,7 @@ import click
 
 from normwise.commands import streams
 from normwise.commands.inputs import BATCHES, DATA, MODEL, WEIGHTS, Inputs, options
-from normwise.commands.program import Command
+from normwise.commands.program import WRONG, Command
 from normwise.commands.values import File, Name, Place, allowed
 from normwise.loading import attempt, check_place, check_suffix, check_target
 
@@ -22,7 +22,13 @@ def _checks() -> list[str]:
     return names()
 
 
-@click.command(cls=Command, epilog="Example: normwise doctor nets.py:net --data data.npz --weights net.pt")
+class Verdict(Command):
+    """A command whose exit code 1 is its answer; whatever kept it from one is 2."""
+
+    failed = WRONG
+
+
+@click.command(cls=Verdict, epilog="Example: normwise doctor nets.py:net --data data.npz --weights net.pt")
 @options(MODEL, DATA, WEIGHTS)
 @click.option(
     "--source",

@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from normwise.commands import keras_backend, streams
-from normwise.commands.values import Factor, File, Place, Whole, allowed, check_data
+from normwise.commands.values import Factor, File, Place, Several, Whole, allowed, check_data
 from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
 from normwise.loading import READABLE, attempt, check_file, check_place, check_source, check_suffix, split_key
@@ -37,6 +37,18 @@ WEIGHTS: Option = click.option(
     metavar="FILE[:KEY]",
     help="Weights to load into a PyTorch model first: a .safetensors, .pt, .pth, .ckpt, .bin or .tar file, with a "
     "KEY where it holds several, for example last.ckpt:ema. Default: those that MODEL comes with",
+)
+OPTIONAL_DATA: Option = click.option(
+    "--data",
+    type=Place(lambda place: check_place(place, "DATA")),
+    metavar="DATA",
+    help="Data on which outputs before and after are compared: FILE.py:FUNCTION that returns batches (a DataLoader, a "
+    "list), or an .npz file with arrays. Default: compare nothing",
+)
+LAYERS: Option = click.option(
+    "--layers",
+    type=Several(str, "names of layers"),
+    help="Names of the only layers that are meant, with commas between them. Default: all",
 )
 BATCHES: tuple[Option, ...] = (
     click.option("--batches", type=Whole(1), help="Batches to use, at most. Default: all"),
@@ -69,7 +81,7 @@ class Inputs:
 
     Args:
         model: MODEL.
-        data: DATA.
+        data: DATA, or None where the command needs none and none is given.
         weights: of a PyTorch model, or None.
         batch_size: rows per batch of an ``.npz``.
         scale: what its values are multiplied by, or None.
@@ -77,7 +89,7 @@ class Inputs:
     """
 
     model: str
-    data: str
+    data: str | None
     weights: Path | None
     batch_size: int
     scale: float | None
@@ -98,7 +110,8 @@ class Inputs:
         return self._of_keras(others) if self.of_keras else self._of_torch(others)
 
     def _of_torch(self, others: Sequence[str]) -> tuple[Any, Any, list[Any]]:
-        given = click.get_current_context().get_parameter_source("batch_size") is not ParameterSource.DEFAULT
+        given = _is_given("batch_size")
+        self._refuse_without_data()
         self._refuse_for_own_batches("--batch-size", given=given)
         self._refuse_for_own_batches("--scale", given=self.scale is not None)
         if self.weights is not None:
@@ -107,7 +120,8 @@ class Inputs:
             check_file(weights, "the weights")
         for place in (self.model, *others):
             check_source(place)
-        check_data(self.data)
+        if self.data is not None:
+            check_data(self.data)
         if installed_version("torch") is None:
             raise MissingExtra("torch", extra="torch")
         from normwise.torch.models import loading
@@ -120,6 +134,8 @@ class Inputs:
         if device is not None:
             for place, each in zip((self.model, *others), (network, *more), strict=True):
                 attempt(partial(each.to, device), f"moving {place} to --device {device}")
+        if self.data is None:
+            return network, None, more
         batches = loading.load_batches(self.data, network, self.batch_size, scale=self.scale, tell=_tell)
         return network, batches, more
 
@@ -130,22 +146,37 @@ class Inputs:
                 raise click.UsageError(
                     f"{option} is for PyTorch models, received {str(given)!r} with {self.model}: leave it out."
                 )
+        self._refuse_without_data()
         self._refuse_for_own_batches("--scale", given=self.scale is not None)
         from normwise.archives import check_keras
 
         for place in (self.model, *others):
             check_keras(Path(place))
-        check_data(self.data)
+        if self.data is not None:
+            check_data(self.data)
         keras_backend.check()
         with keras_backend.quiet():
             loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
         network = loading.load_model(self.model)
         more = [loading.load_model(place) for place in others]
+        if self.data is None:
+            return network, None, more
         return network, loading.load_batches(self.data, network, scale=self.scale, tell=_tell), more
 
+    def _refuse_without_data(self) -> None:
+        for name in ("batches", "batch_size", "scale", "device"):
+            if self.data is None and _is_given(name):
+                option = "--" + name.replace("_", "-")
+                raise click.UsageError(f"{option} is about --data, which is not given: give it too, or leave it out.")
+
     def _refuse_for_own_batches(self, option: str, *, given: bool) -> None:
-        if given and not self.data.endswith(".npz"):
+        if given and self.data is not None and not self.data.endswith(".npz"):
             raise click.UsageError(f"{option} is for an .npz, and {self.data} makes its own batches: leave it out.")
+
+
+def _is_given(name: str) -> bool:
+    """Whether the command has such a parameter, and it was typed."""
+    return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 
 def _tell(sentence: str) -> None:

@@ -63,6 +63,14 @@ def quiet() -> Iterator[None]:
                     streams.complain(line)
 
 
+def import_the_rest() -> None:
+    """Let Keras import quietly what it else imports when a layer is first asked for its settings: TensorFlow."""
+    import keras
+
+    with quiet():
+        keras.dtype_policies.serialize(keras.dtype_policies.get("float32"))
+
+
 def _chosen() -> tuple[str, str]:
     """The backend that Keras will take, and who says so."""
     if os.environ.get(VARIABLE):

@@ -21,16 +21,29 @@ EXIT_CODES = {
     0: "The command did what it was asked to.",
     1: "`normwise doctor` found an error in the model.",
     WRONG: "The command line is wrong: an unknown command, option or name, a value that cannot be, or options that do "
-    "not go together. Nothing was begun.",
+    "not go together. Nothing was begun. Of `normwise doctor`, also: the model could not be examined.",
     FAILED: "The command line is right, and the work failed: a file or a library is not there, a file is damaged, the "
     "code in MODEL or DATA failed, an environment variable is wrong, or a result could not be written.",
     INTERRUPTED: "Ctrl-C ended it. What `normwise lab` has finished is kept, and the same command continues from it.",
 }
 """What the program's exit codes mean; ``docs/command_line.md`` is generated from it."""
 
+NO_COMMANDS = {
+    "convert": "`normwise swap` puts other layers into a model: give it --to normwise, or --to torch, or --to keras.",
+    "freeze": "what is frozen is about training, and no file of weights keeps it: call normwise.freeze(model) in the "
+    "program that trains.",
+    "fuse": "it changes no weights, so that there is nothing to write: call normwise.fuse(model) in the program that "
+    "trains or serves.",
+    "unfreeze": "what is frozen is about training, and no file of weights keeps it: call normwise.unfreeze(model) in "
+    "the program that trains.",
+}
+"""Operations on whole models that are no commands, and why; ``docs/command_line.md`` is generated from it too."""
+
 
 class Command(click.Command):
     """A command that says which word is too many."""
+
+    failed = FAILED  # the exit code where the work fails
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the options and arguments.
@@ -60,6 +73,8 @@ class Group(click.Group):
         Raises:
             UsageError: there is none.
         """
+        if ctx.parent is None and args[0] in NO_COMMANDS:
+            raise click.UsageError(f"{args[0]!r} is no command: {NO_COMMANDS[args[0]]}", ctx)
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(str(UnknownName("command", args[0], self.list_commands(ctx))), ctx)
         return super().resolve_command(ctx, args)
@@ -67,6 +82,20 @@ class Group(click.Group):
 
 class Program(Group):
     """The whole command line, and the one place where an error becomes a sentence and an exit code."""
+
+    failed = FAILED
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command by its name, and learn how it fails.
+
+        Raises:
+            UsageError: there is none.
+        """
+        found = super().resolve_command(ctx, args)
+        self.failed = getattr(found[1], "failed", FAILED)
+        return found
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Take the options of the program itself, which may print its help."""
@@ -84,28 +113,29 @@ class Program(Group):
         """Run the command and end the process with one of ``EXIT_CODES``."""
         if not streams.prepare():
             _fail("standard output is closed: send it to a file, or to /dev/null.", FAILED)
+        self.failed = FAILED
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except click.UsageError as error:
             _fail(self._usage(error), WRONG)
         except click.ClickException as error:
-            _fail(_stopped(error.format_message()), FAILED)
+            _fail(_stopped(error.format_message()), self.failed)
         except (click.Abort, KeyboardInterrupt):
             interrupted()
         except NormwiseError as error:
             _interrupted_by(error)
-            _fail(str(error), FAILED)
+            _fail(str(error), self.failed)
         except _KeptError as kept:
             _interrupted_by(kept.error)
             if streams.is_output(kept.error):
                 _end_of_output(kept.error)
             file = kept.error.filename2 or kept.error.filename  # the second is what a whole file was to replace
             place = f"{str(file)!r}: " if file else ""
-            _fail(f"{place}{kept.error.strerror or kept.error}.", FAILED)
+            _fail(f"{place}{kept.error.strerror or kept.error}.", self.failed)
         except Exception as error:
             _interrupted_by(error)
             traceback.print_exc()
-            _fail(f"this is an error in normwise, please report it: {type(error).__name__}: {error}.", FAILED)
+            _fail(f"this is an error in normwise, please report it: {type(error).__name__}: {error}.", self.failed)
         sys.exit(code if isinstance(code, int) else 0)
 
     def _usage(self, error: click.UsageError) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from normwise.doctor.finding import Finding, Severity, Skipped
+from normwise.doctor.not_in_keras import NOT_IN_KERAS
 from normwise.errors import UnknownName
 from normwise.facts import ModelFacts
 
@@ -87,16 +88,18 @@ def remedy(name: str) -> str:
     return found.remedy
 
 
-def chosen(only: Iterable[str] | None, allow: Iterable[str]) -> list[str]:
+def chosen(only: Iterable[str] | None, allow: Iterable[str] | None) -> list[str]:
     """The names of the checks that are to run.
 
     Args:
-        only: the names of the only ones, or None for all that run by themselves.
-        allow: the names of those that are not to run.
+        only: the names of the only ones, or None for all that run by themselves; a string is one name.
+        allow: the names of those that are not to run, or None.
 
     Raises:
         UnknownName: one of them does not exist.
     """
+    only, allow = ([given] if isinstance(given, str) else given for given in (only, allow))
+    allow = allow or ()
     for name in (*(only or ()), *allow):
         load(name)  # or it does not exist
     wanted = [name for name in names() if load(name).ON] if only is None else list(only)
@@ -113,6 +116,9 @@ def run(wanted: Iterable[str], facts: ModelFacts) -> tuple[list[Finding], list[S
     found: list[Finding] = []
     skipped: list[Skipped] = []
     for name in wanted:
+        if facts.framework == "keras" and name in NOT_IN_KERAS:
+            skipped.append(Skipped(name, NOT_IN_KERAS[name]))
+            continue
         for each in load(name).check(facts):
             (found if isinstance(each, Finding) else skipped).append(each)  # type: ignore[arg-type]  # told apart here
     kept = [rest for finding in found if (rest := _without_what_follows(finding, found)) is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from normwise.doctor.distances import COMPANY, HARM, in_question
+from normwise.doctor.distances import COMPANY, FEW_BATCHES, HARM, in_question
 from normwise.doctor.subject import Subject
 from normwise.errors import NormwiseError
 from normwise.estimators.pooled import Pooled
 from normwise.facts import Array, Company, Input, LayerFacts, ModelFacts, Outcome, Seen
 from normwise.moments import Moments, where
 from normwise.recalibration.batches import Batches
+from normwise.recalibration.layer import Layer
 from normwise.recalibration.site import Site
 
 Function = Callable[[Any, Any], Any]
@@ -48,6 +50,7 @@ class Gathering:
         self.labels: list[Array] | None = []
         self.inputs: dict[str, Input] = {}
         self.places: dict[str, int] = {}
+        self.calls: Counter[str] = Counter()
 
     def facts(self, train_step: Function | None, source: Any) -> ModelFacts:
         """Everything that can be known.
@@ -64,7 +67,7 @@ class Gathering:
                 "examine received no batches, so there is nothing to measure: pass data; an iterator that was gone "
                 "through before is empty."
             )
-        self.batches.passes = 3 + IN_QUESTION
+        self.batches.passes = 4 + IN_QUESTION
         with subject.unchanged() as restore:
             served, stored = self._pass(restore, "stored")
             own, by_batch = self._pass(restore, "batch")
@@ -73,15 +76,15 @@ class Gathering:
                 with subject.with_dropout():
                     noisy = self._pass(restore, "batch")[0]
             layers = self._layers(served, own, noisy)
-            recalibrated, shares = self._corrected(restore, layers, stored)
+            recalibrated, crossed, shares = self._corrected(restore, layers, stored)
             company = self._company(first[0], missing)
             layers = self._with_neighbours(first[0], layers)
             restore()
         self.batches.close()
         facts = ModelFacts(
             subject.framework, layers, batches=len(self.samples), samples=int(sum(self.samples)), stored=stored,
-            by_batch=by_batch, recalibrated=recalibrated, shares=shares, labels=self.labels or None, company=company,
-            averaged=subject.averaged,
+            by_batch=by_batch, recalibrated=recalibrated, crossed=crossed, shares=shares,
+            labels=self.labels or None, company=company, averaged=subject.averaged,
         )  # fmt: skip
         if train_step is None:
             missing["steps"] = "no train_step was given"
@@ -146,6 +149,7 @@ class Gathering:
         values_per_sample: float,
     ) -> None:
         self.places.setdefault(name, next(order))
+        self.calls[name] += site is None  # in the first pass
         rows.append((_as_arrays(batch), values_per_sample))
         if site is not None:
             site.normalize_by(batch)
@@ -170,7 +174,7 @@ class Gathering:
                 own=own.get(name),
                 noisy=None if noisy is None else noisy.get(name),
                 input=self.inputs.get(name),
-                calls=facts.calls or (1.0 if name in served else 0.0),
+                calls=self.calls.get(name, 0) / max(len(self.samples), 1),
             )
             for name, facts in self.subject.facts.items()
         ]
@@ -178,8 +182,11 @@ class Gathering:
 
     def _corrected(
         self, restore: Callable[[], None], layers: Sequence[LayerFacts], stored: Outcome | None
-    ) -> tuple[Outcome | None, dict[str, float]]:
-        """What the model gives with the statistics of these data in all layers, and each suspect's share in it."""
+    ) -> tuple[Outcome | None, Outcome | None, dict[str, float]]:
+        """What the model gives with the statistics of these data in all layers, and each suspect's share in it.
+
+        Between the two, what it gives for each batch with those of others; None where the output hardly changes.
+        """
         own = {layer.name: layer.own for layer in layers if layer.own is not None}
         targets = {layer.name: layer for layer in self.subject.layers if layer.name in own}
         before = {name: layer.read() for name, layer in targets.items()}
@@ -195,12 +202,34 @@ class Gathering:
 
         together = correct(list(targets))
         shares: dict[str, float] = {}
+        crossed = None
         if stored is not None and together is not None and (apart := stored.apart(together)) > HARM / 4:
+            crossed = self._crossed(restore, own, targets)
             for name in in_question(layers, IN_QUESTION):
                 alone = correct([name])
                 if alone is not None:
                     shares[name] = 1 - alone.apart(together) / apart
-        return together, shares
+        return together, crossed, shares
+
+    def _crossed(self, restore: Callable[[], None], own: dict[str, Seen], layers: dict[str, Layer]) -> Outcome | None:
+        """What the model gives for each half of the batches with the statistics of the other, so that none is its own.
+
+        Every other batch is of one half. None where they are too few, or come to some layers only.
+        """
+        number = len(self.samples)
+        if number < FEW_BATCHES or any(len(seen.mean) != number for seen in own.values()):
+            return None
+        before = {name: layer.read() for name, layer in layers.items()}
+        halves = [{name: _population(own[name].rows(half), before[name]) for name in layers} for half in (1, 0)]
+        restore()
+        outcome = _Outcomes(self)
+        for place, batch in enumerate(self.batches):
+            for name, layer in layers.items():
+                layer.write(*halves[place % 2][name])
+            outcome.add(self.subject.forward(batch), batch)
+        for name, layer in layers.items():
+            layer.write(*before[name])
+        return outcome.mean()
 
     def _outcome(self, restore: Callable[[], None]) -> Outcome | None:
         restore()
@@ -251,6 +280,7 @@ class _Outcomes:
         self.gathering = gathering
         self.outputs: list[Array] = []
         self.sums = {"loss": 0.0, "metric": 0.0}
+        self.losses: list[float] = []
         self.samples = 0
 
     def add(self, result: Any, batch: Any) -> None:
@@ -264,7 +294,10 @@ class _Outcomes:
         targets = subject.targets(batch)
         for name, function in (("loss", self.gathering.loss), ("metric", self.gathering.metric)):
             if function is not None and targets is not None:
-                self.sums[name] += subject.number(function(result, targets)) * number
+                found = subject.number(function(result, targets))
+                self.sums[name] += found * number
+                if name == "loss":
+                    self.losses.append(found)
 
     def mean(self) -> Outcome | None:
         """Over the samples; None where the model gave no array."""
@@ -275,6 +308,7 @@ class _Outcomes:
             np.concatenate(self.outputs),
             self.sums["loss"] / self.samples if known and self.gathering.loss is not None else None,
             self.sums["metric"] / self.samples if known and self.gathering.metric is not None else None,
+            np.asarray(self.losses) if self.losses else None,
         )
 
 

@@ -38,3 +38,7 @@ current_node: Any = torch._C._current_autograd_node
 below_autograd: Any = torch._C._AutoDispatchBelowAutograd
 saved_tensors_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
 DelayedError: Any = torch._C._functions.DelayedError
+# Whether saved tensors may have hooks here, and how to be called when the backward that is going on ends.
+_autograd: Any = torch._C._autograd  # of which the next is in no list of types
+saved_tensors_allowed: Any = _autograd._saved_tensors_hooks_is_enabled
+queue_callback: Any = torch.autograd.Variable._execution_engine.queue_callback

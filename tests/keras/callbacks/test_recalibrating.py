@@ -78,7 +78,7 @@ def test_the_validation_is_by_the_new_statistics_and_training_is_as_without(norm
     assert losses[0] == losses[1]
     assert all(np.array_equal(one, other) for one, other in zip(*weights, strict=True))
     assert callback.report is not None
-    assert callback.report.passes == (1 if keras.backend.backend() == "torch" else 2)  # in step, or layer by layer
+    assert callback.report.passes == 1  # in step
 
 
 def test_training_goes_on_from_what_was_recalibrated() -> None:

@@ -184,6 +184,11 @@ ACTIVATIONS: list[tuple[str, Any]] = [
     ("elu:0.5", nn.ELU(0.5)),
     ("elu:2.0", lambda y: F.elu(y, 2.0)),
     ("leaky_relu:0.2", nn.LeakyReLU(0.2)),
+    ("leaky_relu:-1.5", nn.LeakyReLU(-1.5)),
+    ("relu", nn.LeakyReLU(0.0)),
+    ("relu", lambda y: F.elu(y, 0.0)),
+    ("elu", nn.CELU()),
+    ("elu", torch.celu),
     ("leaky_relu:0.2", lambda y: F.leaky_relu(y, 0.2)),
     ("leaky_relu:-0.1", lambda y: F.leaky_relu(y, -0.1)),
     ("gelu_tanh", nn.GELU(approximate="tanh")),
@@ -219,8 +224,8 @@ def test_every_spelling_is_found(activation: int, addition: int) -> None:
 
 
 NOT_OURS: list[Any] = [
-    nn.LeakyReLU(0.0),
-    nn.ELU(0.0),
+    nn.CELU(2.0),
+    nn.SELU(),
     nn.Hardtanh(),
     nn.PReLU(dtype=torch.float64),
     networks.Swish(),

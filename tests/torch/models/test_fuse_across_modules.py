@@ -49,6 +49,7 @@ REACHED: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "module": (lambda: Around(ConvNorm(), lambda m, x: m.act(m.inner(x))), {"inner.norm": "gelu"}),
     "sequence": (lambda: Around(in_order(), lambda m, x: m.act(m.inner(x))), {"inner.1": "gelu"}),
     "function": (lambda: Around(ConvNorm(), lambda m, x: F.silu(m.inner(x))), {"inner.norm": "silu"}),
+    "addition": (lambda: Around(ConvNorm(), lambda m, x: m.act(m.inner(x) + x)), {"inner.norm": "add, gelu"}),
     "in a sequence": (lambda: nn.Sequential(ConvNorm(), nn.Identity(), nn.ReLU()), {"0.norm": "relu"}),
     "two modules up": (lambda: nn.Sequential(nn.Sequential(in_order()), nn.ReLU6()), {"0.0.1": "relu6"}),
 }
@@ -65,9 +66,9 @@ def test_the_activation_in_the_forward_around_is_reached(name: str) -> None:
 
 
 class Optional(ConvNorm):
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, **others: Tensor) -> Any:
         y = self.norm(self.conv(x))
-        return y if skip is None else y + skip
+        return y + others["skip"] if others else y
 
 
 class Asking(ConvNorm):
@@ -97,13 +98,6 @@ SWAPPED: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
             "layers do"
         },
     ),
-    "addition": (
-        lambda: Around(ConvNorm(), lambda m, x: m.act(m.inner(x) + x)),
-        {
-            "inner.norm": "its output is that of inner, and there an addition in the forward of the model "
-            "(Around) comes before the activation"
-        },
-    ),
     "trace": (
         lambda: nn.Sequential(Asking(), nn.ReLU()),
         {"0.norm": "its output is that of 0, which has a forward that calls `isinstance`, which a trace answers once"},
@@ -123,6 +117,18 @@ SWAPPED: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "softmax": (
         lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Softmax(1)),
         {"0": "what follows it, Softmax, is no activation that normwise's layers do"},
+    ),
+    "learned": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.PReLU(3)),
+        {"0": "what follows it, PReLU, is an activation with a learned slope, which normwise's layers do not take"},
+    ),
+    "drawn": (
+        lambda: Around(nn.BatchNorm2d(3), lambda m, x: F.rrelu(m.inner(x))),
+        {"inner": "what follows it, rrelu, is an activation that draws its slope, which normwise's layers do not do"},
+    ),
+    "settings": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Hardtanh()),
+        {"0": "what follows it, Hardtanh, is an activation that normwise's layers do with other settings only"},
     ),
     "twice used": (
         lambda: Around(nn.BatchNorm2d(3), lambda m, x: (y := m.inner(x)) * y.sum()),
@@ -152,7 +158,9 @@ def test_a_module_that_cannot_be_followed_does_not_stop_the_others() -> None:
     ours = copy.deepcopy(theirs)
     report = fuse(ours)
     assert report.fused == {"b.0.norm": "relu"}
-    assert report.left == {"a.0.norm": "a.0 cannot be followed: its forward takes optional arguments"}
+    assert report.left == {
+        "a.0.norm": "a.0 cannot be followed: its forward takes arguments of any number or by name only"
+    }
     for name in ("a", "b"):
         assert_same(ours[name], theirs[name])
 

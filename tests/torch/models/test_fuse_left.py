@@ -78,9 +78,9 @@ def test_a_forward_that_does_not_allow_it(way: Callable[[Around, Tensor], Any], 
 
 
 class WithArgument(Around):
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, *skip: Tensor) -> Any:
         y = self.norm(x)
-        return self.act(y if skip is None else y + skip)
+        return self.act(y + skip[0] if skip else y)
 
 
 class Grad(Around):
@@ -115,7 +115,7 @@ class Deciding(Around):
 
 
 UNFOLLOWED: list[tuple[type[Around], str]] = [
-    (WithArgument, "cannot be followed: its forward takes optional arguments"),
+    (WithArgument, "cannot be followed: its forward takes arguments of any number or by name only"),
     (Counting, "cannot be followed: its forward changes attributes of the module"),
     (Deciding, "cannot be followed: its forward depends on the data"),
     (Grad, "cannot be written anew: its forward has a `with` statement, which a trace does not see"),
@@ -264,11 +264,11 @@ def test_an_error_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch, na
     held = {path: (dict(module.__dict__), dict(module._buffers)) for path, module in model.named_modules()}
     real, calls = getattr(room, name), []
 
-    def failing(*args: Any) -> Any:
+    def failing(*args: Any, **named: Any) -> Any:
         calls.append(name)
         if len(calls) > at:
             raise MemoryError("injected")
-        return real(*args)
+        return real(*args, **named)
 
     monkeypatch.setattr(room, name, failing)
     with pytest.raises(MemoryError, match=r"^injected$"):

@@ -75,7 +75,7 @@ def break_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int) ->
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (survey, "followed"),
+        (survey, "followed_ways"),
         (survey.Survey, "verdict"),
         (room, "rewrite"),
         (room, "class_with_forwards"),
@@ -90,7 +90,10 @@ def test_an_error_anywhere_leaves_everything(monkeypatch: pytest.MonkeyPatch, ow
     before, random = seen(model), torch.get_rng_state()
     with monkeypatch.context() as patch:
         break_at(
-            patch, owner, name, at if name not in ("followed", "rewrite", "class_with_forwards", "__init__") else at % 2
+            patch,
+            owner,
+            name,
+            at if name not in ("followed_ways", "rewrite", "class_with_forwards", "__init__") else at % 2,
         )
         with pytest.raises(Spoilt):
             room.fuse(model)
@@ -103,7 +106,7 @@ def test_an_error_anywhere_leaves_everything(monkeypatch: pytest.MonkeyPatch, ow
 def test_an_error_at_the_last_change_of_all_leaves_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     before = seen(model)
-    monkeypatch.setattr(room, "class_with_forwards", lambda *_: int)  # no class that a module can take
+    monkeypatch.setattr(room, "class_with_forwards", lambda *_, **__: int)  # no class that a module can take
     with pytest.raises(TypeError, match="assignment"):
         room.fuse(model)
     assert seen(model) == before

@@ -78,6 +78,7 @@ ALIKE = (
     "adapting",
     "paused_statistics",
     "param_groups",
+    "save_memory",
     "pool_statistics",
     "accumulate_gradients",
     "forward_together",

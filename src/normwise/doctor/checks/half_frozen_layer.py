@@ -67,7 +67,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     learning = [
         each.name
         for each in facts.tracked()
-        if each.name in steps.affine_moved - steps.statistics_moved and not each.trains and each.weight_of_new != 0
+        if each.name in steps.affine_moved - steps.statistics_moved
+        and (not each.trains or each.name not in steps.counts)
+        and each.weight_of_new != 0
     ]
     if learning:
         yield Finding(

@@ -13,7 +13,12 @@ How it is measured:
     the limit in standard deviations, or the variance by more than the limit in its base-2 logarithm, beyond three
     standard errors from the spread between batches. Then the model is run with the statistics of these data in all
     layers, and in one layer at a time: the share of the change of the output that a layer alone takes away says how
-    guilty it is. Without a reference, statistics that are stale and data that have drifted cannot be told apart: if
+    guilty it is. Many layers can each be off by less than that and add up, so the model is judged as a whole, too: each
+    half of the batches is run with the statistics of the other half, so that no batch is judged by statistics that it
+    is in. The gain in the loss has to exceed its standard errors from batch to batch, and the output has to change more
+    than it does from the one half's statistics to the other's. A gain that is clear and small, as of ordinary training
+    by few steps, is a note. Without a reference, statistics that are stale and data that have drifted cannot be told
+    apart: if
     these are the data that the model was trained on, they are stale.
 
 What to do:
@@ -32,11 +37,14 @@ import numpy as np
 from normwise.doctor.batches_apart import clustered
 from normwise.doctor.costs import cost_of
 from normwise.doctor.distances import (
+    APART_TOGETHER,
     CHANNELS,
+    ERRORS_TOGETHER,
     FAR,
     FAR_LOG2,
     HARM,
     LOSS,
+    LOSS_TOGETHER,
     costs,
     gap,
     harm,
@@ -44,7 +52,10 @@ from normwise.doctor.distances import (
     off_at_inference,
     shifted_by_dropout,
     stale,
+    stale_together,
+    together,
     typical,
+    worse,
 )
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
@@ -59,6 +70,13 @@ LIMITS = {
     "clear": (2 * HARM, "change of the output, relative to its spread", "then it is an error without a loss, too"),
     "loss": (LOSS, "times the loss with the statistics of these data", "where the metric changes too"),
     "together": (4.0, "times the loss with the statistics of these data", "where no layer alone is off"),
+    "halves": (APART_TOGETHER, "times the change between halves of the data", "the data cannot tell less than that"),
+    "gain": (
+        LOSS_TOGETHER,
+        "times the loss with the statistics of other batches",
+        "a note; an error by metric or loss",
+    ),
+    "errors": (ERRORS_TOGETHER, "standard errors of that gain", "from batch to batch; models at rest stay below 4"),
     "share": (0.1, "share of the change", "layers that are less guilty are not named beside the guilty"),
 }
 HIDES = ()
@@ -74,6 +92,10 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     done = harm(facts)
     known = done is not None and np.isfinite(done)
     if not names and known and not any(map(_other_cause, layers.values())):
+        whole = [] if clustered(facts) else [*_model_as_a_whole(facts)]
+        if whole:
+            yield from whole
+            return
         names = _together(facts, done or 0.0)
     if not names:
         return
@@ -121,6 +143,33 @@ def _together(facts: ModelFacts, done: float) -> list[str]:
         return []
     names = in_question(list(facts.tracked()), len(facts.layers))
     return [name for name in names if facts.shares.get(name, 0.0) > LIMITS["share"][0]]
+
+
+def _model_as_a_whole(facts: ModelFacts) -> Iterator[Finding]:
+    """One finding where the layers together are stale and each of them alone looks fine, with the share of each."""
+    found = together(facts)
+    if found is None or not stale_together(facts):
+        return
+    names = sorted((layer.name for layer in facts.tracked()), key=lambda name: -facts.shares.get(name, 0.0))
+    shares = {name: share for name, share in facts.shares.items() if np.isfinite(share)}
+    names = [name for name in names if shares.get(name, 0.0) > LIMITS["share"][0]] or names
+    evidence = {
+        "loss": Number(found.loss, "times that with the statistics of other batches", LIMITS["gain"][0]),
+        "gain of the loss": Number(found.errors, "standard errors from batch to batch", LIMITS["errors"][0]),
+        "change of the output": Number(found.apart, "times that between halves of the data", LIMITS["halves"][0]),
+    }
+    evidence |= {f"share of layer {name!r}": Number(shares[name], "of the change") for name in names if name in shares}
+    yield Finding(
+        "stale_running_statistics",
+        tuple(names),
+        Severity.ERROR if worse(facts.stored, facts.crossed) else Severity.NOTE,
+        f"the running statistics of {these(names)} together are not those of what comes in, though each layer's alone "
+        f"is nearly right: the loss is {found.loss:.2g} times what it is with the statistics of other batches of these "
+        "data.",
+        evidence,
+        REMEDY,
+        cost_of(facts),
+    )
 
 
 def _severity(facts: ModelFacts, done: float | None) -> Severity:

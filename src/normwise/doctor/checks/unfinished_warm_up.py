@@ -47,6 +47,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     layers = {each.name: each for each in facts.tracked()}
     off = [name for name in stale(facts) if _closer(layers[name]) < LIMITS["closer"][0]]
     if not off:
+        if "updates" in facts.missing and any(layers[name].updates is None for name in stale(facts)):
+            yield Skipped("unfinished_warm_up", facts.missing["updates"])
         return
     names = sorted(off, key=lambda name: -facts.shares.get(name, 0.0))
     first = layers[names[0]]

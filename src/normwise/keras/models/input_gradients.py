@@ -1,4 +1,4 @@
-"""The gradient of a loss at what comes into the batch norms of a Keras model, on each backend."""
+"""The gradient of a loss at what comes into the layers of a Keras model, on each backend."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from keras import ops
 from normwise.keras.models.keras_layer import KerasLayer, cover
 
 Probe = Callable[[str, Any], Any]
+Layer = tuple[str, Any, KerasLayer | None]
+"""A layer's name, the layer, and what is known of it if it is a batch norm."""
 
 
-def input_gradients(layers: list[KerasLayer], loss: Callable[[], Any]) -> dict[str, float]:
+def input_gradients(weighted: Mapping[str, Any], norms: list[KerasLayer], loss: Callable[[], Any]) -> dict[str, float]:
     """The root mean square of the gradient at each layer's input, in the order of their first calls.
 
-    The layers normalize by the batch, as in training, whatever the model is called with; they move their statistics.
+    The batch norms normalize by the batch, as in training, whatever the model is called with; they move their
+    statistics. Inputs that are no floats have no gradient.
 
     Args:
-        layers: batch norms of one model.
+        weighted: layers of one model with weights, by their names.
+        norms: its batch norms.
         loss: runs the model, and gives a tensor of one number.
     """
+    inside = {id(layer.norm) for layer in norms}
+    layers: list[Layer] = [(name, layer, None) for name, layer in weighted.items() if id(layer) not in inside]
+    layers += [(layer.name, layer.norm, layer) for layer in norms]
     measure = {"torch": _on_torch, "tensorflow": _on_tensorflow, "jax": _on_jax}[keras.backend.backend()]
     found: dict[str, list[Any]] = {}
     for name, gradient in measure(layers, lambda: ops.mean(loss())):
@@ -33,7 +40,7 @@ def input_gradients(layers: list[KerasLayer], loss: Callable[[], Any]) -> dict[s
     return {name: float(np.sqrt(np.concatenate(squares).mean())) for name, squares in found.items()}
 
 
-def _on_torch(layers: list[KerasLayer], loss: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
+def _on_torch(layers: list[Layer], loss: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
     torch = sys.modules["torch"]
     names: list[str] = []
     inputs: list[Any] = []
@@ -50,7 +57,7 @@ def _on_torch(layers: list[KerasLayer], loss: Callable[[], Any]) -> Iterator[tup
     yield from zip(names, gradients, strict=True)
 
 
-def _on_tensorflow(layers: list[KerasLayer], loss: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
+def _on_tensorflow(layers: list[Layer], loss: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
     names: list[str] = []
     inputs: list[Any] = []
     with sys.modules["tensorflow"].GradientTape(watch_accessed_variables=False) as tape:
@@ -67,7 +74,7 @@ def _on_tensorflow(layers: list[KerasLayer], loss: Callable[[], Any]) -> Iterato
     yield from zip(names, tape.gradient(value, inputs) if inputs else (), strict=True)
 
 
-def _on_jax(layers: list[KerasLayer], loss: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
+def _on_jax(layers: list[Layer], loss: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
     """By zeros that are added to the inputs: JAX differentiates by arguments only."""
     names: list[str] = []
     zeros: list[Any] = []
@@ -88,27 +95,34 @@ def _on_jax(layers: list[KerasLayer], loss: Callable[[], Any]) -> Iterator[tuple
 
 
 @contextmanager
-def _training(layers: list[KerasLayer], probe: Probe) -> Iterator[None]:
-    """Inside, the layers are called in training mode, with what the probe makes of their inputs."""
+def _training(layers: list[Layer], probe: Probe) -> Iterator[None]:
+    """Inside, layers are called with what the probe makes of their inputs, batch norms in training mode."""
     with ExitStack() as ends:
-        for layer in layers:
+        for name, layer, norm in layers:
 
-            def around(below: Callable[..., Any], layer: KerasLayer = layer) -> Callable[..., Any]:
+            def around(
+                below: Callable[..., Any], name: str = name, norm: KerasLayer | None = norm
+            ) -> Callable[..., Any]:
                 def call(*args: Any, **named: Any) -> Any:
-                    if layer.input_in(args, named) is None:
+                    x = args[0] if args else named.get("inputs")
+                    if norm is None:
+                        return (
+                            below(*(probe(name, x), *args[1:]), **named)
+                            if args and _is_float(x)
+                            else below(*args, **named)
+                        )
+                    if norm.input_in(args, named) is None:
                         return below(*args, **named)
-                    return below(*_with_probe(args, named, lambda x: probe(layer.name, x)), **_but_inputs(named))
+                    return below(probe(name, x), True, *args[2:], **_but_inputs(named))
 
                 return call
 
-            ends.callback(cover(layer.norm, around))
+            ends.callback(cover(layer, around))
         yield
 
 
-def _with_probe(args: tuple[Any, ...], named: Mapping[str, Any], probe: Callable[[Any], Any]) -> tuple[Any, ...]:
-    """The positional arguments: inputs, training, and what stands behind."""
-    inputs = args[0] if args else named["inputs"]
-    return probe(inputs), True, *args[2:]
+def _is_float(x: Any) -> bool:
+    return hasattr(x, "dtype") and hasattr(x, "shape") and "float" in keras.backend.standardize_dtype(x.dtype)
 
 
 def _but_inputs(named: Mapping[str, Any]) -> dict[str, Any]:

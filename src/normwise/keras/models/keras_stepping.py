@@ -1,4 +1,4 @@
-"""A model of Keras's as batches see it that go through it in step, on the torch backend."""
+"""A model of Keras's as batches see it that go through it in step."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import keras
 from keras import ops
 from keras.src.backend.common.global_state import GLOBAL_STATE_TRACKER  # of each thread its own
 
+from normwise.keras.models.eager_arrays import EagerArrays, arrays_of
 from normwise.keras.models.keras_model import KerasModel
 from normwise.keras.models.transaction import RandomState
 from normwise.recalibration.stepping import Place, Stepping
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 class KerasStepping:
     """The ``normwise.recalibration.stepping.Stepping`` of Keras.
 
-    Threads, memory and batches are those of PyTorch; what Keras keeps for each thread goes to the others with it. On
-    JAX and TensorFlow, what a forward holds is known to nobody, so that batches go layer by layer.
+    Threads, memory and batches are those of the backend; what Keras keeps for each thread goes to the others with it.
 
     Args:
         model: built.
@@ -33,40 +33,42 @@ class KerasStepping:
 
     def __init__(self, model: Any, network: KerasModel, memory: float | None) -> None:
         self._model, self._network = model, network
-        self._tensors: Tensors | None = None
+        self._arrays: Tensors | EagerArrays
         if keras.backend.backend() == "torch":
             from normwise.torch.models.recalibration.tensors import Tensors
 
-            self._tensors = Tensors(lambda: [variable.value for variable in model.variables], memory)
-        self.at_most = 1 if self._tensors is None else self._tensors.at_most
+            self._arrays = Tensors(lambda: [variable.value for variable in model.variables], memory)
+        else:
+            self._arrays = arrays_of(memory)
+        self.at_most = self._arrays.at_most
 
     def why_not(self) -> str:
-        """On another backend, and with layers of Keras's that are inside of something of this thread."""
-        if self._tensors is None:
-            return f"on the {keras.backend.backend()} backend batches do not go in step"
-        return self._tensors.why_not()
+        """Where the model is spread over devices, or the call is inside of something of this thread."""
+        if keras.distribution.distribution() is not None:
+            return "a distribution of Keras's spreads the model over devices"
+        return self._arrays.why_not()
 
     def enter_state(self) -> EnterState:
         """A function that puts another thread into the state of this one."""
-        own, of_torch = dict(vars(GLOBAL_STATE_TRACKER)), self._there().enter_state()
+        own, of_backend = dict(vars(GLOBAL_STATE_TRACKER)), self._arrays.enter_state()
 
         def enter(stack: ExitStack) -> None:
             vars(GLOBAL_STATE_TRACKER).update(own)
-            of_torch(stack)
+            of_backend(stack)
 
         return enter
 
     def bound(self) -> float:
         """How many bytes may be held at a time."""
-        return self._there().bound()
+        return self._arrays.bound()
 
     def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:
         """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""
-        return self._there().held(batch)
+        return self._arrays.held(batch)
 
     def places(self, batch: Any) -> Iterator[Place]:
         """Those of all tensors and arrays in a batch."""
-        return self._there().places(batch)
+        return self._arrays.places(batch)
 
     def random_state(self) -> Hashable:
         """Of Keras's, NumPy's, Python's and PyTorch's generators, and of the model's own."""
@@ -76,10 +78,6 @@ class KerasStepping:
     def restore(self) -> None:
         """Make the model what it was at the beginning, and the random state too."""
         self._network.restore()
-
-    def _there(self) -> Tensors:
-        assert self._tensors is not None  # ``why_not`` was asked
-        return self._tensors
 
 
 def stepping_of(model: Any, network: KerasModel, memory: float | None) -> Stepping | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,14 +19,14 @@ from normwise.keras.models.feeding import ForwardFn, call, forward, samples_in
 from normwise.keras.models.input_gradients import input_gradients
 from normwise.keras.models.keras_layer import KerasLayer, cover
 from normwise.keras.models.keras_model import check_model
+from normwise.keras.models.neighbours import neighbours, weighted
 from normwise.keras.models.sites import norms_of, survey
 from normwise.keras.models.sources import compared
 from normwise.keras.models.targets import labels_in, outputs_in, part_of, targets_of
 from normwise.keras.models.training_steps import steps_of
 from normwise.keras.models.transaction import unchanged
+from normwise.observed_input import LOOKED_AT, input_of
 
-LOOKED_AT = 32
-"""Samples of a batch that are looked at value by value, at most."""
 DROPOUTS = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)  # the spatial ones are too
 
 
@@ -50,13 +51,15 @@ class KerasSubject:
         self.layers = [KerasLayer(path, norm) for path, norm in self.norms.items() if norm.built]
         left = survey(model, None)[1]
         self.facts: Mapping[str, LayerFacts] = {
-            path: facts_of(path, norm, left.get(path)) for path, norm in self.norms.items()
+            path: facts_of(path, norm, left.get(path), steps_in(model)) for path, norm in self.norms.items()
         }
         self._dropouts = [
             layer for layer in model._flatten_layers() if isinstance(layer, DROPOUTS) and getattr(layer, "rate", 0) > 0
         ]
         self.dropouts = bool(self._dropouts)
         self.missing: dict[str, str] = {}
+        if any(facts.updates is None for facts in self.facts.values()):
+            self.missing["updates"] = "Keras's own layers count no updates, and the model has no optimizer that does"
 
     @contextmanager
     def unchanged(self) -> Iterator[Callable[[], None]]:
@@ -119,9 +122,8 @@ class KerasSubject:
         return next((name for name, x, y in both if x.shape == y.shape and _apart(x, y) > limit), None)
 
     def neighbours(self, batch: Any) -> Mapping[str, Neighbours]:
-        """As ``Subject``: nothing is told of what stands around layers of Keras's."""
-        _ = batch
-        return {}
+        """As ``Subject``."""
+        return neighbours(self.model, self.layers, lambda: self.forward(batch))
 
     def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
         """As ``Subject``: on the model itself, which is put back, because not every model of Keras's can be copied."""
@@ -132,12 +134,14 @@ class KerasSubject:
         with unchanged(self.model):
             try:
                 found = input_gradients(
-                    self.layers, lambda: loss(forward(self.model, batch, self.forward_fn), self.targets(batch))
+                    weighted(self.model),
+                    self.layers,
+                    lambda: loss(forward(self.model, batch, self.forward_fn), self.targets(batch)),
                 )
             except Exception as error:  # a loss need not have gradients to be measured
                 self.missing["gradients"] = f"the loss could not be differentiated ({sentence(error)})"
                 return {}
-        if self.layers and not found:
+        if not found:
             self.missing["gradients"] = "the loss could not be differentiated (it is no function of a layer's input)"
         return found
 
@@ -188,13 +192,20 @@ class KerasSubject:
         return found
 
 
-def facts_of(path: str, norm: Any, left: str | None) -> LayerFacts:
+def steps_in(model: Any) -> int | None:
+    """How many steps a model's optimizer counted; None where there is none, or it made none."""
+    iterations = getattr(getattr(model, "optimizer", None), "iterations", None)
+    return None if iterations is None else int(ops.convert_to_numpy(getattr(iterations, "value", iterations))) or None
+
+
+def facts_of(path: str, norm: Any, left: str | None, steps: int | None = None) -> LayerFacts:
     """The settings and the state of one batch norm.
 
     Args:
         path: of it in the model.
         norm: it.
         left: why ``recalibrate`` would leave it, or None.
+        steps: of the optimizer, which stand for the updates of a layer of Keras's own, which counts none; or None.
 
     Example:
         >>> facts = facts_of("bn", keras.layers.BatchNormalization(momentum=0.9, trainable=False), None)
@@ -203,28 +214,20 @@ def facts_of(path: str, norm: Any, left: str | None) -> LayerFacts:
     """
     estimator = getattr(norm, "estimator", None)
     weight = 1 - norm.momentum if estimator is None else getattr(estimator, "weight_of_new", None)
-    settings: dict[str, Any] = {"trains": bool(norm.trainable), "bias_in_front": _bias_in_front(norm)}
+    settings: dict[str, Any] = {"trains": bool(norm.trainable)}
     if norm.built:
         mean, var = KerasLayer(path, norm).read()
         gamma, beta = (getattr(norm, name, None) for name in ("gamma", "beta"))
         updates = getattr(norm, "updates", None)
+        instead = steps if left is None and norm.trainable and (mean.any() or (var != 1).any()) else None
         own = [variable for variable in (gamma, beta) if variable is not None]
         settings |= {
             "scale": _array(gamma), "shift": _array(beta), "mean": mean, "var": var,
             "dtype": norm.moving_mean.dtype, "learns": any(each.trainable for each in own) if own else None,
-            "updates": int(ops.convert_to_numpy(updates.value)) if isinstance(updates, keras.Variable) else None,
+            "updates": int(ops.convert_to_numpy(updates.value)) if isinstance(updates, keras.Variable) else instead,
             "frozen": left,
         }  # fmt: skip
     return LayerFacts(path, type(norm).__name__, norm.epsilon, weight, **settings)
-
-
-def _bias_in_front(norm: Any) -> bool:
-    """Whether the layer that alone gives this one its input adds a bias and nothing behind it."""
-    nodes = getattr(norm, "_inbound_nodes", ())
-    in_front = {id(each.operation): each.operation for node in nodes for each in node.parent_nodes}
-    layer = next(iter(in_front.values())) if len(in_front) == 1 else None
-    plain = getattr(layer, "activation", None) in (None, keras.activations.linear)
-    return bool(getattr(layer, "use_bias", False)) and plain
 
 
 def _array(variable: Any) -> NDArray[np.float64] | None:
@@ -237,23 +240,11 @@ def _values(tensor: Any) -> NDArray[np.float64]:
 
 def _input_of(x: Any, axis: int, *, masked: bool) -> Input:
     values = ops.convert_to_numpy(x)
-    axis %= values.ndim
     largest = float(np.abs(values.astype(np.float64)).max())
-    first = values[:LOOKED_AT]
-    tails = np.full(len(first), np.nan) if masked else _tails(first, axis)  # what is masked enters no statistics
-    return Input(tuple(values.shape), axis, largest, keras.backend.standardize_dtype(x.dtype), tails)
-
-
-def _tails(x: NDArray[Any], channels: int) -> NDArray[np.float64]:
-    """For each sample, the share of places at the end of the longest axis where all channels repeat the last value."""
-    axes = [axis for axis in range(1, x.ndim) if axis != channels]
-    if not axes:
-        return np.full(len(x), np.nan)
-    axis = max(axes, key=lambda each: x.shape[each])
-    lines = np.moveaxis(x, axis, -1).reshape(len(x), -1, x.shape[axis])
-    same = np.cumprod((lines == lines[..., -1:]).all(1)[:, ::-1], axis=1).sum(1)
-    found: NDArray[np.float64] = np.where(same > 1, same, 0) / x.shape[axis]
-    return found
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    found = input_of(values[:LOOKED_AT].astype(np.float64), tuple(values.shape), axis % values.ndim, largest, dtype)
+    # What is masked enters no statistics.
+    return replace(found, tails=np.full(len(found.tails), np.nan)) if masked else found
 
 
 def _apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

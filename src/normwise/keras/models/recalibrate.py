@@ -71,8 +71,9 @@ def recalibrate(
         batch_size: rows per batch of arrays.
         memory: how much the batches may hold that go through the model side by side, in step at its layers, which
             takes one forward for each, and two more of the first: bytes; up to 1, a share of what is free; None for a
-            quarter of that. Where they need more, in the cases that the report names, and on the JAX and TensorFlow
-            backends, the layers are done one by one; the statistics are the same. 0 to do so at once.
+            quarter of that. Where they need more, and in the cases that the report names, the layers are done one by
+            one; the statistics are the same. 0 to do so at once. On TensorFlow, batches on a GPU go layer by layer,
+            because nobody knows how much of its memory is free.
 
     Returns:
         which layers were recalibrated and how far they moved, which were skipped and why, which no batch reached.

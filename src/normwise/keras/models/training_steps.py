@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.backend.common.stateless_scope import in_stateless_scope  # the public class does not say
 
@@ -48,6 +49,7 @@ def steps_of(
             {name: change / len(batches) for name, change in changes.items()},
             frozenset(name for name, norm in norms.items() if _statistics(norm) != started[name][0]),
             frozenset(name for name, norm in norms.items() if _affine(norm) != started[name][1]),
+            {name: watch.count for name, watch in zip(norms, watches, strict=True) if watch.count is not None},
         )
 
 
@@ -62,13 +64,15 @@ class _Watch:
         self.norm = norm
         self.before = _statistics(norm)
         self.calls = self.last = 0
+        self.count: float | None = None
 
     def around(self, below: Callable[..., Any]) -> Callable[..., Any]:
         """The layer's ``call``, watched."""
 
         def call(*args: Any, **named: Any) -> Any:
+            training = args[1] if len(args) > 1 else named.get("training")
+            self._count(args[0] if args else named.get("inputs"), training)
             if in_stateless_scope():
-                training = args[1] if len(args) > 1 else named.get("training")
                 self.calls += bool(training and self.norm.trainable)
                 return below(*args, **named)
             if not _computes():
@@ -79,6 +83,13 @@ class _Watch:
             return y
 
         return call
+
+    def _count(self, x: Any, training: Any) -> None:
+        """Keep the fewest values per channel of a call that normalizes by the batch."""
+        shape = tuple(getattr(x, "shape", ()))
+        if training and self.norm.trainable and len(shape) > 1 and None not in shape:
+            count = float(np.prod(shape)) / max(shape[self.norm.axis % len(shape)], 1)
+            self.count = count if self.count is None else min(self.count, count)
 
     def updates_in_this_step(self) -> int:
         """Since the last time it was asked."""

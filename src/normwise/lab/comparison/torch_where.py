@@ -18,7 +18,9 @@ from torch.fx import Graph, GraphModule, Node
 from normwise.lab.comparison.arms import AS_BUILT
 from normwise.lab.comparison.torch_layers import BatchNorm
 from normwise.torch.models.fusion.activation_calls import FUNCTIONS, METHODS
-from normwise.torch.models.fusion.tracing import CannotFollow, followed, hidden_path
+from normwise.torch.models.fusion.questions import hidden_path
+from normwise.torch.models.fusion.sources import CannotFollow
+from normwise.torch.models.fusion.tracing import followed
 
 # Value by value, and with nothing that is drawn or learned for each channel.
 ACTIVATIONS = (

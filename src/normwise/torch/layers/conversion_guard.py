@@ -78,3 +78,29 @@ def check_fusion(layer: Any) -> None:
             f"{tool.format(function=asking.f_code.co_name)} would lose the activation of "
             f"{type(layer).__name__}({layer.extra_repr()}): {instead}"
         )
+
+
+def check_pairing(layer: Any) -> None:
+    """Refuse if what asked for ``parametrizations`` takes layers of exactly PyTorch's own classes only.
+
+    ``torch.ao.quantization.fuse_modules`` and ``fuse_modules_qat`` look for a pair of classes in a table, and the pairs
+    of ``torch.ao.nn.intrinsic`` compare classes; in both, PyTorch's words name classes and no way out. A table of the
+    caller's own may well have these layers.
+
+    Raises:
+        NormwiseError: says which layers to put there.
+    """
+    asking = sys._getframe(4)  # behind __getattr__, is_parametrized, type_before_parametrizations
+    if asking.f_code.co_name == "<genexpr>" and asking.f_back is not None:
+        asking = asking.f_back
+    module = asking.f_globals.get("__name__", "")
+    if module == "torch.ao.quantization.fuse_modules" and not asking.f_locals.get("additional_fuser_method_mapping"):
+        tool = "torch.ao.quantization.fuse_modules"
+    elif module == "torch.ao.nn.intrinsic.modules.fused":
+        tool = f"torch.ao.nn.intrinsic.{type(asking.f_locals.get('self')).__name__}"
+    else:
+        return
+    raise NormwiseError(
+        f"{tool} takes layers of exactly PyTorch's own classes, received {type(layer).__name__}"
+        f"({layer.extra_repr()}): call normwise.swap(model, to='torch') before, or normwise.fold(model) for inference."
+    )

@@ -72,9 +72,9 @@ _BEYOND_TORCH = (
 _BUFFERS_BEYOND_TORCH = ("running_count", "num_batches_skipped", "r", "d", "clipped")
 
 
-def reason_against_torch(layer: nn.Module) -> str | None:
-    """Why a layer of normwise cannot become one of ``torch.nn``, or None where it can."""
-    if type(layer) in THEIRS:
+def reason_against_torch(layer: nn.Module, kind: Kind | None = None) -> str | None:
+    """Why a layer of normwise cannot become one of ``torch.nn``, or of ``kind``, or None where it can."""
+    if kind is not None or type(layer) in THEIRS:
         if "forward" in vars(layer):
             return "its forward was replaced on the instance"
         too_large = [name for name in STATISTICS if not _fits(layer, name)]
@@ -88,13 +88,14 @@ def reason_against_torch(layer: nn.Module) -> str | None:
     return f"{type(layer).__name__} is a class of its own, which may do something else: change it by hand"
 
 
-def become_torch(layer: Any) -> str:
+def become_torch(layer: Any, kind: Kind | None = None) -> str:
     """Make a layer of normwise the one of ``torch.nn``; parameters and buffers stay the very same.
 
     Its activation is lost: see to it before.
 
     Args:
         layer: of a class in ``THEIRS`` that ``reason_against_torch`` has nothing against.
+        kind: the class that it gets; None for that in ``THEIRS``.
 
     Returns:
         what is different from now on, in words.
@@ -106,7 +107,7 @@ def become_torch(layer: Any) -> str:
         >>> type(layer)
         <class 'torch.nn.modules.batchnorm.BatchNorm1d'>
     """
-    words, kind = _lost(layer), THEIRS[type(layer)]
+    words, kind = _lost(layer), kind or THEIRS[type(layer)]
     group = layer.process_group if isinstance(layer, SyncBatchNorm) else None
     if isinstance(layer, SyncBatchNorm) and layer._was is not None:
         kind = THEIRS.get(layer._was, layer._was)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from normwise.errors import NormwiseError
 from normwise.kernels.inverse_root import inverse_root
 from normwise.torch.layers.whitening import Whitening
 
@@ -14,6 +17,14 @@ class DecorrelatedBatchNorm(Whitening):
 
     def _root(self, covariance: Tensor) -> Tensor:
         return inverse_root(covariance, self.eps)
+
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
+        if torch.onnx.is_in_onnx_export():
+            raise NormwiseError(
+                f"ONNX has no operator for the eigenvalues of {type(self).__name__}({self.extra_repr()}): train with "
+                "an IterativeNorm in its place, or record the model by torch.export.export."
+            )
+        return super()._slow_forward(*input, **kwargs)
 
 
 class DecorrelatedBatchNorm1d(DecorrelatedBatchNorm, torch.nn.BatchNorm1d):

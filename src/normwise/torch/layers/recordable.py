@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from inspect import signature
 from typing import Any
 
 import torch
@@ -61,9 +62,22 @@ class Recordable(nn.Module):
         What is asked of sizes here is which of two ways to go that are both right for every size, or a refusal. Where a
         size becomes a number, as in virtual batches, the warning stays.
         """
+        values, keywords = self._by_name(input, kwargs)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean", _TracerWarning)
-            return super()._slow_forward(*input, **kwargs)
+            return super()._slow_forward(*values, **keywords)
+
+    def _by_name(self, values: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The old ONNX exporter gives the top module all its arguments by position, keyword-only ones too."""
+        names, positions = [], 0
+        for each in signature(self.forward).parameters.values():
+            if each.kind is each.VAR_POSITIONAL:
+                return values, keywords
+            if each.kind is each.KEYWORD_ONLY:
+                names.append(each.name)
+            elif each.kind is not each.VAR_KEYWORD:
+                positions += 1
+        return values[:positions], {**keywords, **dict(zip(names, values[positions:], strict=False))}
 
     def __prepare_scriptable__(self) -> Any:
         """Refuse to be scripted.

@@ -15,7 +15,7 @@ from normwise.kernels.choose import SMALL
 from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
-from normwise.torch.layers.conversion_guard import QConfig, check_fusion
+from normwise.torch.layers.conversion_guard import QConfig, check_fusion, check_pairing
 from normwise.torch.layers.lazy import learn_features
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
@@ -78,6 +78,8 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     def __getattr__(self, name: str) -> Any:
         if name == "running_var" and not torch.compiler.is_compiling():
             check_fusion(self)
+        elif name == "parametrizations" and not torch.compiler.is_compiling():
+            check_pairing(self)
         return super().__getattr__(name)
 
     def forward(

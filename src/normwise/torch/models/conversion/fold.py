@@ -138,7 +138,7 @@ def _take_over(layer: Any, changed: Changed) -> None:
 
 def _replace(model: nn.Module, name: str, planned: Planned) -> None:
     """Put what is left of a batch norm in its place."""
-    activation = getattr(planned.norm, "activation", None)
+    activation = planned.activation
     left: nn.Module = nn.Identity()
     if planned.residual:
         left = Activation(activation)

@@ -30,6 +30,8 @@ from normwise.torch.models.conversion.fold_weights import (
 )
 from normwise.torch.models.conversion.neighbours import Neighbours, Step, in_source
 from normwise.torch.models.fusion.patterns import hooked
+from normwise.torch.models.fusion.subclass_change import inside_kept, why_not_as_fused
+from normwise.torch.models.fusion.subclasses import Inside, inside_of
 from normwise.torch.models.model_checks import why_fixed
 
 Seen = dict[int, list[int]]
@@ -41,13 +43,13 @@ class Planned(NamedTuple):
 
     norm: Any
     into: Any
+    activation: str | None = None
     residual: bool = False
 
     @property
     def stays(self) -> str:
         """What the batch norm does besides."""
-        activation = getattr(self.norm, "activation", None)
-        return ", ".join(["add"] * self.residual + [str(activation)] * (activation is not None))
+        return ", ".join(["add"] * self.residual + [str(self.activation)] * (self.activation is not None))
 
 
 class Plan:
@@ -69,6 +71,7 @@ class Plan:
         self._names = {id(module): name for name, module in model.named_modules()}
         self._neighbours = Neighbours(inner, lambda module: isinstance(module, _BatchNorm))
         self._fixed, self._seen = why_fixed(model), seen
+        self._insides: dict[int, Inside] = {}
         self._places: dict[int, list[str]] = {}
         self._holders: dict[int, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
@@ -96,7 +99,7 @@ class Plan:
         first = before if isinstance(before, str) else self._into_front(norm, step, before, affine)
         if first is None and with_residual:
             self.folded[-1] = self.folded[-1]._replace(residual=True)
-        if first is None or with_residual or getattr(norm, "activation", None) is not None:
+        if first is None or with_residual or self._activation(norm) is not None:
             return first
         after = self._behind(step)
         if isinstance(after, str):
@@ -132,7 +135,7 @@ class Plan:
         layer: Any = before.module
         if isinstance(layer, _BatchNorm):
             why = self._against_norm(layer)
-            if why is None and (getattr(layer, "activation", None) is not None or before.arguments != 1):
+            if why is None and (self._activation(layer) is not None or before.arguments != 1):
                 why = "it has an activation or an addition behind it"
         else:
             why = self._against_linear(layer, norm)
@@ -161,12 +164,18 @@ class Plan:
                 kind = str(like).removeprefix("torch.")
                 return f"{self._names[id(layer)]} cannot take it: its new parameters would not be finite in {kind}"
         self.changed[id(layer)] = changed
-        self.folded.append(Planned(norm, layer))
+        self.folded.append(Planned(norm, layer, self._activation(norm)))
         return None
 
     def _passes(self, step: Step) -> bool:
         folded = any(step.module is each.norm for each in self.folded) and step.arguments == 1
-        return step.passes() or (folded and getattr(step.module, "activation", None) is None)
+        return step.passes() or (folded and self._activation(step.module) is None)
+
+    def _activation(self, norm: Any) -> str | None:
+        """What a batch norm does behind its normalization."""
+        inside = self._insides.get(id(norm))
+        activation: str | None = getattr(norm, "activation", None)
+        return activation if inside is None else inside.activation
 
     def _now(self, layer: Any) -> Changed:
         return self.changed[id(layer)] if id(layer) in self.changed else parameters_of(layer)
@@ -204,8 +213,14 @@ class Plan:
             return "it whitens: what it computes is a matrix and not a factor for each channel"
         kind = type(norm).__bases__[1] if is_frozen(norm) else type(norm)
         ours = issubclass(kind, TrackedBatchNorm) and kind.__module__.startswith("normwise.")
-        if kind not in {*PLAIN, nn.SyncBatchNorm} and not ours:
-            return f"it is {with_article(kind.__name__)}, which may do something else than a batch norm does"
+        if inside_kept(norm) is not None:
+            if (why := why_not_as_fused(norm)) is not None:
+                return why
+        elif kind not in {*PLAIN, nn.SyncBatchNorm} and not ours:
+            inside = inside_of(norm)
+            if isinstance(inside, str):
+                return f"it is {with_article(kind.__name__)}, which may do something else than a batch norm does"
+            self._insides[id(norm)] = inside
         if norm.running_mean is None or norm.running_var is None:
             return "it keeps no running statistics: every batch normalizes itself"
         if norm.training:

@@ -14,14 +14,9 @@ from torch.fx import Graph, Node
 
 from normwise.frameworks import with_article
 from normwise.torch.models.fusion.patterns import hooked
-from normwise.torch.models.fusion.tracing import (
-    CannotFollow,
-    followed,
-    functions_of,
-    hidden_path,
-    only_called,
-    own_attribute,
-)
+from normwise.torch.models.fusion.questions import hidden_path
+from normwise.torch.models.fusion.sources import CannotFollow, functions_of, only_called, own_attribute
+from normwise.torch.models.fusion.tracing import followed
 
 Interesting = Callable[[nn.Module], bool]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normwise.errors import UnknownName
 from normwise.frameworks import with_article
@@ -22,12 +22,15 @@ from normwise.torch.layers.counterparts import (
     reason_against_torch,
 )
 from normwise.torch.layers.per_domain import PerDomain
+from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.conversion.swap_calibration import Calibration
 from normwise.torch.models.conversion.swap_norms import Change, NotPossible, Settings, change_to, moments_differ
 from normwise.torch.models.conversion.swap_out import carry_out, plan, restore_forwards
 from normwise.torch.models.conversion.swap_places import Places
 from normwise.torch.models.feeding import ForwardFn, unwrapped
+from normwise.torch.models.fusion.subclass_change import become_both, become_own, own_class
+from normwise.torch.models.fusion.subclasses import inside_of
 from normwise.torch.models.model_checks import ALL_NORMS, check_model, check_runnable, out_of_reach, why_fixed
 from normwise.torch.models.transaction import transaction
 
@@ -79,7 +82,8 @@ def swap(
         to: None for ``"torch"``.
 
             * ``"torch"``: for each layer of normwise the one of ``torch.nn`` that computes the same at inference.
-            * ``"normwise"``: for each layer that is exactly one of ``torch.nn`` normwise's, without fusing anything.
+            * ``"normwise"``: for each layer of ``torch.nn`` normwise's, without fusing anything; a batch norm of a
+              class of your own, whose forward is that and an activation at most, becomes both.
             * ``"group"``, ``"instance"``: normwise's ``GroupNorm`` or ``InstanceNorm``. ``"layer"``: a ``GroupNorm``
               of one group, which is the layer norm of channels and positions that has a scale per channel.
             * ``"ghost"``, ``"renorm"``, ``"sync"``: the batch norms that train by virtual batches, with
@@ -215,11 +219,14 @@ def _to_torch(
             else:
                 become_domain(norm, chosen)
                 words[name] = f"the statistics of {chosen}"
+        elif (own := own_class(norm)) is not None:
+            if (why := reason_against_torch(norm, own)) is not None:
+                skipped[name] = why
         elif not isinstance(norm, (*THEIRS, Whitening)):
             skipped[name] = f"{type(norm).__name__} is no layer of normwise"
         elif (why := reason_against_torch(norm)) is not None:
             skipped[name] = why
-    left = {norm for name, norm in wanted.items() if name not in skipped and type(norm) in THEIRS}
+    left = {norm for name, norm in wanted.items() if name not in skipped and _is_ours(norm)}
     restored, refused = restore_forwards(model, left)
     left -= {*refused}
     places = Places(model, left)
@@ -230,9 +237,18 @@ def _to_torch(
         if name in skipped:
             continue
         alone = "" if norm not in bound else NOT_ALONE
-        said = become_torch(norm) if type(norm) in THEIRS else ""
+        said = ""
+        if own_class(norm) is not None:
+            become_own(norm)
+            said = "its class's own forward again"
+        elif type(norm) in THEIRS:
+            said = become_torch(norm)
         words[name] = _joined(words.get(name, ""), made.words.get(norm, ""), alone, said)
     return {name: words[name] for name in wanted if name not in skipped}
+
+
+def _is_ours(norm: nn.Module) -> bool:
+    return type(norm) in THEIRS or own_class(norm) is not None
 
 
 def _against(layer: nn.Module) -> str | None:
@@ -247,10 +263,17 @@ def _to_normwise(wanted: dict[str, nn.Module], skipped: dict[str, str]) -> dict[
             words[name] = ""
         elif type(norm) in OURS:
             skipped[name] = "its forward was replaced on the instance"
-        elif type(norm).__module__.startswith("normwise."):
+        elif type(norm).__module__.startswith("normwise.") or own_class(norm) is not None:
             skipped[name] = "it is normwise's own already"
-        else:
+        elif not isinstance(norm, _BatchNorm) or isinstance(norm, TrackedBatchNorm):
             skipped[name] = f"it is {with_article(type(norm).__name__)}, not exactly a layer of torch.nn"
+        elif "forward" in vars(norm):
+            skipped[name] = "its forward was replaced on the instance"
+        elif isinstance(inside := inside_of(norm), str):
+            skipped[name] = inside
+        else:
+            become_both(norm, inside, inside.activation)
+            words[name] = f"its {inside.activation} in it" if inside.activation is not None else ""
     return words
 
 

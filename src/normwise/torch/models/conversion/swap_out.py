@@ -14,9 +14,12 @@ from torch.fx import Node
 from normwise.torch.models.conversion.swap_modes import dropout_as_modules
 from normwise.torch.models.conversion.swap_places import Place, Places, identities_behind
 from normwise.torch.models.fusion.activation_calls import module_of
-from normwise.torch.models.fusion.patterns import what_follows
-from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, stands_alone
-from normwise.torch.models.fusion.tracing import CannotFollow, followed, settings_read
+from normwise.torch.models.fusion.patterns import Pattern, what_follows
+from normwise.torch.models.fusion.questions import settings_read
+from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, layers_fused_in, stands_alone
+from normwise.torch.models.fusion.sources import CannotFollow
+from normwise.torch.models.fusion.subclass_change import inside_kept
+from normwise.torch.models.fusion.tracing import followed_ways
 
 
 @dataclass
@@ -43,38 +46,81 @@ def restore_forwards(model: nn.Module, wanted: set[nn.Module]) -> tuple[list[nn.
     Returns:
         the layers that such a forward does the activation of again, and those that stay fused, with the reason.
     """
-    free: list[nn.Module] = []
-    refused: dict[nn.Module, str] = {}
     names = {module: name for name, module in model.named_modules()}
-    for owner in [*model.modules()]:
+    inside: dict[nn.Module, set[nn.Module]] = {}
+    whys: dict[nn.Module, str] = {}
+    again: set[nn.Module] = set()
+    for owner in model.modules():
         base, now = fused_from(owner), type(owner)
         if base is None:
             continue
+        try:
+            layers = layers_fused_in(owner)
+        except AttributeError:  # a child is not there any more
+            layers = []
+        inside[owner] = {*layers} or {*owner.modules()} & wanted
         owner.__class__ = base
         try:
-            inside = _fused_in(owner)
-            missing = [norm for norm in inside if norm not in wanted]
-            why = f"one forward was written for it and for {names[missing[0]]!r}: name both" if missing else ""
+            if not layers:
+                raise CannotFollow("calls other modules")
+            again |= _done_in(owner, now)
         except CannotFollow as reason:
-            inside, why = [*wanted & {*owner.modules()}], f"the forward of {names[owner]!r} has changed: it {reason}"
-        if why:
+            whys[owner] = f"the forward of {names[owner]!r} has changed: it {reason}"
+        finally:
             owner.__class__ = now
-            refused |= {norm: why for norm in inside if norm in wanted}
-        else:
-            free += inside
+    free: list[nn.Module] = []
+    refused: dict[nn.Module, str] = {}
+    for group in _with_layers_in_common(inside):
+        layers_of_group = [module for module in names if any(module in inside[owner] for owner in group)]
+        missing = [norm for norm in layers_of_group if norm not in wanted]
+        why = f"one forward was written for it and for {names[missing[0]]!r}: name both" if missing else ""
+        why = next((whys[owner] for owner in group if owner in whys), why)
+        if why:
+            refused |= {norm: why for norm in layers_of_group if norm in wanted}
+            continue
+        free += [norm for norm in layers_of_group if norm in again]
+        for owner in group:
+            owner.__class__ = fused_from(owner) or type(owner)
     return free, refused
 
 
-def _fused_in(owner: nn.Module) -> list[nn.Module]:
-    """The layers whose activation the module's own forward does too."""
+def _with_layers_in_common(inside: dict[nn.Module, set[nn.Module]]) -> list[list[nn.Module]]:
+    """The modules in groups: forwards that give a residual on to one another were written for each other."""
+    groups: list[list[nn.Module]] = []
+    for owner, layers in inside.items():
+        mine = [group for group in groups if any(inside[each] & layers for each in group)]
+        groups = [group for group in groups if group not in mine] + [
+            [*(each for group in mine for each in group), owner]
+        ]
+    return groups
+
+
+def _done_in(owner: nn.Module, fused: type[nn.Module]) -> set[nn.Module]:
+    """The layers whose activation the module's own forward does too; the others' output is the module's.
+
+    Raises:
+        CannotFollow: it does something else behind one of them than that does now.
+    """
     modules = dict(owner.named_modules(remove_duplicate=False))
-    found = []
-    for node in followed(owner)[0].find_nodes(op="call_module"):
-        norm = modules[str(node.target)]
-        if vars(norm).get("_fused"):
-            pattern = what_follows(node, modules)
-            if not isinstance(pattern, str) and pattern.activation == norm.activation:
-                found.append(norm)
+    found: set[nn.Module] = set()
+    if type(owner).forward is nn.Sequential.forward:
+        return found
+    for name in vars(fused)["_fused_layers"]:
+        patterns = [
+            what_follows(node, modules)
+            for graph in followed_ways(owner).graphs
+            for node in graph.find_nodes(op="call_module")
+            if name == node.target or name.startswith(f"{node.target}.")
+        ]
+        activation = getattr(modules[name], "activation", None)
+        does = [
+            isinstance(each, Pattern) and activation is not None and each.activation == activation for each in patterns
+        ]
+        passes = [isinstance(each, Pattern) and each.last for each in patterns]
+        if not patterns or not (all(does) or all(passes)):
+            raise CannotFollow(f"does something else behind {name}")
+        if all(does):
+            found.add(modules[name])
     return found
 
 
@@ -88,7 +134,7 @@ def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> P
     """
     made = Plan()
     for norm in norms:
-        activation: str | None = getattr(norm, "activation", None)
+        activation = _to_be_placed(norm)
         if norm in done:
             made.words[norm] = f"{activation} is done by the model's own forward again"
             continue
@@ -116,6 +162,13 @@ def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> P
         for owner, calls in for_it.rewritten.items():
             made.rewritten.setdefault(owner, []).extend(calls)
     return made
+
+
+def _to_be_placed(norm: nn.Module) -> str | None:
+    """The activation that the layer does now, and will not do as PyTorch's or as its own class's."""
+    inside = inside_kept(norm)
+    activation: str | None = getattr(norm, "activation", None)
+    return None if inside is not None and inside.activation is not None else activation
 
 
 def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, made: Plan) -> str:
@@ -254,7 +307,7 @@ def carry_out(made: Plan, places: Places) -> set[nn.Module]:
             for node in graph.nodes:
                 node.type = None  # the annotations, which may be names that mean something elsewhere only
             graph.lint()
-        owner.__class__ = class_with_forwards(owner, graphs, settings_read(owner), alone=True)
+        owner.__class__ = class_with_forwards(owner, graphs, settings_read(owner, guarded=True), alone=True)
         if not stands_alone(type(owner)):
             bound |= {owner.get_submodule(str(node.target)) for node, _ in calls}
     return bound

@@ -11,14 +11,10 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from normwise.torch.models.fusion.patterns import hooked
-from normwise.torch.models.fusion.tracing import (
-    CannotFollow,
-    followed,
-    functions_of,
-    hidden_path,
-    only_called,
-    own_attribute,
-)
+from normwise.torch.models.fusion.questions import hidden_path
+from normwise.torch.models.fusion.rewriting import fused_from
+from normwise.torch.models.fusion.sources import CannotFollow, functions_of, only_called, own_attribute
+from normwise.torch.models.fusion.tracing import followed
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Places:
         """Why the forward of this module must not be written anew; None if it may."""
         if isinstance(owner, GraphModule):
             return f"{self.title(owner)}, a torch.fx.GraphModule, has a forward that changes with its graph"
-        why = hidden_path(owner)
+        why = hidden_path(owner, guarded=True)
         return None if why is None else f"{self.title(owner)} cannot be written anew: its forward {why}"
 
     def title(self, module: nn.Module) -> str:
@@ -90,7 +86,7 @@ class Places:
 
     def _visit(self, module: nn.Module) -> list[nn.Module]:
         """Note what the module's own forward calls; the modules to be visited next."""
-        forward = type(module).forward
+        forward = (fused_from(module) or type(module)).forward
         if forward is nn.Module.forward:  # a list or dictionary of modules: who holds it calls them one by one
             return [*module.children()]
         if forward is nn.Sequential.forward and "forward" not in vars(module):

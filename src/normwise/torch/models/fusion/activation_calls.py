@@ -10,9 +10,12 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from normwise.kernels.activation_numbers import WITH_SETTING, parted
-from normwise.torch.models.fusion.tracing import CannotFollow, followed, hidden_path
+from normwise.torch.models.fusion.questions import hidden_path
+from normwise.torch.models.fusion.sources import CannotFollow
+from normwise.torch.models.fusion.tracing import followed
 
 MODULES: dict[type[nn.Module], str] = {
+    nn.CELU: "celu",
     nn.ELU: "elu",
     nn.GELU: "gelu",
     nn.Hardsigmoid: "hardsigmoid",
@@ -27,6 +30,8 @@ MODULES: dict[type[nn.Module], str] = {
     nn.Tanh: "tanh",
 }
 FUNCTIONS: dict[Any, str] = {
+    F.celu: "celu",
+    F.celu_: "celu",
     F.elu: "elu",
     F.elu_: "elu",
     F.gelu: "gelu",
@@ -43,6 +48,8 @@ FUNCTIONS: dict[Any, str] = {
     F.sigmoid: "sigmoid",
     F.silu: "silu",
     F.tanh: "tanh",
+    torch.celu: "celu",
+    torch.celu_: "celu",
     torch.relu: "relu",
     torch.relu_: "relu",
     torch.sigmoid: "sigmoid",
@@ -54,6 +61,7 @@ METHODS = {f"{name}{ending}": name for name in ("relu", "sigmoid", "tanh") for e
 
 # The settings of an activation, in the order in which the functions take them, and their defaults.
 SETTINGS: dict[str, dict[str, object]] = {
+    "celu": {"alpha": 1.0},
     "elu": {"alpha": 1.0},
     "gelu": {"approximate": "none"},
     "hardtanh": {"min_val": -1.0, "max_val": 1.0},
@@ -69,6 +77,10 @@ def named(kind: str, given: dict[str, Any]) -> str | None:
         ('leaky_relu:0.2', 'gelu_tanh', 'elu')
     """
     settings = {**SETTINGS.get(kind, {}), **given}
+    if kind == "celu":  # with another alpha it is no ELU
+        return "elu" if settings == {"alpha": 1.0} else None
+    if kind in WITH_SETTING and [*settings.values()] == [0]:
+        return "relu"
     if kind == "hardtanh":
         return "relu6" if settings == {"min_val": 0.0, "max_val": 6.0} else None
     if settings == SETTINGS.get(kind, {}):
@@ -81,7 +93,7 @@ def named(kind: str, given: dict[str, Any]) -> str | None:
     name = f"{kind}:{float(values[0])!r}"
     try:
         parted(name)
-    except ValueError:  # 0, or no finite number
+    except ValueError:  # no finite number
         return None
     return name
 
@@ -109,6 +121,29 @@ def activation_of(module: nn.Module) -> str | None:
     found = {_alone(graph.output_node()) for graph in graphs}
     name = found.pop() if len(found) == 1 else None
     return None if name is None or hidden_path(module) is not None else name
+
+
+NOTHING = "no activation that normwise's layers do"
+LEARNED = "an activation with a learned slope, which normwise's layers do not take"
+RANDOM = "an activation that draws its slope, which normwise's layers do not do"
+OTHER_SETTINGS = "an activation that normwise's layers do with other settings only"
+
+
+def why_no_activation(what: object) -> str:
+    """What a module or function is that ``activation_of`` has no name for, for a sentence.
+
+    Example:
+        >>> why_no_activation(nn.PReLU())
+        "an activation with a learned slope, which normwise's layers do not take"
+        >>> why_no_activation(nn.Hardtanh()), why_no_activation(torch.sin)
+        ("an activation that normwise's layers do with other settings only", "no activation that normwise's layers do")
+    """
+    if isinstance(what, nn.PReLU) or what in (F.prelu, torch.prelu):
+        return LEARNED
+    if isinstance(what, nn.RReLU) or what in (F.rrelu, F.rrelu_, torch.rrelu):
+        return RANDOM
+    known = type(what) in MODULES if isinstance(what, nn.Module) else what in FUNCTIONS
+    return OTHER_SETTINGS if known else NOTHING
 
 
 def module_of(activation: str) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from torch import nn
@@ -14,10 +14,15 @@ from normwise.torch.layers.frozen import FrozenStatistics
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.fusion.patterns import hooked
-from normwise.torch.models.fusion.rewriting import class_with_forwards, rewrite
+from normwise.torch.models.fusion.rewriting import (
+    class_with_forwards,
+    pass_on,
+    rewrite,
+    sequence_that_passes_on,
+)
 from normwise.torch.models.fusion.subclass_change import become_both, inside_kept
 from normwise.torch.models.fusion.subclasses import Inside, inside_of
-from normwise.torch.models.fusion.survey import Site, Survey
+from normwise.torch.models.fusion.survey import Site, Survey, path_of
 from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 from normwise.torch.models.transaction import RandomState, transaction_of_modules
 
@@ -56,6 +61,24 @@ class FuseReport:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Rewriting:
+    """What the new forward of a module has to do.
+
+    Args:
+        owner: the module.
+        sites: where batch norms do what it did.
+        passing: the children that it gives a residual to, one at most, and the batch norms inside that it is for.
+        guarded: the batch norms whose output is the module's for the settings that it has, and then goes into what
+            they do.
+    """
+
+    owner: nn.Module
+    sites: list[Site] = field(default_factory=list)
+    passing: list[tuple[str, str]] = field(default_factory=list)
+    guarded: list[str] = field(default_factory=list)
+
+
 def fuse(model: nn.Module) -> FuseReport:
     r"""Let every batch norm of the model do the activation, and the addition before it, that follow it.
 
@@ -77,11 +100,14 @@ def fuse(model: nn.Module) -> FuseReport:
       work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
       that the module has now (``self.training`` is followed): it refuses to run with others.
 
-    Where a batch norm's output is its module's, the activation may stand in the forward that calls the module: the
-    module then returns the activation's output. (Not so for a part of several batch norms that the model itself calls,
-    such as ``model.features``, which users call too.) What cannot be followed is left: control flow that depends on the
-    data, arguments that may be absent, questions that a trace would answer once for all. Within such a module, children
-    are still followed, and an ``nn.Sequential`` that it only ever calls is fused by its order.
+    Where a batch norm's output is its module's, the activation may stand in the forward that calls the module, with or
+    without an addition before it: the module then returns the activation's output, and takes ``residual=`` too. (Not so
+    for a part of several batch norms that the model itself calls, such as ``model.features``, which users call too.)
+    Optional arguments may be there or not. A question about the module itself, such as
+    ``isinstance(self.layer, nn.Identity)``, is asked again at every call, which ends with an error where the answer is
+    another one by then. What cannot be followed is left: control flow that depends on the data, and questions about
+    data. Within such a module, children are still followed, and an ``nn.Sequential`` that it only ever calls is fused
+    by its order.
 
     A residual is rounded to the dtype of the layer's input, which differs from the addition only under autocast with
     a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before. Wrappers (``torch.compile``,
@@ -124,7 +150,7 @@ def fuse(model: nn.Module) -> FuseReport:
     swapped: dict[str, str] = {}
     left = out_of_reach(model)
     by_order: list[tuple[nn.Module, str]] = []
-    by_graph: dict[int, list[Site]] = {}
+    by_graph: dict[int, Rewriting] = {}
     changes: list[tuple[nn.Module, str | None]] = []
     for name, norm in norms.items():
         site = survey.verdict(norm) if id(norm) not in refused else refused[id(norm)]
@@ -138,17 +164,21 @@ def fuse(model: nn.Module) -> FuseReport:
         elif site.activation is None:
             swapped[name] = site.why
             changes.append((norm, None))
-        elif (slot := survey.slot_of(site)) is not None:
-            fused[name] = site.what
-            changes.append((norm, site.activation))
-            by_order.append(slot)
-        elif (why := survey.cannot_rewrite(site.owner)) is not None:
+        elif (slot := survey.slot_of(site)) is None and (why := survey.cannot_rewrite(site.owner)) is not None:
             left[name] = why
         else:
             fused[name] = site.what
             changes.append((norm, site.activation))
-            by_graph.setdefault(id(site.owner), []).append(site)
-    classes = [(sites[0].owner, _rewritten(sites, survey)) for sites in by_graph.values()]
+            for around, layer in site.guarded:
+                by_graph.setdefault(id(around), Rewriting(around)).guarded.append(layer)
+            if slot is not None:
+                by_order.append(slot)
+                continue
+            by_graph.setdefault(id(site.owner), Rewriting(site.owner)).sites.append(site)
+            for number, (around, child) in enumerate(site.inner if site.adds else ()):
+                passing = by_graph.setdefault(id(around), Rewriting(around)).passing
+                passing.append((child, path_of(site.inner[: number + 1])))
+    classes = [(each.owner, _rewritten(each, survey)) for each in by_graph.values()]
     _apply(changes, by_order, classes, inside)
     return FuseReport(fused, swapped, left)
 
@@ -177,13 +207,19 @@ def _refusal(norm: _BatchNorm, model: nn.Module, inside: Inside | str | None) ->
     return None
 
 
-def _rewritten(sites: list[Site], survey: Survey) -> type[nn.Module]:
-    """The class of the module around these batch norms with forwards that leave the rest to them."""
-    owner = sites[0].owner
-    graphs = survey.graphs[id(owner)]
-    for number, graph in enumerate(graphs):
-        rewrite(graph, [pattern for site in sites if (pattern := site.patterns[number]) is not None])
-    return class_with_forwards(owner, graphs, survey.settings_of(owner))
+def _rewritten(what: Rewriting, survey: Survey) -> type[nn.Module]:
+    """The class of a module with forwards that leave the rest to the batch norms inside."""
+    owner, passing = what.owner, [(child, child == layer, layer) for child, layer in what.passing]
+    if id(owner) not in survey.ways:
+        ((child, is_norm, layer),) = passing
+        return sequence_that_passes_on(owner, child, is_norm=is_norm, layer=layer)
+    ways = survey.ways[id(owner)]
+    for number, graph in enumerate(ways.graphs):
+        rewrite(graph, [pattern for site in what.sites if (pattern := site.patterns[number]) is not None])
+        for child, is_norm, _ in passing:
+            pass_on(graph, child, is_norm=is_norm)
+    layers = (*(site.layer for site in what.sites), *(layer for *_, layer in passing), *what.guarded)
+    return class_with_forwards(owner, ways.graphs, survey.settings_of(owner), asked=ways.asked, fused=layers)
 
 
 def _apply(
@@ -214,5 +250,6 @@ def _become(norm: nn.Module, activation: str | None, inside: Inside | str | None
     elif isinstance(inside, Inside) and not isinstance(norm, TrackedBatchNorm):
         become_both(norm, inside, activation)
     norm.activation = activation  # type: ignore[assignment]  # a str or None, no module
-    if activation is not None and not isinstance(inside, Inside):
+    does_it = isinstance(inside, Inside) and inside.activation is not None  # by its class's own forward
+    if activation is not None and not does_it:
         norm._fused = True  # type: ignore[assignment]  # as above; `swap` asks whose activation it was

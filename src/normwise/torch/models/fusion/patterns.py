@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from normwise.torch.models.fusion.activation_calls import activation_at
+from normwise.torch.models.fusion.activation_calls import activation_at, why_no_activation
 
 HOOKS = (
     "_forward_hooks",
@@ -40,14 +40,15 @@ class Pattern:
     activation: str | None = None
     why: str = ""
     last: bool = False  # whether its output is the graph's
+    within: bool = False  # whether the node is a module around the batch norm
 
     def __str__(self) -> str:
         return f"add, {self.activation}" if self.addition is not None else f"{self.activation}"
 
     def same(self, other: Pattern) -> bool:
-        """Whether both say the same of the batch norm, though they stand in two graphs."""
-        ours = (str(self), self.activation_target, self.last)
-        return ours == (str(other), other.activation_target, other.last)
+        """Whether the batch norm does the same for both, in two graphs, of which one may have no addition."""
+        ours = (self.activation, self.activation_target, self.last)
+        return ours == (other.activation, other.activation_target, other.last)
 
     @property
     def activation_target(self) -> str | None:
@@ -97,10 +98,8 @@ def _why_not(user: Node, modules: dict[str, nn.Module], addition: Node | None) -
     if user.op == "call_module":
         return no_activation(modules[str(user.target)], behind="it" if addition is None else "the addition behind it")
     name = str(user.target) if user.op == "call_method" else getattr(user.target, "__name__", str(user.target))
-    return f"what follows {'it' if addition is None else 'the addition behind it'}, {name}, is {NOTHING}"
-
-
-NOTHING = "no activation that normwise's layers do"
+    behind = "it" if addition is None else "the addition behind it"
+    return f"what follows {behind}, {name}, is {why_no_activation(user.target)}"
 
 
 def no_activation(module: nn.Module, behind: str = "it") -> str:
@@ -108,9 +107,9 @@ def no_activation(module: nn.Module, behind: str = "it") -> str:
 
     Example:
         >>> no_activation(nn.PReLU())
-        "what follows it, PReLU, is no activation that normwise's layers do"
+        "what follows it, PReLU, is an activation with a learned slope, which normwise's layers do not take"
     """
-    return f"what follows {behind}, {type(module).__name__}, is {NOTHING}"
+    return f"what follows {behind}, {type(module).__name__}, is {why_no_activation(module)}"
 
 
 def _pass(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, tuple[Node, ...]]:

@@ -12,13 +12,14 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from normwise.torch.models.fusion.patterns import Pattern
+from normwise.torch.models.fusion.questions import Settings, changed_setting
 
 Names = tuple[tuple[str, Any], ...]
-Settings = tuple[tuple[str, object], ...]
+Asked = tuple[tuple[int, str], ...]
 
 _numbers = itertools.count()
 _classes: WeakValueDictionary[tuple[object, ...], type[nn.Module]] = WeakValueDictionary()
@@ -37,9 +38,12 @@ def rewrite(graph: Graph, patterns: Iterable[Pattern]) -> None:
         with graph.inserting_before(pattern.addition or norm):
             (source,) = norm.args
             arguments: tuple[Any, ...] = (source,)
-            if pattern.residual is not None:  # what broadcasts in an addition does so here too
+            named: dict[str, Any] = {}
+            if pattern.residual is not None and pattern.within:  # a module around the batch norm, which passes it on
+                named = {"residual": pattern.residual}
+            elif pattern.residual is not None:  # what broadcasts in an addition does so here too
                 arguments = (source, graph.call_method("expand_as", (pattern.residual, source)))
-            last = graph.call_module(str(norm.target), arguments)
+            last = graph.call_module(str(norm.target), arguments, named)
             for passed in pattern.passed:
                 last = graph.call_module(str(passed.target), (last,))
         activate.replace_all_uses_with(last)
@@ -51,23 +55,97 @@ def rewrite(graph: Graph, patterns: Iterable[Pattern]) -> None:
     graph.lint()
 
 
+def pass_on(graph: Graph, child: str, *, is_norm: bool) -> None:
+    """Let the graph take a residual, or none, and give it to a child.
+
+    Args:
+        graph: changed in place; none of its arguments is called ``residual``.
+        child: the name by which it calls the child.
+        is_norm: whether that is the batch norm itself, which broadcasts nothing.
+    """
+    *_, last = graph.find_nodes(op="placeholder")
+    with graph.inserting_after(last):
+        residual = graph.placeholder("residual", default_value=None)
+    (node,) = (node for node in graph.find_nodes(op="call_module") if node.target == child)
+    if is_norm:
+        (source,) = node.args
+        with graph.inserting_before(node):
+            node.args = (source, graph.call_function(expanded, (residual, source)))
+    else:
+        node.kwargs = {"residual": residual}
+    graph.lint()
+
+
+def expanded(residual: Tensor | None, source: Tensor) -> Tensor | None:
+    """A residual in the shape of a batch norm's input, as an addition broadcasts it; None where there is none."""
+    return None if residual is None else residual.expand_as(source)
+
+
+def in_order(sequence: nn.Module, x: Any, residual: Tensor | None, child: str, is_norm: bool) -> Any:
+    """The forward of an ``nn.Sequential`` that gives a residual to a child, behind which nothing happens.
+
+    Raises:
+        RuntimeError: something does happen behind it, or the child is gone.
+    """
+    names = [*sequence._modules]
+    behind = [sequence._modules[name] for name in names[names.index(child) + 1 :]] if child in names else [sequence]
+    if not all(module is None or isinstance(module, nn.Identity) for module in behind):
+        raise RuntimeError(
+            f"{child!r} was the last module of this {type(sequence).__name__} that does anything when the model was "
+            "fused, and is not now: change the sequence before `fuse`, which moved an addition into that module."
+        )
+    for name, module in sequence._modules.items():
+        if name == child and residual is not None:
+            given = expanded(residual, x) if is_norm else residual
+            x = module(x, residual=given)  # type: ignore[misc]  # it is a module
+        elif module is not None:
+            x = module(x)
+    return x
+
+
+def sequence_that_passes_on(sequence: nn.Module, child: str, *, is_norm: bool, layer: str) -> type[nn.Module]:
+    """The class of an ``nn.Sequential`` that gives a residual to a child; see ``in_order``.
+
+    Args:
+        sequence: of a class with ``nn.Sequential``'s forward.
+        child: the name of the child.
+        is_norm: whether that is the batch norm itself.
+        layer: the name of the batch norm.
+    """
+    source = (
+        "def forward(self, input, residual=None):\n"
+        f"    return in_order(self, input, residual, {child!r}, {is_norm})\n"
+    )  # fmt: skip
+    return _class(type(sequence), (source,), (("in_order", in_order),), (), fused=(layer,))
+
+
 def class_with_forwards(
-    module: nn.Module, graphs: tuple[Graph, Graph], settings: Settings, *, alone: bool = False
+    module: nn.Module,
+    graphs: tuple[Graph, ...],
+    settings: Settings,
+    *,
+    alone: bool = False,
+    asked: Asked = (),
+    fused: tuple[str, ...] = (),
 ) -> type[nn.Module]:
     """The module's class with these forwards in training and in inference.
 
     Args:
         module: whose children the graphs call.
-        graphs: for training and for inference.
+        graphs: for training and for inference, in each of the ways of ``asked``.
         settings: what the graphs were traced for; a call with other values of the module's attributes is an error.
+        asked: as in ``normwise.torch.models.fusion.tracing.Ways``.
+        fused: the layers, by their names in the module, whose activation the graphs leave to them.
         alone: whether pickles of it are to be read where normwise is not, which they can be if both graphs read the
             same: as a ``torch.fx.GraphModule``.
     """
     codes = [graph.python_code("self") for graph in graphs]
-    sources = tuple(dict.fromkeys(code.src for code in codes))
-    names = {**codes[0].globals, **codes[1].globals}
+    sources = tuple(code.src for code in codes)
+    if not asked:
+        sources = tuple(dict.fromkeys(sources))
+    names = {name: value for code in codes for name, value in code.globals.items()}
     used = sorted(name for name in names if any(re.search(rf"\b{name}\b", source) for source in sources))
-    made = _class(type(module), sources, tuple((name, names[name]) for name in used), settings, alone)
+    made = _class(type(module), sources, tuple((name, names[name]) for name in used), settings, alone, asked, fused)
     if alone and len(sources) == 1 and "__deepcopy__" not in vars(made):
         made.__reduce_ex__ = _reduced_by(graphs[0])  # type: ignore[method-assign, assignment]  # a class of ours
         # Copies are of the class, only files are not.
@@ -84,6 +162,11 @@ def stands_alone(kind: type[nn.Module]) -> bool:
 def fused_from(module: nn.Module) -> type[nn.Module] | None:
     """The class that a module had before ``fuse`` gave it another forward; None where it did not."""
     return vars(type(module)).get("_fused_from")
+
+
+def layers_fused_in(module: nn.Module) -> list[nn.Module]:
+    """The layers that do what the module's own forward did before ``fuse`` gave it another one."""
+    return [module.get_submodule(name) for name in vars(type(module)).get("_fused_layers", ())]
 
 
 def _reduced_by(graph: Graph) -> Callable[[nn.Module, int], tuple[Any, ...]]:
@@ -110,7 +193,13 @@ def _copied(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _class(
-    base: type[nn.Module], sources: tuple[str, ...], names: Names, settings: Settings, alone: bool = False
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    names: Names,
+    settings: Settings,
+    alone: bool = False,
+    asked: Asked = (),
+    fused: tuple[str, ...] = (),
 ) -> type[nn.Module]:
     """One class for all modules whose forwards read the same, so that ``torch.compile`` compiles them once."""
     key = (
@@ -119,24 +208,27 @@ def _class(
         tuple((name, value if isinstance(value, float) else id(value)) for name, value in names),
         settings,
         alone,
+        asked,
+        fused,
     )
     found = _classes.get(key)
     if found is not None:
         return found
-    forwards = [_compiled(source, dict(names)) for source in sources]
-    forward = forwards[0] if len(forwards) == 1 and not settings else _chosen(forwards, settings)
+    compiled = {source: _compiled(source, dict(names)) for source in dict.fromkeys(sources)}
+    forwards = [compiled[source] for source in sources]
+    forward = forwards[0] if len(forwards) == 1 and not settings else _chosen(forwards, settings, asked)
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:  # noqa: ARG001  # pickle's signature
-        return _blank, (base, sources, _by_reference(names), settings, alone), self.__getstate__()
+        return _blank, (base, sources, _by_reference(names), settings, alone, asked, fused), self.__getstate__()
 
     body = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": reduce,
-        "_in_inference": forwards[-1],  # for what follows it once more
+        "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
         "forward": forward,
-        **({} if alone else {"_fused_from": base}),
+        **({} if alone else {"_fused_from": base, "_fused_layers": fused}),
     }
     made: type[nn.Module] = type(base.__name__, (base,), body)
     _classes[key] = made
@@ -152,17 +244,17 @@ def _compiled(source: str, names: dict[str, Any]) -> Callable[..., Any]:
     return forward
 
 
-def _chosen(forwards: list[Callable[..., Any]], settings: Settings) -> Callable[..., Any]:
-    """A forward that takes the one for the module's mode, and refuses settings that the graphs were not made for."""
-    in_training, in_inference = forwards[0], forwards[-1]
+def _chosen(forwards: list[Callable[..., Any]], settings: Settings, asked: Asked) -> Callable[..., Any]:
+    """A forward that takes the one for the mode and the arguments, and refuses settings that none was made for."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        for name, value in settings:
-            if getattr(self, name) != value:
-                raise RuntimeError(
-                    f"{name} of this {type(self).__name__} was {value!r} when the model was fused, received "
-                    f"{getattr(self, name)!r}: set it before `fuse`, which wrote the forward for that value."
-                )
+        if settings and (changed := changed_setting(self, settings)) is not None:
+            raise RuntimeError(f"{changed}: set it before `fuse`, which wrote the forward for that value.")
+        way = 0
+        for number, (place, name) in enumerate(asked):
+            if (args[place] if place < len(args) else kwargs.get(name)) is None:
+                way |= 1 << number
+        in_training, in_inference = (forwards[2 * way], forwards[2 * way + 1]) if asked else (forwards[0], forwards[-1])
         return in_training(self, *args, **kwargs) if self.training else in_inference(self, *args, **kwargs)
 
     return forward
@@ -180,9 +272,15 @@ class _Module(str):
 
 
 def _blank(
-    base: type[nn.Module], sources: tuple[str, ...], names: Names, settings: Settings, alone: bool = False
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    names: Names,
+    settings: Settings,
+    alone: bool = False,
+    asked: Asked = (),
+    fused: tuple[str, ...] = (),
 ) -> nn.Module:
     """A module without any state, for pickle and for deepcopy to fill."""
     values = tuple((name, import_module(value) if isinstance(value, _Module) else value) for name, value in names)
-    made = _class(base, sources, values, settings, alone)
+    made = _class(base, sources, values, settings, alone, asked, fused)
     return made.__new__(made)

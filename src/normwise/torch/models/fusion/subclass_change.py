@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from normwise.kernels.torch_activations import activate
 from normwise.torch.layers.class_change import OURS
+from normwise.torch.layers.counterparts import become_torch
 from normwise.torch.layers.recordable import at_home
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.fusion.subclasses import RANKS, Inside
@@ -35,6 +36,30 @@ def inside_kept(norm: nn.Module) -> Inside | None:
     """What the layer's own class does, where ``become_both`` changed it; else None."""
     found: Inside | None = vars(norm).get("_inside")
     return found
+
+
+def become_own(norm: Any) -> None:
+    """Undo ``become_both``: the layer is of its own class again; parameters, buffers and children stay the same.
+
+    Args:
+        norm: of a class that ``own_class`` knows.
+    """
+    become_torch(norm, own_class(norm))
+    del vars(norm)["_inside"]
+
+
+def own_class(norm: nn.Module) -> type[nn.Module] | None:
+    """The class that ``become_both`` has put its own above, where that is the layer's; else None."""
+    own = type(norm).__bases__[-1]
+    return own if inside_kept(norm) is not None and _classes.get(own) is type(norm) else None
+
+
+def why_not_as_fused(norm: nn.Module) -> str | None:
+    """Why a layer that ``become_both`` changed computes by its own class's forward after all, or None."""
+    inside = inside_kept(norm)
+    if inside is None or _stands(norm, inside):
+        return None
+    return "a module or a setting inside of it was changed since it was fused"
 
 
 def _class(own: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:

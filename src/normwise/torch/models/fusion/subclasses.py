@@ -20,8 +20,8 @@ from normwise.torch.layers.class_change import OURS
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.fusion.activation_calls import activation_at
 from normwise.torch.models.fusion.patterns import hooked
-from normwise.torch.models.fusion.rewriting import Settings
-from normwise.torch.models.fusion.tracing import CannotFollow, hidden_path, settings_read
+from normwise.torch.models.fusion.questions import Settings, hidden_path, settings_read
+from normwise.torch.models.fusion.sources import CannotFollow
 
 RANKS: dict[type[nn.Module], tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 # What normwise's layers call their own: a subclass that has one of these names cannot be one of them as well.

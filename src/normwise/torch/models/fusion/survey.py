@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -11,15 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.torch.models.fusion.activation_calls import activation_of
 from normwise.torch.models.fusion.patterns import Pattern, hooked, no_activation, what_follows
-from normwise.torch.models.fusion.rewriting import Settings
-from normwise.torch.models.fusion.tracing import (
-    CannotFollow,
-    adjacent,
-    followed,
-    hidden_path,
-    only_called,
-    settings_read,
-)
+from normwise.torch.models.fusion.questions import Answer, Settings, hidden_path, settings_read
+from normwise.torch.models.fusion.sources import CannotFollow, adjacent, only_called
+from normwise.torch.models.fusion.tracing import Ways, followed_ways
 
 Slot = tuple[nn.Module, str]
 # Who calls a module, by which name, and where in the order of an ``nn.Sequential``.
@@ -39,6 +37,10 @@ class Site:
         patterns: for a graph, in training and in inference.
         why: why nothing follows that it could do.
         last: whether its output is the owner's.
+        inner: where the activation follows a module around the batch norm: the modules on the way to it, each with the
+            name by which it calls the next, from the inside out. Where there is an addition, they give the residual on.
+        guarded: those of them whose output is the batch norm's for the settings that they have, where nothing else asks
+            whether they still do; each with the name of the batch norm.
     """
 
     owner: nn.Module
@@ -49,6 +51,23 @@ class Site:
     patterns: tuple[Pattern | None, ...] = (None, None)
     why: str = ""
     last: bool = False
+    inner: tuple[tuple[nn.Module, str], ...] = ()
+    guarded: tuple[tuple[nn.Module, str], ...] = ()
+
+    @property
+    def adds(self) -> bool:
+        """Whether there is an addition before the activation."""
+        return self.what != self.activation
+
+    @property
+    def layer(self) -> str:
+        """The name of the batch norm in the owner."""
+        return path_of((*self.inner, (self.owner, self.norm)))
+
+
+def path_of(calls: Sequence[tuple[nn.Module, str]]) -> str:
+    """The name of a batch norm in the outermost of the modules around it, given from the inside out."""
+    return ".".join(name for _, name in reversed(calls))
 
 
 class Survey:
@@ -60,7 +79,7 @@ class Survey:
     """
 
     def __init__(self, model: nn.Module, refused: dict[int, str]) -> None:
-        self.graphs: dict[int, tuple[Graph, Graph]] = {}
+        self.ways: dict[int, Ways] = {}
         self._model, self._refused = model, refused
         self._names = {id(module): name for name, module in model.named_modules()}
         self._sites: dict[int, list[Site | str]] = {}
@@ -74,6 +93,8 @@ class Survey:
         if isinstance(model, _BatchNorm):
             self._sites[id(model)] = [Site(model, "", why="it is the model itself")]
         self._hidden: dict[int, str | None] = {}
+        self._taken: dict[int, list[set[Node]]] = {}
+        self._asked_about: set[int] = set()
         seen: set[int] = set()
         waiting = [model]
         while waiting:
@@ -97,10 +118,10 @@ class Survey:
     def _above(self, site: Site) -> Site:
         """What follows the module whose output is that of the batch norm, in the forward that calls the module."""
         at = site
+        inner: list[tuple[nn.Module, str]] = []
         while at.last:
             owner, title = at.owner, self._title(at.owner)
             places = self._places.get(id(owner), [])
-            in_order = type(owner).forward is nn.Sequential.forward
             if not places:
                 why = "is not seen to be called by another module"
             elif hooked(owner):
@@ -109,30 +130,69 @@ class Survey:
                 why = "is called more than once"
             elif places[0][0] is self._model and sum(isinstance(part, _BatchNorm) for part in owner.modules()) > 1:
                 why = "is a part of the model that may be called by itself"
-            elif not in_order and self._hidden_path(owner) is not None:
+            elif not _in_order(owner) and self._hidden_path(owner) is not None:
                 why = f"has a forward that {self._hidden_path(owner)}"
             else:
+                inner.append((owner, at.norm))
                 found = self._site_of(places[0])
                 if isinstance(found, str):
                     return replace(site, why=f"its output is that of {title}, and there {found}")
-                if found.activation is not None and found.what == found.activation:
-                    return found
-                added = f"an addition in the forward of {self._title(found.owner)} comes before the activation"
-                at = found if found.activation is None else replace(found, why=added, last=False)
+                if found.activation is not None and not found.adds:
+                    return replace(found, inner=tuple(inner), guarded=self._guarded(inner))
+                if found.activation is not None:
+                    if (hindrance := self._cannot_pass_on(inner, found)) is None:
+                        return self._through(found, inner)
+                    added = f"an addition in the forward of {self._title(found.owner)} comes before the activation"
+                    found = replace(found, activation=None, why=f"{added}, and {hindrance}", last=False)
+                at = found
                 continue
             return replace(site, why=f"its output is that of {title}, which {why}")
         return replace(site, why=f"its output is that of {self._title(site.owner)}, and there {at.why}")
+
+    def _guarded(self, inner: list[tuple[nn.Module, str]]) -> tuple[tuple[nn.Module, str], ...]:
+        return tuple(
+            (owner, path_of(inner[: number + 1]))
+            for number, (owner, _) in enumerate(inner)
+            if not _in_order(owner) and self.settings_of(owner)
+        )
+
+    def _cannot_pass_on(self, inner: list[tuple[nn.Module, str]], found: Site) -> str | None:
+        """Why a residual cannot go through these modules to the batch norm inside; None if it can."""
+        for owner, _ in inner:
+            if not _in_order(owner):
+                if (why := self.cannot_rewrite(owner)) is not None:
+                    return why
+                if "residual" in inspect.signature(type(owner).forward).parameters:
+                    return f"the forward of {self._title(owner)} has an argument residual of its own"
+        (outermost, _) = inner[-1]
+        for pattern in found.patterns:
+            if pattern is not None and pattern.addition is not None and _moves(pattern):
+                if any(getattr(part, "inplace", False) for part in outermost.modules()):
+                    return f"{self._title(outermost)}, which would run later, may change its input in place"
+                if not _never_draws(outermost):
+                    return f"{self._title(outermost)}, which would run later, may draw random numbers"
+        return None
+
+    def _through(self, found: Site, inner: list[tuple[nn.Module, str]]) -> Site:
+        """The same site, at which a module around the batch norm stands; nobody else does its addition any more."""
+        for number, pattern in enumerate(found.patterns):
+            if pattern is not None and pattern.addition is not None:
+                self._taken[id(found.owner)][number].add(pattern.addition)
+        patterns = tuple(None if each is None else replace(each, within=True) for each in found.patterns)
+        return replace(found, patterns=patterns, inner=tuple(inner))
 
     def slot_of(self, site: Site) -> Slot | None:
         """The place of the activation's module, if an ``nn.Identity`` may take it: nobody else uses the module."""
         if site.slot is not None:
             return site.slot
         pattern = next(pattern for pattern in site.patterns if pattern is not None)
-        if pattern.activation_target is None or pattern.addition is not None:
+        if pattern.activation_target is None or site.adds:
             return None
         module = site.owner.get_submodule(pattern.activation_target)
         if len(self._slots[id(module)]) != 1 or self._calls[id(module)] != 1:
             return None
+        if id(module) in self._asked_about:
+            return None  # the class of what stands there decides over the way that a forward takes
         if self._hidden_path(site.owner) and not adjacent(site.owner, site.norm, pattern.activation_target):
             return None
         return self._slots[id(module)][0]
@@ -146,11 +206,13 @@ class Survey:
 
     def settings_of(self, owner: nn.Module) -> Settings:
         """The plain values that the forward of this module was followed with."""
-        return settings_read(owner)
+        return settings_read(owner, guarded=True)
 
     def _hidden_path(self, owner: nn.Module) -> str | None:
         if id(owner) not in self._hidden:
-            self._hidden[id(owner)] = hidden_path(owner)
+            ways = self.ways.get(id(owner))
+            asked = [] if ways is None else [name for _, name in ways.asked]
+            self._hidden[id(owner)] = hidden_path(owner, guarded=True, asked=asked)
         return self._hidden[id(owner)]
 
     def _title(self, module: nn.Module) -> str:
@@ -164,7 +226,7 @@ class Survey:
         if forward is nn.Sequential.forward and "forward" not in module.__dict__:
             return self._visit_in_order(module)
         try:
-            graphs = followed(module)
+            ways = followed_ways(module)
         except CannotFollow as why:
             self._unfollowed[self._names[id(module)]] = f"{self._title(module)} cannot be followed: its forward {why}"
             called = only_called(module)
@@ -173,8 +235,12 @@ class Survey:
                 in_order = isinstance(child, nn.Sequential) and name not in called
                 found += child.children() if in_order else [child]
             return found
-        self.graphs[id(module)] = graphs
-        return self._visit_graphs(module, graphs)
+        self.ways[id(module)] = ways
+        self._taken[id(module)] = [set() for _ in ways.graphs]
+        with suppress(CannotFollow):
+            asked = [name for name, value in self.settings_of(module) if isinstance(value, Answer) and value.kinds]
+            self._asked_about |= {id(operator.attrgetter(name)(module)) for name in asked}
+        return self._visit_graphs(module, ways.graphs)
 
     def _visit_in_order(self, sequence: nn.Module) -> list[nn.Module]:
         items = [*sequence._modules.items()]
@@ -188,31 +254,31 @@ class Survey:
     def _site_of(self, place: Place) -> Site | str:
         """What follows a module where it is called."""
         owner, target, number = place
-        if id(owner) not in self.graphs:
+        if id(owner) not in self.ways:
             return _site_in_order(owner, target, number)
         nodes = [
             next((node for node in graph.find_nodes(op="call_module") if node.target == target), None)
-            for graph in self.graphs[id(owner)]
+            for graph in self.ways[id(owner)].graphs
         ]
-        return self._site(owner, target, nodes, dict(owner.named_modules(remove_duplicate=False)), [set(), set()])
+        return self._site(owner, target, nodes, dict(owner.named_modules(remove_duplicate=False)), claims=False)
 
-    def _visit_graphs(self, owner: nn.Module, graphs: tuple[Graph, Graph]) -> list[nn.Module]:
+    def _visit_graphs(self, owner: nn.Module, graphs: tuple[Graph, ...]) -> list[nn.Module]:
         modules = dict(owner.named_modules(remove_duplicate=False))
-        calls: list[dict[str, list[Node]]] = [{}, {}]
-        for number, graph in enumerate(graphs):
+        calls: list[dict[str, list[Node]]] = [{} for _ in graphs]
+        for found, graph in zip(calls, graphs, strict=True):
             for node in graph.find_nodes(op="call_module"):
-                calls[number].setdefault(str(node.target), []).append(node)
-        counts = [Counter({target: len(nodes) for target, nodes in found.items()}) for found in calls]
-        most = counts[0] | counts[1]
+                found.setdefault(str(node.target), []).append(node)
+        most: Counter[str] = Counter()
+        for found in calls:
+            most |= Counter({target: len(nodes) for target, nodes in found.items()})
         for target, count in most.items():
             self._calls[id(modules[target])] += count
             self._places.setdefault(id(modules[target]), []).append((owner, target, 0))
-        taken: list[set[Node]] = [set(), set()]
         for target, count in most.items():
             norm = modules[target]
             if isinstance(norm, _BatchNorm) and id(norm) not in self._refused:
                 nodes = [found.get(target, [None])[0] for found in calls]
-                site = self._site(owner, target, nodes, modules, taken) if count == 1 else "it is called more than once"
+                site = self._site(owner, target, nodes, modules) if count == 1 else "it is called more than once"
                 self._sites.setdefault(id(norm), []).append(site)
         return [modules[target] for target in most]
 
@@ -222,8 +288,10 @@ class Survey:
         target: str,
         nodes: list[Node | None],
         modules: dict[str, nn.Module],
-        taken: list[set[Node]],
+        *,
+        claims: bool = True,
     ) -> Site | str:
+        taken = self._taken[id(owner)]
         found = [None if node is None else what_follows(node, modules) for node in nodes]
         for number, pattern in enumerate(found):  # of two batch norms that are added, the first takes the addition
             if isinstance(pattern, Pattern) and pattern.addition is not None and pattern.addition in taken[number]:
@@ -232,14 +300,63 @@ class Survey:
         if isinstance(there[0], str):
             return there[0]
         if any(isinstance(pattern, str) or not pattern.same(there[0]) for pattern in there):
-            return "something else follows it in training than in inference"
+            ways = self.ways[id(owner)].asked
+            named = " and ".join(name for _, name in ways)
+            return "something else follows it in training than in inference" + f", or with {named} than without" * bool(
+                ways
+            )
         patterns = tuple(pattern for pattern in found if not isinstance(pattern, str))
         for number, pattern in enumerate(patterns):
-            if pattern is not None and pattern.addition is not None:
+            if claims and pattern is not None and pattern.addition is not None:
                 taken[number].add(pattern.addition)
         if there[0].activation is None:
             return Site(owner, target, why=there[0].why, last=there[0].last)
-        return Site(owner, target, there[0].activation, str(there[0]), None, patterns)
+        adding = next(
+            (pattern for pattern in patterns if pattern is not None and pattern.addition is not None), there[0]
+        )
+        return Site(owner, target, there[0].activation, str(adding), None, patterns)
+
+
+def _in_order(module: nn.Module) -> bool:
+    """Whether the module calls its children one behind the other, and does nothing else."""
+    return type(module).forward is nn.Sequential.forward and type(module).__call__ is nn.Module.__call__
+
+
+def _moves(pattern: Pattern) -> bool:
+    """Whether anything happens between the call and the addition, where the call will stand."""
+    node, passed = pattern.norm.next, {*pattern.passed}
+    while node in passed:
+        node = node.next
+    return node is not pattern.addition
+
+
+# Of PyTorch's, those that draw in training.
+DRAW = ("dropout", "rrelu", "rnn", "transformer", "activation.multihead", "fractional")
+
+
+def _never_draws(module: nn.Module) -> bool:
+    """Whether all that the module consists of is PyTorch's and known not to draw random numbers, or a batch norm."""
+    for part in module.modules():
+        theirs = type(part).__module__.startswith("torch.nn.modules")
+        name = f"{type(part).__module__}.{type(part).__name__}".lower().replace("_", "")
+        if isinstance(part, _BatchNorm) or (theirs and not any(word in name for word in DRAW)):
+            continue
+        if not _calls_children_only(part):
+            return False
+    return True
+
+
+def _calls_children_only(module: nn.Module) -> bool:
+    """Whether the module's forward does nothing itself, but for calls of its children."""
+    if _in_order(module):
+        return True
+    try:
+        graphs = followed_ways(module).graphs
+    except CannotFollow:
+        return False
+    return all(
+        node.op in ("placeholder", "call_module", "output", "get_attr") for graph in graphs for node in graph.nodes
+    )
 
 
 def _site_in_order(sequence: nn.Module, name: str, place: int) -> Site | str:

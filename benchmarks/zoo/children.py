@@ -1,0 +1,65 @@
+"""Work in processes of their own, which have what takes long to import from the start."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_PRELOADED = ["benchmarks.zoo.preloaded"]
+
+
+def apart(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What ``work`` returned in a process of its own, or ``error``: why nothing came back.
+
+    Args:
+        work: a function of a module; what it returns goes through JSON.
+        task: its argument; with ``backend``, Keras's one, set before Keras is imported.
+        seconds: after them the process is killed.
+    """
+    if "backend" in task:
+        context: Any = multiprocessing.get_context("spawn")
+    else:
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            context.set_forkserver_preload(_PRELOADED)
+    with tempfile.TemporaryDirectory() as folder:
+        answer, errors = Path(folder) / "answer", Path(folder) / "errors"
+        if "backend" in task:
+            os.environ["KERAS_BACKEND"] = task["backend"]
+        process = context.Process(target=_child, args=(work, task, answer, errors), daemon=True)
+        process.start()
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return {"error": f"it took more than {seconds:.0f} seconds"}
+        if answer.exists():
+            found: dict[str, Any] = json.loads(answer.read_text("utf-8"))
+            return found
+        said = errors.read_text("utf-8", "replace").strip().splitlines() if errors.exists() else []
+        return {"error": (said or [f"its process ended with {process.exitcode}"])[-1][:300]}
+
+
+def _child(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any], answer: Path, errors: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with errors.open("w") as stream:
+        os.dup2(stream.fileno(), 2)
+    found = work(task)
+    unfinished = answer.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(found), "utf-8")
+    unfinished.replace(answer)
+
+
+def _end_with_parent() -> None:
+    """A command that was killed leaves no work behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,127 @@
+"""What commands share that change a model: the work is done, the result written whole, and the report printed."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from normwise.commands import keras_backend, streams
+from normwise.commands.inputs import Inputs
+from normwise.commands.values import File, allowed
+from normwise.errors import NothingChanged
+from normwise.loading import WEIGHTS, attempt, check_suffix, check_target
+
+OUT = click.option(
+    "--out",
+    required=True,
+    type=File(),
+    help="Write the weights to this .safetensors, .pt or .pth file; for a Keras model, the model to this .keras file.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+
+
+class Task(NamedTuple):
+    """What is to be done with a model and data, and where the result goes.
+
+    Args:
+        inputs: the model and the data.
+        work: given the two, does it and returns the report; for Keras, with ``batch_size`` where there are data.
+        changed: whether a report is of work that changed something.
+        out: the file to be written.
+        as_json: whether the report is printed as JSON.
+        fits: of a PyTorch model: given the name of the function, how to build what the written weights fit; None where
+            that is MODEL.
+    """
+
+    inputs: Inputs
+    work: Callable[..., Any]
+    changed: Callable[[Any], bool]
+    out: Path
+    as_json: bool
+    fits: Callable[[str], str] | None
+
+
+def task(
+    work: Callable[..., Any],
+    changed: Callable[[Any], bool],
+    *,
+    out: Path,
+    as_json: bool,
+    fits: Callable[[str], str] | None = None,
+    **inputs: Any,
+) -> Task:
+    """A task, from what was typed."""
+    return Task(Inputs(**inputs), work, changed, out, as_json, fits)
+
+
+def write(task: Task) -> None:
+    """Load, work, save, and say what was done; what the user's own code prints goes to standard error."""
+    with redirect_stdout(sys.stderr):
+        found, last = (_of_keras if task.inputs.of_keras else _of_torch)(task)
+    if task.as_json:
+        streams.print_json(found.to_json())
+    else:
+        click.echo(f"{found}\n{last}")
+
+
+def _of_torch(task: Task) -> tuple[Any, str]:
+    """The report, and what was written."""
+    allowed(lambda: check_suffix(task.out, WEIGHTS, "weights are"))
+    check_target(task.out)
+    network, source, _ = task.inputs.load()
+    keys = [*network.state_dict()]
+    found = _worked(task, network, source)
+    network = getattr(found, "model", None) or network
+    if task.inputs.device is not None:
+        network.cpu()  # a file for any machine
+    from normwise.torch.models import loading
+
+    loading.save_weights(network, task.out)
+    words = f"The weights: {task.out.resolve()}"
+    if task.fits is not None and [*network.state_dict()] != keys:
+        words += f"\nThey load into the model that {task.fits(task.inputs.model.rpartition(':')[2])} makes."
+    return found, words
+
+
+def _of_keras(task: Task) -> tuple[Any, str]:
+    """The same for a model of Keras's."""
+    allowed(lambda: check_suffix(task.out, (".keras",), "a Keras model is"))
+    check_target(task.out)
+    network, source, _ = task.inputs.load()
+    more = {} if source is None else {"batch_size": task.inputs.batch_size}
+    found = _worked(task, network, source, **more)
+    model = getattr(found, "model", None)
+    from normwise.keras.models import loading
+
+    with keras_backend.quiet():
+        loading.save_model(network if model is None else model, task.out)
+    return found, f"The model: {task.out.resolve()}"
+
+
+def _worked(task: Task, network: Any, source: Any, **more: Any) -> Any:
+    """The report of work that changed something."""
+    model, data = task.inputs.model, task.inputs.data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingChanged)  # which is an error of a command, and no warning too
+        work = partial(task.work, network, source, **more)
+        found = attempt(work, model if data is None else f"{model} on {data}")
+    if not task.changed(found):
+        raise click.ClickException(f"{model}: {_clause(found)}; nothing was written.")
+    return found
+
+
+def _clause(report: Any) -> str:
+    """What a report says, on one line."""
+    if hasattr(report, "in_a_sentence"):
+        return str(report.in_a_sentence())
+    from normwise.recalibration.report import clause
+
+    left = report.not_reached if isinstance(report.not_reached, Mapping) else {}
+    return clause(str(report), {**report.skipped, **left}, ())

@@ -1,0 +1,6 @@
+"""What of the checks Keras's models cannot show, with the reason."""
+
+NOT_IN_KERAS = {
+    "disagreeing_ranks": "Keras's replicas share one set of running statistics: there are no two to compare",
+}
+"""The name of a check -> why it says nothing about a Keras model."""

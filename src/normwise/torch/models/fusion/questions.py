@@ -1,0 +1,318 @@
+"""What a forward asks that a trace answers once for all calls; which of the answers can be guarded."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import types
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from normwise.torch.models.fusion.sources import CannotFollow, functions_of, own_attribute, sources_of
+
+PLAIN = (bool, int, float, str, type(None))
+QUESTIONS = {"isinstance", "type", "hasattr", "callable", "issubclass", "print", "super"}
+STATE = {"is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled"}
+OUTSIDE = {"random", "np", "numpy", "time", "os", "logging", "warnings"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a forward was told about an attribute of its module.
+
+    Args:
+        kinds: the classes that ``isinstance`` was asked about; None where the question is whether it is there.
+        yes: the answer.
+    """
+
+    kinds: tuple[type, ...] | None
+    yes: bool
+
+    def holds(self, module: nn.Module, name: str) -> bool:
+        """Whether the module would answer the same now."""
+        try:
+            value = _attribute(module, name)
+        except AttributeError:
+            return self.kinds is None and not self.yes
+        return self.yes if self.kinds is None else isinstance(value, self.kinds) is self.yes
+
+    def __str__(self) -> str:
+        if self.kinds is None:
+            return "there" if self.yes else "not there"
+        names = " or ".join(kind.__name__ for kind in self.kinds)
+        return f"one of {names}" if self.yes else f"none of {names}"
+
+
+Settings = tuple[tuple[str, object], ...]
+
+
+def hidden_path(
+    module: nn.Module,
+    forward: types.FunctionType | None = None,
+    allowed: frozenset[str] = frozenset(),
+    *,
+    guarded: bool = False,
+    asked: Collection[str] = (),
+) -> str | None:
+    """What in the module's forward a trace does not see, so that it may not stand for every call; None if nothing.
+
+    Args:
+        module: as in ``functions_of``.
+        forward: as in ``functions_of``.
+        allowed: functions that a trace answers for all calls here.
+        guarded: whether every call will ask the questions of ``settings_read`` again, so that these are allowed.
+        asked: arguments of the forward for which there is a trace with None and one with another value.
+    """
+    try:
+        sources = sources_of(module, forward)
+    except CannotFollow as why:
+        return str(why)
+    for number, (function, tree) in enumerate(sources):
+        for node in ast.walk(tree):
+            found = _hidden_in(node, allowed)
+            if found is None and isinstance(node, ast.Compare):
+                found = _asks_what(node, tree, guarded, asked if number == 0 else ())
+            if found is None or (guarded and isinstance(node, ast.Call) and _answers(node, tree, function, module)):
+                continue
+            return found
+    return None
+
+
+def _hidden_in(node: ast.AST, allowed: frozenset[str]) -> str | None:
+    match node:
+        case ast.With() | ast.Try() | ast.Global() | ast.Nonlocal():
+            return f"has a `{type(node).__name__.lower()}` statement, which a trace does not see"
+        case ast.Call(func=ast.Name(id=name)) if name in QUESTIONS - allowed:
+            return f"calls `{name}`, which a trace answers once"
+        case ast.Attribute(attr=name) if name in STATE:
+            return f"calls `{name}`, which a trace answers once"
+        case ast.Name(id=name) if name in OUTSIDE:
+            return f"uses `{name}`, which a trace does not see"
+    return None
+
+
+def _asks_what(node: ast.Compare, tree: ast.AST, guarded: bool, asked: Collection[str]) -> str | None:
+    """Why this comparison may be answered otherwise in another call."""
+    if not any(isinstance(each, ast.Is | ast.IsNot) for each in node.ops):
+        return None
+    for value in (node.left, *node.comparators):
+        root = value
+        while isinstance(root, ast.Attribute | ast.Subscript):
+            root = root.value
+        if isinstance(value, ast.Constant) or (root is not value and isinstance(root, ast.Name) and root.id == "self"):
+            continue
+        if isinstance(value, ast.Name) and (value.id in asked or (guarded and _of_state(value.id, tree))):
+            continue
+        return f"asks what `{ast.unparse(value)}` is, which a trace answers once"
+    return None
+
+
+def _stores(name: str, tree: ast.AST) -> list[ast.Name]:
+    return [
+        node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name and _is_store(node)
+    ]  # fmt: skip
+
+
+def _is_store(node: ast.Name) -> bool:
+    return not isinstance(node.ctx, ast.Load)
+
+
+def _values_of(name: str, tree: ast.AST) -> list[ast.expr] | None:
+    """What is assigned to a name in a function; None where it gets its value in other ways too."""
+    found = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and len(node.targets) == 1
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == name
+    ]
+    return found if len(found) == len(_stores(name, tree)) else None
+
+
+def _arguments(tree: ast.AST) -> list[str]:
+    """Of the function and of all inside of it."""
+    return [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
+
+
+def _of_state(name: str, tree: ast.AST) -> bool:
+    """Whether the name stands for an attribute of the module or a constant, whenever it is read."""
+    values = _values_of(name, tree)
+    return (
+        bool(values)
+        and name not in _arguments(tree)
+        and all(
+            isinstance(value, ast.Constant) or own_attribute(value) is not None or _got(value) is not None
+            for value in values or ()
+        )
+    )
+
+
+def _got(node: ast.AST) -> str | None:
+    """``name`` where the node is ``getattr(self, "name")`` or ``getattr(self, "name", constant)``."""
+    match node:
+        case ast.Call(func=ast.Name(id="getattr"), args=[ast.Name(id="self"), ast.Constant(value=str(name)), *rest]):
+            return name if not node.keywords and all(isinstance(each, ast.Constant) for each in rest) else None
+    return None
+
+
+def asked_arguments(module: nn.Module) -> tuple[str, ...]:
+    """The arguments of which the forward asks whether they are None, before anything else can stand under their name.
+
+    Example:
+        >>> import torch
+        >>> asked_arguments(torch.nn.Identity())
+        ()
+    """
+    try:
+        ((_, tree), *_) = sources_of(module)
+    except CannotFollow:
+        return ()
+    body = getattr(tree, "body", [])
+    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
+        return ()
+    names = [each.arg for each in body[0].args.args[1:]]
+    every = _arguments(tree)
+    return tuple(name for name in names if every.count(name) == 1 and _asked_first(name, tree))
+
+
+def _asked_first(name: str, tree: ast.AST) -> bool:
+    questions = [node for node in ast.walk(tree) if isinstance(node, ast.Compare) and _asks_none(node, name)]
+    if not questions:
+        return False
+    values = _values_of(name, tree)
+    if values is None:
+        return False
+    if all(_never_none(value) for value in values):
+        return True
+    inside = {
+        id(node)
+        for loop in ast.walk(tree)
+        if isinstance(loop, ast.For | ast.While | ast.comprehension | ast.Lambda)
+        for node in ast.walk(loop)
+    }
+    first = min((node.lineno, node.col_offset) for node in _stores(name, tree))
+    return all((node.lineno, node.col_offset) < first and id(node) not in inside for node in questions)
+
+
+def _asks_none(node: ast.Compare, name: str) -> bool:
+    match node:
+        case ast.Compare(left=ast.Name(id=found), ops=[ast.Is() | ast.IsNot()], comparators=[ast.Constant(value=None)]):
+            return found == name
+    return False
+
+
+def _never_none(value: ast.expr) -> bool:
+    displayed = isinstance(value, ast.List | ast.Tuple | ast.Dict | ast.Set | ast.ListComp | ast.JoinedStr)
+    return displayed or (isinstance(value, ast.Constant) and value.value is not None)
+
+
+def _answers(call: ast.Call, tree: ast.AST, function: types.FunctionType, module: nn.Module) -> dict[str, Answer]:
+    """The answers to a question that is about attributes of the module; empty where it is about anything else."""
+    if call.keywords:
+        return {}
+    match call:
+        case ast.Call(func=ast.Name(id="hasattr"), args=[ast.Name(id="self"), ast.Constant(value=str(name))]):
+            return {name: Answer(None, hasattr(module, name))}
+        case ast.Call(func=ast.Name(id="isinstance"), args=[about, classes]):
+            kinds = _classes(classes, tree, function)
+            names = _names_of(about, tree, module)
+            if kinds is None or not names:
+                return {}
+            return {name: Answer(kinds, isinstance(_attribute(module, name), kinds)) for name in names}
+    return {}
+
+
+def _names_of(about: ast.expr, tree: ast.AST, module: nn.Module) -> list[str]:
+    """The attributes that an expression may stand for: of the module, or the items of a list of modules of its."""
+    name = own_attribute(about)
+    if name is not None:
+        return [name] if hasattr(module, name) else []
+    if not isinstance(about, ast.Name) or about.id in _arguments(tree):
+        return []
+    found: list[str] = []
+    number = 0
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.For | ast.comprehension):
+            continue
+        match node.target, node.iter:
+            case ast.Name(id=item), ast.Attribute() as items:
+                pass
+            case (
+                ast.Tuple(elts=[ast.Name(), ast.Name(id=item)]),
+                ast.Call(func=ast.Name(id="enumerate"), args=[ast.Attribute() as items], keywords=[]),
+            ):
+                pass
+            case _:
+                continue
+        among = getattr(module, own_attribute(items) or "", None)
+        if item == about.id and isinstance(among, nn.ModuleList | nn.Sequential):
+            number += 1
+            found += [f"{own_attribute(items)}.{child}" for child in among._modules]
+    return found if number == len(_stores(about.id, tree)) else []
+
+
+def _classes(node: ast.expr, tree: ast.AST, function: types.FunctionType) -> tuple[type, ...] | None:
+    """The classes that an expression of global names stands for."""
+    if isinstance(node, ast.Tuple):
+        parts = [_classes(each, tree, function) for each in node.elts]
+        return None if None in parts else tuple(kind for part in parts for kind in part or ())
+    value = _value(node, tree, function)
+    return (value,) if isinstance(value, type) else None
+
+
+def _value(node: ast.expr, tree: ast.AST, function: types.FunctionType) -> Any:
+    if isinstance(node, ast.Attribute):
+        return getattr(_value(node.value, tree, function), node.attr, None)
+    if not isinstance(node, ast.Name) or _stores(node.id, tree) or node.id in _arguments(tree):
+        return None
+    return function.__globals__.get(node.id, getattr(builtins, node.id, None))
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def settings_read(
+    module: nn.Module, forward: types.FunctionType | None = None, *, guarded: bool = False
+) -> Settings:  # fmt: skip
+    """The plain values that the forward reads off the module: what a trace was made for, as long as they stay.
+
+    Args:
+        module: as in ``functions_of``.
+        forward: as in ``functions_of``.
+        guarded: whether answers are among them, each as an ``Answer``.
+    """
+    nodes = [node for tree in functions_of(module, forward) for node in ast.walk(tree)]
+    names = {own_attribute(node) for node in nodes}
+    if guarded:
+        names |= {_got(node) for node in nodes}
+    names -= {None, "training"}
+    values = [(name, getattr(module, name)) for name in sorted(filter(None, names)) if hasattr(module, name)]
+    found: list[tuple[str, object]] = [(name, value) for name, value in values if isinstance(value, PLAIN)]
+    if guarded:
+        got = {name for node in nodes if (name := _got(node)) is not None and not hasattr(module, name)}
+        found += [(name, Answer(None, False)) for name in sorted(got)]
+        for function, tree in sources_of(module, forward):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Call):
+                    found += _answers(node, tree, function, module).items()
+    return tuple(dict.fromkeys(found))
+
+
+def changed_setting(module: nn.Module, settings: Settings) -> str | None:
+    """What is not any more as it was when the settings were read, as a part of a sentence; None if nothing."""
+    for name, value in settings:
+        if isinstance(value, Answer):
+            if not value.holds(module, name):
+                return f"{name} of this {type(module).__name__} was {value} when the model was fused, and is not now"
+        elif (now := getattr(module, name, None)) != value:
+            return (
+                f"{name} of this {type(module).__name__} was {value!r} when the model was fused, received {now!r}"
+            )  # fmt: skip
+    return None

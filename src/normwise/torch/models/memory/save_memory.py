@@ -1,0 +1,222 @@
+"""The same gradients with fewer activations kept: outputs of batch norms are made again when the backward asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normwise.torch.models.feeding import arguments, device_of, moved, unwrapped
+from normwise.torch.models.memory import packing, recipes
+from normwise.torch.models.memory.bytes_kept import bytes_kept
+from normwise.torch.models.model_checks import check_model, out_of_reach
+from normwise.torch.models.transaction import unchanged
+
+_NOT_CALLED = "the forward of the example did not call it"
+_WATCHED = "made again from its input wherever it can be"
+
+
+@dataclass(frozen=True)
+class SaveMemoryReport:
+    """What ``save_memory`` did; every batch norm of the model stands in exactly one of the two.
+
+    It is the way back too: ``undo()``, or the end of a ``with`` block.
+
+    Args:
+        saved: the layer's name -> how its output is made again.
+        kept: the layer's name -> why its output is kept as before.
+        bytes_before: what autograd kept between the forward and the backward of the example, parameters not counted;
+            None without an example.
+        bytes_after: the same from now on.
+
+    Example:
+        >>> print(SaveMemoryReport({"bn1": "made again from its input"}, {"bn2": "it is small"}, 4_000_000, 2_000_000))
+        1 of 2 batch norms saved, 4.0 MB kept for the backward before, 2.0 MB after (0.50)
+          saved  bn1: made again from its input
+          kept   bn2: it is small
+    """
+
+    saved: Mapping[str, str]
+    kept: Mapping[str, str]
+    bytes_before: int | None = None
+    bytes_after: int | None = None
+    _model: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ratio(self) -> float | None:
+        """Bytes after by bytes before; None without an example."""
+        if self.bytes_before is None or self.bytes_after is None:
+            return None
+        return self.bytes_after / self.bytes_before if self.bytes_before else 1.0
+
+    def undo(self) -> None:
+        """Let autograd keep again what it kept before, from the next forward on.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+            >>> save_memory(model).undo()
+            >>> len(model._forward_hooks)
+            0
+        """
+        if self._model is not None:
+            _remove(self._model)
+
+    def __enter__(self) -> SaveMemoryReport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+    def __str__(self) -> str:
+        total = len(self.saved) + len(self.kept)
+        if total == 0:
+            return "nothing saved: the model has no batch norm"
+        first = f"{len(self.saved) or 'nothing'} of {total} batch norms saved"
+        if self.bytes_before is None or self.bytes_after is None:
+            first += "; pass an example batch for the bytes and for what becomes of each"
+        else:
+            first += (
+                f", {_megabytes(self.bytes_before)} kept for the backward before, {_megabytes(self.bytes_after)} after "
+                f"({self.ratio:.2f})"
+            )
+        lines = [first]
+        lines += [f"  saved  {name or '(the model)'}: {what}" for name, what in self.saved.items()]
+        lines += [f"  kept   {name or '(the model)'}: {why}" for name, why in self.kept.items()]
+        return "\n".join(lines)
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number / 1e3:.1f} kB"
+
+
+def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
+    r"""Let autograd keep about half as much between forward and backward, for bit-for-bit the same gradients.
+
+    A network keeps the input x of a batch norm and its output y, which the next layer saves:
+
+    .. math:: y = f\Big(\gamma \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\Big)
+
+    From now on a forward of the model lets the other layers save how y is made from x, and y is freed as soon as
+    nothing else holds it. Where the backward asks for it, the kernel that made it runs once more with the
+    statistics that it had, which is one elementwise pass. Call ``normwise.fuse`` first: of a batch norm with an
+    activation behind it in another layer, the output is the activation's, and is kept.
+
+    * Outputs, gradients and running statistics are the same to the last bit, and random layers draw as before.
+      Where a kernel does not give the same bits from its statistics, which is tried once in each process, y is kept.
+    * Of outputs to which residuals are added one after the other, every second is made again.
+    * An output is known by its autograd node. One that is changed in place is noticed: before it is saved, it is
+      kept as it then is; behind that, the backward raises PyTorch's own error.
+    * It works under autocast, in ``DistributedDataParallel`` (which is passed by), in ``fully_shard``, beside
+      ``torch.utils.checkpoint``, with ``create_graph=True`` and ``retain_graph=True``, and hands what it keeps to
+      hooks of others around it (``torch.autograd.graph.save_on_cpu``). What ``torch.compile`` compiles is left to it,
+      and so is what ``torch.func`` transforms.
+    * Only forwards of the model itself count, not calls of its parts from outside.
+
+    Args:
+        model: any module on any device. It gets forward hooks, which copies of it and pickles have too.
+        example: a batch, as ``recalibrate`` takes them. With it two forwards are run, which leave the model and the
+            random state as they are, and the report says the bytes and what becomes of each layer.
+
+    Returns:
+        what is saved and kept, with ``undo()``; also a context manager, which undoes it at the end of the block.
+
+    Raises:
+        UnsuitableModel: not a ``torch.nn.Module``, or one that torch.jit or torch.export made.
+
+    References:
+        Rota Bulò et al., In-place activated BatchNorm for memory-optimized training of DNNs, 2018, where y is kept,
+        x is made again from it, and ReLU has to become leaky for that.
+
+    Example:
+        >>> import normwise
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        >>> _ = normwise.fuse(model)
+        >>> print(save_memory(model, torch.randn(4, 3, 16, 16)))
+        1 of 1 batch norms saved, 53.5 kB kept for the backward before, 28.4 kB after (0.53)
+          saved  1: made again from its input
+    """
+    check_model(model, called="save_memory")
+    inner = unwrapped(model)
+    _remove(inner)
+    kept = out_of_reach(model)
+    norms = {name: module for name, module in inner.named_modules() if isinstance(module, _BatchNorm)}
+    norms = {name: module for name, module in norms.items() if not isinstance(module, torch.jit.ScriptModule)}
+    _add(inner, norms.values())
+    if example is None:
+        return SaveMemoryReport(dict.fromkeys(norms, _WATCHED), kept, _model=inner)
+    try:
+        before, after, verdicts = _measured(inner, example)
+    except BaseException:
+        _remove(inner)
+        raise
+    saved: dict[str, str] = {}
+    for name, norm in norms.items():
+        verdict = verdicts.get(id(norm), _NOT_CALLED)
+        (saved if verdict in (recipes.MADE, recipes.MADE_WITH_RESIDUAL) else kept)[name] = verdict
+    return SaveMemoryReport(saved, kept, before, after, _model=inner)
+
+
+# The hooks are functions of this module, so that models that have them can be copied and pickled.
+
+
+def _enter(model: nn.Module, _: object) -> None:
+    packing.enter(model)
+
+
+def _leave(model: nn.Module, *_: object) -> None:
+    packing.leave(model)
+
+
+def _before(_: nn.Module, __: object) -> None:
+    region = packing.running()
+    if region is not None:
+        region.frames.append([])
+
+
+def _after(layer: Any, given: tuple[Any, ...], named: dict[str, Any], y: Any) -> None:
+    region = packing.running()
+    if region is None or not region.frames:
+        return
+    frame = region.frames.pop()
+    residual = named.get("residual", given[1] if len(given) > 1 else None)
+    try:
+        verdict = recipes.look(layer, y, residual, frame)
+        if region.verdicts is not None:
+            region.verdicts[id(layer)] = verdict
+    finally:
+        for packed in frame:
+            (region.frames[-1].append if region.frames else region.settle)(packed)
+
+
+def _add(model: nn.Module, norms: Any) -> None:
+    model.register_forward_pre_hook(_enter, prepend=True)
+    for norm in norms:
+        norm.register_forward_pre_hook(_before)
+        norm.register_forward_hook(_after, prepend=True, with_kwargs=True, always_call=True)
+    model.register_forward_hook(_leave, always_call=True)
+
+
+def _remove(model: nn.Module) -> None:
+    ours = (_enter, _before, _after, _leave)
+    for module in model.modules():
+        flags = (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if hook in ours]:
+                del hooks[key]
+                for each in flags:
+                    each.pop(key, None)
+
+
+def _measured(model: nn.Module, example: Any) -> tuple[int, int, dict[int, str]]:
+    """Bytes that autograd keeps before and after, and what became of each batch norm."""
+    verdicts: dict[int, str] = {}
+    positional, named = arguments(model, moved(example, device_of(model)))
+    with unchanged(model), torch.enable_grad(), packing.switched_off():
+        before = bytes_kept(model, lambda: model(*positional, **named))
+    with unchanged(model), torch.enable_grad(), packing.telling(verdicts):
+        after = bytes_kept(model, lambda: model(*positional, **named))
+    return before, after, verdicts

@@ -1,0 +1,70 @@
+"""``normwise swap`` and ``fold`` of a ``.keras`` file: a whole model in, a whole model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from click.testing import Result as Outcome
+
+import normwise.keras as nk
+from normwise.cli import main
+from tests.keras.calls import values
+
+X = np.random.default_rng(0).normal(4, 2, (70, 3)).astype("float32")
+
+
+def call(*arguments: str) -> Outcome:
+    return CliRunner().invoke(main, arguments, prog_name="normwise")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    inputs = keras.Input((3,), name="pixels")
+    x = nk.BatchNormalization(name="bn", activation="relu")(keras.layers.Dense(4, name="dense")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x), name="net")
+    model.get_layer("bn").set_weights([np.full(4, value, "float32") for value in (1.5, 0.5, 0.3, 2.0)])
+    model.save("net.keras")
+    np.savez("rows.npz", pixels=X)
+
+
+def answers(path: str) -> np.ndarray:
+    found: np.ndarray = values(keras.saving.load_model(path)(X, training=False))
+    return found
+
+
+def test_swap_to_keras_leaves_layers_of_keras_only() -> None:
+    done = call("swap", "net.keras", "--to", "keras", "--out", "new.keras")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "1 of 1 normalization layers swapped",
+        "  swapped      bn: normwise BatchNormalization -> keras BatchNormalization: relu behind it, as bn_activation",
+        f"The model: {Path('new.keras').resolve()}",
+    ]
+    model = keras.saving.load_model("new.keras")
+    assert [type(layer).__module__.partition(".")[0] for layer in model.layers] == ["keras"] * len(model.layers)
+    np.testing.assert_allclose(answers("new.keras"), answers("net.keras"), rtol=1e-5, atol=1e-5)
+
+
+def test_fold_leaves_no_batch_norm() -> None:
+    done = call("fold", "net.keras", "--out", "new.keras", "--data", "rows.npz")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 of 1 batch norms folded; largest relative error of an output ")
+    layers = keras.saving.load_model("new.keras").layers
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
+    np.testing.assert_allclose(answers("new.keras"), answers("net.keras"), rtol=1e-5, atol=1e-5)
+
+
+def test_what_changes_nothing_writes_nothing() -> None:
+    call("swap", "net.keras", "--to", "keras", "--out", "plain.keras")
+    done = call("swap", "plain.keras", "--to", "keras", "--out", "new.keras")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr == (
+        "normwise: plain.keras: nothing of 1 normalization layers swapped, 1 skipped; layer 'bn' skipped: it is "
+        "Keras's own already; nothing was written.\n"
+    )
+    assert not Path("new.keras").exists()
