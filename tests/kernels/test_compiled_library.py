@@ -33,6 +33,11 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@BUILT
+def test_one_build_serves_every_python() -> None:
+    assert cpu.library.__file__.endswith(".abi3.so")
+
+
 def said(result: subprocess.CompletedProcess[str]) -> str:
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout.strip()
