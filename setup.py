@@ -28,6 +28,7 @@ INSTRUCTION_SETS = {
 }
 # The kernels ask of Python what every version from 3.11 on has: one build serves them all.
 LIMITED_API = ("Py_LIMITED_API", "0x030b0000")
+TORCH_211 = ("TORCH_TARGET_VERSION", "0x020b000000000000")  # the same of PyTorch, from 2.11 on
 # Vectors are never passed between files, so which registers would hold them (psabi) is nobody's concern; the other
 # warning comes from GCC's own intrinsics.
 COMMON = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized"]
@@ -61,7 +62,7 @@ def for_torch() -> list[Extension]:
             include_dirs=[str(where / "include")],
             library_dirs=[str(where / "lib")],
             libraries=["torch_cpu", "c10"],
-            define_macros=[LIMITED_API, ("TORCH_TARGET_VERSION", "0x020b000000000000")],  # 2.11: what is asked of PyTorch
+            define_macros=[LIMITED_API, TORCH_211],
             py_limited_api=True,
             extra_compile_args=["-std=c++20"],  # its headers
             language="c++",
@@ -122,11 +123,16 @@ class BuildKernels(build_ext):
             super().build_extension(ext)
         finally:
             self.compiler.compile = compile_all
-        if self.inplace:  # of another build: Python would take one for its own version before one for all
-            built = Path(self.get_ext_fullpath(ext.name))
-            for other in built.parent.glob(f"{built.name.partition('.')[0]}.*"):
-                if other != built:
-                    other.unlink()
+
+    def run(self) -> None:
+        """Build, and take an older build out of the source: Python would prefer a file of its own version."""
+        super().run()
+        if self.inplace or self.editable_mode:
+            for ext in self.extensions:
+                built = CPP.parent / Path(self.get_ext_filename(self.get_ext_fullname(ext.name))).name
+                for other in CPP.parent.glob(f"{built.name.partition('.')[0]}.*.so"):
+                    if built.exists() and other != built:
+                        other.unlink()
 
 
 if sys.platform == "linux" or sys.platform == "darwin":
