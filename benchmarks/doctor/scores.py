@@ -26,6 +26,7 @@ class Examined:
         harm: what the fault costs, as a text.
         seconds: that the examination took.
         problem: an exception that ended it, or empty.
+        data: the data set.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Examined:
     harm: str = ""
     seconds: float = 0.0
     problem: str = ""
+    data: str = "digits"
 
     @property
     def found(self) -> bool:

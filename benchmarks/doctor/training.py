@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.doctor.digits import Batch, Batches, to_learn
+from benchmarks.doctor.digits import DATA, Batch, Batches, to_learn
 from benchmarks.doctor.models import build
 
 EPOCHS = 5
@@ -24,7 +24,7 @@ EPOCHS = 5
 def folder() -> Path:
     """Where trained weights are kept: another one for another version of what trains them."""
     here = Path(__file__).parent
-    sources = b"".join((here / name).read_bytes() for name in ("digits.py", "models.py", "training.py"))
+    sources = b"".join((here / name).read_bytes() for name in ("digits.py", "models.py", "judged.py", "training.py"))
     version = hashlib.sha256(sources + torch.__version__.encode()).hexdigest()[:12]
     found = Path(tempfile.gettempdir()) / f"normwise-doctor-{os.getuid()}" / version
     found.mkdir(parents=True, exist_ok=True)
@@ -90,13 +90,13 @@ def once(name: str, model: nn.Module, how: Callable[[nn.Module], object]) -> nn.
 
 
 @cache
-def _trained(kind: str, seed: int) -> nn.Module:
-    return once(f"{kind}-{seed}", build(kind, seed), lambda model: train(model, seed))
+def _trained(of: str, kind: str, seed: int) -> nn.Module:
+    return once(f"{of}-{kind}-{seed}", build(kind, seed), lambda model: train(model, seed))
 
 
 def trained(kind: str, seed: int) -> nn.Module:
     """A healthy model, the same for whoever asks: a copy of what was trained once."""
-    return copy.deepcopy(_trained(kind, seed))
+    return copy.deepcopy(_trained(DATA.get(), kind, seed))
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -39,6 +39,10 @@ class Seen:
         found = Moments(self.mean, self.var, self.count).merged()
         return Moments(found.mean, found.var, np.asarray(found.count, dtype=np.float64))
 
+    def every_second(self, first: int) -> Seen:
+        """The batches at even places, or those at odd ones with 1."""
+        return Seen(*(part[first::2] for part in (self.mean, self.var, self.count, self.samples)))
+
     def error(self, eps: float) -> Array:
         """The standard error of the pooled mean in standard deviations, shape (C,), from the spread between batches.
 
@@ -195,11 +199,13 @@ class Outcome:
         outputs: shape (n, k), of the first samples.
         loss: the mean over the samples, or None where no loss was given.
         metric: the same of the metric.
+        losses: the loss of each batch; empty where none was given.
     """
 
     outputs: Array
     loss: float | None = None
     metric: float | None = None
+    losses: tuple[float, ...] = ()
 
     def apart(self, other: Outcome) -> float:
         """The distance of the outputs, relative to how much the other's differ from sample to sample.
@@ -281,6 +287,8 @@ class ModelFacts:
         stored: what the model gives as it is, in inference mode.
         by_batch: what it gives with batch statistics everywhere.
         recalibrated: what it gives with the statistics of these data.
+        crossed: what every second batch gives with the statistics of the batches between, so that no batch is judged by
+            its own; None for few batches.
         shares: the layer's name -> share of the difference between ``stored`` and ``recalibrated`` that correcting this
             layer alone takes away; for the layers in question.
         labels: of each batch, or None.
@@ -300,6 +308,7 @@ class ModelFacts:
     stored: Outcome | None = None
     by_batch: Outcome | None = None
     recalibrated: Outcome | None = None
+    crossed: Outcome | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     labels: Sequence[Array] | None = None
     company: Company | None = None

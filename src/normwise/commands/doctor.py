@@ -105,10 +105,10 @@ def explain(check: str) -> None:
 
     Also why that is bad, how it is measured, its limits, and what to do.
     """
-    from normwise.doctor.check import load
+    from normwise.doctor.check import MEASURED, load
 
     found = load(check)
     limits = "\n".join(
         f"    {name}: {value:g} {unit}; {origin}" for name, (value, unit, origin) in found.LIMITS.items()
     )
-    click.echo(f"{check}\n\n{found.__doc__.strip()}\n\nLimits:\n{limits}\n\nRemedy:\n    {found.REMEDY}")
+    click.echo(f"{check}\n\n{found.__doc__.strip()}\n\nLimits ({MEASURED}):\n{limits}\n\nRemedy:\n    {found.REMEDY}")

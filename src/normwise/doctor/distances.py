@@ -30,6 +30,15 @@ LOSS_CLEARLY = 3.0
 """The same whatever the metric says."""
 METRIC = 0.12
 """The change of a metric, as a share of the larger value, that goes with harm; healthy models stay below 0.1."""
+OUTDONE = 1.15
+"""The loss is so many times what it is with the statistics of other batches of the same data, or more.
+
+Healthy models have 0.8 to 1.03.
+"""
+OUTDONE_CLEARLY = 2.5
+"""Standard errors from batch to batch that this has to exceed."""
+SHARE = 0.1
+"""Layers that take away less of the change of the output are not named beside those that take more."""
 COMPANY = 1e-4
 """A prediction that differs by more, relative to the largest, depends on the samples beside it."""
 FEW_BATCHES = 4
@@ -137,11 +146,51 @@ def stale(facts: ModelFacts) -> list[str]:
     return found if found and off_at_inference(facts) and (done is None or harmful(facts)) else []
 
 
+def lagging(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> list[str]:
+    """The names of the layers to name where statistics of other batches do better, though no layer alone is far off.
+
+    Many small errors add up in depth. The layers are those that take away most of the change of the output, or the
+    furthest off where that was too small to be shared out.
+
+    Args:
+        facts: with the losses of all batches.
+        errors: as of ``outdone``.
+    """
+    found = outdone(facts, errors)
+    if found is None or not found > OUTDONE:
+        return []
+    names = in_question(list(facts.tracked()), len(facts.layers))
+    return [name for name in names if facts.shares.get(name, 0.0) > SHARE] or names[:1]
+
+
 def harmful(facts: ModelFacts) -> bool:
     """Whether the statistics of these data would change the user's own numbers; the output, where there are none."""
     cost = costs(facts)
     done = harm(facts)
     return (done is not None and done > HARM) if cost is None else cost
+
+
+def outdone(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> float | None:
+    """How many times the loss it is, in ratio, with the statistics of other batches of these data.
+
+    A model's own statistics are of more samples than those of half of these data, which are not the samples that are
+    judged: where they do worse in batch after batch, they are those of something else.
+
+    Args:
+        facts: with the losses of all batches.
+        errors: standard errors from batch to batch that the difference has to exceed.
+
+    Returns:
+        The ratio; 1 where it does not exceed these errors; None where it is unknown.
+    """
+    now, then = facts.stored, facts.crossed
+    if now is None or then is None or now.loss is None or then.loss is None or len(now.losses) != len(then.losses):
+        return None
+    if not np.isfinite(now.loss):
+        return float("inf")
+    apart = np.asarray(now.losses) - np.asarray(then.losses)
+    error = float(apart.std(ddof=1)) / np.sqrt(len(apart))
+    return now.loss / max(then.loss, 1e-12) if apart.mean() > errors * error else 1.0
 
 
 def costs(facts: ModelFacts) -> bool | None:

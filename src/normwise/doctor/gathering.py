@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from normwise.doctor.distances import COMPANY, HARM, in_question
+from normwise.doctor.distances import COMPANY, FEW_BATCHES, HARM, in_question
 from normwise.doctor.subject import Subject
 from normwise.errors import NormwiseError
 from normwise.estimators.pooled import Pooled
@@ -64,7 +64,7 @@ class Gathering:
                 "examine received no batches, so there is nothing to measure: pass data; an iterator that was gone "
                 "through before is empty."
             )
-        self.batches.passes = 3 + IN_QUESTION
+        self.batches.passes = 4 + IN_QUESTION
         with subject.unchanged() as restore:
             served, stored = self._pass(restore, "stored")
             own, by_batch = self._pass(restore, "batch")
@@ -74,14 +74,15 @@ class Gathering:
                     noisy = self._pass(restore, "batch")[0]
             layers = self._layers(served, own, noisy)
             recalibrated, shares = self._corrected(restore, layers, stored)
+            crossed = self._crossed(restore, layers)
             company = self._company(first[0], missing)
             layers = self._with_neighbours(first[0], layers)
             restore()
         self.batches.close()
         facts = ModelFacts(
             subject.framework, layers, batches=len(self.samples), samples=int(sum(self.samples)), stored=stored,
-            by_batch=by_batch, recalibrated=recalibrated, shares=shares, labels=self.labels or None, company=company,
-            averaged=subject.averaged,
+            by_batch=by_batch, recalibrated=recalibrated, crossed=crossed, shares=shares, labels=self.labels or None,
+            company=company, averaged=subject.averaged,
         )  # fmt: skip
         if train_step is None:
             missing["steps"] = "no train_step was given"
@@ -202,6 +203,31 @@ class Gathering:
                     shares[name] = 1 - alone.apart(together) / apart
         return together, shares
 
+    def _crossed(self, restore: Callable[[], None], layers: Sequence[LayerFacts]) -> Outcome | None:
+        """What the model gives when every second batch is normalized by the statistics of the batches between.
+
+        The statistics of all of the data know each of its samples and are better for them than any others; these are
+        not, so that a healthy model's stored ones, of more samples, do no worse.
+        """
+        number = len(self.samples)
+        own = {each.name: each.own for each in layers if each.own is not None and len(each.own.mean) == number}
+        targets = {layer.name: layer for layer in self.subject.layers if layer.name in own}
+        if self.loss is None or self.labels == [] or number < 2 * FEW_BATCHES or not targets:
+            return None
+        before = {name: layer.read() for name, layer in targets.items()}
+        halves = [
+            {name: _population(own[name].every_second(half), before[name]) for name in targets} for half in (1, 0)
+        ]
+        restore()
+        outcome = _Outcomes(self)
+        for place, batch in enumerate(self.batches):
+            for name, statistics in halves[place % 2].items():
+                targets[name].write(*statistics)
+            outcome.add(self.subject.forward(batch), batch)
+        for name, statistics in before.items():
+            targets[name].write(*statistics)
+        return outcome.mean()
+
     def _outcome(self, restore: Callable[[], None]) -> Outcome | None:
         restore()
         outcome = _Outcomes(self)
@@ -251,6 +277,7 @@ class _Outcomes:
         self.gathering = gathering
         self.outputs: list[Array] = []
         self.sums = {"loss": 0.0, "metric": 0.0}
+        self.losses: list[float] = []
         self.samples = 0
 
     def add(self, result: Any, batch: Any) -> None:
@@ -264,7 +291,10 @@ class _Outcomes:
         targets = subject.targets(batch)
         for name, function in (("loss", self.gathering.loss), ("metric", self.gathering.metric)):
             if function is not None and targets is not None:
-                self.sums[name] += subject.number(function(result, targets)) * number
+                found = subject.number(function(result, targets))
+                self.sums[name] += found * number
+                if name == "loss":
+                    self.losses.append(found)
 
     def mean(self) -> Outcome | None:
         """Over the samples; None where the model gave no array."""
@@ -275,6 +305,7 @@ class _Outcomes:
             np.concatenate(self.outputs),
             self.sums["loss"] / self.samples if known and self.gathering.loss is not None else None,
             self.sums["metric"] / self.samples if known and self.gathering.metric is not None else None,
+            tuple(self.losses),
         )
 
 
