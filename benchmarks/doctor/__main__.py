@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -69,23 +70,28 @@ def command(*, what: str, quick: bool, only: str | None, jobs: int) -> None:
             found = [rows for _, rows in _each(pool, "healthy models", limits.measured, [*healthy(parts)])]
             click.echo(limits.table(found))
             return
-        corpus = _corpus(pool, parts, commit, only, networks=what == "judge" or not quick)
-    text = page.markdown(corpus)
+        corpus = _corpus(pool, parts, commit, only)
+        if what == "judge":
+            _write(corpus)  # networks take long
+        if not quick:
+            others, left_out = _networks(pool)
+            corpus = replace(corpus, networks=tuple(others), left_out=tuple(left_out))
     if what == "judge":
-        write_text_whole(RESULTS, page.to_json(corpus))
-        write_text_whole(PAGE, text)
-        click.echo(f"Written: {PAGE} and {RESULTS}")
+        _write(corpus)
     else:
-        click.echo(text)
+        click.echo(page.markdown(corpus))
 
 
-def _corpus(
-    pool: ProcessPoolExecutor, parts: Sequence[Part], commit: str, only: str | None, *, networks: bool
-) -> page.Corpus:
+def _write(corpus: page.Corpus) -> None:
+    write_text_whole(RESULTS, page.to_json(corpus))
+    write_text_whole(PAGE, page.markdown(corpus))
+    click.echo(f"Written: {PAGE} and {RESULTS}")
+
+
+def _corpus(pool: ProcessPoolExecutor, parts: Sequence[Part], commit: str, only: str | None) -> page.Corpus:
     start = time.perf_counter()
     ills = _each(pool, "faults", examine_sick, [*sick(parts, only)])
     well = [case for _, case in _each(pool, "healthy models", examine_healthy, [*healthy(parts)])]
-    others, left_out = _networks(pool) if networks else ([], ["This run has no networks of other packages."])
     about = {
         "command": " ".join(["python -m benchmarks.doctor", *sys.argv[1:]]),
         "commit": commit,
@@ -100,7 +106,7 @@ def _corpus(
     }
     found = tuple(case for _, case in ills if case is not None)
     dropped = tuple(where for where, case in ills if case is None)
-    return page.Corpus(found, dropped, tuple(well), tuple(others), tuple(left_out), about)
+    return page.Corpus(found, dropped, tuple(well), (), ("This run has no networks of other packages.",), about)
 
 
 def _each(
@@ -116,11 +122,11 @@ def _networks(pool: ProcessPoolExecutor) -> tuple[list[Examined], list[str]]:
         names = zoo.names()
     except zoo.NoNetworks as reason:
         return [], [str(reason)]
-    found, left_out = [], []
+    found, left_out = list[Examined](), list[str]()
     for _, (case, why) in _each(pool, "networks", examine_network, names):
         if why:
             words = ", ".join(check for check, _, _ in case.said) or "nothing"
-            left_out.append(f"{case.name} is not healthy: {why} with statistics estimated once more; said: {words}.")
+            left_out.append(f"{case.name} is left out: {why}; said: {words}.")
         else:
             found.append(case)
     return found, left_out

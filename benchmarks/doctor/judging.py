@@ -48,6 +48,8 @@ JUDGING = (
 )
 """What nothing is chosen on. After a change of a rule, these seeds are used up."""
 
+CHECKS = {each.name: each.check for each in FAULTS} | {name: of[0] for name, of in keras_cases.FAULTS.items()}
+"""The operator -> the check that has to find it."""
 Where = tuple[str, str, str, int]
 
 
@@ -85,8 +87,16 @@ def _of_keras(part: Part) -> list[str]:
 
 
 def examine_sick(data: str, name: str, kind: str, seed: int) -> Examined | None:
-    """One sick model; None where the fault did no harm."""
+    """One sick model; None where the fault did no harm. What cannot be built counts as not found, with the reason."""
     DATA.set(data)
+    try:
+        return _examine_sick(data, name, kind, seed)
+    except Exception as error:  # one of hundreds: the others go on
+        check = CHECKS[name]
+        return Examined(name, check, kind, seed, (), problem=f"not built: {type(error).__name__}: {error}", data=data)
+
+
+def _examine_sick(data: str, name: str, kind: str, seed: int) -> Examined | None:
     if name in keras_cases.FAULTS:
         check, _, build = keras_cases.FAULTS[name]
         case = build(kind, seed)
@@ -108,7 +118,10 @@ def examine_sick(data: str, name: str, kind: str, seed: int) -> Examined | None:
 def examine_healthy(data: str, name: str, kind: str, seed: int) -> Examined:
     """One healthy model."""
     DATA.set(data)
-    model, batches, given = healthy_model(name, kind, seed)
+    try:
+        model, batches, given = healthy_model(name, kind, seed)
+    except Exception as error:  # as above
+        return Examined(name, "", kind, seed, (), problem=f"not built: {type(error).__name__}: {error}", data=data)
     said, seconds, problem = diagnose(model, batches, given)
     return Examined(name, "", kind, seed, said, seconds=seconds, problem=problem, data=data)
 
@@ -124,7 +137,11 @@ def healthy_model(name: str, kind: str, seed: int) -> tuple[Any, Any, dict[str, 
 
 def examine_network(room: str, name: str) -> tuple[Examined, str]:
     """One network of another package, and why it is not healthy, or ""."""
-    case = zoo.healthy(room, name)
+    try:
+        case = zoo.healthy(room, name)
+    except Exception as error:  # some take no images of this size
+        words = f"it could not be trained ({type(error).__name__}: {str(error).splitlines()[0][:100]})"
+        return Examined(f"{room}: {name}", "", "network", 0, ()), words
     said, seconds, problem = diagnose(case.model, case.batches, {**_OF_TORCH, **case.given})
     right = f"{evaluate(case.model, case.batches)[1]:.2f}"
     found = Examined(f"{room}: {name}", "", "network", 0, said, (), (), right, seconds, problem)

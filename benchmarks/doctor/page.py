@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.doctor.case import FAULTS, WORSE_ACCURACY, WORSE_LOSS
+from benchmarks.doctor.judging import CHECKS
 from benchmarks.doctor.keras_cases import FAULTS as OF_KERAS
 from benchmarks.doctor.scores import Examined, Score, Share, score
 
-CHECKS = {each.name: each.check for each in FAULTS} | {name: check for name, (check, _, _) in OF_KERAS.items()}
 SAYS = {each.name: each.says for each in FAULTS} | {name: says for name, (_, says, _) in OF_KERAS.items()}
 TARGETS = {"recall": 0.95, "precision": 0.98, "layer": 0.95}
 WORDS = {"recall": "recall", "precision": "precision", "layer": "the right layer named first"}

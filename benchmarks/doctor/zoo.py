@@ -127,7 +127,7 @@ def why_unhealthy(case: Healthy) -> str:
     right = copy.deepcopy(case.model)
     torch.optim.swa_utils.update_bn(larger(to_learn(0)), right)
     harm = loss_harm(case.model, right, case.batches)
-    return f"its loss is {harm.value:.1f} {harm.what}" if harm.done else ""
+    return f"its loss is {harm.value:.1f} {harm.what} with statistics estimated once more" if harm.done else ""
 
 
 def names() -> list[tuple[str, str]]:
