@@ -57,7 +57,7 @@ def command(*, what: str, quick: bool, only: str | None, jobs: int) -> None:
     if only is not None and only not in checks:
         names = ", ".join(sorted(checks))
         raise click.UsageError(f"no fault of the corpus is one for the check {only!r}: choose one of {names}.")
-    parts = JUDGING if what == "judge" else DEVELOPMENT
+    parts: tuple[Part, ...] = JUDGING if what == "judge" else DEVELOPMENT
     if what == "judge" and (quick or only):
         raise click.UsageError("judge runs once and whole: --quick and --only are for develop.")
     if quick:

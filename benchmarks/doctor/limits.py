@@ -147,7 +147,7 @@ def kept_facts(model: Any, batches: Any, given: dict[str, Any]) -> ModelFacts:
 
     room = normwise.doctor.examination
     try:
-        room.run = keep  # type: ignore[assignment, attr-defined]  # an examination gives findings and keeps no facts
+        room.run = keep  # type: ignore[attr-defined]  # an examination gives findings and keeps no facts
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in the judging
             normwise.doctor.examine(model, batches, **given)

@@ -50,7 +50,9 @@ def values(model: nn.Module) -> dict[str, bytes]:
 
 
 def examined(name: str, check: str, said: tuple[str, ...], guilty: tuple[str, ...] = ()) -> Examined:
-    return Examined(name, check, "dense", 2, tuple((each, ("bn2", "bn1"), "error") for each in said), guilty, seconds=0.5)
+    return Examined(
+        name, check, "dense", 2, tuple((each, ("bn2", "bn1"), "error") for each in said), guilty, seconds=0.5
+    )
 
 
 @pytest.mark.parametrize(
