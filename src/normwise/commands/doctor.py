@@ -111,4 +111,6 @@ def explain(check: str) -> None:
     limits = "\n".join(
         f"    {name}: {value:g} {unit}; {origin}" for name, (value, unit, origin) in found.LIMITS.items()
     )
-    click.echo(f"{check}\n\n{found.__doc__.strip()}\n\nLimits ({MEASURED}):\n{limits}\n\nRemedy:\n    {found.REMEDY}")
+    click.echo(
+        f"{check}\n\n{found.__doc__.strip()}\n\nLimits:\n{limits}\n    ({MEASURED})\n\nRemedy:\n    {found.REMEDY}"
+    )
