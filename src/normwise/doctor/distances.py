@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normwise.facts import Array, LayerFacts, ModelFacts, Outcome, Seen
+from normwise.facts import Array, LayerFacts, ModelFacts, Seen
 
 FAR = 0.25
 """A mean further off than so many standard deviations is wrong."""
@@ -30,17 +30,17 @@ LOSS_CLEARLY = 3.0
 """The same whatever the metric says."""
 METRIC = 0.12
 """The change of a metric, as a share of the larger value, that goes with harm; healthy models stay below 0.1."""
+OUTDONE = 1.15
+"""The loss is so many times what it is with the statistics of other batches of the same data, or more.
+
+Healthy models have 0.8 to 1.1 on shuffled data; sorted data, which may have more, are told apart before.
+"""
+OUTDONE_CLEARLY = 2.5
+"""Standard errors from batch to batch that this has to exceed."""
+SHARE = 0.1
+"""Layers that take away less of the change of the output are not named beside those that take more."""
 COMPANY = 1e-4
 """A prediction that differs by more, relative to the largest, depends on the samples beside it."""
-APART_TOGETHER = 4.0
-"""The output changes so many times more by the data's statistics than from one half of the data to the other.
-
-Below, the data cannot tell that the statistics are wrong.
-"""
-LOSS_TOGETHER = 1.3
-"""The loss is so many times what it is with the statistics of other batches, or more, where these are better."""
-ERRORS_TOGETHER = 4.0
-"""Standard errors, from batch to batch, that this difference of the loss has to exceed."""
 FEW_BATCHES = 4
 """The spread between fewer batches is no reliable standard error."""
 
@@ -146,46 +146,21 @@ def stale(facts: ModelFacts) -> list[str]:
     return found if found and off_at_inference(facts) and (done is None or harmful(facts)) else []
 
 
-class Together(NamedTuple):
-    """How stale a model is as a whole.
+def lagging(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> list[str]:
+    """The names of the layers to name where statistics of other batches do better, though no layer alone is far off.
 
-    Attributes:
-        apart: how many times more the output changes by the statistics of these data than by those of their other half.
-        loss: how many times the loss it is with the statistics of other batches; NaN without a loss.
-        errors: that difference of the loss in its standard errors, from batch to batch; NaN without a loss.
+    Many small errors add up in depth. The layers are those that take away most of the change of the output, or the
+    furthest off where that was too small to be shared out.
+
+    Args:
+        facts: with the losses of all batches.
+        errors: as of ``outdone``.
     """
-
-    apart: float
-    loss: float
-    errors: float
-
-
-def together(facts: ModelFacts) -> Together | None:
-    """The model judged as a whole, by what it gives for each batch with the statistics of others; None where unknown.
-
-    Many layers may each be off by less than tells, and add up. No batch is judged by statistics that it is in, so
-    that a
-    healthy model gains nothing.
-    """
-    stored, best, other = facts.stored, facts.recalibrated, facts.crossed
-    if stored is None or best is None or other is None:
-        return None
-    apart = stored.apart(best) / max(other.apart(best), 1e-12)
-    if stored.losses is None or other.losses is None or len(stored.losses) != len(other.losses):
-        return Together(apart, np.nan, np.nan)
-    with np.errstate(all="ignore"):
-        gained = stored.losses - other.losses
-        error = gained.std(ddof=1) / np.sqrt(len(gained))
-        ratio = stored.losses.mean() / max(other.losses.mean(), 1e-12)
-    return Together(apart, float(ratio), float(gained.mean() / max(error, 1e-12)))
-
-
-def stale_together(facts: ModelFacts) -> bool:
-    """Whether the model gains from the statistics of other batches more than chance gives; False without a loss."""
-    found = together(facts)
-    if found is None or not found.apart > APART_TOGETHER:
-        return False
-    return found.loss > LOSS_TOGETHER and found.errors > ERRORS_TOGETHER
+    found = outdone(facts, errors)
+    if found is None or not found > OUTDONE:
+        return []
+    names = in_question(list(facts.tracked()), len(facts.layers))
+    return [name for name in names if facts.shares.get(name, 0.0) > SHARE] or names[:1]
 
 
 def harmful(facts: ModelFacts) -> bool:
@@ -195,13 +170,32 @@ def harmful(facts: ModelFacts) -> bool:
     return (done is not None and done > HARM) if cost is None else cost
 
 
+def outdone(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> float | None:
+    """How many times the loss it is, in ratio, with the statistics of other batches of these data.
+
+    A model's own statistics are of more samples than those of half of these data, which are not the samples that are
+    judged: where they do worse in batch after batch, they are those of something else.
+
+    Args:
+        facts: with the losses of all batches.
+        errors: standard errors from batch to batch that the difference has to exceed.
+
+    Returns:
+        The ratio; 1 where it does not exceed these errors; None where it is unknown.
+    """
+    now, then = facts.stored, facts.crossed
+    if now is None or then is None or now.loss is None or then.loss is None or len(now.losses) != len(then.losses):
+        return None
+    if not np.isfinite(now.loss):
+        return float("inf")
+    apart = np.asarray(now.losses) - np.asarray(then.losses)
+    error = float(apart.std(ddof=1)) / np.sqrt(len(apart))
+    return now.loss / max(then.loss, 1e-12) if apart.mean() > errors * error else 1.0
+
+
 def costs(facts: ModelFacts) -> bool | None:
     """Whether the loss or the metric says that the stored statistics do harm; None where there is neither."""
-    return worse(facts.stored, facts.recalibrated)
-
-
-def worse(now: Outcome | None, then: Outcome | None) -> bool | None:
-    """Whether one outcome is far worse than another in loss or metric; None where there is neither."""
+    now, then = facts.stored, facts.recalibrated
     if now is None or then is None:
         return None
     ratio = None

@@ -19,7 +19,6 @@ from normwise.estimators.pooled import Pooled
 from normwise.facts import Array, Company, Input, LayerFacts, ModelFacts, Outcome, Seen
 from normwise.moments import Moments, where
 from normwise.recalibration.batches import Batches
-from normwise.recalibration.layer import Layer
 from normwise.recalibration.site import Site
 
 Function = Callable[[Any, Any], Any]
@@ -76,15 +75,16 @@ class Gathering:
                 with subject.with_dropout():
                     noisy = self._pass(restore, "batch")[0]
             layers = self._layers(served, own, noisy)
-            recalibrated, crossed, shares = self._corrected(restore, layers, stored)
+            recalibrated, shares = self._corrected(restore, layers, stored)
+            crossed = self._crossed(restore, layers)
             company = self._company(first[0], missing)
             layers = self._with_neighbours(first[0], layers)
             restore()
         self.batches.close()
         facts = ModelFacts(
             subject.framework, layers, batches=len(self.samples), samples=int(sum(self.samples)), stored=stored,
-            by_batch=by_batch, recalibrated=recalibrated, crossed=crossed, shares=shares,
-            labels=self.labels or None, company=company, averaged=subject.averaged,
+            by_batch=by_batch, recalibrated=recalibrated, crossed=crossed, shares=shares, labels=self.labels or None,
+            company=company, averaged=subject.averaged,
         )  # fmt: skip
         if train_step is None:
             missing["steps"] = "no train_step was given"
@@ -182,11 +182,8 @@ class Gathering:
 
     def _corrected(
         self, restore: Callable[[], None], layers: Sequence[LayerFacts], stored: Outcome | None
-    ) -> tuple[Outcome | None, Outcome | None, dict[str, float]]:
-        """What the model gives with the statistics of these data in all layers, and each suspect's share in it.
-
-        Between the two, what it gives for each batch with those of others; None where the output hardly changes.
-        """
+    ) -> tuple[Outcome | None, dict[str, float]]:
+        """What the model gives with the statistics of these data in all layers, and each suspect's share in it."""
         own = {layer.name: layer.own for layer in layers if layer.own is not None}
         targets = {layer.name: layer for layer in self.subject.layers if layer.name in own}
         before = {name: layer.read() for name, layer in targets.items()}
@@ -202,33 +199,36 @@ class Gathering:
 
         together = correct(list(targets))
         shares: dict[str, float] = {}
-        crossed = None
         if stored is not None and together is not None and (apart := stored.apart(together)) > HARM / 4:
-            crossed = self._crossed(restore, own, targets)
             for name in in_question(layers, IN_QUESTION):
                 alone = correct([name])
                 if alone is not None:
                     shares[name] = 1 - alone.apart(together) / apart
-        return together, crossed, shares
+        return together, shares
 
-    def _crossed(self, restore: Callable[[], None], own: dict[str, Seen], layers: dict[str, Layer]) -> Outcome | None:
-        """What the model gives for each half of the batches with the statistics of the other, so that none is its own.
+    def _crossed(self, restore: Callable[[], None], layers: Sequence[LayerFacts]) -> Outcome | None:
+        """What the model gives when every second batch is normalized by the statistics of the batches between.
 
-        Every other batch is of one half. None where they are too few, or come to some layers only.
+        The statistics of all of the data know each of its samples and are better for them than any others; these are
+        not, so that a healthy model's stored ones, of more samples, do no worse.
         """
         number = len(self.samples)
-        if number < FEW_BATCHES or any(len(seen.mean) != number for seen in own.values()):
+        own = {each.name: each.own for each in layers if each.own is not None and len(each.own.mean) == number}
+        targets = {layer.name: layer for layer in self.subject.layers if layer.name in own}
+        if self.loss is None or self.labels == [] or number < 2 * FEW_BATCHES or not targets:
             return None
-        before = {name: layer.read() for name, layer in layers.items()}
-        halves = [{name: _population(own[name].rows(half), before[name]) for name in layers} for half in (1, 0)]
+        before = {name: layer.read() for name, layer in targets.items()}
+        halves = [
+            {name: _population(own[name].every_second(half), before[name]) for name in targets} for half in (1, 0)
+        ]
         restore()
         outcome = _Outcomes(self)
         for place, batch in enumerate(self.batches):
-            for name, layer in layers.items():
-                layer.write(*halves[place % 2][name])
+            for name, statistics in halves[place % 2].items():
+                targets[name].write(*statistics)
             outcome.add(self.subject.forward(batch), batch)
-        for name, layer in layers.items():
-            layer.write(*before[name])
+        for name, statistics in before.items():
+            targets[name].write(*statistics)
         return outcome.mean()
 
     def _outcome(self, restore: Callable[[], None]) -> Outcome | None:
@@ -308,7 +308,7 @@ class _Outcomes:
             np.concatenate(self.outputs),
             self.sums["loss"] / self.samples if known and self.gathering.loss is not None else None,
             self.sums["metric"] / self.samples if known and self.gathering.metric is not None else None,
-            np.asarray(self.losses) if self.losses else None,
+            tuple(self.losses),
         )
 
 

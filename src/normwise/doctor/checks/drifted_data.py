@@ -49,6 +49,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     source, names = facts.source, stale(facts)
     if source is None or not names or source.weights_apart > LIMITS["weights"][0]:
         return
+    if any(source.eps.get(each.name, each.eps) != each.eps for each in facts.tracked()):
+        return  # it is not the same model
     if not source.statistics_apart or any(far != 0 for far in source.statistics_apart.values()):
         return
     names = sorted(names, key=lambda name: -facts.shares.get(name, 0.0))

@@ -13,12 +13,9 @@ How it is measured:
     the limit in standard deviations, or the variance by more than the limit in its base-2 logarithm, beyond three
     standard errors from the spread between batches. Then the model is run with the statistics of these data in all
     layers, and in one layer at a time: the share of the change of the output that a layer alone takes away says how
-    guilty it is. Many layers can each be off by less than that and add up, so the model is judged as a whole, too: each
-    half of the batches is run with the statistics of the other half, so that no batch is judged by statistics that it
-    is in. The gain in the loss has to exceed its standard errors from batch to batch, and the output has to change more
-    than it does from the one half's statistics to the other's. A gain that is clear and small, as of ordinary training
-    by few steps, is a note. Without a reference, statistics that are stale and data that have drifted cannot be told
-    apart: if
+    guilty it is. Where no layer alone is far off, the losses of all batches decide: each batch is normalized by the
+    statistics of every second other batch, and a model's own ones, of more samples, have to do as well. Without a
+    reference, statistics that are stale and data that have drifted cannot be told apart: if
     these are the data that the model was trained on, they are stale.
 
 What to do:
@@ -35,27 +32,26 @@ from collections.abc import Iterator
 import numpy as np
 
 from normwise.doctor.batches_apart import clustered
+from normwise.doctor.channels import exploding
 from normwise.doctor.costs import cost_of
 from normwise.doctor.distances import (
-    APART_TOGETHER,
     CHANNELS,
-    ERRORS_TOGETHER,
     FAR,
     FAR_LOG2,
     HARM,
     LOSS,
-    LOSS_TOGETHER,
+    OUTDONE,
+    SHARE,
     costs,
     gap,
     harm,
     in_question,
+    lagging,
     off_at_inference,
+    outdone,
     shifted_by_dropout,
     stale,
-    stale_together,
-    together,
     typical,
-    worse,
 )
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
@@ -70,14 +66,12 @@ LIMITS = {
     "clear": (2 * HARM, "change of the output, relative to its spread", "then it is an error without a loss, too"),
     "loss": (LOSS, "times the loss with the statistics of these data", "where the metric changes too"),
     "together": (4.0, "times the loss with the statistics of these data", "where no layer alone is off"),
-    "halves": (APART_TOGETHER, "times the change between halves of the data", "the data cannot tell less than that"),
-    "gain": (
-        LOSS_TOGETHER,
-        "times the loss with the statistics of other batches",
-        "a note; an error by metric or loss",
+    "outdone": (
+        OUTDONE,
+        "times the loss with the statistics of other batches of these data",
+        "healthy models stay below 1.11 on shuffled data",
     ),
-    "errors": (ERRORS_TOGETHER, "standard errors of that gain", "from batch to batch; models at rest stay below 4"),
-    "share": (0.1, "share of the change", "layers that are less guilty are not named beside the guilty"),
+    "share": (SHARE, "share of the change", "layers that are less guilty are not named beside the guilty"),
 }
 HIDES = ()
 ON = True
@@ -88,18 +82,18 @@ REMEDY = "normwise.recalibrate(model, batches)"
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for all stale layers, the one with the largest share in the change of the output first."""
     layers = {each.name: each for each in facts.tracked()}
-    names = [name for name in stale(facts) if not _other_cause(layers[name])]
+    behind = _behind_another_gain(facts)
+    names = [name for name in stale(facts) if not _other_cause(layers[name]) and name not in behind]
     done = harm(facts)
     known = done is not None and np.isfinite(done)
-    if not names and known and not any(map(_other_cause, layers.values())):
-        whole = [] if clustered(facts) else [*_model_as_a_whole(facts)]
-        if whole:
-            yield from whole
-            return
+    if not names and known and not behind and not any(map(_other_cause, layers.values())):
         names = _together(facts, done or 0.0)
     if not names:
         return
-    names += [name for name, share in facts.shares.items() if share > LIMITS["share"][0] and name not in names]
+    names += [
+        name for name, share in facts.shares.items()
+        if share > LIMITS["share"][0] and name not in names and name not in behind
+    ]  # fmt: skip
     guilty = sorted(names, key=lambda name: -facts.shares.get(name, 0.0))
     worst = gap(layers[guilty[0]])
     assert worst is not None  # it was measured
@@ -113,6 +107,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     if known and done is not None:
         evidence["change of the output"] = Number(done, "relative to its spread", HARM)
         change = f", and the output changes by {done:.0%} of its spread when they are"
+    ratio = outdone(facts)
+    if ratio is not None and np.isfinite(ratio):
+        evidence["loss"] = Number(ratio, "times that with the statistics of other batches of these data", OUTDONE)
     if guilty[0] in facts.shares and np.isfinite(facts.shares[guilty[0]]):
         evidence["share of the change"] = Number(facts.shares[guilty[0]], "by this layer alone")
     yield Finding(
@@ -127,6 +124,18 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     )
 
 
+def _behind_another_gain(facts: ModelFacts) -> set[str]:
+    """The layers whose input is another one because a layer in front multiplies it by another gain, which is named."""
+    eps = {} if facts.source is None else facts.source.eps
+    found: set[str] = set()
+    after = False
+    for each in facts.tracked():
+        if after:
+            found.add(each.name)
+        after = after or bool(exploding(each).any()) or eps.get(each.name, each.eps) != each.eps
+    return found
+
+
 def _other_cause(layer: LayerFacts) -> bool:
     """Whether a layer's statistics are off for a reason that another check names."""
     assert layer.mean is not None  # it is one of those that have statistics
@@ -137,39 +146,14 @@ def _other_cause(layer: LayerFacts) -> bool:
 def _together(facts: ModelFacts, done: float) -> list[str]:
     """The guilty layers where the output changes a lot, and no layer is far off by itself."""
     now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
+    if not clustered(facts) and (names := lagging(facts)):
+        return names
     if done < HARM or now is None or then is None or not now > LIMITS["together"][0] * then:
         return []
     if clustered(facts) or not off_at_inference(facts):
         return []
     names = in_question(list(facts.tracked()), len(facts.layers))
     return [name for name in names if facts.shares.get(name, 0.0) > LIMITS["share"][0]]
-
-
-def _model_as_a_whole(facts: ModelFacts) -> Iterator[Finding]:
-    """One finding where the layers together are stale and each of them alone looks fine, with the share of each."""
-    found = together(facts)
-    if found is None or not stale_together(facts):
-        return
-    names = sorted((layer.name for layer in facts.tracked()), key=lambda name: -facts.shares.get(name, 0.0))
-    shares = {name: share for name, share in facts.shares.items() if np.isfinite(share)}
-    names = [name for name in names if shares.get(name, 0.0) > LIMITS["share"][0]] or names
-    evidence = {
-        "loss": Number(found.loss, "times that with the statistics of other batches", LIMITS["gain"][0]),
-        "gain of the loss": Number(found.errors, "standard errors from batch to batch", LIMITS["errors"][0]),
-        "change of the output": Number(found.apart, "times that between halves of the data", LIMITS["halves"][0]),
-    }
-    evidence |= {f"share of layer {name!r}": Number(shares[name], "of the change") for name in names if name in shares}
-    yield Finding(
-        "stale_running_statistics",
-        tuple(names),
-        Severity.ERROR if worse(facts.stored, facts.crossed) else Severity.NOTE,
-        f"the running statistics of {these(names)} together are not those of what comes in, though each layer's alone "
-        f"is nearly right: the loss is {found.loss:.2g} times what it is with the statistics of other batches of these "
-        "data.",
-        evidence,
-        REMEDY,
-        cost_of(facts),
-    )
 
 
 def _severity(facts: ModelFacts, done: float | None) -> Severity:

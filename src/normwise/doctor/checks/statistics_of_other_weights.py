@@ -27,16 +27,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from normwise.doctor.batches_apart import clustered
 from normwise.doctor.costs import cost_of
-from normwise.doctor.distances import FAR, HARM, gap, harm, stale, typical
+from normwise.doctor.distances import FAR, HARM, OUTDONE, OUTDONE_CLEARLY, gap, harm, lagging, stale, typical
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
 from normwise.facts import ModelFacts, Source
 
+AVERAGED = 2.0
+"""Standard errors that are enough for an average of weights, whose statistics are known to come from elsewhere."""
 LIMITS = {
     "weights": (1e-3, "of the size of the source's weights", "rounding stays below 1e-6"),
     "mean": (FAR, "standard deviations", "as for stale statistics"),
+    "outdone": (
+        OUTDONE,
+        "times the loss with the statistics of other batches of these data",
+        "as for stale statistics",
+    ),
     "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
 }
 HIDES = ("stale_running_statistics", "drifted_data", "never_updated_statistics", "differing_derived_model")
@@ -64,7 +72,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     yield Finding(
         "statistics_of_other_weights",
         tuple(names),
-        Severity.ERROR,
+        Severity.ERROR if stale(facts) else Severity.WARNING,
         f"the running statistics of {these(names)} belong to other weights: {why}.",
         evidence,
         REMEDY,
@@ -73,7 +81,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def _guilty(facts: ModelFacts) -> tuple[list[str], str]:
-    off = stale(facts)
+    errors = AVERAGED if facts.averaged else OUTDONE_CLEARLY
+    off = stale(facts) or ([] if clustered(facts) else lagging(facts, errors))
     source = facts.source
     if source is not None and source.norms <= len(facts.layers):  # or norms were folded into the weights
         same = [name for name in off if source.statistics_apart.get(name) == 0]

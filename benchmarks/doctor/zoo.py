@@ -1,0 +1,145 @@
+"""Networks of timm and torchvision after a short training on digits; one sentence where these are not installed."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from benchmarks.doctor.case import loss_harm
+from benchmarks.doctor.digits import Batches, held_out, to_learn
+from benchmarks.doctor.healthy import Healthy
+from benchmarks.doctor.training import once
+
+SIDE = 32
+NETWORKS = (
+    ("torchvision", "shufflenet_v2_x0_5"),
+    ("torchvision", "resnet18"),
+    ("torchvision", "squeezenet1_1"),
+    ("timm", "test_resnet"),
+    ("timm", "test_efficientnet"),
+    ("timm", "test_byobnet"),
+    ("timm", "lcnet_035"),
+    ("timm", "mobilenetv3_small_050"),
+    ("timm", "tinynet_e"),
+    ("timm", "ghostnet_050"),
+    ("timm", "repghostnet_050"),
+    ("timm", "resnet10t"),
+    ("timm", "mobilenetv2_035"),
+    ("timm", "test_convnext"),
+    ("timm", "test_mambaout"),
+    ("timm", "test_nfnet"),
+    ("timm", "test_efficientnet_gn"),
+    ("timm", "test_efficientnet_ln"),
+    ("timm", "test_vit"),
+    ("timm", "mobilenetv3_large_075"),
+    ("timm", "mobilenetv4_conv_small_035"),
+    ("timm", "mobilenetv4_conv_small_050"),
+    ("timm", "lcnet_050"),
+    ("timm", "semnasnet_050"),
+    ("timm", "mnasnet_small"),
+    ("timm", "mobilenetv1_100"),
+    ("timm", "regnetx_002"),
+    ("timm", "regnety_002"),
+    ("timm", "resnet14t"),
+    ("timm", "hardcorenas_a"),
+    ("timm", "efficientvit_m0"),
+    ("timm", "fbnetc_100"),
+    ("timm", "resnet18"),
+    ("torchvision", "mnasnet0_5"),
+    ("torchvision", "mobilenet_v3_small"),
+    ("torchvision", "mobilenet_v2"),
+    ("torchvision", "shufflenet_v2_x1_0"),
+    ("torchvision", "regnet_y_400mf"),
+    ("torchvision", "efficientnet_b0"),
+)
+
+
+class NoNetworks(Exception):
+    """Neither timm nor torchvision can be imported."""
+
+
+@cache
+def _rooms() -> dict[str, Any]:
+    """The packages that are there.
+
+    PyPI's torchvision imports beside PyTorch's CPU build only where its operators are declared before.
+    """
+    if find_spec("torchvision") is None:
+        raise NoNetworks("The networks of timm and torchvision were left out: torchvision is not installed.")
+    if not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept.append(library)
+    found = {"torchvision": import_module("torchvision.models")}
+    if find_spec("timm") is not None:
+        found["timm"] = import_module("timm")
+    return found
+
+
+_kept: list[Any] = []
+
+
+def larger(batches: Batches) -> Batches:
+    """Images of three channels and a side that these networks take."""
+    return [(_larger(x), y) for x, y in batches]
+
+
+def _larger(x: Tensor) -> Tensor:
+    return interpolate(x.reshape(-1, 1, 8, 8), size=(SIDE, SIDE), mode="bilinear").repeat(1, 3, 1, 1) * 2 - 1
+
+
+def network(room: str, name: str) -> nn.Module:
+    """Trained with AdamW for three epochs, the rate falling to 0."""
+    rooms = _rooms()
+    torch.manual_seed(0)
+    create = rooms[room].create_model if room == "timm" else rooms[room].get_model
+    model: nn.Module = create(name, num_classes=10)
+    return once(f"{room}-{name}", model, _train)
+
+
+def _train(model: nn.Module) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
+    epochs = 3
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    model.train()
+    for epoch in range(epochs):
+        for x, y in to_learn(epoch):
+            optimizer.zero_grad()
+            cross_entropy(model(_larger(x)), y).backward()
+            optimizer.step()
+        schedule.step()
+
+
+def why_unhealthy(case: Healthy) -> str:
+    """Why the network is not healthy after so short a training, by a measurement that is none of the doctor's; or "".
+
+    PyTorch estimates the statistics once more with the weights as they are. Where that helps as much as the corpus
+    calls harm, they were not those of the weights: some networks have a momentum for far longer trainings.
+    """
+    right = copy.deepcopy(case.model)
+    torch.optim.swa_utils.update_bn(larger(to_learn(0)), right)
+    harm = loss_harm(case.model, right, case.batches)
+    return f"its loss is {harm.value:.1f} {harm.what} with statistics estimated once more" if harm.done else ""
+
+
+def names() -> list[tuple[str, str]]:
+    """The networks that are there: package and name.
+
+    Raises:
+        NoNetworks: neither of the packages can be imported.
+    """
+    rooms = _rooms()
+    return [(room, name) for room, name in NETWORKS if room in rooms]
+
+
+def healthy(room: str, name: str) -> Healthy:
+    """A network and the held-out images."""
+    return Healthy(network(room, name), larger(held_out()))
