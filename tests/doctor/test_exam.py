@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import normwise.doctor.check
-from normwise.doctor.check import chosen, load, names, run
+from normwise.doctor.check import chosen, left, load, names, run
 from normwise.doctor.finding import Finding, Severity
 from normwise.errors import UnknownName
 
@@ -52,10 +52,10 @@ def test_each_number_that_has_a_limit_has_one_of_the_limits_of_the_check(name: s
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_remedy_is_python(name: str) -> None:
+def test_the_remedy_is_python_or_a_comment_on_what_is_left_to_the_user(name: str) -> None:
     (found,), _ = run([name], load(name).sick())
-    assert ast.parse(found.remedy).body
-    assert "{" not in found.remedy
+    assert ast.parse(found.remedy).body or (found.remedy.startswith("# ") and left(name))
+    assert re.search(r"\{\w*\}", found.remedy) is None  # nothing is left to be filled in
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from normwise.facts import Array, LayerFacts, ModelFacts, Seen
+from normwise.moments import unbiased
 
 FAR = 0.25
 """A mean further off than so many standard deviations is wrong."""
@@ -189,7 +190,7 @@ def outdone(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> float | None:
     if not np.isfinite(now.loss):
         return float("inf")
     apart = np.asarray(now.losses) - np.asarray(then.losses)
-    error = float(apart.std(ddof=1)) / np.sqrt(len(apart))
+    error = np.sqrt(unbiased(apart.var(), len(apart)) / len(apart))
     return now.loss / max(then.loss, 1e-12) if apart.mean() > errors * error else 1.0
 
 

@@ -102,8 +102,9 @@ def function_of_each(x: NDArray[Any], y: NDArray[Any]) -> bool:
     if x.size < FEW_VALUES or len(different) < FEW_DIFFERENT:
         return False
     order = np.lexsort((ranks.ravel(), np.asarray(x).ravel()))
+    largest = len(different) - 1
     steps = np.abs(np.diff(ranks.ravel()[order])).mean()
-    return bool(steps / (len(different) - 1) < UNRELATED)
+    return bool(steps < UNRELATED * largest)
 
 
 def neighbours(model: Any, layers: Iterable[KerasLayer], forward: Callable[[], object]) -> dict[str, Neighbours]:
