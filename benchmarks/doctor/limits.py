@@ -89,6 +89,10 @@ MEASURED: dict[str, Measured] = {
     "stale_running_statistics: outdone": Measured(
         distances.OUTDONE, lambda facts: np.nan if (found := distances.outdone(facts)) is None else found
     ),
+    "stale_running_statistics: outdone, whatever the errors": Measured(
+        distances.OUTDONE,
+        lambda facts: np.nan if (found := distances.outdone(facts, errors=-np.inf)) is None else found,
+    ),
     "batch_dependent_output: difference": Measured(
         distances.COMPANY, lambda facts: np.nan if facts.company is None else facts.company.apart
     ),

@@ -34,7 +34,7 @@ from normwise.doctor.wording import has, these
 from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
-    "gain": (LARGE_GAIN, "of a channel", "healthy channels stay below 7, constant ones below 500"),
+    "gain": (LARGE_GAIN, "of a channel", "healthy channels stay below 14, constant ones below 500"),
     "spread": (LARGE_SPREAD, "standard deviations of what comes out", "a healthy channel's is its scale, below 7"),
 }
 HIDES = ("stale_running_statistics", "drifted_data", "dead_channels")
