@@ -57,12 +57,12 @@ format: setup  ## format the code, and fix what ruff can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup  ## write the generated pages under docs/ anew
+docs: setup  ## write the generated pages under docs/ again
 	$(BIN)/python docs/generate.py
 
 # A venv of its own, without the pins, so that the newest versions come in. The CUDA libraries stay out: the builds of
 # torch that need them name their exact versions themselves.
-pins:  ## write requirements/constraints.txt anew with today's versions (torch stays where it is pinned)
+pins:  ## write requirements/constraints.txt again with today's versions (torch stays where it is pinned)
 	$(PYTHON) -m venv --clear build/pins
 	grep '^torch==' $(PINS) > build/torch-pin.txt
 	build/pins/bin/python -m pip install -qq -c build/torch-pin.txt -e '.[$(EXTRAS)]'

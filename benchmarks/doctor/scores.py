@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 Z = 1.959964
 """The normal quantile of a two-sided interval of 95 %."""
@@ -113,10 +112,6 @@ class Score:
     precision: Share
     layer: Share
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return asdict(self)
 
 
 def score(check: str, cases: Iterable[Examined], healthy: Iterable[Examined], dropped: int) -> Score:

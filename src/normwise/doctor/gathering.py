@@ -66,7 +66,7 @@ class Gathering:
                 "examine received no batches, so there is nothing to measure: pass data; an iterator that was gone "
                 "through before is empty."
             )
-        self.batches.passes = 4 + IN_QUESTION
+        self.batches.passes = 5 + IN_QUESTION
         with subject.unchanged() as restore:
             served, stored = self._pass(restore, "stored")
             own, by_batch = self._pass(restore, "batch")
@@ -221,20 +221,22 @@ class Gathering:
         halves = [
             {name: _population(own[name].every_second(half), before[name]) for name in targets} for half in (1, 0)
         ]
+
+        def take(statistics: dict[str, tuple[Any, Any]]) -> None:
+            for name, layer in targets.items():
+                layer.write(*statistics[name])
+
+        found = self._outcome(restore, lambda place: take(halves[place % 2]))
+        take(before)
+        return found
+
+    def _outcome(self, restore: Callable[[], None], prepare: Callable[[int], None] | None = None) -> Outcome | None:
+        """Once through the data; ``prepare`` is called with the place of each batch before it enters the model."""
         restore()
         outcome = _Outcomes(self)
         for place, batch in enumerate(self.batches):
-            for name, statistics in halves[place % 2].items():
-                targets[name].write(*statistics)
-            outcome.add(self.subject.forward(batch), batch)
-        for name, statistics in before.items():
-            targets[name].write(*statistics)
-        return outcome.mean()
-
-    def _outcome(self, restore: Callable[[], None]) -> Outcome | None:
-        restore()
-        outcome = _Outcomes(self)
-        for batch in self.batches:
+            if prepare is not None:
+                prepare(place)
             outcome.add(self.subject.forward(batch), batch)
         return outcome.mean()
 

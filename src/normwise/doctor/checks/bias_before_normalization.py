@@ -30,7 +30,7 @@ LIMITS = {"layers": (0.0, "layers behind a bias", "the bias has no effect")}
 HIDES = ()
 ON = True
 PROOF = "limits"
-LEFT = "Only you know with which sizes the layer in front is built; the bias costs little until it is built anew."
+LEFT = "Only you know with which sizes the layer in front is built; the bias costs little until it is built again."
 REMEDY = "torch.nn.Conv2d(16, 32, 3, bias=False)  # in front of normalization, so or as torch.nn.Linear"
 KERAS_REMEDY = "keras.layers.Conv2D(32, 3, use_bias=False)  # in front of normalization, so or as Dense"
 

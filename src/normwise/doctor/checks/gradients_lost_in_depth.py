@@ -38,7 +38,7 @@ LIMITS = {
 HIDES = ()
 ON = True
 PROOF = "gradients"
-LEFT = "A network gets its normalization when it is built, and is trained anew."
+LEFT = "A network gets its normalization when it is built, and is then trained from the start."
 REMEDY = "torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.BatchNorm1d(64))  # and so on"
 KERAS_REMEDY = "keras.Sequential([keras.layers.Dense(64, use_bias=False), keras.layers.BatchNormalization()])"
 

@@ -39,7 +39,7 @@ REMEDY = (
     "# in the forward: x = layer(x.transpose(1, {axis})).transpose(1, {axis}), for {layers}, built for the features"
 )
 KERAS_REMEDY = "layer = keras.layers.BatchNormalization(axis={axis})  # in the place of {layers}"
-LEFT = "The axis of the features is set in your forward, and the statistics have to be gathered anew."
+LEFT = "The axis of the features is set in your forward, and the statistics have to be gathered again."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

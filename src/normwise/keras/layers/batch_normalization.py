@@ -188,7 +188,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         inputs, mask, residual = given.inputs, given.mask, given.residual
         values = values_per_channel(inputs, self._channels)
         if isinstance(values, int) and mask is None:
-            if values == 0:  # an empty batch has nothing to say
+            if values == 0:  # an empty batch says nothing about the statistics
                 return self._in_inference(inputs, residual)
             if values == 1 and self.on_tiny_batch == "error" and not self._asks_replicas():
                 refuse_single_values(self.name, tuple(inputs.shape))

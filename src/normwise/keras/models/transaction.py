@@ -1,4 +1,4 @@
-"""What a model of Keras's is, variable by variable, and the way back to it."""
+"""What a model of Keras's is, variable by variable, and how it is restored."""
 
 from __future__ import annotations
 

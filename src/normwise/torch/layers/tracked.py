@@ -237,7 +237,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
-        # A checkpoint of torch's layer does not say how many values stand behind its statistics: start counting anew.
+        # A checkpoint of torch's layer does not say how many values stand behind its statistics: counting starts at 0.
         if self.running_count is not None:
             mean = state_dict.get(f"{prefix}running_mean", self.running_count)
             zero = torch.zeros((), dtype=torch.int64, device=mean.device)

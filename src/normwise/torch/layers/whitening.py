@@ -142,8 +142,8 @@ class Whitening(TrackedBatchNorm):
     ) -> Tensor:
         """By the running statistics; the matrices are those of the last call as long as nothing has changed.
 
-        On other devices than the CPU, where to compare values is to wait for the device, they are made anew, as where a
-        gradient of the statistics is wanted, under ``torch.func`` and in compiled graphs.
+        On other devices than the CPU, where to compare values is to wait for the device, they are made again, as where
+        a gradient of the statistics is wanted, under ``torch.func`` and in compiled graphs.
         """
         x = input.to(torch.promote_types(input.dtype, torch.float32))
 

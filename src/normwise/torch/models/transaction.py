@@ -1,4 +1,4 @@
-"""What a model is, byte for byte, and the way back to it: every operation on a whole model rests on this."""
+"""What a model is, byte for byte, and how it is restored: every operation on a whole model rests on this."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def estimated(estimator: Estimator, batch: Moments, statistics: RunningStatistic
     taken = RunningStatistics(
         torch.where(entered, new_mean, mean),
         torch.where(entered, new_var, var),
-        # of channels that differ, some having nothing to say, the one that says most
+        # of channels that differ, of which some got no values, the one that got most
         torch.where(any_entered, new_updates.amax(), updates),
         torch.where(entered if count.dim() else any_entered, new_count, count),
     )

@@ -10,7 +10,7 @@ from normwise.kernels import aten, cpu
 from normwise.kernels.aten import Aten
 from normwise.kernels.internals import running_backward
 from normwise.kernels.kernel import Call
-from normwise.torch.steps.any_order import HOOKS
+from normwise.torch.steps.any_order import derivatives_of_any_order
 from normwise.torch.steps.estimate import address_of_counter, addresses, count_batch
 from normwise.torch.steps.estimate_finite import all_finite, take_finite
 
@@ -66,14 +66,8 @@ def _operator(x: Tensor, call: Call, mean: Tensor, var: Tensor, momentum: float)
 
 def differentiable(y: Tensor) -> Tensor:
     """``y`` itself, an output of PyTorch's batch norm in training, now with right derivatives of every order."""
-    if torch.compiler.is_compiling():  # compiled graphs have first derivatives only
-        return y
-    node = y.grad_fn
-    if node is not None:
-        y._backward_hooks = HOOKS
-        node._register_hook_dict(y)
-        y._backward_hooks = None  # hooks of the user's are to come into a dict of their own
-    return y
+    # Compiled graphs have first derivatives only.
+    return y if torch.compiler.is_compiling() else derivatives_of_any_order(y)
 
 
 class AtenAtAnyOrder(Aten):

@@ -63,7 +63,7 @@ def normalize_by_joined(call: Call, joined: Joined, *, kernel: Kernel, peers: Pe
 
 
 class _Joint(torch.autograd.Function):
-    """x, scale and shift as they are; on the way back their gradients by fixed moments become those by joint ones."""
+    """x, scale and shift as they are; in the backward their gradients by fixed moments become those by joint ones."""
 
     @staticmethod
     def forward(

@@ -19,7 +19,7 @@ from normwise.kernels.internals import (
     listening_modes,
     running_backward,
 )
-from normwise.torch.steps.any_order import HOOKS
+from normwise.torch.steps.any_order import derivatives_of_any_order
 from normwise.torch.steps.buffers import NARROW
 from normwise.torch.steps.estimate import count_batch
 
@@ -107,9 +107,4 @@ def normalize_small(
     left_out: int = cpu.library.restore_if_not_finite(*plain, updates.data_ptr())
     if left_out:
         count_batch(None, skipped, left_out, channels)
-    node = y.grad_fn
-    if node is not None:  # as ``differentiable`` in normalize_aten.py
-        y._backward_hooks = HOOKS
-        node._register_hook_dict(y)
-        y._backward_hooks = None
-    return y
+    return derivatives_of_any_order(y)

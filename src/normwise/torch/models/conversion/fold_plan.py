@@ -28,8 +28,9 @@ from normwise.torch.models.conversion.fold_weights import (
     parameters_of,
     why_not_behind,
 )
-from normwise.torch.models.conversion.neighbours import Neighbours, Step, in_source
+from normwise.torch.models.conversion.neighbours import Neighbours, Step
 from normwise.torch.models.fusion.patterns import hooked
+from normwise.torch.models.fusion.sources import adjacent
 from normwise.torch.models.fusion.subclass_change import inside_kept, why_not_as_fused
 from normwise.torch.models.fusion.subclasses import Inside, inside_of
 from normwise.torch.models.model_checks import why_fixed
@@ -256,7 +257,7 @@ class Plan:
         if called.hidden is None or (called.chain is not None and called.chain is calling.chain):
             return None
         names = [step.name.rpartition(".")[2] for step in (calling, called)]
-        if called.owner is not None and in_source(called.owner, *names):
+        if called.owner is not None and adjacent(called.owner, *names, alone=True):
             return None
         return called.hidden
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 from torch.fx import Graph, Node
@@ -15,7 +13,7 @@ from torch.fx import Graph, Node
 from normwise.frameworks import with_article
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.questions import hidden_path
-from normwise.torch.models.fusion.sources import CannotFollow, functions_of, only_called, own_attribute
+from normwise.torch.models.fusion.sources import CannotFollow, adjacent, only_called
 from normwise.torch.models.fusion.tracing import followed
 
 Interesting = Callable[[nn.Module], bool]
@@ -133,7 +131,7 @@ class Neighbours:
         children = dict(module.named_children())
         for second, norm in children.items():
             for first, layer in children.items():
-                if self._interesting(norm) and layer is not norm and in_source(module, first, second):
+                if self._interesting(norm) and layer is not norm and adjacent(module, first, second, alone=True):
                     before = self._call(layer, Step("what comes before it"), Place(module))
                     after = self._call(norm, before, Place(module))
                     link(after, Step("what comes behind it"))
@@ -210,7 +208,7 @@ FUSED = "_in_inference"
 
 
 def _graph_of(module: nn.Module) -> Graph:
-    """The forward in inference; that of a module that ``fuse`` wrote anew is the one that it wrote."""
+    """The forward in inference; that of a module that ``fuse`` rewrote is the one that it wrote."""
     if not hasattr(type(module), FUSED):
         return followed(module)[1]
     kind = type(module)
@@ -241,39 +239,3 @@ def _described(node: Node, owner: str) -> str:
     if node.op == "get_attr":
         return f"the tensor {node.target}"
     return f"the function {getattr(node.target, '__name__', node.target)}"
-
-
-def in_source(module: nn.Module, first: str, second: str) -> bool:
-    """Whether the source shows one call of each of two children, with the second's right around the first's or behind.
-
-    Behind means: in the next statement, which gives the result the same name, so that nothing else can use the first.
-    """
-    try:
-        nodes = [node for tree in functions_of(module) for node in ast.walk(tree)]
-    except CannotFollow:
-        return False
-    mentions = [own_attribute(node) for node in nodes]
-    if mentions.count(first) != 1 or mentions.count(second) != 1:
-        return False
-    if any(_calls(node, second) and _calls(node.args[0], first) for node in nodes if isinstance(node, ast.Call)):
-        return True
-    bodies = (getattr(node, name, None) for node in nodes for name in ("body", "orelse"))
-    for one, other in (pair for body in bodies if isinstance(body, list) for pair in itertools.pairwise(body)):
-        match one, other:
-            case (
-                ast.Assign(targets=[ast.Name(id=name)], value=made),
-                ast.Assign(targets=[ast.Name(id=again)], value=ast.Call(args=[ast.Name(id=given)]) as call),
-            ) if name == again == given and _calls(made, first) and _calls(call, second):
-                return True
-            case (
-                ast.Assign(targets=[ast.Name(id=name)], value=made),
-                ast.Return(value=ast.Call(args=[ast.Name(id=given)]) as call),
-            ) if name == given and _calls(made, first) and _calls(call, second):
-                return True
-    return False
-
-
-def _calls(node: Any, child: str) -> bool:
-    return (
-        isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords and own_attribute(node.func) == child
-    )

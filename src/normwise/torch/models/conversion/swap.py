@@ -68,13 +68,13 @@ def swap(
     * ``activation=`` of a layer in an ``nn.Sequential`` becomes a module of its own: in the place of an ``nn.Identity``
       behind the layer, else as one more module called ``<layer>_activation``. No key of the ``state_dict`` changes,
       and the positions of the modules behind it move by one.
-    * Elsewhere the forward of the module around the layer is written anew from its ``torch.fx`` graph, with the
+    * Elsewhere the forward of the module around the layer is rewritten from its ``torch.fx`` graph, with the
       addition and the activation behind the call. The module is still an instance of its class. In a file of the whole
       model (``torch.save(model)``) it is a ``torch.fx.GraphModule``, for which neither normwise nor that class is
       needed; if the forward is not the same in training and in inference, such a file needs normwise, and the report
       says so. Files of the ``state_dict``, ``torch.export``, ``torch.jit.trace`` and ONNX never do.
 
-    ``swap(model, to="normwise")`` is the way back: the keys, the outputs and the gradients are the same, and ``fuse``
+    ``swap(model, to="normwise")`` undoes it: the keys, the outputs and the gradients are the same, and ``fuse``
     makes one layer of three again.
 
     Args:

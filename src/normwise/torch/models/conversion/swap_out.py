@@ -30,7 +30,7 @@ class Plan:
         words: for each layer, what happens around it.
         refused: the layers for which nothing can be done, with the reason.
         steps: what puts activations into their places.
-        rewritten: the modules whose forward has to be written anew, with what has to be added after each call: whether
+        rewritten: the modules whose forward has to be rewritten, with what has to be added after each call: whether
             by a module of this name.
     """
 

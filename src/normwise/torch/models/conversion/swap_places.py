@@ -70,7 +70,7 @@ class Places:
         return self._with_more.get(norm)
 
     def cannot_rewrite(self, owner: nn.Module) -> str | None:
-        """Why the forward of this module must not be written anew; None if it may."""
+        """Why the forward of this module must not be rewritten; None if it may."""
         if isinstance(owner, GraphModule):
             return f"{self.title(owner)}, a torch.fx.GraphModule, has a forward that changes with its graph"
         why = hidden_path(owner, guarded=True)

@@ -96,7 +96,7 @@ def fuse(model: nn.Module) -> FuseReport:
     * Where batch norm and activation are modules that are called one behind the other, and the activation is used
       nowhere else, an ``nn.Identity`` takes the activation's place.
     * Else (an activation that is a function or is shared, an addition) the forward of the module around them is
-      written anew from its ``torch.fx`` graph; its children stay calls, so hooks and later replacements of them
+      rewritten from its ``torch.fx`` graph; its children stay calls, so hooks and later replacements of them
       work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
       that the module has now (``self.training`` is followed): it refuses to run with others.
 
@@ -112,7 +112,7 @@ def fuse(model: nn.Module) -> FuseReport:
     A residual is rounded to the dtype of the layer's input, which differs from the addition only under autocast with
     a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before. Wrappers (``torch.compile``,
     ``DataParallel``, ``DistributedDataParallel``) are passed by; ``fuse`` comes before ``fully_shard`` and
-    ``AveragedModel``. ``torch.jit.script`` is not supported where a forward was written anew.
+    ``AveragedModel``. ``torch.jit.script`` is not supported where a forward was rewritten.
 
     Args:
         model: any module, on any device, on meta too.

@@ -1,4 +1,4 @@
-"""Give a module a forward written anew: a class of the same name above its own, which pickles as its own."""
+"""Give a module a rewritten forward: a class of the same name above its own, which pickles as its own."""
 
 from __future__ import annotations
 

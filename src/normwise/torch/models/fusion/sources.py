@@ -100,31 +100,47 @@ def only_called(module: nn.Module) -> set[str]:
     return {name for name in filter(None, calls) if calls.count(name) == uses.count(name)}
 
 
-def adjacent(module: nn.Module, norm: str, activation: str) -> bool:
-    """Whether the source itself shows one call of the batch norm, with the activation's right around it or behind it.
+def adjacent(module: nn.Module, first: str, second: str, *, alone: bool = False) -> bool:
+    """Whether the source shows one call of each of two children, the second's right around the first's or behind it.
 
     Whatever path a call takes, the two then go together.
+
+    Args:
+        module: whose source it is.
+        first: the name of the child that is called first.
+        second: that of the other.
+        alone: whether nothing else may use the first's result, nor the calls have keywords: the second's result has to
+            get the same name, or to be returned.
     """
+
+    def calls(node: ast.AST | None, child: str) -> bool:
+        return (
+            isinstance(node, ast.Call)
+            and len(node.args) == 1
+            and not (alone and node.keywords)
+            and own_attribute(node.func) == child
+        )
+
     try:
         nodes = [node for tree in functions_of(module) for node in ast.walk(tree)]
     except CannotFollow:
         return False
     mentions = [own_attribute(node) for node in nodes]
-    if mentions.count(norm) != 1 or mentions.count(activation) != 1:
+    if mentions.count(first) != 1 or mentions.count(second) != 1:
         return False
-    if any(_calls(node, activation) and _calls(node.args[0], norm) for node in nodes if isinstance(node, ast.Call)):
+    if any(calls(node, second) and calls(node.args[0], first) for node in nodes if isinstance(node, ast.Call)):
         return True
     bodies = (getattr(node, field, None) for node in nodes for field in ("body", "orelse"))
-    for first, second in (pair for body in bodies if isinstance(body, list) for pair in itertools.pairwise(body)):
-        if not isinstance(first, ast.Assign) or not isinstance(second, ast.Assign | ast.Return):
+    for one, other in (pair for body in bodies if isinstance(body, list) for pair in itertools.pairwise(body)):
+        if not isinstance(one, ast.Assign) or not isinstance(other, ast.Assign | ast.Return):
             continue
-        if not (_calls(first.value, norm) and second.value is not None and _calls(second.value, activation)):
+        if not (calls(one.value, first) and calls(other.value, second)):
             continue
-        match first.targets, second.value:
+        match one.targets, other.value:
             case [ast.Name(id=name)], ast.Call(args=[ast.Name(id=given)]) if given == name:
-                return True
+                if not alone or isinstance(other, ast.Return):
+                    return True
+                match other.targets:
+                    case [ast.Name(id=again)] if again == name:
+                        return True
     return False
-
-
-def _calls(node: ast.AST, child: str) -> bool:
-    return isinstance(node, ast.Call) and len(node.args) == 1 and own_attribute(node.func) == child

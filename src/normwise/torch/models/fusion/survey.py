@@ -198,7 +198,7 @@ class Survey:
         return self._slots[id(module)][0]
 
     def cannot_rewrite(self, owner: nn.Module) -> str | None:
-        """Why the forward of this module must not be written anew; None if it may."""
+        """Why the forward of this module must not be rewritten; None if it may."""
         if isinstance(owner, GraphModule):
             return f"{self._title(owner)}, a torch.fx.GraphModule, has a forward that changes with its graph"
         why = self._hidden_path(owner)

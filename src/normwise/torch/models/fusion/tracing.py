@@ -136,7 +136,7 @@ def _graph(module: nn.Module, absent: frozenset[str], *, training: bool) -> Grap
 
 @contextmanager
 def _unchanged(module: nn.Module, training: bool) -> Iterator[None]:
-    """Every attribute as it was afterwards; a forward that changes one cannot be written anew."""
+    """Every attribute as it was afterwards; a forward that changes one cannot be rewritten."""
     # What torch.jit made keeps its attributes elsewhere, and is only called here.
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     before = [(part, dict(part.__dict__), _copies(part)) for part in parts]

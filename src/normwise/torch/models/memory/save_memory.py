@@ -24,7 +24,7 @@ _WATCHED = "made again from its input wherever it can be"
 class SaveMemoryReport:
     """What ``save_memory`` did; every batch norm of the model stands in exactly one of the two.
 
-    It is the way back too: ``undo()``, or the end of a ``with`` block.
+    It undoes it, too: by ``undo()``, or the end of a ``with`` block.
 
     Args:
         saved: the layer's name -> how its output is made again.

@@ -57,7 +57,7 @@ class OfChannels:
     """
 
     def __init__(self, layer: _BatchNorm) -> None:
-        assert layer.running_mean is not None  # who calls this has seen to that
+        assert layer.running_mean is not None  # the caller makes sure of it
         assert layer.running_var is not None
         self.buffers = layer.running_mean, layer.running_var
 
@@ -99,7 +99,7 @@ class OfPairs:
     """
 
     def __init__(self, layer: Whitening) -> None:
-        assert layer.running_mean is not None  # who calls this has seen to that
+        assert layer.running_mean is not None  # the caller makes sure of it
         assert layer.running_covariance is not None
         self.buffers = layer.running_mean, layer.running_covariance
         self._groups, self._size = (int(number) for number in layer.running_covariance.shape[:2])
