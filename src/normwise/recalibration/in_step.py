@@ -28,7 +28,7 @@ from normwise.side_by_side import Overdue, SideBySide
 PATIENCE = 60.0, 20.0
 """Seconds that a part of a forward may take, and how many times as long as a whole forward alone."""
 SAME = 1e-3
-"""Standard deviations by which the moments of a batch may differ between two forwards on a device that rounds freely."""
+"""Standard deviations by which the moments of a batch may differ between two forwards where a device rounds freely."""
 
 
 class NotInStep(Exception):
