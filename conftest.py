@@ -24,6 +24,15 @@ if find_spec("lightning") is None:
     collect_ignore_glob += FOR_LIGHTNING
 
 
+@pytest.fixture(autouse=True)
+def _names_of_keras_start_at_their_first(request: pytest.FixtureRequest) -> None:
+    """Run an example as its reader does, in a process without layers: Keras counts them in the names that it gives."""
+    if "KERAS_BACKEND" in os.environ and isinstance(request.node, pytest.DoctestItem):
+        import keras  # noqa: PLC0415 - only in the sessions for Keras: it takes seconds
+
+        keras.utils.clear_session(free_memory=False)
+
+
 def pytest_configure() -> None:
     """Listen to Ctrl-C: a shell has what runs in the background ignore it, and what tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
