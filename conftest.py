@@ -28,7 +28,7 @@ if find_spec("lightning") is None:
 def _names_of_keras_start_at_their_first(request: pytest.FixtureRequest) -> None:
     """Run an example as its reader does, in a process without layers: Keras counts them in the names that it gives."""
     if "KERAS_BACKEND" in os.environ and isinstance(request.node, pytest.DoctestItem):
-        import keras  # noqa: PLC0415 - only in the sessions for Keras: it takes seconds
+        import keras
 
         keras.utils.clear_session(free_memory=False)
 

@@ -8,6 +8,7 @@ Writes docs/speed_of_the_family.md; with ``whitening`` behind it, prints the tab
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import sys
 import time
@@ -99,15 +100,14 @@ def timed_calls(
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the processor per call, A B C, B C A, ...: a slow moment of the machine meets everyone."""
-    names = list(calls)
+    """Seconds of the processor per call; each round has an order of its own, so that everyone comes behind everyone."""
+    names, order = list(calls), random.Random(0)
     for call in calls.values():  # the first calls map memory and find the code
         call()
     in_a_row = {name: math.ceil(SHORT / max(_seconds(call, 2), 1e-6)) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+    for _ in range(rounds):
+        for name in order.sample(names, len(names)):
             times[name].append(_seconds(calls[name], in_a_row[name]))
     return times
 

@@ -14,6 +14,7 @@ import copy
 import json
 import multiprocessing
 import platform
+import random
 import resource
 import sys
 import time
@@ -196,9 +197,9 @@ def measure(name: str, *, samples: int, side: int, rounds: int, with_peaks: bool
     processor: dict[str, list[float]] = {treated: [] for treated in calls}
     for call in calls.values():
         call()
-    for number in range(rounds):
-        turn = [*calls][number % len(calls) :] + [*calls][: number % len(calls)]
-        for treated in turn:
+    order = random.Random(0)
+    for _ in range(rounds):
+        for treated in order.sample([*calls], len(calls)):
             began = time.perf_counter(), time.process_time()
             calls[treated]()
             wall[treated].append(time.perf_counter() - began[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,7 +60,10 @@ def hand_over(rounds: int = 40) -> float:
 
 
 def in_turn(calls: Mapping[str, Call], *, rounds: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Times all of them in every round, A B C, B C A, ...: a slow moment of the machine meets everyone.
+    """Times all of them in every round, each round in an order of its own: a slow moment of the machine meets everyone.
+
+    Who comes behind a peer that calls the same PyTorch operators finds their code in the processor's caches. In orders
+    drawn by chance everyone comes behind everyone equally often.
 
     Args:
         calls: what is timed, by name; what a call returns is dropped within the time.
@@ -69,7 +73,7 @@ def in_turn(calls: Mapping[str, Call], *, rounds: int, seconds: float) -> tuple[
     Returns:
         Seconds per call of every round, and how many calls in a row make one measurement, by name.
     """
-    names = list(calls)
+    names, order = list(calls), random.Random(0)
     for _ in range(2):  # the first calls compile, map memory and wake threads
         for call in calls.values():
             call()
@@ -81,8 +85,7 @@ def in_turn(calls: Mapping[str, Call], *, rounds: int, seconds: float) -> tuple[
     try:
         start = time.perf_counter()
         for n in range(rounds):
-            turn = n % len(names)
-            for name in names[turn:] + names[:turn]:
+            for name in order.sample(names, len(names)):
                 times[name].append(_seconds(calls[name], in_a_row[name]))
             if n + 1 >= FEWEST and time.perf_counter() - start > seconds:
                 break

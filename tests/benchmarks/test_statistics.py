@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -30,17 +33,22 @@ def test_a_geometric_mean_counts_a_layer_as_often_as_it_stands_there() -> None:
     assert math.isnan(geometric_mean([]))
 
 
-def test_everybody_has_a_turn_in_every_round_and_nobody_is_always_first() -> None:
+def test_everybody_has_a_turn_in_every_round_and_comes_behind_everybody_about_equally_often() -> None:
     order: list[str] = []
 
     def call(name: str) -> None:
         order.append(name)
         time.sleep(BLOCK)
 
-    times, in_a_row = in_turn({"a": lambda: call("a"), "b": lambda: call("b")}, rounds=4, seconds=60)
-    assert in_a_row == {"a": 1, "b": 1}
-    assert "".join(order[-8:]) == "abbaabba"
-    assert [len(times[name]) for name in "ab"] == [4, 4]
+    names, rounds = "abcd", 120
+    times, in_a_row = in_turn({name: partial(call, name) for name in names}, rounds=rounds, seconds=60)
+    assert in_a_row == dict.fromkeys(names, 1)
+    timed = order[-rounds * len(names) :]
+    assert all(sorted(timed[n : n + 4]) == list(names) for n in range(0, len(timed), 4))
+    behind = Counter((a, b) for a, b in pairwise(timed) if a != b)
+    assert len(behind) == 12
+    assert min(behind.values()) > 25, "of 40 on average"
+    assert [len(times[name]) for name in names] == [rounds] * 4
     assert min(times["a"]) >= BLOCK
 
 

@@ -55,14 +55,22 @@ def run(layer: nn.Module, x: Tensor, *, training: bool) -> list[Tensor]:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("activation", [None, "relu", "leaky_relu:0.2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 def test_both_ways_agree_to_the_last_bit(
-    shape: tuple[int, ...], dtype: torch.dtype, activation: str | None, training: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    last: bool,
+    dtype: torch.dtype,
+    activation: str | None,
+    training: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer = LAYERS[len(shape)](shape[1], activation=activation).to(dtype)
     torch.manual_seed(0)
     nn.init.uniform_(layer.weight)
     x = torch.randn(shape, dtype=dtype) * 3 + 1
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     results: list[Any] = []
     for on in (True, False):
         with monkeypatch.context() as patch:

@@ -25,6 +25,7 @@ from normwise.torch.steps.estimate import count_batch
 
 # By their names alone: a look into a module is one of the things that add up here.
 _FLOAT32, _FLOAT64, _INT64, _STRIDED = torch.float32, torch.float64, torch.int64, torch.strided
+_LAST = torch.channels_last
 _is_grad_enabled, _operator = torch.is_grad_enabled, torch.native_batch_norm
 
 
@@ -42,9 +43,9 @@ def normalize_small(
 ) -> Tensor | None:
     """The output before the activation, in training with the batch in the running statistics; None if not plain.
 
-    Plain are tensors in memory on the CPU, small and contiguous, with statistics that are kept and parameters of their
-    dtype, where nothing records, transforms or listens; in training, where no backward runs the forward
-    again; in inference, where no gradient is wanted.
+    Plain are tensors in memory on the CPU, small and contiguous (in inference images with the channels last too), with
+    statistics that are kept and parameters of their dtype, where nothing records, transforms or listens; in training,
+    where no backward runs the forward again; in inference, where no gradient is wanted.
 
     Args:
         x: (N, C, *spatial).
@@ -74,7 +75,7 @@ def normalize_small(
         and mean.is_cpu
         and var.is_cpu
         and 0 < size < SMALL
-        and x.is_contiguous()
+        and (x.is_contiguous() or (not training and x.dim() == 4 and x.is_contiguous(memory_format=_LAST)))
         and mean.is_contiguous()
         and var.is_contiguous()
         and mean.dim() == var.dim() == 1
