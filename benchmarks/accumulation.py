@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
 
 import normwise
-from benchmarks.resnet import resnet
-from benchmarks.timing import in_turn, ratios
+from benchmarks.networks import resnet
+from benchmarks.spread import ratios
+from benchmarks.timing import in_turn
 from normwise.torch import accumulate_gradients
 from normwise.torch.models.accumulation.offloading import Offload, offloaded
 

@@ -8,7 +8,7 @@ from benchmarks.cases import Case
 from benchmarks.peers import COPY, EAGER, OURS
 from benchmarks.rows import Row
 from benchmarks.shapes import RESNET50_LAYERS
-from benchmarks.timing import geometric_mean
+from benchmarks.spread import geometric_mean
 from benchmarks.traffic import bandwidth, copy_bandwidth
 from normwise.lab.results import Figure, Panel, Series
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import report
-from benchmarks.resnet import resnet
-from benchmarks.timing import Spread, hand_over, ratios, spread
+from benchmarks.networks import resnet
+from benchmarks.spread import Spread, ratios, spread
+from benchmarks.timing import hand_over
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 BATCHES = 16

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks import figures, tables
 from benchmarks.memory import TREATMENTS
-from benchmarks.resnet import Step
 from benchmarks.rows import Row
+from benchmarks.steps import Step
 from benchmarks.targets import Mean, Target
 from normwise.kernels import cpu
 from normwise.lab.running import stamp

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 
 from benchmarks import agreement, peers
 from benchmarks.cases import Case, inputs
-from benchmarks.timing import Spread, in_turn, ratios, spread
+from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios, spread
+from benchmarks.timing import in_turn
 from normwise.kernels.kernel import Call
 from normwise.torch.steps.call import choice_for
+
+Attempt = tuple[dict[str, list[float]], dict[str, int], dict[str, Spread]]
+"""Seconds and calls in a row by name, and the ratios by peer."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Row:
         reason: why it.
         refused: why nothing was timed, or empty.
         milliseconds: ours; for orientation, the machine may be shared.
-        ratios: by peer, its time over ours.
+        ratios: by peer, its time over ours; only what may be published.
         in_a_row: how many of our calls make one measurement.
         absent: by peer, why it was not measured.
         accuracy: by mean/std and implementation, the worst error of y and of the variance.
@@ -66,14 +70,24 @@ def measure(case: Case, others: Sequence[str], *, rounds: int, seconds: float) -
             absent[peer] = f"{type(error).__name__}: {first_line[:120]}"
         else:
             calls[peer] = call
-    times, in_a_row = in_turn(calls, rounds=rounds, seconds=seconds)
-    ours = times.pop(peers.OURS)
+
+    def attempt() -> Attempt:
+        times, in_a_row = in_turn(calls, rounds=rounds, seconds=seconds)
+        return times, in_a_row, {peer: ratios(times[peer], times[peers.OURS]) for peer in calls if peer != peers.OURS}
+
+    def widest(tried: Attempt) -> float:
+        return max((each.width for each in tried[2].values()), default=1.0)
+
+    times, in_a_row, found = calmest(attempt, widest)
+    for peer, each in found.items():
+        if not each.calm:
+            absent[peer] = f"{TOO_BUSY}: the quartiles were {each.lower:.2f} and {each.upper:.2f}"
     return Row(
         case,
         choice.name,
         choice.reason,
-        milliseconds=spread([1e3 * t for t in ours]),
-        ratios={peer: ratios(theirs, ours) for peer, theirs in times.items()},
+        milliseconds=spread([1e3 * t for t in times[peers.OURS]]),
+        ratios={peer: each for peer, each in found.items() if each.calm},
         in_a_row=in_a_row[peers.OURS],
         absent=absent,
         accuracy=agreement.accuracy(case),

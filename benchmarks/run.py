@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as Grid
 
-from benchmarks import memory, peers, report, resnet, rows, shapes, tables, targets
+from benchmarks import memory, networks, peers, report, rows, shapes, steps, tables, targets
 from benchmarks import recalibration as new_statistics
 from benchmarks.cases import DTYPES, LAYOUTS, OPERATIONS, PASSES, Case, cases
 from benchmarks.timing import CALM, hand_over
@@ -72,26 +72,27 @@ def main(
     options = {"dtypes": dtype, "layouts": layout, "operations": op, "phases": phase, "memories": treatments}
     chosen = list(cases(known, **options, only=only))
     chosen = [] if network == "only" else chosen
-    batch, side = (2, 64) if quick else (16, 224)
-    networks = [] if network == "no" else resnet.settings(layout, dtype, batch, side)
-    if not chosen and not networks:
+    whole = [
+        setting
+        for setting in steps.settings(networks.QUICK if quick else networks.NETWORKS, layout, dtype)
+        if network != "no" and only in setting.name
+    ]
+    if not chosen and not whole:
         raise click.UsageError("nothing is selected: no row's name has all of that in it")
     others = [peers.EAGER, *([peers.COMPILED] if compiled else []), peers.KERAS, peers.COPY]
     machine = report.machine()
     before = hand_over()
     measured: list[rows.Row] = []
-    steps: list[resnet.Step] = []
+    stepped: list[steps.Step] = []
     interrupted = False
     with _bar(console) as bar:
-        task = bar.add_task("", total=len(chosen) + len(networks))
+        task = bar.add_task("", total=len(chosen) + len(whole))
         try:
             memory.treat("default")
-            for place, kind, setting in networks:
-                bar.update(task, description=f"ResNet-50, {setting}")
+            for setting in whole:
+                bar.update(task, description=setting.name)
                 rounds, longest = (5, seconds) if quick else (max(5, repeats // 2), 20 * seconds)
-                steps.append(
-                    resnet.measure(place, kind, setting, batch=batch, side=side, rounds=rounds, seconds=longest)
-                )
+                stepped.append(steps.measure(setting, compiled=compiled, rounds=rounds, seconds=longest))
                 bar.advance(task)
             for case in chosen:
                 bar.update(task, description=case.name)
@@ -107,15 +108,15 @@ def main(
     given = {name: value for name, value in context.params.items() if name != "out"}
     settings = {"date": date, "interrupted": interrupted, **given, **used}
     run = report.Run(
-        settings, machine, tuple(measured), tuple(steps),
-        tuple(targets.means(measured)), tuple(targets.judge(measured, steps)),
+        settings, machine, tuple(measured), tuple(stepped),
+        tuple(targets.means(measured)), tuple(targets.judge(measured, stepped)),
     )  # fmt: skip
     selected = bool(chosen_by_hand & {"only", "dtype", "layout", "op", "phase", "memories"})
     complete = not (selected or quick or interrupted or network != "yes")
     show(run, Console(width=max(Console().width, WIDTH)))
     for path in report.write(run, out, report.stem(date, machine, complete=complete, calm=calm)):
         click.echo(f"Written: {path}")
-    if any(row.refused for row in measured) or any(step.skipped.startswith("REFUSED") for step in steps):
+    if any(row.refused for row in measured) or any(step.skipped.startswith("REFUSED") for step in stepped):
         sys.exit(1)
 
 
@@ -196,7 +197,7 @@ command = click.Command(
         click.Option(["--compile", "compiled"], is_flag=True, help="torch.compile too: 5 to 30 seconds more per row"),
         click.Option(
             ["--network"], type=click.Choice(["yes", "no", "only"]), default="yes", show_default=True,
-            help="the training step of ResNet-50",
+            help="training steps of whole networks; with --compile, compiled too",
         ),
         click.Option(
             ["--recalibration"], type=click.Choice(["yes", "no", "only"]), default="no", show_default=True,

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import normwise
-from benchmarks.timing import Spread, hand_over, ratios, spread
+from benchmarks.spread import Spread, ratios, spread
+from benchmarks.timing import hand_over
 from benchmarks.zoo.architectures import Architecture, build
 from normwise.torch.models.memory.bytes_kept import bytes_kept
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.peers import COMPILED, COPY, EAGER, KERAS, OURS
-from benchmarks.resnet import Step
 from benchmarks.rows import Row
+from benchmarks.spread import TOO_BUSY, Spread
+from benchmarks.steps import AGAINST, Step
 from benchmarks.targets import Mean
-from benchmarks.timing import Spread
 from benchmarks.traffic import bandwidth, copy_bandwidth
 from normwise.lab.results import Table
 
@@ -39,7 +39,7 @@ def of_means(means: Sequence[Mean]) -> Table:
 
 def of_rows(rows: Sequence[Row]) -> Table:
     """Every row with the spread of its ratios."""
-    peers = [peer for peer in PEERS if any(peer in row.ratios for row in rows)]
+    peers = [peer for peer in PEERS if any(peer in row.ratios or _is_busy(row, peer) for row in rows)]
     return Table(
         "Every row: their time over ours, the median of the pairs [smallest, largest]",
         (
@@ -60,7 +60,7 @@ def of_rows(rows: Sequence[Row]) -> Table:
                 *(row.case.shape.name, row.case.operation, row.case.phase, row.case.dtype),
                 *(row.case.layout, row.case.memory, row.kernel),
                 *([f"REFUSED: {row.refused}"] if row.refused else [_milliseconds(row)]),
-                *(cell(row.ratios.get(peer)) for peer in peers),
+                *(_ratio(row, peer) for peer in peers),
                 *_bandwidths(row),
             )
             for row in rows
@@ -69,12 +69,17 @@ def of_rows(rows: Sequence[Row]) -> Table:
 
 
 def of_steps(steps: Sequence[Step]) -> Table:
-    """The whole network."""
+    """The whole networks."""
+    runs = [name for name in AGAINST if any(name in step.ratios for step in steps)]
     return Table(
-        "A training step of ResNet-50: before over after one call of fuse(model)",
-        ("setting", "before, s", "after, s", "ratio", "fuse(model)"),
+        "A whole training step: before over after one call of fuse(model), the median of the pairs [smallest, largest]",
+        ("setting", *(f"{name}, over {AGAINST[name]}" for name in runs), "fuse(model)"),
         tuple(
-            (step.setting, step.skipped or cell(step.before), cell(step.after), cell(step.ratio), step.done)
+            (
+                f"{step.setting}: {step.skipped}" if step.skipped else step.setting,
+                *(cell(step.ratios.get(name)) for name in runs),
+                step.done,
+            )
             for step in steps
         ),
     )
@@ -112,6 +117,14 @@ def of_accuracy(rows: Sequence[Row]) -> Table:
 def cell(spread: Spread | None) -> str:
     """The median and the ends."""
     return "–" if spread is None else f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]"
+
+
+def _is_busy(row: Row, peer: str) -> bool:
+    return row.absent.get(peer, "").startswith(TOO_BUSY)
+
+
+def _ratio(row: Row, peer: str) -> str:
+    return TOO_BUSY if _is_busy(row, peer) else cell(row.ratios.get(peer))
 
 
 def _milliseconds(row: Row) -> str:

@@ -1,51 +1,17 @@
-"""Times in turn, and what is said of them: medians of paired ratios with their ends, and weighted geometric means."""
+"""Times in turn, so that a moment in which the machine is slow meets everyone."""
 
 from __future__ import annotations
 
 import gc
 import math
 import random
-import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-import torch
+from collections.abc import Callable, Mapping
 
 Call = Callable[[], object]
 BLOCK = 1e-3  # seconds: what is shorter is called several times in a row, because the clock and the loop cost too
 CALM = 1.0  # milliseconds of a hand-over, above which a machine is too busy to be measured on
 FEWEST = 5  # pairs, however long they take
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median with the smallest and the largest, and of how many."""
-
-    median: float
-    low: float
-    high: float
-    pairs: int
-
-
-def spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values), len(values))
-
-
-def ratios(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
-    """How many times longer they took than we did, each of theirs against ours of the same round."""
-    return spread([a / b for a, b in zip(theirs, ours, strict=True)])
-
-
-def geometric_mean(values: Iterable[tuple[float, float]]) -> float:
-    """Of (value, weight); NaN where there is none.
-
-    >>> geometric_mean([(2.0, 1), (8.0, 1)])
-    4.0
-    """
-    pairs = list(values)
-    total = sum(weight for _, weight in pairs)
-    return math.exp(sum(weight * math.log(value) for value, weight in pairs) / total) if total else math.nan
 
 
 def hand_over(rounds: int = 40) -> float:
@@ -54,6 +20,8 @@ def hand_over(rounds: int = 40) -> float:
     Some hundredths on a machine that has nothing else to do. Where other processes want the processors, a thread that
     is waited for gets its turn only after whole slices of the scheduler, 4 to 16 ms, and no ratio means anything.
     """
+    import torch
+
     x = torch.ones(200_000)
     x.add(1)
     return 1e3 * sorted(_seconds(lambda: x.add(1), 1) for _ in range(rounds))[rounds * 9 // 10]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import figures, memory, peers, report, resnet, targets
+import normwise
+from benchmarks import figures, memory, networks, peers, report, rows, steps, targets
+from benchmarks import spread as spreads
 from benchmarks.cases import Case
 from benchmarks.rows import Row
 from benchmarks.run import command
 from benchmarks.shapes import RESNET50_LAYERS, TINY
-from benchmarks.timing import Spread
+from benchmarks.spread import spread
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +33,13 @@ def untouched() -> Iterator[None]:
 
 def row(shape: int, ours: float, eager: float, *, copy: float = 1.0, phase: str = "forward") -> Row:
     case = Case(RESNET50_LAYERS[shape], "float32", "first", "bn+relu", phase, "reused")
-    ratios = {peers.EAGER: Spread(eager, eager / 2, eager * 2, 5), peers.COPY: Spread(copy, copy, copy, 5)}
+    ratios = {peers.EAGER: spread([eager / 2, eager, eager, eager * 2]), peers.COPY: spread([copy])}
     errors = {"0": {peers.OURS: (1e-7, 1e-8), peers.EAGER: (1e-6, 1e-6)}}
-    return Row(case, "cpu", "", milliseconds=Spread(ours, ours, ours, 5), ratios=ratios, accuracy=errors)
+    return Row(case, "cpu", "", milliseconds=spread([ours]), ratios=ratios, accuracy=errors)
 
 
-def test_a_tiny_run_writes_its_numbers_and_a_page(tmp_path: Path) -> None:
+def test_a_tiny_run_writes_its_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreads, "WIDEST", math.inf)
     options = "--network no --memory default --memory fresh --threads 1 --repeats 2 --seconds 0 --pass forward"
     result = CliRunner().invoke(command, [*options.split(), "--only", TINY[0].name, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -91,8 +95,8 @@ def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
 
 
 def test_a_step_that_was_skipped_says_why_and_meets_nothing() -> None:
-    step = resnet.Step("batch 2", skipped="REFUSED: apart")
-    assert targets.judge([], [step])[-1].met is None
+    step = steps.Step("ResNet-50, batch 2", skipped="REFUSED: apart")
+    assert [target.met for target in targets.judge([], [step])[-2:]] == [None, None]
     assert "REFUSED: apart" in report.page(report.Run({}, {}, (), (step,), (), ()))
 
 
@@ -117,13 +121,44 @@ def test_the_command_explains_itself(arguments: list[str]) -> None:
 
 
 def test_a_network_is_timed_before_and_after_it_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = resnet.resnet((1, 0, 0, 0), classes=1000)
-    monkeypatch.setattr(resnet, "resnet", lambda: small)
-    step = resnet.measure("last", "bfloat16", "small", batch=2, side=32, rounds=2, seconds=0)
+    monkeypatch.setattr(spreads, "WIDEST", math.inf)
+    small = networks.Network("small", lambda: networks.resnet((1, 0, 0, 0)), (3, 32, 32), 2)
+    step = steps.measure(steps.Setting(small, "last", "bfloat16"), compiled=False, rounds=2, seconds=0)
     assert step.skipped == ""
-    assert step.ratio is not None
-    assert step.ratio.pairs == 2
+    assert step.ratios[steps.FUSED].pairs == 2
     assert step.done == "4 of 5 batch norms fused, 1 swapped, 0 left"
+
+
+def test_networks_that_do_not_agree_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(model: torch.nn.Module) -> str:
+        model[0].weight.data.zero_()  # type: ignore[index]  # its first layer is a convolution
+        return "fused"
+
+    monkeypatch.setattr(normwise, "fuse", broken)
+    small = networks.Network("small", lambda: networks.resnet((1, 0, 0, 0)), (3, 32, 32), 2)
+    step = steps.measure(steps.Setting(small, "first", "float32"), compiled=False, rounds=2, seconds=0)
+    assert step.skipped.startswith("REFUSED: loss and gradients of fused are")
+    assert step.ratios == {}
+
+
+def test_a_row_too_noisy_to_mean_anything_is_measured_again_and_then_not_published(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[int] = []
+
+    def in_turn(calls: dict[str, object], **_: object) -> tuple[dict[str, list[float]], dict[str, int]]:
+        runs.append(len(calls))
+        theirs = {peers.EAGER: [1.0, 1.0, 2.0, 2.0], peers.COPY: [0.5, 0.5, 0.5, 0.5]}
+        return {peers.OURS: [1.0] * 4, **theirs}, dict.fromkeys(calls, 1)
+
+    monkeypatch.setattr(rows, "in_turn", in_turn)
+    case = Case(TINY[0], "float32", "first", "bn", "forward", "default")
+    found = rows.measure(case, (peers.EAGER, peers.COPY), rounds=4, seconds=0)
+    assert len(runs) == 3
+    assert {*found.ratios} == {peers.COPY}
+    assert found.absent == {peers.EAGER: "machine too busy: the quartiles were 1.00 and 2.00"}
+    assert "machine too busy" in report.page(report.Run({}, {}, (found,), (), (), ()))
+    assert targets.means([found]) == []
 
 
 def test_numbers_of_a_busy_machine_say_so() -> None:

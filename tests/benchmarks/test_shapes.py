@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.cases import DTYPES, LAYOUTS, OPERATIONS, PASSES, Case, cases
-from benchmarks.resnet import resnet
+from benchmarks.networks import resnet
 from benchmarks.shapes import ALL, FEATURES, QUICK, RESNET50_LAYERS, TINY, VOLUMES
 from benchmarks.traffic import bandwidth, copy_bandwidth, least_bytes
 

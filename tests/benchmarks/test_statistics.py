@@ -10,12 +10,13 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.timing import BLOCK, FEWEST, Spread, geometric_mean, in_turn, ratios, spread
+from benchmarks.spread import Spread, calmest, geometric_mean, ratios, spread
+from benchmarks.timing import BLOCK, FEWEST, in_turn
 
 
 def test_a_ratio_is_made_of_two_times_of_the_same_round() -> None:
     # the machine was ten times slower in the second round, for both: the ratio does not see it
-    assert ratios([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == Spread(median=3.0, low=2.0, high=4.0, pairs=3)
+    assert ratios([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == Spread(3.0, 2.0, 4.0, 3, lower=2.5, upper=3.5)
 
 
 def test_unpaired_times_are_refused() -> None:
@@ -24,7 +25,23 @@ def test_unpaired_times_are_refused() -> None:
 
 
 def test_the_median_of_an_even_number_lies_between() -> None:
-    assert spread([4.0, 1.0, 2.0, 3.0]) == Spread(2.5, 1.0, 4.0, 4)
+    assert spread([4.0, 1.0, 2.0, 3.0]) == Spread(2.5, 1.0, 4.0, 4, lower=1.75, upper=3.25)
+
+
+def test_a_median_may_be_published_where_the_quartiles_are_within_a_factor_of_1_3() -> None:
+    assert spread([1.0, 1.0, 1.3, 1.3]).calm
+    assert not spread([1.0, 1.0, 1.31, 1.31]).calm
+    assert spread([0.1, 1.0, 1.0, 1.0, 50.0]).calm, "one slow moment of either is not the median's fault"
+
+
+def test_what_is_too_noisy_is_measured_again_and_the_calmest_is_kept() -> None:
+    def widths(*values: float) -> tuple[float, list[float]]:
+        left = list(values)
+        return calmest(lambda: left.pop(0), lambda width: width), left
+
+    assert widths(1.2, 1.0, 1.0, 1.0) == (1.2, [1.0, 1.0, 1.0])
+    assert widths(2.0, 1.1, 1.0, 1.0) == (1.1, [1.0, 1.0])
+    assert widths(3.0, 1.5, 2.0, 1.0) == (1.5, [1.0]), "the machine stays busy: whoever asks sees the width"
 
 
 def test_a_geometric_mean_counts_a_layer_as_often_as_it_stands_there() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import normwise
 import normwise.torch as nt
-from benchmarks.resnet import Bottleneck
+from benchmarks.networks import Bottleneck
 from normwise.kernels import choose, cpu
 
 if cpu.library is None:

@@ -1,0 +1,84 @@
+"""What is said of times taken in turn: medians of paired ratios, and nothing where these are too far apart."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+WIDEST = 1.3  # the upper quartile over the lower: beyond it a median says more of the machine than of what was timed
+ATTEMPTS = 3
+TOO_BUSY = "machine too busy"
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median, the smallest and the largest, of how many, and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+    lower: float = math.nan
+    upper: float = math.nan
+
+    @property
+    def width(self) -> float:
+        """The upper quartile over the lower; not a number where there are none.
+
+        >>> spread([1.0, 2.0, 3.0, 4.0, 5.0]).width
+        2.0
+        """
+        return self.upper / self.lower
+
+    @property
+    def calm(self) -> bool:
+        """Whether the median may be published.
+
+        >>> spread([0.9, 1.0, 1.1]).calm, spread([0.5, 1.0, 2.0]).calm
+        (True, False)
+        """
+        return self.width <= WIDEST
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of one value or more."""
+    lower, upper = values[0], values[0]
+    if len(values) > 1:
+        lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(statistics.median(values), min(values), max(values), len(values), lower, upper)
+
+
+def ratios(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
+    """How many times longer they took than we did, each of theirs against ours of the same round."""
+    return spread([a / b for a, b in zip(theirs, ours, strict=True)])
+
+
+def calmest(attempt: Callable[[], Found], width: Callable[[Found], float]) -> Found:
+    """What ``attempt`` measures; again where it is too wide, ``ATTEMPTS`` times at most. The narrowest of them.
+
+    >>> widths = iter([2.0, 1.5, 1.2])
+    >>> calmest(lambda: next(widths), lambda found: found)
+    1.2
+    """
+    tried: list[Found] = []
+    while len(tried) < ATTEMPTS:
+        tried.append(attempt())
+        if width(tried[-1]) <= WIDEST:
+            break
+    return min(tried, key=width)
+
+
+def geometric_mean(values: Iterable[tuple[float, float]]) -> float:
+    """Of (value, weight); NaN where there is none.
+
+    >>> geometric_mean([(2.0, 1), (8.0, 1)])
+    4.0
+    """
+    pairs = list(values)
+    total = sum(weight for _, weight in pairs)
+    return math.exp(sum(weight * math.log(value) for value, weight in pairs) / total) if total else math.nan
