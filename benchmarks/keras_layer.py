@@ -3,28 +3,37 @@
     KERAS_BACKEND=torch python -m benchmarks.keras_layer [--quick]
 
 Both take turns in one process, once warmed up; what is printed is the median of the paired ratios, theirs to ours, with
-the smallest and the largest. On JAX and TensorFlow both are compiled as ``fit`` does it.
+the smallest and the largest. On JAX and TensorFlow both are compiled as ``fit`` does it. ``python -m
+benchmarks.keras_backends`` measures all three.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import pathlib
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
+from benchmarks.shapes import RESNET50_LAYERS
+from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios
+from benchmarks.timing import in_turn
 from normwise.keras import BatchNormalization
 
-# Of ResNet-50 on images of 224 at a batch of 8, channels last, and a Dense layer's.
-SHAPES = [(8, 112, 112, 64), (8, 56, 56, 64), (8, 56, 56, 256), (8, 28, 28, 512), (8, 14, 14, 1024), (8, 7, 7, 2048)]
+# Behind Dense layers.
 SMALL = [(32, 64), (256, 256)]
 BACKEND = keras.backend.backend()
+STEP = "training step"
 
 
 def layer_pass(shape: tuple[int, ...], *, ours: bool, axis: int = -1, fused: bool = True) -> Callable[[], Any]:
@@ -58,7 +67,7 @@ def layer_pass(shape: tuple[int, ...], *, ours: bool, axis: int = -1, fused: boo
                 y = forward(x)
             return tape.gradient(y, [x, *(v.value for v in normalization.trainable_variables)], dy)
 
-        return lambda: step()[0].numpy
+        return step
     import jax
 
     x, dy = jax.numpy.asarray(x), jax.numpy.asarray(dy)
@@ -91,55 +100,45 @@ def training_step(*, ours: bool) -> Callable[[], Any]:
     return lambda: model.train_on_batch(x, y)
 
 
-def paired(theirs: Callable[[], Any], ours: Callable[[], Any], pairs: int, block: float = 2e-3) -> dict[str, float]:
-    """Times of both in turn, in ratios and in milliseconds."""
-    for _ in range(2):
-        seconds(theirs, 1)
-        single = seconds(ours, 1)
-    repeats = max(1, round(block / single))
-    times = []
-    for index in range(pairs):
-        order = (theirs, ours) if index % 2 else (ours, theirs)
-        pair = [seconds(call, repeats) for call in order]
-        times.append(pair if index % 2 else pair[::-1])
-    ratios = [a / b for a, b in times]
-    return {
-        "ratio": statistics.median(ratios),
-        "low": min(ratios),
-        "high": max(ratios),
-        "theirs_ms": 1e3 * statistics.median(a for a, _ in times),
-        "ours_ms": 1e3 * statistics.median(b for _, b in times),
-    }
+def measure(theirs: Callable[[], Any], ours: Callable[[], Any], pairs: int) -> tuple[Spread, float]:
+    """Their time over ours, and the milliseconds of ours."""
 
+    def attempt() -> tuple[Spread, float]:
+        times, _ = in_turn({"theirs": theirs, "ours": ours}, rounds=pairs, seconds=math.inf)
+        return ratios(times["theirs"], times["ours"]), 1e3 * statistics.median(times["ours"])
 
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
+    return calmest(attempt, lambda found: found[0].width)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="5 pairs each instead of 21")
-    parser.add_argument("--json", help="where to write the numbers")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
     pairs = 5 if options.quick else 21
-    print(f"{BACKEND}, keras {keras.__version__}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads")
-    found = {}
-    for shape in [*SHAPES, *SMALL]:
-        found[str(shape)] = paired(layer_pass(shape, ours=False), layer_pass(shape, ours=True), pairs)
-        print(f"{shape!s:22} {line(found[str(shape)])}", flush=True)
-    found["training step"] = paired(training_step(ours=False), training_step(ours=True), pairs)
-    print(f"{'training step':22} {line(found['training step'])}")
+    version = f"{BACKEND} {import_module(BACKEND).__version__}"
+    print(f"{version}, Keras {keras.__version__}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads", flush=True)
+    rows = []
+    for name, count, make in calls():
+        ratio, milliseconds = measure(make(ours=False), make(ours=True), pairs)
+        said = f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+        if not ratio.calm:
+            said = f"{TOO_BUSY}: the quartiles were {ratio.lower:.2f} and {ratio.upper:.2f}"
+        print(f"{name:22} {said}, ours {milliseconds:.3g} ms", flush=True)
+        rows.append({"name": name, "count": count, "ratio": asdict(ratio), "milliseconds": milliseconds})
     if options.json:
-        with pathlib.Path(options.json).open("w", encoding="utf-8") as file:
-            json.dump({"backend": BACKEND, "pairs": pairs, "results": found}, file, indent=1)
+        found = {"backend": version, "keras": keras.__version__, "pairs": pairs, "rows": rows}
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def line(result: dict[str, float]) -> str:
-    spread = f"({result['low']:.2f} to {result['high']:.2f})"
-    return f"{result['ratio']:5.2f}x {spread:18} {result['theirs_ms']:9.3f} ms, ours {result['ours_ms']:.3f} ms"
+def calls() -> Iterator[tuple[str, int, Callable[..., Callable[[], Any]]]]:
+    """What is measured: its name, how many such layers a ResNet-50 has, and what makes the call of either side."""
+    for shape in RESNET50_LAYERS:
+        size = (8, *shape.size[2:], shape.size[1])
+        yield "x".join(map(str, size)), shape.count, partial(layer_pass, size)
+    for size in SMALL:
+        yield "x".join(map(str, size)), 0, partial(layer_pass, size)
+    yield STEP, 0, training_step
 
 
 if __name__ == "__main__":

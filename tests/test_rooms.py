@@ -8,7 +8,7 @@ import pytest
 import normwise
 
 
-@pytest.mark.parametrize("room", ["torch", "keras", "lab", "estimators", "errors"])
+@pytest.mark.parametrize("room", ["torch", "keras", "lab", "estimators", "errors", "process_memory"])
 def test_a_room_comes_in_when_it_is_first_used(room: str) -> None:
     """Of the two frameworks', a process that has imported neither is asked."""
     program = (

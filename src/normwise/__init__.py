@@ -54,7 +54,7 @@ __all__ = [
     "unfreeze",
 ]
 
-_ROOMS = ("callbacks", "doctor", "errors", "estimators", "keras", "lab", "testing", "torch")
+_ROOMS = ("callbacks", "doctor", "errors", "estimators", "keras", "lab", "process_memory", "testing", "torch")
 
 _install()  # names of modules that moved
 

@@ -82,7 +82,9 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
     near = ops.cast(ops.stop_gradient(near), inputs.dtype)  # on JAX, means of Keras's are in float32
     centred = inputs - near
     offset = ops.sum(centred, over, keepdims=True) / values
-    var = ops.sum(ops.square(centred), over, keepdims=True) / values - ops.square(offset)
+    # On CPUs XLA has a fast kernel for sums, not for sums of products: what follows the product makes it a plain sum.
+    squares = ops.square(centred) + 0 * near
+    var = ops.sum(squares, over, keepdims=True) / values - ops.square(offset)
     return Gathered(centred, near, offset, ops.relu(var), count)
 
 

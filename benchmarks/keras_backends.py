@@ -1,0 +1,105 @@
+"""The layer for Keras against Keras's own on all three backends, each in a process of its own.
+
+    python -m benchmarks.keras_backends [--quick]
+
+Writes ``benchmarks/results/keras.json`` and ``docs/speed_with_keras.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.spread import TOO_BUSY, WIDEST, Spread, geometric_mean
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results/keras.json"
+PAGE = ROOT / "docs/speed_with_keras.md"
+BACKENDS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow"}
+
+PAGE_TEXT = """# Speed with Keras
+
+The time of `keras.layers.BatchNormalization` and a ReLU layer over that of `normwise.keras.BatchNormalization` with the
+ReLU inside: forward and backward with batch statistics, float32, batch 8, channels last, compiled as `fit` compiles it
+on JAX and TensorFlow. Above 1 normwise is faster. Medians of {pairs} pairs in turn, in brackets the smallest and the
+largest; a ratio whose quartiles are further apart than a factor of {widest} in three attempts is not published. The
+mean is geometric, weighted by how many such layers a ResNet-50 has. The training step is `train_on_batch` of six blocks
+of convolution, batch norm and ReLU on 32 images of 32 x 32.
+
+{machine}, {versions}, {date}. `python -m benchmarks.keras_backends` writes this page, and
+[the numbers](../benchmarks/results/keras.json) are kept.
+
+{table}
+"""
+
+
+def spread_of(row: dict[str, Any]) -> Spread:
+    return Spread(**row["ratio"])
+
+
+def cell(row: dict[str, Any]) -> str:
+    ratio = spread_of(row)
+    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.calm else TOO_BUSY
+
+
+def mean(rows: list[dict[str, Any]]) -> str:
+    """Of the layers of a ResNet-50 that were calm, and how many of them were."""
+    of = [row for row in rows if row["count"]]
+    calm = [(spread_of(row).median, row["count"]) for row in of if spread_of(row).calm]
+    value = geometric_mean(calm)
+    if math.isnan(value):
+        return TOO_BUSY
+    return f"{value:.2f}" if len(calm) == len(of) else f"{value:.2f}, {len(calm)} of {len(of)} shapes"
+
+
+def page(run: dict[str, Any]) -> str:
+    found = {name: run["backends"][name] for name in BACKENDS if name in run["backends"]}
+    names = [row["name"] for row in next(iter(found.values()))["rows"]]
+    lines = [f"| | {' | '.join(BACKENDS[name] for name in found)} |", "|---" * (len(found) + 1) + "|"]
+    lines.append(f"| mean over ResNet-50's layers | {' | '.join(mean(each['rows']) for each in found.values())} |")
+    for n, name in enumerate(names):
+        lines.append(f"| {name} | {' | '.join(cell(each['rows'][n]) for each in found.values())} |")
+    first = next(iter(found.values()))
+    return PAGE_TEXT.format(
+        pairs=first["pairs"],
+        widest=WIDEST,
+        machine=run["machine"],
+        versions=", ".join([f"Keras {first['keras']}", *(each["backend"] for each in found.values())]),
+        date=run["date"],
+        table="\n".join(lines),
+    )
+
+
+def main() -> None:
+    from normwise.lab.running.stamp import cpu
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="5 pairs each instead of 21")
+    options = parser.parse_args()
+    found: dict[str, Any] = {}
+    for backend in BACKENDS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "rows.json")
+            command = [sys.executable, "-m", "benchmarks.keras_layer", "--json", str(path)]
+            command += ["--quick"] if options.quick else []
+            subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
+            found[backend] = json.loads(path.read_text("utf-8"))
+    run = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{cpu()}, {len(os.sched_getaffinity(0))} threads",
+        "backends": found,
+    }
+    RESULTS.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(run), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The page of the three backends: what was too noisy stands there without a number, in no mean."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.keras_backends import page
+from benchmarks.spread import spread
+
+
+def row(name: str, count: int, *ratios: float) -> dict[str, Any]:
+    return {"name": name, "count": count, "ratio": asdict(spread(ratios)), "milliseconds": 1.0}
+
+
+def test_a_page_has_a_column_for_each_backend_and_no_number_that_means_nothing() -> None:
+    calm = [row("8x7x7x512", 1, 2.0, 2.0), row("8x7x7x2048", 3, 2.0, 2.0), row("training step", 0, 1.1, 1.2)]
+    busy = [row("8x7x7x512", 1, 4.0, 4.0), row("8x7x7x2048", 3, 1.0, 9.0), row("training step", 0, 0.1, 7.0)]
+    backends = {
+        "jax": {"backend": "jax 1", "keras": "3", "pairs": 2, "rows": busy},
+        "torch": {"backend": "torch 2", "keras": "3", "pairs": 2, "rows": calm},
+    }
+    text = page({"date": "2030-01-01", "machine": "chip, 2 threads", "backends": backends})
+    assert text.splitlines()[-6:-1] == [
+        "| | PyTorch | JAX |",
+        "|---|---|---|",
+        "| mean over ResNet-50's layers | 2.00 | 4.00, 1 of 2 shapes |",
+        "| 8x7x7x512 | 2.00 [2.00, 2.00] | 4.00 [4.00, 4.00] |",
+        "| 8x7x7x2048 | 2.00 [2.00, 2.00] | machine too busy |",
+    ]
+    assert text.splitlines()[-1] == "| training step | 1.15 [1.10, 1.20] | machine too busy |"
+    assert "chip, 2 threads, Keras 3, torch 2, jax 1, 2030-01-01." in text
