@@ -11,7 +11,7 @@ REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench zoo evidence check sanitize wheel format docs pins clean
+.PHONY: help setup demo test bench zoo evidence check sanitize wheel matrix format docs pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ wheel: setup  ## build one wheel with the compiled kernels for every Python from
 	rm -rf build/wheel
 	$(PIP) wheel -qq --no-deps --no-build-isolation -w build/wheel .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/normwise-*.whl
+
+# With ARGS="--python /path/to/python3.14" that is the newest; the newest PyTorch brings gigabytes of CUDA.
+matrix: wheel  ## try the wheel without extras, on the oldest PyTorch and Keras it promises, and on the newest (ARGS="--only oldest")
+	$(BIN)/python tests/matrix.py $(ARGS)
 
 format: setup  ## format the code, and fix what ruff can fix by itself
 	$(BIN)/ruff format .

@@ -15,6 +15,7 @@ from benchmarks.cases import EPS, MOMENTUM, Case, Inputs
 from normwise.torch import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 OURS, EAGER, COMPILED, KERAS, COPY = "normwise", "PyTorch eager", "torch.compile", "Keras on PyTorch", "plain copy"
+OURS_COMPILED = "normwise, compiled"
 
 Results = tuple[Tensor, ...]
 """The output, then the gradients of ``Inputs.leaves`` where there is a backward."""
@@ -56,10 +57,21 @@ Made = tuple[Callable[[], Tensor], tuple[Tensor, ...]]
 
 
 def _ours(case: Case, i: Inputs) -> Made:
+    layer, leaves = _our_layer(case, i)
+    return (lambda: layer(i.x, i.residual)), leaves
+
+
+def _our_layer(case: Case, i: Inputs) -> tuple[nn.Module, tuple[Tensor, ...]]:
     layers = {2: BatchNorm1d, 3: BatchNorm1d, 4: BatchNorm2d, 5: BatchNorm3d}
     layer = layers[i.x.dim()](i.x.shape[1], EPS, MOMENTUM, activation=case.activation)
-    leaves = _filled(layer, case, i)
-    return (lambda: layer(i.x, i.residual)), leaves
+    return layer, _filled(layer, case, i)
+
+
+def _ours_compiled(case: Case, i: Inputs) -> Made:
+    """Behind ``_compiled``, which starts the compiler afresh."""
+    layer, leaves = _our_layer(case, i)
+    compiled = torch.compile(layer, dynamic=False, fullgraph=True)
+    return (lambda: compiled(i.x, i.residual)), leaves
 
 
 def _eager(case: Case, i: Inputs) -> Made:
@@ -160,5 +172,6 @@ _MAKERS: dict[str, Callable[[Case, Inputs], Made]] = {
     OURS: _ours,
     EAGER: _eager,
     COMPILED: _compiled,
+    OURS_COMPILED: _ours_compiled,
     KERAS: _keras,
 }

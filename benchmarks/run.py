@@ -79,7 +79,7 @@ def main(
     ]
     if not chosen and not whole:
         raise click.UsageError("nothing is selected: no row's name has all of that in it")
-    others = [peers.EAGER, *([peers.COMPILED] if compiled else []), peers.KERAS, peers.COPY]
+    others = [peers.EAGER, *([peers.COMPILED, peers.OURS_COMPILED] if compiled else []), peers.KERAS, peers.COPY]
     machine = report.machine()
     before = hand_over()
     measured: list[rows.Row] = []

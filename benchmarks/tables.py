@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.peers import COMPILED, COPY, EAGER, KERAS, OURS
+from benchmarks.peers import COMPILED, COPY, EAGER, KERAS, OURS, OURS_COMPILED
 from benchmarks.rows import Row
 from benchmarks.spread import TOO_BUSY, Spread
 from benchmarks.steps import AGAINST, Step
@@ -12,7 +12,7 @@ from benchmarks.targets import Mean
 from benchmarks.traffic import bandwidth, copy_bandwidth
 from normwise.lab.results import Table
 
-PEERS = (EAGER, COMPILED, KERAS, COPY)
+PEERS = (EAGER, COMPILED, OURS_COMPILED, KERAS, COPY)
 
 
 def all_of(rows: Sequence[Row], means: Sequence[Mean], steps: Sequence[Step]) -> list[Table]:
