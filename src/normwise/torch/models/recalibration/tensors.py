@@ -86,7 +86,7 @@ class _Alive(TorchDispatchMode):
     ) -> Any:
         _ = types
         result = function(*args, **(kwargs or {}))
-        for item in tree_leaves(result):
+        for item in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(item, Tensor) and (weak := _memory_of(item)) is not None and weak.cdata not in self._known:
                 self._made[weak.cdata] = weak, item.untyped_storage().nbytes()
         return result
