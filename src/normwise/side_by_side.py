@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
@@ -73,6 +74,7 @@ class SideBySide:
         self.works = [Work(call) for call in calls]
         self._enter_state = enter_state
         self._stopped = _signal()
+        self._next: deque[Work] = deque()
         self._abandoned = False
         self._own = threading.local()
         self._threads: list[threading.Thread] = []
@@ -116,7 +118,7 @@ class SideBySide:
         if self._abandoned:  # once more, from what is done on the way out
             raise Abandoned
         work.at, work.brought = at, brought
-        self._stopped.put(None)
+        self._hand_over()
         work.may_run.get()
         if self._abandoned:
             raise Abandoned
@@ -131,14 +133,36 @@ class SideBySide:
         Raises:
             Overdue: it took longer. All of them have to be given up then, by an end of the block.
         """
-        work.at = work.brought = None
-        work.may_run.put(None)
+        self.resume_all([work], patience)
+
+    def resume_all(self, works: Sequence[Work], patience: float | None = None) -> None:
+        """Let several run, each when the one before it waits or has ended; the first error ends this and is raised.
+
+        They hand over to each other, which takes half the time that ``resume`` takes for each.
+
+        Args:
+            works: those that have not ended, in their order.
+            patience: how many seconds each may take; None for any.
+
+        Raises:
+            Overdue: as ``resume`` does.
+        """
+        self._next.extend(works)
         try:
-            self._stopped.get(timeout=patience)
-        except Empty:
-            raise Overdue from None
-        if work.error is not None:
-            raise work.error
+            self._hand_over()
+            while True:
+                left = len(self._next)
+                try:
+                    self._stopped.get(timeout=patience)
+                    break
+                except Empty:
+                    if len(self._next) == left:
+                        raise Overdue from None
+        finally:
+            self._next.clear()
+        for work in works:
+            if work.error is not None:
+                raise work.error
 
     def _run(self, work: Work) -> None:
         self._own.work = work
@@ -152,7 +176,19 @@ class SideBySide:
             work.error = error
         finally:
             work.done, work.at, work.brought, work.call = True, None, None, None
+            if work.error is not None:
+                self._next.clear()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """To the next one, or to whoever waits for all of them."""
+        try:
+            work = self._next.popleft()
+        except IndexError:
             self._stopped.put(None)
+        else:
+            work.at = work.brought = None
+            work.may_run.put(None)
 
 
 def _signal() -> SimpleQueue[None]:

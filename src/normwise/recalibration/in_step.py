@@ -211,8 +211,7 @@ def _together(
             together.wait(site, (moments, values_per_sample))
 
     with _heard(sites, hear), together:
-        for work in together.works:
-            together.resume(work, patience)
+        together.resume_all(together.works, patience)
         while going := [work for work in together.works if not work.done]:
             site: Site = going[0].at
             if strange.is_set():
@@ -230,9 +229,10 @@ def _together(
             site.place = next(places)
             if site.reached:
                 site.settle()
-            for work, (moments, _) in zip(here, brought, strict=True):
-                if not site.reached:  # as layer by layer
-                    site.normalize_by(moments)
+                together.resume_all(here, patience)
+                continue
+            for work, (moments, _) in zip(here, brought, strict=True):  # as layer by layer
+                site.normalize_by(moments)
                 together.resume(work, patience)
     return order, first_brought
 

@@ -85,7 +85,9 @@ class TorchModel:
 
 
 def _on(device: torch.device, gathered: Gathered) -> Gathered:
-    statistics = RunningStatistics(*(torch.as_tensor(part, device=device) for part in vars(gathered.statistics).values()))
+    statistics = RunningStatistics(
+        *(torch.as_tensor(part, device=device) for part in vars(gathered.statistics).values())
+    )
     return gathered._replace(statistics=statistics, samples=torch.as_tensor(gathered.samples, device=device))
 
 
