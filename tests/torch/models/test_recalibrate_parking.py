@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import normwise.torch as nt
+from normwise.recalibration.site import Site
 from normwise.side_by_side import NAME
 from normwise.torch.models.recalibration import parking, tensors
 from normwise.torch.models.recalibration.adapt import adapt
@@ -269,8 +270,30 @@ def test_an_error_in_the_middle_gives_everything_back(error: BaseException, spy:
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_error_while_all_wait_gives_everything_back(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[Tensor, ...]] = []
+    model, batches = Failing(ValueError(), kept, []), images()[:3]
+    before = copy.deepcopy(model.state_dict())
+
+    def interrupted(_: Site) -> None:
+        assert all(part.untyped_storage().nbytes() == 0 for _, *made in kept[1:] for part in made)
+        raise error
+
+    monkeypatch.setattr(Site, "settle", interrupted)
+    with pytest.raises(error):
+        recalibrate(model, batches, memory=room_for(batches))
+    assert len(kept) == 1 + len(batches)  # the first one alone, and all of them
+    for x, y, z in kept:
+        assert torch.equal(y, x * 3)
+        assert torch.equal(z, x + 1)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
 class Elsewhere(nn.Module):
-    """Operators of somebody's own give memory that is NumPy's, and a tensor that they keep; one is for processes."""
+    """Operators of somebody's own give memory that is NumPy's, and a tensor that they keep."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
@@ -279,8 +302,7 @@ class Elsewhere(nn.Module):
     def forward(self, x: Tensor) -> Any:
         self.sizes.append(GLOBAL.untyped_storage().nbytes())
         y, kept = torch.ops.normwise_tests.of_numpy(x), torch.ops.normwise_tests.kept(x)
-        shared = (x + 1).share_memory_()
-        return self.two(self.one(y).relu() + y + kept + shared)
+        return self.two(self.one(y).relu() + y + kept)
 
 
 def test_memory_that_pytorch_cannot_resize_or_an_operator_keeps_stays(spy: Spy) -> None:
