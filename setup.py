@@ -43,7 +43,7 @@ def sources(*own: str) -> list[str]:
 
 
 def headers() -> list[str]:
-    """What a change of makes the extensions be built anew."""
+    """What a change of makes the extensions be built again."""
     return [str(path) for path in sorted(CPP.glob("*.h"))]
 
 

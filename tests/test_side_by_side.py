@@ -85,6 +85,65 @@ def test_an_error_of_one_is_raised_where_it_was_resumed_and_ends_all(kind: type[
     assert not left()
 
 
+def test_several_hand_over_to_each_other_in_their_order() -> None:
+    said: list[str] = []
+
+    def work(name: str) -> None:
+        for step in range(3):
+            said.append(f"{name}{step}")
+            together.wait(name, step)
+
+    together = SideBySide([lambda: work("a"), lambda: work("b"), lambda: work("c")])
+    with together:
+        a, b, c = together.works
+        together.resume_all([c, a, b])
+        assert said == ["c0", "a0", "b0"]
+        assert [(each.at, each.brought) for each in (a, b, c)] == [("a", 0), ("b", 0), ("c", 0)]
+        together.resume_all([b, c])
+        together.resume(b)
+        assert said[3:] == ["b1", "c1", "b2"]
+        assert (a.brought, c.brought) == (0, 1)
+        together.resume_all([])
+        together.resume_all([b, a])
+        assert (b.done, a.done, a.brought) == (True, False, 1)
+    assert not left()
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_an_error_of_one_of_several_keeps_those_behind_it_from_running(kind: type[BaseException]) -> None:
+    said: list[str] = []
+
+    def waits(name: str) -> None:
+        together.wait(name)
+        said.append(name)
+        if name == "b":
+            raise kind("no more")
+
+    together = SideBySide([lambda: waits("a"), lambda: waits("b"), lambda: waits("c")])
+
+    def twice() -> None:
+        with together:
+            together.resume_all(together.works)
+            together.resume_all(together.works)
+
+    with pytest.raises(kind, match="no more"):
+        twice()
+    assert said == ["a", "b"]
+    assert not left()
+
+
+def test_patience_is_with_each_of_several_and_not_with_all_of_them() -> None:
+    together = SideBySide([lambda: time.sleep(0.2)] * 4)
+    with together:
+        together.resume_all(together.works, 0.4)
+        assert all(work.done for work in together.works)
+    together = SideBySide([int, lambda: time.sleep(1.0), int])
+    with pytest.raises(Overdue), together:
+        together.resume_all(together.works, 0.2)
+    assert together.works[2].result is None  # it never ran
+    assert not left()
+
+
 def test_an_error_of_whoever_resumes_ends_all() -> None:
     together = SideBySide([lambda: together.wait("here")] * 3)
     with pytest.raises(KeyboardInterrupt):

@@ -38,6 +38,9 @@ class NumpyStepping:
     def bound(self) -> float:
         return self._bound
 
+    def parking(self) -> None:
+        pass
+
     @contextmanager
     def held(self, batch: Any) -> Iterator[Callable[[], int]]:
         yield lambda: 3 * batch.nbytes

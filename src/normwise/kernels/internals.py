@@ -31,6 +31,9 @@ function_mode: Any = torch._C._get_function_stack_at
 is_key_included: Any = torch._C._dispatch_tls_is_dispatch_key_included
 BEFORE_DISPATCH: Any = torch._C.DispatchKey.PreDispatch
 
+# The storage that a weak reference to one knows, or None.
+storage_of: Any = torch.UntypedStorage._new_with_weak_ptr
+
 # Of autograd: the number of the backward that is going on in this thread, -1 outside of one; its present node; a block
 # in which operators do not reach autograd; the hooks that saved tensors go through; a gradient that is an error.
 running_backward: Any = torch._C._current_graph_task_id

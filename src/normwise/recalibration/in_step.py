@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ from normwise.recalibration.memory import in_words
 from normwise.recalibration.model import Model
 from normwise.recalibration.one_pass import Pass, StopForward
 from normwise.recalibration.site import Site, of_finite_channels
-from normwise.recalibration.stepping import Stepping
-from normwise.side_by_side import Overdue, SideBySide
+from normwise.recalibration.stepping import Parking, Stepping
+from normwise.side_by_side import Overdue, SideBySide, Work
 
 PATIENCE = 60.0, 20.0
 """Seconds that a part of a forward may take, and how many times as long as a whole forward alone."""
@@ -49,6 +49,14 @@ class Alone(NamedTuple):
 
     seconds: float
     bytes: int
+
+
+class Taken(NamedTuple):
+    """The batches, of which the first ones lie in other memory while they wait: where, and how many of them."""
+
+    batches: list[Any]
+    parking: Parking | None
+    parked: int
 
 
 def go_in_step(model: Model, stepping: Stepping, source: Batches, sites: Sequence[Site]) -> tuple[list[Site], Pass]:
@@ -81,11 +89,12 @@ def go_in_step(model: Model, stepping: Stepping, source: Batches, sites: Sequenc
             raise
         except Exception as error:  # layer by layer it is raised again, if it is the model's
             raise NotInStep(f"a forward failed with {type(error).__name__}") from error
-        batches = _all_of(first, items, stepping, alone, source.number)
+        taken = _all_of(first, items, stepping, alone, source.number)
+        batches = taken.batches
     stepping.restore()
     before = stepping.random_state()
     try:
-        order, brought = _together(model, stepping, batches, sites, alone.seconds)
+        order, brought = _together(model, stepping, taken, sites, alone.seconds)
         if len(batches) > 1:
             _check(model, batches[0], sites, brought)
     except Overdue:
@@ -139,8 +148,8 @@ def _alone(model: Model, stepping: Stepping, batch: Any, sites: Sequence[Site]) 
     return Alone(seconds, most)
 
 
-def _all_of(first: Any, rest: Iterable[Any], stepping: Stepping, alone: Alone, number: int | None) -> list[Any]:
-    """The batches, as long as what all of them hold is within the bound.
+def _all_of(first: Any, rest: Iterable[Any], stepping: Stepping, alone: Alone, number: int | None) -> Taken:
+    """The batches, as long as what all of them hold is within the bound, or where they can wait elsewhere.
 
     Args:
         first: the one whose forward is known.
@@ -152,28 +161,37 @@ def _all_of(first: Any, rest: Iterable[Any], stepping: Stepping, alone: Alone, n
     Raises:
         NotInStep: they are too many, or share memory: a loader that fills the same array again and again.
     """
-    bound, batches, needed = stepping.bound(), list[Any](), 0.0
+    bound, parking = stepping.bound(), stepping.parking()
+    batches, needed, brought = list[Any](), 0.0, 0.0
     mine = max(sum(place.bytes for place in stepping.places(first)), 1)
     addresses = set[Any]()
 
-    def refuse_beyond(number: int, needed: float) -> None:
+    def refuse_beyond(number: int, needed: float, brought: float) -> None:
         if number > stepping.at_most:
             raise NotInStep(f"there are more batches than the {stepping.at_most} that may go in step")
-        if needed > bound:
-            raise NotInStep(f"{number} batches need {in_words(needed)} at a time, and memory allows {in_words(bound)}")
+        elsewhere = parking is not None and brought <= bound
+        allowed = max(bound, parking.bound) if parking is not None and elsewhere else bound
+        if needed > allowed:
+            raise NotInStep(
+                f"{number} batches need {in_words(needed)} at a time, and memory allows {in_words(allowed)}"
+            )
 
     if number is not None:
-        refuse_beyond(number, number * (alone.bytes + mine))
+        refuse_beyond(number, number * (alone.bytes + mine), number * mine)
     for batch in _chained(first, rest):
         places = list(stepping.places(batch))
         if addresses & {place.address for place in places}:
             raise NotInStep("batches share their memory")
         addresses |= {place.address for place in places}
         size = sum(place.bytes for place in places) or mine
-        needed += size + alone.bytes * size / mine
+        needed, brought = needed + size + alone.bytes * size / mine, brought + size
         batches.append(batch)
-        refuse_beyond(len(batches), needed)
-    return batches
+        refuse_beyond(len(batches), needed, brought)
+    if needed <= bound:
+        return Taken(batches, None, 0)
+    each = (needed - brought) / len(batches)
+    stay = max(0, int((bound - brought) / each) - 1)  # beside the one that runs
+    return Taken(batches, parking, max(1, len(batches) - stay))
 
 
 def _chained(first: Any, rest: Iterable[Any]) -> Iterator[Any]:
@@ -182,7 +200,7 @@ def _chained(first: Any, rest: Iterable[Any]) -> Iterator[Any]:
 
 
 def _together(
-    model: Model, stepping: Stepping, batches: Sequence[Any], sites: Sequence[Site], seconds: float
+    model: Model, stepping: Stepping, taken: Taken, sites: Sequence[Site], seconds: float
 ) -> tuple[list[Site], dict[str, Moments]]:
     """The forwards in step.
 
@@ -199,20 +217,28 @@ def _together(
     first_brought: dict[str, Moments] = {}
     places = count()
 
-    def forward(batch: Any) -> None:
-        model.forward(batch)  # and its output is not kept
+    away: dict[Work | None, Any] = {}
 
-    together = SideBySide([partial(forward, batch) for batch in batches], stepping.enter_state())
+    def forward(number: int, batch: Any) -> None:
+        if taken.parking is None or number >= taken.parked:
+            model.forward(batch)  # and its output is not kept
+            return
+        with taken.parking.around(batch) as away[together.current()]:
+            model.forward(batch)
+
+    works = [partial(forward, number, batch) for number, batch in enumerate(taken.batches)]
+    together = SideBySide(works, stepping.enter_state())
 
     def hear(site: Site, moments: Moments, values_per_sample: float) -> None:
-        if together.current() is None:
+        work = together.current()
+        if work is None:
             strange.set()
-        else:
+            return
+        with away[work]((moments.mean, moments.var, moments.count)) if work in away else nullcontext():
             together.wait(site, (moments, values_per_sample))
 
     with _heard(sites, hear), together:
-        for work in together.works:
-            together.resume(work, patience)
+        together.resume_all(together.works, patience)
         while going := [work for work in together.works if not work.done]:
             site: Site = going[0].at
             if strange.is_set():
@@ -230,9 +256,10 @@ def _together(
             site.place = next(places)
             if site.reached:
                 site.settle()
-            for work, (moments, _) in zip(here, brought, strict=True):
-                if not site.reached:  # as layer by layer
-                    site.normalize_by(moments)
+                together.resume_all(here, patience)
+                continue
+            for work, (moments, _) in zip(here, brought, strict=True):  # as layer by layer
+                site.normalize_by(moments)
                 together.resume(work, patience)
     return order, first_brought
 

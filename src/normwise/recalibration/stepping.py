@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +14,24 @@ class Place(NamedTuple):
 
     address: Hashable
     bytes: int
+
+
+class Parking(Protocol):
+    """Other memory than the device's, for what batches hold that wait.
+
+    Attributes:
+        bound: how many bytes may lie there at a time.
+    """
+
+    bound: float
+
+    def around(self, batch: Any) -> AbstractContextManager[Callable[[Iterable[Any]], AbstractContextManager[None]]]:
+        """Around the forward of a batch, in its thread.
+
+        Returns:
+            a context manager, which gives a function: of the arrays that others need during a wait, it makes the
+            context manager that has to be around the wait.
+        """
 
 
 class Stepping(Protocol):
@@ -33,6 +51,9 @@ class Stepping(Protocol):
 
     def bound(self) -> float:
         """How many bytes may be held at a time."""
+
+    def parking(self) -> Parking | None:
+        """Where batches that wait may lie beside the model's device; None where there is no such memory."""
 
     def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:
         """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""

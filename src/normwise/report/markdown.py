@@ -38,7 +38,7 @@ def claims(results: Sequence[Result]) -> str:
         "Each statement was measured over several seeds, its arms paired by seed, learning rates picked for each arm "
         "on validation images, and judged by a rule that was written down before the numbers were there. The rules, "
         "settings, references and what would refute each are on the experiments' pages; `normwise lab run` measures "
-        "all of it anew and draws the figures.",
+        "all of it again and draws the figures.",
         "\n".join(
             f"- **{amount}** {wording.SYMBOLS[verdict]} {verdict.value}" for verdict, amount in counts.items() if amount
         ),

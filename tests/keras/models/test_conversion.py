@@ -153,7 +153,7 @@ def test_an_activation_in_a_class_of_its_own_is_refused() -> None:
         to_keras(model)
     assert str(error.value) == (
         "Keras's layer has no activation, and nothing can be put behind layer 'own/bn', because Own is a class of its "
-        "own, whose call cannot be written anew: build the model with the activation behind the layer, or ship it by "
+        "own, whose call cannot be rewritten: build the model with the activation behind the layer, or ship it by "
         "model.export."
     )
 

@@ -212,7 +212,7 @@ def test_a_class_of_its_own_keeps_what_would_need_a_place() -> None:
     assert [*report.swapped] == ["own/plain"]
     assert type(model.plain) is Theirs
     assert report.skipped == {
-        "own/active": "Subclassed is a class of its own, whose call cannot be written anew: build the model with the "
+        "own/active": "Subclassed is a class of its own, whose call cannot be rewritten: build the model with the "
         "activation behind the layer, or ship it by model.export"
     }
     np.testing.assert_allclose(values(model(np.ones((2, 4), "float32"))), before, atol=1e-6)

@@ -189,7 +189,7 @@ def test_torchs_conversion_to_its_sync_batch_norm_is_refused(make: Callable[[int
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert str(error.value) == (
         "torch.nn.SyncBatchNorm.convert_sync_batchnorm would make a torch.nn.SyncBatchNorm of a frozen layer, "
-        f"FrozenBatchNorm2d({model[0].extra_repr()}), whose statistics would move again: build the model anew, of "
+        f"FrozenBatchNorm2d({model[0].extra_repr()}), whose statistics would move again: build the model again, of "
         "which it has converted a part by now, and use normwise.torch.convert_to_synchronized."
     )
 

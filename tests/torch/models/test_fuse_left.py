@@ -118,9 +118,9 @@ UNFOLLOWED: list[tuple[type[Around], str]] = [
     (WithArgument, "cannot be followed: its forward takes arguments of any number or by name only"),
     (Counting, "cannot be followed: its forward changes attributes of the module"),
     (Deciding, "cannot be followed: its forward depends on the data"),
-    (Grad, "cannot be written anew: its forward has a `with` statement, which a trace does not see"),
-    (Asking, "cannot be written anew: its forward calls `isinstance`, which a trace answers once"),
-    (Decorated, "cannot be written anew: its forward is decorated, or calls what is (Decorated.forward)"),
+    (Grad, "cannot be rewritten: its forward has a `with` statement, which a trace does not see"),
+    (Asking, "cannot be rewritten: its forward calls `isinstance`, which a trace answers once"),
+    (Decorated, "cannot be rewritten: its forward is decorated, or calls what is (Decorated.forward)"),
 ]
 
 

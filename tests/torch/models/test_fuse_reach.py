@@ -354,5 +354,5 @@ def test_a_question_about_something_else_is_left() -> None:
             return y if x.grad is None else torch.add(y, mask)  # type: ignore[arg-type]  # never None
 
     report = fuse(Strange())
-    assert report.left["norm"].startswith("the model (Strange) cannot be written anew: its forward asks what `")
+    assert report.left["norm"].startswith("the model (Strange) cannot be rewritten: its forward asks what `")
     assert report.fused == {}

@@ -57,6 +57,11 @@ class OnTop(nn.BatchNorm2d):
         return F.leaky_relu(super().forward(input), 0.2)
 
 
+class ByName(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(input=super().forward(input))
+
+
 class Twice(OnTop):
     """A class above that one, which changes nothing of what it computes."""
 
@@ -91,10 +96,11 @@ KINDS: list[tuple[Callable[[], nn.BatchNorm2d], str]] = [
     (lambda: OnTop(3), "leaky_relu:0.2"),
     (lambda: Twice(3), "leaky_relu:0.2"),
     (lambda: Switched(3), "silu"),
+    (lambda: ByName(3), "relu"),
 ]
 
 
-NAMES = ["timm", "timm, silu", "timm, leaky", "on top", "twice", "switched"]
+NAMES = ["timm", "timm, silu", "timm, leaky", "on top", "twice", "switched", "by name"]
 
 
 def prepared(norm: nn.BatchNorm2d, *behind: nn.Module) -> nn.Sequential:
@@ -239,127 +245,6 @@ def test_a_conversion_that_would_lose_the_activation_is_refused() -> None:
     with pytest.raises(NormwiseError, match="1: it is a BatchNormAct, not exactly a BatchNorm1d, 2d or 3d"):
         nt.convert_to_synchronized(model)
     assert isinstance(model[1], BatchNormAct)
-
-
-class Scaled(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        return F.relu(super().forward(input * 2.0))
-
-
-class OtherEps(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        y = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, 1e-3)
-        return F.relu(y)
-
-
-class Both(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        y = super().forward(input)
-        return F.relu(y) + y
-
-
-class InTrainingOnly(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        y = super().forward(input)
-        return F.relu(y) if self.training else y
-
-
-class Counting(nn.BatchNorm2d):
-    calls = 0
-
-    def forward(self, input: Tensor) -> Tensor:
-        self.calls += 1
-        return super().forward(input)
-
-
-class Asking(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) if torch.is_grad_enabled() else input
-
-
-class Deciding(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) if input.sum() > 0 else input
-
-
-class Masked(nn.BatchNorm2d):
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
-        return super().forward(input if mask is None else input * mask)
-
-
-class Named(nn.BatchNorm2d):
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.activation = nn.ReLU()
-
-    def forward(self, input: Tensor) -> Any:
-        return self.activation(super().forward(input))
-
-
-class InTwoActs(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.tanh(F.relu(super().forward(input)))
-
-
-def hooked() -> nn.BatchNorm2d:
-    norm = BatchNormAct(3)
-    norm.act.register_forward_hook(lambda *_: None)
-    return norm
-
-
-def cumulative() -> nn.BatchNorm2d:
-    norm = BatchNormAct(3)
-    norm.momentum = None
-    return norm
-
-
-LEFT: list[tuple[Callable[[], nn.BatchNorm2d], str]] = [
-    (
-        lambda: OtherEps(3),
-        "it is a OtherEps, and its forward is not that of a BatchNorm2d with an activation behind it",
-    ),
-    (lambda: Both(3), "it is a Both, and its forward uses the output of the batch norm in more than one place"),
-    (
-        lambda: InTrainingOnly(3),
-        "it is a InTrainingOnly, and its forward does not do the same in training as in inference, or for every shape",
-    ),
-    (lambda: Counting(3), "it is a Counting, and its forward changes attributes of the layer"),
-    (lambda: Asking(3), "it is a Asking, and its forward calls `is_grad_enabled`, which a trace answers once"),
-    (lambda: Masked(3), "it is a Masked, and its forward takes more than its input"),
-    (lambda: Named(3), "it is a Named, and its forward may read activation, a name that normwise's layers use too"),
-    (
-        lambda: InTwoActs(3),
-        "it is a InTwoActs, and its forward calls tanh behind the batch norm, which normwise's layers do not do",
-    ),
-    (
-        lambda: BatchNormAct(3, drop=nn.Dropout(0.1)),
-        "it is a BatchNormAct, and its forward calls Dropout behind the batch norm, which normwise's layers do not do",
-    ),
-    (
-        lambda: BatchNormAct(3, nn.PReLU()),
-        "it is a BatchNormAct, and its forward calls PReLU behind the batch norm, which normwise's layers do not do",
-    ),
-    (hooked, "it is a BatchNormAct, and its forward calls act, which has hooks"),
-]
-
-
-@pytest.mark.parametrize(("make", "why"), LEFT, ids=[f"{n} {why[8:20]}" for n, (_, why) in enumerate(LEFT)])
-def test_a_forward_that_does_something_else_is_left(make: Callable[[], nn.BatchNorm2d], why: str) -> None:
-    model = nn.Sequential(make(), nn.ReLU())
-    kind, attributes = type(model[0]), dict(vars(model[0]))
-    report = fuse(model)
-    assert (report.fused, report.swapped, report.left) == ({}, {}, {"0": why})
-    assert type(model[0]) is kind
-    assert vars(model[0]) == attributes
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: Deciding(3), lambda: Scaled(3), cumulative], ids=["deciding", "scaled", "cumulative"]
-)
-def test_a_forward_that_cannot_be_traced_is_left(make: Callable[[], nn.BatchNorm2d]) -> None:
-    norm = make()
-    (why,) = fuse(nn.Sequential(norm)).left.values()
-    assert why.startswith(f"it is a {type(norm).__name__}, and its forward cannot be traced (")
 
 
 def test_an_error_leaves_the_layers_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,7 +300,7 @@ def test_pytorchs_conversion_is_refused_where_it_would_lose_something(name: str)
         nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), layer))
     assert str(caught.value) == (
         "torch.nn.SyncBatchNorm.convert_sync_batchnorm would make a torch.nn.SyncBatchNorm of "
-        f"{type(layer).__name__}({layer.extra_repr()}), without {lost}: build the model anew, of which it has "
+        f"{type(layer).__name__}({layer.extra_repr()}), without {lost}: build the model again, of which it has "
         "converted a part by now, and use normwise.torch.convert_to_synchronized."
     )
 

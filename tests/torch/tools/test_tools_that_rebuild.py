@@ -1,4 +1,4 @@
-"""Tools of PyTorch's that build batch norms anew: the same answers, or a refusal; never an activation that is gone."""
+"""Tools of PyTorch's that build batch norms again: the same answers, or a refusal; never an activation that is gone."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_the_quantized_layer_refuses_to_be_made_of_an_activation(layer: Any, met
         getattr(quantized, method)(layer, *arguments)
     assert str(caught.value) == (
         f"{method} of torch.ao.nn.quantized's batch norms would lose the activation of {called(layer)}"
-        f"({layer.extra_repr()}): build the model anew, of which it has converted a part by now, with the activation "
+        f"({layer.extra_repr()}): build the model again, of which it has converted a part by now, with the activation "
         "behind the layer and not in it."
     )
 
@@ -213,7 +213,7 @@ def test_to_mkldnn_refuses_an_activation(layer: Any) -> None:
         to_mkldnn(model)
     assert str(caught.value) == (
         f"torch.utils.mkldnn.to_mkldnn would lose the activation of {called(layer)}({model[1].extra_repr()}): build "
-        "the model anew, of which it has converted a part by now, with the activation behind the layer and not in it."
+        "the model again, of which it has converted a part by now, with the activation behind the layer and not in it."
     )
 
 

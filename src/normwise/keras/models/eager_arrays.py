@@ -51,6 +51,9 @@ class EagerArrays:
         """How many bytes may be held at a time."""
         return bytes_for(self._memory, self.free())
 
+    def parking(self) -> None:
+        """Neither JAX nor TensorFlow lets an array's memory go while somebody holds the array."""
+
     def held(self, batch: Any) -> Any:
         """Inside, a function says how many bytes of what was made since are alive; those of a batch left out."""
         raise NotImplementedError

@@ -13,7 +13,7 @@ from keras.src.backend.common.global_state import GLOBAL_STATE_TRACKER  # of eac
 from normwise.keras.models.eager_arrays import EagerArrays, arrays_of
 from normwise.keras.models.keras_model import KerasModel
 from normwise.keras.models.transaction import RandomState
-from normwise.recalibration.stepping import Place, Stepping
+from normwise.recalibration.stepping import Parking, Place, Stepping
 from normwise.side_by_side import EnterState
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class KerasStepping:
     def bound(self) -> float:
         """How many bytes may be held at a time."""
         return self._arrays.bound()
+
+    def parking(self) -> Parking | None:
+        """Where batches that wait may lie beside the model's device; None where there is no such memory."""
+        return self._arrays.parking()
 
     def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:
         """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""

@@ -188,7 +188,7 @@ def why_not(model: Any) -> str | None:
     if type(model) is keras.Sequential:
         return None
     if not isinstance(model, Functional):
-        return f"{type(model).__name__} is a class of its own, whose call cannot be written anew"
+        return f"{type(model).__name__} is a class of its own, whose call cannot be rewritten"
     plain = type(model) is Functional or type(model) is keras.Model
     if not plain or not functional_like_constructor(type(model)):
         return f"{type(model).__name__} is a class of its own, which would be lost"

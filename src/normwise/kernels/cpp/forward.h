@@ -160,6 +160,7 @@ struct ForwardPlan {
         for (int64_t unit = begin; unit < end; ++unit) {
           const int64_t first = unit * task.share;
           normalizer.settle_channels(first, task.share, gather_channel(first, 0, n));
+          if (!task.y) continue;
           for (int64_t channel = first; channel < first + task.share; ++channel) normalize_channel(channel);
         }
         if (kStream) drain();
@@ -178,6 +179,7 @@ struct ForwardPlan {
         for (int64_t i = 0; i < n; ++i) all_runs.merge(of_run[i * c + channel]);
       normalizer.settle_channels(channel, 1, all_runs);
     }
+    if (!task.y) return;
     in_parallel(threads, n * c, serial, [&](int64_t begin, int64_t end) {
       normalize_runs(begin, end);
       if (kStream) drain();
@@ -239,6 +241,7 @@ struct ForwardPlan {
         for (int64_t block = 0; block < blocks; ++block) all_blocks.merge(of_block[block * c + channel]);
       normalizer.settle_channels(channel, 1, all_blocks);
     }
+    if (!task.y) return;
     in_parallel(threads, blocks, serial, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
         normalize_rows(block * rows / blocks, (block + 1) * rows / blocks);
@@ -250,7 +253,7 @@ struct ForwardPlan {
 template <class T>
 void forward_of(const Forward& task, const Threads& threads) {
   const Shape& shape = task.shape;
-  const bool stream = shape.elements() * static_cast<int64_t>(sizeof(T)) >= kStreamed &&
+  const bool stream = task.y && shape.elements() * static_cast<int64_t>(sizeof(T)) >= kStreamed &&
                       aligned(static_cast<const T*>(task.y), shape.run_length());
   const auto go = [&](auto plan) { shape.channels_last ? plan.channels_last() : plan.channels_first(); };
   stream ? go(ForwardPlan<T, true>{task, threads}) : go(ForwardPlan<T, false>{task, threads});

@@ -30,7 +30,7 @@ struct Forward {
   Shape shape;
   const void *x, *residual;    // residual may be null
   const uint8_t* mask;         // n * s values of 0 or 1, or null: what counts, and is not blanked
-  void* y;
+  void* y;                     // may be null: only gather
   uint8_t* bits;              // one per element for the slope of the activation, or null
   const double *scale, *shift; // c values each, or null
   double *mean, *var;          // c values each: written when by_batch, else read

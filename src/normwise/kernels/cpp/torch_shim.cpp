@@ -182,7 +182,8 @@ Tensor over_samples(const Tensor& each, int64_t channels) {
   return sums;
 }
 
-// Statistics given: normalize by them. Not given: by the batch's own, which are returned.
+// Statistics given: normalize by them. Not given: by the batch's own, which are returned. Where eps is infinite, nothing
+// of x would be left in the output: it is empty then, and x is only gathered.
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
     Tensor x, MaybeTensor residual, MaybeTensor mask, MaybeTensor scale, MaybeTensor shift, MaybeTensor mean,
     MaybeTensor var, double eps, int64_t activation, bool keep_bits, int64_t groups) {
@@ -190,7 +191,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   const Shape shape = groups ? shape_of_groups(x, groups) : shape_of(x);
   const int64_t channels = x.size(1), times = groups ? x.size(0) : 1;
   const bool by_batch = !mean;
-  Tensor y = output_like(x);
+  const bool only_gather = by_batch && !keep_bits && std::isinf(eps);
+  Tensor y = only_gather ? torch::stable::new_empty(x, {0}) : output_like(x);
   const std::vector<double> scales = doubles(scale, channels, "weight", times),
                             shifts = doubles(shift, channels, "bias", times);
   std::vector<double> means = doubles(mean, shape.c, "mean"), vars = doubles(var, shape.c, "var");
@@ -204,7 +206,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   task.shape = shape;
   task.x = x.const_data_ptr();
   task.residual = added ? added->const_data_ptr() : nullptr;
-  task.y = y.mutable_data_ptr();
+  task.y = only_gather ? nullptr : y.mutable_data_ptr();
   task.bits = keep_bits ? static_cast<uint8_t*>(bits.mutable_data_ptr()) : nullptr;
   task.scale = pointer(scales);
   task.shift = pointer(shifts);

@@ -22,7 +22,8 @@ from normwise.errors import NormwiseError
 CONVERSION: CodeType = nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__  # type: ignore[attr-defined]  # a method
 _UNFUSED = "build the layer without activation= and put the activation behind it, or leave it unfused."
 _HALF_DONE = (
-    "build the model anew, of which it has converted a part by now, with the activation behind the layer and not in it."
+    "build the model again, of which it has converted a part by now, with the activation behind the layer and not in "
+    "it."
 )
 # Where the code of a tool is: what it is called, and what to do instead.
 _TOOLS = {
@@ -58,14 +59,14 @@ class QConfig:
             if lost:
                 raise NormwiseError(
                     "torch.nn.SyncBatchNorm.convert_sync_batchnorm would make a torch.nn.SyncBatchNorm of "
-                    f"{type(layer).__name__}({layer.extra_repr()}), without {', '.join(lost)}: build the model anew, "
+                    f"{type(layer).__name__}({layer.extra_repr()}), without {', '.join(lost)}: build the model again, "
                     "of which it has converted a part by now, and use normwise.torch.convert_to_synchronized."
                 )
         raise AttributeError(f"{owner.__name__!r} object has no attribute 'qconfig'")
 
 
 def check_fusion(layer: Any) -> None:
-    """Refuse if what asked the caller for an attribute would build the layer anew and lose its activation.
+    """Refuse if what asked the caller for an attribute would build the layer again and lose its activation.
 
     Raises:
         NormwiseError: says so.

@@ -31,7 +31,7 @@ class _QConfig:
             raise NormwiseError(
                 "torch.nn.SyncBatchNorm.convert_sync_batchnorm would make a torch.nn.SyncBatchNorm of a frozen layer, "
                 f"{type(layer).__name__}({layer.extra_repr()}), whose statistics would move again: build the model "
-                "anew, of which it has converted a part by now, and use normwise.torch.convert_to_synchronized."
+                "again, of which it has converted a part by now, and use normwise.torch.convert_to_synchronized."
             )
         raise AttributeError(f"{owner.__name__!r} object has no attribute 'qconfig'")
 

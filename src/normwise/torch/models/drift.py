@@ -99,6 +99,6 @@ def _keeps_channels(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and not isinstance(module, Whitening) and module.running_mean is not None
 
 
-def _array(tensor: Tensor) -> F64:
-    found: F64 = tensor.cpu().double().numpy()
+def _array(array: Any) -> F64:
+    found: F64 = torch.as_tensor(array).cpu().double().numpy()
     return found

@@ -74,7 +74,7 @@ class Places:
         if isinstance(owner, GraphModule):
             return f"{self.title(owner)}, a torch.fx.GraphModule, has a forward that changes with its graph"
         why = hidden_path(owner, guarded=True)
-        return None if why is None else f"{self.title(owner)} cannot be written anew: its forward {why}"
+        return None if why is None else f"{self.title(owner)} cannot be rewritten: its forward {why}"
 
     def title(self, module: nn.Module) -> str:
         """What the reports call the module."""

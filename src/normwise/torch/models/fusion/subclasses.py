@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,14 +104,23 @@ def _inside(norm: nn.Module, base: type[nn.Module]) -> Inside:
 def _behind(norm: nn.Module, base: type[nn.Module], rank: int, training: bool) -> tuple[str | None, tuple[str, ...]]:
     """The activation behind the batch norm, and the names of the children that are called."""
     theirs, plain = _graph(norm, type(norm), rank, training), _graph(norm, base, rank, training)
-    steps, expected = _steps(theirs), _steps(plain)
-    if [_told(node) for node in steps[: len(expected)]] != [_told(node) for node in expected]:
+    steps, expected, modules = _steps(theirs), _steps(plain), dict(norm.named_modules())
+    told = [_told(node) for node in expected]
+    if [_told(node) for node in steps[: len(expected)]] != told:
+        if (before := _in_front(steps, told)) is not None:
+            raise CannotFollow(
+                f"calls {_name(before, modules)} in front of the batch norm, which normwise's layers do not do"
+            )
         raise CannotFollow(f"is not that of a {base.__name__} with an activation behind it")
-    last, modules = steps[len(expected) - 1], dict(norm.named_modules())
+    if sum(node.target is F.batch_norm for node in steps) > 1:
+        raise CannotFollow("calls the batch norm more than once")
+    last = steps[len(expected) - 1]
     activation: str | None = None
     names: list[str] = []
     for node in steps[len(expected) :]:
-        if node.args[:1] != (last,) or [*last.users] != [node]:
+        if last not in node.all_input_nodes:
+            raise CannotFollow(f"calls {_name(node, modules)} on something else than the output of the batch norm")
+        if len(last.users) > 1:
             raise CannotFollow("uses the output of the batch norm in more than one place")
         if node.op == "call_module":
             names.append(str(node.target))
@@ -120,10 +130,9 @@ def _behind(norm: nn.Module, base: type[nn.Module], rank: int, training: bool) -
             if type(child) is nn.Identity and len(node.args) == 1 and not node.kwargs:
                 last = node
                 continue
-        found = activation_at(node, modules)
+        found = activation_at(node, modules) if node.args[:1] == (last,) else None
         if found is None or activation is not None:
-            what = type(modules[names[-1]]).__name__ if node.op == "call_module" else _name(node)
-            raise CannotFollow(f"calls {what} behind the batch norm, which normwise's layers do not do")
+            raise CannotFollow(f"calls {_name(node, modules)} behind the batch norm, which normwise's layers do not do")
         activation, last = found, node
     (returned,) = theirs.output_node().args
     if returned is not last:
@@ -132,7 +141,7 @@ def _behind(norm: nn.Module, base: type[nn.Module], rank: int, training: bool) -
 
 
 class _Ranked(Proxy):
-    """An input whose number of axes is known."""
+    """A value whose number of axes is known: an input's, which no step that is accepted changes."""
 
     def dim(self) -> int:
         return int(self.tracer.rank)  # type: ignore[attr-defined]  # ours
@@ -152,7 +161,7 @@ class _OfOneLayer(Tracer):
         return True
 
     def proxy(self, node: Node) -> Proxy:
-        return _Ranked(node, self) if node.op == "placeholder" else Proxy(node, self)
+        return _Ranked(node, self)
 
 
 def _graph(norm: nn.Module, kind: type[nn.Module], rank: int, training: bool) -> Graph:
@@ -166,6 +175,9 @@ def _graph(norm: nn.Module, kind: type[nn.Module], rank: int, training: bool) ->
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise CannotFollow(f"cannot be traced ({type(error).__name__}: {first})") from error
+    for node in graph.nodes:
+        if node.op == "call_function" and not node.args and "input" in node.kwargs and node.target is not F.batch_norm:
+            node.args, node.kwargs = (node.kwargs["input"],), {k: v for k, v in node.kwargs.items() if k != "input"}
     after = vars(twin)
     if after.keys() != before.keys() or any(_differ(after[name], value) for name, value in before.items()):
         raise CannotFollow("changes attributes of the layer")
@@ -201,5 +213,15 @@ def _value(value: Any) -> object:
     return "step", _steps(value.graph).index(value)
 
 
-def _name(node: Node) -> str:
+def _in_front(steps: list[Node], told: list[tuple[object, ...]]) -> Node | None:
+    """What is called before the first batch norm and is no part of it, if there is such a call."""
+    for place, node in enumerate(steps):
+        if node.target is F.batch_norm:
+            return next((each for each in steps[:place] if _told(each) not in told), None)
+    return None
+
+
+def _name(node: Node, modules: Mapping[str, nn.Module]) -> str:
+    if node.op == "call_module":
+        return type(modules[str(node.target)]).__name__
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))

@@ -202,7 +202,7 @@ class Survey:
         if isinstance(owner, GraphModule):
             return f"{self._title(owner)}, a torch.fx.GraphModule, has a forward that changes with its graph"
         why = self._hidden_path(owner)
-        return None if why is None else f"{self._title(owner)} cannot be written anew: its forward {why}"
+        return None if why is None else f"{self._title(owner)} cannot be rewritten: its forward {why}"
 
     def settings_of(self, owner: nn.Module) -> Settings:
         """The plain values that the forward of this module was followed with."""

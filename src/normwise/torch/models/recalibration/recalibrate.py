@@ -86,9 +86,11 @@ def recalibrate(
             them call this, and each gets the statistics of all data. False: this process alone. Or a process group.
         memory: how much the batches may hold that go through the model side by side, in step at its layers, which
             takes one forward for each, and two more of the first: bytes; up to 1, a share of what is free on the
-            model's device; None for a quarter of that. Where they need more, and in the cases that the report names,
-            the layers are done one by one, which takes half as many forwards as there are layers and holds one batch;
-            the statistics are the same. 0 to do so at once.
+            model's device; None for a quarter of that. Where they need more and the device has memory of its own
+            (CUDA, XPU), what waiting batches hold lies in the host's meanwhile, in up to a quarter of what is free
+            there; a forward that keeps the address of a tensor over a batch norm, by DLPack for one, needs 0 then.
+            Beyond that, and in the cases that the report names, the layers are done one by one, which takes half as
+            many forwards as there are layers and holds one batch; the statistics are the same. 0 to do so at once.
 
     Returns:
         which layers were recalibrated and how far they moved, which were skipped and why, which no batch reached.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode  # PyTorch's documented way to see every operation
+from torch.utils._python_dispatch import (  # PyTorch's documented way to see every operation
+    TorchDispatchMode,
+    is_traceable_wrapper_subclass,
+)
 from torch.utils._pytree import tree_leaves
 
 from normwise.recalibration.memory import bytes_for, free_memory
 from normwise.recalibration.stepping import Place
 from normwise.side_by_side import EnterState
+from normwise.torch.models.recalibration import parking
+from normwise.torch.models.recalibration.storages import arrays_in, memory_of
 from normwise.torch.models.thread_state import state_of_this_thread, stays_behind
 
 MOST = 256
@@ -52,16 +57,25 @@ class Tensors:
         devices = {device for tensor in self._of_model() if (device := tensor.device).type != "meta"}
         return bytes_for(self._memory, min(_free(device) for device in devices or {torch.device("cpu")}))
 
+    def parking(self) -> parking.Parking | None:
+        """Where batches that wait may lie beside the model's device; None where that has the host's memory."""
+        tensors = [*self._of_model()]
+        if not any(tensor.device.type in parking.OWN_MEMORY for tensor in tensors):
+            return None
+        if any(is_traceable_wrapper_subclass(tensor) for tensor in tensors):
+            return None  # what is in such a tensor, operations do not show
+        return parking.Parking(tensors, bytes_for(None, free_memory()))
+
     @contextmanager
     def held(self, batch: Any) -> Iterator[Callable[[], int]]:
         """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""
-        in_batch = (item for item in _arrays_in(batch) if isinstance(item, Tensor))
+        in_batch = (item for item in arrays_in(batch) if isinstance(item, Tensor))
         with _Alive([*self._of_model(), *in_batch]) as alive:
             yield alive.bytes
 
     def places(self, batch: Any) -> Iterator[Place]:
         """Those of all tensors and arrays in a batch."""
-        for item in _arrays_in(batch):
+        for item in arrays_in(batch):
             if isinstance(item, np.ndarray):
                 if item.nbytes:
                     yield Place(("host", item.ctypes.data), item.nbytes)
@@ -78,7 +92,7 @@ class _Alive(TorchDispatchMode):
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
-        self._known = {weak.cdata for tensor in known if (weak := _memory_of(tensor)) is not None}
+        self._known = {weak.cdata for tensor in known if (weak := memory_of(tensor)) is not None}
         self._made: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(
@@ -86,8 +100,8 @@ class _Alive(TorchDispatchMode):
     ) -> Any:
         _ = types
         result = function(*args, **(kwargs or {}))
-        for item in tree_leaves(result):
-            if isinstance(item, Tensor) and (weak := _memory_of(item)) is not None and weak.cdata not in self._known:
+        for item in (result,) if isinstance(result, Tensor) else tree_leaves(result):
+            if isinstance(item, Tensor) and (weak := memory_of(item)) is not None and weak.cdata not in self._known:
                 self._made[weak.cdata] = weak, item.untyped_storage().nbytes()
         return result
 
@@ -96,31 +110,6 @@ class _Alive(TorchDispatchMode):
         # A weak reference keeps the storage's identity, though not its memory, from being given to another.
         self._made = {key: held for key, held in self._made.items() if not held[0].expired()}
         return sum(size for _, size in self._made.values())
-
-
-def _memory_of(tensor: Tensor) -> StorageWeakRef | None:
-    if tensor.layout is not torch.strided or tensor.is_meta or isinstance(tensor, nn.UninitializedParameter):
-        return None
-    try:
-        return StorageWeakRef(tensor.untyped_storage())
-    except (NotImplementedError, RuntimeError):  # tensors of other kinds have none
-        return None
-
-
-def _arrays_in(batch: Any) -> Iterator[Any]:
-    """Every tensor and array, in what a batch may be, at any depth."""
-    if isinstance(batch, Tensor | np.ndarray):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for item in batch.values():
-            yield from _arrays_in(item)
-    elif isinstance(batch, tuple | list):
-        for item in batch:
-            yield from _arrays_in(item)
-    elif not isinstance(batch, str | bytes) and hasattr(batch, "__dict__"):  # packed sequences, graphs
-        for item in vars(batch).values():
-            if isinstance(item, Tensor | np.ndarray):
-                yield item
 
 
 def _free(device: torch.device) -> float:

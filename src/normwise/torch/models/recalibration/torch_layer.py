@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.errors import NormwiseError
 from normwise.estimators import RunningStatistics
 from normwise.moments import Moments
-from normwise.recalibration.layer import Hear
+from normwise.recalibration.layer import Array, Hear
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.recalibration.site_statistics import statistics_of
 from normwise.torch.models.transaction import write
@@ -51,12 +51,12 @@ class TorchLayer:
         """Those of a layer that has seen nothing."""
         return self._statistics.fresh(self.device)
 
-    def write(self, mean: Tensor, var: Tensor) -> None:
+    def write(self, mean: Array, var: Array) -> None:
         """Put these in the place of the running statistics."""
         for buffer, value in self._for_buffers(mean, var):
             write(buffer, value)
 
-    def writes(self, mean: Tensor, var: Tensor) -> list[Callable[[], None]]:
+    def writes(self, mean: Array, var: Array) -> list[Callable[[], None]]:
         """Functions that write these into the buffers.
 
         Raises:
@@ -74,15 +74,17 @@ class TorchLayer:
     def counter_writes(self, statistics: RunningStatistics) -> list[Callable[[], None]]:
         """Functions that write ``num_batches_tracked``, and ``running_count`` where the layer has it."""
         found: list[Callable[[], None]] = []
-        for counter, number in (("num_batches_tracked", statistics.updates), ("running_count", statistics.count)):
-            buffer = getattr(self.norm, counter, None)
+        for counter, array in (("num_batches_tracked", statistics.updates), ("running_count", statistics.count)):
+            buffer, number = getattr(self.norm, counter, None), self._tensor(array)
             if isinstance(buffer, Tensor):
                 found.append(partial(write, buffer, number if buffer.dim() else number.max()))
         return found
 
-    def moved(self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
+    def moved(self, before: tuple[Array, Array], after: tuple[Array, Array]) -> Tensor:
         """The distance of statistics from those before, in standard deviations of those after."""
-        return self._statistics.moved(before, after, self.eps)
+        (mean, var), (new_mean, new_var) = before, after
+        of = self._tensor
+        return self._statistics.moved((of(mean), of(var)), (of(new_mean), of(new_var)), self.eps)
 
     def restorer(self) -> Callable[[], None]:
         """A function that gives the layer the mean and variance that it has now, wherever it is by then."""
@@ -116,5 +118,9 @@ class TorchLayer:
         mask = named.get("mask") if isinstance(self.norm, TrackedBatchNorm) else None
         return self._statistics.moments(x, mask if isinstance(mask, Tensor) else None, self.device)
 
-    def _for_buffers(self, mean: Tensor, var: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self._statistics.buffers, self._statistics.for_buffers(mean, var), strict=True))
+    def _for_buffers(self, mean: Array, var: Array) -> list[tuple[Tensor, Tensor]]:
+        values = self._statistics.for_buffers(self._tensor(mean), self._tensor(var))
+        return list(zip(self._statistics.buffers, values, strict=True))
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.as_tensor(array, device=self.device)

@@ -80,13 +80,15 @@ class TorchModel:
         parts = self._ranks.exchange(gather)
         for place, site in enumerate(gathering):
             everyones = _joined(site, [gathered[place] for _, gathered in parts])
-            site.take_over(_on(site.samples.device, everyones))
+            site.take_over(_on(torch.as_tensor(site.samples).device, everyones))
         return [done for done, _ in parts]
 
 
 def _on(device: torch.device, gathered: Gathered) -> Gathered:
-    statistics = RunningStatistics(*(part.to(device) for part in vars(gathered.statistics).values()))
-    return gathered._replace(statistics=statistics, samples=gathered.samples.to(device))
+    statistics = RunningStatistics(
+        *(torch.as_tensor(part, device=device) for part in vars(gathered.statistics).values())
+    )
+    return gathered._replace(statistics=statistics, samples=torch.as_tensor(gathered.samples, device=device))
 
 
 def _joined(site: Site, parts: Sequence[Gathered]) -> Gathered:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
+import torch
 from torch import Tensor, nn
 
+from normwise.torch.models.recalibration.parking import Parking
 from normwise.torch.models.recalibration.tensors import Tensors
 from normwise.torch.models.recalibration.torch_model import TorchModel
 from normwise.torch.models.transaction import RandomState
@@ -25,11 +27,16 @@ class TorchStepping(Tensors):
             return (*model.parameters(), *model.buffers())
 
         super().__init__(tensors, memory)
-        self._tensors, self._network = tensors, network
+        self._model, self._tensors, self._network = model, tensors, network
 
     def why_not(self) -> str:
         """Several processes settle every layer together; other state of this thread may stay behind."""
         return self._network.why_not_in_step() or super().why_not()
+
+    def parking(self) -> Parking | None:
+        """None too where a part of the model is code of torch.jit's, of which a fused kernel shows no operations."""
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in self._model.modules())
+        return None if scripted else super().parking()
 
     def random_state(self) -> Hashable:
         """Of torch's, NumPy's and Python's generators."""
