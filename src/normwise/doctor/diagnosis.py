@@ -45,9 +45,10 @@ class Diagnosis:
     def verdict(self) -> str:
         """One line."""
         norms, samples = len(self.facts.layers), self.facts.samples
-        seen = f"{norms} normalization layer{'s' * (norms != 1)}, {samples} samples"
-        if not norms:
-            return f"nothing to examine: the model has no batch norm that runs as a layer ({samples} samples)"
+        none = "no batch norm that runs as a layer"
+        seen = f"{f'{norms} normalization layer' + 's' * (norms > 1) if norms else none}, {samples} samples"
+        if not norms and not self.findings and not self.facts.gradients and self.facts.source is None:
+            return f"nothing to examine: the model has {none} ({samples} samples)"
         counts = [(severity, sum(finding.severity is severity for finding in self.findings)) for severity in Severity]
         words = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts if number)
         return f"{words or 'healthy: nothing found'} ({seen})"
