@@ -16,6 +16,8 @@ from torch import nn
 
 from normwise.cli import main
 from normwise.doctor.check import left, names, remedy
+from normwise.doctor.json_schema import schema
+from tests.doctor.test_json_schema import troubles
 
 NETS = """
 import torch
@@ -118,6 +120,7 @@ def test_weights_and_data_are_read_as_by_the_other_commands(run: object, tmp_pat
 def test_json_holds_the_findings(run: object) -> None:
     result: Result = run("doctor", "nets.py:stale", "--data", "nets.py:data", "--json")  # type: ignore[operator]  # as above
     found = json.loads(result.stdout)
+    assert troubles(found, schema()) == []
     assert [each["check"] for each in found["findings"]] == ["stale_running_statistics"]
     assert found["findings"][0]["layers"] == ["1"]
 

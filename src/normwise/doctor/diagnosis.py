@@ -9,11 +9,9 @@ from importlib import import_module
 from typing import Any
 
 from normwise.doctor.finding import Finding, Severity, Skipped
+from normwise.doctor.json_schema import VERSION
 from normwise.facts import ModelFacts
 from normwise.recalibration.report import finite
-
-SCHEMA = 1
-"""The version of the JSON that ``to_json`` writes."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,12 @@ class Diagnosis:
         return html
 
     def to_json(self) -> str:
-        """The findings as JSON; what is no finite number is null there."""
+        """The findings as JSON; what is no finite number is null there.
+
+        Its keys, and what may change between releases: docs/diagnosis_json.md.
+        """
         found: dict[str, Any] = {
-            "schema": SCHEMA,
+            "schema": VERSION,
             "verdict": self.verdict(),
             "healthy": self.healthy,
             "findings": [asdict(finding) for finding in self.findings],
