@@ -140,6 +140,17 @@ def test_the_text_has_the_verdict_the_findings_and_what_was_not_checked() -> Non
     assert "remedy: normwise.recalibrate(model, batches, layers=['bn'])" in text
 
 
+@pytest.mark.parametrize("name", ["inverted_momentum", "zero_momentum", "batch_dependent_output"])
+def test_a_remedy_of_several_lines_can_be_pasted_as_it_is_printed(name: str) -> None:
+    diagnosis = diagnosed(load(name).sick())
+    remedy = diagnosis.findings[0].remedy
+    assert "\n" in remedy
+    out = io.StringIO()
+    diagnosis_text.show(diagnosis, Console(file=out, width=60))
+    for text in (out.getvalue(), str(diagnosis)):
+        assert f" remedy:\n{remedy}\n" in text
+
+
 def test_the_json_is_the_same_as_the_page_says() -> None:
     diagnosis = diagnosed(load("non_finite_statistics").sick())
     found = json.loads(diagnosis.to_json())

@@ -62,7 +62,8 @@ class Diagnosis:
             if finding.cost is not None:
                 lines.append(f"           cost: {finding.cost}")
             if finding.remedy:
-                lines.append("           remedy: " + finding.remedy.replace("\n", "\n" + 19 * " "))
+                begin = "\n" if "\n" in finding.remedy else " "  # several lines begin at the left: an indent is no Python
+                lines.append(f"           remedy:{begin}{finding.remedy}")
         lines += [f"  skipped  {each.check}: {each.reason}" for each in self.skipped]
         return "\n".join(lines)
 
