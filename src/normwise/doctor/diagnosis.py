@@ -62,7 +62,9 @@ class Diagnosis:
             if finding.cost is not None:
                 lines.append(f"           cost: {finding.cost}")
             if finding.remedy:
-                begin = "\n" if "\n" in finding.remedy else " "  # several lines begin at the left: an indent is no Python
+                begin = (
+                    "\n" if "\n" in finding.remedy else " "
+                )  # several lines begin at the left: an indent is no Python
                 lines.append(f"           remedy:{begin}{finding.remedy}")
         lines += [f"  skipped  {each.check}: {each.reason}" for each in self.skipped]
         return "\n".join(lines)
