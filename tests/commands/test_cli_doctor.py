@@ -189,6 +189,18 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             "examine, for source_model, needs a model with values, and '0.weight' is on the meta device: load its "
             "weights first.",
         ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--source", "damaged.keras"),
+            2,
+            "models are of one framework, received 'damaged.keras' with nets.py:healthy: name two functions that "
+            "return PyTorch models, or two .keras files.",
+        ),
+        (
+            ("damaged.keras", "--data", "wrong.npz", "--source", "nets.py:healthy"),
+            2,
+            "models are of one framework, received 'nets.py:healthy' with damaged.keras: name two functions that "
+            "return PyTorch models, or two .keras files.",
+        ),
         (("nets.py:number", "--data", "nets.py:data"), 2, "nets.py:number must return a torch.nn.Module, received int"),
         (("nets.py:fails", "--data", "nets.py:data"), 2, "nets.py:fails() failed: ValueError in line "),
         (
