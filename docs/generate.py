@@ -7,6 +7,7 @@ so this needs none of the extras.
 """
 
 import ast
+import json
 import re
 import sys
 import textwrap
@@ -54,6 +55,7 @@ def pages(root: Path) -> dict[Path, str]:
         wanted |= layer_pages(root, room)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
+        wanted |= diagnosis_pages()
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
     return wanted
@@ -234,6 +236,39 @@ def command_line_page() -> str:
     table += "\n## Operations that are no commands\n\n"
     table += "".join(f"* `{name}`: {why}\n" for name, why in NO_COMMANDS.items())
     return f"{notice}# Command line\n{table}" + "".join(command_sections(main, "normwise", None))
+
+
+def diagnosis_pages() -> dict[Path, str]:
+    """The JSON of the doctor: the schema for programs, and the page for people."""
+    from normwise.doctor import json_schema
+
+    schema = json_schema.schema()
+    notice = NOTICE.format(source="src/normwise/doctor/json_schema.py")
+    rows = "".join(f"| `{path}` | {kind} | {meaning} |\n" for path, kind, meaning in json_schema.rows(schema))
+    first = (
+        f"`normwise doctor ... --json` and `Diagnosis.to_json()` write one object, version {json_schema.VERSION} of "
+        "[this JSON Schema](diagnosis.schema.json). All keys are there in every diagnosis. The exit code of the "
+        "command is "
+        "1 where a finding is an error, and 0 otherwise; where it could not examine the model it is 2, with one "
+        "sentence "
+        "on standard error and nothing on standard output."
+    )
+    page = (
+        f"{notice}# The doctor's JSON\n\n{textwrap.fill(first, 120)}\n\n"
+        f"| key | type | meaning |\n|---|---|---|\n{rows}\n## What may change\n\n"
+        + "".join(f"* {textwrap.fill(line, 118, subsequent_indent='  ')}\n" for line in json_schema.STAYS)
+        + "\n## In a program\n\n```python\nimport json\nimport subprocess\n\n"
+        'done = subprocess.run(["normwise", "doctor", "nets.py:net", "--data", "data.npz", "--json"], '
+        "capture_output=True)\nif done.returncode == 2:\n    raise SystemExit(done.stderr.decode())\n"
+        "diagnosis = json.loads(done.stdout)\n"
+        'assert diagnosis["schema"] == 1\n'
+        'for finding in diagnosis["findings"]:\n'
+        '    print(finding["severity"], finding["check"], finding["layers"])\n```\n'
+    )
+    return {
+        Path("docs/diagnosis_json.md"): page,
+        Path("docs/diagnosis.schema.json"): json.dumps(schema, indent=2) + "\n",
+    }
 
 
 def command_sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:

@@ -71,6 +71,10 @@ class StatisticsCaptured(NormwiseError, RuntimeError):
     """A layer in training mode was called where ``torch.func`` lets nothing change in place."""
 
 
+class CallFailed(NormwiseError, RuntimeError):
+    """What an operation was given (a model, batches, a loss) failed when it was called; ``__cause__`` is its error."""
+
+
 class NothingChanged(UserWarning):
     """An operation on a model found nothing that it may change; the message says why."""
 

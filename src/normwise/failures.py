@@ -13,6 +13,7 @@ LONG = 300
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_VALUES = re.compile(r"\[\[.*?\]\]+", re.DOTALL)  # of an array, which an error may print in full
 
 
 def sentence(error: BaseException) -> str:
@@ -44,8 +45,12 @@ def first_words(error: BaseException) -> str:
     Example:
         >>> first_words(ValueError("Exception encountered when calling Dense.call().\n\n\x1b[1mNo.\x1b[0m"))
         'No'
+        >>> first_words(ValueError("Invalid input [[0.1 0.2]\n [0.3 0.4]] of shape (2, 2)"))
+        'Invalid input [...] of shape (2, 2)'
     """
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
+    lines = [line.strip() for line in _VALUES.sub("[...]", _COLOURS.sub("", str(error))).splitlines()]
+    if lines and re.match(r"Caught \w+ in DataLoader worker", lines[0]):  # PyTorch sends the traceback as text
+        lines = lines[-1:]
     said = [line for line in lines if line and not line.startswith("Exception encountered when calling")]  # Keras
     first = (said or [line for line in lines if line] or [""])[0].rstrip(".: ")
     return first if len(first) <= LONG else f"{first[:LONG].rstrip()}..."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from torch import nn
 
 from normwise.cli import main
 from normwise.doctor.check import left, names, remedy
+from normwise.doctor.json_schema import schema
+from tests.doctor.test_json_schema import troubles
 
 NETS = """
 import torch
@@ -44,7 +49,29 @@ def raising():
 
 def empty():
     return []
+
+def narrow():
+    return [(torch.ones(4, 5), torch.zeros(4))]
+
+def whole():
+    return [torch.ones(4, 8, dtype=torch.int64)]
+
+def nans():
+    return [torch.full((4, 8), float("nan"))]
+
+def unloaded():
+    return healthy().to("meta")
+
+def number():
+    return 3
+
+def fails():
+    raise ValueError("no such thing")
 """
+TAKES = (
+    "give it tensors of the shape and dtype that it needs (its weights are float32), by other batches, or by "
+    "forward_fn of normwise.examine, a function of the model and a batch."
+)
 
 
 @pytest.fixture
@@ -93,6 +120,7 @@ def test_weights_and_data_are_read_as_by_the_other_commands(run: object, tmp_pat
 def test_json_holds_the_findings(run: object) -> None:
     result: Result = run("doctor", "nets.py:stale", "--data", "nets.py:data", "--json")  # type: ignore[operator]  # as above
     found = json.loads(result.stdout)
+    assert troubles(found, schema()) == []
     assert [each["check"] for each in found["findings"]] == ["stale_running_statistics"]
     assert found["findings"][0]["layers"] == ["1"]
 
@@ -122,14 +150,114 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
         (("nets.py:healthy", "--data", "nets.py:data", "--only", "stale"), 2, "unknown check 'stale'"),
         (("nets.py:healthy", "--data", "nets.py:data", "--batch-size", "4"), 2, "--batch-size is for an .npz"),
         (("nets.py:healthy",), 2, "--data"),
+        (
+            ("nets.py:healthy", "--data", "nets.py:narrow"),
+            2,
+            "normwise: nets.py:healthy on nets.py:narrow: examine could not run the model on batch 1, a tuple (a "
+            "float32 tensor of shape (4, 5), a float32 tensor of shape (4,)): RuntimeError in layer '0' (Linear): "
+            "mat1 and "
+            "mat2 shapes cannot be multiplied (4x5 and 8x16); of a batch that is a tuple, Sequential was given "
+            "(Tensor); " + TAKES,
+        ),
+        (
+            ("nets.py:healthy", "--data", "wrong.npz"),
+            2,
+            "normwise: nets.py:healthy on wrong.npz: examine could not run the model on batch 1, a float32 tensor of "
+            "shape (8, 3): RuntimeError in layer '0' (Linear): mat1 and mat2 shapes cannot be multiplied (8x3 and "
+            "8x16); " + TAKES,
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:whole"),
+            2,
+            "batch 1, an int64 tensor of shape (4, 8): RuntimeError in layer '0' (Linear): expected m1 and m2 to have "
+            "the same dtype, but got: long int != float; " + TAKES,
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:nans"),
+            2,
+            "normwise: examine received NaN or infinite values in batch 1, a float32 tensor of shape (4, 8), which "
+            "come into layer '1': leave such samples out, or replace the values.",
+        ),
+        (
+            ("nets.py:unloaded", "--data", "nets.py:data"),
+            2,
+            "examine needs a model with values, and '0.weight' is on the meta device: load its weights first.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--source", "nets.py:unloaded"),
+            2,
+            "examine, for source_model, needs a model with values, and '0.weight' is on the meta device: load its "
+            "weights first.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--source", "damaged.keras"),
+            2,
+            "models are of one framework, received 'damaged.keras' with nets.py:healthy: name two functions that "
+            "return PyTorch models, or two .keras files.",
+        ),
+        (
+            ("damaged.keras", "--data", "wrong.npz", "--source", "nets.py:healthy"),
+            2,
+            "models are of one framework, received 'nets.py:healthy' with damaged.keras: name two functions that "
+            "return PyTorch models, or two .keras files.",
+        ),
+        (("nets.py:number", "--data", "nets.py:data"), 2, "nets.py:number must return a torch.nn.Module, received int"),
+        (("nets.py:fails", "--data", "nets.py:data"), 2, "nets.py:fails() failed: ValueError in line "),
+        (
+            ("absent.py:net", "--data", "nets.py:data"),
+            2,
+            "there is no file 'absent.py': give the path of the file with",
+        ),
+        (("absent.keras", "--data", "wrong.npz"), 2, "there is no file 'absent.keras': give the path of the model."),
+        (
+            ("damaged.keras", "--data", "wrong.npz"),
+            2,
+            "'damaged.keras' is no .keras file, or a damaged one: write it with model.save().",
+        ),
+        (
+            ("nets.py:healthy", "--data", "damaged.npz"),
+            2,
+            "'damaged.npz' is no .npz file, or a damaged one: write it with numpy.savez.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--weights", "damaged.pt"),
+            2,
+            "'damaged.pt' is no .pt file, or a damaged one: write it again.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--weights", "absent.pt"),
+            2,
+            "there is no file 'absent.pt': give the path of the weights.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--allow", "wrong_axes"),
+            2,
+            "unknown check 'wrong_axes': did you mean 'wrong_axis'?",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence(run: object, words: tuple[str, ...], code: int, sentence: str) -> None:
     np.savez("wrong.npz", x=np.zeros((8, 3), "float32"))
+    for name in ("damaged.npz", "damaged.keras", "damaged.pt"):
+        Path(name).write_bytes(Path("wrong.npz").read_bytes()[:100])
     result: Result = run("doctor", *words)  # type: ignore[operator]  # as above
     assert result.exit_code == code, result.output
     assert sentence in result.stderr
+    assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("model", "code"), [("healthy", 0), ("stale", 1)])
+@pytest.mark.parametrize("json", ["", " --json"])
+def test_the_exit_code_is_the_answer_though_nobody_reads_the_text(
+    run: object, tmp_path: Path, model: str, code: int, json: str
+) -> None:
+    assert callable(run)  # it has written the models
+    line = f'("$PYTHON" -m normwise doctor nets.py:{model} --data nets.py:data{json}; echo $? > code) | true'
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, check=True
+    )
+    assert (done.stderr, (tmp_path / "code").read_text("utf-8").strip()) == (b"", str(code))
 
 
 @pytest.mark.parametrize("name", names())

@@ -14,7 +14,7 @@ def rows() -> list[str]:
 
 def test_every_script_with_a_text_is_on_the_page_and_the_other_way_round() -> None:
     texts = {path.stem for path in FOLDER.glob("*.txt")}
-    assert len(texts) == 10
+    assert len(texts) == 11
     assert {name for row in rows() for name in re.findall(r"\[(\w+)\.py\]", row)} == texts
 
 

@@ -78,6 +78,58 @@ def test_a_browser_shows_it_without_a_complaint_or_a_request(tmp_path: Path, wid
         assert [each for each in shown.requests if not each.startswith(("file:", "data:"))] == []
 
 
+LONG = "stage_4_of_an_encoder_that_was_made_from_a_configuration_file." * 3 + "norm"
+
+
+def many_layers(facts: ModelFacts) -> ModelFacts:
+    """Layers in turns with long and with hostile names, all of which are stale, and an unknown share of one."""
+    (layer,) = facts.layers
+    layers = tuple(replace(layer, name=f"{place}.{EVIL if place % 2 else LONG}") for place in range(12))
+    shares = {each.name: 0.1 for each in layers[1:]} | {layers[0].name: float("nan")}
+    return replace(facts, layers=layers, shares=shares)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_and_hostile_names_of_many_layers_leave_the_page_readable(tmp_path: Path, width: int) -> None:
+    path = tmp_path / "page.html"
+    diagnosis = diagnosed(many_layers(load("stale_running_statistics").sick()))
+    diagnosis_page.write(diagnosis, path, title=f"nets.py:{LONG}")
+    with Browser(find()) as browser:
+        shown = browser.open(path, width=width)
+        assert shown.ask("document.documentElement.scrollWidth <= innerWidth")
+        assert shown.ask("document.querySelectorAll('script, img').length") == 0
+        assert (shown.complaints, shown.requests) == ([], [path.as_uri()])
+        # a chip of the strip has one line, leads to the finding, and says the whole name
+        chips = "[...document.querySelectorAll('.strip li')]"
+        assert shown.ask(f"Math.max(...{chips}.map(chip => chip.getBoundingClientRect().height))") < 40
+        assert shown.ask(f"{chips}.filter(chip => document.querySelector(chip.querySelector('a').hash)).length") == 12
+        assert shown.ask(f"{chips}[2].title.startsWith('2.stage_4_of_an_encoder')")
+        # four layers are named at once, the others on a click, and all on paper
+        assert shown.ask("document.querySelector('details.where summary').textContent") == "and 8 more"
+        units = "[...document.querySelectorAll('td.unit')].some(cell => cell.checkVisibility())"
+        below = "[...document.querySelectorAll('.its-unit')].some(unit => unit.checkVisibility())"
+        assert (shown.ask(units), shown.ask(below)) == (width > 480, width <= 480)
+        closed = shown.ask("document.querySelector('details.where').getBoundingClientRect().height")
+        browser.call("Emulation.setEmulatedMedia", {"media": "print"}, session=shown._session)
+        assert shown.ask("document.querySelector('details.where').getBoundingClientRect().height") > 3 * closed
+
+
+def test_a_share_that_is_no_number_is_not_drawn_and_what_was_skipped_was_not_carried_out() -> None:
+    diagnosis = diagnosed(many_layers(load("stale_running_statistics").sick()))
+    page = diagnosis_page.render(diagnosis, title="net")
+    assert ">nan<" not in page
+    skipped = {each.check for each in diagnosis.skipped}
+    assert skipped
+    assert f"{len(names()) - len(skipped)} of {len(names())} checks were carried out on 256 samples" in page
+
+
+def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
+    first, second = diagnosis_plots.strip(load("stale_running_statistics").sick(), [])[0], LONG
+    assert (first.short, first.health, first.finding) == ("bn", "fine", 0)
+    assert diagnosis_plots.shortened(second, 28) == "stage_4_of_an…tion_file.norm"
+    assert len(diagnosis_plots.shortened(second, 28)) == 28
+
+
 def test_the_text_has_the_verdict_the_findings_and_what_was_not_checked() -> None:
     out = io.StringIO()
     diagnosis = diagnosed(load("never_updated_statistics").sick())
@@ -86,6 +138,17 @@ def test_the_text_has_the_verdict_the_findings_and_what_was_not_checked() -> Non
     assert text.startswith(diagnosis.verdict())
     assert "error never_updated_statistics: bn" in text
     assert "remedy: normwise.recalibrate(model, batches, layers=['bn'])" in text
+
+
+@pytest.mark.parametrize("name", ["inverted_momentum", "zero_momentum", "batch_dependent_output"])
+def test_a_remedy_of_several_lines_can_be_pasted_as_it_is_printed(name: str) -> None:
+    diagnosis = diagnosed(load(name).sick())
+    remedy = diagnosis.findings[0].remedy
+    assert "\n" in remedy
+    out = io.StringIO()
+    diagnosis_text.show(diagnosis, Console(file=out, width=60))
+    for text in (out.getvalue(), str(diagnosis)):
+        assert f" remedy:\n{remedy}\n" in text
 
 
 def test_the_json_is_the_same_as_the_page_says() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,11 @@ from normwise.commands import streams
 from normwise.commands.inputs import BATCHES, DATA, MODEL, WEIGHTS, Inputs, options
 from normwise.commands.program import WRONG, Command
 from normwise.commands.values import File, Name, Place, allowed
+from normwise.errors import CallFailed, NormwiseError
 from normwise.loading import attempt, check_place, check_suffix, check_target
+
+if TYPE_CHECKING:
+    from normwise.doctor.diagnosis import Diagnosis
 
 
 def _checks() -> list[str]:
@@ -86,22 +90,37 @@ def doctor(
 
         def work() -> Any:
             before = origin[0] if origin else None
-            return examine(network, data, source_model=before, only=only or None, allow=allow, at_most=batches)
+            try:
+                return examine(network, data, source_model=before, only=only or None, allow=allow, at_most=batches)
+            except CallFailed as error:
+                raise NormwiseError(f"{given.model} on {given.data}: {error}") from error
 
         diagnosis = attempt(work, f"{given.model} on {given.data}")
     if html is not None:
         from normwise.report import diagnosis_page
 
         diagnosis_page.write(diagnosis, html, title=given.model)
-    if as_json:
-        streams.print_json(diagnosis.to_json())
-    else:
-        from normwise.report import diagnosis_text
-
-        diagnosis_text.show(diagnosis)
-        if html is not None:
-            click.echo(f"The page: {html.resolve()}")
+    try:
+        if as_json:
+            streams.print_json(diagnosis.to_json())
+        else:
+            _print(diagnosis)
+            if html is not None:
+                click.echo(f"The page: {html.resolve()}")
+    except BrokenPipeError:  # whoever reads has seen enough, and the exit code is an answer too
+        streams.discard(sys.stdout)
     ctx.exit(1 if diagnosis.sick else 0)
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    from rich.console import Console
+
+    from normwise.report import diagnosis_text
+
+    console = Console(highlight=False)
+    with console.capture() as captured:  # printed by click: rich would end the program where a pipe is closed
+        diagnosis_text.show(diagnosis, console)
+    click.echo(captured.get(), nl=False, color=console.is_terminal and not console.no_color)
 
 
 @click.command(cls=Command, epilog="Example: normwise explain stale_running_statistics")

@@ -63,6 +63,8 @@ BATCHES: tuple[Option, ...] = (
     click.option("--device", metavar="NAME", help="Device, e.g. cuda. Default: where the model already is"),
 )
 
+_ALIKE = "name two functions that return PyTorch models, or two .keras files"
+
 
 def options(*every: Option) -> Option:
     """The options above a command, in their order."""
@@ -118,6 +120,9 @@ class Inputs:
             weights, _ = split_key(self.weights)
             allowed(lambda: check_suffix(weights, READABLE, "weights are"))
             check_file(weights, "the weights")
+        for place in others:
+            if place.endswith(".keras"):
+                raise click.UsageError(f"models are of one framework, received {place!r} with {self.model}: {_ALIKE}.")
         for place in (self.model, *others):
             check_source(place)
         if self.data is not None:
@@ -150,6 +155,9 @@ class Inputs:
         self._refuse_for_own_batches("--scale", given=self.scale is not None)
         from normwise.archives import check_keras
 
+        for place in others:
+            if not place.endswith(".keras"):
+                raise click.UsageError(f"models are of one framework, received {place!r} with {self.model}: {_ALIKE}.")
         for place in (self.model, *others):
             check_keras(Path(place))
         if self.data is not None:

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from normwise.doctor.finding import Finding, Severity, Skipped
 from normwise.doctor.not_in_keras import NOT_IN_KERAS
-from normwise.errors import UnknownName
+from normwise.errors import NormwiseError, UnknownName
 from normwise.facts import ModelFacts
 
 FOLDER = Path(__file__).parent / "checks"
@@ -99,8 +99,12 @@ def chosen(only: Iterable[str] | None, allow: Iterable[str] | None) -> list[str]
 
     Raises:
         UnknownName: one of them does not exist.
+        NormwiseError: they are no names.
     """
     only, allow = ([given] if isinstance(given, str) else given for given in (only, allow))
+    for what, given in (("only", only), ("allow", allow)):
+        if given is not None and not isinstance(given, Iterable):
+            raise NormwiseError(f"{what} takes names of checks, received {given!r}: pass a list of them.")
     allow = allow or ()
     for name in (*(only or ()), *allow):
         load(name)  # or it does not exist

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from normwise.doctor.finding import Cost
 from normwise.facts import ModelFacts
 
@@ -15,3 +19,16 @@ def cost_of(facts: ModelFacts) -> Cost | None:
         if now is not None and then is not None:
             return Cost(of, now, then)
     return None
+
+
+def without_what_is_no_number(facts: ModelFacts) -> ModelFacts:
+    """The facts without a loss or a metric that is NaN or infinite whatever the statistics are: it tells nothing."""
+    for of in ("loss", "metric"):
+        other = [getattr(each, of) for each in (facts.recalibrated, facts.by_batch) if each is not None]
+        if not other or any(value is None or np.isfinite(value) for value in other):
+            continue
+        nothing = {of: None, **({"losses": ()} if of == "loss" else {})}
+        states = ("stored", "recalibrated", "by_batch", "crossed")
+        known = {name: outcome for name in states if (outcome := getattr(facts, name)) is not None}
+        facts = replace(facts, **{name: replace(outcome, **nothing) for name, outcome in known.items()})
+    return facts

@@ -9,11 +9,9 @@ from importlib import import_module
 from typing import Any
 
 from normwise.doctor.finding import Finding, Severity, Skipped
+from normwise.doctor.json_schema import VERSION
 from normwise.facts import ModelFacts
 from normwise.recalibration.report import finite
-
-SCHEMA = 1
-"""The version of the JSON that ``to_json`` writes."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,10 @@ class Diagnosis:
     def verdict(self) -> str:
         """One line."""
         norms, samples = len(self.facts.layers), self.facts.samples
-        seen = f"{norms} normalization layer{'s' * (norms != 1)}, {samples} samples"
-        if not norms:
-            return f"nothing to examine: the model has no batch norm that runs as a layer ({samples} samples)"
+        none = "no batch norm that runs as a layer"
+        seen = f"{f'{norms} normalization layer' + 's' * (norms > 1) if norms else none}, {samples} samples"
+        if not norms and not self.findings and not self.facts.gradients and self.facts.source is None:
+            return f"nothing to examine: the model has {none} ({samples} samples)"
         counts = [(severity, sum(finding.severity is severity for finding in self.findings)) for severity in Severity]
         words = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts if number)
         return f"{words or 'healthy: nothing found'} ({seen})"
@@ -63,7 +62,10 @@ class Diagnosis:
             if finding.cost is not None:
                 lines.append(f"           cost: {finding.cost}")
             if finding.remedy:
-                lines.append("           remedy: " + finding.remedy.replace("\n", "\n" + 19 * " "))
+                begin = (
+                    "\n" if "\n" in finding.remedy else " "
+                )  # several lines begin at the left: an indent is no Python
+                lines.append(f"           remedy:{begin}{finding.remedy}")
         lines += [f"  skipped  {each.check}: {each.reason}" for each in self.skipped]
         return "\n".join(lines)
 
@@ -82,9 +84,12 @@ class Diagnosis:
         return html
 
     def to_json(self) -> str:
-        """The findings as JSON; what is no finite number is null there."""
+        """The findings as JSON; what is no finite number is null there.
+
+        Its keys, and what may change between releases: docs/diagnosis_json.md.
+        """
         found: dict[str, Any] = {
-            "schema": SCHEMA,
+            "schema": VERSION,
             "verdict": self.verdict(),
             "healthy": self.healthy,
             "findings": [asdict(finding) for finding in self.findings],

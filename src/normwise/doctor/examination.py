@@ -9,6 +9,7 @@ from typing import Any
 from normwise.doctor.check import chosen, run
 from normwise.doctor.diagnosis import Diagnosis
 from normwise.doctor.gathering import Gathering
+from normwise.doctor.received import check_functions
 from normwise.doctor.subject import Subject
 from normwise.errors import UnsuitableModel
 from normwise.facts import Processes
@@ -57,7 +58,9 @@ def examine(
     Raises:
         UnsuitableModel: not a model of either framework.
         UnknownName: no such check.
-        NormwiseError: no batches; with ``distributed``, another process failed or is gone.
+        CallFailed: the model does not take a batch, or a batch, ``loss``, ``metric`` or ``train_step`` failed.
+        NormwiseError: no batches, batches without samples or with values that are not finite; with ``distributed``,
+            another process failed or is gone.
 
     Example:
         >>> import torch
@@ -69,7 +72,13 @@ def examine(
         ('never_updated_statistics', ('0',))
     """
     wanted = chosen(only, allow)
+    check_functions(loss=loss, metric=metric, train_step=train_step, forward_fn=forward_fn)
     subject = _subject(model, forward_fn)
+    if source_model is not None and framework_of(source_model) != subject.framework:
+        needed = (
+            "a torch.nn.Module, as the model is" if subject.framework == "torch" else "a Keras model, as the model is"
+        )
+        raise UnsuitableModel(refusal("examine, for source_model,", needed, source_model))
     processes = _processes(model, distributed, subject)
     source = Batches(_given(batches, at_most, subject), at_most=at_most, called="examine")
     facts = Gathering(subject, source, loss, metric).facts(train_step, source_model)

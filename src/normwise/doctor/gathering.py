@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from normwise.doctor.costs import without_what_is_no_number
 from normwise.doctor.distances import COMPANY, FEW_BATCHES, HARM, in_question
+from normwise.doctor.received import described, finite, measured, numbered, run, stepping
 from normwise.doctor.subject import Subject
-from normwise.errors import NormwiseError
+from normwise.errors import CallFailed, NormwiseError
 from normwise.estimators.pooled import Pooled
-from normwise.facts import Array, Company, Input, LayerFacts, ModelFacts, Outcome, Seen
+from normwise.facts import Array, Company, Input, LayerFacts, ModelFacts, Outcome, Seen, Source
+from normwise.failures import sentence
 from normwise.moments import Moments, where
 from normwise.recalibration.batches import Batches
 from normwise.recalibration.site import Site
@@ -50,6 +53,7 @@ class Gathering:
         self.inputs: dict[str, Input] = {}
         self.places: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
+        self.not_finite: str | None = None  # the first layer that NaN or infinite values come into
 
     def facts(self, train_step: Function | None, source: Any) -> ModelFacts:
         """Everything that can be known.
@@ -60,14 +64,14 @@ class Gathering:
         """
         subject = self.subject
         missing = dict(subject.missing)
-        first = list(islice(iter(self.batches), STEPS))
-        if not first:
-            raise NormwiseError(
-                "examine received no batches, so there is nothing to measure: pass data; an iterator that was gone "
-                "through before is empty."
-            )
-        self.batches.passes = 5 + IN_QUESTION
         with subject.unchanged() as restore:
+            first = [batch for _, batch in islice(numbered(self.batches), STEPS)]  # a loader draws random numbers
+            if not first:
+                raise NormwiseError(
+                    "examine received no batches, so there is nothing to measure: pass data; an iterator that was gone "
+                    "through before is empty."
+                )
+            self.batches.passes = 5 + IN_QUESTION
             served, stored = self._pass(restore, "stored")
             own, by_batch = self._pass(restore, "batch")
             noisy = None
@@ -86,20 +90,23 @@ class Gathering:
             by_batch=by_batch, recalibrated=recalibrated, crossed=crossed, shares=shares, labels=self.labels or None,
             company=company, averaged=subject.averaged,
         )  # fmt: skip
+        facts = without_what_is_no_number(facts)
         if train_step is None:
             missing["steps"] = "no train_step was given"
         else:
-            facts = replace(facts, steps=subject.steps(train_step, first))
+            facts = replace(facts, steps=subject.steps(stepping(train_step, first), first))
             if facts.steps is None:
                 missing["steps"] = "the steps ran in inference mode"
         if source is None:
             missing["source"] = "no source_model was given"
         else:
-            facts = replace(facts, source=subject.compared(source, first))
+            facts = replace(facts, source=self._compared(source, first))
         if self.loss is None:
             missing["gradients"] = "no loss was given"
         elif subject.targets(first[0]) is None:
             missing["gradients"] = "the batches have no targets"
+        elif facts.stored is not None and facts.stored.loss is None:
+            missing["gradients"] = "the loss is NaN or infinite, whatever the statistics are"
         else:
             facts = replace(facts, gradients=subject.gradients(self.loss, first[0]))
         if not self.labels:
@@ -125,9 +132,11 @@ class Gathering:
                 ends.callback(layer.listen(partial(self._hear, rows[layer.name], layer.name, site, order)))
             if first:
                 ends.callback(self.subject.look(self.inputs.setdefault))
-            for batch in self.batches:
-                result = self.subject.forward(batch)
-                outcome.add(result, batch)
+            for place, batch in numbered(self.batches):
+                result = run(self.subject, batch, place)
+                if self.not_finite is not None and state == "batch":
+                    self._refuse_not_finite(self.not_finite, batch, place)
+                outcome.add(result, batch, place)
                 number = self.subject.samples_in(batch)
                 if first:
                     self.samples.append(number)
@@ -150,9 +159,28 @@ class Gathering:
     ) -> None:
         self.places.setdefault(name, next(order))
         self.calls[name] += site is None  # in the first pass
-        rows.append((_as_arrays(batch), values_per_sample))
+        found = _as_arrays(batch)
+        rows.append((found, values_per_sample))
         if site is not None:
+            if self.not_finite is None and not np.isfinite(found.mean).all():
+                self.not_finite = name
             site.normalize_by(batch)
+
+    def _refuse_not_finite(self, layer: str, batch: Any, number: int) -> None:
+        """Nothing can be measured by what is not finite; stored statistics that are not tell enough without it."""
+        stored = [part for each in self.subject.facts.values() for part in (each.mean, each.var) if part is not None]
+        if not all(np.isfinite(part).all() for part in stored):
+            return
+        if not finite(batch):
+            raise NormwiseError(
+                f"examine received NaN or infinite values in batch {number}, {described(batch)}, which come into layer "
+                f"{layer!r}: leave such samples out, or replace the values."
+            )
+        if (weight := self.subject.not_finite()) is not None:
+            raise NormwiseError(
+                f"examine needs a model whose weights are finite, received one with NaN or infinite values in "
+                f"{weight!r}: load weights of before that."
+            )
 
     def _keep_labels(self, batch: Any) -> None:
         if self.labels is None:
@@ -234,11 +262,23 @@ class Gathering:
         """Once through the data; ``prepare`` is called with the place of each batch before it enters the model."""
         restore()
         outcome = _Outcomes(self)
-        for place, batch in enumerate(self.batches):
+        for number, batch in numbered(self.batches):
             if prepare is not None:
-                prepare(place)
-            outcome.add(self.subject.forward(batch), batch)
+                prepare(number - 1)
+            outcome.add(run(self.subject, batch, number), batch, number)
         return outcome.mean()
+
+    def _compared(self, source: Any, batches: list[Any]) -> Source:
+        try:
+            return self.subject.compared(source, batches)
+        except NormwiseError:
+            raise
+        except Exception as error:
+            raise CallFailed(
+                f"examine could not run source_model on the batches that the model takes, the first of which is "
+                f"{described(batches[0])}: {sentence(error)}; pass the model that this one was derived from, or leave "
+                "source_model out."
+            ) from error
 
     def _company(self, batch: Any, missing: dict[str, str]) -> Company | None:
         """A sample alone, and beside others."""
@@ -251,7 +291,11 @@ class Gathering:
             return None
         if not self._runs(parts[0]):  # a layer that normalizes by the batch refuses one sample
             parts = parts[1:]
-        results = [self.subject.outputs(self.subject.forward(part)) for part in [*parts, parts[0]]]
+        try:
+            results = [self.subject.outputs(self.subject.forward(part)) for part in [*parts, parts[0]]]
+        except Exception as error:  # it may take whole batches only
+            missing["company"] = f"the model does not take a part of a batch ({sentence(error)})"
+            return None
         if any(result is None for result in results):
             missing["company"] = "the model gives no array with a row for each sample"
             return None
@@ -265,13 +309,13 @@ class Gathering:
     def _runs(self, batch: Any) -> bool:
         try:
             self.subject.forward(batch)
-        except ValueError:
+        except Exception:  # whatever it does not like about a part of a batch
             return False
         return True
 
     def _with_neighbours(self, batch: Any, layers: tuple[LayerFacts, ...]) -> tuple[LayerFacts, ...]:
         part = self.subject.part(batch, range(min(FEW, self.subject.samples_in(batch))))
-        near = self.subject.neighbours(batch if part is None else part)
+        near = self.subject.neighbours(batch if part is None or not self._runs(part) else part)
         return tuple(replace(each, **vars(near[each.name])) if each.name in near else each for each in layers)
 
 
@@ -285,8 +329,8 @@ class _Outcomes:
         self.losses: list[float] = []
         self.samples = 0
 
-    def add(self, result: Any, batch: Any) -> None:
-        """What the model gave for a batch."""
+    def add(self, result: Any, batch: Any, place: int) -> None:
+        """What the model gave for the batch at a place, counted from 1."""
         subject = self.gathering.subject
         outputs = subject.outputs(result)
         if outputs is not None and sum(map(len, self.outputs)) < KEPT_OUTPUTS:
@@ -296,7 +340,7 @@ class _Outcomes:
         targets = subject.targets(batch)
         for name, function in (("loss", self.gathering.loss), ("metric", self.gathering.metric)):
             if function is not None and targets is not None:
-                found = subject.number(function(result, targets))
+                found = measured(subject, name, function, result, targets, place)
                 self.sums[name] += found * number
                 if name == "loss":
                     self.losses.append(found)

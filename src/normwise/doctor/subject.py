@@ -48,6 +48,15 @@ class Subject(Protocol):
     def forward(self, batch: Any) -> Any:
         """One batch through the model, without gradients."""
 
+    def takes(self) -> str:
+        """What a batch has to hold, in words: its kind, and the dtype of the weights."""
+
+    def place_of(self, error: Exception) -> str:
+        """The innermost layer that an error came out of, in words; empty where that is not known."""
+
+    def not_finite(self) -> str | None:
+        """The path of the first weight that holds NaN or infinite values; None where there is none."""
+
     def with_dropout(self) -> AbstractContextManager[None]:
         """Inside, dropout is on."""
 

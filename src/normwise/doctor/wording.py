@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+KERAS_ROWS = (
+    "if not hasattr(batches, 'shape') and not isinstance(batches, tuple):  # batches, and not arrays of all rows\n"
+    "    batches = [tuple(batch) if isinstance(batch, list) else batch for batch in batches]\n"
+    "    batches = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)\n"
+)
+"""The first lines of remedies that make other batches of a Keras user's."""
+
 
 def these(names: Sequence[str], of: str = "layer") -> str:
     """Layers as a message calls them.

@@ -40,8 +40,8 @@ class Batches:
                 f"{called} needs an iterable of batches, received {type(batches).__name__}: "
                 "pass a DataLoader, or a list with one batch in it."
             )
-        if at_most is not None and at_most < 1:
-            raise NormwiseError(f"{called} needs at least one batch, received {at_most}: state how many, or None.")
+        if at_most is not None and (not hasattr(at_most, "__index__") or at_most < 1):
+            raise NormwiseError(f"{called} needs at least one batch, received {at_most!r}: state how many, or None.")
         self._source, self._once = batches, hasattr(batches, "__next__")
         self._kept: list[Any] = []
         self._bar: Any = None

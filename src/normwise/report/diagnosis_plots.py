@@ -41,7 +41,8 @@ def _statistics(finding: Finding, facts: ModelFacts) -> list[Plot]:
     """Stored against measured statistics of the first layer, and the layers' shares in the change of the output."""
     first = _first(finding, facts)
     found = [] if first is None else _stored_and_measured(first)
-    shares = {name: share for name in finding.layers if (share := facts.shares.get(name)) is not None}
+    known = {name: facts.shares.get(name, math.nan) for name in finding.layers}
+    shares = {name: share for name, share in known.items() if math.isfinite(share)}
     if found and shares:
         caption = "How much of the change of the output goes away when the statistics of one layer alone are corrected."
         found.append(Plot(bars(shares, "share of the change of the output"), caption))
@@ -182,8 +183,7 @@ def bars(values: Mapping[str, float], label: str, *, mark: float | None = None, 
     for place, ((name, value), length) in enumerate(zip(rows, lengths, strict=True)):
         y = 24 + ROW * place
         wide = max(1.0, length / top * (right - left))
-        short = printable(name or "(the model)")
-        short = short if len(short) <= 20 else f"…{short[-19:]}"
+        short = shortened(printable(name or "(the model)"), 20)
         parts.append(
             f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(short)}</text>'
             f'<rect class="bar" x="{left}" y="{y + 2}" width="{wide:.1f}" height="{ROW - 7}"/>'
@@ -224,10 +224,45 @@ def _svg(body: str, width: int, height: int, title: str) -> str:
     )
 
 
-def strip(facts: ModelFacts, findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
-    """The layers in the order of their calls: name, health (``error``, ``warning``, ``note``, ``fine``), and why."""
-    worst: dict[str, tuple[str, str]] = {}
-    for finding in reversed(findings):  # the worst come first in them, and stay
+@dataclass(frozen=True)
+class Healthy:
+    """A layer in the strip of all of them.
+
+    Args:
+        name: its path.
+        health: ``"error"``, ``"warning"``, ``"note"`` or ``"fine"``.
+        why: what was found, in words.
+        finding: the number of the worst finding that names it, from 1; 0 where there is none.
+    """
+
+    name: str
+    health: str
+    why: str
+    finding: int = 0
+
+    @property
+    def short(self) -> str:
+        """Its path, without the middle of a long one."""
+        return shortened(self.name or "(the model)", 28)
+
+
+def shortened(name: str, most: int) -> str:
+    """A name without its middle, where it has more characters than ``most``.
+
+    Example:
+        >>> shortened("encoder.layer.11.output.norm", 20), shortened("bn1", 20)
+        ('encoder.l…utput.norm', 'bn1')
+    """
+    if len(name) <= most:
+        return name
+    head = (most - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - most :]}"
+
+
+def strip(facts: ModelFacts, findings: Sequence[Finding]) -> list[Healthy]:
+    """The layers in the order of their calls."""
+    worst: dict[str, tuple[str, str, int]] = {}
+    for number, finding in reversed([*enumerate(findings, start=1)]):  # the worst come first in them, and stay
         for name in finding.layers:
-            worst[name] = (str(finding.severity), finding.check.replace("_", " "))
-    return [(layer.name, *worst.get(layer.name, ("fine", "nothing found"))) for layer in facts.layers]
+            worst[name] = (str(finding.severity), finding.check.replace("_", " "), number)
+    return [Healthy(layer.name, *worst.get(layer.name, ("fine", "nothing found"))) for layer in facts.layers]

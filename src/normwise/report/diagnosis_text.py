@@ -33,8 +33,8 @@ def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
         console.print(Padding(Text("\n".join(lines)), (0, 0, 0, 2)))
         if finding.remedy:
             lines = [printable(line) for line in finding.remedy.splitlines()]
-            code = lines[0] if len(lines) == 1 else "\n  ".join(["", *lines])
-            console.print(Text.assemble(("  remedy: ", "bold"), code), soft_wrap=True)  # wrapped it could not be pasted
+            code = f" {lines[0]}" if len(lines) == 1 else "\n".join(["", *lines])  # from the left, or it has an indent
+            console.print(Text.assemble(("  remedy:", "bold"), code), soft_wrap=True)  # wrapped it could not be pasted
     if diagnosis.skipped:
         console.print()
         for each in diagnosis.skipped:

@@ -28,7 +28,7 @@ from normwise.doctor.channels import constant
 from normwise.doctor.distances import CHANNELS
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
-from normwise.doctor.wording import these
+from normwise.doctor.wording import KERAS_ROWS, these
 from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
@@ -47,7 +47,12 @@ WITH_TARGETS = (
     "x = torch.cat([x for x, _ in batches]).double(); mean, std = x.mean(0), x.std(0) + 1e-12; "
     "batches = [(((x - mean) / std).float(), y) for x, y in batches]; normwise.recalibrate(model, batches)"
 )
-KERAS_REMEDY = "layer = keras.layers.Normalization()  # layer.adapt(data), then in front of the model"
+KERAS_REMEDY = (
+    f"{KERAS_ROWS}x = np.asarray(batches[0] if isinstance(batches, tuple) else batches, 'float64')\n"
+    "x = ((x - x.mean(0)) / (x.std(0) + 1e-12)).astype('float32')\n"
+    "batches = (x, *batches[1:]) if isinstance(batches, tuple) else x\n"
+    "normwise.recalibrate(model, batches)"
+)
 LEFT = "Weights that were trained on the raw data have to be trained further on the standardized ones."
 FINER = {"float32": 1.0, "float64": 1e4, "float16": 0.3, "bfloat16": 0.05}
 

@@ -47,7 +47,8 @@ OF_SCALES = (
 )
 KERAS_OF_SCALES = (
     "for layer in [each for each in model._flatten_layers() if each.path in {channels}]: "
-    "layer.gamma.assign(keras.ops.clip(layer.gamma, -1.0, 1.0))"
+    "scale = np.array(keras.ops.convert_to_numpy(layer.gamma)); "
+    "scale[{channels}[layer.path]] = np.median(np.abs(scale)); layer.gamma.assign(scale)"
 )
 LEFT = "Train on where the scale itself exploded: it is that of the other channels then, which nobody learned."
 

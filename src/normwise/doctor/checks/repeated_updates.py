@@ -35,6 +35,7 @@ PROOF = "updates"
 REMEDY = (
     "with normwise.paused_statistics(model): ...  # the forwards of a step behind the first, in the place of the dots"
 )
+KERAS_REMEDY = "# call the model with training=False in the forwards of a step behind the first, for {layers}"
 LEFT = "The forwards stand in your loop."
 
 
@@ -61,7 +62,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "updates": Number(updates[names[0]], "per step", LIMITS["updates"][0]),
             "steps": Number(facts.steps.number, "steps that were watched"),
         },
-        REMEDY,
+        KERAS_REMEDY.format(layers=names) if facts.framework == "keras" else REMEDY,
     )
 
 

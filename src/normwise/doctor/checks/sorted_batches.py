@@ -46,7 +46,7 @@ from normwise.doctor.costs import cost_of
 from normwise.doctor.distances import HARM, LOSS, harm, stale, suspects
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
-from normwise.doctor.wording import these
+from normwise.doctor.wording import KERAS_ROWS, these
 from normwise.facts import Array, LayerFacts, ModelFacts
 
 LIMITS = {
@@ -63,7 +63,9 @@ REMEDY = (
     "batches = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True); normwise.recalibrate(model, batches)"
 )
 KERAS_REMEDY = (
-    "order = np.random.default_rng(0).permutation(len(x)); x, y = x[order], y[order]; normwise.recalibrate(model, x)"
+    f"{KERAS_ROWS}order = np.random.default_rng(0).permutation(len(keras.tree.flatten(batches)[0]))\n"
+    "batches = keras.tree.map_structure(lambda rows: rows[order], batches)\n"
+    "normwise.recalibrate(model, batches)"
 )
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from normwise.doctor.batches_apart import seen_of
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
-from normwise.doctor.wording import has, these
+from normwise.doctor.wording import KERAS_ROWS, has, these
 from normwise.facts import LayerFacts, ModelFacts
 
 LIMITS = {
@@ -39,9 +39,12 @@ HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "limits"
 REMEDY = "batches = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)  # or torch.nn.GroupNorm"
-KERAS_REMEDY = "batches = dataset.unbatch().batch(64)  # or keras.layers.GroupNormalization in the place of such layers"
+KERAS_REMEDY = f"{KERAS_ROWS}# for fit(batch_size=64), or build with keras.layers.GroupNormalization"
 WITHOUT_LAST = "batches = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, drop_last=True)"
-KERAS_WITHOUT_LAST = "batches = dataset.unbatch().batch(64, drop_remainder=True)"
+KERAS_WITHOUT_LAST = (
+    f"{KERAS_ROWS}whole = len(keras.tree.flatten(batches)[0]) // 32 * 32  # rows in batches of 32\n"
+    "batches = keras.tree.map_structure(lambda rows: rows[:whole], batches)"
+)
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

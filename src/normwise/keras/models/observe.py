@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -36,6 +37,7 @@ class KerasSubject:
     Args:
         model: built.
         forward_fn: how a batch enters the model.
+        called: the operation, for the errors.
 
     Raises:
         TypeError: no model of Keras's.
@@ -44,8 +46,8 @@ class KerasSubject:
 
     framework, averaged = "keras", False
 
-    def __init__(self, model: Any, forward_fn: ForwardFn | None) -> None:
-        check_model(model, "inference", called="examine")
+    def __init__(self, model: Any, forward_fn: ForwardFn | None, *, called: str = "examine") -> None:
+        check_model(model, "inference", called=called)
         self.model, self.forward_fn = model, forward_fn
         self.norms = norms_of(model)
         self.layers = [KerasLayer(path, norm) for path, norm in self.norms.items() if norm.built]
@@ -70,6 +72,21 @@ class KerasSubject:
     def forward(self, batch: Any) -> Any:
         """As ``Subject``."""
         return call(self.model, batch, self.forward_fn)
+
+    def takes(self) -> str:
+        """As ``Subject``."""
+        return f"arrays of the shape and dtype that it needs (it computes in {self.model.compute_dtype})"
+
+    def place_of(self, error: Exception) -> str:
+        """As ``Subject``, by Keras's own words."""
+        named = re.search(r"\blayer ['\"]([^'\"]+)['\"]", str(error))
+        called = re.match(r"Exception encountered when calling (\w+\.call\(\))", str(error))
+        return f"layer {named[1]!r}" if named else called[1] if called else ""
+
+    def not_finite(self) -> str | None:
+        """As ``Subject``."""
+        named = ((each.path, _values(each.value)) for each in self.model.trainable_variables)
+        return next((path for path, values in named if not np.isfinite(values).all()), None)
 
     @contextmanager
     def with_dropout(self) -> Iterator[None]:
@@ -147,7 +164,7 @@ class KerasSubject:
 
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
         """As ``Subject``."""
-        other = KerasSubject(source, self.forward_fn)
+        other = KerasSubject(source, self.forward_fn, called="examine, for source_model,")
         outputs = []
         for subject in (self, other):
             with subject.unchanged():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,7 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import AveragedModel
 
+from normwise.errors import NormwiseError
 from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
+from normwise.failures import sentence
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.feeding import (
     ForwardFn,
@@ -39,6 +42,7 @@ class TorchSubject:
     Args:
         model: with all that is wrapped around it.
         forward_fn: how a batch enters the model.
+        called: the operation, for the errors.
 
     Raises:
         UnsuitableModel: no model, or one whose layers do not run in Python.
@@ -47,10 +51,10 @@ class TorchSubject:
 
     framework = "torch"
 
-    def __init__(self, model: nn.Module, forward_fn: ForwardFn | None) -> None:
-        check_model(model, called="examine")
-        check_runnable(model, forward_fn, called="examine")
-        check_values(model, "inference", called="examine")
+    def __init__(self, model: nn.Module, forward_fn: ForwardFn | None, *, called: str = "examine") -> None:
+        check_model(model, called=called)
+        check_runnable(model, forward_fn, called=called)
+        check_values(model, "inference", called=called)
         self.model, self.inner, self.forward_fn = model, unwrapped(model), forward_fn
         self.norms = {name: module for name, module in self.inner.named_modules() if isinstance(module, _BatchNorm)}
         self.layers = [TorchLayer(name, norm) for name, norm in self.norms.items() if _keeps_channels(norm)]
@@ -70,6 +74,24 @@ class TorchSubject:
     def forward(self, batch: Any) -> Any:
         """As ``Subject``."""
         return call(self.inner, batch, self.forward_fn)
+
+    def takes(self) -> str:
+        """As ``Subject``."""
+        weights = next((each for each in self.inner.parameters() if each.is_floating_point()), None)
+        dtype = "" if weights is None else f" (its weights are {str(weights.dtype).removeprefix('torch.')})"
+        return f"tensors of the shape and dtype that it needs{dtype}"
+
+    def place_of(self, error: Exception) -> str:
+        """As ``Subject``."""
+        names = {id(module): name for name, module in self.inner.named_modules()}
+        frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        inside = [module for module in frames if isinstance(module, nn.Module) and names.get(id(module))]
+        return f"layer {names[id(inside[-1])]!r} ({type(inside[-1]).__name__})" if inside else ""
+
+    def not_finite(self) -> str | None:
+        """As ``Subject``."""
+        named = self.inner.named_parameters()
+        return next((name for name, each in named if not bool(each.detach().isfinite().all())), None)
 
     @contextmanager
     def with_dropout(self) -> Iterator[None]:
@@ -147,16 +169,26 @@ class TorchSubject:
     def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
         """As ``Subject``."""
         with unchanged(self.model):
-            return steps(self.model, train_step, batches)
+            try:
+                return steps(self.model, train_step, batches)
+            except NormwiseError:  # the step failed
+                raise
+            except Exception as error:  # not every model can be copied
+                self.missing["steps"] = f"the model could not be copied ({sentence(error)})"
+                return None
 
     def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
         """As ``Subject``."""
         with unchanged(self.model):
-            return gradients(self.inner, self.forward_fn, lambda result: loss(result, self.targets(batch)), batch)
+            try:
+                return gradients(self.inner, self.forward_fn, lambda result: loss(result, self.targets(batch)), batch)
+            except Exception as error:  # a loss need not have gradients to be measured
+                self.missing["gradients"] = f"the loss could not be differentiated ({sentence(error)})"
+                return {}
 
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
         """As ``Subject``."""
-        other = TorchSubject(source, self.forward_fn)
+        other = TorchSubject(source, self.forward_fn, called="examine, for source_model,")
         outputs = []
         for subject in (self, other):
             with subject.unchanged():
