@@ -67,8 +67,7 @@ def forward(
         shift: shape (C,), or None for 0.
         mean: shape (C,), or None to normalize by the batch.
         var: shape (C,), with ``mean``.
-        eps: added to the variance. Where it is infinite, no mean or variance is given, and no bits are wanted, x is
-            only gathered, and the output is empty.
+        eps: added to the variance.
         activation: a name of ``ACTIVATIONS``, with its setting where it has one.
         save_bits: whether to save the bits that ``backward`` wants where there is a residual before a ``ONE_BIT``.
         groups: not 0 for group norm: each sample's channels in so many groups, whose values are gathered together. Then

@@ -182,8 +182,25 @@ Tensor over_samples(const Tensor& each, int64_t channels) {
   return sums;
 }
 
-// Statistics given: normalize by them. Not given: by the batch's own, which are returned. Where eps is infinite, nothing
-// of x would be left in the output: it is empty then, and x is only gathered.
+// The mean and variance of the batch, with no output.
+std::tuple<Tensor, Tensor> batch_norm_moments(Tensor x, MaybeTensor mask) {
+  const Shape shape = shape_of(x);
+  Tensor mean = per_channel(x, shape), var = per_channel(x, shape);
+  const MaybeTensor counting = bytes_of(mask, x);
+  Forward task{};
+  task.mask = pointer(counting);
+  task.shape = shape;
+  task.x = x.const_data_ptr();
+  task.mean = static_cast<double*>(mean.mutable_data_ptr());
+  task.var = static_cast<double*>(var.mutable_data_ptr());
+  task.eps = 1.0;
+  task.by_batch = true;
+  task.share = 1;
+  active().forward(task, torch_threads());
+  return {mean, var};
+}
+
+// Statistics given: normalize by them. Not given: by the batch's own, which are returned.
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
     Tensor x, MaybeTensor residual, MaybeTensor mask, MaybeTensor scale, MaybeTensor shift, MaybeTensor mean,
     MaybeTensor var, double eps, int64_t activation, bool keep_bits, int64_t groups) {
@@ -191,8 +208,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   const Shape shape = groups ? shape_of_groups(x, groups) : shape_of(x);
   const int64_t channels = x.size(1), times = groups ? x.size(0) : 1;
   const bool by_batch = !mean;
-  const bool only_gather = by_batch && !keep_bits && std::isinf(eps);
-  Tensor y = only_gather ? torch::stable::new_empty(x, {0}) : output_like(x);
+  Tensor y = output_like(x);
   const std::vector<double> scales = doubles(scale, channels, "weight", times),
                             shifts = doubles(shift, channels, "bias", times);
   std::vector<double> means = doubles(mean, shape.c, "mean"), vars = doubles(var, shape.c, "var");
@@ -206,7 +222,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_forward(
   task.shape = shape;
   task.x = x.const_data_ptr();
   task.residual = added ? added->const_data_ptr() : nullptr;
-  task.y = only_gather ? nullptr : y.mutable_data_ptr();
+  task.y = y.mutable_data_ptr();
   task.bits = keep_bits ? static_cast<uint8_t*>(bits.mutable_data_ptr()) : nullptr;
   task.scale = pointer(scales);
   task.shift = pointer(shifts);
@@ -266,6 +282,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY(normwise, m) {
+  m.def("batch_norm_moments(Tensor x, Tensor? mask) -> (Tensor, Tensor)");
   m.def(
       "batch_norm_forward(Tensor x, Tensor? residual, Tensor? mask, Tensor? scale, Tensor? shift, Tensor? mean, "
       "Tensor? var, float eps, int activation, bool keep_bits, int groups) -> (Tensor, Tensor, Tensor, Tensor)");
@@ -277,6 +294,7 @@ STABLE_TORCH_LIBRARY(normwise, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(normwise, CPU, m) {
+  m.impl("batch_norm_moments", TORCH_BOX(&batch_norm_moments));
   m.impl("batch_norm_forward", TORCH_BOX(&batch_norm_forward));
   m.impl("batch_norm_backward", TORCH_BOX(&batch_norm_backward));
 }

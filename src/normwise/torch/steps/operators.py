@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -14,16 +13,20 @@ from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
 
+MOMENTS = "normwise::batch_norm_moments"
 FORWARD = "normwise::batch_norm_forward"
 BACKWARD = "normwise::batch_norm_backward"
+moments_operator: Any = None if cpu.library is None else torch.ops.normwise.batch_norm_moments.default
 forward_operator: Any = None if cpu.library is None else torch.ops.normwise.batch_norm_forward.default
 
 
 def register() -> None:
     """Register all of it; called once, when the operators are there."""
+    torch.library.register_fake(MOMENTS, _fake_moments)
     torch.library.register_fake(FORWARD, _fake_forward)
     torch.library.register_fake(BACKWARD, _fake_backward)
     torch.library.register_autograd(FORWARD, _backward, setup_context=_save)
+    torch.library.register_vmap(MOMENTS, _one_by_one(torch.ops.normwise.batch_norm_moments.default))
     torch.library.register_vmap(FORWARD, _one_by_one(torch.ops.normwise.batch_norm_forward.default))
     torch.library.register_vmap(BACKWARD, _one_by_one(torch.ops.normwise.batch_norm_backward.default))
 
@@ -34,6 +37,10 @@ def register() -> None:
 
 def _per_channel(x: Tensor, groups: int) -> Tensor:
     return x.new_empty(x.shape[0] * x.shape[1] if groups else x.shape[1], dtype=torch.float64)
+
+
+def _fake_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    return _per_channel(x, 0), _per_channel(x, 0)
 
 
 def _fake_forward(
@@ -212,6 +219,12 @@ def _in_graph(activation: str | None) -> tuple[int, bool]:
     return cpu.number_of(activation), cpu.is_exact(activation)
 
 
+def _count(x: Tensor, mask: Tensor | None) -> int:
+    """How many values of a channel count."""
+    count = x.numel() // max(x.shape[1], 1)
+    return count if mask is None else int(mask.sum()) * (count // max(mask.numel(), 1))
+
+
 class Cpu:
     """The kernel that is compiled C++, with its gradients: float16, bfloat16, float32 and float64 on the CPU."""
 
@@ -221,10 +234,7 @@ class Cpu:
         """As ``Kernel``; the moments are float64."""
         x, mask = call.x, call.weights
         y, mean, var, _ = self.run(call, None, None)
-        count = x.numel() // max(x.shape[1], 1)
-        if mask is not None:
-            count = int(mask.sum()) * (count // max(mask.numel(), 1))
-        return y, Moments(mean, var, count)
+        return y, Moments(mean, var, _count(x, mask))
 
     def forward_running(self, call: Call) -> Tensor:
         """As ``Kernel``."""
@@ -233,9 +243,9 @@ class Cpu:
     @torch.no_grad()
     def moments(self, call: Call) -> Moments:
         """As ``Kernel``; in float64."""
-        # An infinite eps says that the output is not wanted. What a graph holds has the output that it was told.
-        eps = 1.0 if torch.compiler.is_compiling() else math.inf
-        return self.forward_batch(Call(call.x, call.weights, eps=eps))[1]
+        x, mask = call.x, call.weights
+        mean, var = moments_operator(x if x.is_contiguous() else cpu.dense(x), mask)
+        return Moments(mean, var, _count(x, mask))
 
     def forward_groups(self, call: Call, groups: int) -> Tensor:
         """Group norm of a contiguous x without a mask: in every sample each group of channels by its own moments."""
