@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.doctor import faults as _operators
-from benchmarks.doctor import judged, keras_cases, zoo
+from benchmarks.doctor import judged_before, keras_cases, zoo
 from benchmarks.doctor.case import FAULTS
 from benchmarks.doctor.digits import DATA, Batches
 from benchmarks.doctor.healthy import STATES
@@ -40,13 +40,23 @@ class Part(NamedTuple):
     seeds: tuple[int, ...]
 
 
-DEVELOPMENT = (Part("digits", (*KINDS, *keras_cases.DEVELOPMENT), (0, 1)),)
+DEVELOPMENT = (Part("digits", (*KINDS, *judged_before.KINDS, *keras_cases.DEVELOPMENT), (31, 32)),)
 """What limits and rules may be chosen on."""
 JUDGING = (
-    Part("digits", (*judged.KINDS, *keras_cases.JUDGED), (21,)),
-    Part("mnist", (*judged.KINDS, *keras_cases.JUDGED), (22,)),
+    Part("digits", ("tapered", "keras wide"), (40,)),
+    Part("digits", ("bottlenecks",), (41,)),
+    Part("digits", ("pooled",), (42,)),
+    Part("digits", ("columns", "keras separable"), (43,)),
+    Part("mnist", ("pooled",), (44,)),
+    Part("mnist", ("columns", "keras separable"), (45,)),
+    Part("mnist", ("tapered", "keras wide"), (46,)),
+    Part("mnist", ("bottlenecks",), (47,)),
 )
-"""What nothing is chosen on. After a change of a rule, these seeds are used up."""
+"""What nothing is chosen on. After a change of a rule, these seeds are used up.
+
+Each kind is seen on both data sets and with both optimizers (``training.with_adam``), each data set with both
+optimizers, and each of these four with both variants of the operators that ask whether a seed is odd.
+"""
 
 CHECKS = {each.name: each.check for each in FAULTS} | {name: of[0] for name, of in keras_cases.FAULTS.items()}
 """The operator -> the check that has to find it."""
@@ -63,10 +73,9 @@ def sick(parts: Sequence[Part], only: str | None) -> Iterator[Where]:
     for part in parts:
         for fault in FAULTS:
             if only in {None, fault.check}:
-                alone = len(fault.kinds) == 1  # the operator builds its own model
-                kinds = (
-                    fault.kinds if alone else [kind for kind in part.kinds if FAMILIES.get(kind, kind) in fault.kinds]
-                )
+                kinds = [kind for kind in part.kinds if FAMILIES.get(kind, kind) in fault.kinds]
+                if kinds and len(fault.kinds) == 1:  # the operator builds its own model
+                    kinds = [*fault.kinds]
                 yield from ((part.data, fault.name, kind, seed) for kind in kinds for seed in part.seeds)
         for name, (check, _, _) in keras_cases.FAULTS.items():
             if only in {None, check}:

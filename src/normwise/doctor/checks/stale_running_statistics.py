@@ -32,7 +32,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from normwise.doctor.batches_apart import clustered
-from normwise.doctor.channels import exploding
+from normwise.doctor.channels import DECAYED_SHARE, decayed_share, exploding
 from normwise.doctor.costs import cost_of
 from normwise.doctor.distances import (
     CHANNELS,
@@ -86,7 +86,7 @@ REMEDY = "normwise.recalibrate(model, batches)"
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for all stale layers, the one with the largest share in the change of the output first."""
     layers = {each.name: each for each in facts.tracked()}
-    behind = _behind_another_gain(facts)
+    behind = _behind_another_gain(facts) | _behind_shrinking_scales(facts)
     names = [name for name in stale(facts) if not _other_cause(layers[name]) and name not in behind]
     done = harm(facts)
     known = done is not None and np.isfinite(done)
@@ -137,6 +137,22 @@ def _behind_another_gain(facts: ModelFacts) -> set[str]:
         if after:
             found.add(each.name)
         after = after or bool(exploding(each).any()) or eps.get(each.name, each.eps) != each.eps
+    return found
+
+
+def _behind_shrinking_scales(facts: ModelFacts) -> set[str]:
+    """The layers whose running variance is behind an input that shrinks in every step, with the scales in front.
+
+    The average of the last steps is then too large, and the mean is no further off than the variance says. Statistics
+    that are off in another way have another cause.
+    """
+    found: set[str] = set()
+    shrinking = False
+    for each in facts.tracked():
+        measured = gap(each) if shrinking else None
+        if measured is not None and float(np.median(measured.log2)) > 0 and typical(measured)[0] < FAR:
+            found.add(each.name)
+        shrinking = shrinking or decayed_share(each) > DECAYED_SHARE
     return found
 
 
