@@ -145,7 +145,8 @@ def accuracy(outputs: Any, targets: Any) -> float:
     return float(right.mean())
 
 
-def _measured(model: Any, batches: Batches) -> tuple[float, float]:
+def measured(model: Any, batches: Batches) -> tuple[float, float]:
+    """Loss and accuracy in inference mode."""
     import keras
 
     outputs = np.concatenate([keras.ops.convert_to_numpy(model(x, training=False)) for x, _ in batches])
@@ -155,14 +156,25 @@ def _measured(model: Any, batches: Batches) -> tuple[float, float]:
     return -float(right.mean()), float((outputs.argmax(1) == targets).mean())
 
 
+def harm_of(model: Any, batches: Batches, mend: Callable[[], object]) -> Harm:
+    """What a model's loss and answers are, after what they are when it was mended."""
+    now, right = measured(model, batches)
+    mend()
+    return _harm((now, right), measured(model, batches))
+
+
+def _harm(found: tuple[float, float], twin: tuple[float, float]) -> Harm:
+    (now, right), (before, right_before) = found, twin
+    done = does_harm(now, before, right_before - right)
+    return Harm(now / before, f"times the twin's loss; accuracy {right:.3f} after {right_before:.3f}", done)
+
+
 def _sick(
     model: Any, twin: Any, *guilty: str, batches: Batches | None = None, of_twin: Batches | None = None, **given: Any
 ) -> Case:
     batches = held_out() if batches is None else batches
-    (now, right), (before, right_before) = _measured(model, batches), _measured(twin, of_twin or held_out())
-    done = does_harm(now, before, right_before - right)
-    words = f"times the twin's loss; accuracy {right:.3f} after {right_before:.3f}"
-    return Case(model, batches, given, Harm(now / before, words, done), guilty)
+    harm = _harm(measured(model, batches), measured(twin, of_twin or held_out()))
+    return Case(model, batches, given, harm, guilty)
 
 
 def norms(model: Any) -> list[Any]:

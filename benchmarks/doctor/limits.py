@@ -111,9 +111,7 @@ MEASURED: dict[str, Measured] = {
             facts, lambda layer: float((channels.constant(layer) | channels.lost_scale(layer)).mean())
         ),
     ),
-    "decayed_scales: share": Measured(
-        channels.DECAYED_SHARE, lambda facts: _largest(facts, channels.decayed_share)
-    ),
+    "decayed_scales: share": Measured(channels.DECAYED_SHARE, lambda facts: _largest(facts, channels.decayed_share)),
     "cancelling_variance: ratio": Measured(
         cancelling_variance.LIMITS["ratio"][0], lambda facts: _largest(facts, cancelling_variance._ratio)
     ),

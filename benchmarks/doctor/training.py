@@ -24,7 +24,10 @@ EPOCHS = 5
 def folder() -> Path:
     """Where trained weights are kept: another one for another version of what trains them."""
     here = Path(__file__).parent
-    sources = b"".join((here / name).read_bytes() for name in ("digits.py", "models.py", "judged.py", "judged_before.py", "training.py"))
+    sources = b"".join(
+        (here / name).read_bytes()
+        for name in ("digits.py", "models.py", "judged.py", "judged_before.py", "training.py")
+    )
     version = hashlib.sha256(sources + torch.__version__.encode()).hexdigest()[:12]
     found = Path(tempfile.gettempdir()) / f"normwise-doctor-{os.getuid()}" / version
     found.mkdir(parents=True, exist_ok=True)

@@ -149,7 +149,7 @@ def test_what_is_held_out_is_not_learned_and_layers_know_what_is_in_front() -> N
 def test_a_page_says_what_was_missed() -> None:
     about = {
         "command": "c", "commit": "abc", "date": "d", "seconds": 1.0, "processor": "p", "processors": 2, "load": 1.0,
-        "torch": "t", "python": "3", "parts": [JUDGING[0]._asdict()], "development": [DEVELOPMENT[0]._asdict()],
+        "torch": "t", "python": "3", "cases": 3, "begun": 3, "parts": [JUDGING[0]._asdict()], "development": [DEVELOPMENT[0]._asdict()],
     }  # fmt: skip
     ill = (examined("lost", "a", (), ("bn1",)), examined("found", "a", ("a",), ("bn2",)))
     corpus = page.Corpus(ill, (), (examined("well", "", ()),), (), ("No networks.",), about)
