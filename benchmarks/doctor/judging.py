@@ -64,7 +64,7 @@ Where = tuple[str, str, str, int]
 
 
 LATE = "late"
-"""What becomes of a case that there was no time for."""
+"""What becomes of a case that there was no time for; a text, because no object stays itself between processes."""
 
 
 def in_time(until: float | None, examine: Callable[..., Any], case: tuple[Any, ...]) -> Any:
