@@ -2,7 +2,8 @@
 
 Protocol:
     Development. The models of ``models.KINDS`` and ``judged_before.KINDS`` on digits, seeds 31 and 32. Limits and rules
-    of the checks, operators, and what counts as harm may be chosen while looking at these, and ``limits`` measures the limits on them.
+    of the checks, operators, and what counts as harm may be chosen while looking at these, and ``limits`` measures the
+    limits on them.
 
     Freeze. A commit that holds all of it: the operators, what counts as harm, the checks with their limits. The command
     refuses to judge with uncommitted changes in ``benchmarks/doctor`` or ``src/normwise``, and writes the commit into
