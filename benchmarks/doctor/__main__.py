@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import click
@@ -33,6 +33,7 @@ from benchmarks.doctor.judging import (
     examine_network,
     examine_sick,
     healthy,
+    in_time,
     one_thread,
     sick,
 )
@@ -44,6 +45,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence_of_the_doctor.md"
 RESULTS = ROOT / "benchmarks" / "results" / "doctor.json"
 FROZEN = ("benchmarks/doctor", "src/normwise")
+Case = tuple[Callable[..., Any], tuple[Any, ...]]
+"""What examines, and what it is given."""
 
 
 @click.command(help=__doc__)
@@ -51,7 +54,8 @@ FROZEN = ("benchmarks/doctor", "src/normwise")
 @click.option("--quick", is_flag=True, help="Two kinds of models and one seed, no networks of other packages.")
 @click.option("--only", metavar="CHECK", help="develop: the faults of one check, and the healthy models.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Processes.")
-def command(*, what: str, quick: bool, only: str | None, jobs: int) -> None:
+@click.option("--minutes", type=float, help="Begin no further case after so long; cases come in a random order.")
+def command(*, what: str, quick: bool, only: str | None, jobs: int, minutes: float | None) -> None:
     """Run a corpus."""
     checks = {each.check for each in FAULTS}
     if only is not None and only not in checks:
@@ -67,36 +71,44 @@ def command(*, what: str, quick: bool, only: str | None, jobs: int) -> None:
     commit = frozen() if what == "judge" else "not frozen"
     with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) as pool:
         if what == "limits":
-            found = [rows for _, rows in _each(pool, "healthy models", limits.measured, [*healthy(parts)])]
-            click.echo(limits.table(found))
+            cases = [(limits.measured, case) for case in healthy(parts)]
+            click.echo(limits.table([rows for _, rows in _each(pool, cases, None)]))
             return
-        corpus = _corpus(pool, parts, commit, only)
-        if what == "judge":
-            _write(corpus)  # networks take long
-        if not quick:
-            others, left_out = _networks(pool)
-            corpus = replace(corpus, networks=tuple(others), left_out=tuple(left_out))
+        corpus = _corpus(pool, parts, commit, only, networks=not quick, minutes=minutes)
     if what == "judge":
-        _write(corpus)
+        write_text_whole(RESULTS, page.to_json(corpus))
+        write_text_whole(PAGE, page.markdown(corpus))
+        click.echo(f"Written: {PAGE} and {RESULTS}")
     else:
         click.echo(page.markdown(corpus))
 
 
-def _write(corpus: page.Corpus) -> None:
-    write_text_whole(RESULTS, page.to_json(corpus))
-    write_text_whole(PAGE, page.markdown(corpus))
-    click.echo(f"Written: {PAGE} and {RESULTS}")
-
-
-def _corpus(pool: ProcessPoolExecutor, parts: Sequence[Part], commit: str, only: str | None) -> page.Corpus:
+def _corpus(
+    pool: ProcessPoolExecutor,
+    parts: Sequence[Part],
+    commit: str,
+    only: str | None,
+    *,
+    networks: bool,
+    minutes: float | None,
+) -> page.Corpus:
     start = time.perf_counter()
-    ills = _each(pool, "faults", examine_sick, [*sick(parts, only)])
-    well = [case for _, case in _each(pool, "healthy models", examine_healthy, [*healthy(parts)])]
+    others, why = _networks() if networks else ([], "This run has no networks of other packages.")
+    cases: list[Case] = [
+        *((examine_sick, case) for case in sick(parts, only)),
+        *((examine_healthy, case) for case in healthy(parts)),
+        *((examine_network, case) for case in others),
+    ]
+    Random(0).shuffle(cases)  # so that those that a limit of time leaves out are left out by chance
+    found = _each(pool, cases, None if minutes is None else time.time() + 60 * minutes)
+    done = [(function, case, result) for (function, case), result in found if not isinstance(result, str)]
     about = {
         "command": " ".join(["python -m benchmarks.doctor", *sys.argv[1:]]),
         "commit": commit,
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "seconds": round(time.perf_counter() - start),
+        "begun": len(done),
+        "cases": len(cases),
         "processor": stamp.cpu(),
         "processors": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
@@ -104,32 +116,35 @@ def _corpus(pool: ProcessPoolExecutor, parts: Sequence[Part], commit: str, only:
         "parts": [part._asdict() for part in parts],
         "development": [part._asdict() for part in DEVELOPMENT],
     }
-    found = tuple(case for _, case in ills if case is not None)
-    dropped = tuple(where for where, case in ills if case is None)
-    return page.Corpus(found, dropped, tuple(well), (), ("This run has no networks of other packages.",), about)
+    ills = [(case, result) for function, case, result in done if function is examine_sick]
+    seen = [result for function, _, result in done if function is examine_network]
+    return page.Corpus(
+        tuple(result for _, result in ills if result is not None),
+        tuple(case for case, result in ills if result is None),
+        tuple(result for function, _, result in done if function is examine_healthy),
+        tuple(case for case, unhealthy in seen if not unhealthy),
+        (*([why] if why else []), *(_left_out(case, unhealthy) for case, unhealthy in seen if unhealthy)),
+        about,
+    )
 
 
-def _each(
-    pool: ProcessPoolExecutor, what: str, examine: Callable[..., Any], cases: Sequence[Any]
-) -> list[tuple[Any, Any]]:
+def _each(pool: ProcessPoolExecutor, cases: Sequence[Case], until: float | None) -> list[tuple[Case, Any]]:
     """Each case with what became of it, in their order; a bar shows how far it is."""
-    running = [pool.submit(examine, *case) for case in cases]
-    return [(case, each.result()) for case, each in track([*zip(cases, running, strict=True)], what, transient=True)]
+    running = [pool.submit(in_time, until, function, case) for function, case in cases]
+    return [(case, each.result()) for case, each in track([*zip(cases, running, strict=True)], transient=True)]
 
 
-def _networks(pool: ProcessPoolExecutor) -> tuple[list[Examined], list[str]]:
+def _networks() -> tuple[list[tuple[str, str]], str]:
+    """The networks that are there, or none and the reason."""
     try:
-        names = zoo.names()
+        return zoo.names(), ""
     except zoo.NoNetworks as reason:
-        return [], [str(reason)]
-    found, left_out = list[Examined](), list[str]()
-    for _, (case, why) in _each(pool, "networks", examine_network, names):
-        if why:
-            words = ", ".join(check for check, _, _ in case.said) or "nothing"
-            left_out.append(f"{case.name} is left out: {why}; said: {words}.")
-        else:
-            found.append(case)
-    return found, left_out
+        return [], str(reason)
+
+
+def _left_out(case: Examined, why: str) -> str:
+    words = ", ".join(check for check, _, _ in case.said) or "nothing"
+    return f"{case.name} is left out: {why}; said: {words}."
 
 
 def frozen() -> str:

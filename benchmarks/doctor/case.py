@@ -15,7 +15,9 @@ from benchmarks.doctor.training import evaluate
 WORSE_LOSS = 1.2
 """A fault has done harm when the loss is so many times the twin's."""
 WORSE_ACCURACY = 0.02
-"""Or when so large a share of the answers is not right any more, and the loss is no better."""
+"""Or when so large a share of the answers is not right any more, and the loss says so too."""
+WORSE_LOSS_TOO = 1.05
+"""The loss says so too when it is so many times the twin's: in a model that knows nothing, answers change by chance."""
 
 
 class Harm(NamedTuple):
@@ -98,8 +100,13 @@ def loss_harm(
     batches = held_out() if batches is None else batches
     loss, right = evaluate(model, batches)
     before, right_before = evaluate(twin, batches if of_twin is None else of_twin)
-    done = not loss <= WORSE_LOSS * before or (loss > before and right_before - right >= WORSE_ACCURACY)
+    done = does_harm(loss, before, right_before - right)
     return Harm(loss / before, f"times the twin's loss; accuracy {right:.3f} after {right_before:.3f}", done)
+
+
+def does_harm(loss: float, before: float, lost: float) -> bool:
+    """Whether a loss after another one, and the share of the answers that is lost, are harm."""
+    return not loss <= WORSE_LOSS * before or (loss >= WORSE_LOSS_TOO * before and lost >= WORSE_ACCURACY)
 
 
 def faults(only: str | None) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from benchmarks.doctor.digits import LEARNED, Batch, Batches, by_label, cut, hel
 from benchmarks.doctor.faults.derivation import folded
 from benchmarks.doctor.faults.loops import right_step, without_gradient
 from benchmarks.doctor.models import build
-from benchmarks.doctor.training import train, trained, training_step
+from benchmarks.doctor.training import train, trained, training_step, with_adam
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def averaged_with_update(kind: str, seed: int) -> Healthy:
 
 def decayed_ordinarily(kind: str, seed: int) -> Healthy:
     """Trained with a weight decay of 5e-4 on all weights (0.05 with AdamW), in batches of 32."""
-    decay = 0.05 if seed % 2 else 5e-4
+    decay = 0.05 if with_adam(seed) else 5e-4
     return Healthy(train(build(kind, seed), seed, decay=decay, epoch=lambda number: to_learn(number, 32)))
 
 

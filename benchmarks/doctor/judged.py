@@ -7,66 +7,65 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 
-def wide() -> nn.Module:
-    """Linear layers with norms in front of the activations, wide and then narrow, and another activation."""
+def tapered() -> nn.Module:
+    """Linear layers that grow narrower, with norms in front of two kinds of activations."""
     return nn.Sequential(
-        nn.Linear(64, 96), nn.BatchNorm1d(96), nn.GELU(), nn.Linear(96, 40), nn.BatchNorm1d(40), nn.GELU(),
-        nn.Linear(40, 40), nn.BatchNorm1d(40), nn.GELU(), nn.Linear(40, 24), nn.BatchNorm1d(24), nn.GELU(),
-        nn.Linear(24, 10),
+        nn.Linear(64, 80), nn.BatchNorm1d(80), nn.SiLU(), nn.Linear(80, 56), nn.BatchNorm1d(56), nn.SiLU(),
+        nn.Linear(56, 32), nn.BatchNorm1d(32), nn.ELU(), nn.Linear(32, 10),
     )  # fmt: skip
 
 
-def stacked() -> nn.Module:
-    """Pairs of convolutions with pooling between them."""
+def pooled() -> nn.Module:
+    """A convolution of five by five, one of three by three and one of a single place, with averages between them."""
     return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 10, 3, padding=1, bias=False), nn.BatchNorm2d(10), nn.ReLU(),
-        nn.Conv2d(10, 10, 3, padding=1, bias=False), nn.BatchNorm2d(10), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(10, 20, 3, padding=1, bias=False), nn.BatchNorm2d(20), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(80, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10),
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ELU(),
+        nn.AvgPool2d(2), nn.Conv2d(16, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ELU(),
+        nn.Conv2d(24, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ELU(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(64, 48, bias=False), nn.BatchNorm1d(48), nn.ELU(), nn.Linear(48, 10),
     )  # fmt: skip
 
 
-class Down(nn.Module):
-    """A residual block that halves the image, with a norm on its short cut as well."""
+class Bottleneck(nn.Module):
+    """Narrow, three by three, wide again, beside a short cut."""
 
-    def __init__(self, channels: int, out: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(channels, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out)
-        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)
-        self.short = nn.Sequential(nn.Conv2d(channels, out, 1, 2, bias=False), nn.BatchNorm2d(out))
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.bn2(self.conv2(nn.functional.leaky_relu(self.bn1(self.conv1(x)), 0.1)))
-        found: Tensor = nn.functional.leaky_relu(inner + self.short(x), 0.1)
+        inner = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        found: Tensor = (x + self.bn3(self.conv3(inner))).relu()
         return found
 
 
-def shortcuts() -> nn.Module:
-    """Residual blocks that halve the image."""
+def bottlenecks() -> nn.Module:
+    """Two residual blocks that are narrow inside."""
     return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(0.1),
-        Down(8, 16), Down(16, 24), nn.Flatten(), nn.Linear(96, 10),
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        Bottleneck(16, 10), nn.AvgPool2d(2), Bottleneck(16, 10), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 10),
     )  # fmt: skip
 
 
-class Rows(nn.Module):
-    """The rows of the image as a sequence of eight places with eight features; dilated convolutions along it."""
+class Columns(nn.Module):
+    """The columns of the image as a sequence of eight places with eight features; convolutions in groups."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv1d(8, 20, 3, padding=1, bias=False), nn.BatchNorm1d(20), nn.ReLU())
+        self.first = nn.Sequential(nn.Conv1d(8, 24, 3, padding=1, bias=False), nn.BatchNorm1d(24), nn.GELU())
         self.second = nn.Sequential(
-            nn.Conv1d(20, 20, 3, padding=2, dilation=2, bias=False), nn.BatchNorm1d(20), nn.ReLU()
+            nn.Conv1d(24, 24, 3, stride=2, padding=1, groups=4, bias=False), nn.BatchNorm1d(24), nn.GELU()
         )
-        self.third = nn.Sequential(nn.Conv1d(20, 16, 1, bias=False), nn.BatchNorm1d(16), nn.ReLU())
+        self.third = nn.Sequential(nn.Conv1d(24, 32, 1, bias=False), nn.BatchNorm1d(32), nn.GELU())
         self.out = nn.Linear(128, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x.reshape(-1, 8, 8))
-        found: Tensor = self.out(self.third(x + self.second(x)).flatten(1))
+        x = self.first(x.reshape(-1, 8, 8).transpose(1, 2))
+        found: Tensor = self.out(self.third(self.second(x)).flatten(1))
         return found
 
 
 KINDS: dict[str, Callable[[], nn.Module]] = {
-    "wide": wide, "stacked": stacked, "shortcuts": shortcuts, "rows": Rows,
+    "tapered": tapered, "pooled": pooled, "bottlenecks": bottlenecks, "columns": Columns,
 }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.doctor import faults as _operators
-from benchmarks.doctor import judged, keras_cases, zoo
+from benchmarks.doctor import judged_before, keras_cases, keras_zoo, zoo
 from benchmarks.doctor.case import FAULTS
 from benchmarks.doctor.digits import DATA, Batches
 from benchmarks.doctor.healthy import STATES
@@ -40,17 +40,36 @@ class Part(NamedTuple):
     seeds: tuple[int, ...]
 
 
-DEVELOPMENT = (Part("digits", (*KINDS, *keras_cases.DEVELOPMENT), (0, 1)),)
+DEVELOPMENT = (Part("digits", (*KINDS, *judged_before.KINDS, *keras_cases.DEVELOPMENT), (31, 32)),)
 """What limits and rules may be chosen on."""
 JUDGING = (
-    Part("digits", (*judged.KINDS, *keras_cases.JUDGED), (21,)),
-    Part("mnist", (*judged.KINDS, *keras_cases.JUDGED), (22,)),
+    Part("digits", ("tapered", "keras wide"), (40,)),
+    Part("digits", ("bottlenecks",), (41,)),
+    Part("digits", ("pooled",), (42,)),
+    Part("digits", ("columns", "keras separable"), (43,)),
+    Part("mnist", ("pooled",), (44,)),
+    Part("mnist", ("columns", "keras separable"), (45,)),
+    Part("mnist", ("tapered", "keras wide"), (46,)),
+    Part("mnist", ("bottlenecks",), (47,)),
 )
-"""What nothing is chosen on. After a change of a rule, these seeds are used up."""
+"""What nothing is chosen on. After a change of a rule, these seeds are used up.
+
+Each kind is seen on both data sets and with both optimizers (``training.with_adam``), each data set with both
+optimizers, and each of these four with both variants of the operators that ask whether a seed is odd.
+"""
 
 CHECKS = {each.name: each.check for each in FAULTS} | {name: of[0] for name, of in keras_cases.FAULTS.items()}
 """The operator -> the check that has to find it."""
 Where = tuple[str, str, str, int]
+
+
+LATE = "late"
+"""What becomes of a case that there was no time for; a text, because no object stays itself between processes."""
+
+
+def in_time(until: float | None, examine: Callable[..., Any], case: tuple[Any, ...]) -> Any:
+    """What an examination of a case comes to, or ``LATE`` where it would begin after that time."""
+    return examine(*case) if until is None or time.time() < until else LATE
 
 
 def one_thread() -> None:
@@ -63,10 +82,9 @@ def sick(parts: Sequence[Part], only: str | None) -> Iterator[Where]:
     for part in parts:
         for fault in FAULTS:
             if only in {None, fault.check}:
-                alone = len(fault.kinds) == 1  # the operator builds its own model
-                kinds = (
-                    fault.kinds if alone else [kind for kind in part.kinds if FAMILIES.get(kind, kind) in fault.kinds]
-                )
+                kinds = [kind for kind in part.kinds if FAMILIES.get(kind, kind) in fault.kinds]
+                if kinds and len(fault.kinds) == 1:  # the operator builds its own model
+                    kinds = [*fault.kinds]
                 yield from ((part.data, fault.name, kind, seed) for kind in kinds for seed in part.seeds)
         for name, (check, _, _) in keras_cases.FAULTS.items():
             if only in {None, check}:
@@ -137,6 +155,8 @@ def healthy_model(name: str, kind: str, seed: int) -> tuple[Any, Any, dict[str, 
 
 def examine_network(room: str, name: str) -> tuple[Examined, str]:
     """One network of another package, and why it is not healthy, or ""."""
+    if room == zoo.KERAS:
+        return _examine_keras_network(name)
     try:
         case = zoo.healthy(room, name)
     except Exception as error:  # some take no images of this size
@@ -146,6 +166,14 @@ def examine_network(room: str, name: str) -> tuple[Examined, str]:
     right = f"{evaluate(case.model, case.batches)[1]:.2f}"
     found = Examined(f"{room}: {name}", "", "network", 0, said, (), (), right, seconds, problem)
     return found, zoo.why_unhealthy(case)
+
+
+def _examine_keras_network(name: str) -> tuple[Examined, str]:
+    case = keras_zoo.healthy(name)
+    said, seconds, problem = diagnose(case.model, case.batches, _OF_KERAS)
+    right = f"{keras_cases.measured(case.model, case.batches)[1]:.2f}"
+    found = Examined(f"{zoo.KERAS}: {name}", "", "network", 0, said, (), (), right, seconds, problem)
+    return found, keras_zoo.why_unhealthy(case)
 
 
 _OF_TORCH: Mapping[str, Any] = {"loss": cross_entropy, "metric": accuracy}

@@ -12,7 +12,7 @@ import normwise.doctor.examination
 from benchmarks.doctor.digits import DATA
 from benchmarks.doctor.judging import healthy_model
 from normwise.doctor import batches_apart, channels, check, distances
-from normwise.doctor.checks import cancelling_variance, decayed_scales, wrong_axis
+from normwise.doctor.checks import cancelling_variance, wrong_axis
 from normwise.facts import LayerFacts, ModelFacts
 
 Measure = Callable[[ModelFacts], float]
@@ -111,9 +111,7 @@ MEASURED: dict[str, Measured] = {
             facts, lambda layer: float((channels.constant(layer) | channels.lost_scale(layer)).mean())
         ),
     ),
-    "decayed_scales: share": Measured(
-        decayed_scales.LIMITS["share"][0], lambda facts: _largest(facts, decayed_scales._share)
-    ),
+    "decayed_scales: share": Measured(channels.DECAYED_SHARE, lambda facts: _largest(facts, channels.decayed_share)),
     "cancelling_variance: ratio": Measured(
         cancelling_variance.LIMITS["ratio"][0], lambda facts: _largest(facts, cancelling_variance._ratio)
     ),

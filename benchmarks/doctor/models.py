@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.doctor import judged
+from benchmarks.doctor import judged, judged_before
 
 
 def dense() -> nn.Module:
@@ -103,6 +103,10 @@ FAMILIES = {
     "stacked": "convolutional",
     "shortcuts": "residual",
     "rows": "one-dimensional",
+    "tapered": "dense",
+    "pooled": "convolutional",
+    "bottlenecks": "residual",
+    "columns": "one-dimensional",
 }
 """The kind -> the one whose faults can be done to it, where that is another."""
 
@@ -110,7 +114,7 @@ FAMILIES = {
 def build(kind: str, seed: int) -> nn.Module:
     """A new model of a kind."""
     torch.manual_seed(1000 + seed)
-    return {**KINDS, **judged.KINDS}[kind]()
+    return {**KINDS, **judged_before.KINDS, **judged.KINDS}[kind]()
 
 
 def statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""Networks of timm and torchvision after a short training on digits; one sentence where these are not installed."""
+"""Networks of timm, torchvision and keras.applications after a short training on digits.
+
+One sentence says so where timm and torchvision are not installed.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from benchmarks.doctor import keras_zoo
 from benchmarks.doctor.case import loss_harm
 from benchmarks.doctor.digits import Batches, held_out, to_learn
 from benchmarks.doctor.healthy import Healthy
 from benchmarks.doctor.training import once
 
 SIDE = 32
+KERAS = "keras.applications"
 NETWORKS = (
     ("torchvision", "shufflenet_v2_x0_5"),
     ("torchvision", "resnet18"),
@@ -97,24 +102,24 @@ def _larger(x: Tensor) -> Tensor:
 
 
 def network(room: str, name: str) -> nn.Module:
-    """Trained with AdamW for three epochs, the rate falling to 0."""
+    """Trained with AdamW for three epochs, the rate falling to 0 step by step."""
     rooms = _rooms()
     torch.manual_seed(0)
     create = rooms[room].create_model if room == "timm" else rooms[room].get_model
     model: nn.Module = create(name, num_classes=10)
-    return once(f"{room}-{name}", model, _train)
+    return once(f"{room}-{name}-by-steps", model, _train)
 
 
 def _train(model: nn.Module) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
     epochs = 3
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    steps = [batch for epoch in range(epochs) for batch in to_learn(epoch)]
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(steps))
     model.train()
-    for epoch in range(epochs):
-        for x, y in to_learn(epoch):
-            optimizer.zero_grad()
-            cross_entropy(model(_larger(x)), y).backward()
-            optimizer.step()
+    for x, y in steps:
+        optimizer.zero_grad()
+        cross_entropy(model(_larger(x)), y).backward()
+        optimizer.step()
         schedule.step()
 
 
@@ -137,7 +142,10 @@ def names() -> list[tuple[str, str]]:
         NoNetworks: neither of the packages can be imported.
     """
     rooms = _rooms()
-    return [(room, name) for room, name in NETWORKS if room in rooms]
+    return [
+        *((room, name) for room, name in NETWORKS if room in rooms),
+        *((KERAS, name) for name in keras_zoo.NETWORKS),
+    ]
 
 
 def healthy(room: str, name: str) -> Healthy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,20 @@ from torch import nn
 from benchmarks.doctor import __main__ as program
 from benchmarks.doctor import judged, page, training
 from benchmarks.doctor.__main__ import command, frozen
-from benchmarks.doctor.case import FAULTS, Fault, Patient, loss_harm
+from benchmarks.doctor.case import FAULTS, Fault, Patient, does_harm, loss_harm
 from benchmarks.doctor.digits import held_out, to_learn
 from benchmarks.doctor.faults.derivation import folded
 from benchmarks.doctor.judging import (
     CHECKS,
     DEVELOPMENT,
     JUDGING,
+    LATE,
     Part,
     diagnose,
     examine_healthy,
     examine_sick,
     healthy,
+    in_time,
     sick,
 )
 from benchmarks.doctor.limits import MEASURED, measured, table
@@ -149,7 +152,8 @@ def test_what_is_held_out_is_not_learned_and_layers_know_what_is_in_front() -> N
 def test_a_page_says_what_was_missed() -> None:
     about = {
         "command": "c", "commit": "abc", "date": "d", "seconds": 1.0, "processor": "p", "processors": 2, "load": 1.0,
-        "torch": "t", "python": "3", "parts": [JUDGING[0]._asdict()], "development": [DEVELOPMENT[0]._asdict()],
+        "torch": "t", "python": "3", "cases": 3, "begun": 3,
+        "parts": [JUDGING[0]._asdict()], "development": [DEVELOPMENT[0]._asdict()],
     }  # fmt: skip
     ill = (examined("lost", "a", (), ("bn1",)), examined("found", "a", ("a",), ("bn2",)))
     corpus = page.Corpus(ill, (), (examined("well", "", ()),), (), ("No networks.",), about)
@@ -191,6 +195,32 @@ def test_development_and_judging_share_no_model_and_no_seed() -> None:
     assert {part.data for part in JUDGING} == {"digits", "mnist"}
     assert {check for _, name, _, _ in sick(JUDGING, None) for check in [CHECKS[name]]} == {*CHECKS.values()}
     assert {kind for _, _, kind, _ in healthy(JUDGING)} == then
+
+
+def test_the_judging_crosses_data_optimizers_and_variants_and_each_kind_sees_both_of_the_first_two() -> None:
+    cells = [(part.data, kind, seed) for part in JUDGING for kind in part.kinds for seed in part.seeds]
+    assert {(data, training.with_adam(seed), seed % 2) for data, _, seed in cells} == {
+        (data, adam, odd) for data in ("digits", "mnist") for adam in (False, True) for odd in (0, 1)
+    }
+    for kind in {kind for _, kind, _ in cells}:
+        mine = [(data, training.with_adam(seed)) for data, each, seed in cells if each == kind]
+        assert {data for data, _ in mine} == {"digits", "mnist"}
+        assert {adam for _, adam in mine} == {False, True}
+    alone = [name for _, name, kind, _ in sick(JUDGING, None) if name == "deep_without_norms" and kind == "dense"]
+    assert len(alone) == 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "lost", "harm"),
+    [(1.21, 0.0, True), (1.1, 0.02, True), (1.002, 0.025, False), (1.1, 0.01, False), (float("nan"), 0.0, True)],
+)
+def test_harm_is_what_the_loss_says_too(loss: float, lost: float, harm: bool) -> None:
+    assert does_harm(loss, 1.0, lost) is harm
+
+
+def test_a_case_that_would_begin_too_late_is_not_examined() -> None:
+    assert in_time(time.time() - 1, examine_healthy, ("digits", "no such", "dense", 0)) == LATE
+    assert in_time(None, sum, ([1, 2],)) == in_time(time.time() + 60, sum, ([1, 2],)) == 3
 
 
 def _alone(parts: tuple[Part, ...]) -> list[str]:

@@ -48,7 +48,7 @@ def buffers_of_the_source(kind: str, seed: int) -> Patient:
 @fault("statistics_of_other_weights")
 def buffers_of_another_seed(kind: str, seed: int) -> Patient:
     """The weights are those of the source model, which is given, and the buffers those of a model of another seed."""
-    model, source, other = trained(kind, seed), trained(kind, seed), trained(kind, seed + 10)
+    model, source, other = trained(kind, seed), trained(kind, seed), trained(kind, seed + 100)
     for name, value in model.named_buffers():
         value.copy_(dict(other.named_buffers())[name])
     return Patient(model, source, loss_harm(model, source), (), given={"source_model": source})

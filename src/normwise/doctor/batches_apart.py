@@ -71,6 +71,11 @@ def clustered(facts: ModelFacts) -> list[LayerFacts]:
     return [layer for layer, each in found if each is not None and each.ratio > each.limit]
 
 
+def drawn_alike(facts: ModelFacts) -> bool:
+    """Whether batches can be judged by the statistics of the others: neither their means nor their labels say no."""
+    return not clustered(facts) and not labels_tell(facts)
+
+
 def learned_the_batch(facts: ModelFacts) -> bool:
     """Whether the model does far better with batch statistics than at inference, by the user's loss or metric."""
     now, then = facts.stored, facts.by_batch

@@ -17,6 +17,12 @@ LARGE_SPREAD = 30.0
 """Standard deviations of what comes out of a channel: a healthy one's is its scale."""
 SMALL_SCALE = 1e-3
 """A scale below this share of its layer's largest lets nothing through."""
+DECAYED_SCALE = 0.05
+"""A healthy scale that started at 1 stays above 0.1."""
+DECAYED_SHARE = 0.25
+"""Scales of more channels than this share of a layer's are not that small in a healthy model."""
+ONE_SIDE = 0.95
+"""Small scales that decay left are of one sign; those that started at 0 and are learning have both."""
 
 
 def gain(layer: LayerFacts) -> Array:
@@ -66,3 +72,14 @@ def lost_scale(layer: LayerFacts) -> Mask:
         return np.zeros(len(layer.mean), dtype=bool)
     found: Mask = np.abs(layer.scale) < SMALL_SCALE * np.abs(layer.scale).max()
     return found
+
+
+def decayed_share(layer: LayerFacts) -> float:
+    """The share of a layer's scales that weight decay has brought next to nothing, from one side."""
+    if layer.scale is None or layer.learns is False:
+        return 0.0
+    small = (np.abs(layer.scale) < DECAYED_SCALE) & (layer.scale != 0)
+    if not small.any():
+        return 0.0
+    side = max(float((layer.scale[small] > 0).mean()), float((layer.scale[small] < 0).mean()))
+    return float(small.mean()) if side > ONE_SIDE else 0.0

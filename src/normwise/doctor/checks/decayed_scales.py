@@ -5,7 +5,9 @@ What it finds:
 
 Why it is bad:
     Weights in front of a normalization layer can be of any size without a change of its output; its own scale cannot.
-    Decay on it closes channels one by one, and the gradient that comes through them goes with the scale.
+    Decay on it closes channels one by one, and the gradient that comes through them goes with the scale. While it does,
+    what comes into the layers behind shrinks in every step, and their running variance, an average of the last steps,
+    is too large: that follows from the decay, and is not called stale besides.
 
 How it is measured:
     The share of scales that are small against 1 and against no other reason: not exactly 0, as those that were set to
@@ -24,15 +26,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from normwise.doctor.channels import DECAYED_SCALE, DECAYED_SHARE, ONE_SIDE, decayed_share
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
-from normwise.facts import LayerFacts, ModelFacts
+from normwise.facts import ModelFacts
 
 LIMITS = {
-    "scale": (0.05, "of a channel", "healthy scales that started at 1 stay above 0.1"),
-    "share": (0.25, "share of the channels", "single channels are pruned in healthy models too"),
-    "side": (0.95, "share of one sign among the small", "scales that started at 0 have both"),
+    "scale": (DECAYED_SCALE, "of a channel", "healthy scales that started at 1 stay above 0.1"),
+    "share": (DECAYED_SHARE, "share of the channels", "single channels are pruned in healthy models too"),
+    "side": (ONE_SIDE, "share of one sign among the small", "scales that started at 0 have both"),
 }
 HIDES = ("dead_channels",)
 ON = True
@@ -44,7 +47,7 @@ KERAS_REMEDY = "optimizer.exclude_from_weight_decay(var_names=['gamma', 'beta'])
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for all such layers."""
-    shares = {each.name: share for each in facts.layers if (share := _share(each)) > LIMITS["share"][0]}
+    shares = {each.name: share for each in facts.layers if (share := decayed_share(each)) > LIMITS["share"][0]}
     if not shares:
         return
     names = sorted(shares, key=lambda name: -shares[name])
@@ -61,16 +64,6 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         },
         KERAS_REMEDY if facts.framework == "keras" else REMEDY,
     )
-
-
-def _share(layer: LayerFacts) -> float:
-    if layer.scale is None or layer.learns is False:
-        return 0.0
-    small = (np.abs(layer.scale) < LIMITS["scale"][0]) & (layer.scale != 0)
-    if not small.any():
-        return 0.0
-    side = max(float((layer.scale[small] > 0).mean()), float((layer.scale[small] < 0).mean()))
-    return float(small.mean()) if side > LIMITS["side"][0] else 0.0
 
 
 def sick() -> ModelFacts:

@@ -11,7 +11,8 @@ Why it is bad:
 
 How it is measured:
     With ``train_step``, statistics, scale and shift are compared to the last bit before and after some steps on a copy.
-    Without it, the layer's state is what is left: it does not learn, and is in training mode.
+    Without it, the layer's state is what is left: it does not learn, and is in training mode. That the statistics are
+    those of the data from before, and not of these, is what freezing is for, and is not called stale besides.
 
 What to do:
     Put the layers into inference mode in every step, after ``model.train()``.
@@ -30,7 +31,7 @@ from normwise.doctor.wording import has, these
 from normwise.facts import ModelFacts, Steps
 
 LIMITS = {"moved": (0.0, "frozen layers whose statistics move", "a frozen layer is the same to the last bit")}
-HIDES = ("repeated_updates", "half_frozen_layer", "missing_updates")
+HIDES = ("repeated_updates", "half_frozen_layer", "missing_updates", "stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "updates"
 REMEDY = "normwise.freeze(model, layers={layers})"

@@ -13,8 +13,10 @@ How it is measured:
     The variance of the batches' means against that of as many independent samples, in every layer, in inference mode;
     then the labels, if they are there, or the correlation of a batch with the next. The model has suffered from it
     where the stored variance is that within batches and the statistics are off on the whole of the data, or where the
-    labels tell and the model does far better with batch statistics: then it is an error. Else it is a note, for data
-    that are only evaluated in this order.
+    labels tell and the model does far better with batch statistics: then it is an error. It is a warning where no layer
+    is far off, and loss and metric both gain from the statistics of all of the data: those of the last classes are a
+    little off in every layer, and wrong for the classes that came first. Else it is a note, for data that are only
+    evaluated in this order.
 
 What to do:
     Shuffle the training data, and call ``normwise.recalibrate(model, batches)``, which takes the variance between
@@ -43,7 +45,7 @@ from normwise.doctor.batches_apart import (
     sorted_share,
 )
 from normwise.doctor.costs import cost_of
-from normwise.doctor.distances import HARM, LOSS, harm, stale, suspects
+from normwise.doctor.distances import HARM, LOSS, harm, in_question, stale, suspects
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import KERAS_ROWS, these
@@ -54,6 +56,7 @@ LIMITS = {
     "labels": (TOGETHER, "of the labels' variance between batches, beyond chance", "shuffled data stay below 0"),
     "next": (0.5, "correlation of a batch with the next", "shuffled data stay near 0"),
     "loss": (LOSS, "times the loss with the statistics of all of the data", "then it is a warning"),
+    "answers": (0.03, "of the metric, where the loss gains too", "healthy models in sorted batches gain up to 0.01"),
     "harm": (HARM, "change of the output, relative to its spread", "as for stale statistics"),
 }
 HIDES = ("stale_running_statistics", "drifted_data", "inverted_momentum")
@@ -77,7 +80,11 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     hurt = {*stale(facts)} & {each.name for each in layers if _within(each)}
     if labels_tell(facts) and learned_the_batch(facts):
         hurt = {each.name for each in layers}
-    risky = {*suspects(facts.tracked())} & {each.name for each in layers if _within(each)} if _better(facts) else set()
+    risky: set[str] = set()
+    if _better(facts):
+        risky = {*suspects(facts.tracked())} & {each.name for each in layers if _within(each)}
+        if labels_tell(facts) and _answers(facts):
+            risky |= {*in_question(layers, len(layers))[:1]}
     layers.sort(key=lambda each: (each.name not in hurt | risky, -facts.shares.get(each.name, 0.0)))
     names = [each.name for each in layers]
     found, data = apart(layers[0]), seen_of(layers[0])
@@ -115,6 +122,14 @@ def _better(facts: ModelFacts) -> bool:
     """Whether the user's loss gains from the statistics of all of the data."""
     now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
     return now is not None and then is not None and now > LOSS * then
+
+
+def _answers(facts: ModelFacts) -> bool:
+    """Whether the user's metric changes with the statistics of all of the data, by more than a healthy model's."""
+    now, then = (None if each is None else each.metric for each in (facts.stored, facts.recalibrated))
+    if now is None or then is None:
+        return False
+    return abs(now - then) > LIMITS["answers"][0] * max(abs(now), abs(then))
 
 
 def _measured(facts: ModelFacts) -> list[LayerFacts]:

@@ -31,8 +31,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normwise.doctor.batches_apart import clustered
-from normwise.doctor.channels import exploding
+from normwise.doctor.batches_apart import clustered, drawn_alike
+from normwise.doctor.channels import DECAYED_SHARE, decayed_share, exploding
 from normwise.doctor.costs import cost_of
 from normwise.doctor.distances import (
     CHANNELS,
@@ -86,7 +86,7 @@ REMEDY = "normwise.recalibrate(model, batches)"
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     """One finding for all stale layers, the one with the largest share in the change of the output first."""
     layers = {each.name: each for each in facts.tracked()}
-    behind = _behind_another_gain(facts)
+    behind = _behind_another_gain(facts) | _behind_shrinking_scales(facts)
     names = [name for name in stale(facts) if not _other_cause(layers[name]) and name not in behind]
     done = harm(facts)
     known = done is not None and np.isfinite(done)
@@ -140,6 +140,20 @@ def _behind_another_gain(facts: ModelFacts) -> set[str]:
     return found
 
 
+def _behind_shrinking_scales(facts: ModelFacts) -> set[str]:
+    """The layers whose running variance is behind an input that shrinks in every step, with the scales in front.
+
+    A decay that has brought some layer's scales next to nothing acts on the others' too. The average of the last steps
+    is then too large, and the mean is hardly off. Statistics that are off in another way have another cause, and so
+    have those of the first layer, in front of which there are no scales.
+    """
+    layers = list(facts.tracked())
+    if not any(decayed_share(each) > DECAYED_SHARE for each in layers):
+        return set()
+    gaps = {each.name: found for each in layers[1:] if (found := gap(each)) is not None}
+    return {name for name, found in gaps.items() if float(np.median(found.log2)) > 0 and typical(found)[0] < FAR}
+
+
 def _other_cause(layer: LayerFacts) -> bool:
     """Whether a layer's statistics are off for a reason that another check names."""
     assert layer.mean is not None  # it is one of those that have statistics
@@ -150,7 +164,7 @@ def _other_cause(layer: LayerFacts) -> bool:
 def _together(facts: ModelFacts, done: float) -> list[str]:
     """The guilty layers where the output changes a lot, and no layer is far off by itself."""
     now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
-    if not clustered(facts) and (names := lagging(facts)):
+    if drawn_alike(facts) and (names := lagging(facts)):
         return names
     if done < HARM or now is None or then is None or not now > LIMITS["together"][0] * then:
         return []

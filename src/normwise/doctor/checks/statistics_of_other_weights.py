@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from normwise.doctor.batches_apart import clustered
+from normwise.doctor.batches_apart import drawn_alike
 from normwise.doctor.costs import cost_of
 from normwise.doctor.distances import FAR, HARM, OUTDONE, OUTDONE_CLEARLY, gap, harm, lagging, stale, typical
 from normwise.doctor.examples import layer, model
@@ -82,7 +82,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 def _guilty(facts: ModelFacts) -> tuple[list[str], str]:
     errors = AVERAGED if facts.averaged else OUTDONE_CLEARLY
-    off = stale(facts) or ([] if clustered(facts) else lagging(facts, errors))
+    off = stale(facts) or (lagging(facts, errors) if drawn_alike(facts) else [])
     source = facts.source
     if source is not None and source.norms <= len(facts.layers):  # or norms were folded into the weights
         same = [name for name in off if source.statistics_apart.get(name) == 0]
