@@ -62,9 +62,10 @@ from normwise.torch.models.pooling import pool_statistics
 from normwise.torch.steps.memory import release_memory
 
 if built():
-    from normwise.torch.steps import operators
+    from normwise.torch.steps import graph_operators, operators
 
     operators.register()
+    graph_operators.register()
 
 __all__ = [
     "BatchNorm1d",

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not built(), reason="the compiled kernels are no
 
 TRACED = "aot_eager"
 SHAPE = (8, 16, 32, 32)
-OPERATOR = "normwise.batch_norm_forward"
+OPERATOR = "normwise.forward_in_graph"
 
 # the inductor uses a means that torch itself has deprecated
 deprecated_inside = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")

@@ -24,8 +24,8 @@ def register() -> None:
     """Register all of it; called once, when the operators are there."""
     torch.library.register_fake(MOMENTS, _fake_moments)
     torch.library.register_fake(FORWARD, _fake_forward)
-    torch.library.register_fake(BACKWARD, _fake_backward)
-    torch.library.register_autograd(FORWARD, _backward, setup_context=_save)
+    torch.library.register_fake(BACKWARD, fake_backward)
+    torch.library.register_autograd(FORWARD, gradients, setup_context=save)
     torch.library.register_vmap(MOMENTS, _one_by_one(torch.ops.normwise.batch_norm_moments.default))
     torch.library.register_vmap(FORWARD, _one_by_one(torch.ops.normwise.batch_norm_forward.default))
     torch.library.register_vmap(BACKWARD, _one_by_one(torch.ops.normwise.batch_norm_backward.default))
@@ -35,12 +35,13 @@ def register() -> None:
 # ruff: noqa: ARG001
 
 
-def _per_channel(x: Tensor, groups: int) -> Tensor:
+def per_channel(x: Tensor, groups: int) -> Tensor:
+    """One number for each channel that the kernels see."""
     return x.new_empty(x.shape[0] * x.shape[1] if groups else x.shape[1], dtype=torch.float64)
 
 
 def _fake_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    return _per_channel(x, 0), _per_channel(x, 0)
+    return per_channel(x, 0), per_channel(x, 0)
 
 
 def _fake_forward(
@@ -57,16 +58,21 @@ def _fake_forward(
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     number = _bytes_of_bits(x) if save_bits else 0
-    mean, var = _per_channel(x, groups), _per_channel(x, groups)
+    mean, var = per_channel(x, groups), per_channel(x, groups)
     return torch.empty_like(x), mean, var, x.new_empty(number, dtype=torch.uint8)
 
 
 def _bytes_of_bits(x: Tensor) -> Any:
     """How many bytes hold one bit per element as the kernels lay them out: whole vectors for each run in memory."""
-    width = {"baseline": 16, "avx2": 32}.get(cpu.instruction_set(), 64)  # bytes of a vector
-    lanes = width // (8 if x.dtype is torch.float64 else 4)
-    runs, length = (x.numel() // x.shape[1], x.shape[1]) if _channels_last(x) else _first(x)
+    lanes = lanes_of(x.dtype)
+    runs, length = (x.numel() // x.shape[1], x.shape[1]) if channels_last(x) else _first(x)
     return runs * ((length + lanes - 1) // lanes) * max(lanes // 8, 1)
+
+
+def lanes_of(dtype: torch.dtype) -> int:
+    """How many values a vector of the kernels has."""
+    width = {"baseline": 16, "avx2": 32}.get(cpu.instruction_set(), 64)  # bytes of a vector
+    return width // (8 if dtype is torch.float64 else 4)
 
 
 def _first(x: Tensor) -> tuple[Any, Any]:
@@ -75,7 +81,7 @@ def _first(x: Tensor) -> tuple[Any, Any]:
     return runs, x.numel() // runs
 
 
-def _channels_last(x: Tensor) -> bool:
+def channels_last(x: Tensor) -> bool:
     """Whether the kernels take x for channels last: whether it is dense in that order."""
     expected: Any = 1
     for axis in (1, *range(x.dim() - 1, 1, -1), 0):
@@ -85,7 +91,7 @@ def _channels_last(x: Tensor) -> bool:
     return True
 
 
-def _fake_backward(
+def fake_backward(
     dy: Tensor,
     x: Tensor,
     residual: Tensor | None,
@@ -102,6 +108,8 @@ def _fake_backward(
     wants_dresidual: bool,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The shapes of the gradients."""
+
     def output(wanted: bool) -> Tensor:
         return torch.empty_like(x) if wanted else x.new_empty(0)
 
@@ -137,17 +145,20 @@ class Gradients(NamedTuple):
         return (self.x, self.residual, None, self.scale, self.shift, *[None] * 6)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """What the backward needs."""
     x, residual, mask, scale, shift, mean, _, eps, activation, save_bits, groups = inputs
     _, used_mean, used_var, bits = output
     ctx.mark_non_differentiable(used_mean, used_var, bits)
     ctx.eps, ctx.activation, ctx.by_batch = eps, activation, mean is None
     ctx.uses_bitmask, ctx.groups = save_bits, groups
+    ctx.operator = torch.ops.normwise.batch_norm_backward
     kept = None if save_bits or activation == cpu.ACTIVATIONS[None] else residual
     ctx.save_for_backward(*Saved(x, kept, mask, scale, shift, used_mean, used_var, bits))
 
 
-def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+def gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+    """Of the operator's arguments, by the operator that ``save`` names."""
     saved = Saved(*ctx.saved_tensors)
     wants = Gradients(*(ctx.needs_input_grad[i] for i in (0, 1, 3, 4)))
     differentiable = torch.is_grad_enabled()  # a graph of the gradient is wanted
@@ -155,7 +166,7 @@ def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 def _gradients(ctx: Any, dy: Tensor, saved: Saved, wants: Gradients) -> Gradients:
-    dx, dscale, dshift, dresidual = torch.ops.normwise.batch_norm_backward(
+    dx, dscale, dshift, dresidual = ctx.operator(
         dy, *saved, ctx.eps, ctx.activation, ctx.by_batch, wants.x, wants.residual, ctx.groups
     )
     found = Gradients(dx, dresidual, dscale, dshift)
@@ -200,13 +211,13 @@ class CompiledBatchNorm(torch.autograd.Function):
         """The operator itself."""
         with below_autograd():
             output: tuple[Tensor, ...] = forward_operator(*inputs)
-        _save(ctx, inputs, output)
+        save(ctx, inputs, output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, *dys: Any) -> tuple[Any, ...]:
         """As registered."""
-        return _backward(ctx, *gradients)
+        return gradients(ctx, *dys)
 
 
 # ``CompiledBatchNorm.apply`` less its search for the wrappers of torch.func, under which the layers do not come here.
@@ -279,7 +290,8 @@ class Cpu:
         save_bits = learning and residual is not None and cpu.has_one_bit(activation)
         found: tuple[Tensor, ...]
         if compiling:  # with the gradient and the shapes that are registered, which alone a graph can hold
-            found = forward_operator(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
+            in_graph = forward_operator if groups else torch.ops.normwise.forward_in_graph.default
+            found = in_graph(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
         elif learning:
             found = apply_compiled(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
         else:
