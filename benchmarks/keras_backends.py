@@ -34,8 +34,8 @@ largest; a ratio whose quartiles are further apart than a factor of {widest} in 
 mean is geometric, weighted by how many such layers a ResNet-50 has. The training step is `train_on_batch` of six blocks
 of convolution, batch norm and ReLU on 32 images of 32 x 32.
 
-{machine}, {versions}, {date}. `python -m benchmarks.keras_backends` writes this page, and
-[the numbers](../benchmarks/results/keras.json) are kept.
+{machine}, {versions}, {date}, a load of {load:.1f} by this and other work.
+`python -m benchmarks.keras_backends` writes this page, and [the numbers](../benchmarks/results/keras.json) are kept.
 
 {table}
 """
@@ -74,6 +74,7 @@ def page(run: dict[str, Any]) -> str:
         machine=run["machine"],
         versions=", ".join([f"Keras {first['keras']}", *(each["backend"] for each in found.values())]),
         date=run["date"],
+        load=run["load"],
         table="\n".join(lines),
     )
 
@@ -95,6 +96,7 @@ def main() -> None:
     run = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{cpu()}, {len(os.sched_getaffinity(0))} threads",
+        "load": os.getloadavg()[0],
         "backends": found,
     }
     RESULTS.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

@@ -8,6 +8,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -40,34 +42,44 @@ def test_links_lead_somewhere() -> None:
         assert (ROOT / target).exists(), f"the README links to {target}, which is not there"
 
 
-def test_numbers_of_speed_stand_in_the_results_that_are_kept() -> None:
-    """Whole steps and single layers: each link's file holds what is said in front of it."""
+STEPS = ("2026-11-29-intel-xeon-2-threads-steps", "2026-11-29-intel-xeon-2-threads-steps-channels-first")
+
+
+def whole_steps(name: str) -> dict[tuple[str, bool], list[dict[str, float]]]:
+    """What both results hold of a network: by layout (the last one or not), then eager and compiled."""
+    found: dict[tuple[str, bool], list[dict[str, float]]] = {}
+    for result in STEPS:
+        for step in json.loads((ROOT / f"benchmarks/results/{result}.json").read_text("utf-8"))["steps"]:
+            if step["setting"].startswith(name):
+                for how, ratio in step["ratios"].items():
+                    found.setdefault((how, "channels last" in step["setting"]), []).append(ratio)
+    return found
+
+
+@pytest.mark.parametrize("name", ["ResNet-50", "MobileNetV2", "M5", "dense"])
+def test_numbers_of_speed_stand_in_the_results_that_are_kept(name: str) -> None:
+    """README has the medians, the page their ends too; of two runs both, of two compiled ones the new."""
     speed = README.partition("## Speed")[2]
-    files = re.findall(r"\[result\]\((benchmarks/results/[^)]+)\)", speed)
-    steps, layers = (json.loads((ROOT / name).read_text("utf-8")) for name in files)
-    for step in steps["steps"]:
-        ratio = step["ratio"]
-        median, spread = f"{ratio['median']:.2f}", f"[{ratio['low']:.2f}, {ratio['high']:.2f}]"
-        assert re.search(
-            rf"{median}( as fast| times as fast| with channels \w+)* {re.escape(spread)}", " ".join(speed.split())
-        )
+    page = (ROOT / "docs/speed.md").read_text("utf-8")
+    (row,) = re.findall(rf"^\| {name}.*$", page, re.MULTILINE)
+    for (how, _), ratios in whole_steps(name).items():
+        for ratio in ratios if how == "fused" else ratios[-1:]:
+            assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in row
+            assert f"{ratio['median']:.2f}" in speed
+
+
+def test_the_page_of_speed_has_the_layers_that_are_kept() -> None:
+    page = (ROOT / "docs/speed.md").read_text("utf-8")
+    layers = json.loads((ROOT / "benchmarks/results/2026-11-21-amd-epyc-2-threads-part.json").read_text("utf-8"))
     means = {
         (each["layout"], each["phase"]): each["value"]
         for each in layers["means"]
         if (each["operation"], each["dtype"], each["peer"]) == ("bn+relu", "float32", "PyTorch eager")
     }
-    for layout, words in (
-        ("first", "are {} times as fast as PyTorch 2.13's forward and {} times with the backward"),
-        ("last", "{} and {} times where the channels come last"),
-    ):
-        said = words.format(*(f"{means[layout, phase]:.1f}" for phase in ("forward", "forward+backward")))
-        assert said in " ".join(speed.split())
-
-
-def test_the_page_of_speed_has_the_whole_steps_that_are_kept() -> None:
-    page = (ROOT / "docs/speed.md").read_text("utf-8")
-    (name,) = re.findall(r"\(\.\./(benchmarks/results/[^)]*steps\.json)\)", page)
-    ratios = [step["ratio"] for step in json.loads((ROOT / name).read_text("utf-8"))["steps"]]
-    cells = [f"{each['median']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" for each in ratios]
-    assert f"| channels first | {cells[0]} | {cells[1]} |\n| channels last | {cells[2]} | {cells[3]} |" in page
-    assert page.index("## A whole training step") < page.index("## Single layers")
+    for layout, start in (("first", "bn + relu, float32 | channels first"), ("last", " | channels last")):
+        (row, *_) = re.findall(
+            rf"^\| {re.escape(start.strip(' |'))}.*$|^\| \| {re.escape(start.strip(' |'))}.*$", page, re.MULTILINE
+        )
+        for phase in ("forward", "forward+backward", "inference"):
+            assert f"| {means[layout, phase]:.2f} [" in row
+    assert page.index("## Whole training steps") < page.index("## Single layers")

@@ -230,10 +230,9 @@ def _in_graph(activation: str | None) -> tuple[int, bool]:
     return cpu.number_of(activation), cpu.is_exact(activation)
 
 
-def _count(x: Tensor, mask: Tensor | None) -> int:
-    """How many values of a channel count."""
-    count = x.numel() // max(x.shape[1], 1)
-    return count if mask is None else int(mask.sum()) * (count // max(mask.numel(), 1))
+def _counted(x: Tensor, mask: Tensor) -> int:
+    """How many values of a channel a mask lets count."""
+    return int(mask.sum()) * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
 
 
 class Cpu:
@@ -245,7 +244,7 @@ class Cpu:
         """As ``Kernel``; the moments are float64."""
         x, mask = call.x, call.weights
         y, mean, var, _ = self.run(call, None, None)
-        return y, Moments(mean, var, _count(x, mask))
+        return y, Moments(mean, var, x.numel() // max(x.shape[1], 1) if mask is None else _counted(x, mask))
 
     def forward_running(self, call: Call) -> Tensor:
         """As ``Kernel``."""
@@ -256,7 +255,7 @@ class Cpu:
         """As ``Kernel``; in float64."""
         x, mask = call.x, call.weights
         mean, var = moments_operator(x if x.is_contiguous() else cpu.dense(x), mask)
-        return Moments(mean, var, _count(x, mask))
+        return Moments(mean, var, x.numel() // max(x.shape[1], 1) if mask is None else _counted(x, mask))
 
     def forward_groups(self, call: Call, groups: int) -> Tensor:
         """Group norm of a contiguous x without a mask: in every sample each group of channels by its own moments."""
