@@ -124,7 +124,7 @@ def main() -> None:
         print("normwise's layers, by fuse" if fused else "torch's layers")
         for name, found in times.items():
             ratio = ratios(found, times[first])
-            spread = f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], n = {ratio.pairs}"
+            spread = f"{ratio}, n = {ratio.pairs}"
             print(f"  {name:42} time {spread}   peak {peak(fused, name):6.0f} MB", flush=True)
 
 

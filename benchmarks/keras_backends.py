@@ -47,7 +47,7 @@ def spread_of(row: dict[str, Any]) -> Spread:
 
 def cell(row: dict[str, Any]) -> str:
     ratio = spread_of(row)
-    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.calm else TOO_BUSY
+    return str(ratio) if ratio.calm else TOO_BUSY
 
 
 def mean(rows: list[dict[str, Any]]) -> str:

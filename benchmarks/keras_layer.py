@@ -26,7 +26,7 @@ import numpy as np
 from keras import layers
 
 from benchmarks.shapes import RESNET50_LAYERS
-from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios
+from benchmarks.spread import Spread, calmest, ratios
 from benchmarks.timing import in_turn
 from normwise.keras import BatchNormalization
 
@@ -121,10 +121,7 @@ def main() -> None:
     rows = []
     for name, count, make in calls():
         ratio, milliseconds = measure(make(ours=False), make(ours=True), pairs)
-        said = f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-        if not ratio.calm:
-            said = f"{TOO_BUSY}: the quartiles were {ratio.lower:.2f} and {ratio.upper:.2f}"
-        print(f"{name:22} {said}, ours {milliseconds:.3g} ms", flush=True)
+        print(f"{name:22} {ratio.said}, ours {milliseconds:.3g} ms", flush=True)
         rows.append({"name": name, "count": count, "ratio": asdict(ratio), "milliseconds": milliseconds})
     if options.json:
         found = {"backend": version, "keras": keras.__version__, "pairs": pairs, "rows": rows}

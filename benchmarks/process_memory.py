@@ -25,7 +25,7 @@ import normwise
 import normwise.process_memory  # the room, by its name
 from benchmarks import report
 from benchmarks.networks import NETWORKS, QUICK, Network
-from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios
+from benchmarks.spread import Spread, calmest, ratios
 from benchmarks.steps import step
 from benchmarks.timing import hand_over
 
@@ -78,9 +78,9 @@ def main() -> None:
     for network in (QUICK if options.quick else NETWORKS)[:2]:
         for layers, call in calls(network).items():
             ratio, faults = measure(call, 5 if options.quick else 7)
-            said = f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-            said = said if ratio.calm else f"{TOO_BUSY}: the quartiles were {ratio.lower:.2f} and {ratio.upper:.2f}"
-            print(f"{network.name}, {layers:17} {said}; page faults {faults.median:.0f} times as many", flush=True)
+            print(
+                f"{network.name}, {layers:17} {ratio.said}; page faults {faults.median:.0f} times as many", flush=True
+            )
             rows.append({"network": network.name, "layers": layers, "ratio": asdict(ratio), "faults": asdict(faults)})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak of the process: {peak:.2f} GiB")

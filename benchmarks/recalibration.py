@@ -98,8 +98,8 @@ def lines(found: Recalibration) -> list[str]:
         words = f"  {name:15} {seconds.median:7.2f} s [{seconds.low:.2f}, {seconds.high:.2f}], n = {seconds.pairs}"
         if name in found.ratio:
             ratio, processor = found.ratio[name], found.processor_ratio[name]
-            words += f"; {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times {UPDATE_BN}'s"
-            words += f", {processor.median:.2f} [{processor.low:.2f}, {processor.high:.2f}] in the processor's time"
+            words += f"; {ratio} times {UPDATE_BN}'s"
+            words += f", {processor} in the processor's time"
         said.append(words)
     verdict = "met" if found.ratio[IN_STEP].median <= WITHIN else "missed"
     return [*said, f"  {IN_STEP}: at most {WITHIN} times {UPDATE_BN}'s time is {verdict}"]

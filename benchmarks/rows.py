@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmarks import agreement, peers
 from benchmarks.cases import Case, inputs
-from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios, spread
+from benchmarks.spread import Spread, calmest, ratios, spread
 from benchmarks.timing import in_turn
 from normwise.kernels.kernel import Call
 from normwise.torch.steps.call import choice_for
@@ -81,7 +81,7 @@ def measure(case: Case, others: Sequence[str], *, rounds: int, seconds: float) -
     times, in_a_row, found = calmest(attempt, widest)
     for peer, each in found.items():
         if not each.calm:
-            absent[peer] = f"{TOO_BUSY}: the quartiles were {each.lower:.2f} and {each.upper:.2f}"
+            absent[peer] = each.said
     return Row(
         case,
         choice.name,

@@ -227,10 +227,7 @@ def told(row: Row) -> str:
         of = row.bytes_kept[treated] / row.bytes_kept[PLAIN]
         peak_ratio = f", peak {row.peak[treated] / row.peak[PLAIN]:.2f}" if row.peak else ""
         wall, processor = row.step[treated], row.processor_step[treated]
-        lines.append(
-            f"  {treated:12s} bytes {of:.2f}{peak_ratio}, step {wall.median:.2f} [{wall.low:.2f}, {wall.high:.2f}] of "
-            f"fused, processor {processor.median:.2f} [{processor.low:.2f}, {processor.high:.2f}]"
-        )
+        lines.append(f"  {treated:12s} bytes {of:.2f}{peak_ratio}, step {wall} of fused, processor {processor}")
     lines += [f"  MISSED: {miss}" for miss in missed(row)]
     return "\n".join(lines)
 

@@ -44,6 +44,14 @@ class Spread:
         """
         return self.width <= WIDEST
 
+    @property
+    def said(self) -> str:
+        """What is published: the numbers, or why there are none."""
+        return str(self) if self.calm else f"{TOO_BUSY}: the quartiles were {self.lower:.2f} and {self.upper:.2f}"
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def spread(values: Sequence[float]) -> Spread:
     """Of one value or more."""

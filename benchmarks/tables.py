@@ -116,7 +116,7 @@ def of_accuracy(rows: Sequence[Row]) -> Table:
 
 def cell(spread: Spread | None) -> str:
     """The median and the ends."""
-    return "–" if spread is None else f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]"
+    return "–" if spread is None else str(spread)
 
 
 def _is_busy(row: Row, peer: str) -> bool:

@@ -63,7 +63,9 @@ def examine(
         UnsuitableModel: not a model of either framework.
         UnknownName: no such check.
         TypeError: not an iterable of batches; a keyword that there is not.
-        NormwiseError: no batches; with ``distributed``, another process failed or is gone.
+        CallFailed: the model does not take a batch, or a batch, ``loss``, ``metric`` or ``train_step`` failed.
+        NormwiseError: no batches, batches without samples or with values that are not finite; with ``distributed``,
+            another process failed or is gone.
 
     Example:
         >>> import torch

@@ -23,7 +23,7 @@ def register() -> None:
     """Register both; called once, when the operators are there."""
     for name, schema, function, fake in (
         (FORWARD, torch.ops.normwise.batch_norm_forward.default._schema, _forward, _fake_forward),
-        (BACKWARD, torch.ops.normwise.batch_norm_backward.default._schema, _backward, _fake_backward),
+        (BACKWARD, torch.ops.normwise.batch_norm_backward.default._schema, _backward, operators.fake_backward),
     ):
         arguments = str(schema).partition("(")[2]
         LIBRARY.define(f"{name}({arguments}", tags=(torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag))
@@ -93,10 +93,6 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bits = x.new_empty(_bytes_of_bits(x) if keep_bits else 0, dtype=torch.uint8)
     return torch.empty_like(x), per_channel(x, groups), per_channel(x, groups), bits
-
-
-def _fake_backward(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return operators.fake_backward(dy, x, *others)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
