@@ -11,7 +11,7 @@ REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench zoo evidence check sanitize wheel matrix format docs pins clean
+.PHONY: help setup demo test bench zoo evidence check sanitize wheel matrix format docs site quick pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: setup  ## run three of the lab's experiments and write their report to rep
 
 test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+quick: setup  ## run the first case of each test that is not slow: the inner loop, less than 2 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --quick $(ARGS)
 
 bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help")
 	$(BIN)/python -m benchmarks.run $(ARGS)
@@ -63,6 +66,10 @@ format: setup  ## format the code, and fix what ruff can fix by itself
 
 docs: setup  ## write the generated pages under docs/ again
 	$(BIN)/python docs/generate.py
+
+# Sphinx, because it ends with an error at a link that leads nowhere, and its search needs no server.
+site: setup  ## build the pages into a site with navigation and search, build/site/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site docs build/site
 
 # A venv of its own, without the pins, so that the newest versions come in. The CUDA libraries stay out: the builds of
 # torch that need them name their exact versions themselves.

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 
+pytest_plugins = ["tests.quick"]
 FOR_KERAS = [
     "src/normwise/keras",
     "src/normwise/callbacks/keras",

@@ -20,8 +20,18 @@ from benchmarks.timing import in_turn
 
 EAGER, FUSED, COMPILED, BOTH = "PyTorch", "fused", "compiled", "fused and compiled"
 BARE, BARE_COMPILED = "no norms", "no norms, compiled"
+# With depthwise convolutions Inductor leaves layouts as they are unless it is told not to: see docs/speed.md.
+LAYOUTS, BOTH_LAYOUTS = "compiled, layouts forced", "fused and compiled, layouts forced"
+FORCED = {"force_layout_optimization": True}
 # What is asked of each, and of what: its time is under the other's. Without norms: the most that can be asked.
-AGAINST = {FUSED: EAGER, BARE: EAGER, BOTH: COMPILED, BARE_COMPILED: COMPILED}
+AGAINST = {
+    FUSED: EAGER,
+    BARE: EAGER,
+    BOTH: COMPILED,
+    BARE_COMPILED: COMPILED,
+    LAYOUTS: COMPILED,
+    BOTH_LAYOUTS: LAYOUTS,
+}
 WORDS = {"float32": "float32", "bfloat16": "bfloat16 autocast"}
 ROUNDING = {"float32": 2e-2, "bfloat16": 0.15}  # of the size of all gradients, what 50 layers make of it
 
@@ -92,6 +102,10 @@ def measure(setting: Setting, *, compiled: bool, rounds: int, seconds: float) ->
         torch._dynamo.reset()
         of = ((COMPILED, EAGER), (BOTH, FUSED), (BARE_COMPILED, BARE))
         models |= {name: _compiled(models[plain]) for name, plain in of}
+        if _depthwise(model):
+            models |= {
+                name: _compiled(models[plain], **FORCED) for name, plain in ((LAYOUTS, EAGER), (BOTH_LAYOUTS, FUSED))
+            }
     calls = {name: step(each, inputs, labels, dtype=setting.dtype) for name, each in models.items()}
     alike = {name: call for name, call in calls.items() if name not in (BARE, BARE_COMPILED)}
     wrong = _disagreement(alike, models, ROUNDING[setting.dtype])
@@ -110,8 +124,12 @@ def measure(setting: Setting, *, compiled: bool, rounds: int, seconds: float) ->
     return Step(setting.name, taken, over, done=done)
 
 
-def _compiled(model: nn.Module) -> nn.Module:
-    return cast(nn.Module, torch.compile(copy.deepcopy(model), dynamic=False))
+def _compiled(model: nn.Module, **options: bool) -> nn.Module:
+    return cast(nn.Module, torch.compile(copy.deepcopy(model), dynamic=False, options=dict(options) or None))
+
+
+def _depthwise(model: nn.Module) -> bool:
+    return any(isinstance(each, nn.Conv2d) and each.groups > 1 for each in model.modules())
 
 
 def step(model: nn.Module, inputs: Tensor, labels: Tensor, *, dtype: str = "float32") -> Callable[[], Tensor]:

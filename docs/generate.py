@@ -42,7 +42,7 @@ FAMILIES = ("experiments", "estimators", "checks", "doors", *(folder for folder,
 
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page, by its path under ``root``, with the text that it should have."""
-    wanted = {}
+    wanted: dict[Path, str] = {}
     for folder, family, title in (
         ("lab/experiments", "experiments", "Experiments of the lab"),
         ("estimators", "estimators", "Estimators of running statistics"),
@@ -77,7 +77,7 @@ def member_pages(root: Path, folder: Path, family: str, title: str) -> dict[Path
 
 def title_of(page: str) -> str:
     """What stands in a page's first heading."""
-    return re.findall(r"^# (.*)$", page, re.MULTILINE)[0]
+    return page.partition("\n# ")[2].partition("\n")[0]
 
 
 def summary(page: str) -> str:

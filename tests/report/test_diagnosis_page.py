@@ -15,7 +15,7 @@ from normwise.doctor.check import load, names, run
 from normwise.doctor.diagnosis import Diagnosis
 from normwise.facts import ModelFacts
 from normwise.report import diagnosis_page, diagnosis_plots, diagnosis_text
-from tests.report.test_page_in_browser import Browser, find
+from tests.browser import Browser, find
 
 EVIL = "<script>alert('layer')</script>\x07"
 

@@ -1,0 +1,71 @@
+"""The site: no dead link, every page can be reached, search works, and it fits a phone and a dark room."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.browser import Browser, find
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("index", "layers/BatchNorm2d", "doors/recalibrate", "claims", "zoo", "deployment")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a warning, such as a link that leads nowhere, ends the build."""
+    if find_spec("furo") is None:
+        pytest.skip("the site's generator is not installed; the extra `dev` has it")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs/site", "docs", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser(find()) as running:
+        yield running
+
+
+def test_every_page_of_docs_is_in_it(site: Path) -> None:
+    pages = {path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")}
+    assert len(pages) > 150
+    assert [page for page in sorted(pages) if not (site / page).with_suffix(".html").exists()] == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_pages_are_quiet_and_fit(width: int, dark: bool, site: Path, browser: Browser) -> None:
+    for page in PAGES:
+        shown = browser.open(site / f"{page}.html", width=width, dark=dark)
+        assert shown.complaints == []
+        assert all(address.startswith("file:") for address in shown.requests)
+        assert shown.ask("document.documentElement.scrollWidth <= innerWidth"), f"{page} is wider than {width} pixels"
+        light = shown.ask("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] > 127")
+        assert light is not dark
+
+
+def test_search_finds_recalibrate(site: Path, browser: Browser) -> None:
+    shown = browser.open(site / "search.html", query="?q=recalibrate")
+    found = (
+        "[...document.querySelectorAll('#search-results li a')].map(link => link.getAttribute('href').split('?')[0])"
+    )
+    for _ in range(200):
+        if any(address.startswith("doors/recalibrate.html") for address in shown.ask(found)):
+            break
+        shown.ask("new Promise(done => setTimeout(done, 50))")
+    assert "doors/recalibrate.html" in [address.partition("#")[0] for address in shown.ask(found)]
+
+
+def test_every_page_leads_on(site: Path) -> None:
+    """The navigation has the page before and the page behind it."""
+    for page in PAGES:
+        text = (site / f"{page}.html").read_text("utf-8")
+        assert 'class="next-page"' in text, page
