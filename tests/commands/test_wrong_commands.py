@@ -138,8 +138,9 @@ WRONG: list[tuple[str, str]] = [
     ("lab run --dask tcp://10.0.0.1:99999", DASK.format("tcp://10.0.0.1:99999")),
     ("lab run --dask tcp://10.0.0.1:8786 --workers 2", "--workers is for processes on this machine, and --dask for "
                                                        "others: leave one out."),
-    ("lab run --data mnist", "--data and --data-dir belong together: give both, or neither."),
-    ("lab run --data-dir .", "--data and --data-dir belong together: give both, or neither."),
+    ("lab run --data svhn", "no package brings the images of svhn: name the folder with its files by --data-dir."),
+    ("lab run --data-dir .", "--data-dir is the folder of --data: say which data set it holds, for example --data "
+                             "mnist."),
     ("lab run --data mnits --data-dir .", "unknown data set 'mnits': did you mean 'mnist'? Known: cifar10, mnist, "
                                           "svhn."),
     ("lab run --out ''", "--out must be the path of a folder, received ''."),

@@ -20,7 +20,7 @@ class Plan:
         seeds: how many seeds, at least 2; None: as many as each experiment takes.
         quick: 3 seeds, and smaller settings where an experiment has them.
         full: larger settings where an experiment has them.
-        data: the user's data set in the place of the digits.
+        data: the data set in the place of the digits.
         first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
 
     Raises:
@@ -55,5 +55,5 @@ class Plan:
         """The command that runs one experiment so."""
         first = f" --first-seed {self.first_seed}" if self.first_seed else ""
         size = " --quick" if self.quick else " --full" if self.full else ""
-        data = "" if self.data is None else f" --data {self.data.name} --data-dir {self.data.folder}"
+        data = "" if self.data is None else f" {self.data.options}"
         return f"normwise lab run {name} --seeds {seeds}{first}{size}{data}"

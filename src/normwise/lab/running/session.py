@@ -26,7 +26,7 @@ def run(
     progress: Progress | None = None,
     workers: int | None = None,
     dask: str | None = None,
-    data: tuple[str, Path] | None = None,
+    data: tuple[str, Path | None] | None = None,
     first_seed: int = 0,
     folder: Path = FOLDER,
 ) -> list[Result]:
@@ -43,7 +43,8 @@ def run(
         progress: is told what happens.
         workers: how many processes; None: as many as there are cores.
         dask: address of a Dask scheduler whose workers take the place of processes here.
-        data: name and folder of a data set that takes the digits' place, in the experiments that take one.
+        data: name and folder of a data set that takes the digits' place, in the experiments that take one; no folder:
+            the images that an installed package brings, which there are of ``mnist``.
         first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
         folder: where experiments are looked for; another one than the package's own serves tests.
 

@@ -41,6 +41,7 @@ def test_pixels_and_labels_come_back(written: tuple[str, Path]) -> None:
     else:
         train, test = made_up(TRAIN, shape, 0).images, made_up(TEST, shape, 1)
     assert np.array_equal(found.train.images, train)
+    assert found.test is not None
     assert np.array_equal(found.test.images, test.images)
     assert np.array_equal(found.test.labels, test.labels)
     assert found.train.images.dtype == np.uint8
