@@ -2,8 +2,9 @@
 
 A page per experiment, per estimator, per check of the doctor, per door of `normwise` and per public layer or function
 of `normwise.torch` and `normwise.keras` comes from its docstring, and `command_line.md` from every `--help`;
-`claims.md` from the results of the lab's last full run. The sources are read, not imported (all but the command line),
-so this needs none of the extras.
+`claims.md` from the results of the lab's last full run, and the guided tour in `learn/` from `learn/source/`: see
+`tour.py`. The sources are read, not imported (all but the command line), so this needs none of the extras, except where
+a program or a figure of the tour changed.
 """
 
 import ast
@@ -18,6 +19,9 @@ from typing import TypeGuard
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script finds its own folder only
+from docs import tour  # noqa: E402 - the line above is for this one
+
 NOTICE = "<!-- Generated from {source} by `make docs`; edit it there. -->\n\n"
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
@@ -38,6 +42,7 @@ KEPT = Path("benchmarks/results/claims")
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.
 FAMILIES = ("experiments", "estimators", "checks", "doors", *(folder for folder, _ in ROOMS.values()))
+FAMILIES += ("learn", "learn/zh_tw")
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -58,7 +63,7 @@ def pages(root: Path) -> dict[Path, str]:
         wanted |= diagnosis_pages()
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
-    return wanted
+    return wanted | tour.pages(root)
 
 
 def members(folder: Path) -> list[Path]:
@@ -290,7 +295,8 @@ def troubles(root: Path, wanted: dict[Path, str]) -> list[str]:
             found.append(f"{page} is missing; run `make docs`.")
         elif (root / page).read_text(encoding="utf-8") != text:
             found.append(f"{page} is stale; run `make docs`.")
-    return found + [f"{page} has no source any more; run `make docs`." for page in orphans(root, wanted)]
+    found += [f"{page} has no source any more; run `make docs`." for page in orphans(root, wanted)]
+    return found + tour.troubles(root)
 
 
 def orphans(root: Path, wanted: dict[Path, str]) -> list[Path]:
@@ -301,6 +307,8 @@ def orphans(root: Path, wanted: dict[Path, str]) -> list[Path]:
 
 def main(root: Path, *, check: bool) -> int:
     """Writes the pages, or only checks them; returns the exit code."""
+    for each in [] if check else tour.refresh(root):
+        print(each)
     wanted = pages(root)
     if check:
         found = troubles(root, wanted)
