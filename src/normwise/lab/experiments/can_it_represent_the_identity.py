@@ -48,6 +48,7 @@ from normwise.lab.verdict import Exact, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
 TOPIC = "what the layer is"
+TAKES_DATA = True
 LAYER = 1e-12
 NETWORK = 1e-10
 SAME = 0.01

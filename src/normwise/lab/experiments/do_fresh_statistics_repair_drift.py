@@ -59,6 +59,7 @@ from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "Schneider et al. 2020; Li et al. 2016"
 TOPIC = "drifting data"
+TAKES_DATA = True
 LESS = AtLeast(1 / 0.7, nothing=1.0)
 BETTER = AtLeast(1.05, nothing=1.0)
 PRIOR = 16

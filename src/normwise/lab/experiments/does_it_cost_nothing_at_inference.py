@@ -56,6 +56,7 @@ from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3.1"
 TOPIC = "what the layer is"
+TAKES_DATA = True
 DOUBLE = 1e-10
 SINGLE = 1e-4
 SAVES = 1.05

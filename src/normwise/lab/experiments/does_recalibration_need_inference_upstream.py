@@ -56,6 +56,7 @@ from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, fvcore, update_bn; against it Huang et al. 2022"
 TOPIC = "statistics at inference"
+TAKES_DATA = True
 WORSE = -1.0
 """Points of accuracy."""
 WAYS: tuple[Literal["inference", "batch"], ...] = ("inference", "batch")

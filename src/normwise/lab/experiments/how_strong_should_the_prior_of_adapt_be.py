@@ -60,6 +60,7 @@ from normwise.torch.models.recalibration.adapt import adapt
 
 SAYS = "Schneider et al. 2020; against a prior Nado et al. 2020"
 TOPIC = "statistics at inference"
+TAKES_DATA = True
 SEEDS = 5
 BETTER, WORSE = 1.0, -2.0
 """Points of accuracy."""

@@ -59,6 +59,7 @@ from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
 TOPIC = "what the layer is"
+TAKES_DATA = True
 COSTLY = 10.0
 WIDE = 64
 FASTER = 1.2

@@ -48,6 +48,7 @@ from normwise.moments import Moments
 
 SAYS = "Ioffe & Szegedy 2015, algorithm 2"
 TOPIC = "what the layer is"
+TAKES_DATA = True
 CLOSE = 0.01
 LOST = 0.9
 KINDS = {"random": "drawn at random", "class": "one class in each batch"}

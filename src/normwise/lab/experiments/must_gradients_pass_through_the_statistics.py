@@ -50,6 +50,7 @@ from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 2"
 TOPIC = "what the layer is"
+TAKES_DATA = True
 STILL = 1e-12
 GROWTH = 1.2
 LARGER = 2.0

@@ -69,6 +69,7 @@ from normwise.torch import BatchNorm1d, LayerNorm
 
 SAYS = "Miyato et al. 2018"
 TOPIC = "batch size and alternatives"
+TAKES_DATA = True
 BETTER = AtLeast(1.1, nothing=1.0)
 NO_WORSE = AtLeast(0.9, nothing=0.9)
 CLASSES_FEWER = -0.5

@@ -54,6 +54,7 @@ from normwise.torch import BatchNorm2d
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+TAKES_DATA = True
 GAIN = 0.5
 STRENGTHS = {0: "none", 1: "mild", 2: "strong"}
 """In multiples of the mild distortions."""

@@ -41,7 +41,7 @@ from normwise.lab.data.splits import Digits, digits
 from normwise.lab.design import Arms, Grid, Training, by_rate, gap, on_both, table
 from normwise.lab.intervals import difference
 from normwise.lab.networks.dense import Norm
-from normwise.lab.networks.recurrent import ROWS, Recurrent, sequences
+from normwise.lab.networks.recurrent import ROWS, Recurrent, sequence_shape, sequences
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Statement
 from normwise.lab.training.descent import accuracy
@@ -50,6 +50,7 @@ from normwise.torch import BatchNorm1d, LayerNorm
 
 SAYS = "Ba et al. 2016"
 TOPIC = "batch size and alternatives"
+TAKES_DATA = True
 BETTER = 1.0
 WORSE = -1.0
 LOSS = 5.0
@@ -92,7 +93,8 @@ trials = GRID.trials
 def network(arm: str, width: int, seed: int) -> Recurrent:
     """The network of an arm; all begin with the same weights."""
     norms: dict[str, Norm | None] = {"none": None, "one": BatchNorm1d, "steps": BatchNorm1d, "layer": LayerNorm}
-    return Recurrent(inputs=8, width=width, norm=norms[arm], seed=seed, own=ROWS if arm == "steps" else 1)
+    steps, inputs = sequence_shape()
+    return Recurrent(inputs=inputs, width=width, norm=norms[arm], seed=seed, own=steps if arm == "steps" else 1)
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:

@@ -51,6 +51,7 @@ from normwise.torch import PerDomain
 
 SAYS = "Irpan 2017"
 TOPIC = "statistics at inference"
+TAKES_DATA = True
 LOSS = AtLeast(2.0)
 WORSE = -1.0
 NO_WORSE = AtLeast(WORSE, nothing=WORSE)
