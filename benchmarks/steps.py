@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import normwise
-from benchmarks.networks import Network
+from benchmarks.networks import Network, without_norms
 from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios, spread
 from benchmarks.timing import in_turn
 
 EAGER, FUSED, COMPILED, BOTH = "PyTorch", "fused", "compiled", "fused and compiled"
-# What is asked of each, and of what: its time is under the other's.
-AGAINST = {FUSED: EAGER, BOTH: COMPILED}
+BARE, BARE_COMPILED = "no norms", "no norms, compiled"
+# What is asked of each, and of what: its time is under the other's. Without norms: the most that can be asked.
+AGAINST = {FUSED: EAGER, BARE: EAGER, BOTH: COMPILED, BARE_COMPILED: COMPILED}
 WORDS = {"float32": "float32", "bfloat16": "bfloat16 autocast"}
 ROUNDING = {"float32": 2e-2, "bfloat16": 0.15}  # of the size of all gradients, what 50 layers make of it
 
@@ -86,12 +87,14 @@ def measure(setting: Setting, *, compiled: bool, rounds: int, seconds: float) ->
     labels = torch.randint(0, 1000, (setting.network.batch,))
     twin = copy.deepcopy(model)
     done = str(normwise.fuse(twin)).partition("\n")[0]
-    models: dict[str, nn.Module] = {EAGER: model, FUSED: twin}
+    models: dict[str, nn.Module] = {EAGER: model, FUSED: twin, BARE: without_norms(copy.deepcopy(model))}
     if compiled:
         torch._dynamo.reset()
-        models |= {name: _compiled(models[of]) for name, of in ((COMPILED, EAGER), (BOTH, FUSED))}
+        of = ((COMPILED, EAGER), (BOTH, FUSED), (BARE_COMPILED, BARE))
+        models |= {name: _compiled(models[plain]) for name, plain in of}
     calls = {name: step(each, inputs, labels, dtype=setting.dtype) for name, each in models.items()}
-    wrong = _disagreement(calls, models, ROUNDING[setting.dtype])
+    alike = {name: call for name, call in calls.items() if name not in (BARE, BARE_COMPILED)}
+    wrong = _disagreement(alike, models, ROUNDING[setting.dtype])
     if wrong:
         return Step(setting.name, skipped=f"REFUSED: {wrong}", done=done)
 

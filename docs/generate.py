@@ -26,7 +26,6 @@ NOTICE = "<!-- Generated from {source} by `make docs`; edit it there. -->\n\n"
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
-# The files of a family's folder that are not members of it.
 # The end of each page of a check.
 ORIGIN = """
 ## Where the limits come from
@@ -35,6 +34,7 @@ ORIGIN = """
 [evidence of the doctor](../evidence_of_the_doctor.md) says how often this check is right on models that no limit was
 set on.
 """
+# The files of a family's folder that are not members of it.
 FRAMES = {"__init__", "estimator"}
 # Where the results of the lab's last full run are kept.
 KEPT = Path("benchmarks/results/claims")
@@ -48,13 +48,12 @@ FAMILIES += ("learn", "learn/zh_tw")
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page, by its path under ``root``, with the text that it should have."""
     wanted = {}
-    for folder, family in (
-        ("lab/experiments", "experiments"),
-        ("estimators", "estimators"),
-        ("doctor/checks", "checks"),
+    for folder, family, title in (
+        ("lab/experiments", "experiments", "Experiments of the lab"),
+        ("estimators", "estimators", "Estimators of running statistics"),
+        ("doctor/checks", "checks", "Checks of the doctor"),
     ):
-        for source in members(root / "src/normwise" / folder):
-            wanted[Path("docs", family, f"{source.stem}.md")] = member_page(source, root)
+        wanted |= member_pages(root, root / "src/normwise" / folder, family, title)
     wanted |= door_pages(root)
     for room in ROOMS:
         wanted |= layer_pages(root, room)
@@ -69,6 +68,26 @@ def pages(root: Path) -> dict[Path, str]:
 def members(folder: Path) -> list[Path]:
     """The files of a family, found by listing its folder."""
     return sorted(path for path in folder.glob("*.py") if path.stem not in FRAMES and not path.stem.startswith("_"))
+
+
+def member_pages(root: Path, folder: Path, family: str, title: str) -> dict[Path, str]:
+    """A page for every member of a family, and the page that lists them by their first sentences."""
+    found = {Path("docs", family, f"{source.stem}.md"): member_page(source, root) for source in members(folder)}
+    if not found:
+        return {}
+    lines = [f"- [{title_of(text)}]({path.name}): {summary(text)}\n" for path, text in found.items()]
+    notice = NOTICE.format(source=folder.relative_to(root).as_posix())
+    return {**found, Path("docs", family, "index.md"): f"{notice}# {title}\n\n{''.join(lines)}"}
+
+
+def title_of(page: str) -> str:
+    """What stands in a page's first heading."""
+    return re.findall(r"^# (.*)$", page, re.MULTILINE)[0]
+
+
+def summary(page: str) -> str:
+    """The first sentence of a member's page: what stands behind its title and its call."""
+    return " ".join(page.split("\n\n")[3].split())
 
 
 def member_page(source: Path, root: Path) -> str:

@@ -176,9 +176,9 @@ def _fold(trying: Trying, prepare: Callable[[nn.Module], Any] = nn.Module.eval) 
     with torch.no_grad():
         found = {"inference": difference(trying.plain.inference, outputs(twin, trying.x, training=False))}
     single, x = copy.deepcopy(trying.single).eval(), trying.x.float()
+    prepare(single)  # the report is about what folding changes, not about what came before it
     with torch.no_grad():
         before = outputs(single, x, training=False)
-        prepare(single)
         said = normwise.fold(single, [x]).output_error
         error = difference(before, outputs(single, x, training=False))
     wrong = []
@@ -228,7 +228,7 @@ def _recalibrate(trying: Trying) -> dict[str, Any]:
     if words := comparison.changed_state(silent, {name: twin.state_dict()[name] for name in silent}):
         wrong.append(f"not statistics only: {words}")
     ones, others = copy.deepcopy(trying.single).eval(), copy.deepcopy(trying.single)
-    small = [each.float() for batch in trying.batches for each in batch.chunk(2)]
+    small = [batch.float() for batch in trying.batches] * 2  # update_bn refuses one value per channel
     names = norms_of(trying.model)
     times = {}
     if trying.seconds:

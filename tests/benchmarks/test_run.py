@@ -127,6 +127,7 @@ def test_a_network_is_timed_before_and_after_it_is_fused(monkeypatch: pytest.Mon
     assert step.skipped == ""
     assert step.ratios[steps.FUSED].pairs == 2
     assert step.done == "4 of 5 batch norms fused, 1 swapped, 0 left"
+    assert set(step.ratios) == {steps.FUSED, steps.BARE}
 
 
 def test_networks_that_do_not_agree_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

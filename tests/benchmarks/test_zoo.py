@@ -283,6 +283,36 @@ def test_statistics_that_are_not_the_datas_are_seen(
     assert any(words.startswith("statistics differ by") for words in row["wrong"])
 
 
+def test_a_norm_with_one_value_per_sample_is_timed_too(
+    small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's update_bn refuses batches that give a channel one value."""
+
+    def pooled(_: Architecture) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+
+    monkeypatch.setattr("benchmarks.zoo.trial.build", pooled)
+    monkeypatch.setitem(TASK, "batch", 2)
+    row = small("recalibrate", "freeze", "fuse")["operations"]["recalibrate"]
+    assert (summary.status(row), row["times"]["update_bn"]["pairs"]) == ("same", pairs.FEWEST)
+
+
+def test_the_error_of_folding_is_not_that_of_fusing(
+    small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = normwise.fuse
+
+    def coarse(model: nn.Module) -> Any:
+        done = right(model)
+        with torch.no_grad():
+            model[0].weight.mul_(1.001)  # type: ignore[index]  # a sequence with a convolution
+        return done
+
+    monkeypatch.setattr(normwise, "fuse", coarse)
+    wrong = small("fuse and fold")["operations"]["fuse and fold"]["wrong"]
+    assert [words.partition(" differ")[0] for words in wrong] == ["inference"]
+
+
 def test_a_crash_is_a_row(small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(model: nn.Module) -> None:
         raise KeyError(type(model).__name__)

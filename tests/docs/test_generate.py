@@ -97,7 +97,13 @@ def test_an_estimators_page_is_its_classs_docstring(clone: Path) -> None:
 
 
 def test_only_members_have_pages(clone: Path) -> None:
-    assert len(generate.pages(clone)) == 2
+    names = {path.as_posix() for path in generate.pages(clone)}
+    assert names == {
+        f"docs/{page}.md"
+        for page in ("experiments/does_it_help", "experiments/index", "estimators/nearest", "estimators/index")
+    }
+    index = generate.pages(clone)[Path("docs/estimators/index.md")]
+    assert index.endswith("# Estimators of running statistics\n\n- [Nearest](nearest.md): Keeps the last one.\n")
 
 
 def test_an_empty_family_has_no_pages(tmp_path: Path) -> None:
@@ -127,7 +133,9 @@ def test_check_names_missing_stale_and_left_over_pages(clone: Path, capsys: pyte
     assert generate.main(clone, check=True) == 1
     assert capsys.readouterr().out == (
         "docs/experiments/does_it_help.md is missing; run `make docs`.\n"
+        "docs/experiments/index.md is missing; run `make docs`.\n"
         "docs/estimators/nearest.md is stale; run `make docs`.\n"
+        "docs/estimators/index.md is missing; run `make docs`.\n"
         "docs/estimators/gone.md has no source any more; run `make docs`.\n"
     )
     assert (clone / "docs/estimators/nearest.md").read_text() == "old"
@@ -139,7 +147,7 @@ def test_writing_makes_the_check_pass(clone: Path, capsys: pytest.CaptureFixture
     assert generate.main(clone, check=False) == 0
     assert not (clone / "docs/estimators/gone.md").exists()
     assert generate.main(clone, check=True) == 0
-    assert capsys.readouterr().out.endswith("The 2 generated pages are current.\n")
+    assert capsys.readouterr().out.endswith("The 4 generated pages are current.\n")
 
 
 def test_every_subcommand_is_on_the_command_lines_page() -> None:
