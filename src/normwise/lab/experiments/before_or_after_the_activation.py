@@ -41,12 +41,16 @@ from normwise.lab.design import Arms, DenseTraining, Grid, average, by_rate, gap
 from normwise.lab.intervals import Numbers
 from normwise.lab.networks.dense import glorot, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement, Table
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "before: Ioffe & Szegedy 2015, section 3.2"
 TOPIC = "placement"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 WINS = 0.2
 ORDERS = {False: "before the activation", True: "after it"}

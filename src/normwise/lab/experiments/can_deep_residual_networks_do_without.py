@@ -44,12 +44,16 @@ from normwise.lab.design import Arm, Arms, Grid, Training, average, by_rate, fig
 from normwise.lab.intervals import ratio
 from normwise.lab.networks.residual import Residual, ratios
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm1d
 
 SAYS = "De & Smith 2020"
 TOPIC = "batch size and alternatives"
+DATA = DIGITS
+ARCHITECTURE = "residual networks of 10 and 20 blocks of dense layers, 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 WORSE = -1.0
 FAILS = 5.0

@@ -43,11 +43,15 @@ from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
 from normwise.lab.intervals import Numbers, largest, mean
 from normwise.lab.networks.rewriting import deviation, identity_for, with_identities
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Series, Statement, Table
 from normwise.lab.verdict import Exact, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
 LAYER = 1e-12
 NETWORK = 1e-10
 SAME = 0.01

@@ -42,13 +42,17 @@ from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, across, average, by_pair, figure, gap, line, panel, table
 from normwise.lab.intervals import difference, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Panel, Statement
+from normwise.lab.results import DIGITS, Conclusion, Panel, Regime, Statement
 from normwise.lab.training.stacks import accuracies, both
 from normwise.lab.training.variance_shift import estimate_anew, shifts
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Li et al. 2019"
 TOPIC = "regularization"
+DATA = DIGITS
+ARCHITECTURE = "4 hidden layers of 100 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 GROWS = 1.2
 DEEPER = 1.1

@@ -49,12 +49,15 @@ from normwise.lab.data.stock_prices import stocks
 from normwise.lab.design import SPREAD, Grid, average, figure, line, panel, table
 from normwise.lab.intervals import Numbers, mean, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Regime, Statement, Table
 from normwise.lab.training.forecast import scores, walk, windows_of
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "teaching material; for windows Kim et al. 2022"
 TOPIC = "drifting data"
+DATA = "monthly prices of five stocks and two indices, 1990 to 2022"
+ARCHITECTURE = "1 hidden layer of 32 tanh units"
+REGIME = Regime.OWN
 GROWS = 2.0
 SKILL = 0.02
 POINTS = 2.0

@@ -51,7 +51,7 @@ from normwise.lab.design import DenseTraining, Grid, average, figure, line, pane
 from normwise.lab.intervals import Numbers, ratio
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement, Table
 from normwise.lab.training.adapted import error_after, errors_in
 from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
@@ -59,6 +59,10 @@ from normwise.torch.models.recalibration.adapting import adapting
 
 SAYS = "Schneider et al. 2020; Li et al. 2016"
 TOPIC = "drifting data"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 LESS = AtLeast(1 / 0.7, nothing=1.0)
 BETTER = AtLeast(1.05, nothing=1.0)
 PRIOR = 16

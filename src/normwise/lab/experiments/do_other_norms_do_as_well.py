@@ -42,13 +42,17 @@ from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, ste
 from normwise.lab.intervals import difference, ratio
 from normwise.lab.networks.variants import NormOfBatch
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import looks
 from normwise.lab.training.watching import Watch
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 TARGET = 0.95
 FASTER = 1.2

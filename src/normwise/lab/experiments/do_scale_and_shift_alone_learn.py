@@ -40,13 +40,17 @@ from normwise.lab.design import GUESSING, Arms, Grid, Training, across, figure, 
 from normwise.lab.intervals import mean
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracy
 from normwise.lab.training.parts import thawed, train_only
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Frankle et al. 2021"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "2 hidden layers of 16 to 1024 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 LEARNT, CHANCE = 90.0, 20.0
 RISES = 1.0

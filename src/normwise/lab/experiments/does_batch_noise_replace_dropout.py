@@ -53,12 +53,16 @@ from normwise.lab.design import Arm, Training, across, by_pair, figure, gap, pan
 from normwise.lab.intervals import Numbers, difference, mean
 from normwise.lab.networks.stack import Ghost, Stack
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
 from normwise.lab.training.stacks import accuracies, both, train_stack
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.4"
 TOPIC = "regularization"
+DATA = DIGITS
+ARCHITECTURE = "2 hidden layers of 100 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 GAIN = 0.5
 PLAIN = 0

@@ -43,12 +43,16 @@ from normwise.lab.design.figures import by_rate
 from normwise.lab.intervals import difference, ratio
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement, Table
 from normwise.lab.training.descent import accuracies, train
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, sections 3.3 and 4.2"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 USABLE = 0.95
 HIGHER = 5.0

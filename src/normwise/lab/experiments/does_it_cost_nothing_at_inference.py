@@ -49,13 +49,16 @@ from normwise.lab.intervals import cell, largest, ratio
 from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.rewriting import folded
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement, Table
 from normwise.lab.training.timing import median_seconds
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3.1"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
 DOUBLE = 1e-10
 SINGLE = 1e-4
 SAVES = 1.05

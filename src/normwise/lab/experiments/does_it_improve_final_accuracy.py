@@ -38,13 +38,17 @@ from typing import Any
 from normwise.lab.data.splits import digits
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, SideBySide, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import half_a_cosine
 from normwise.lab.training.stacks import accuracies, both
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, figure 3"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "3, 5 and 10 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 SEEDS = 20
 GAIN = 0.5

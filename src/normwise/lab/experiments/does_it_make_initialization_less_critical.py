@@ -45,13 +45,17 @@ from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, by_
 from normwise.lab.design.figures import GUESSING, across, figure, panel
 from normwise.lab.intervals import largest, mean
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.results import DIGITS, Conclusion, Estimate, Regime, Statement
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Exact, Within, judge
 from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3.3"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 NARROW = 5.0
 WIDE = 50.0

@@ -44,13 +44,17 @@ from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import difference
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.results import DIGITS, Conclusion, Estimate, Regime, Statement
 from normwise.lab.training.attacks import moved, noisy
 from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Galloway et al. 2019"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 LOSS = 2.0
 KINDS = {"noise": "normal noise", "sign": "steps against the gradient's sign"}

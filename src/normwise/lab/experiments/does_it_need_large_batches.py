@@ -45,7 +45,7 @@ from normwise.lab.intervals import difference
 from normwise.lab.networks.stack import Ghost, Normalization, Stack, batch_norm
 from normwise.lab.networks.variants import LayerNorms
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Series, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Series, Statement
 from normwise.lab.training.stacks import accuracies, both, train_stack
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchRenorm1d, RenormSchedule
@@ -53,6 +53,10 @@ from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & He 2018; Wu & Johnson 2021, table 2"
 TOPIC = "batch size and alternatives"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 LOSS = 2.0
 WORSE = -1.0

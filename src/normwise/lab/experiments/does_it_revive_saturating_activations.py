@@ -39,12 +39,16 @@ from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arms, Grid, SideBySi
 from normwise.lab.intervals import mean
 from normwise.lab.networks.dense import glorot
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.2"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "3 to 10 hidden layers of 64 units"
+REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 LEARNT = 95.0
 CHANCE = 20.0

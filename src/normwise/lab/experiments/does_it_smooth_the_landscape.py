@@ -47,13 +47,17 @@ from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Stacks, avera
 from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import Numbers, difference, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
 from normwise.lab.training.landscape import Roughness
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, judge
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 SMOOTHER = 2.0
 

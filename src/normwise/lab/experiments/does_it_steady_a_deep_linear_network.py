@@ -47,12 +47,15 @@ from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, figure, line,
 from normwise.lab.intervals import Numbers, cell, difference, mean, ratio
 from normwise.lab.networks.linear import Linear, descend
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Scale, Statement
+from normwise.lab.results import Conclusion, Estimate, Figure, Regime, Scale, Statement
 from normwise.lab.training.descent import looks
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Santurkar et al. 2018, section 2.2"
 TOPIC = "why it works"
+DATA = "200 normal points and a random linear map"
+ARCHITECTURE = "25 linear layers of 10 units"
+REGIME = Regime.OWN
 LOWER = 2.0
 SAME = 0.9
 UNCORRELATED = 0.3

@@ -47,13 +47,17 @@ from normwise.lab.design.curves import Sweeps, got_there, in_steps
 from normwise.lab.intervals import difference, ratio
 from normwise.lab.networks.dense import Dense, constant
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Panel, Regime, Series, Statement
 from normwise.lab.training.descent import looks, train
 from normwise.lab.training.watching import PERCENTILES, Inputs
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.1"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 100 sigmoid units"
+REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 TARGETS = {"grey": 0.95, "binary": 0.90}
 """The accuracy to reach."""

@@ -40,12 +40,16 @@ from normwise.lab.data.orders import rows_of_batches
 from normwise.lab.data.splits import digits, first
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 SEEDS = 20
 GAIN = 0.3

@@ -45,7 +45,7 @@ from normwise.lab.intervals import difference, largest, mean
 from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.stack import batch_norm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import train
 from normwise.lab.training.few_classes import by_own_statistics, dependence_on_the_batch, of_classes
 from normwise.lab.training.stacks import both
@@ -54,6 +54,10 @@ from normwise.torch import BatchRenorm1d, RenormSchedule
 
 SAYS = "Ioffe 2017; Irpan 2017"
 TOPIC = "statistics at inference"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 ROUNDING = 1e-12
 LOSS = 5.0

@@ -45,12 +45,16 @@ from normwise.lab.design.ladder import RUNGS, Climb, diverged, rungs_of, target_
 from normwise.lab.intervals import Numbers
 from normwise.lab.networks.dense import glorot, he
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion
+from normwise.lab.results import DIGITS, Conclusion, Regime
 from normwise.lab.training.descent import looks
 from normwise.lab.training.watching import Curves
 
 SAYS = "Ioffe & Szegedy 2015, figures 2 and 3"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "8 hidden layers of 64 units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 PUBLISHED = {"BN-Baseline": "31.0 to 13.3 million steps", "BN-x5": "13.3 to 2.1"}
 

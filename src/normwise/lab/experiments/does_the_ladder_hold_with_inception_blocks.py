@@ -44,12 +44,16 @@ from normwise.lab.design.curves import ends_best
 from normwise.lab.design.ladder import RUNGS, Climb, target_of
 from normwise.lab.networks.convolutional import Convolutional
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion
+from normwise.lab.results import DIGITS, Conclusion, Regime
 from normwise.lab.training.descent import accuracy, looks
 from normwise.torch import BatchNorm2d
 
 SAYS = "Ioffe & Szegedy 2015, figures 2 and 3"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "convolutional, two Inception blocks of width 8"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 PUBLISHED = {"BN-Baseline": "31.0 to 13.3 million steps", "BN-x5": "13.3 to 2.1 million steps"}
 

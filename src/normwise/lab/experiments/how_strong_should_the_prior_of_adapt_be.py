@@ -51,7 +51,7 @@ from normwise.lab.intervals import Numbers, difference
 from normwise.lab.networks.convolutional import Convolutional
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement, Table
 from normwise.lab.training.descent import accuracy, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.recalibration.prior import PRIOR
@@ -60,6 +60,10 @@ from normwise.torch.models.recalibration.adapt import adapt
 
 SAYS = "Schneider et al. 2020; against a prior Nado et al. 2020"
 TOPIC = "statistics at inference"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units, and one Inception block"
+REGIME = Regime.ANOTHER
+TESTS = True
 SEEDS = 5
 BETTER, WORSE = 1.0, -2.0
 """Points of accuracy."""

@@ -49,13 +49,17 @@ from normwise.lab.intervals import mean, ratio
 from normwise.lab.networks.stack import batch_norm
 from normwise.lab.networks.variants import Noise, noise_in_inference
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import looks
 from normwise.lab.training.watching import Watch
 from normwise.lab.verdict import AtLeast, AtMost, Within, judge
 
 SAYS = "Santurkar et al. 2018, section 2.1"
 TOPIC = "why it works"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 TARGET = 0.95
 ABOUT = (0.5, 2.0)

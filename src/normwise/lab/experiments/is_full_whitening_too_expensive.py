@@ -50,7 +50,7 @@ from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, ste
 from normwise.lab.intervals import largest, ratio
 from normwise.lab.networks.random_units import ranks
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
 from normwise.lab.training.descent import looks
 from normwise.lab.training.timing import of_layer
 from normwise.lab.training.watching import Curves
@@ -59,6 +59,10 @@ from normwise.torch import BatchNorm1d, DecorrelatedBatchNorm1d, IterativeNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units, and single layers"
+REGIME = Regime.ANOTHER
+TESTS = True
 COSTLY = 10.0
 WIDE = 64
 FASTER = 1.2

@@ -48,13 +48,17 @@ from normwise.lab.data.splits import digits
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, Training, average, by_rate, gap, table
 from normwise.lab.networks.convolutional import Chain, changed_behind
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracies, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import BatchNorm2d
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+DATA = DIGITS
+ARCHITECTURE = "3 convolutions of 16 channels"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 NEIGHBOURS = 5
 GAIN = 0.5

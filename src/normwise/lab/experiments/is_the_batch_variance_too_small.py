@@ -41,13 +41,16 @@ from normwise.lab.data.splits import digits, pixels
 from normwise.lab.design import average, figure, line, panel, table
 from normwise.lab.intervals import Numbers, mean
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.results import DIGITS, Conclusion, Estimate, Regime, Statement
 from normwise.lab.training.batch_moments import moments_of_batches
 from normwise.lab.verdict import AtMost, Within, judge
 from normwise.moments import Moments
 
 SAYS = "Ioffe & Szegedy 2015, algorithm 2"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "one random linear layer of 64 units"
+REGIME = Regime.OWN
 CLOSE = 0.01
 LOST = 0.9
 KINDS = {"random": "drawn at random", "class": "one class in each batch"}

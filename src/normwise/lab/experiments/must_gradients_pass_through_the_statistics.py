@@ -42,7 +42,7 @@ from normwise.lab.intervals import difference, largest, ratio
 from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.variants import HeldBatchNorm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracies, looks
 from normwise.lab.training.watching import Sizes
 from normwise.lab.verdict import AtLeast, Exact, judge
@@ -50,6 +50,10 @@ from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 2"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
 STILL = 1e-12
 GROWTH = 1.2
 LARGER = 2.0

@@ -43,13 +43,17 @@ from normwise.lab.intervals import difference, largest
 from normwise.lab.networks.convolutional import Chain, dependence_on_contrast
 from normwise.lab.networks.dense import Norm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracy, to_a_tenth
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm2d, GroupNorm, InstanceNorm2d
 
 SAYS = "Wu & He 2018; Ulyanov et al. 2016"
 TOPIC = "batch size and alternatives"
+DATA = DIGITS
+ARCHITECTURE = "2 convolutions of 16 channels"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 BETTER = 1.0
 ROUNDING = 1e-10

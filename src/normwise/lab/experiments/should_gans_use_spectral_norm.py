@@ -60,7 +60,7 @@ from normwise.lab.design import average, figure, geometric, line, panel, table
 from normwise.lab.intervals import Numbers, difference, largest, mean, ratio
 from normwise.lab.networks.dense import Norm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement, Table
 from normwise.lab.training.adversarial import Discriminator, Generator
 from normwise.lab.training.frechet import Examiner
 from normwise.lab.training.game import bounds, measured
@@ -69,6 +69,10 @@ from normwise.torch import BatchNorm1d, LayerNorm
 
 SAYS = "Miyato et al. 2018"
 TOPIC = "batch size and alternatives"
+DATA = DIGITS
+ARCHITECTURE = "dense generator and discriminator, 64 units a layer"
+REGIME = Regime.ANOTHER
+TESTS = True
 BETTER = AtLeast(1.1, nothing=1.0)
 NO_WORSE = AtLeast(0.9, nothing=0.9)
 CLASSES_FEWER = -0.5

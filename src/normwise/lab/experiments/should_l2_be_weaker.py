@@ -47,13 +47,17 @@ from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, DenseTraining, Grid
 from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import Numbers, largest, mean, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
 from normwise.lab.training.fixed_norms import difference_to_another_rate
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, Exact, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 WEAKER = 0.2
 GAIN = 0.5

@@ -47,13 +47,17 @@ from normwise.lab.design.curves import ends_best, how_many
 from normwise.lab.intervals import Numbers, difference, mean
 from normwise.lab.networks.convolutional import Chain
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracies, to_a_tenth, train
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm2d
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+DATA = f"{DIGITS} on photographs"
+ARCHITECTURE = "3 convolutions of 16 channels"
+REGIME = Regime.ANOTHER
+TESTS = True
 GAIN = 0.5
 STRENGTHS = {0: "none", 1: "mild", 2: "strong"}
 """In multiples of the mild distortions."""

@@ -43,13 +43,17 @@ from normwise.lab.intervals import difference
 from normwise.lab.networks.dense import Norm
 from normwise.lab.networks.recurrent import ROWS, Recurrent, sequences
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, judge
 from normwise.torch import BatchNorm1d, LayerNorm
 
 SAYS = "Ba et al. 2016"
 TOPIC = "batch size and alternatives"
+DATA = DIGITS
+ARCHITECTURE = "recurrent, 64 tanh units"
+REGIME = Regime.ANOTHER
+TESTS = True
 BETTER = 1.0
 WORSE = -1.0
 LOSS = 5.0

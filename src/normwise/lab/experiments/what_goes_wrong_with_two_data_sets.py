@@ -44,13 +44,17 @@ from normwise.lab.design import Arms, Grid, Training, by_measure, gap, table
 from normwise.lab.intervals import difference
 from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.domains import accuracies_on_all, train_on_all
 from normwise.lab.verdict import AtLeast, Within, judge
 from normwise.torch import PerDomain
 
 SAYS = "Irpan 2017"
 TOPIC = "statistics at inference"
+DATA = f"{DIGITS}, plain and on photographs"
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 LOSS = AtLeast(2.0)
 WORSE = -1.0
 NO_WORSE = AtLeast(WORSE, nothing=WORSE)

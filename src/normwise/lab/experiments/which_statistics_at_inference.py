@@ -44,12 +44,16 @@ from normwise.lab.data.splits import digits
 from normwise.lab.design import Grid, Stacks, average, figure, line, panel, table
 from normwise.lab.intervals import Numbers, difference
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.results import DIGITS, Conclusion, Estimate, Regime, Statement
 from normwise.lab.training.every_statistics import EveryStatistics
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Wu & Johnson 2021, section 3"
 TOPIC = "statistics at inference"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 EARLY = 100
 LAGS = 5.0
