@@ -8,9 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from normwise.lab.design import Arm, Arms, by_step, geometric
+from normwise.lab.design.arms import TIE, pick
 from normwise.lab.intervals import Numbers
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Figure
+
+A_LOOK = float(np.log(1.1))
+"""Looks are 10 % apart, so that steps that differ by no more are equal."""
 
 
 def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
@@ -21,9 +25,13 @@ def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
 
 
 def largest_usable(accuracies: Numbers, rates: Sequence[float], enough: float) -> Numbers:
-    """The largest rate at which each seed is accurate enough, or NaN: shape (seeds, rates) to (seeds,)."""
+    """The largest rate at which each seed is accurate enough: shape (seeds, rates) to (seeds,).
+
+    Where none is, it is taken for one step of the grid below the smallest.
+    """
     usable = np.where(accuracies >= enough, np.array(rates), -np.inf).max(axis=1)
-    return np.where(np.isfinite(usable), usable, np.nan)
+    below = rates[0] ** 2 / rates[1] if len(rates) > 1 else rates[0]
+    return np.where(np.isfinite(usable), usable, below)
 
 
 def fastest(validation: Numbers, target: float, at: Sequence[int]) -> int:
@@ -35,7 +43,9 @@ def fastest(validation: Numbers, target: float, at: Sequence[int]) -> int:
         at: after which steps the looks are.
     """
     steps = np.log(steps_to(target, validation, at)).mean(axis=0)
-    return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
+    ends = validation[..., -1].mean(axis=0)
+    # the end decides where steps are equal, as when no rate gets there
+    return pick(-steps + ends * 1e-6, A_LOOK, ends)
 
 
 def first_to(target: float, at: Sequence[int]) -> Callable[[Arm], int]:
@@ -46,7 +56,8 @@ def first_to(target: float, at: Sequence[int]) -> Callable[[Arm], int]:
 def ends_best(arm: Arm) -> int:
     """Picks for an arm the rate that ends best on validation images, in the mean over seeds."""
     ends = np.moveaxis(arm.array("validation")[..., -1], 1, 0).copy()  # a mean over seeds is that of one rate alone
-    return int(np.argmax([end.mean() for end in ends]))
+    scores = np.array([end.mean() for end in ends])
+    return pick(scores, TIE, scores)
 
 
 class Sweeps:
