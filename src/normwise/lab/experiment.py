@@ -5,8 +5,8 @@ everywhere. It holds:
 
 * a docstring: one sentence, then the sections in ``HEADINGS``;
 * ``SAYS``, whose claim it is in a few words, and ``TOPIC``, one of ``results.TOPICS``;
-* ``ARCHITECTURE`` and ``DATA``, what it is measured on, in a few words, and ``REGIME``, a ``results.Regime``: whether the
-  claim was made there;
+* ``ARCHITECTURE`` and ``DATA``, what it is measured on, in a few words, and ``REGIME``, a ``results.Regime``: whether
+  the claim was made there;
 * ``Settings``, a frozen dataclass of plain values with defaults;
 * ``Trial``, a frozen dataclass with a ``seed`` and whatever else tells one unit of work from another;
 * ``trials(settings, seeds)``, which lists them;

@@ -77,8 +77,8 @@ class AtMost:
 class Reaches:
     """For a statement that names the size itself, "at least five times": less than that refutes it.
 
-    *Reproduced*: the whole interval is at ``size`` or above. *Contradicted*: the whole interval is below. *Not visible*:
-    it contains ``size``, or is NaN.
+    *Reproduced*: the whole interval is at ``size`` or above. *Contradicted*: the whole interval is below. *Not
+    visible*: it contains ``size``, or is NaN.
     """
 
     size: float

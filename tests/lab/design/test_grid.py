@@ -106,15 +106,13 @@ def test_a_rate_at_the_edge_bears_no_verdict_and_chance_picks_none(
 
 
 def test_arms_with_unequal_numbers_of_rates_are_not_compared() -> None:
-    one, other = (
-        GRID.arms(
-            settings, made_up(GRID.trials(settings, (0, 1)), validation=lambda _: [0.9] * n, test=lambda _: [1.0] * n)
-        )
-        for n, settings in ((2, SETTINGS), (3, Settings(rates=(0.1, 0.3, 1.0))))
-    )
+    one = arms()[3, True]
+    settings = Settings(rates=(0.1, 0.3, 1.0))
+    trials = GRID.trials(settings, (0, 1))
+    outcomes = made_up(trials, validation=lambda _: [0.5, 0.9, 0.5], test=lambda _: [1.0, 1.0, 1.0])
     sentence = r"^arms are compared that had \[2, 3\] rates to choose from: give all the same number\.$"
     with pytest.raises(ValueError, match=sentence):
-        gap(one[3, True], other[3, True])
+        gap(one, GRID.arms(settings, outcomes)[3, True])
 
 
 def test_another_way_to_pick_the_rate_can_be_given() -> None:

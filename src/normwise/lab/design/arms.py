@@ -13,7 +13,6 @@ from normwise.lab.intervals import Numbers, cell, difference, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Estimate
 
-
 LEARNT = 0.2
 """An arm whose accuracy on validation images is no higher at any rate did not train; guessing gives half of it."""
 TIE = 0.002
@@ -23,8 +22,8 @@ TIE = 0.002
 def pick(scores: Numbers, tie: float, accuracies: Numbers) -> int:
     """Which of the rates suits an arm.
 
-    It is the one of the highest score. Where that is the smallest or the largest rate, and one between is as good, it is
-    that one. An arm that did not train at any rate gets the rate in the middle, because its scores are chance.
+    It is the one of the highest score. Where that is the smallest or the largest rate, and one between is as good, it
+    is that one. An arm that did not train at any rate gets the rate in the middle, because its scores are chance.
 
     Args:
         scores: of each rate, the larger the better: shape (rates,).
@@ -48,6 +47,17 @@ def pick(scores: Numbers, tie: float, accuracies: Numbers) -> int:
 def trains(accuracies: Numbers) -> bool:
     """Whether an arm learns anything at one of its rates."""
     return bool(np.max(accuracies) > LEARNT)
+
+
+def at_an_edge(places: Numbers, rates: Sequence[float]) -> str:
+    """The obstacle of rates that each seed picked for itself: at an edge of the grid in half of them or more; or empty.
+
+    Args:
+        places: of the rates that were picked, shape (seeds,).
+        rates: that there were.
+    """
+    edge = np.isin(places, (0, len(rates) - 1))
+    return "the best rate lies at the edge of its grid" if len(rates) > 1 and edge.mean() >= 0.5 else ""
 
 
 def most_accurate(arm: Arm, what: str = "validation") -> int:
@@ -126,6 +136,11 @@ class Arm:
         """The rate that is picked, in words."""
         words = "" if self.trained else ", did not train"
         return f"{self.rates[self.best]:g}{', edge' if self.obstacle else words}"
+
+    @property
+    def runs(self) -> Outcomes:
+        """The trials at the rate that is picked, where rates are trials of their own."""
+        return self._runs if isinstance(self._runs, Outcomes) else self._runs[self.best]
 
     def numbers(self, what: str = "test") -> Numbers:
         """What was measured at the rate that is picked: shape (seeds, ...)."""

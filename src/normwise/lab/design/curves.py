@@ -81,26 +81,35 @@ class Sweeps:
     ) -> None:
         self.runs, self.deviations, self.rates, self.at, self.target = runs, deviations, rates, at, target
 
-    def sweep(self, arm: bool, deviations: Sequence[float]) -> list[Outcomes]:
-        """The trials of each deviation and rate."""
-        runs = self.runs[arm]
-        return [runs.where(deviation=each, rate=rate) for each in deviations for rate in self.rates]
+    def sweep(self, arm: bool, deviation: float) -> list[Outcomes]:
+        """The trials of each rate with a deviation."""
+        return [self.runs[arm].where(deviation=deviation, rate=rate) for rate in self.rates]
 
-    def steps(self, runs: Outcomes, what: str = "test") -> Numbers:
+    def steps(self, arm: Arm, what: str = "test") -> Numbers:
         """To the target, one per seed."""
-        return steps_to(self.target, runs.array(what), self.at)
+        return steps_to(self.target, arm.numbers(what), self.at)
 
-    def fastest(self, arm: bool, deviations: Sequence[float] = ()) -> Outcomes:
-        """Those that reach the target first on validation images, in the geometric mean; then those that end best."""
-        sweep = self.sweep(arm, deviations or self.deviations)
-        means = [np.log(self.steps(runs, "validation")).mean() for runs in sweep]
-        final = [-runs.array("validation")[:, -1].mean() for runs in sweep]  # decides when none gets there
-        return min(zip(means, final, range(len(sweep)), sweep, strict=True))[3]
+    def fastest(self, arm: bool, deviations: Sequence[float] = ()) -> Arm:
+        """The one that reaches the target first on validation images, in the geometric mean; then that ends best."""
+        every = self._arms(arm, deviations or self.deviations, first_to(self.target, self.at))
+        return min(every, key=lambda each: (np.log(self.steps(each, "validation")).mean(), -_end(each)))
 
-    def highest(self, arm: bool) -> Outcomes:
-        """Those that end highest on validation images."""
-        sweep = self.sweep(arm, self.deviations)
-        return max(sweep, key=lambda runs: float(runs.array("validation")[:, -1].mean()))
+    def highest(self, arm: bool) -> Arm:
+        """The one that ends highest on validation images."""
+        return max(self._arms(arm, self.deviations, ends_best), key=_end)
+
+    def _arms(self, arm: bool, deviations: Sequence[float], choose: Callable[[Arm], int]) -> list[Arm]:
+        """One for each deviation, which picks its rate."""
+        words = f"{'with' if arm else 'without'} batch norm"
+        return [
+            Arm({"deviation": each}, {"network": words, "deviation": f"std {each:g}"}, runs, self.rates, choose=choose)
+            for each in deviations
+            for runs in [self.sweep(arm, each)]
+        ]
+
+
+def _end(arm: Arm) -> float:
+    return float(arm.numbers("validation")[:, -1].mean())
 
 
 def in_steps(curves: Numbers, target: float, at: Sequence[int]) -> str:

@@ -137,7 +137,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
     yield judge(text, largest(outcomes.array("changed_float32"), "images"), Exact(0.0))
     text = f"The folded network is faster for {settings.sizes[last]} images."
     faster = ratio(seconds[:, 0, last], seconds[:, 1, last])
-    yield judge(text, faster, AtLeast(SAVES, nothing=1.0), says="why networks are folded")
+    yield judge(text, faster, AtLeast(SAVES, nothing=1.0))
     text = "In training mode a batch of one example becomes the shift, whatever the example."
     yield judge(text, largest(outcomes.array("batch_of_one"), "difference"), Exact(0.0), says="Irpan 2017")
 

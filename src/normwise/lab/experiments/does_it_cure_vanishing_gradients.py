@@ -52,7 +52,7 @@ from normwise.lab.networks.dense import Dense, glorot, he
 from normwise.lab.networks.gradients import log_norms, theorem_8
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Estimate, Figure, Regime, Series, Statement, Table
-from normwise.lab.verdict import AtLeast, AtMost, Within, judge
+from normwise.lab.verdict import AtMost, Reaches, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.3; against it Yang et al. 2019"
 TOPIC = "optimization"
@@ -137,7 +137,7 @@ def _log_factor(arm: Arm) -> Numbers:
 
 def _factor(logs: Numbers) -> Estimate:
     """The geometric mean of the factors, from their log10."""
-    return transformed(mean(logs, "ratio"), lambda log: float(10.0**log))
+    return transformed(mean(logs, "ratio"), lambda log: float(10.0**log), log=True)
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
@@ -146,7 +146,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     if "relu" in settings.activations and FAIR in settings.scales:
         text = f"{without} ReLU layers of {FAIR} times He's scale leave {FAIR}^{n} of the gradient."
         factor, rule = _factor(_log_factor(arms["relu", False, FAIR])), Within(FAIR**n / 2, FAIR**n * 2)
-        yield judge(text, factor, rule, f"{FAIR}^{n} = {FAIR**n:.3g}", "the usual example")
+        yield judge(text, factor, rule, f"{FAIR}^{n} = {FAIR**n:.3g}", "teaching material")
     if "relu" in settings.activations:
         text = f"{without} ReLU layers of He's scale keep the gradient's size over {n} layers."
         yield judge(text, _factor(_log_factor(arms["relu", False, 1.0])), Within(*NEAR_ONE))
@@ -160,8 +160,8 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         return [np.abs(_log_factor(large) - _log_factor(small)) for large, small in pairs]
 
     times = f"{largest / smallest:g} times larger weights"
-    text = f"{without} {times} change the factor over {n} layers (least affected activation)."
-    yield judge(text, _factor(np.min(changes(False), axis=0)), AtLeast(10.0, nothing=1.0))
+    text = f"{without} {times} change the factor over {n} layers at least tenfold (least affected activation)."
+    yield judge(text, _factor(np.min(changes(False), axis=0)), Reaches(10.0))
     text = f"With batch normalization, {times} do not change the factor over {n} layers (most affected activation)."
     yield judge(text, _factor(np.max(changes(True), axis=0)), Within(*SAME), says=PAPER)
     for activation in settings.activations:

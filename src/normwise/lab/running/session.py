@@ -61,7 +61,8 @@ def run(
         TrialFailed: a trial raised, or a process died; everything that is finished is kept, and the other experiments
             are run to their end where there is still somebody to run them.
         NormwiseError: ``seeds`` is less than 2, ``first_seed`` negative, ``quick`` and ``full`` are asked for at once,
-            an experiment that is named takes no ``data`` or lacks the ``setting``, ``out`` cannot be written to, or no scheduler answers.
+            an experiment that is named takes no ``data`` or lacks the ``setting``, ``out`` cannot be written to, or no
+            scheduler answers.
     """
     plan = Plan(seeds, quick, full, first_seed=first_seed, setting=setting)
     chosen = list(dict.fromkeys(names)) or known_names(folder)
