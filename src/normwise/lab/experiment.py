@@ -17,7 +17,7 @@ It may also hold ``QUICK`` and ``FULL``, smaller and larger ``Settings`` for ``-
 how many seeds it takes where ``SEEDS`` of this file are too few for a small effect; ``TAKES_DATA = True``, where it
 gets its images from ``data`` and its networks from ``networks``, so that other images can take the digits' place;
 ``TESTS = True``, where each seed draws its own training and test images, so that seeds overlap, or ``SHARE``, what is
-left out over what is taken, where they draw something else; and ``NEIGHBOURS``, neighbouring ``Settings`` by name for
+left out over what is taken, where they draw something else; and ``NEIGHBOURING``, neighbouring ``Settings`` by name for
 ``--setting``, where other ones are wanted than those that follow from the fields ``rates``, ``growth`` and ``width``.
 """
 
@@ -175,7 +175,7 @@ def neighbours_of(experiment: Experiment) -> dict[str, Any]:
         >>> list(neighbours_of(experiment))
         ['grid', 'width']
     """
-    own = getattr(experiment, "NEIGHBOURS", None)
+    own = getattr(experiment, "NEIGHBOURING", None)
     if own is not None:
         return dict(own)
     settings, found = experiment.Settings(), {}

@@ -21,7 +21,9 @@ SHIFTS = (-3.0, -0.3, 0.0, 0.0, 0.3, 3.0)
 NOISES = (0.0, 0.0, 1e-3, 0.1, 1.0)
 
 
-def universes(experiment: Any, settings: Any, measured: Outcomes, count: int) -> Iterator[Outcomes]:
+def universes(
+    experiment: Any, settings: Any, measured: Outcomes, count: int, levels: Sequence[float] = ()
+) -> Iterator[Outcomes]:
     """Outcomes of ten seeds, again and again.
 
     Args:
@@ -29,13 +31,15 @@ def universes(experiment: Any, settings: Any, measured: Outcomes, count: int) ->
         settings: in which it was run.
         measured: by a tiny run, for the names and shapes.
         count: how many universes.
+        levels: values besides the usual ones, where a statement asks for a particular one.
     """
     templates: dict[tuple[Any, ...], dict[str, Any]] = {}
     for trial, outcome in measured:
         templates.setdefault(_arm(trial), outcome)
     trials = experiment.trials(settings, SEEDS)
     for number in range(count):
-        yield Outcomes(trials, _outcomes(trials, templates, np.random.default_rng(number)))
+        random = np.random.default_rng(number)
+        yield Outcomes(trials, _outcomes(trials, templates, (*ACCURACIES, *levels), random))
 
 
 def _arm(trial: Any) -> tuple[Any, ...]:
@@ -43,14 +47,17 @@ def _arm(trial: Any) -> tuple[Any, ...]:
 
 
 def _outcomes(
-    trials: Sequence[Any], templates: dict[tuple[Any, ...], dict[str, Any]], random: np.random.Generator
+    trials: Sequence[Any],
+    templates: dict[tuple[Any, ...], dict[str, Any]],
+    levels: Sequence[float],
+    random: np.random.Generator,
 ) -> list[dict[str, Any]]:
     """One draw for all arms together, which some of the arms leave."""
     names = {name for template in templates.values() for name in template}
-    common = {name: _draw(random) for name in sorted(names)}
+    common = {name: _draw(levels, random) for name in sorted(names)}
     leaves, noise = random.choice([0.0, 0.3, 0.7]), random.choice(NOISES)
     own = {
-        arm: {name: _draw(random) if random.random() < leaves else common[name] for name in sorted(template)}
+        arm: {name: _draw(levels, random) if random.random() < leaves else common[name] for name in sorted(template)}
         for arm, template in templates.items()
     }
     return [
@@ -59,10 +66,10 @@ def _outcomes(
     ]
 
 
-def _draw(random: np.random.Generator) -> tuple[Any, ...]:
+def _draw(levels: Sequence[float], random: np.random.Generator) -> tuple[Any, ...]:
     """An accuracy, a multiple, a shift, and what the seed of the places inside a list is."""
     return (
-        random.choice(ACCURACIES),
+        random.choice(levels),
         random.choice(MULTIPLES),
         random.choice(SHIFTS),
         random.choice(["flat", "flat", "step", "places", "trend"]),
@@ -84,11 +91,11 @@ def _filled(template: Any, draw: tuple[Any, ...], noise: float, random: np.rando
     finite = np.where(np.isfinite(values), values, 1.0)
     if (finite >= 0).all() and (finite <= 1).all():
         found = _inside(np.full(values.shape, accuracy), form, seed, ACCURACIES)
-        return np.clip(found + noise * random.normal(size=()) * (0 < accuracy < 1), 0, 1).tolist()
-    size = np.abs(finite).mean()
+        return np.clip(found + noise * random.normal(size=()) * (0 < accuracy < 1), 0, max(1, accuracy)).tolist()
+    size, each = np.abs(finite).mean(), values.shape if seed % 2 else ()  # noise of each number, or of all together
     base = np.where(finite == 0, size, finite)
     found = base * _inside(np.full(values.shape, multiple), form, seed, MULTIPLES) + shift * size * (finite < 0).any()
-    return (found * np.exp(noise * random.normal(size=()))).tolist()
+    return (found * np.exp(noise * random.normal(size=each))).tolist()
 
 
 def _inside(level: Any, form: str, seed: int, levels: Sequence[float]) -> Any:

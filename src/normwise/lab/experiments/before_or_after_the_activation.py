@@ -69,7 +69,7 @@ class Settings(DenseTraining):
     steps: int = 1000
 
 
-FULL = Settings(rates=(0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0), steps=3000)
+FULL = Settings(rates=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), steps=3000)
 SEEDS = 20
 
 

@@ -137,7 +137,7 @@ def _log_factor(arm: Arm) -> Numbers:
 
 def _factor(logs: Numbers) -> Estimate:
     """The geometric mean of the factors, from their log10."""
-    return transformed(mean(logs, "ratio"), lambda log: float(10.0**log), log=True)
+    return transformed(mean(logs, "ratio"), lambda log: float(10.0 ** min(log, 308.0)), log=True)
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:

@@ -73,7 +73,7 @@ class Settings(Stacks):
 
 
 FULL = Settings(rates=(0.01, 0.03, 0.1, 0.3, 1.0), at=(1, 2, 4, 7, 12, 20, 35, 60, 100, 200, 400, 700, 1200, 2000))
-NEIGHBOURS = {
+NEIGHBOURING = {
     "looks": Settings(at=(10, 50, 90, 130, 170, 210, 250, 290, 330, 370, 400)),
     "width": Settings(width=96),
 }

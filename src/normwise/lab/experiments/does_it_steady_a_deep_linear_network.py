@@ -79,7 +79,7 @@ class Settings(Looks):
 
 
 FULL = Settings(steps=10_000)
-NEIGHBOURS = {"looks": Settings(growth=2.25), "width": Settings(width=15)}
+NEIGHBOURING = {"looks": Settings(growth=2.25), "width": Settings(width=15)}
 """Not other rates: what is compared is what happens at a rate."""
 
 

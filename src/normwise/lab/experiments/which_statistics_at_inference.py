@@ -83,7 +83,7 @@ class Settings(Stacks):
 
 
 FULL = Settings(looks=(5, 10, 20, 50, 100, 200, 300, 1000, 3000))
-NEIGHBOURS = {"looks": Settings(looks=(10, 30, 60, 100, 500, 1000)), "width": Settings(width=96)}
+NEIGHBOURING = {"looks": Settings(looks=(10, 30, 60, 100, 500, 1000)), "width": Settings(width=96)}
 """Not other rates: what is compared is what happens at a rate."""
 
 
