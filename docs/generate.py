@@ -49,7 +49,8 @@ def pages(root: Path) -> dict[Path, str]:
         ("doctor/checks", "checks"),
     ):
         for source in members(root / "src/normwise" / folder):
-            wanted[Path("docs", family, f"{source.stem}.md")] = member_page(source, root)
+            page = member_page(source, root)
+            wanted[Path("docs", family, f"{source.stem}.md")] = page + found(source, root) * (family == "experiments")
     wanted |= door_pages(root)
     for room in ROOMS:
         wanted |= layer_pages(root, room)
@@ -214,9 +215,18 @@ def section_lines(body: str, heading: str) -> Iterator[str]:
         yield "```"
 
 
+def found(source: Path, root: Path) -> str:
+    """The end of an experiment's page: what its numbers cannot say, from its kept results, and where they stand."""
+    from normwise.report import markdown  # only pages of the lab need the package, and only its base install
+
+    results = markdown.kept(root / KEPT, source.stem)
+    caveats = "".join(f"* {text}\n" for text in markdown.caveats(results))
+    return f"\n## Caveats\n\n{caveats}\n## Verdicts\n\n[All claims](../claims.md)\n" if caveats else ""
+
+
 def claims_page(root: Path) -> str:
-    """What the lab's last full run concluded, from its results as they are kept."""
-    from normwise.report import markdown  # only this page needs the package, and only its base install
+    """What the lab's last full runs concluded, from their results as they are kept."""
+    from normwise.report import markdown
 
     source = f"the results in {KEPT.as_posix()}/, which `normwise lab run --keep {KEPT.as_posix()}` writes,"
     return NOTICE.format(source=source).replace("; edit it there", "") + markdown.claims(markdown.kept(root / KEPT))

@@ -29,7 +29,7 @@ def test_fewer_than_five_seeds_are_preliminary(value: float) -> None:
     for n in (2, 3, 4):
         given = settle(found(value, n))
         assert (given.verdict, given.why) == (
-            Verdict.NONE,
+            Verdict.OPEN,
             f"preliminary: {n} seeds, and a verdict takes 5",
         )
     assert settle(found(2.0, 5)).verdict is Verdict.REPRODUCED
@@ -38,7 +38,7 @@ def test_fewer_than_five_seeds_are_preliminary(value: float) -> None:
 def test_a_claim_is_contradicted_by_ten_seeds_in_its_own_regime() -> None:
     assert settle(found(-2.0, 10)).verdict is Verdict.CONTRADICTED
     few = settle(found(-2.0, 9))
-    assert (few.verdict, few.why) == (Verdict.NONE, "against the claim in 9 seeds, and to contradict takes 10")
+    assert (few.verdict, few.why) == (Verdict.OPEN, "against the claim in 9 seeds, and to contradict takes 10")
     assert settle(found(-2.0, 10), Regime.ANOTHER).verdict is Verdict.ELSEWHERE
     assert settle(found(2.0, 10), Regime.ANOTHER).verdict is Verdict.REPRODUCED
 
@@ -51,17 +51,17 @@ def test_a_statement_may_be_of_another_regime_than_its_experiment() -> None:
 
 def test_an_obstacle_leaves_no_verdict_and_is_named() -> None:
     given = settle(found(2.0, obstacle="the best rate lies at the edge of its grid"))
-    assert (given.verdict, given.why) == (Verdict.NONE, "the best rate lies at the edge of its grid")
+    assert (given.verdict, given.why) == (Verdict.OPEN, "the best rate lies at the edge of its grid")
 
 
 def test_a_verdict_counts_where_both_runs_have_it() -> None:
     first = settle(found(2.0))
     assert agreed(first, settle(found(2.1)), {}).verdict is Verdict.REPRODUCED
     alone = agreed(first, None, {})
-    assert (alone.verdict, alone.why) == (Verdict.NONE, "not yet confirmed: no second run at other seeds")
+    assert (alone.verdict, alone.why) == (Verdict.OPEN, "not yet confirmed: no second run at other seeds")
     for other, words in ((0.5, "smaller than required"), (-2.0, "contradicted")):
         apart = agreed(first, settle(found(other)), {})
-        assert (apart.verdict, apart.why) == (Verdict.NONE, f"reproduced at first, then {words}")
+        assert (apart.verdict, apart.why) == (Verdict.OPEN, f"reproduced at first, then {words}")
     short = agreed(first, settle(found(2.0, 3)), {})
     assert short.why == "reproduced at first, then preliminary: 3 seeds, and a verdict takes 5"
 
@@ -75,7 +75,7 @@ def test_what_is_undecided_stays_so_without_a_second_run() -> None:
 def test_a_neighbouring_setting_that_turns_a_verdict_takes_it_away() -> None:
     first, again = settle(found(2.0)), settle(found(2.1))
     turned = agreed(first, again, {"grid": settle(found(2.0)), "width": settle(found(0.2))})
-    assert (turned.verdict, turned.why) == (Verdict.NONE, "reproduced, which changes with the width")
+    assert (turned.verdict, turned.why) == (Verdict.OPEN, "reproduced, which changes with the width")
     few = {"grid": settle(found(2.0, 3))}  # its estimate says the same, if its seeds are too few to say it
     assert agreed(first, again, few).verdict is Verdict.REPRODUCED
     edge = {"grid": settle(found(-2.0, obstacle="the best rate lies at the edge of its grid"))}
@@ -103,5 +103,5 @@ def test_the_procedure_of_benjamini_and_hochberg() -> None:
 def test_identities_are_no_matter_of_chance_and_what_is_undecided_is_no_discovery() -> None:
     identity = judge("It is.", mean(np.zeros(5), ""), Exact(0.0))
     assert math.isnan(identity.p)
-    undecided = replace(found(2.0), p=0.001, verdict=Verdict.NONE)
+    undecided = replace(found(2.0), p=0.001, verdict=Verdict.OPEN)
     assert discoveries([identity, undecided]) == {0}

@@ -102,11 +102,16 @@ def difference(ours: Numbers, theirs: Numbers, unit: str) -> Estimate:
     return mean(ours - theirs, unit)
 
 
-def ratio(ours: Numbers, theirs: Numbers) -> Estimate:
+def ratio(ours: Numbers, theirs: Numbers, unit: str = "ratio") -> Estimate:
     """Geometric mean of ``ours / theirs``, paired by seed; the interval is taken on the logarithms.
 
     For sizes of which the larger is the worse, as steps, distances and errors: what diverged, NaN, is infinitely large,
     and where both did, neither is larger.
+
+    Args:
+        ours: one per seed.
+        theirs: the same.
+        unit: what the ratio is of, as "times fewer steps".
 
     Example:
         >>> import numpy as np
@@ -116,7 +121,7 @@ def ratio(ours: Numbers, theirs: Numbers) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):  # inf - inf, which is settled below
         one, other = (np.log(np.where(np.isnan(values), np.inf, values)) for values in (ours, theirs))
         logs = np.where(np.isinf(one) & (one == other), 0.0, one - other)
-        return transformed(mean(logs, "ratio"), np.exp, log=True)
+        return transformed(mean(logs, unit), np.exp, log=True)
 
 
 def largest(deviations: Numbers, unit: str) -> Estimate:

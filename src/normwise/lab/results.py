@@ -47,7 +47,7 @@ class Verdict(StrEnum):
     NOT_VISIBLE = "not visible at this scale"
     CONTRADICTED = "contradicted"
     ELSEWHERE = "not seen in this regime"
-    NONE = "no verdict"
+    OPEN = "no verdict"
 
 
 class Regime(StrEnum):

@@ -46,13 +46,13 @@ def _settled(statement: Statement, regime: Regime) -> Statement:
     n, found = statement.effect.n, statement.verdict
     verdict, why = found, ""
     if n < FEW:
-        verdict, why = Verdict.NONE, f"preliminary: {n} seeds, and a verdict takes {FEW}"
+        verdict, why = Verdict.OPEN, f"preliminary: {n} seeds, and a verdict takes {FEW}"
     elif statement.effect.obstacle:
-        verdict, why = Verdict.NONE, statement.effect.obstacle
+        verdict, why = Verdict.OPEN, statement.effect.obstacle
     elif found is Verdict.CONTRADICTED and regime is Regime.ANOTHER:
         verdict = Verdict.ELSEWHERE
     elif found is Verdict.CONTRADICTED and n < MANY:
-        verdict, why = Verdict.NONE, f"against the claim in {n} seeds, and to contradict takes {MANY}"
+        verdict, why = Verdict.OPEN, f"against the claim in {n} seeds, and to contradict takes {MANY}"
     return replace(statement, regime=regime, verdict=verdict, why=why)
 
 
@@ -70,18 +70,18 @@ def agreed(
     if first.verdict not in DECIDED:
         return first
     if second is None:
-        return replace(first, verdict=Verdict.NONE, why="not yet confirmed: no second run at other seeds")
+        return replace(first, verdict=Verdict.OPEN, why="not yet confirmed: no second run at other seeds")
     if second.verdict is not first.verdict:
         told = second.why or second.verdict.value
-        return replace(first, verdict=Verdict.NONE, why=f"{first.verdict.value} at first, then {told}")
+        return replace(first, verdict=Verdict.OPEN, why=f"{first.verdict.value} at first, then {told}")
     turned = [name for name, each in neighbours.items() if not stable(first, each)]
     if turned:
         words = " and ".join(turned)
-        return replace(first, verdict=Verdict.NONE, why=f"{first.verdict.value}, which changes with the {words}")
+        return replace(first, verdict=Verdict.OPEN, why=f"{first.verdict.value}, which changes with the {words}")
     untried = [name for name in stated if name not in neighbours]
     if first.verdict is Verdict.CONTRADICTED and untried:
         why = f"against the claim in both runs, and not yet tried with another {' and '.join(untried)}"
-        return replace(first, verdict=Verdict.NONE, why=why)
+        return replace(first, verdict=Verdict.OPEN, why=why)
     return replace(first, p=max(first.p, second.p))
 
 

@@ -204,7 +204,7 @@ def judge(
 
 
 def _with(number: float, unit: str) -> str:
-    return _number(number, unit.removesuffix("s") if number == 1 else unit)
+    return _number(number, unit.removesuffix("s") if number == 1 and not unit.startswith("times") else unit)
 
 
 def _number(number: float, unit: str) -> str:

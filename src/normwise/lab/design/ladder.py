@@ -93,13 +93,15 @@ class Climb:
         ends = {rung: 100 * values for rung, values in self.ends.items()}
         for below, above in pairwise(LADDER[:3]):
             text = f"{above} reaches the target in fewer steps than {below}."
-            yield judge(text, ratio(steps[below], steps[above]), faster, self.published[above])
+            yield judge(text, ratio(steps[below], steps[above], "times fewer steps"), faster, self.published[above])
         text = "BN-x5 reaches the target in fewer steps than the baseline."
         published = "14.8 times, 31.0 to 2.1 million steps"
-        yield judge(text, ratio(steps["baseline"], steps["BN-x5"]), faster, published)
+        yield judge(text, ratio(steps["baseline"], steps["BN-x5"], "times fewer steps"), faster, published)
         text = "BN-x30 reaches the target later than BN-x5."
         published = "1.3 times, 2.7 against 2.1 million steps"
-        yield judge(text, ratio(steps["BN-x30"], steps["BN-x5"]), AtLeast(1.1, nothing=1.0), published)
+        yield judge(
+            text, ratio(steps["BN-x30"], steps["BN-x5"], "times more steps"), AtLeast(1.1, nothing=1.0), published
+        )
         for below, above in pairwise(LADDER):
             text = f"{above} ends higher than {below}."
             yield judge(text, difference(ends[above], ends[below], "points"), AtLeast(HIGHER), ENDS[above])

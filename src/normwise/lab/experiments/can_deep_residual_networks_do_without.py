@@ -153,7 +153,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     growth = {}
     for arm in ("batch", "none"):
         values = arms[deepest, arm].array("ratios")
-        growth[arm] = ratio(values[:, -1] / deepest, values[:, FIFTH] / (FIFTH + 1))
+        growth[arm] = ratio(values[:, -1] / deepest, values[:, FIFTH] / (FIFTH + 1), "times that of the fifth block")
     text = "With batch norm, the skip connection's variance by the branch's grows like the number of the block."
     yield judge(text, growth["batch"], Within(0.5, 2.0), regime=Regime.OWN)
     text = "Without, it does not grow: ratio / l falls to less than half from the fifth block to the last."

@@ -156,10 +156,13 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     words, none, every = f"dropout of {most:g}", arms[False, least], arms[False, most]
     shift = every.numbers("shift")
     text = f"With {words} behind every layer, the variance of the last layer is shifted more than without dropout."
-    more, edge = ratio(shift[:, -1], none.numbers("shift")[:, -1]), obstacle(every, none)
+    more, edge = (
+        ratio(shift[:, -1], none.numbers("shift")[:, -1], "times the shift without dropout"),
+        obstacle(every, none),
+    )
     yield judge(text, more, AtLeast(GROWS, nothing=1.0), regime=Regime.OWN, obstacle=edge)
     text = f"With {words} behind every layer, the shift grows with depth, from the second layer to the last."
-    deeper, own = ratio(shift[:, -1], shift[:, 1]), every.obstacle
+    deeper, own = ratio(shift[:, -1], shift[:, 1], "times the shift of the second layer"), every.obstacle
     yield judge(text, deeper, AtLeast(DEEPER, nothing=1.0), regime=Regime.OWN, obstacle=own)
     text = f"{words.capitalize()} behind every layer costs accuracy."
     published = "8.9 points, 77.42 % to 68.55 %, DenseNet on CIFAR-100"

@@ -153,10 +153,16 @@ def _over_years(outcomes: Outcomes, arm: str) -> Numbers:
 def _statements(outcomes: Outcomes) -> Iterator[Statement]:
     fixed = _over_years(outcomes, "fixed")
     text = f"On the old scale the error grows: in the {YEARS}th year behind the training against the first."
-    yield judge(text, ratio(fixed[:, -1], fixed[:, 0]), AtLeast(GROWS, nothing=1.0))
+    yield judge(
+        text, ratio(fixed[:, -1], fixed[:, 0], "times the error of the first year"), AtLeast(GROWS, nothing=1.0)
+    )
     for arm in (*PRIORS, "window"):
         text = f"Fresh statistics ({ARMS[arm]}) make the error smaller."
-        yield judge(text, ratio(_error(outcomes, "fixed"), _error(outcomes, arm)), AtLeast(GROWS, nothing=1.0))
+        yield judge(
+            text,
+            ratio(_error(outcomes, "fixed"), _error(outcomes, arm), "times smaller error"),
+            AtLeast(GROWS, nothing=1.0),
+        )
 
 
 def _table(outcomes: Outcomes) -> Table:

@@ -150,17 +150,23 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
     for name in SHIFTS:
         text = f"{name[0].upper()}{name[1:]}: statistics of 32 images with a prior of {PRIOR} make the error smaller."
         published = "76.7 to 65.0 mean corruption error, ResNet-50"
-        fewer = ratio(_errors(outcomes, name), _errors(outcomes, f"{name} prior {PRIOR}", at))
+        fewer = ratio(_errors(outcomes, name), _errors(outcomes, f"{name} prior {PRIOR}", at), "times fewer errors")
         yield judge(text, fewer, LESS, published, obstacle=edge)
     few, all_ = (_geometric(outcomes, f"prior {PRIOR}", place) for place in (at, -1))
     text = f"Over the shifts: all {settings.images[-1]} images give a smaller error than 32."
-    yield judge(text, ratio(few, all_), BETTER, "65.0 to 62.2 mean corruption error, ResNet-50", obstacle=edge)
+    yield judge(
+        text,
+        ratio(few, all_, "times fewer errors"),
+        BETTER,
+        "65.0 to 62.2 mean corruption error, ResNet-50",
+        obstacle=edge,
+    )
     text = f"Over the shifts: from {settings.images[0]} images, a prior of {PRIOR} makes the error smaller than none."
-    better = ratio(_geometric(outcomes, "prior 0", 0), _geometric(outcomes, f"prior {PRIOR}", 0))
+    better = ratio(_geometric(outcomes, "prior 0", 0), _geometric(outcomes, f"prior {PRIOR}", 0), "times fewer errors")
     yield judge(text, better, BETTER, obstacle=edge)
     text = "While gain and brightness wander, statistics that follow make fewer errors than fixed ones."
     stream = {way: np.maximum(outcomes.array(f"drift {way}").mean(axis=1), FLOOR) for way in ("fixed", "following")}
-    fewer, taught = ratio(stream["fixed"], stream["following"]), "teaching material"
+    fewer, taught = ratio(stream["fixed"], stream["following"], "times fewer errors"), "teaching material"
     yield judge(text, fewer, LESS, says=taught, regime=Regime.OWN, obstacle=edge)
 
 

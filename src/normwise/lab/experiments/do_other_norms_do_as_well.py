@@ -126,9 +126,15 @@ def _statements(arms: Arms, at: list[int]) -> Iterator[Statement]:
     for norm in ("l1", "linf"):
         words, edge = ARMS[norm], obstacle(arms[norm], arms["l2"])
         text = f"Divided by the {words}, the network is about as fast as by the standard deviation."
-        yield judge(text, ratio(steps[norm], steps["l2"]), Within(*AS_FAST), "as fast, VGG on CIFAR-10", obstacle=edge)
+        yield judge(
+            text,
+            ratio(steps[norm], steps["l2"], "times the steps"),
+            Within(*AS_FAST),
+            "as fast, VGG on CIFAR-10",
+            obstacle=edge,
+        )
         text = f"Divided by the {words}, the network is faster than without normalization."
-        faster, other = ratio(steps["none"], steps[norm]), obstacle(arms["none"], arms[norm])
+        faster, other = ratio(steps["none"], steps[norm], "times fewer steps"), obstacle(arms["none"], arms[norm])
         yield judge(text, faster, AtLeast(FASTER, nothing=1.0), obstacle=other)
         text = f"Divided by the {words}, the network ends as high as by the standard deviation."
         end = difference(arms[norm].points()[:, -1], arms["l2"].points()[:, -1], "points")

@@ -15,9 +15,8 @@ What would refute it:
 
 Settings:
     Five hidden layers of 64 ReLU units, initial weights of He's scale, scikit-learn's digits in grey, batches of 60,
-    1000 steps of plain gradient descent at a constant rate, twelve of them from
-    0.005 to 10.24, each twice the one before. A rate is usable when the test accuracy
-    after the last step is at least .95.
+    1000 steps of plain gradient descent at a constant rate, twelve of them from 0.005 to 10.24, each twice the one
+    before. A rate is usable when the test accuracy after the last step is at least .95.
 
 Verdict:
     The largest usable rates are compared as a ratio, paired over seeds; 5 reproduces the claim. "No difference at a
@@ -114,8 +113,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "rate of all is usable, the true ratio is larger.",
             f"Every rate gets {settings.steps} steps. Bjorck et al. trained until the loss no longer fell; at small "
             "rates a fixed number of steps favours whatever moves faster per step.",
-            "The digits are small data: one of 450 test images is 0.22 points, and seeds share images, so that "
-            "intervals of accuracies are somewhat narrow.",
+            "The digits are small data: one of 450 test images is 0.22 points. Seeds share images, for which the "
+            "intervals allow.",
         ),
     )
 
@@ -123,7 +122,12 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     largest = {each: largest_usable(arms[each].array("test"), settings.rates, USABLE) for each in WITH_AND_WITHOUT}
     text = f"The largest rate that still trains is at least {HIGHER:g} times higher with batch normalization."
-    yield judge(text, ratio(largest[True], largest[False]), Reaches(HIGHER), "5 to 30 times, Inception on ImageNet")
+    yield judge(
+        text,
+        ratio(largest[True], largest[False], "times higher rate"),
+        Reaches(HIGHER),
+        "5 to 30 times, Inception on ImageNet",
+    )
     for i, rate in enumerate(settings.rates):
         if rate <= SMALL:
             text = f"At the small rate {rate:g}, batch normalization makes no difference to the test accuracy."

@@ -136,7 +136,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
     text = "In float32 no test image changes its class by folding."
     yield judge(text, largest(outcomes.array("changed_float32"), "images"), Exact(0.0))
     text = f"The folded network is faster for {settings.sizes[last]} images."
-    faster = ratio(seconds[:, 0, last], seconds[:, 1, last])
+    faster = ratio(seconds[:, 0, last], seconds[:, 1, last], "times faster")
     yield judge(text, faster, AtLeast(SAVES, nothing=1.0))
     text = "In training mode a batch of one example becomes the shift, whatever the example."
     yield judge(text, largest(outcomes.array("batch_of_one"), "difference"), Exact(0.0), says="Irpan 2017")

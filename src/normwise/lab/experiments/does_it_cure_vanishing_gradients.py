@@ -135,9 +135,9 @@ def _log_factor(arm: Arm) -> Numbers:
     return norms[:, 0] - norms[:, -1]
 
 
-def _factor(logs: Numbers) -> Estimate:
+def _factor(logs: Numbers, unit: str = "times the gradient") -> Estimate:
     """The geometric mean of the factors, from their log10."""
-    return transformed(mean(logs, "ratio"), lambda log: float(10.0 ** min(log, 308.0)), log=True)
+    return transformed(mean(logs, unit), lambda log: float(10.0 ** min(log, 308.0)), log=True)
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
@@ -161,9 +161,9 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
 
     times = f"{largest / smallest:g} times larger weights"
     text = f"{without} {times} change the factor over {n} layers at least tenfold (least affected activation)."
-    yield judge(text, _factor(np.min(changes(False), axis=0)), Reaches(10.0))
+    yield judge(text, _factor(np.min(changes(False), axis=0), "times another factor"), Reaches(10.0))
     text = f"With batch normalization, {times} do not change the factor over {n} layers (most affected activation)."
-    yield judge(text, _factor(np.max(changes(True), axis=0)), Within(*SAME), says=PAPER)
+    yield judge(text, _factor(np.max(changes(True), axis=0), "times another factor"), Within(*SAME), says=PAPER)
     for activation in settings.activations:
         name = {"relu": "ReLU"}.get(activation, activation)
         text = f"With batch normalization and {name}, the gradient keeps its size over {n} layers."
@@ -182,7 +182,7 @@ def _growth(settings: Settings, arm: Arm) -> Estimate:
     """Log10 of the growth of the norm per layer towards the input, fitted where both ends are out of sight."""
     layers = np.arange(settings.layers + 1)
     middle = slice(settings.layers // 6, settings.layers - settings.layers // 6 + 1)
-    return mean(-np.polyfit(layers[middle], arm.array("log10_norm")[:, middle].T, 1)[0], "ratio")
+    return mean(-np.polyfit(layers[middle], arm.array("log10_norm")[:, middle].T, 1)[0], "of the predicted growth")
 
 
 def _table(settings: Settings, arms: Arms) -> Table:

@@ -169,7 +169,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     text = "The loss ends lower with batch normalization, each at its best rate (without over with)."
     ends = {each: arms[each].numbers("loss")[:, -1] for each in WITH_AND_WITHOUT}
     published = f"much lower, {NETWORK}, figure 3"
-    lower, edge = ratio(ends[False], ends[True]), obstacle(*arms)
+    lower, edge = ratio(ends[False], ends[True], "times lower loss"), obstacle(*arms)
     yield judge(text, lower, AtLeast(LOWER, nothing=1.0), published, obstacle=edge)
     yield from _at_a_common_rate(
         settings, f"At the rate {settings.small:g}", arms, settings.rates.index(settings.small), ""
@@ -189,10 +189,18 @@ def _at_a_common_rate(settings: Settings, at: str, arms: Arms, rate: int, edge: 
     turned = difference(cosine[False], cosine[True], "cosine")
     yield judge(text, turned, AtLeast(TURNS), f"about 1 without, near 0 with, {NETWORK}", obstacle=edge)
     text = f"{at}, a layer's gradient moves further with batch normalization, for its size (with over without)."
-    further = ratio(_median(settings, arms[True], rate, "distance"), _median(settings, arms[False], rate, "distance"))
+    further = ratio(
+        _median(settings, arms[True], rate, "distance"),
+        _median(settings, arms[False], rate, "distance"),
+        "times further",
+    )
     yield judge(text, further, AtLeast(1.0, nothing=1.0), obstacle=edge)
     text = f"{at}, the loss varies less along the gradient with batch normalization (without over with)."
-    smoother = ratio(_median(settings, arms[False], rate, "range"), _median(settings, arms[True], rate, "range"))
+    smoother = ratio(
+        _median(settings, arms[False], rate, "range"),
+        _median(settings, arms[True], rate, "range"),
+        "times smaller range",
+    )
     says = "Santurkar et al. 2018, section 3.1"
     yield judge(text, smoother, AtLeast(SMOOTHER, nothing=1.0), says=says, obstacle=edge)
 

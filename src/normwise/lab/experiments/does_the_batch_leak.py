@@ -152,7 +152,9 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         text, largest(exact.array("inference"), "logits"), Exact(ROUNDING), says="Irpan 2017", regime=Regime.OWN
     )
     text = "In training mode, a batch of one image gives the shift, whatever the image."
-    yield judge(text, largest(exact.array("one"), ""), Exact(ROUNDING), says="Irpan 2017", regime=Regime.OWN)
+    yield judge(
+        text, largest(exact.array("one"), "from the shift"), Exact(ROUNDING), says="Irpan 2017", regime=Regime.OWN
+    )
     text = "In training mode, the answer for an image changes with its company by at least a tenth of a deviation."
     changes = mean(exact.array("training"), "deviations")
     yield judge(text, changes, Reaches(0.1), says="Irpan 2017", regime=Regime.OWN)

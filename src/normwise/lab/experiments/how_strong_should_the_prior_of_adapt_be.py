@@ -114,7 +114,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         choosing, judging = (part_of(test, place) for place in (0, 1))
         found[f"{name}, as it is"] = accuracy(model, judging)
         every = [[_adapted(model, images[:n], p, choosing, judging) for p in settings.priors] for n in settings.samples]
-        found[f"{name}, chosen by"], found[name] = np.moveaxis(every, -1, 0).tolist()
+        found[f"{name}, chosen by"], found[name] = np.moveaxis(np.array(every), -1, 0).tolist()
     return found
 
 
@@ -167,7 +167,7 @@ def points(
 
 
 def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
-    own = {"says": "the documentation of normwise.adapt", "regime": Regime.OWN}
+    says = "the documentation of normwise.adapt"
     for samples in settings.samples:
         ours = points(settings, outcomes, samples, PRIOR)
         if samples <= FEW:
@@ -176,7 +176,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
             yield judge(text, difference(ours, none, "points"), AtLeast(BETTER))
         text = f"{samples} samples: the default prior is not worse than the one that is best on other images."
         lead = difference(ours, points(settings, outcomes, samples, best(settings, outcomes, samples)), "points")
-        yield judge(text, lead, AtLeast(WORSE, nothing=WORSE), **own)
+        yield judge(text, lead, AtLeast(WORSE, nothing=WORSE), says=says, regime=Regime.OWN)
 
 
 def best(settings: Settings, outcomes: Outcomes, samples: int) -> float:

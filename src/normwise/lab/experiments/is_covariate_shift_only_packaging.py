@@ -150,14 +150,20 @@ def _statements(arms: Arms, at: list[int]) -> Iterator[Statement]:
     more = AtLeast(1.0, nothing=1.0)
     text = f"To {TARGET:.2f}, batch normalization with noise takes fewer steps than none."
     edge = obstacle(arms["plain"], arms["noisy_batch_norm"])
-    yield judge(text, ratio(plain, noisy), more, "faster, VGG on CIFAR-10, figure 2", obstacle=edge)
+    yield judge(
+        text, ratio(plain, noisy, "times fewer steps"), more, "faster, VGG on CIFAR-10, figure 2", obstacle=edge
+    )
     text = f"To {TARGET:.2f}, batch normalization with noise takes about as many steps as without it."
     both = obstacle(arms["noisy_batch_norm"], arms["batch_norm"])
-    yield judge(text, ratio(noisy, normal), Within(*ABOUT), "almost as fast, VGG, figure 2", obstacle=both)
+    yield judge(
+        text, ratio(noisy, normal, "times the steps"), Within(*ABOUT), "almost as fast, VGG, figure 2", obstacle=both
+    )
     text = "With the noise behind batch normalization, inputs drift more than without batch normalization."
-    yield judge(text, ratio(drift["noisy_batch_norm"], drift["plain"]), more, "more, figure 2", obstacle=edge)
+    yield judge(
+        text, ratio(drift["noisy_batch_norm"], drift["plain"], "times the drift"), more, "more, figure 2", obstacle=edge
+    )
     text = "With batch normalization and no noise, inputs drift less than without batch normalization."
-    less = ratio(drift["batch_norm"], drift["plain"])
+    less = ratio(drift["batch_norm"], drift["plain"], "times the drift")
     edge, says = obstacle(arms["batch_norm"], arms["plain"]), "Ioffe & Szegedy 2015, section 3"
     yield judge(text, less, AtMost(1.0, nothing=1.0), says=says, regime=Regime.OWN, obstacle=edge)
     text = "Without batch normalization, the same noise stops the network from training."

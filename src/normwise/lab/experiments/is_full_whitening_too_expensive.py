@@ -18,9 +18,8 @@ Settings:
     Forward and backward of a layer of 16, 64, 256 units on a batch of 256, one thread, the median of repeated calls;
     whitening of all units at once, by eigendecomposition (ZCA) and by 5 Newton steps. Rank: of the covariance of random
     ReLU units' outputs for 60 digits, 16 to 128 units, in float64. Training: three hidden layers of 64 ReLU units on
-    scikit-learn's digits, batches of 120, 300 steps of gradient descent, rates 0.05, 0.2, 0.8, 3.2 and 12.8 for
-    each arm;
-    the running statistics of all arms are debiased averages.
+    scikit-learn's digits, batches of 120, 300 steps of gradient descent, rates 0.05, 0.2, 0.8, 3.2 and 12.8 for each
+    arm; the running statistics of all arms are debiased averages.
 
 Verdict:
     The ratio of times is reproduced from 10 on. The rank is exact when it is below the number of units wherever the
@@ -174,7 +173,9 @@ def _statements(settings: Settings, arms: Arms, at: list[int]) -> Iterator[State
     for i, width in enumerate(settings.widths):
         if width >= WIDE:
             text = f"Whitening {width} units by eigenvectors takes longer than batch norm."
-            price = ratio(arms["zca"].array("seconds")[:, i], arms["batch_norm"].array("seconds")[:, i])
+            price = ratio(
+                arms["zca"].array("seconds")[:, i], arms["batch_norm"].array("seconds")[:, i], "times the time"
+            )
             yield judge(text, price, AtLeast(COSTLY, nothing=1.0), "costly, without a number", regime=Regime.OWN)
     most = settings.batch_of_rank - 1
     ranks = arms["zca"].array("rank")[:, [i for i, width in enumerate(settings.ranks) if width > most]]
@@ -184,7 +185,10 @@ def _statements(settings: Settings, arms: Arms, at: list[int]) -> Iterator[State
     steps = {arm: steps_to(TARGET, arms[arm].numbers(), at) for arm in ARMS}
     for arm, says in (("zca", "Huang et al. 2018"), ("newton", "Huang et al. 2019")):
         text = f"To {TARGET:.2f}, the network {WORDS[arm]} takes fewer steps than with batch norm."
-        fewer, edge = ratio(steps["batch_norm"], steps[arm]), obstacle(arms["batch_norm"], arms[arm])
+        fewer, edge = (
+            ratio(steps["batch_norm"], steps[arm], "times fewer steps"),
+            obstacle(arms["batch_norm"], arms[arm]),
+        )
         yield judge(text, fewer, AtLeast(FASTER, nothing=1.0), says=says, obstacle=edge)
 
 

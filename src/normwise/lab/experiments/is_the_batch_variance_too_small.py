@@ -148,7 +148,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 def _statements(settings: Settings, ratios: Callable[[str, str, int], Numbers]) -> Iterator[Statement]:
     def found(measure: str, kind: str, size: int) -> Estimate:
-        return mean(ratios(measure, kind, size), "ratio")
+        return mean(ratios(measure, kind, size), "of the variance")
 
     the_same = Within(1 - CLOSE, 1 + CLOSE)
     for size in settings.sizes:

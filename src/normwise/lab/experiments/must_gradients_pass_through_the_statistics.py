@@ -144,9 +144,9 @@ def _statements(arms: Arms, half: int) -> Iterator[Statement]:
         end = np.where(np.isnan(biases[:, half]), 2.0, biases[:, -1])  # NaN: infinite, after it diverged
         before = np.where(np.isnan(biases[:, half]), 1.0, biases[:, half])  # which before half counts as growth
         text = f"With {words} held, the bias grows on and on (its size at the end over that at half of the steps)."
-        yield judge(text, ratio(end, before), AtLeast(GROWTH, nothing=1.0))
+        yield judge(text, ratio(end, before, "times the size at half"), AtLeast(GROWTH, nothing=1.0))
     text = "With mean and variance held, the weights end larger than under the whole gradient."
-    sizes = ratio(arms["both"].array("weights")[:, -1], whole.array("weights")[:, -1])
+    sizes = ratio(arms["both"].array("weights")[:, -1], whole.array("weights")[:, -1], "times the size")
     yield judge(text, sizes, AtLeast(LARGER, nothing=1.0), "the model blows up")
     for arm, words in held:
         text = f"With {words} held, the network is less accurate than under the whole gradient."

@@ -157,7 +157,7 @@ def _statements(settings: Settings, outcomes: Outcomes, arms: Arms) -> Iterator[
         error, says = ("24.1 against 34.7 % error", "") if arm == "group" else ("", "teaching material")
         yield judge(text, gap(small[arm], small["batch"]), AtLeast(BETTER), error, says)
     text = "A layer of instance norm behind a convolution is free of each image's contrast."
-    free = largest(outcomes.where(arm="instance").array("free"), "")
+    free = largest(outcomes.where(arm="instance").array("free"), "of the largest output")
     yield judge(text, free, Exact(ROUNDING), says="Ulyanov et al. 2016", regime=Regime.OWN)
     lost = {arm: large[arm].points() - large[arm].points("contrast") for arm in ("batch", "instance")}
     text = "Where test images differ in contrast, batch norm loses more accuracy than instance norm."

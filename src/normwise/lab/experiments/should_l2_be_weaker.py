@@ -169,7 +169,10 @@ def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[
         gain = gap(arms[each, settings.decays[best(each)]], arms[each, none])
         yield judge(text, gain, AtLeast(GAIN))
     text = f"With batch normalization, L2 of {strong:g} makes the weights smaller than none."
-    sizes, laarhoven = ratio(arms[True, strong].numbers("norm"), arms[True, none].numbers("norm")), "van Laarhoven 2017"
+    sizes, laarhoven = (
+        ratio(arms[True, strong].numbers("norm"), arms[True, none].numbers("norm"), "times the size"),
+        "van Laarhoven 2017",
+    )
     edge = obstacle(arms[True, strong], arms[True, none])
     yield judge(text, sizes, AtMost(SHRINKS, nothing=1.0), says=laarhoven, regime=Regime.OWN, obstacle=edge)
     text = "At weights of fixed norm in front of batch normalization, L2 is exactly another learning rate."

@@ -24,8 +24,7 @@ Settings:
 
 Verdict:
     Differences of test accuracy, paired over seeds; up to 100 steps their mean over time. "Worse" counts from 5 points
-    on early, and from 1 point on at the
-    end; "no worse" when the whole interval lies above -1 point.
+    on early, and from 1 point on at the end; "no worse" when the whole interval lies above -1 point.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
