@@ -142,12 +142,12 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     for i, rate in enumerate(settings.rates):
         at = f"At the rate {rate:g}"
         text = f"{at}, the loss varies less along the gradient with batch normalization."
-        spread = (_over_time(settings, arm, i, "range") for arm in (without, with_it))
-        smaller = ratio(*spread, unit="times smaller range")
+        over, under = (_over_time(settings, arm, i, "range") for arm in (without, with_it))
+        smaller = ratio(over, under, "times smaller range")
         yield judge(text, smaller, AtLeast(SMOOTHER, nothing=1.0), "much less, VGG on CIFAR-10, figure 4")
         text = f"{at}, the gradient changes less along itself with batch normalization."
-        change = (_over_time(settings, arm, i, "distance") for arm in (without, with_it))
-        distance = ratio(*change, unit="times smaller change")
+        over, under = (_over_time(settings, arm, i, "distance") for arm in (without, with_it))
+        distance = ratio(over, under, "times smaller change")
         published = "about two orders of magnitude less early on, VGG on CIFAR-10, figure 4"
         yield judge(text, distance, AtLeast(SMOOTHER, nothing=1.0), published)
         turns = "a step of the layers below turns a layer's gradient more with batch normalization"
