@@ -19,7 +19,7 @@ OF_RECALIBRATE = (
 OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--scale, --tolerance", "--prior, --scale")
 OF_RUN = (
     "Known: --dask, --data, --data-dir, --first-seed, --full, --help, --json, --keep, --out, --quick, --seeds, "
-    "--workers."
+    "--setting, --workers."
 )
 OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
 OF_COMPARE = (
@@ -131,6 +131,11 @@ WRONG: list[tuple[str, str]] = [
     ("lab run --first-seed -1", "--first-seed must be a whole number of 0 or more, received '-1'."),
     ("lab run --workers 0", "--workers must be a whole number of 1 or more, received '0'."),
     ("lab run --workers -3", "--workers must be a whole number of 1 or more, received '-3'."),
+    (
+        "lab run --quick --setting grid",
+        "--setting is a neighbour of the ordinary one: leave --quick and --full out.",
+    ),
+    ("lab run --setting griid", "unknown setting 'griid', did you mean 'grid'?"),
     ("lab run --quick --full", "--quick and --full exclude each other: leave one of them out."),
     ("lab run --dask nonsense", DASK.format("nonsense")),
     ("lab run --dask ''", DASK.format("")),

@@ -60,6 +60,12 @@ def _data_sets() -> Collection[str]:
     return names()
 
 
+def _settings() -> Collection[str]:
+    from normwise.lab.experiment import NEIGHBOURS
+
+    return NEIGHBOURS
+
+
 @lab.command("run", epilog="Example: normwise lab run does_it_train_faster --seeds 10")
 @click.argument(
     "names",
@@ -79,7 +85,7 @@ def _data_sets() -> Collection[str]:
 @click.option("--full", is_flag=True, help="Use larger grids where an experiment has them.")
 @click.option(
     "--setting",
-    type=click.Choice(["grid", "looks", "width"]),
+    type=Name("setting", _settings),
     help="Run at a neighbouring setting: other rates, other looks, or wider layers. Default: the ordinary one",
 )
 @click.option("--workers", type=Whole(1), help="Processes to use. Default: one per core")

@@ -44,6 +44,8 @@ FOLDER = Path(__file__).parent / "experiments"
 HEADINGS = ("Question", "Claim", "What would refute it", "Settings", "Verdict", "References")
 SEEDS = 10
 QUICK_SEEDS = 3
+NEIGHBOURS = ("grid", "looks", "width")
+"""The neighbouring settings that an experiment can have."""
 LIBRARIES = ("torch", "sklearn")
 """What the experiments import; looked for before an experiment is loaded, to name the extra that is missing."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from normwise.lab import names
-from normwise.lab.experiment import load, neighbours_of
+from normwise.lab.experiment import NEIGHBOURS, load, neighbours_of
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement, Verdict
 from normwise.lab.settling import settled
 from tests.lab.experiments.made_up import universes
@@ -85,7 +85,7 @@ def test_experiments_say_what_they_are_measured_on(name: str) -> None:
     if getattr(experiment, "TESTS", False):
         assert DIGITS in experiment.DATA
     for setting, settings in neighbours_of(experiment).items():
-        assert setting in ("grid", "looks", "width")
+        assert setting in NEIGHBOURS
         assert settings != experiment.Settings()
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from normwise import lab
 from normwise.errors import NormwiseError
-from normwise.lab.experiment import between, load, neighbours_of
+from normwise.lab.experiment import FOLDER, between, neighbours_of
 from normwise.lab.results import EDITION, Result, Verdict
 from normwise.lab.running import stamp
 from normwise.lab.running.measuring import Measuring
@@ -28,8 +29,8 @@ WIDER = "NEIGHBOURING = {'width': Settings(rates=(0.3, 0.4))}\n"
 
 def test_other_seeds_and_neighbouring_settings_have_files_of_their_own(make: Make, tmp_path: Path) -> None:
     folder, out, kept = make(more=WIDER), tmp_path / "out", tmp_path / "kept"
-    for how in ({}, {"first_seed": 1000}, {"setting": "width"}):
-        keep(lab.run([NAME], out=out, folder=folder, workers=1, **how), kept)  # type: ignore[arg-type]  # of run
+    for first_seed, setting in ((0, ""), (1000, ""), (0, "width")):
+        keep(lab.run([NAME], out=out, folder=folder, workers=1, first_seed=first_seed, setting=setting), kept)
     assert sorted(path.name for path in kept.iterdir()) == [
         f"{NAME}.json",
         f"{NAME}.seeds-1000.json",
@@ -81,11 +82,13 @@ class Settings:
 
 
 def test_neighbouring_settings_follow_from_what_the_settings_have() -> None:
-    found = neighbours_of(SimpleNamespace(Settings=Settings))  # type: ignore[arg-type]  # all that is asked of it
+    given: Any = SimpleNamespace(Settings=Settings)  # all of an experiment that is asked
+    found = neighbours_of(given)
     assert found["grid"].rates == (0.016, 0.055, 0.17, 0.55, 1.8)
     assert found["looks"].growth == pytest.approx(1.21)
     assert found["width"] == Settings(width=96)
-    assert neighbours_of(SimpleNamespace(Settings=SimpleNamespace, NEIGHBOURING={})) == {}  # type: ignore[arg-type]
+    given.NEIGHBOURING = {}
+    assert neighbours_of(given) == {}
 
 
 @pytest.mark.parametrize("rates", [(0.1, 0.2, 0.4), (1e-3, 1e-2, 1e-1, 1.0), (0.1, 0.3, 1.0)])
@@ -105,7 +108,7 @@ def test_rates_between_lie_between_and_reach_further(rates: tuple[float, ...]) -
     ],
 )
 def test_the_correction_is_that_of_what_seeds_share(name: str, share: float, tmp_path: Path) -> None:
-    folder = Path(str(load(name).__file__)).parent  # type: ignore[attr-defined]  # a module
+    folder = FOLDER
     assert Measuring(name, Plan(seeds=2), folder, Store(tmp_path))._share() == share
 
 
