@@ -105,6 +105,18 @@ def test_the_run_is_said_once_where_all_agree_and_in_full_where_not(results: lis
     assert "- all trials together took 3 minutes, on one thread each" in shown
 
 
+def test_the_correction_is_said(results: list[Result]) -> None:
+    first, second = (stamped(each) for each in results)
+    shown = markdown.claims([dataclasses.replace(first, share=0.334), second])
+    assert "- intervals: with Nadeau and Bengio's variance in 1 of 2 runs, whose seeds draw from one set" in shown
+    assert "(what is tested on over all else: 0.334)" in shown
+    assert "Nadeau and Bengio's variance" not in markdown.claims([first, second])
+
+
+def test_the_commit_of_the_rules_is_said(results: list[Result]) -> None:
+    assert "- the rules as of commit: abc\n" in markdown.claims([stamped(each, commit="abc") for each in results])
+
+
 def test_no_words_break_the_table(hostile: Result) -> None:
     shown = markdown.claims([stamped(hostile)])
     (row,) = [line for line in shown.splitlines() if line.startswith("| \\<script")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from normwise.lab.results import Estimate, Result, Statement, Verdict, from_json
+from normwise.lab.results import EDITION, Estimate, Result, Statement, Verdict, from_json
 from normwise.lab.settling import FOUND
 from normwise.report import wording
 from normwise.report.runs import FIRST_EDITION, Line, Runs, count, gathered
@@ -134,6 +134,13 @@ def _run(results: Sequence[Result]) -> list[str]:
     said.append(f"- seeds: {_all([f'{len(result.seeds)} ({wording.seeds(result.seeds)})' for result in results])}")
     minutes = sum(float(stamp["seconds"]) for stamp in stamps) / 60
     said.append(f"- all trials together took {minutes:.0f} minutes, on one thread each")
+    shares = [result.share for result in results if result.edition >= EDITION]
+    if any(shares):
+        drawn = ", ".join(f"{share:g}" for share in sorted({share for share in shares if share}))
+        said.append(
+            f"- intervals: with Nadeau and Bengio's variance in {sum(share > 0 for share in shares)} of {len(shares)} "
+            f"runs, whose seeds draw from one set (what is tested on over all else: {drawn}); Student's alone elsewhere"
+        )
     commits = [str(stamp["commit"]) for stamp in stamps if stamp.get("commit")]
     if commits:
         said.append(f"- the rules as of commit: {_all(commits)}")

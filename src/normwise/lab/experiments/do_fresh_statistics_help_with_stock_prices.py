@@ -46,6 +46,7 @@ import numpy as np
 
 from normwise.lab.data.stock_prices import stocks
 from normwise.lab.design import SPREAD, Grid, average, figure, line, panel, table
+from normwise.lab.design.arms import at_an_edge
 from normwise.lab.intervals import Numbers, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Figure, Regime, Statement, Table
@@ -113,6 +114,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         )
         behind = slice(settings.training, None)
         actual, last = target[behind], last[behind]
+        found.setdefault("places", []).append(predicted["places"])
         for arm in ARMS:
             for what, value in scores(predicted[arm], actual, last, YEARS).items():
                 found.setdefault(f"{arm}_{what}", []).append(value)
@@ -122,7 +124,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the error of scale and the skill apart."""
     return Conclusion(
-        statements=tuple(_statements(outcomes)),
+        statements=tuple(_statements(settings, outcomes)),
         table=_table(outcomes),
         figures=(_figure(outcomes),),
         caveats=(
@@ -150,19 +152,17 @@ def _over_years(outcomes: Outcomes, arm: str) -> Numbers:
     return np.asarray(np.exp(np.log(outcomes.array(f"{arm}_at")).mean(axis=1)))
 
 
-def _statements(outcomes: Outcomes) -> Iterator[Statement]:
-    fixed = _over_years(outcomes, "fixed")
+def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
+    fixed, places = _over_years(outcomes, "fixed"), outcomes.array("places")
+    plain, own = (at_an_edge(places[..., kind].ravel(), settings.rates) for kind in (0, 1))
     text = f"On the old scale the error grows: in the {YEARS}th year behind the training against the first."
-    yield judge(
-        text, ratio(fixed[:, -1], fixed[:, 0], "times the error of the first year"), AtLeast(GROWS, nothing=1.0)
-    )
+    grows = ratio(fixed[:, -1], fixed[:, 0], "times the error of the first year")
+    yield judge(text, grows, AtLeast(GROWS, nothing=1.0), obstacle=plain)
     for arm in (*PRIORS, "window"):
         text = f"Fresh statistics ({ARMS[arm]}) make the error smaller."
-        yield judge(
-            text,
-            ratio(_error(outcomes, "fixed"), _error(outcomes, arm), "times smaller error"),
-            AtLeast(GROWS, nothing=1.0),
-        )
+        smaller = ratio(_error(outcomes, "fixed"), _error(outcomes, arm), "times smaller error")
+        edge = plain or (own if arm == "window" else "")
+        yield judge(text, smaller, AtLeast(GROWS, nothing=1.0), obstacle=edge)
 
 
 def _table(outcomes: Outcomes) -> Table:
