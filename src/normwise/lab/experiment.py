@@ -172,7 +172,6 @@ def neighbours_of(experiment: Experiment) -> dict[str, Any]:
     scale. *Width*: layers half as wide again. An experiment whose settings lack such a field lacks that neighbour.
 
     Example:
-        >>> from types import SimpleNamespace
         >>> from normwise.lab.experiments import does_it_allow_higher_learning_rates as experiment
         >>> list(neighbours_of(experiment))
         ['grid', 'width']

@@ -115,7 +115,7 @@ def ratio(ours: Numbers, theirs: Numbers, unit: str = "ratio") -> Estimate:
 
     Example:
         >>> import numpy as np
-        >>> ratio(np.array([np.nan, 8.0, 8.0]), np.array([1.0, 1.0, 1.0])).value
+        >>> round(ratio(np.array([np.nan, 8.0, 8.0]), np.array([1.0, 1.0, 1.0])).value, 3)
         8.0
     """
     with np.errstate(divide="ignore", invalid="ignore"):  # inf - inf, which is settled below
