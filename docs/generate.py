@@ -47,7 +47,7 @@ FAMILIES += ("learn", "learn/zh_tw")
 
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page, by its path under ``root``, with the text that it should have."""
-    wanted = {}
+    wanted: dict[Path, str] = {}
     for folder, family, title in (
         ("lab/experiments", "experiments", "Experiments of the lab"),
         ("estimators", "estimators", "Estimators of running statistics"),
@@ -82,7 +82,7 @@ def member_pages(root: Path, folder: Path, family: str, title: str) -> dict[Path
 
 def title_of(page: str) -> str:
     """What stands in a page's first heading."""
-    return re.findall(r"^# (.*)$", page, re.MULTILINE)[0]
+    return str(re.findall(r"^# (.*)$", page, re.MULTILINE)[0])
 
 
 def summary(page: str) -> str:
@@ -105,6 +105,8 @@ def member_page(source: Path, root: Path) -> str:
     if not docstring:
         raise SystemExit(f"{source} has no docstring to make its page from.")
     page = page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
+    if source.parent.name == "experiments":
+        return page + found(source, root)
     return page + ORIGIN if source.parent.name == "checks" else page
 
 
@@ -238,9 +240,18 @@ def section_lines(body: str, heading: str) -> Iterator[str]:
         yield "```"
 
 
+def found(source: Path, root: Path) -> str:
+    """The end of an experiment's page: what its numbers cannot say, from its kept results, and where they stand."""
+    from normwise.report import markdown  # only pages of the lab need the package, and only its base install
+
+    results = markdown.kept(root / KEPT, source.stem)
+    caveats = "".join(f"* {text}\n" for text in markdown.caveats(results))
+    return f"\n## Caveats\n\n{caveats}\n## Verdicts\n\n[All claims](../claims.md)\n" if caveats else ""
+
+
 def claims_page(root: Path) -> str:
-    """What the lab's last full run concluded, from its results as they are kept."""
-    from normwise.report import markdown  # only this page needs the package, and only its base install
+    """What the lab's last full runs concluded, from their results as they are kept."""
+    from normwise.report import markdown
 
     source = f"the results in {KEPT.as_posix()}/, which `normwise lab run --keep {KEPT.as_posix()}` writes,"
     return NOTICE.format(source=source).replace("; edit it there", "") + markdown.claims(markdown.kept(root / KEPT))

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normwise.lab.results import Result, Statement
 from normwise.report import markdown, wording
+from normwise.report.runs import Line, Runs, gathered
 
 LEARN = Path("docs/learn")
 SOURCE = LEARN / "source"
@@ -74,14 +74,14 @@ def pages(root: Path) -> dict[Path, str]:
     if not (root / SOURCE / "pages.toml").exists():
         return {}
     order, printed = table(root), kept_prints(root)
-    results = {result.experiment: result for result in markdown.kept(root / KEPT)}
+    runs = gathered(markdown.kept(root / KEPT))
     found = {}
     for language in languages(root):
         texts = {each["name"]: source(root, language, each["name"]) for each in order}
         for place, each in enumerate(order):
             text = texts[each["name"]]
             text = text.replace("{{code}}", code(root, each["name"], printed))
-            text = text.replace("{{measured}}", measured(each, results, language))
+            text = text.replace("{{measured}}", measured(each, runs, language))
             text = re.sub(PICTURE, rf"![\1]({language.up}figures/{each['name']}.svg)", text)
             text = text.replace("{{next}}", around(order, place, texts, language))
             found[language.folder / f"{each['name']}.md"] = finished(text, each["name"], language)
@@ -123,34 +123,48 @@ def code(root: Path, page: str, printed: dict[str, dict[str, str]]) -> str:
     return "\n".join(["<table>", f"<tr>{heads}</tr>", "<tr>", *cells, "</tr>", "</table>"])
 
 
-def measured(page: dict[str, Any], results: dict[str, Result], language: Language) -> str:
-    """What the lab found about each claim of a page: a table, with links to the experiments."""
-    rows = [f"| {' | '.join(language.columns)} |", "|---|---|---|"]
+def measured(page: dict[str, Any], runs: Sequence[Runs], language: Language) -> str:
+    """What the lab found about each claim of a page, on each data set: a table, with links to the experiments."""
+    rows = [f"| {' | '.join(language.columns)} |", "|---|---|---|---|"]
     for claim in page["claim"]:
-        statement = statement_of(claim, results)
-        text = cell(claim.get(language.name, statement.text))
-        verdict = f"{wording.SYMBOLS[statement.verdict]} {language.said(statement.verdict.value)}"
-        size = f"{language.said(wording.value(statement.effect))} [{language.said(wording.interval(statement.effect))}]"
-        link = f"[{text}](../{language.up}experiments/{claim['experiment']}.md)"
-        rows.append(f"| {link} | {cell(verdict)} | {cell(size)} |")
+        for place, (on, line) in enumerate(lines_of(claim, runs)):
+            text = cell(claim.get(language.name, line.statement.text))
+            link = f"[{text}](../{language.up}experiments/{claim['experiment']}.md)" * (not place)
+            rows.append(
+                f"| {link} | {cell(language.said(on))} | {verdict(line, language)} | {numbers(line, language)} |"
+            )
     return "\n".join(rows)
 
 
-def cell(text: str) -> str:
-    """Without what Markdown would take for a column, a tag or emphasis."""
-    return " ".join(re.sub(r"([\\|<>*_`])", r"\\\1", text).split())
+def verdict(line: Line, language: Language) -> str:
+    """What all runs together say of a statement; why they say nothing, where they do not."""
+    statement = line.statement
+    why = f" ({language.said(statement.why)})" if statement.why else ""
+    return cell(f"{wording.SYMBOLS[statement.verdict]} {language.said(statement.verdict.value)}{why}")
 
 
-def statement_of(claim: dict[str, str], results: dict[str, Result]) -> Statement:
-    """The lab's statement that a claim of the tour names by words of its text."""
-    result = results.get(claim["experiment"])
-    found = [each for each in result.conclusion.statements if re.search(claim["says"], each.text)] if result else []
+def numbers(line: Line, language: Language) -> str:
+    """What the first run measured and, behind a semicolon, the second one."""
+    effects = [each.effect for each in (line.first, line.second) if each]
+    both = (f"{language.said(wording.value(each))} [{language.said(wording.interval(each))}]" for each in effects)
+    return cell("; ".join(both))
+
+
+def lines_of(claim: dict[str, str], runs: Sequence[Runs]) -> list[tuple[str, Line]]:
+    """The lab's statement that a claim of the tour names by words of its text, on each data set."""
+    here = [each for each in runs if each.first.experiment == claim["experiment"]]
+    found = [(each.data, line) for each in here for line in each.lines if re.search(claim["says"], line.first.text)]
     if not found:
         raise SystemExit(
             f"{SOURCE / 'pages.toml'} looks for a statement with {claim['says']!r} in the kept results of "
             f"{claim['experiment']}, which have none: name another one, or alter the words."
         )
-    return found[0]
+    return list(dict(reversed(found)).items())[::-1]  # the first one of each
+
+
+def cell(text: str) -> str:
+    """Without what Markdown would take for a column, a tag or emphasis."""
+    return " ".join(re.sub(r"([\\|<>*_`])", r"\\\1", text).split())
 
 
 def around(order: Sequence[dict[str, Any]], place: int, texts: dict[str, str], language: Language) -> str:

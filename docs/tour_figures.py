@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from docs import tour
-from normwise.lab.results import Figure, Panel, Series, from_json
-from normwise.report import figures, looks
+from normwise.lab.results import Figure, Panel, Series
+from normwise.report import figures, looks, markdown
+from normwise.report.runs import gathered
 
 SHEET = Path("src/normwise/report/page.css")
 ROW, COLUMN = 24, 8
@@ -52,8 +53,8 @@ def numbers(root: Path, page: dict[str, Any]) -> Figure | None:
     wanted = page.get("figure")
     if wanted is None:
         return OWN[page["name"]]() if page["name"] in OWN else None
-    result = from_json((root / tour.KEPT / f"{wanted['experiment']}.json").read_text("utf-8"))
-    for each in result.conclusion.figures:
+    runs = gathered(markdown.kept(root / tour.KEPT, wanted["experiment"]))
+    for each in runs[0].first.conclusion.figures if runs else ():
         if each.name == wanted["name"]:
             panels = [each.panels[place] for place in wanted["panels"]] if "panels" in wanted else each.panels
             return replace(each, panels=tuple(panels))

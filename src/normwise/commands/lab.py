@@ -60,6 +60,12 @@ def _data_sets() -> Collection[str]:
     return names()
 
 
+def _settings() -> Collection[str]:
+    from normwise.lab.experiment import NEIGHBOURS
+
+    return NEIGHBOURS
+
+
 @lab.command("run", epilog="Example: normwise lab run does_it_train_faster --seeds 10")
 @click.argument(
     "names",
@@ -77,6 +83,11 @@ def _data_sets() -> Collection[str]:
 )
 @click.option("--quick", is_flag=True, help="Use 3 seeds, and smaller grids where an experiment has them.")
 @click.option("--full", is_flag=True, help="Use larger grids where an experiment has them.")
+@click.option(
+    "--setting",
+    type=Name("setting", _settings),
+    help="Run at a neighbouring setting: other rates, other looks, or wider layers. Default: the ordinary one",
+)
 @click.option("--workers", type=Whole(1), help="Processes to use. Default: one per core")
 @click.option(
     "--dask",
@@ -112,6 +123,7 @@ def lab_run(
     /,
     names: Sequence[str],
     out: Path,
+    setting: str | None,
     data: str | None,
     data_dir: Path | None,
     keep: Path | None,
@@ -129,6 +141,8 @@ def lab_run(
     from normwise.report import page, progress
 
     _check_options(data, data_dir, how)
+    if setting is not None and (how["quick"] or how["full"]):
+        raise click.UsageError("--setting is a neighbour of the ordinary one: leave --quick and --full out.")
     if data is not None and data_dir is None:
         _check_packaged(data)
     page.require()  # before minutes are spent on results that could not be shown
@@ -141,7 +155,9 @@ def lab_run(
     written = out / "index.html"
     try:
         with progress.Bars(Console(file=cast(TextIO, streams.Progress()))) as bars:
-            results = room.run(tuple(dict.fromkeys(names)), out=out, progress=bars, data=chosen, **how)
+            results = room.run(
+                tuple(dict.fromkeys(names)), out=out, progress=bars, data=chosen, setting=setting or "", **how
+            )
     except room.TrialFailed as error:
         if error.finished:
             page.write(error.finished, written)
