@@ -83,6 +83,11 @@ class Source:
         return f"{self.name}, {self.count} images"
 
     @property
+    def label(self) -> str:
+        """The same as one word, which tells 5000 images of a data set from all of them: ``mnist-5000``."""
+        return f"{self.name}-{self.count}"
+
+    @property
     def options(self) -> str:
         """What asks for them on the command line."""
         return f"--data {self.name}" + ("" if self.folder is None else f" --data-dir {self.folder}")

@@ -36,7 +36,7 @@ class Measuring:
         self.seeds, self.settings = plan.seeds_for(self.experiment), plan.settings_for(self.experiment)
         self.plain: dict[str, Any] = json.loads(json.dumps(asdict(self.settings)))  # as a file gives it back
         if plan.data is not None:
-            self.plain["data"] = f"{plan.data.name} ({plan.data.fingerprint})"
+            self.plain["data"] = f"{plan.data.label} ({plan.data.fingerprint})"
         self.origin = stamp.origin(name, folder)
         self.trials = self.experiment.trials(self.settings, self.seeds)
         own = None if folder == FOLDER else folder

@@ -91,7 +91,7 @@ def keep(results: Iterable[Result], folder: Path) -> None:
     """Put results into a folder, one file each, in the place of older ones of the same kind.
 
     What was measured at other seeds, on other data or at a neighbouring setting has a file of its own beside the first:
-    ``does_it_train_faster.json``, ``does_it_train_faster.seeds-1000.json``, ``does_it_train_faster.mnist.json``,
+    ``does_it_train_faster.json``, ``does_it_train_faster.seeds-1000.json``, ``does_it_train_faster.mnist-5000.json``,
     ``does_it_train_faster.grid.json``.
     """
     for result in results:

