@@ -2,8 +2,9 @@
 
 A page per experiment, per estimator, per check of the doctor, per door of `normwise` and per public layer or function
 of `normwise.torch` and `normwise.keras` comes from its docstring, and `command_line.md` from every `--help`;
-`claims.md` from the results of the lab's last full run. The sources are read, not imported (all but the command line),
-so this needs none of the extras.
+`claims.md` from the results of the lab's last full run, and the guided tour in `learn/` from `learn/source/`: see
+`tour.py`. The sources are read, not imported (all but the command line), so this needs none of the extras, except where
+a program or a figure of the tour changed.
 """
 
 import ast
@@ -18,6 +19,9 @@ from typing import TypeGuard
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script finds its own folder only
+from docs import tour  # noqa: E402 - the line above is for this one
+
 NOTICE = "<!-- Generated from {source} by `make docs`; edit it there. -->\n\n"
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
@@ -38,6 +42,7 @@ KEPT = Path("benchmarks/results/claims")
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.
 FAMILIES = ("experiments", "estimators", "checks", "doors", *(folder for folder, _ in ROOMS.values()))
+FAMILIES += ("learn", "learn/zh_tw")
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -57,7 +62,7 @@ def pages(root: Path) -> dict[Path, str]:
         wanted |= diagnosis_pages()
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
-    return wanted
+    return wanted | tour.pages(root)
 
 
 def members(folder: Path) -> list[Path]:
@@ -100,6 +105,8 @@ def member_page(source: Path, root: Path) -> str:
     if not docstring:
         raise SystemExit(f"{source} has no docstring to make its page from.")
     page = page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
+    if source.parent.name == "experiments":
+        return page + found(source, root)
     return page + ORIGIN if source.parent.name == "checks" else page
 
 
@@ -233,9 +240,18 @@ def section_lines(body: str, heading: str) -> Iterator[str]:
         yield "```"
 
 
+def found(source: Path, root: Path) -> str:
+    """The end of an experiment's page: what its numbers cannot say, from its kept results, and where they stand."""
+    from normwise.report import markdown  # only pages of the lab need the package, and only its base install
+
+    results = markdown.kept(root / KEPT, source.stem)
+    caveats = "".join(f"* {text}\n" for text in markdown.caveats(results))
+    return f"\n## Caveats\n\n{caveats}\n## Verdicts\n\n[All claims](../claims.md)\n" if caveats else ""
+
+
 def claims_page(root: Path) -> str:
-    """What the lab's last full run concluded, from its results as they are kept."""
-    from normwise.report import markdown  # only this page needs the package, and only its base install
+    """What the lab's last full runs concluded, from their results as they are kept."""
+    from normwise.report import markdown
 
     source = f"the results in {KEPT.as_posix()}/, which `normwise lab run --keep {KEPT.as_posix()}` writes,"
     return NOTICE.format(source=source).replace("; edit it there", "") + markdown.claims(markdown.kept(root / KEPT))
@@ -309,7 +325,8 @@ def troubles(root: Path, wanted: dict[Path, str]) -> list[str]:
             found.append(f"{page} is missing; run `make docs`.")
         elif (root / page).read_text(encoding="utf-8") != text:
             found.append(f"{page} is stale; run `make docs`.")
-    return found + [f"{page} has no source any more; run `make docs`." for page in orphans(root, wanted)]
+    found += [f"{page} has no source any more; run `make docs`." for page in orphans(root, wanted)]
+    return found + tour.troubles(root)
 
 
 def orphans(root: Path, wanted: dict[Path, str]) -> list[Path]:
@@ -320,6 +337,8 @@ def orphans(root: Path, wanted: dict[Path, str]) -> list[Path]:
 
 def main(root: Path, *, check: bool) -> int:
     """Writes the pages, or only checks them; returns the exit code."""
+    for each in [] if check else tour.refresh(root):
+        print(each)
     wanted = pages(root)
     if check:
         found = troubles(root, wanted)

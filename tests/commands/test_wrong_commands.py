@@ -17,10 +17,7 @@ OF_RECALIBRATE = (
     "--upstream, --weights."
 )
 OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--scale, --tolerance", "--prior, --scale")
-OF_RUN = (
-    "Known: --dask, --data, --data-dir, --first-seed, --full, --help, --json, --keep, --out, --quick, --seeds, "
-    "--workers."
-)
+OF_RUN = "`normwise lab run --help` shows all 13."
 OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
 OF_COMPARE = (
     "Known: --batch-sizes, --budget, --data, --help, --json, --margin, --normalizers, --out, --rates, --seeds, --where."
@@ -87,7 +84,7 @@ WRONG: list[tuple[str, str]] = [
     ("info 32x64 --json twice", "`normwise info` does not take '32x64' and 'twice': leave them out."),
     ("lab list more", "`normwise lab list` does not take 'more': leave it out."),
     ("lab list --jason", "unknown option '--jason': did you mean '--json'? Known: --help, --json."),
-    ("lab run --seed 3", f"unknown option '--seed': did you mean '--seeds'? {OF_RUN}"),
+    ("lab run --seed 3", f"unknown option '--seed': did you mean '--seeds', '--keep' or '--first-seed'? {OF_RUN}"),
     ("lab run --seeds", "option '--seeds' requires an argument."),
     (f"{COMPARE} --bugdet 5m", f"unknown option '--bugdet': did you mean '--budget'? {OF_COMPARE}"),
     (f"{RECALIBRATE} --tolernace 1", f"unknown option '--tolernace': did you mean '--tolerance'? {OF_RECALIBRATE}"),
@@ -131,6 +128,11 @@ WRONG: list[tuple[str, str]] = [
     ("lab run --first-seed -1", "--first-seed must be a whole number of 0 or more, received '-1'."),
     ("lab run --workers 0", "--workers must be a whole number of 1 or more, received '0'."),
     ("lab run --workers -3", "--workers must be a whole number of 1 or more, received '-3'."),
+    (
+        "lab run --quick --setting grid",
+        "--setting is a neighbour of the ordinary one: leave --quick and --full out.",
+    ),
+    ("lab run --setting griid", "unknown setting 'griid': did you mean 'grid'? Known: grid, looks, width."),
     ("lab run --quick --full", "--quick and --full exclude each other: leave one of them out."),
     ("lab run --dask nonsense", DASK.format("nonsense")),
     ("lab run --dask ''", DASK.format("")),
@@ -138,8 +140,9 @@ WRONG: list[tuple[str, str]] = [
     ("lab run --dask tcp://10.0.0.1:99999", DASK.format("tcp://10.0.0.1:99999")),
     ("lab run --dask tcp://10.0.0.1:8786 --workers 2", "--workers is for processes on this machine, and --dask for "
                                                        "others: leave one out."),
-    ("lab run --data mnist", "--data and --data-dir belong together: give both, or neither."),
-    ("lab run --data-dir .", "--data and --data-dir belong together: give both, or neither."),
+    ("lab run --data svhn", "no package brings the images of svhn: name the folder with its files by --data-dir."),
+    ("lab run --data-dir .", "--data-dir is the folder of --data: say which data set it holds, for example --data "
+                             "mnist."),
     ("lab run --data mnits --data-dir .", "unknown data set 'mnits': did you mean 'mnist'? Known: cifar10, mnist, "
                                           "svhn."),
     ("lab run --out ''", "--out must be the path of a folder, received ''."),

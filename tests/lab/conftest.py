@@ -37,7 +37,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from normwise.lab.results import Conclusion, Table
+from normwise.lab.results import Conclusion, Regime, Table
 from normwise.lab.intervals import mean
 from normwise.lab.verdict import AtLeast, judge
 
@@ -48,6 +48,9 @@ class Settings:
 
 SAYS = "Somebody 2015"
 TOPIC = "optimization"
+DATA = "random numbers"
+ARCHITECTURE = "none"
+REGIME = Regime.OWN
 SEEDS = 5
 FULL = Settings(rates=(0.1, 0.2, 0.4))
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from normwise.lab.intervals import largest
+from normwise.lab.intervals import largest, mean, probability
 from normwise.lab.results import Estimate, Verdict
-from normwise.lab.verdict import AtLeast, AtMost, Exact, Within, judge
+from normwise.lab.verdict import AtLeast, AtMost, Exact, Reaches, StaysBelow, Within, judge
 
 REPRODUCED, SMALLER = Verdict.REPRODUCED, Verdict.SMALLER
 NOT_VISIBLE, CONTRADICTED = Verdict.NOT_VISIBLE, Verdict.CONTRADICTED
@@ -28,8 +28,9 @@ def estimate(low: float, value: float, high: float, unit: str = "points") -> Est
         (0.5, 1.0, 1.9, SMALLER),  # there, and certainly too small
         (-0.1, 2.5, 5.0, NOT_VISIBLE),  # large, but perhaps nothing
         (0.0, 2.5, 5.0, NOT_VISIBLE),  # touches nothing
-        (-1.0, 0.0, 1.0, NOT_VISIBLE),
-        (-1.0, -0.5, 0.0, NOT_VISIBLE),  # touches nothing from below
+        (-1.0, 0.0, 3.0, NOT_VISIBLE),
+        (-1.0, 0.0, 1.0, SMALLER),  # perhaps nothing, and certainly too small
+        (-1.0, -0.5, 0.0, SMALLER),  # touches nothing from below
         (-3.0, -2.0, -1.0, CONTRADICTED),  # the other way round
         (-0.2, -0.1, -0.01, CONTRADICTED),  # however little
         (math.nan, math.nan, math.nan, NOT_VISIBLE),
@@ -39,6 +40,31 @@ def test_at_least(low: float, value: float, high: float, verdict: Verdict) -> No
     assert AtLeast(2.0).verdict(estimate(low, value, high)) is verdict
     # the mirror image has the mirrored verdict
     assert AtMost(-2.0).verdict(estimate(-high, -value, -low)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "verdict"),
+    [
+        (5.0, 6.0, 7.0, REPRODUCED),  # exactly as large at its low end
+        (4.9, 6.0, 7.0, NOT_VISIBLE),
+        (2.0, 3.0, 4.9, CONTRADICTED),  # there, and certainly less than was claimed
+        (-2.0, -1.0, 0.0, CONTRADICTED),
+        (math.nan, math.nan, math.nan, NOT_VISIBLE),
+    ],
+)
+def test_a_size_that_the_statement_names_is_refuted_by_less(
+    low: float, value: float, high: float, verdict: Verdict
+) -> None:
+    assert Reaches(5.0).verdict(estimate(low, value, high)) is verdict
+    assert StaysBelow(-5.0).verdict(estimate(-high, -value, -low)) is verdict
+
+
+def test_the_level_of_a_rule_is_that_at_which_its_interval_would_just_decide() -> None:
+    found = mean(np.array([1.0, 2.0, 3.0, 2.5]), "points")
+    assert AtLeast(1.0).p(found) == AtMost(-1.0).p(found) == Reaches(0.0).p(found) == probability(found, 0.0)
+    assert Within(0.0, 3.0).p(found) == max(probability(found, 0.0), probability(found, 3.0))
+    assert Within(5.0, 9.0).p(found) == probability(found, 5.0)
+    assert math.isnan(Exact(0.0).p(found))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +105,13 @@ def test_a_lower_bound_that_is_nothing_itself_has_no_verdict_between() -> None:
 def test_the_words_hold_the_threshold() -> None:
     found = judge("It is more.", estimate(2.0, 3.0, 4.0), AtLeast(0.5), "1 point", "Somebody 2015")
     assert found.verdict is REPRODUCED
-    assert (found.published, found.says) == ("1 point", "Somebody 2015")
+    assert (found.published, found.says, found.tends) == ("1 point", "Somebody 2015", REPRODUCED)
+    assert judge("", estimate(1, 1, 1, "ratio"), Reaches(5.0)).rule == (
+        "reproduced: the 95 % interval is at 5 or above; contradicted: it is below"
+    )
+    assert judge("", estimate(1, 1, 1, "ratio"), StaysBelow(0.2)).rule == (
+        "reproduced: the 95 % interval is at 0.2 or below; contradicted: it is above"
+    )
     assert found.rule == (
         "reproduced: at least 0.5 points, and the 95 % interval is above 0; contradicted: the interval is below 0"
     )

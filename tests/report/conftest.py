@@ -7,6 +7,7 @@ import math
 import pytest
 
 from normwise.lab.results import (
+    EDITION,
     Conclusion,
     Estimate,
     Figure,
@@ -124,6 +125,9 @@ def _steps() -> Result:
         references=("Ioffe and Szegedy 2015, Batch Normalization, section 4.1, figure 1. arXiv:1502.03167",),
         says="Ioffe & Szegedy 2015, figure 1",
         topic="regularization",
+        data="scikit-learn's digits, 8 x 8",
+        architecture="3 hidden layers of 100 sigmoid units",
+        edition=EDITION,
     )
 
 
@@ -196,6 +200,9 @@ def _depth() -> Result:
         command="normwise lab run do_gradients_survive_depth --seeds 5",
         says="Ioffe & Szegedy 2015, section 3.3",
         topic="optimization",
+        data="scikit-learn's digits, 8 x 8",
+        architecture="30 layers of 256 units",
+        edition=EDITION,
     )
 
 
@@ -223,6 +230,9 @@ def _hostile() -> Result:
         references=(HOSTILE,),
         says=HOSTILE,
         topic=HOSTILE,
+        data=HOSTILE,
+        architecture=HOSTILE,
+        edition=EDITION,
     )
 
 

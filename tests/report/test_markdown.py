@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normwise.lab.results import Result, to_json
+from normwise.lab.results import Result, Verdict, to_json
 from normwise.report import markdown
 
 
@@ -16,24 +16,83 @@ def stamped(result: Result, **stamp: object) -> Result:
     return dataclasses.replace(result, stamp={**machine, **stamp})
 
 
+def again(result: Result, *verdicts: Verdict, **changes: object) -> Result:
+    """The same at other seeds, with other verdicts where some are given."""
+    said = result.conclusion.statements
+    if verdicts:
+        said = tuple(dataclasses.replace(old, verdict=new) for old, new in zip(said, verdicts, strict=True))
+    conclusion = dataclasses.replace(result.conclusion, statements=said)
+    seeds = {"seeds": tuple(1000 + seed for seed in result.seeds)}
+    return dataclasses.replace(result, conclusion=conclusion, **(seeds | changes))  # type: ignore[arg-type]  # of Result
+
+
 def test_every_statement_is_there_with_all_that_belongs_to_it(results: list[Result]) -> None:
-    shown = markdown.claims([stamped(result) for result in results])
+    shown = markdown.claims([stamped(result) for result in [*results, *(again(each) for each in results)]])
     assert (
         "| The final test accuracy is higher with batch norm. | Ioffe & Szegedy 2015, figure 1 | "
-        "? not visible at this scale | 0.3 points [−0.1 to 0.7] | about 1 point on MNIST, read off figure 1a |"
+        "scikit-learn's digits, 8 x 8; 3 hidden layers of 100 sigmoid units | "
+        "? not visible at this scale | 0.3 points [−0.1 to 0.7] | 0.3 points [−0.1 to 0.7] |  | "
+        "about 1 point on MNIST, read off figure 1a |"
     ) in shown
-    assert "- **2** ✓ reproduced\n- **1** ? not visible at this scale\n- **1** ✗ contradicted\n" in shown
+    assert "| ✓ reproduced | 2 | 2 | the whole interval is on the claim's side" in shown
+    assert "| ✗ contradicted | 1 | 1 |" in shown
     assert "[Do gradients survive depth?](experiments/do_gradients_survive_depth.md)" in shown
     assert "`normwise lab run do_gradients_survive_depth --seeds 5`" in shown
+    assert "- Measured at initialization, before any step.\n" in shown
+    assert shown.splitlines()[2].startswith("Measured on scikit-learn's digits, 8 x 8; 2 kinds of small networks.")
+    assert "written down before" not in shown
+
+
+def test_what_is_contradicted_has_a_list(results: list[Result]) -> None:
+    found = markdown.claims([stamped(result) for result in [*results, *(again(each) for each in results)]])
+    text = results[1].conclusion.statements[0].text
+    assert f"## Contradicted\n\n- {text} 2.52 powers of ten [2.44 to 2.60] (Yang et al. 2019, theorem 8; [Do" in found
+    assert "## Contradicted\n\nNone so far.\n" in markdown.claims([stamped(results[0])])
+
+
+def test_without_a_second_run_nothing_counts(results: list[Result]) -> None:
+    shown = markdown.claims([stamped(result) for result in results])
+    assert shown.count("· no verdict: not yet confirmed: no second run at other seeds |") == 3
+    assert "| ✓ reproduced | 0 | 0 |" in shown
+
+
+def test_what_the_second_run_or_a_neighbour_turns_does_not_count(results: list[Result]) -> None:
+    first = results[1]
+    other = again(first, Verdict.NOT_VISIBLE, Verdict.REPRODUCED)
+    shown = markdown.claims([stamped(first), stamped(other)])
+    assert "· no verdict: contradicted at first, then not visible at this scale |" in shown
+    wide = again(first, Verdict.CONTRADICTED, Verdict.SMALLER, seeds=first.seeds, setting="width")
+    tends = tuple(dataclasses.replace(each, tends=each.verdict) for each in wide.conclusion.statements)
+    wide = dataclasses.replace(wide, conclusion=dataclasses.replace(wide.conclusion, statements=tends))
+    shown = markdown.claims([stamped(each) for each in (first, again(first), wide)])
+    assert "· no verdict: reproduced, which changes with the width |" in shown
+    assert "| width: ✗ 2.52 powers of ten |" in shown
+
+
+def test_results_of_the_first_edition_are_marked_and_have_no_verdict(results: list[Result]) -> None:
+    old = [stamped(dataclasses.replace(each, edition=1)) for each in results]
+    shown = markdown.claims([*old, *(again(each) for each in old)])
+    assert shown.count("· no verdict: of the first edition, to be measured again |") == 4
+    assert "4 of them are of the first edition, to be measured again: their numbers are from one run" in shown
+
+
+def test_other_data_have_rows_of_their_own(results: list[Result]) -> None:
+    first = results[1]
+    more = dataclasses.replace(first, data="mnist", settings={**first.settings, "data": "mnist (abc)"})
+    shown = markdown.claims([stamped(each) for each in (first, more)])
+    assert "### [Do gradients survive depth?](experiments/do_gradients_survive_depth.md) (mnist)" in shown
+    assert "| mnist; 30 layers of 256 units |" in shown
+    assert shown.splitlines()[2].startswith("Measured on scikit-learn's digits, 8 x 8; mnist; ")
 
 
 def test_every_experiment_has_a_row_with_its_verdicts(results: list[Result]) -> None:
-    shown = markdown.claims([stamped(result) for result in results])
+    shown = markdown.claims([stamped(result) for result in [*results, *(again(each) for each in results)]])
     assert (
-        "| | ✓ reproduced | = exact | < smaller than required | ? not visible at this scale | ✗ contradicted |" in shown
-    )
+        "| | ✓ reproduced | = exact | < smaller than required | ? not visible at this scale | ✗ contradicted | "
+        "○ not seen in this regime | · no verdict |"
+    ) in shown
     link = "[Do gradients survive depth?](experiments/do_gradients_survive_depth.md)"
-    assert f"| {link} | 1 |  |  |  | 1 |\n" in shown
+    assert f"| {link} | 1 |  |  |  | 1 |  |  |\n" in shown
 
 
 def test_the_run_is_said_once_where_all_agree_and_in_full_where_not(results: list[Result]) -> None:
@@ -46,10 +105,22 @@ def test_the_run_is_said_once_where_all_agree_and_in_full_where_not(results: lis
     assert "- all trials together took 3 minutes, on one thread each" in shown
 
 
+def test_the_correction_is_said(results: list[Result]) -> None:
+    first, second = (stamped(each) for each in results)
+    shown = markdown.claims([dataclasses.replace(first, share=0.334), second])
+    assert "- intervals: with Nadeau and Bengio's variance in 1 of 2 runs, whose seeds draw from one set" in shown
+    assert "(what is tested on over all else: 0.334)" in shown
+    assert "Nadeau and Bengio's variance" not in markdown.claims([first, second])
+
+
+def test_the_commit_of_the_rules_is_said(results: list[Result]) -> None:
+    assert "- the rules as of commit: abc\n" in markdown.claims([stamped(each, commit="abc") for each in results])
+
+
 def test_no_words_break_the_table(hostile: Result) -> None:
     shown = markdown.claims([stamped(hostile)])
     (row,) = [line for line in shown.splitlines() if line.startswith("| \\<script")]
-    assert row.replace("\\|", "").count("|") == 6
+    assert row.replace("\\|", "").count("|") == 9
     assert "<img" not in row.replace("\\<", "")
 
 

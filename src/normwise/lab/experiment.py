@@ -5,6 +5,8 @@ everywhere. It holds:
 
 * a docstring: one sentence, then the sections in ``HEADINGS``;
 * ``SAYS``, whose claim it is in a few words, and ``TOPIC``, one of ``results.TOPICS``;
+* ``ARCHITECTURE`` and ``DATA``, what it is measured on, in a few words, and ``REGIME``, a ``results.Regime``: whether
+  the claim was made there;
 * ``Settings``, a frozen dataclass of plain values with defaults;
 * ``Trial``, a frozen dataclass with a ``seed`` and whatever else tells one unit of work from another;
 * ``trials(settings, seeds)``, which lists them;
@@ -12,9 +14,11 @@ everywhere. It holds:
 * ``conclude(settings, outcomes)``, which turns all of them into a ``results.Conclusion``.
 
 It may also hold ``QUICK`` and ``FULL``, smaller and larger ``Settings`` for ``--quick`` and ``--full``, and ``SEEDS``,
-how many seeds it takes where ``SEEDS`` of this file are too few for a small effect; and ``TAKES_DATA = True``, where it
-gets its images from ``data`` and its networks from ``networks``, so that other images can take the digits'
-place.
+how many seeds it takes where ``SEEDS`` of this file are too few for a small effect; ``TAKES_DATA = True``, where it
+gets its images from ``data`` and its networks from ``networks``, so that other images can take the digits' place;
+``TESTS = True``, where each seed draws its own training and test images, so that seeds overlap, or ``SHARE``, what is
+left out over what is taken, where they draw something else; and ``NEIGHBOURING``, neighbouring ``Settings`` by name for
+``--setting``, where other ones are wanted than those that follow from the fields ``rates``, ``growth`` and ``width``.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -39,6 +44,8 @@ FOLDER = Path(__file__).parent / "experiments"
 HEADINGS = ("Question", "Claim", "What would refute it", "Settings", "Verdict", "References")
 SEEDS = 10
 QUICK_SEEDS = 3
+NEIGHBOURS = ("grid", "looks", "width")
+"""The neighbouring settings that an experiment can have."""
 LIBRARIES = ("torch", "sklearn")
 """What the experiments import; looked for before an experiment is loaded, to name the extra that is missing."""
 
@@ -48,6 +55,9 @@ class Experiment(Protocol):
 
     SAYS: str
     TOPIC: str
+    DATA: str
+    ARCHITECTURE: str
+    REGIME: Any
     Settings: Any
     Trial: Any
 
@@ -153,6 +163,42 @@ def settings_of(experiment: Experiment, *, quick: bool = False, full: bool = Fal
 def seeds_of(experiment: Experiment, *, quick: bool = False) -> int:
     """How many seeds an experiment takes unless it is told."""
     return QUICK_SEEDS if quick else int(getattr(experiment, "SEEDS", SEEDS))
+
+
+def neighbours_of(experiment: Experiment) -> dict[str, Any]:
+    """The neighbouring settings, at which a verdict should be the same: another grid, other looks, another width.
+
+    *Grid*: rates between those of the settings, and one beyond at either end. *Looks*: half as many on a logarithmic
+    scale. *Width*: layers half as wide again. An experiment whose settings lack such a field lacks that neighbour.
+
+    Example:
+        >>> from normwise.lab.experiments import does_it_allow_higher_learning_rates as experiment
+        >>> list(neighbours_of(experiment))
+        ['grid', 'width']
+    """
+    own = getattr(experiment, "NEIGHBOURING", None)
+    if own is not None:
+        return dict(own)
+    settings, found = experiment.Settings(), {}
+    if len(getattr(settings, "rates", ())) > 2:
+        found["grid"] = replace(settings, rates=between(settings.rates))
+    if hasattr(settings, "growth"):
+        found["looks"] = replace(settings, growth=settings.growth**2)
+    if hasattr(settings, "width"):
+        found["width"] = replace(settings, width=settings.width * 3 // 2)
+    return found
+
+
+def between(rates: Sequence[float]) -> tuple[float, ...]:
+    """Rates between some, in the geometric mean, and one beyond at either end.
+
+    Example:
+        >>> between((0.01, 0.1, 1.0))
+        (0.0032, 0.032, 0.32, 3.2)
+    """
+    first, last = rates[0] ** 2 / rates[1], rates[-1] ** 2 / rates[-2]
+    ends = pairwise((first, *rates, last))
+    return tuple(float(f"{(low * high) ** 0.5:.2g}") for low, high in ends)
 
 
 def takes_data(experiment: Experiment) -> bool:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import math
 import types
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 Scale = Literal["linear", "log"]
+DIGITS = "scikit-learn's digits, 8 x 8"
+EDITION = 2
+"""Of the rules that verdicts follow from."""
 TOPICS = (
     "what the layer is",
     "optimization",
@@ -30,9 +33,12 @@ class Verdict(StrEnum):
     """What the numbers say of a statement; it follows from them by a rule and is never written by hand.
 
     *Reproduced*: the interval excludes "no effect" on the claim's side, and the effect has at least the size that the
-    rule asks for. *Smaller than required*: it excludes "no effect" on the claim's side, and the effect lacks that size.
-    *Not visible at this scale*: it contains "no effect", or is too wide to say. *Contradicted*: it excludes "no effect"
-    on the other side. *Exact*: an identity that was checked to rounding.
+    rule asks for. *Exact*: an identity that was checked to rounding. *Smaller than required*: there is an effect on the
+    claim's side without that size, or the whole interval is below it. *Not visible at this scale*: the interval is too
+    wide to say. *Contradicted*: it excludes what is claimed, in the claim's own regime, in 10 seeds or more. *Not seen
+    in this regime*: the same, where what was claimed was claimed for another kind of network, data or training. *No
+    verdict*: the run cannot decide, and the statement says why: fewer than 5 seeds, a rate at the edge of its grid, or
+    two runs that do not agree.
     """
 
     REPRODUCED = "reproduced"
@@ -40,6 +46,19 @@ class Verdict(StrEnum):
     SMALLER = "smaller than required"
     NOT_VISIBLE = "not visible at this scale"
     CONTRADICTED = "contradicted"
+    ELSEWHERE = "not seen in this regime"
+    OPEN = "no verdict"
+
+
+class Regime(StrEnum):
+    """Whether a statement is tried where it was made.
+
+    *Own*: it is made for any network, or for the kind of network, data and training that the experiment has. *Another*:
+    it was made for another kind, as for convolutional networks on ImageNet.
+    """
+
+    OWN = "own"
+    ANOTHER = "another"
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,8 @@ class Estimate:
         high: upper end of the 95 % interval.
         n: how many seeds (pairs) stand behind it.
         unit: of ``value``, for example ``"points"``, ``"ratio"``, ``"log10"``.
+        log: the interval was taken on logarithms.
+        obstacle: why no verdict can rest on it, for example a rate that was picked at the edge of its grid; or empty.
     """
 
     value: float
@@ -59,6 +80,8 @@ class Estimate:
     high: float
     n: int
     unit: str
+    log: bool = field(default=False, repr=False)
+    obstacle: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,11 @@ class Statement:
         verdict: what the rule gave.
         published: the published number and its setting, or empty where there is none.
         says: who says so, where it is not who the experiment's other statements are from.
+        regime: whether it is tried where it was made; None where nobody said, as in results of the first edition.
+        tends: what the rule gives the estimate alone, without its interval; None as for ``regime``.
+        p: the smallest level at which the interval would still decide, for corrections over many statements; NaN for
+            identities, which are met or not.
+        why: why there is no verdict; or empty.
     """
 
     text: str
@@ -80,6 +108,10 @@ class Statement:
     verdict: Verdict
     published: str = ""
     says: str = ""
+    regime: Regime | None = None
+    tends: Verdict | None = None
+    p: float = math.nan
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +191,11 @@ class Result:
         seeds: the seeds that were run.
         stamp: versions, device, threads, date (ISO 8601, UTC) and the seconds that the trials took.
         command: the command that runs it again.
+        data, architecture: what it was measured on, in a few words.
+        setting: the neighbouring setting that was run, or empty for the experiment's own.
+        neighbours: the neighbouring settings that the experiment has.
+        share: of Nadeau & Bengio's correction, test images over all others; 0 where seeds share no images.
+        edition: of the rules that gave the verdicts; those of the first are no verdicts by the present rules.
     """
 
     experiment: str
@@ -173,6 +210,12 @@ class Result:
     references: tuple[str, ...] = field(default=())
     says: str = ""
     topic: str = ""
+    data: str = ""
+    architecture: str = ""
+    setting: str = ""
+    neighbours: tuple[str, ...] = ()
+    share: float = 0.0
+    edition: int = 1
 
 
 def to_json(result: Result) -> str:
@@ -204,8 +247,9 @@ def _finite(value: Any) -> Any:
 def _build(kind: Any, value: Any) -> Any:
     """Make the value of a type annotation from what JSON gave, so that a new field needs no new code here."""
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return cast(type, kind)(**{each.name: _build(hints[each.name], value[each.name]) for each in fields(kind)})
+        hints, own = get_type_hints(kind), fields(kind)
+        given = [each for each in own if each.name in value or each.default is each.default_factory is MISSING]
+        return cast(type, kind)(**{each.name: _build(hints[each.name], value[each.name]) for each in given})
     if get_origin(kind) is tuple:
         inner = get_args(kind)
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
@@ -214,6 +258,4 @@ def _build(kind: Any, value: Any) -> Any:
         return None if value is None else _build(get_args(kind)[0], value)
     if kind is float:
         return math.nan if value is None else float(value)
-    if kind is Verdict:
-        return Verdict(value)
-    return value
+    return kind(value) if kind in (Verdict, Regime) else value

@@ -1,23 +1,25 @@
 """The rules that turn an estimate into a verdict, and the same rules in words.
 
-A rule is chosen in an experiment's file, before the numbers are there; nothing else decides. What the verdicts mean
-stands in ``results.Verdict``.
+A rule is chosen in an experiment's file; nothing else decides. What the verdicts mean stands in ``results.Verdict``.
+A rule says what one estimate says; ``settling.py`` says whether that may be a verdict.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 
-from normwise.lab.results import Estimate, Statement, Verdict
+from normwise.lab.intervals import probability
+from normwise.lab.results import Estimate, Regime, Statement, Verdict
 
 
 @dataclass(frozen=True)
 class AtLeast:
-    """For "the effect is there, and it is at least so large".
+    """For "the effect is there", where effects below some size are of no interest.
 
     *Reproduced*: the interval lies wholly above ``nothing``, and the estimate is at least ``size``. *Smaller than
-    required*: the interval lies wholly above ``nothing``, and the estimate is below ``size``. *Contradicted*: the
-    interval lies wholly below ``nothing``. *Not visible*: it contains ``nothing``, or is NaN.
+    required*: the interval lies wholly above ``nothing`` and the estimate is below ``size``, or the whole interval is
+    below ``size``. *Contradicted*: the interval lies wholly below ``nothing``. *Not visible*: otherwise, or NaN.
 
     Args:
         size: the least effect that counts, in the unit of the estimate.
@@ -29,9 +31,15 @@ class AtLeast:
 
     def verdict(self, effect: Estimate) -> Verdict:
         """What the rule says of an estimate."""
-        if effect.low > self.nothing:
-            return Verdict.REPRODUCED if effect.value >= self.size else Verdict.SMALLER
-        return Verdict.CONTRADICTED if effect.high < self.nothing else Verdict.NOT_VISIBLE
+        if effect.low > self.nothing and effect.value >= self.size:
+            return Verdict.REPRODUCED
+        if effect.high < self.nothing:
+            return Verdict.CONTRADICTED
+        return Verdict.SMALLER if effect.low > self.nothing or effect.high < self.size else Verdict.NOT_VISIBLE
+
+    def p(self, effect: Estimate) -> float:
+        """The level at which the interval would just leave out "no effect"."""
+        return probability(effect, self.nothing)
 
     def words(self, unit: str) -> str:
         """The rule as a sentence."""
@@ -50,9 +58,12 @@ class AtMost:
 
     def verdict(self, effect: Estimate) -> Verdict:
         """What the rule says of an estimate."""
-        if effect.high < self.nothing:
-            return Verdict.REPRODUCED if effect.value <= self.size else Verdict.SMALLER
-        return Verdict.CONTRADICTED if effect.low > self.nothing else Verdict.NOT_VISIBLE
+        turned = replace(effect, value=-effect.value, low=-effect.high, high=-effect.low)
+        return AtLeast(-self.size, -self.nothing).verdict(turned)
+
+    def p(self, effect: Estimate) -> float:
+        """The level at which the interval would just leave out "no effect"."""
+        return probability(effect, self.nothing)
 
     def words(self, unit: str) -> str:
         """The rule as a sentence."""
@@ -60,6 +71,54 @@ class AtMost:
             f"reproduced: at most {_with(self.size, unit)}, and the 95 % interval is below {self.nothing:g}; "
             f"contradicted: the interval is above {self.nothing:g}"
         )
+
+
+@dataclass(frozen=True)
+class Reaches:
+    """For a statement that names the size itself, "at least five times": less than that refutes it.
+
+    *Reproduced*: the whole interval is at ``size`` or above. *Contradicted*: the whole interval is below. *Not
+    visible*: it contains ``size``, or is NaN.
+    """
+
+    size: float
+
+    def verdict(self, effect: Estimate) -> Verdict:
+        """What the rule says of an estimate."""
+        if effect.low >= self.size:
+            return Verdict.REPRODUCED
+        return Verdict.CONTRADICTED if effect.high < self.size else Verdict.NOT_VISIBLE
+
+    def p(self, effect: Estimate) -> float:
+        """The level at which the interval would just leave out the size."""
+        return probability(effect, self.size)
+
+    def words(self, unit: str) -> str:
+        """The rule as a sentence."""
+        size = _with(self.size, unit)
+        return f"reproduced: the 95 % interval is at {size} or above; contradicted: it is below"
+
+
+@dataclass(frozen=True)
+class StaysBelow:
+    """The mirror of ``Reaches``, for "at most a fifth" and "no more than half"."""
+
+    size: float
+
+    def verdict(self, effect: Estimate) -> Verdict:
+        """What the rule says of an estimate."""
+        if effect.high <= self.size:
+            return Verdict.REPRODUCED
+        return Verdict.CONTRADICTED if effect.low > self.size else Verdict.NOT_VISIBLE
+
+    def p(self, effect: Estimate) -> float:
+        """The level at which the interval would just leave out the size."""
+        return probability(effect, self.size)
+
+    def words(self, unit: str) -> str:
+        """The rule as a sentence."""
+        size = _with(self.size, unit)
+        return f"reproduced: the 95 % interval is at {size} or below; contradicted: it is above"
 
 
 @dataclass(frozen=True)
@@ -78,6 +137,10 @@ class Within:
         if effect.low > self.low and effect.high < self.high:
             return Verdict.REPRODUCED
         return Verdict.CONTRADICTED if effect.low > self.high or effect.high < self.low else Verdict.NOT_VISIBLE
+
+    def p(self, effect: Estimate) -> float:
+        """The level at which the interval would just touch the nearest edge."""
+        return max(probability(effect, self.low), probability(effect, self.high))
 
     def words(self, unit: str) -> str:
         """The rule as a sentence."""
@@ -101,28 +164,47 @@ class Exact:
         """What the rule says of the largest deviation."""
         return Verdict.EXACT if effect.high <= self.rounding else Verdict.CONTRADICTED
 
+    def p(self, effect: Estimate) -> float:  # noqa: ARG002  # every rule has the same methods
+        """NaN: an identity is met or not."""
+        return nan
+
     def words(self, unit: str) -> str:
         """The rule as a sentence."""
         return f"exact: no seed deviates by more than {_with(self.rounding, unit)}; contradicted: one does"
 
 
+Rule = AtLeast | AtMost | Reaches | StaysBelow | Within | Exact
+
+
 def judge(
-    text: str, effect: Estimate, rule: AtLeast | AtMost | Within | Exact, published: str = "", says: str = ""
+    text: str,
+    effect: Estimate,
+    rule: Rule,
+    published: str = "",
+    says: str = "",
+    *,
+    regime: Regime | None = None,
+    obstacle: str = "",
 ) -> Statement:
-    """A statement with the verdict that the rule gives, and the rule in words beside it.
+    """A statement with what the rule says of the estimate, and the rule in words beside it.
 
     Args:
-        text: the statement in plain words.
+        text: the statement in plain words, which name no number that was measured.
         effect: what was measured.
-        rule: chosen before the numbers are there.
+        rule: what decides.
         published: the published number with its setting.
         says: who says so, where it is not the experiment's ``SAYS``.
+        regime: whether it is tried where it was made, where that is not the experiment's ``REGIME``.
+        obstacle: why no verdict can rest on it, where ``gap`` does not know; or empty.
     """
-    return Statement(text, effect, rule.words(effect.unit), rule.verdict(effect), published, says)
+    effect = replace(effect, obstacle=obstacle) if obstacle else effect
+    alone = replace(effect, low=effect.value, high=effect.value)
+    verdict, tends = rule.verdict(effect), rule.verdict(alone)
+    return Statement(text, effect, rule.words(effect.unit), verdict, published, says, regime, tends, rule.p(effect))
 
 
 def _with(number: float, unit: str) -> str:
-    return _number(number, unit.removesuffix("s") if number == 1 else unit)
+    return _number(number, unit.removesuffix("s") if number == 1 and not unit.startswith("times") else unit)
 
 
 def _number(number: float, unit: str) -> str:

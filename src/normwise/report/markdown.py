@@ -1,24 +1,41 @@
-"""The claims as a page of Markdown, from the results of a run that was kept."""
+"""The claims as a page of Markdown, from the results of the runs that were kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from normwise.lab.results import Result, Statement, Verdict, from_json
+from normwise.lab.results import EDITION, Estimate, Result, Statement, Verdict, from_json
+from normwise.lab.settling import FOUND
 from normwise.report import wording
+from normwise.report.runs import FIRST_EDITION, Line, Runs, count, gathered
 
 _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
+HEADS = (
+    "claim",
+    "who says it",
+    "measured on",
+    "verdict",
+    "first run",
+    "second run",
+    "neighbouring settings",
+    "published",
+)
 
 
-def kept(folder: Path) -> list[Result]:
+def kept(folder: Path, experiment: str = "*") -> list[Result]:
     """The results in a folder, one file each, by topic; none where there is no such folder.
+
+    Args:
+        folder: where ``normwise lab run --keep`` put them.
+        experiment: whose; all of them unless it is named.
 
     Raises:
         ValueError: a file is no result; the sentence names it.
     """
     found = []
-    for path in sorted(folder.glob("*.json")):
+    own = sorted(folder.glob(f"{experiment}.json"))
+    for path in own if experiment == "*" else [*own, *sorted(folder.glob(f"{experiment}.*.json"))]:
         try:
             found.append(from_json(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
@@ -27,32 +44,82 @@ def kept(folder: Path) -> list[Result]:
 
 
 def claims(results: Sequence[Result]) -> str:
-    """The page: who ran it where and when, how many statements got which verdict, and every statement by topic.
+    """The page: on what it was measured, how many statements got which verdict, and every statement by topic.
 
     Args:
-        results: of one run or of several, in the order of the page.
+        results: of all runs, in the order of the page.
     """
-    counts = wording.count(results)
+    runs = gathered(results)
+    statements = [line.statement for each in runs for line in each.lines]
     parts = [
         "# Batch normalization: which claims hold?",
-        "Each statement was measured over several seeds, its arms paired by seed, learning rates picked for each arm "
-        "on validation images, and judged by a rule that was written down before the numbers were there. The rules, "
-        "settings, references and what would refute each are on the experiments' pages; `normwise lab run` measures "
-        "all of it again and draws the figures.",
-        "\n".join(
-            f"- **{amount}** {wording.SYMBOLS[verdict]} {verdict.value}" for verdict, amount in counts.items() if amount
-        ),
+        f"Measured on {_all([each.data for each in runs])}; {_architectures(runs)}. What holds here need not hold for "
+        "networks of another size: data and network stand in every row.",
+        "Each statement is measured over several seeds, its arms paired by seed, all with the same number of learning "
+        "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run, at "
+        "seeds that were not used before, has the same, and when no neighbouring setting that was tried (other rates, "
+        "other looks, wider layers) turns it. Seeds draw their own training and test images from one set; the "
+        "intervals are Student's, with the variance that Nadeau and Bengio (2003) give for this. Rules, settings, "
+        "references and what would refute each are on the experiments' pages; `normwise lab run` measures all of it "
+        "again and draws the figures.",
+        "## The verdicts",
+        _verdicts(statements),
+        *_contradicted(runs),
         *_run(results),
         "## The experiments",
-        _contents(results),
+        _contents(runs),
     ]
     topic = None
-    for result in results:
-        if result.topic != topic:
-            topic = result.topic
+    for each in runs:
+        if each.first.topic != topic:
+            topic = each.first.topic
             parts.append(f"## {topic[:1].upper()}{topic[1:]}")
-        parts.append(_section(result))
+        parts.append(_section(each))
     return "\n\n".join(parts) + "\n"
+
+
+def caveats(results: Sequence[Result]) -> list[str]:
+    """What the numbers of an experiment cannot say, once each, from all of its runs."""
+    return list(dict.fromkeys(text for result in results for text in result.conclusion.caveats))
+
+
+def _architectures(runs: Sequence[Runs]) -> str:
+    known = [each.first.architecture for each in runs if each.first.architecture]
+    return f"{len(set(known))} kinds of small networks" if known else "with small networks"
+
+
+def _verdicts(statements: Sequence[Statement]) -> str:
+    """How many statements have which verdict, how many of them all together bear, and what each verdict means."""
+    head = ["| verdict | statements | after correction | what it says |", "|---|--:|--:|---|"]
+    rows = [
+        f"| {wording.SYMBOLS[verdict]} {verdict.value} | {all_} | {left if verdict in FOUND else ''} | "
+        f"{wording.MEANINGS[verdict]} |"
+        for verdict, (all_, left) in count(statements).items()
+    ]
+    outdated = sum(each.why == FIRST_EDITION for each in statements)
+    said = (
+        f"{len(statements)} statements at 95 % each: by chance alone some intervals would exclude the truth. After "
+        "correction: what is left when the rate of false verdicts among all of the page is held at 5 % (Benjamini and "
+        "Hochberg 1995)."
+    )
+    if outdated:
+        said += (
+            f" {outdated} of them are {FIRST_EDITION}: their numbers are from one run, from rules that were changed "
+            "since, and without what the present rules need, so that they have no verdict."
+        )
+    return "\n".join([*head, *rows]) + f"\n\n{said}"
+
+
+def _contradicted(runs: Sequence[Runs]) -> list[str]:
+    """The statements that do not hold, each with its number; or that there is none."""
+    found = [
+        f"- {_cell(line.first.text)} {_numbers(line.first.effect)} ({_cell(wording.who(line.first, each.first))}; "
+        f"[{wording.title(each.first.experiment)}](experiments/{each.first.experiment}.md))"
+        for each in runs
+        for line in each.lines
+        if line.statement.verdict is Verdict.CONTRADICTED
+    ]
+    return ["## Contradicted", "\n".join(found) if found else "None so far."]
 
 
 def _run(results: Sequence[Result]) -> list[str]:
@@ -67,40 +134,73 @@ def _run(results: Sequence[Result]) -> list[str]:
     said.append(f"- seeds: {_all([f'{len(result.seeds)} ({wording.seeds(result.seeds)})' for result in results])}")
     minutes = sum(float(stamp["seconds"]) for stamp in stamps) / 60
     said.append(f"- all trials together took {minutes:.0f} minutes, on one thread each")
+    shares = [result.share for result in results if result.edition >= EDITION]
+    if any(shares):
+        drawn = ", ".join(f"{share:g}" for share in sorted({share for share in shares if share}))
+        said.append(
+            f"- intervals: with Nadeau and Bengio's variance in {sum(share > 0 for share in shares)} of {len(shares)} "
+            f"runs, whose seeds draw from one set (what is tested on over all else: {drawn}); Student's alone elsewhere"
+        )
+    commits = [str(stamp["commit"]) for stamp in stamps if stamp.get("commit")]
+    if commits:
+        said.append(f"- the rules as of commit: {_all(commits)}")
     return ["## The run", "\n".join(said)]
 
 
-def _contents(results: Sequence[Result]) -> str:
+def _contents(runs: Sequence[Runs]) -> str:
     """A row for each experiment: its question, and how many statements got which verdict."""
     head = " | ".join(f"{wording.SYMBOLS[verdict]} {verdict.value}" for verdict in Verdict)
     rows = [f"| | {head} |", "|---|" + "--:|" * len(Verdict)]
-    for result in results:
-        counts = " | ".join(str(amount or "") for amount in wording.count([result]).values())
-        rows.append(f"| [{wording.title(result.experiment)}](experiments/{result.experiment}.md) | {counts} |")
+    for each in runs:
+        found = [line.statement.verdict for line in each.lines]
+        counts = " | ".join(str(found.count(verdict) or "") for verdict in Verdict)
+        name = each.first.experiment
+        rows.append(f"| [{wording.title(name)}](experiments/{name}.md){_of(each)} | {counts} |")
     return "\n".join(rows)
+
+
+def _of(runs: Runs) -> str:
+    """The data of a run that is not on the experiment's own."""
+    return f" ({_cell(runs.data)})" if runs.first.settings.get("data") else ""
 
 
 def _all(values: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def _section(result: Result) -> str:
-    rows = ["| claim | who says it | verdict | measured [95 % interval] | published |", "|---|---|---|---|---|"]
-    rows += [_row(statement, result) for statement in result.conclusion.statements]
-    title = f"### [{wording.title(result.experiment)}](experiments/{result.experiment}.md)"
-    return "\n\n".join((title, "\n".join(rows), f"`{result.command}`"))
+def _section(runs: Runs) -> str:
+    rows = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    rows += [_row(line, runs) for line in runs.lines]
+    title = f"### [{wording.title(runs.first.experiment)}](experiments/{runs.first.experiment}.md){_of(runs)}"
+    commands = [f"`{result.command}`" for result in (runs.first, runs.second, *runs.neighbours.values()) if result]
+    every = [result for result in (runs.first, runs.second) if result]
+    return "\n\n".join(
+        (title, "\n".join(rows), "\n".join(f"- {_prose(text)}" for text in caveats(every)), "; ".join(commands))
+    )
 
 
-def _row(statement: Statement, result: Result) -> str:
-    effect = statement.effect
+def _row(line: Line, runs: Runs) -> str:
+    statement = line.statement
+    verdict = f"{wording.SYMBOLS[statement.verdict]} {statement.verdict.value}"
+    near = ", ".join(
+        f"{name}: {wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
+        for name, each in line.neighbours.items()
+    )
     cells = (
         statement.text,
-        wording.who(statement, result),
-        f"{wording.SYMBOLS[statement.verdict]} {statement.verdict.value}",
-        f"{wording.value(effect)} [{wording.interval(effect)}]",
+        wording.who(statement, runs.first),
+        "; ".join(part for part in (runs.data, runs.first.architecture) if part),
+        f"{verdict}: {statement.why}" if statement.why else verdict,
+        _numbers(line.first.effect),
+        _numbers(line.second.effect) if line.second else "",
+        near,
         statement.published,
     )
     return "| " + " | ".join(_cell(each) for each in cells) + " |"
+
+
+def _numbers(effect: Estimate) -> str:
+    return f"{wording.value(effect)} [{wording.interval(effect)}]"
 
 
 def _cell(text: str) -> str:
@@ -108,3 +208,7 @@ def _cell(text: str) -> str:
     for letter in "\\|<>*_`":
         text = text.replace(letter, f"\\{letter}")
     return " ".join(text.split())
+
+
+def _prose(text: str) -> str:
+    return " ".join(text.split()).replace("<", "\\<")

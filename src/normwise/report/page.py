@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from normwise.errors import MissingExtra
-from normwise.lab.results import Result
-from normwise.report import columns, figures, looks, wording
+from normwise.lab.results import Result, Verdict
+from normwise.lab.settling import FOUND
+from normwise.report import columns, figures, looks, runs, wording
 from normwise.report.templates import template
 
 
@@ -55,11 +56,31 @@ def render(results: Sequence[Result]) -> str:
     require()
     import markupsafe
 
-    results = wording.by_topic(results)
+    results = [runs.current(result) for result in wording.by_topic(results)]
     # Only the drawings and the style sheet enter the page unescaped; ElementTree has escaped what is in the drawings.
     drawings = [_drawings(result, f"figure-{n + 1}", markupsafe.Markup) for n, result in enumerate(results)]
     known = {"wording": wording, "numeric": columns.numeric, "paragraphs": paragraphs, "title": wording.title}
-    return template("page.html", "page.css", **known).render(results=results, drawings=drawings)
+    said = {
+        "measured_on": list(dict.fromkeys(result.data for result in results if result.data)),
+        "discovered": _discovered(results),
+        "contradicted": [
+            (statement, result, number)
+            for number, result in enumerate(results, start=1)
+            for statement in result.conclusion.statements
+            if statement.verdict is Verdict.CONTRADICTED
+        ],
+    }
+    return template("page.html", "page.css", **known).render(results=results, drawings=drawings, **said)
+
+
+def _discovered(results: Sequence[Result]) -> str:
+    """How many of the verdicts are left when all of the page are taken into account."""
+    counts = [numbers for verdict, numbers in runs.count(wording.statements(results)).items() if verdict in FOUND]
+    alone, together = (sum(numbers) for numbers in zip(*counts, strict=True))
+    return (
+        f"{alone} verdicts of {wording.plural(len(wording.statements(results)), 'statement')} at 95 % each; {together} "
+        "of them are left when the rate of false ones among all is held at 5 % (Benjamini and Hochberg 1995)."
+    )
 
 
 def _drawings(result: Result, prefix: str, markup: Any) -> list[dict[str, Any]]:

@@ -19,7 +19,11 @@ _COLOURS = {
     Verdict.SMALLER: "yellow",
     Verdict.NOT_VISIBLE: "yellow",
     Verdict.CONTRADICTED: "red",
+    Verdict.ELSEWHERE: "yellow",
+    Verdict.OPEN: "dim",
 }
+
+ONE_RUN = "These are the verdicts of one run. One counts when a run at other seeds (--first-seed 1000) has the same."
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -38,6 +42,8 @@ def show(results: Sequence[Result], console: Console) -> None:
         console.print()
         console.print(_plain(result.experiment, "bold"))
         console.print(_plain(" ".join(result.question.split()), "dim"))
+        if result.data:
+            console.print(_plain(f"{result.data}; {result.architecture}", "dim"))
         console.print()
         console.print(_statements(result.conclusion.statements))
         if result.conclusion.table.columns:
@@ -57,7 +63,10 @@ def _statements(statements: Sequence[Statement]) -> Grid:
         effect = statement.effect
         measured = _plain(wording.value(effect), "bold")
         measured.append(_plain(f"\n{wording.interval(effect)}, n = {effect.n}", "not bold dim"))
-        grid.add_row(_verdict(statement.verdict), _plain(statement.text), measured)
+        text = _plain(statement.text)
+        if statement.why:
+            text.append(_plain(f"\n{statement.why}", "dim"))
+        grid.add_row(_verdict(statement.verdict), text, measured)
     return grid
 
 
@@ -108,7 +117,7 @@ def _count(results: Sequence[Result]) -> Text:
     counts = wording.count(results)
     line = Text(f"{wording.plural(sum(counts.values()), 'statement')}: ")
     parts = [Text(f"{amount} ") + _verdict(verdict) for verdict, amount in counts.items()]
-    return line + Text(", ").join(parts)
+    return line + Text(", ").join(parts) + _plain(f"\n{ONE_RUN}", "dim")
 
 
 def _plain(words: str, style: str = "") -> Text:

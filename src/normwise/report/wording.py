@@ -18,7 +18,19 @@ SYMBOLS = {
     Verdict.SMALLER: "<",
     Verdict.NOT_VISIBLE: "?",
     Verdict.CONTRADICTED: "✗",
+    Verdict.ELSEWHERE: "○",
+    Verdict.OPEN: "·",
 }
+MEANINGS = {
+    Verdict.REPRODUCED: "the whole interval is on the claim's side, and the effect has the size that the rule asks for",
+    Verdict.EXACT: "an identity holds in every seed, up to rounding",
+    Verdict.SMALLER: "the effect is there without the size that the rule asks for, or is certainly below that size",
+    Verdict.NOT_VISIBLE: "the interval is too wide to say: neither shown nor refuted",
+    Verdict.CONTRADICTED: "the whole interval is against the claim, in 10 seeds or more, and where the claim was made",
+    Verdict.ELSEWHERE: "the same for a claim that was made for another kind of network, data or training",
+    Verdict.OPEN: "the runs cannot decide, and the row says why",
+}
+"""What a verdict says of a statement."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BEFORE = {"ratio": "ratio", "log10": "log₁₀"}  # units that are no units and read better in front
 _NARROW_SPACE = "\u202f"

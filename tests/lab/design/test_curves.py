@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from normwise.lab.design import Arm, Arms
-from normwise.lab.design.curves import accuracy_by_step, fastest, steps_to
+from normwise.lab.design.curves import accuracy_by_step, fastest, largest_usable, steps_to
 from normwise.lab.outcomes import Outcomes
 
 AT = (10, 20, 30)
@@ -25,7 +25,19 @@ def test_the_fastest_rate_is_first_at_the_target_in_the_mean_over_seeds_and_then
     better = [0.1, 0.96, 0.99]
     assert _fastest([slow, quick, never], [slow, quick, never]) == 1
     assert _fastest([quick, better], [quick, better]) == 1
+    assert _fastest([quick, quick, never], [quick, quick, never]) == 1  # as fast, and not at the edge
+    chance = [0.1, 0.1, 0.1]
+    assert _fastest([chance, chance, chance], [chance, chance, [0.1, 0.1, 0.2]]) == 1  # no choice at chance
     assert _fastest([never, quick], [quick, slow]) == 1
+
+
+def test_where_no_rate_is_usable_the_largest_is_below_the_smallest() -> None:
+    accuracies = np.array([[0.9, 0.95, 0.1], [0.1, 0.1, 0.1], [np.nan, np.nan, np.nan]])
+    assert largest_usable(accuracies, (0.1, 0.2, 0.4), 0.9).tolist() == pytest.approx([0.2, 0.05, 0.05])
+
+
+def test_what_diverged_never_reaches_the_target() -> None:
+    assert steps_to(0.95, np.array([[0.1, np.nan, np.nan]]), AT).tolist() == [30]
 
 
 def _fastest(*of_each_seed: list[list[float]]) -> int:

@@ -68,7 +68,7 @@ def test_the_largest_can_be_begun_first_and_is_still_shown_in_order() -> None:
 
 def test_an_arm_answers_at_the_rate_that_is_best_on_validation_images() -> None:
     found = arms()
-    assert [found[3, True].rate, found[3, False].rate] == ["0.5", "0.1"]
+    assert [found[3, True].rate, found[3, False].rate] == ["0.5, edge", "0.1, edge"]
     assert found[3, True].numbers().tolist() == pytest.approx([0.53, 0.63])
     assert found[5, True].points().tolist() == pytest.approx([55.0, 65.0])
     assert found[5, False].percent(1) == "40.0 [40.0, 40.0]"
@@ -81,10 +81,44 @@ def test_the_first_of_equally_good_rates_is_picked() -> None:
     assert {arm.best for arm in GRID.arms(SETTINGS, outcomes)} == {0}
 
 
+@pytest.mark.parametrize(
+    ("validation", "rate", "obstacle"),
+    [
+        ([0.5, 0.9, 0.8], "0.3", ""),
+        ([0.9, 0.5, 0.8], "0.1, edge", "the best rate lies at the edge of its grid (3, with batch norm)"),
+        ([0.5, 0.8, 0.9], "1, edge", "the best rate lies at the edge of its grid (3, with batch norm)"),
+        ([0.5, 0.899, 0.9], "0.3", ""),  # as good as the edge
+        ([0.1, 0.12, 0.19], "0.3, did not train", ""),  # no choice at chance
+        ([0.19, 0.12, 0.1], "0.3, did not train", ""),
+    ],
+)
+def test_a_rate_at_the_edge_bears_no_verdict_and_chance_picks_none(
+    validation: list[float], rate: str, obstacle: str
+) -> None:
+    settings = Settings(rates=(0.1, 0.3, 1.0))
+    trials = GRID.trials(settings, (0, 1))
+    outcomes = made_up(trials, validation=lambda _: validation, test=lambda _: [0.1, 0.2, 0.3])
+    found = GRID.arms(settings, outcomes)
+    assert (found[3, True].rate, found[3, True].obstacle) == (rate, obstacle)
+    assert gap(found[3, True], found[5, False]).obstacle == obstacle
+    given = GRID.arms(settings, outcomes, at=2)[3, True]
+    assert (given.rate, given.obstacle) == (f"1{', did not train' if 'train' in rate else ''}", "")
+
+
+def test_arms_with_unequal_numbers_of_rates_are_not_compared() -> None:
+    one = arms()[3, True]
+    settings = Settings(rates=(0.1, 0.3, 1.0))
+    trials = GRID.trials(settings, (0, 1))
+    outcomes = made_up(trials, validation=lambda _: [0.5, 0.9, 0.5], test=lambda _: [1.0, 1.0, 1.0])
+    sentence = r"^arms are compared that had \[2, 3\] rates to choose from: give all the same number\.$"
+    with pytest.raises(ValueError, match=sentence):
+        gap(one, GRID.arms(settings, outcomes)[3, True])
+
+
 def test_another_way_to_pick_the_rate_can_be_given() -> None:
     outcomes = made_up(GRID.trials(SETTINGS, (0, 1)), loss=lambda _: [3.0, 1.0])
     found = GRID.arms(SETTINGS, outcomes, choose=lambda arm: int(arm.array("loss").mean(axis=0).argmin()))
-    assert {arm.rate for arm in found} == {"0.5"}
+    assert {arm.rate for arm in found} == {"0.5, edge"}
 
 
 def test_words_come_from_the_grid_and_groups_know_what_they_have_in_common() -> None:
@@ -104,7 +138,7 @@ def test_rates_can_be_trials_of_their_own() -> None:
     assert len(trials) == 8
     outcomes = made_up(trials, validation=lambda t: t.rate, test=lambda t: [t.rate + t.seed, 10 * t.batch_norm])
     found = grid.arms(SETTINGS, outcomes)
-    assert [arm.rate for arm in found] == ["0.5", "0.5"]
+    assert [arm.rate for arm in found] == ["0.5, edge", "0.5, edge"]
     assert found[True].array("test").shape == (2, 2, 2)  # seeds, rates, what a trial measured
     assert found[True].numbers().tolist() == [[0.5, 10.0], [1.5, 10.0]]
     assert found[False].array("validation").tolist() == [[0.1, 0.5], [0.1, 0.5]]

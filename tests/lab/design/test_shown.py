@@ -48,15 +48,18 @@ def test_a_table_has_a_row_for_each_arm_and_says_what_the_intervals_are(arms: Ar
         ("rate", lambda arm: arm["batch_norm"]),  # a head may stand twice
         more=", of steps the geometric one",
     )
-    assert found.caption == "Accuracy in %. Mean [95 % interval] over 2 seeds, of steps the geometric one"
+    assert (
+        found.caption
+        == "Accuracy in %. Mean [95 % interval] over 2 seeds, of steps the geometric one; the best of 2 rates for each"
+    )
     assert found.columns == ("layers", "rate", "rate")
-    assert found.rows[:2] == (("3", "0.5", "with batch norm"), ("3", "0.5", "without"))
+    assert found.rows[:2] == (("3", "0.5, edge", "with batch norm"), ("3", "0.5, edge", "without"))
     assert len(found.rows) == 4
 
 
 def test_rows_may_be_groups_of_arms_or_anything_with_a_number_of_seeds(arms: Arms) -> None:
     groups = table("A", arms.by("depth"), ("gain", lambda row: average(row[True].points() - row[False].points(), 1)))
-    assert groups.caption == "A. Mean [95 % interval] over 2 seeds"
+    assert groups.caption == "A. Mean [95 % interval] over 2 seeds; the best of 2 rates for each"
     assert groups.rows == (("0.0 [0.0, 0.0]",),) * 2
     anything = table("A", [1, 2], ("number", str), seeds=7)
     assert anything.caption.endswith("over 7 seeds")

@@ -27,6 +27,8 @@ class Ran:
     conclusion: Conclusion
     refuted: tuple[str, ...]
     """Exact statements that are there to be refuted: ``REFUTED`` in its own test file."""
+    levels: tuple[float, ...]
+    """Values that its statements ask for, for outcomes that are made up: ``LEVELS`` in its own test file."""
 
 
 @cache
@@ -42,7 +44,8 @@ def run(name: str) -> Ran:
     done = [work(Task(name, None, asdict(settings), asdict(trial))) for trial in trials]
     assert {each.error for each in done} == {""}
     outcomes = Outcomes(trials, [each.outcome for each in done])
-    return Ran(settings, outcomes, experiment.conclude(settings, outcomes), getattr(own, "REFUTED", ()))
+    refuted, levels = (getattr(own, name, ()) for name in ("REFUTED", "LEVELS"))
+    return Ran(settings, outcomes, experiment.conclude(settings, outcomes), refuted, levels)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def test_the_last_price_has_no_skill_and_no_error_that_grows(outcomes: Outcomes)
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 11
+    assert len(conclusion.statements) == 5
     assert len(conclusion.table.rows) == len(experiment.ARMS)
     ((panel,),) = (figure.panels for figure in conclusion.figures)
     assert [len(series.x) for series in panel.series] == [experiment.YEARS] * len(experiment.ARMS)

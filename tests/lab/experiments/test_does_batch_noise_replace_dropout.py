@@ -34,7 +34,7 @@ def test_dropout_goes_with_the_plain_network_and_the_whole_batch(outcomes: Outco
         assert len(found["test"]) == (2 if whole else 1)
 
 
-def test_rate_and_dropout_are_picked_on_validation_images() -> None:
+def test_rates_are_picked_on_validation_images_and_the_noise_is_looked_at_at_equal_ones() -> None:
     trials = experiment.trials(SETTINGS, (0, 1))
     made_up = []
     for trial in trials:
@@ -42,12 +42,17 @@ def test_rate_and_dropout_are_picked_on_validation_images() -> None:
         validation = [[0.5, 0.6], [0.7, 0.5]][: shape[0]]
         made_up.append({"validation": validation, "test": [[0.9, 0.8], [0.85, 0.9]][: shape[0]], "train": validation})
     found = experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements
-    assert found[4].effect.value == pytest.approx(-5)
-    assert found[4].verdict is Verdict.CONTRADICTED
-    assert found[5].effect.value == pytest.approx(5)
+    by_name = {each.text.partition(": ")[2]: each for each in found if each.text.startswith("100 images")}
+    as_good = by_name["batch normalization without dropout is as good as dropout of 0.5 without it, or better."]
+    assert as_good.effect.value == pytest.approx(-5)  # the second rate against the first
+    assert as_good.verdict is Verdict.CONTRADICTED
+    for rate in SETTINGS.rates:
+        at = f"at the rate {rate:g} for both, parts of 10 images"
+        assert by_name[f"{at} have the lower training accuracy."].effect.value == 0.0
+        assert by_name[f"{at} are more accurate than all 100 at once."].effect.value == 0.0
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 12
+    assert len(conclusion.statements) == 2 * (1 + 2 * len(SETTINGS.rates) + 2)
     assert len(conclusion.table.rows) == 10
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[2, 2], [2, 2]]

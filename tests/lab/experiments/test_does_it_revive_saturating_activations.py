@@ -20,6 +20,6 @@ def test_chance_is_seen_as_chance(conclusion: Conclusion) -> None:
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 3
+    assert len(conclusion.statements) == 2
     assert len(conclusion.table.rows) == 2
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[2, 2]]

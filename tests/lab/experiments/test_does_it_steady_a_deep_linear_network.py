@@ -9,7 +9,6 @@ import numpy as np
 from normwise.lab.experiments import does_it_steady_a_deep_linear_network as experiment
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
-from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(rates=(0.03, 0.1, 1e6), small=0.03, steps=60, depth=5, width=4, points=40)
 
@@ -24,7 +23,7 @@ def test_both_networks_learn_and_one_that_diverges_is_not_the_best(outcomes: Out
 
 def verdicts(loss: float, cosine: float, distance: float, spread: float) -> list[Verdict]:
     """What is said when the network with batch norm has these and the one without a loss of .4, 1, .1 and 1."""
-    trials, at = experiment.trials(SETTINGS, range(3)), len(looks(SETTINGS.steps, growth=1.5))
+    trials, at = experiment.trials(SETTINGS, range(3)), len(SETTINGS.looks())
     made_up = []
     for trial in trials:
         given = (loss, cosine, distance, spread) if trial.batch_norm else (0.4, 1.0, 0.1, 1.0)
@@ -37,15 +36,17 @@ def verdicts(loss: float, cosine: float, distance: float, spread: float) -> list
 
 def test_the_verdicts_follow_the_numbers_at_the_best_rates() -> None:
     right, wrong = Verdict.REPRODUCED, Verdict.CONTRADICTED
-    assert verdicts(0.1, 0.1, 0.5, 0.2) == [right] * 6
-    assert verdicts(0.8, 1.0, 0.05, 5.0) == [wrong, right, wrong, Verdict.NOT_VISIBLE, wrong, wrong]
+    assert verdicts(0.1, 0.1, 0.5, 0.2) == [right] * 11
+    same = Verdict.SMALLER  # no difference, where .1 is asked for
+    assert verdicts(0.8, 1.0, 0.05, 5.0) == [wrong, *[right, wrong, same, wrong, wrong] * 2]
     assert verdicts(0.3, 0.1, 0.5, 0.8)[0] is Verdict.SMALLER
 
 
 def test_the_common_rates_are_the_small_one_and_the_best_without(conclusion: Conclusion, outcomes: Outcomes) -> None:
     assert experiment.best(experiment.GRID.arms(SETTINGS, outcomes)[False]) == 1
     texts = [statement.text for statement in conclusion.statements]
-    assert [sum(f"At the rate {rate}," in text for text in texts) for rate in ("0.03", "0.1")] == [5, 5]
+    assert [sum(f"At the rate {rate}," in text for text in texts) for rate in ("0.03", "that is best")] == [5, 0]
+    assert sum("At the rate that is best without batch normalization," in text for text in texts) == 5
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from normwise.lab.experiments import does_it_train_faster as experiment
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Verdict, from_json
+from normwise.lab.results import EDITION, Conclusion, Verdict, from_json
 from normwise.lab.training.descent import looks
 
 SETTINGS = experiment.Settings(deviations=(0.1,), rates=(0.5, 2.0), steps=60, width=20)
@@ -43,7 +43,7 @@ def test_everything_shown_is_finite_and_has_its_place(conclusion: Conclusion) ->
 
 def made_up(test_with: float, test_without: float) -> Conclusion:
     """Both arms reach the target at hand-made looks, one look later for every second seed."""
-    settings = experiment.Settings(inputs=("grey",), deviations=(0.1,), rates=(1.0, 2.0), steps=1000)
+    settings = experiment.Settings(inputs=("grey",), deviations=(0.1,), rates=(0.5, 1.0, 2.0), steps=1000)
     at = looks(settings.steps)
     trials = experiment.trials(settings, range(5))
     outcomes = []
@@ -78,9 +78,12 @@ def test_a_run_that_diverged_keeps_its_place_in_every_list() -> None:
 
 
 def test_the_kept_result_says_what_the_experiment_says() -> None:
-    """Texts were changed in both; no number was."""
+    """Unless it is of the first edition, whose statements the page marks as to be measured again."""
     path = Path(__file__).parents[3] / "benchmarks/results/claims/does_it_train_faster.json"
     kept = from_json(path.read_text(encoding="utf-8"))
+    if kept.edition < EDITION:
+        assert {each.regime for each in kept.conclusion.statements} == {None}
+        return
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.settings.items()}
     settings = experiment.Settings(**given)
     trials = experiment.trials(settings, range(2))

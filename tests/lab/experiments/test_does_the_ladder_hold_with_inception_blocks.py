@@ -7,7 +7,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training.descent import looks
 
-SETTINGS = experiment.Settings(rates=(0.1,), steps=11, width=4)
+SETTINGS = experiment.Settings(rates=(0.1,), steps=16, width=4, growth=1.6)
 
 
 def test_batch_norm_learns_in_few_steps_and_sigmoids_alone_do_not() -> None:

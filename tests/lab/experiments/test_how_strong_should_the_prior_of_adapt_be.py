@@ -20,6 +20,7 @@ SETTINGS = experiment.Settings(samples=(2, 64), priors=(0, 4, 1e9), width=16, st
 def test_a_prior_without_end_is_the_network_as_it_is(outcomes: Outcomes) -> None:
     for _, found in outcomes:
         for shift in SHIFTS:
+            assert found[f"{shift}, chosen by"] != found[shift]
             assert [row[2] for row in found[shift]] == pytest.approx([found[f"{shift}, as it is"]] * 2, abs=0.01)
 
 
@@ -28,7 +29,7 @@ def test_the_network_is_the_same_for_every_adaptation() -> None:
     data = digits(0)
     train(model, data.train, rate=0.1, steps=20, batch=64, seed=0)
     before = accuracy(model, data.test)
-    assert experiment._adapted(model, 5 + data.validation.images[:8], 0, data.test) != before
+    assert experiment._adapted(model, 5 + data.validation.images[:8], 0, data.test) != [before]
     assert accuracy(model, data.test) == before
 
 
@@ -51,18 +52,22 @@ def made_up(**accuracies: float) -> Conclusion:
     for trial in trials:
         row = [value + 0.0001 * trial.seed * (name == "own") for name, value in accuracies.items()]
         each: dict[str, Any] = {shift: [row, row] for shift in SHIFTS}
+        each |= {f"{shift}, chosen by": [row, row] for shift in SHIFTS}
         found.append(each | {f"{shift}, as it is": 0.5 for shift in SHIFTS})
     return experiment.conclude(settings, Outcomes(trials, found))
 
 
 def test_the_verdicts_follow_the_numbers() -> None:
-    good, not_worse, bad = Verdict.REPRODUCED, Verdict.NOT_VISIBLE, Verdict.CONTRADICTED
-    assert [each.verdict for each in made_up(none=0.5, own=0.8, other=0.7).statements] == [good] * 4
-    assert [each.verdict for each in made_up(none=0.9, own=0.8, other=0.81).statements] == [bad, good, bad, good]
+    good, small, bad = Verdict.REPRODUCED, Verdict.SMALLER, Verdict.CONTRADICTED
+    assert [each.verdict for each in made_up(none=0.5, own=0.8, other=0.7).statements] == [good] * 3
+    assert [each.verdict for each in made_up(none=0.9, own=0.8, other=0.81).statements] == [bad] * 3
     alike = made_up(none=0.8002, own=0.8, other=0.8).statements
-    assert alike[0].verdict == not_worse
-    assert alike[0].text == "2 samples: a prior of 4 is better than no prior."
-    assert alike[1].text == "2 samples: a prior of 4 is not worse than 16."
+    assert [each.verdict for each in alike] == [small, good, good]
+    assert [each.text for each in alike] == [
+        "2 samples: the default prior is better than none.",
+        "2 samples: the default prior is not worse than the one that is best on other images.",
+        "32 samples: the default prior is not worse than the one that is best on other images.",
+    ]
     assert made_up(none=0.5, own=0.8, other=0.7).statements[0].effect.value == pytest.approx(30.02)
 
 

@@ -43,6 +43,6 @@ def test_verdicts_follow_hand_made_numbers() -> None:
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 9
+    assert len(conclusion.statements) == 5
     assert len(conclusion.table.rows) == 6
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[6]]

@@ -58,9 +58,9 @@ def verdicts(with_it: float, without: float) -> list[Verdict]:
 
 
 def test_the_verdicts_follow_the_gains() -> None:
-    right, wrong, unclear = Verdict.REPRODUCED, Verdict.CONTRADICTED, Verdict.NOT_VISIBLE
+    right, wrong, small = Verdict.REPRODUCED, Verdict.CONTRADICTED, Verdict.SMALLER
     assert verdicts(0.0, 2.0) == [right, right, right, right, wrong]
-    assert verdicts(2.0, 0.0) == [wrong, wrong, unclear, unclear, right]
+    assert verdicts(2.0, 0.0) == [wrong, wrong, small, small, right]
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:

@@ -9,6 +9,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 
 SETTINGS = experiment.Settings(sizes=(2, 8), samples=20_000, units=16)
+LEVELS = (0.5, 0.875, 1.0, 1.2)
 
 
 def test_the_factor_is_exactly_what_separates_the_two(outcomes: Outcomes) -> None:

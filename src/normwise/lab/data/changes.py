@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from normwise.lab.data.splits import Split
+from normwise.lab.data.splits import Split, shape
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
 """Makes changed images, of shape (n, pixels) as they are; noise is drawn from the generator."""
@@ -19,7 +19,7 @@ def _noise(size: float) -> Change:
 
 
 def _blur(images: Tensor, _: torch.Generator) -> Tensor:
-    square = pad(images.view(-1, 1, 8, 8), (1, 1, 1, 1), mode="replicate")
+    square = pad(images.view(-1, *shape()), (1, 1, 1, 1), mode="replicate")
     return avg_pool2d(square, 3, stride=1).view(images.shape)
 
 

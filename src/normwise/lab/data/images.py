@@ -1,6 +1,7 @@
 """Data sets of images that the user has on disk: found by name, read in their original formats, checked.
 
-A member is one file in the folder ``formats`` with ``read(folder) -> Images``; its name is the command line's.
+A member is one file in the folder ``formats`` with ``read(folder) -> Images``; its name is the command line's. One of
+which another package brings images also has ``packaged() -> Path``, the folder with them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ class DataError(NormwiseError, ValueError):
     """A data file is missing or damaged; the sentence names it, and says what was expected."""
 
 
+class NoPackage(DataError):
+    """No package brings the images of a data set, so that the user has to."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no package brings the images of {name}: name the folder with its files by --data-dir.")
+
+
 @dataclass(frozen=True)
 class Part:
     """Images with their labels.
@@ -42,19 +50,47 @@ class Part:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set as its makers split it."""
+    """A data set as its makers split it; one that nobody split is all in ``train``, and ``test`` is None."""
 
     train: Part
-    test: Part
+    test: Part | None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The training images and, where there are any, the test images."""
+        return (self.train,) if self.test is None else (self.train, self.test)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which data set in which folder; ``fingerprint`` tells contents apart and is what a result depends on."""
+    """Which data set in which folder.
+
+    Args:
+        name: of the data set.
+        folder: with its files; None: the one that an installed package brings, wherever that is.
+        fingerprint: tells contents apart, and is what a result depends on.
+        count: how many images there are.
+    """
 
     name: str
-    folder: Path
+    folder: Path | None
     fingerprint: str = ""
+    count: int = 0
+
+    @property
+    def words(self) -> str:
+        """Which images these are, for a reader: ``mnist, 5000 images``."""
+        return f"{self.name}, {self.count} images"
+
+    @property
+    def label(self) -> str:
+        """The same as one word, which tells 5000 images of a data set from all of them: ``mnist-5000``."""
+        return f"{self.name}-{self.count}"
+
+    @property
+    def options(self) -> str:
+        """What asks for them on the command line."""
+        return f"--data {self.name}" + ("" if self.folder is None else f" --data-dir {self.folder}")
 
 
 def names() -> list[str]:
@@ -62,8 +98,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
 
 
-def source(name: str, folder: Path) -> Source:
+def source(name: str, folder: Path | None = None) -> Source:
     """Read and check a data set, to know its fingerprint.
+
+    Args:
+        name: of the data set.
+        folder: with its files; None: the one that an installed package brings.
 
     Raises:
         UnknownName: no data set is called so.
@@ -71,26 +111,45 @@ def source(name: str, folder: Path) -> Source:
     """
     if name not in names():
         raise UnknownName("data set", name, names())
-    if not folder.is_dir():
+    if folder is not None and not folder.is_dir():
         raise DataError(f"the folder {str(folder)!r} of --data-dir is not there: name the one with {name}'s files.")
     images = read(name, folder)
     digest = hashlib.sha256()
-    for array in (images.train.images, images.train.labels, images.test.images, images.test.labels):
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return Source(name, folder.resolve(), digest.hexdigest()[:16])
+    for part in images.parts:
+        for array in (part.images, part.labels):
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+    count = sum(len(part.labels) for part in images.parts)
+    return Source(name, folder and folder.resolve(), digest.hexdigest()[:16], count)
 
 
 @cache
-def read(name: str, folder: Path) -> Images:
+def read(name: str, folder: Path | None = None) -> Images:
     """The data set; kept, because every trial of a process asks for it.
 
     Raises:
         DataError: a file is missing or damaged.
     """
-    found: Any = importlib.import_module(f"normwise.lab.data.formats.{name}")
-    images: Images = found.read(folder)
+    images: Images = _format(name).read(packaged(name) if folder is None else folder)
     return images
+
+
+def packaged(name: str) -> Path:
+    """The folder in which an installed package keeps a data set.
+
+    Raises:
+        NoPackage: none does.
+        DataError: it is not installed.
+    """
+    found = _format(name)
+    if not hasattr(found, "packaged"):
+        raise NoPackage(name)
+    folder: Path = found.packaged()
+    return folder
+
+
+def _format(name: str) -> Any:
+    return importlib.import_module(f"normwise.lab.data.formats.{name}")
 
 
 def find(folder: Path, spellings: Sequence[str], below: Sequence[str] = ()) -> Path:

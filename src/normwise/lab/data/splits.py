@@ -4,8 +4,8 @@
 domain is the same digits blended with patches of the two photographs that scikit-learn ships, as MNIST-M is made from
 MNIST (Ganin et al. 2016).
 
-A user's own data set takes the digits' place after ``use``, in the experiments that take one. All functions here then
-give its images, in its size and colours.
+Another data set takes the digits' place after ``use``, in the experiments that take one: 5000 images of MNIST, or the
+user's own files. All functions here then give its images, in its size and colours.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ __all__ += ["in_float64", "some_wrong", "use"]
 
 PIXELS = 64
 """Of a digit; of the user's images ``pixels()``."""
+IMAGES = 1797
 TEST = 450
 VALIDATION = 270
+"""Of the digits, which nobody split; of another such data set, as large a share."""
 LARGE = {"train": 20_000, "validation": 2_000, "test": 5_000}
 """At most so many images of a user's data set: what an hour on two cores is enough for."""
 
@@ -91,8 +93,8 @@ def digits(seed: int, *, binary: bool = False) -> Digits:
             the split. Arms that are compared have the same one.
         binary: black and white: a pixel is 1 from half the largest value on, else 0.
 
-    Of a user's data set, test images are drawn from its own test part and all others from its training part, not more
-    than ``LARGE`` of each.
+    Another data set that nobody split is split in the same way. Of one with a test part, test images are drawn from
+    there and all others from its training part, not more than ``LARGE`` of each.
     """
     images, labels = _whole()
     parts = []
@@ -107,10 +109,12 @@ def digits(seed: int, *, binary: bool = False) -> Digits:
 def _rows(labels: Labels, seed: int) -> Sequence[Labels]:
     """Which images are for training, for validation and for the test."""
     everything = np.arange(len(labels))
-    if _chosen is None:
-        rest, test = train_test_split(everything, test_size=TEST, stratify=labels, random_state=seed)
-        return (*train_test_split(rest, test_size=VALIDATION, stratify=labels[rest], random_state=seed), test)
-    first = len(read(_chosen.name, _chosen.folder).train.labels)
+    whole = None if _chosen is None else read(_chosen.name, _chosen.folder)
+    if whole is None or whole.test is None:
+        test_size, validation_size = (round(each * len(labels) / IMAGES) for each in (TEST, VALIDATION))
+        rest, test = train_test_split(everything, test_size=test_size, stratify=labels, random_state=seed)
+        return (*train_test_split(rest, test_size=validation_size, stratify=labels[rest], random_state=seed), test)
+    first = len(whole.train.labels)
     rest = _drawn(everything[:first], labels, LARGE["train"] + LARGE["validation"], seed)
     share = LARGE["validation"] / (LARGE["train"] + LARGE["validation"])
     train, validation = train_test_split(rest, test_size=share, stratify=labels[rest], random_state=seed)
@@ -183,8 +187,8 @@ def _whole() -> tuple[torch.Tensor, torch.Tensor]:
 @cache
 def _bytes(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
     found = read(source.name, source.folder)
-    images = np.concatenate([found.train.images, found.test.images])
-    labels = np.concatenate([found.train.labels, found.test.labels]).astype(np.int64)
+    images = np.concatenate([part.images for part in found.parts])
+    labels = np.concatenate([part.labels for part in found.parts]).astype(np.int64)
     return torch.from_numpy(images.reshape(len(images), -1)), torch.from_numpy(labels)
 
 

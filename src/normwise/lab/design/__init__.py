@@ -6,12 +6,13 @@ measured at the rate that was best on validation images, so that no rate is pick
 and the figures write the standard captions. Each experiment may still write its own.
 """
 
-from normwise.lab.design.arms import Arm, Arms, gap
+from normwise.lab.design.arms import Arm, Arms, gap, obstacle
 from normwise.lab.design.figures import GUESSING, SPREAD, across, by_measure, by_rate, by_step, figure, line, panel
 from normwise.lab.design.grid import WITH_AND_WITHOUT, Grid
 from normwise.lab.design.tables import average, geometric, table
 from normwise.lab.design.training import (
     DenseTraining,
+    Looks,
     Measures,
     OneNetwork,
     Rates,
@@ -30,6 +31,7 @@ __all__ = [
     "Arms",
     "DenseTraining",
     "Grid",
+    "Looks",
     "Measures",
     "OneNetwork",
     "Rates",
@@ -46,6 +48,7 @@ __all__ = [
     "gap",
     "geometric",
     "line",
+    "obstacle",
     "on_both",
     "panel",
     "table",

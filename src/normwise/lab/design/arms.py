@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,58 @@ import numpy as np
 from normwise.lab.intervals import Numbers, cell, difference, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Estimate
+
+LEARNT = 0.2
+"""An arm whose accuracy on validation images is no higher at any rate did not train; guessing gives half of it."""
+TIE = 0.002
+"""An accuracy that is lower by no more, in the mean over seeds, is as good: a third of an image of 270 and a seed."""
+
+
+def pick(scores: Numbers, tie: float, accuracies: Numbers) -> int:
+    """Which of the rates suits an arm.
+
+    It is the one of the highest score. Where that is the smallest or the largest rate, and one between is as good, it
+    is that one. An arm that did not train at any rate gets the rate in the middle, because its scores are chance.
+
+    Args:
+        scores: of each rate, the larger the better: shape (rates,).
+        tie: a score that is lower by no more is as good.
+        accuracies: of each rate in the end, on validation images: shape (rates,).
+
+    Example:
+        >>> import numpy as np
+        >>> pick(np.array([0.5, 0.9, 0.901]), 0.002, np.array([0.5, 0.9, 0.901]))
+        1
+    """
+    if not trains(accuracies):
+        return len(scores) // 2
+    best = int(np.argmax(scores))
+    if len(scores) > 2 and best in (0, len(scores) - 1):
+        inner = 1 + int(np.argmax(scores[1:-1]))
+        return inner if scores[inner] >= scores[best] - tie else best
+    return best
+
+
+def trains(accuracies: Numbers) -> bool:
+    """Whether an arm learns anything at one of its rates."""
+    return bool(np.max(accuracies) > LEARNT)
+
+
+def at_an_edge(places: Numbers, rates: Sequence[float]) -> str:
+    """The obstacle of rates that each seed picked for itself: at an edge of the grid in half of them or more; or empty.
+
+    Args:
+        places: of the rates that were picked, shape (seeds,).
+        rates: that there were.
+    """
+    edge = np.isin(places, (0, len(rates) - 1))
+    return "the best rate lies at the edge of its grid" if len(rates) > 1 and edge.mean() >= 0.5 else ""
+
+
+def most_accurate(arm: Arm, what: str = "validation") -> int:
+    """Picks for an arm the rate that is best on validation images, in the mean over seeds."""
+    scores = np.array([values.mean() for values in np.moveaxis(arm.array(what), 1, 0).copy()])
+    return pick(scores, TIE, scores)
 
 
 class Arm:
@@ -22,7 +75,8 @@ class Arm:
         runs: one per seed, whose numbers are lists over the rates; or for every rate the runs at it.
         rates: that were tried; empty where there is but one training.
         inside: where this arm stands in the lists of ``runs``, before the rates.
-        choose: picks one of the rates; None: the best on validation images, in the mean over seeds.
+        choose: picks one of the rates; None: ``most_accurate``.
+        at: the place of the rate that is given and not picked; None where it is picked.
     """
 
     def __init__(
@@ -33,9 +87,10 @@ class Arm:
         rates: Sequence[float],
         inside: tuple[int, ...] = (),
         choose: Callable[[Arm], int] | None = None,
+        at: int | None = None,
     ) -> None:
         self.values, self.words, self.rates = values, words, tuple(rates)
-        self._runs, self._inside, self._choose = runs, inside, choose
+        self._runs, self._inside, self._choose, self.at = runs, inside, choose or most_accurate, at
 
     def __getitem__(self, axis: str) -> str:
         """The words for the arm's value of an axis."""
@@ -57,16 +112,35 @@ class Arm:
     @cached_property
     def best(self) -> int:
         """Which of the rates is picked."""
-        if self._choose is not None:
-            return self._choose(self)
-        if not isinstance(self._runs, Outcomes):
-            return int(np.argmax([runs.array("validation").mean() for runs in self._runs]))
-        return int(self.array("validation").mean(axis=0).argmax())
+        return self._choose(self) if self.at is None else self.at
+
+    @cached_property
+    def trained(self) -> bool:
+        """Whether it learnt anything at one of its rates, as far as it was looked at with validation images."""
+        try:
+            accuracies = self.array("validation")
+        except KeyError:
+            return True
+        return trains(accuracies.reshape(*accuracies.shape[:2], -1)[..., -1].mean(axis=0))
+
+    @property
+    def obstacle(self) -> str:
+        """Why its numbers bear no verdict: its rate was picked at the edge of the grid; or empty."""
+        if self.at is not None or len(self.rates) < 2 or 0 < self.best < len(self.rates) - 1 or not self.trained:
+            return ""
+        whose = ", ".join(self.words.values())
+        return f"the best rate lies at the edge of its grid{f' ({whose})' if whose else ''}"
 
     @property
     def rate(self) -> str:
         """The rate that is picked, in words."""
-        return f"{self.rates[self.best]:g}"
+        words = "" if self.trained else ", did not train"
+        return f"{self.rates[self.best]:g}{', edge' if self.obstacle else words}"
+
+    @property
+    def runs(self) -> Outcomes:
+        """The trials at the rate that is picked, where rates are trials of their own."""
+        return self._runs if isinstance(self._runs, Outcomes) else self._runs[self.best]
 
     def numbers(self, what: str = "test") -> Numbers:
         """What was measured at the rate that is picked: shape (seeds, ...)."""
@@ -135,5 +209,22 @@ class Arms:
 
 
 def gap(ours: Arm, theirs: Arm, what: str = "test") -> Estimate:
-    """Points of accuracy between two arms, each at the rate that is picked for it, paired over seeds."""
-    return difference(ours.points(what), theirs.points(what), "points")
+    """Points of accuracy between two arms, each at the rate that is picked for it, paired over seeds.
+
+    Raises:
+        ValueError: one of the two had more rates to choose from.
+    """
+    effect = difference(ours.points(what), theirs.points(what), "points")
+    return replace(effect, obstacle=obstacle(ours, theirs))
+
+
+def obstacle(*arms: Arm) -> str:
+    """Why a comparison of arms bears no verdict: the obstacle of the first that has one; or empty.
+
+    Raises:
+        ValueError: one had more rates to choose from than another, which favours it.
+    """
+    picked = {len(arm.rates) for arm in arms if arm.at is None}
+    if len(picked) > 1:
+        raise ValueError(f"arms are compared that had {sorted(picked)} rates to choose from: give all the same number.")
+    return next((arm.obstacle for arm in arms if arm.obstacle), "")

@@ -8,9 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from normwise.lab.design import Arm, Arms, by_step, geometric
+from normwise.lab.design.arms import TIE, pick
 from normwise.lab.intervals import Numbers
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Figure
+
+A_LOOK = float(np.log(1.1))
+"""Looks are 10 % apart, so that steps that differ by no more are equal."""
 
 
 def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
@@ -21,9 +25,13 @@ def steps_to(target: float, curves: Numbers, at: Sequence[int]) -> Numbers:
 
 
 def largest_usable(accuracies: Numbers, rates: Sequence[float], enough: float) -> Numbers:
-    """The largest rate at which each seed is accurate enough, or NaN: shape (seeds, rates) to (seeds,)."""
+    """The largest rate at which each seed is accurate enough: shape (seeds, rates) to (seeds,).
+
+    Where none is, it is taken for one step of the grid below the smallest.
+    """
     usable = np.where(accuracies >= enough, np.array(rates), -np.inf).max(axis=1)
-    return np.where(np.isfinite(usable), usable, np.nan)
+    below = rates[0] ** 2 / rates[1] if len(rates) > 1 else rates[0]
+    return np.where(np.isfinite(usable), usable, below)
 
 
 def fastest(validation: Numbers, target: float, at: Sequence[int]) -> int:
@@ -35,7 +43,9 @@ def fastest(validation: Numbers, target: float, at: Sequence[int]) -> int:
         at: after which steps the looks are.
     """
     steps = np.log(steps_to(target, validation, at)).mean(axis=0)
-    return int(np.lexsort((-validation[..., -1].mean(axis=0), steps))[0])
+    ends = validation[..., -1].mean(axis=0)
+    # the end decides where steps are equal, as when no rate gets there
+    return pick(-steps + ends * 1e-6, A_LOOK, ends)
 
 
 def first_to(target: float, at: Sequence[int]) -> Callable[[Arm], int]:
@@ -46,7 +56,8 @@ def first_to(target: float, at: Sequence[int]) -> Callable[[Arm], int]:
 def ends_best(arm: Arm) -> int:
     """Picks for an arm the rate that ends best on validation images, in the mean over seeds."""
     ends = np.moveaxis(arm.array("validation")[..., -1], 1, 0).copy()  # a mean over seeds is that of one rate alone
-    return int(np.argmax([end.mean() for end in ends]))
+    scores = np.array([end.mean() for end in ends])
+    return pick(scores, TIE, scores)
 
 
 class Sweeps:
@@ -70,26 +81,35 @@ class Sweeps:
     ) -> None:
         self.runs, self.deviations, self.rates, self.at, self.target = runs, deviations, rates, at, target
 
-    def sweep(self, arm: bool, deviations: Sequence[float]) -> list[Outcomes]:
-        """The trials of each deviation and rate."""
-        runs = self.runs[arm]
-        return [runs.where(deviation=each, rate=rate) for each in deviations for rate in self.rates]
+    def sweep(self, arm: bool, deviation: float) -> list[Outcomes]:
+        """The trials of each rate with a deviation."""
+        return [self.runs[arm].where(deviation=deviation, rate=rate) for rate in self.rates]
 
-    def steps(self, runs: Outcomes, what: str = "test") -> Numbers:
+    def steps(self, arm: Arm, what: str = "test") -> Numbers:
         """To the target, one per seed."""
-        return steps_to(self.target, runs.array(what), self.at)
+        return steps_to(self.target, arm.numbers(what), self.at)
 
-    def fastest(self, arm: bool, deviations: Sequence[float] = ()) -> Outcomes:
-        """Those that reach the target first on validation images, in the geometric mean; then those that end best."""
-        sweep = self.sweep(arm, deviations or self.deviations)
-        means = [np.log(self.steps(runs, "validation")).mean() for runs in sweep]
-        final = [-runs.array("validation")[:, -1].mean() for runs in sweep]  # decides when none gets there
-        return min(zip(means, final, range(len(sweep)), sweep, strict=True))[3]
+    def fastest(self, arm: bool, deviations: Sequence[float] = ()) -> Arm:
+        """The one that reaches the target first on validation images, in the geometric mean; then that ends best."""
+        every = self._arms(arm, deviations or self.deviations, first_to(self.target, self.at))
+        return min(every, key=lambda each: (np.log(self.steps(each, "validation")).mean(), -_end(each)))
 
-    def highest(self, arm: bool) -> Outcomes:
-        """Those that end highest on validation images."""
-        sweep = self.sweep(arm, self.deviations)
-        return max(sweep, key=lambda runs: float(runs.array("validation")[:, -1].mean()))
+    def highest(self, arm: bool) -> Arm:
+        """The one that ends highest on validation images."""
+        return max(self._arms(arm, self.deviations, ends_best), key=_end)
+
+    def _arms(self, arm: bool, deviations: Sequence[float], choose: Callable[[Arm], int]) -> list[Arm]:
+        """One for each deviation, which picks its rate."""
+        words = f"{'with' if arm else 'without'} batch norm"
+        return [
+            Arm({"deviation": each}, {"network": words, "deviation": f"std {each:g}"}, runs, self.rates, choose=choose)
+            for each in deviations
+            for runs in [self.sweep(arm, each)]
+        ]
+
+
+def _end(arm: Arm) -> float:
+    return float(arm.numbers("validation")[:, -1].mean())
 
 
 def in_steps(curves: Numbers, target: float, at: Sequence[int]) -> str:

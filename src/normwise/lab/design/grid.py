@@ -52,13 +52,20 @@ class Grid(Generic[Trial]):
         found = product(*values.values(), seeds)
         return [self._trial(**dict(zip((*values, "seed"), each, strict=True))) for each in found]
 
-    def arms(self, settings: Any, outcomes: Outcomes, choose: Callable[[Arm], int] | None = None) -> Arms:
+    def arms(
+        self,
+        settings: Any,
+        outcomes: Outcomes,
+        choose: Callable[[Arm], int] | None = None,
+        at: int | None = None,
+    ) -> Arms:
         """What each arm measured.
 
         Args:
             settings: of the experiment.
             outcomes: of all trials.
             choose: picks the rate of an arm; None: the one that is best on validation images.
+            at: the place of the rate that all arms have; None: each has its own.
         """
         rates = getattr(settings, "rates", ())
         axes = {axis: _values(settings, source) for axis, source in self._axes.items() if axis != RATE}
@@ -71,8 +78,8 @@ class Grid(Generic[Trial]):
             for places in product(*(enumerate(values) for values in inside.values())):
                 values = own | dict(zip(inside, (value for _, value in places), strict=True))
                 words = {axis: self._words(axis, value) for axis, value in values.items()}
-                at = tuple(place for place, _ in places)
-                found[tuple(values.values())] = Arm(values, words, each, rates, at, choose)
+                within = tuple(place for place, _ in places)
+                found[tuple(values.values())] = Arm(values, words, each, rates, within, choose, at)
         return Arms([*axes, *inside], found)
 
     def _words(self, axis: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normwise.lab.data.splits import Digits, Split
 from normwise.lab.networks.dense import Dense, he
 from normwise.lab.networks.stack import Normalization, Stack, batch_norm
-from normwise.lab.training.descent import accuracy, train
+from normwise.lab.training.descent import accuracy, looks, train
 from normwise.lab.training.stacks import train_stack
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -74,6 +74,26 @@ class Training(Rates):
             for name, measure in measures.items():
                 found[name].append(measure(model))
         return found
+
+
+@dataclass(frozen=True)
+class Looks:
+    """When training is looked at, for settings that have ``steps``: each look so many times as late as the one before.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Settings(Looks, Training):
+        ...     steps: int = 20
+        >>> Settings(growth=1.5).looks()
+        [10, 15, 20]
+    """
+
+    growth: float = 1.1
+
+    def looks(self) -> list[int]:
+        """After which steps."""
+        return looks(vars(self)["steps"], growth=self.growth)
 
 
 @dataclass(frozen=True)

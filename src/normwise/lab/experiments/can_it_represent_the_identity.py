@@ -19,8 +19,8 @@ Settings:
     over images and units of the first layer), or the largest difference between logits.
 
 Verdict:
-    Identities count as exact up to 1e-12 for a layer and 1e-10 for the logits of the network. "The next batch too"
-    would be reproduced below 1 % of a standard deviation.
+    Identities count as exact up to 1e-12 for a layer and 1e-10 for the logits of the network. What is left without eps
+    in the formula, and for the next batch, is in the table; nobody claims that it is nothing.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
@@ -40,17 +40,21 @@ import torch
 
 from normwise.lab.data.splits import batches, digits
 from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
-from normwise.lab.intervals import Numbers, largest, mean
+from normwise.lab.intervals import Numbers, largest
 from normwise.lab.networks.rewriting import deviation, identity_for, with_identities
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Series, Statement, Table
-from normwise.lab.verdict import Exact, Within, judge
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Series, Statement, Table
+from normwise.lab.verdict import Exact, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
+TAKES_DATA = True
 LAYER = 1e-12
 NETWORK = 1e-10
-SAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ("logits of the network, inference", f"{outcomes.array('logits').max():.1e}"),
     ]
     return Conclusion(
-        statements=tuple(_statements(settings, outcomes)),
+        statements=tuple(_statements(outcomes)),
         table=Table(
             "Deviation from the identity, in standard deviations (of the logits: as they are): the largest of "
             f"{len(outcomes)} seeds, for the next batch mean [95 % interval]",
@@ -116,16 +120,11 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
-    at, unit = settings.sizes.index(settings.batch), "standard deviations"
+def _statements(outcomes: Outcomes) -> Iterator[Statement]:
     text = "With scale sqrt(Var + eps) and shift E of a batch, batch normalization gives the batch back."
-    yield judge(text, largest(outcomes.array("same_batch"), unit), Exact(LAYER))
-    text = "With scale sqrt(Var) as it is written, without eps, it gives the batch back."
-    yield judge(text, largest(outcomes.array("without_eps"), unit), Exact(LAYER))
-    text = f"Set for one batch of {settings.batch}, it gives the next batch back too."
-    yield judge(text, mean(outcomes.array("next_batch")[:, at], unit), Within(-SAME, SAME))
+    yield judge(text, largest(outcomes.array("same_batch"), "standard deviations"), Exact(LAYER))
     text = "A trained network has the same logits in inference mode when batch normalization is put in as identity."
-    says = "all minima of the plain network survive: Santurkar et al. 2018, observation 4.3"
+    says = "Santurkar et al. 2018, observation 4.3: all minima of the plain network survive"
     yield judge(text, largest(outcomes.array("logits"), "logits"), Exact(NETWORK), says=says)
 
 

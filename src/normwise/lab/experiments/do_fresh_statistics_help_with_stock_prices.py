@@ -7,27 +7,26 @@ Question:
 Claim:
     When the distribution of the inputs drifts, as stock prices do, a model on the old scale decays until normalization
     is refreshed: so it is taught. For time series in general, statistics of each window, taken out before and put back
-    after the network, were proposed by Kim et al. (2022). That there is skill in either is nowhere claimed with a
-    number; it is what one would hope for.
+    after the network, were proposed by Kim et al. (2022). That there is skill in either is nowhere claimed: the table
+    has it, and no verdict is given on it.
 
 What would refute it:
-    The error on the old scale does not grow, or fresh statistics do not halve it. Of the hope: the error is not smaller
-    than that of repeating the last price.
+    The error on the old scale does not grow, or fresh statistics do not halve it.
 
 Settings:
-    matplotlib's sample prices of five stocks and two indices, monthly from 1990 to 2022, a network for each: a layer
-    of batch normalization (one location and scale for all twelve prices), 32 tanh units, one output in the layer's
-    units. 118 windows for training, beginning in a month of 1990 or 1991 that the seed draws, the last fifth of them
-    for choosing the rate among 0.01, 0.03 and 0.1; 400 steps of gradient descent on all windows. Then month by month to
-    the end, without further training: by the statistics of training; by statistics that follow the inputs (a memory of
-    12 months, and a prior of 0, 1 and 16 windows of training); by those of each window. Two more: the same network on
-    logarithms of the ratios of successive prices, and the last price repeated.
+    matplotlib's sample prices of five stocks and two indices, monthly from 1990 to 2022, a network for each: a layer of
+    batch normalization (one location and scale for all twelve prices), 32 tanh units, one output in the layer's units.
+    118 windows for training, beginning in a month of 1990 or 1991 that the seed draws, the last fifth of them for
+    choosing the rate among 0.003, 0.01, 0.03, 0.1 and 0.3; 400 steps of gradient descent on all windows. Then month by
+    month to the end, without further training: by the statistics of training; by statistics that follow the inputs (a
+    memory of 12 months, and a prior of 0, 1 and 16 windows of training); by those of each window. Two more: the same
+    network on logarithms of the ratios of successive prices, and the last price repeated.
 
 Verdict:
     Error: the median over months of |predicted - actual| / actual, its geometric mean over stocks; ratios, paired over
-    seeds. Skill: 1 - (mean squared error) / (that of repeating the last price), both relative to the last price, mean
-    over stocks; it counts from .02 on. Direction: the share of months in which up or down is right, less that of
-    always saying up; it counts from 2 points on.
+    seeds; they count from 2 on. In the table, skill: 1 - (mean squared error) / (that of repeating the last price),
+    both relative to the last price, mean over stocks; direction: the share of months in which up or down is right, less
+    that of always saying up.
 
 References:
     - T. Kim, J. Kim, Y. Tae, C. Park, J.-H. Choi and J. Choo, Reversible Instance Normalization for Accurate
@@ -47,17 +46,19 @@ import numpy as np
 
 from normwise.lab.data.stock_prices import stocks
 from normwise.lab.design import SPREAD, Grid, average, figure, line, panel, table
-from normwise.lab.intervals import Numbers, mean, ratio
+from normwise.lab.design.arms import at_an_edge
+from normwise.lab.intervals import Numbers, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Regime, Statement, Table
 from normwise.lab.training.forecast import scores, walk, windows_of
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "teaching material; for windows Kim et al. 2022"
 TOPIC = "drifting data"
+DATA = "monthly prices of five stocks and two indices, 1990 to 2022"
+ARCHITECTURE = "1 hidden layer of 32 tanh units"
+REGIME = Regime.OWN
 GROWS = 2.0
-SKILL = 0.02
-POINTS = 2.0
 YEARS = 20
 """So many pieces of twelve months, from the first month behind the training."""
 PRIORS = {"prior_0": 0.0, "prior_1": 1.0, "prior_16": 16.0}
@@ -77,7 +78,7 @@ class Settings:
     window: int = 12
     training: int = 118
     steps: int = 400
-    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
     width: int = 32
     memory: float = 12.0
     stocks: int = 7
@@ -113,6 +114,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         )
         behind = slice(settings.training, None)
         actual, last = target[behind], last[behind]
+        found.setdefault("places", []).append(predicted["places"])
         for arm in ARMS:
             for what, value in scores(predicted[arm], actual, last, YEARS).items():
                 found.setdefault(f"{arm}_{what}", []).append(value)
@@ -122,7 +124,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge the error of scale and the skill apart."""
     return Conclusion(
-        statements=tuple(_statements(outcomes)),
+        statements=tuple(_statements(settings, outcomes)),
         table=_table(outcomes),
         figures=(_figure(outcomes),),
         caveats=(
@@ -150,20 +152,17 @@ def _over_years(outcomes: Outcomes, arm: str) -> Numbers:
     return np.asarray(np.exp(np.log(outcomes.array(f"{arm}_at")).mean(axis=1)))
 
 
-def _statements(outcomes: Outcomes) -> Iterator[Statement]:
-    fixed = _over_years(outcomes, "fixed")
+def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
+    fixed, places = _over_years(outcomes, "fixed"), outcomes.array("places")
+    plain, own = (at_an_edge(places[..., kind].ravel(), settings.rates) for kind in (0, 1))
     text = f"On the old scale the error grows: in the {YEARS}th year behind the training against the first."
-    yield judge(text, ratio(fixed[:, -1], fixed[:, 0]), AtLeast(GROWS, nothing=1.0))
+    grows = ratio(fixed[:, -1], fixed[:, 0], "times the error of the first year")
+    yield judge(text, grows, AtLeast(GROWS, nothing=1.0), obstacle=plain)
     for arm in (*PRIORS, "window"):
         text = f"Fresh statistics ({ARMS[arm]}) make the error smaller."
-        yield judge(text, ratio(_error(outcomes, "fixed"), _error(outcomes, arm)), AtLeast(GROWS, nothing=1.0))
-    hope = "a hope, nobody's claim"
-    for arm in ("prior_0", "window", "ratios"):
-        text = f"With {ARMS[arm]}, the prediction is better than the last price."
-        yield judge(text, mean(_mean(outcomes, arm, "skill"), ""), AtLeast(SKILL), says=hope)
-        text = f"With {ARMS[arm]}, up or down is predicted better than by always saying up."
-        right = mean(100 * _mean(outcomes, arm, "direction"), "points")
-        yield judge(text, right, AtLeast(POINTS), says=hope)
+        smaller = ratio(_error(outcomes, "fixed"), _error(outcomes, arm), "times smaller error")
+        edge = plain or (own if arm == "window" else "")
+        yield judge(text, smaller, AtLeast(GROWS, nothing=1.0), obstacle=edge)
 
 
 def _table(outcomes: Outcomes) -> Table:

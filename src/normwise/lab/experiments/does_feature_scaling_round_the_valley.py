@@ -45,12 +45,17 @@ from normwise.lab.data.patients import half_of_them
 from normwise.lab.design import average, table
 from normwise.lab.intervals import Numbers, largest, mean, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Panel, Series, Statement, Table
+from normwise.lab.results import Conclusion, Figure, Panel, Regime, Series, Statement, Table
 from normwise.lab.training.valley import END, Valley, path_of_layer
 from normwise.lab.verdict import AtLeast, AtMost, Exact, Within, judge
 
 SAYS = "textbooks; LeCun et al. 1998, section 4.3"
 TOPIC = "optimization"
+DATA = "half of 442 patients with diabetes"
+ARCHITECTURE = "linear regression on two features"
+REGIME = Regime.OWN
+SHARE = 1.0
+"""Every seed leaves out as many patients as it takes."""
 ROUNDER = 10.0
 FASTER = 5.0
 STRAIGHT, ASKEW = 10.0, 45.0
@@ -133,16 +138,22 @@ def _statements(pair: tuple[str, str], arm: Outcomes) -> Iterator[Statement]:
     words = words[0].upper() + words[1:]
     for name in ("standardized", "min-max"):
         text = f"{words}, {name}: the condition number of the Hessian falls."
-        yield judge(text, ratio(condition["raw"], condition[name]), AtLeast(ROUNDER, nothing=1.0))
+        yield judge(
+            text,
+            ratio(condition["raw"], condition[name], "times smaller condition number"),
+            AtLeast(ROUNDER, nothing=1.0),
+        )
         text = f"{words}, {name}: fewer steps are needed."
-        yield judge(text, ratio(steps["raw"], steps[name]), AtLeast(FASTER, nothing=1.0))
+        yield judge(text, ratio(steps["raw"], steps[name], "times fewer steps"), AtLeast(FASTER, nothing=1.0))
     text = f"{words}: min-max needs as many steps as standardization."
-    yield judge(text, ratio(steps["min-max"], steps["standardized"]), Within(0.5, 2.0), says="textbooks")
+    yield judge(
+        text, ratio(steps["min-max"], steps["standardized"], "times the steps"), Within(0.5, 2.0), says="textbooks"
+    )
     text = f"{words}, standardized: the first step goes straight towards the minimum."
     degrees = mean(arm.array("degrees_standardized"), "degrees")
     yield judge(text, degrees, AtMost(STRAIGHT, nothing=ASKEW), says="textbooks")
     text = f"{words}: a batch-norm layer in front takes the path of standardized features."
-    yield judge(text, largest(arm.array("layer"), ""), Exact(ROUNDING))
+    yield judge(text, largest(arm.array("layer"), "of the largest weight"), Exact(ROUNDING))
 
 
 def _table(arms: dict[tuple[str, str], Outcomes]) -> Table:

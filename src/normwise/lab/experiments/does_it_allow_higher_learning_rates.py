@@ -15,8 +15,8 @@ What would refute it:
 
 Settings:
     Five hidden layers of 64 ReLU units, initial weights of He's scale, scikit-learn's digits in grey, batches of 60,
-    1000 steps of plain gradient descent at a constant rate, from 0.003 to 30. A rate is usable when the test accuracy
-    after the last step is at least .95.
+    1000 steps of plain gradient descent at a constant rate, twelve of them from 0.005 to 10.24, each twice the one
+    before. A rate is usable when the test accuracy after the last step is at least .95.
 
 Verdict:
     The largest usable rates are compared as a ratio, paired over seeds; 5 reproduces the claim. "No difference at a
@@ -43,17 +43,22 @@ from normwise.lab.design.figures import by_rate
 from normwise.lab.intervals import difference, ratio
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement, Table
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement, Table
 from normwise.lab.training.descent import accuracies, train
-from normwise.lab.verdict import AtLeast, Within, judge
+from normwise.lab.verdict import AtLeast, Reaches, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, sections 3.3 and 4.2"
 TOPIC = "optimization"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 USABLE = 0.95
 HIGHER = 5.0
 SMALL = 0.01
 """Rates up to this one are small."""
+BJORCK = "Bjorck et al. 2018"
 SAME = 1.0
 """Points of accuracy."""
 
@@ -62,13 +67,11 @@ SAME = 1.0
 class Settings(DenseTraining):
     """The rates and the network."""
 
-    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
+    rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
     steps: int = 1000
 
 
-FULL = Settings(
-    rates=(0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0), steps=3000
-)
+FULL = Settings(steps=3000)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the largest usable rates, and the accuracies at equal and at best rates."""
-    arms = GRID.arms(settings, outcomes, choose=lambda arm: int(arm.array("validation").mean(axis=0).argmax()))
+    arms = GRID.arms(settings, outcomes)
     title = f"Test accuracy after {settings.steps} steps, at every learning rate"
     marks = ((USABLE, f"usable: {USABLE:.2f}"),)
     caption = "A network that guesses, or whose loss became infinite, has .10."
@@ -110,8 +113,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "rate of all is usable, the true ratio is larger.",
             f"Every rate gets {settings.steps} steps. Bjorck et al. trained until the loss no longer fell; at small "
             "rates a fixed number of steps favours whatever moves faster per step.",
-            "The digits are small data: one of 450 test images is 0.22 points, and seeds share images, so that "
-            "intervals of accuracies are somewhat narrow.",
+            "The digits are small data: one of 450 test images is 0.22 points. Seeds share images, for which the "
+            "intervals allow.",
         ),
     )
 
@@ -119,17 +122,22 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     largest = {each: largest_usable(arms[each].array("test"), settings.rates, USABLE) for each in WITH_AND_WITHOUT}
     text = f"The largest rate that still trains is at least {HIGHER:g} times higher with batch normalization."
-    rule = AtLeast(HIGHER, nothing=1.0)
-    yield judge(text, ratio(largest[True], largest[False]), rule, "5 to 30 times, Inception on ImageNet")
+    yield judge(
+        text,
+        ratio(largest[True], largest[False], "times higher rate"),
+        Reaches(HIGHER),
+        "5 to 30 times, Inception on ImageNet",
+    )
     for i, rate in enumerate(settings.rates):
         if rate <= SMALL:
             text = f"At the small rate {rate:g}, batch normalization makes no difference to the test accuracy."
             one, two = (100 * arms[each].array("test")[:, i] for each in WITH_AND_WITHOUT)
             published = "81.3 % with, 81.8 % without, at 0.0001 (read off the figure, CIFAR-10)"
-            yield judge(text, difference(one, two, "points"), Within(-SAME, SAME), published, "Bjorck et al. 2018")
+            same = difference(one, two, "points")
+            yield judge(text, same, Within(-SAME, SAME), published, BJORCK, regime=Regime.ANOTHER)
     text = "At the best rate of each, the network with batch normalization is more accurate."
     published = "93.2 % at 0.1 with, 81.8 % at 0.0001 without (read off the figure, CIFAR-10)"
-    yield judge(text, gap(arms[True], arms[False]), AtLeast(SAME), published, "Bjorck et al. 2018")
+    yield judge(text, gap(arms[True], arms[False]), AtLeast(SAME), published, BJORCK, regime=Regime.ANOTHER)
 
 
 def _table(settings: Settings, arms: Arms) -> Table:

@@ -22,7 +22,7 @@ Settings:
     layers below have taken their step.
 
 Verdict:
-    Ranges and distances are compared as ratios (without over with), geometric means over the looks, paired over seeds;
+    Ranges and distances are compared as ratios (without over with), geometric means over time, paired over seeds;
     smoother is reproduced from 2 on. "No smaller shift" is reproduced when the mean cosine is smaller with batch
     normalization with an interval below 0.
 
@@ -47,13 +47,18 @@ from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Stacks, avera
 from normwise.lab.design.figures import figure, line, panel
 from normwise.lab.intervals import Numbers, difference, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
 from normwise.lab.training.landscape import Roughness
+from normwise.lab.training.looking import over_time
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, judge
 
 SAYS = "Santurkar et al. 2018"
 TOPIC = "why it works"
+DATA = DIGITS
+ARCHITECTURE = "5 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 SMOOTHER = 2.0
 
@@ -68,6 +73,11 @@ class Settings(Stacks):
 
 
 FULL = Settings(rates=(0.01, 0.03, 0.1, 0.3, 1.0), at=(1, 2, 4, 7, 12, 20, 35, 60, 100, 200, 400, 700, 1200, 2000))
+NEIGHBOURING = {
+    "looks": Settings(at=(10, 50, 90, 130, 170, 210, 250, 290, 330, 370, 400)),
+    "width": Settings(width=96),
+}
+"""Not other rates: what is compared is what happens at a rate."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +109,14 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
-            "Range of the loss and largest change of the gradient along the gradient, geometric means over the looks; "
+            "Range of the loss and largest change of the gradient along the gradient, geometric means over time; "
             "mean cosine of gradients before and after a step of the layers below; test accuracy in % at the end",
             rows,
             ("rate", lambda row: f"{row[1]:g}"),
             ("network", lambda row: row[2]["batch_norm"]),
-            ("range", lambda row: geometric(_over_looks(row[2], row[0], "range"), 3)),
-            ("change", lambda row: geometric(_over_looks(row[2], row[0], "distance"), 3)),
-            ("cosine", lambda row: average(row[2].array("cosine")[:, row[0]].mean(axis=1), 2)),
+            ("range", lambda row: geometric(_over_time(settings, row[2], row[0], "range"), 3)),
+            ("change", lambda row: geometric(_over_time(settings, row[2], row[0], "distance"), 3)),
+            ("cosine", lambda row: average(over_time(row[2].array("cosine")[:, row[0]], settings.at), 2)),
             ("test", lambda row: average(100 * row[2].array("test")[:, row[0]], 1)),
             seeds=arms.seeds,
         ),
@@ -122,9 +132,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _over_looks(arm: Arm, rate: int, name: str) -> Numbers:
-    """Geometric mean over the looks, one per seed."""
-    return np.asarray(np.exp(np.log(arm.array(name)[:, rate]).mean(axis=1)))
+def _over_time(settings: Settings, arm: Arm, rate: int, name: str) -> Numbers:
+    """Geometric mean over time, one per seed."""
+    return np.asarray(np.exp(over_time(np.log(arm.array(name)[:, rate]), settings.at)))
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
@@ -132,15 +142,17 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     for i, rate in enumerate(settings.rates):
         at = f"At the rate {rate:g}"
         text = f"{at}, the loss varies less along the gradient with batch normalization."
-        spread = ratio(_over_looks(without, i, "range"), _over_looks(with_it, i, "range"))
-        yield judge(text, spread, AtLeast(SMOOTHER, nothing=1.0), "much less, VGG on CIFAR-10, figure 4")
+        over, under = (_over_time(settings, arm, i, "range") for arm in (without, with_it))
+        smaller = ratio(over, under, "times smaller range")
+        yield judge(text, smaller, AtLeast(SMOOTHER, nothing=1.0), "much less, VGG on CIFAR-10, figure 4")
         text = f"{at}, the gradient changes less along itself with batch normalization."
-        distance = ratio(_over_looks(without, i, "distance"), _over_looks(with_it, i, "distance"))
+        over, under = (_over_time(settings, arm, i, "distance") for arm in (without, with_it))
+        distance = ratio(over, under, "times smaller change")
         published = "about two orders of magnitude less early on, VGG on CIFAR-10, figure 4"
         yield judge(text, distance, AtLeast(SMOOTHER, nothing=1.0), published)
         turns = "a step of the layers below turns a layer's gradient more with batch normalization"
         text = f"{at}, {turns} (cosine with minus cosine without)."
-        one, two = (arm.array("cosine")[:, i].mean(axis=1) for arm in (with_it, without))
+        one, two = (over_time(arm.array("cosine")[:, i], settings.at) for arm in (with_it, without))
         turned = difference(one, two, "cosine")
         yield judge(text, turned, AtMost(0.0), "no less, VGG; much more, deep linear network")
 

@@ -16,16 +16,16 @@ What would refute it:
 Settings:
     25 layers of 10 units without any activation, weights of variance 1/10, learn y = A x for a random normal matrix A
     of 10 x 10 from 200 normal x; the loss is the squared distance over that of predicting 0. 1000 steps of full-batch
-    gradient descent in float64 at six rates from .001 to 1 (paper: 10,000 steps at 1e-6, on another scale of the loss).
-    Batch normalization stands behind every layer but the last. At 13 steps, for each layer but the first: the gradient
-    of its weights before and after everything below it has taken its step; and the range of the loss over 1/2 to 4
-    times the step.
+    gradient descent in float64 at seven rates from .001 to 1 (paper: 10,000 steps at 1e-6, on another scale of the
+    loss). Batch normalization stands behind every layer but the last. At 13 steps, for each layer but the first: the
+    gradient of its weights before and after everything below it has taken its step; and the range of the loss over 1/2
+    to 4 times the step.
 
 Verdict:
     Losses at the end, each at the rate that ends lowest in the geometric mean over seeds, are compared as a ratio from
     2 on, paired over seeds. Everything else is compared at common rates: .01, since the paper's is small, and the one
-    that is best without batch normalization. Means over layers and looks of the cosine count as "almost the same" from
-    .9 on and as "nearly uncorrelated" between -.3 and .3; medians over looks of the range of the loss, over the loss,
+    that is best without batch normalization. Means over layers and time of the cosine count as "almost the same" from
+    .9 on and as "nearly uncorrelated" between -.3 and .3; medians over time of the range of the loss, over the loss,
     from twice as small on.
 
 References:
@@ -43,16 +43,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, figure, line, panel, table
+from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, Grid, Looks, figure, line, obstacle, panel, table
+from normwise.lab.design.arms import pick
 from normwise.lab.intervals import Numbers, cell, difference, mean, ratio
 from normwise.lab.networks.linear import Linear, descend
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Figure, Scale, Statement
-from normwise.lab.training.descent import looks
-from normwise.lab.verdict import AtLeast, Within, judge
+from normwise.lab.results import Conclusion, Estimate, Figure, Regime, Scale, Statement
+from normwise.lab.training.looking import median_over_time, over_time
+from normwise.lab.verdict import AtLeast, Reaches, Within, judge
 
 SAYS = "Santurkar et al. 2018, section 2.2"
 TOPIC = "why it works"
+DATA = "200 normal points and a random linear map"
+ARCHITECTURE = "25 linear layers of 10 units"
+REGIME = Regime.OWN
 LOWER = 2.0
 SAME = 0.9
 UNCORRELATED = 0.3
@@ -62,18 +66,21 @@ NETWORK = "deep linear network of 25 layers"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Looks):
     """Rates, ``small`` being the one of them that stands for the paper's, and the network."""
 
-    rates: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
     small: float = 0.01
     steps: int = 1000
     depth: int = 25
     width: int = 10
     points: int = 200
+    growth: float = 1.5
 
 
 FULL = Settings(steps=10_000)
+NEIGHBOURING = {"looks": Settings(growth=2.25), "width": Settings(width=15)}
+"""Not other rates: what is compared is what happens at a rate."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     x = torch.randn(settings.width, settings.points, generator=generator, dtype=torch.float64)
     members, depth, width = len(settings.rates), settings.depth, settings.width
     model = Linear(members, depth=depth, width=width, batch_norm=trial.batch_norm, seed=trial.seed)
-    return descend(model, x, matrix @ x, settings.rates, settings.steps, looks(settings.steps, growth=1.5))
+    return descend(model, x, matrix @ x, settings.rates, settings.steps, settings.looks())
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
@@ -112,9 +119,9 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("rate", lambda row: f"{row[1]:g}"),
             ("network", lambda row: row[2]["batch_norm"]),
             ("loss", lambda row: _geometric(row[2].array("loss")[:, row[0], -1])),
-            ("cosine", lambda row: _cell(mean(_mean(row[2], row[0], "cosine"), "cosine"), 2)),
-            ("distance", lambda row: _geometric(_median(row[2], row[0], "distance"))),
-            ("range", lambda row: _geometric(_median(row[2], row[0], "range"))),
+            ("cosine", lambda row: _cell(mean(_mean(settings, row[2], row[0], "cosine"), "cosine"), 2)),
+            ("distance", lambda row: _geometric(_median(settings, row[2], row[0], "distance"))),
+            ("range", lambda row: _geometric(_median(settings, row[2], row[0], "range"))),
             seeds=arms.seeds,
             more=", geometric of all but the cosine",
         ),
@@ -144,45 +151,58 @@ def best(arm: Arm) -> int:
     """The rate whose loss ends lowest in the geometric mean over seeds; one at which a seed diverges does not."""
     with np.errstate(invalid="ignore"):
         logs = np.log(arm.array("loss")[:, :, -1]).mean(axis=0)
-    return int(np.where(np.isfinite(logs), logs, np.inf).argmin())
+    scores = -np.where(np.isfinite(logs), logs, np.inf)
+    return pick(scores, float(np.log(1.01)), np.exp(scores))
 
 
-def _mean(arm: Arm, rate: int, name: str) -> Numbers:
-    """Mean over the looks, one per seed."""
-    return np.asarray(arm.array(name)[:, rate].mean(axis=1))
+def _mean(settings: Settings, arm: Arm, rate: int, name: str) -> Numbers:
+    """Mean over time, one per seed."""
+    return over_time(arm.array(name)[:, rate], settings.looks())
 
 
-def _median(arm: Arm, rate: int, name: str) -> Numbers:
-    """Median over the looks, one per seed; single looks can be as large as can be."""
-    return np.asarray(np.median(arm.array(name)[:, rate], axis=1))
+def _median(settings: Settings, arm: Arm, rate: int, name: str) -> Numbers:
+    """Median over time, one per seed; single looks can be as large as can be."""
+    return median_over_time(arm.array(name)[:, rate], settings.looks())
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     text = "The loss ends lower with batch normalization, each at its best rate (without over with)."
     ends = {each: arms[each].numbers("loss")[:, -1] for each in WITH_AND_WITHOUT}
     published = f"much lower, {NETWORK}, figure 3"
-    yield judge(text, ratio(ends[False], ends[True]), AtLeast(LOWER, nothing=1.0), published)
-    for rate in sorted({settings.rates.index(settings.small), arms[False].best}):
-        yield from _at_a_common_rate(f"At the rate {settings.rates[rate]:g}", arms, rate)
+    lower, edge = ratio(ends[False], ends[True], "times lower loss"), obstacle(*arms)
+    yield judge(text, lower, AtLeast(LOWER, nothing=1.0), published, obstacle=edge)
+    yield from _at_a_common_rate(
+        settings, f"At the rate {settings.small:g}", arms, settings.rates.index(settings.small), ""
+    )
+    at = "At the rate that is best without batch normalization"
+    yield from _at_a_common_rate(settings, at, arms, arms[False].best, arms[False].obstacle)
 
 
-def _at_a_common_rate(at: str, arms: Arms, rate: int) -> Iterator[Statement]:
-    cosine = {each: _mean(arms[each], rate, "cosine") for each in WITH_AND_WITHOUT}
+def _at_a_common_rate(settings: Settings, at: str, arms: Arms, rate: int, edge: str) -> Iterator[Statement]:
+    cosine = {each: _mean(settings, arms[each], rate, "cosine") for each in WITH_AND_WITHOUT}
     text = f"{at}, a layer's gradient hardly turns without batch normalization when the layers below take their step."
-    yield judge(text, mean(cosine[False], "cosine"), AtLeast(SAME), f"cosine about 1, {NETWORK}")
+    yield judge(text, mean(cosine[False], "cosine"), Reaches(SAME), f"cosine about 1, {NETWORK}", obstacle=edge)
     text = f"{at}, a layer's gradient before and after that is nearly uncorrelated with batch normalization."
     rule = Within(-UNCORRELATED, UNCORRELATED)
-    yield judge(text, mean(cosine[True], "cosine"), rule, f"nearly uncorrelated, {NETWORK}")
+    yield judge(text, mean(cosine[True], "cosine"), rule, f"nearly uncorrelated, {NETWORK}", obstacle=edge)
     text = f"{at}, a layer's gradient turns more with batch normalization (cosine without minus cosine with)."
     turned = difference(cosine[False], cosine[True], "cosine")
-    yield judge(text, turned, AtLeast(TURNS), f"about 1 without, near 0 with, {NETWORK}")
+    yield judge(text, turned, AtLeast(TURNS), f"about 1 without, near 0 with, {NETWORK}", obstacle=edge)
     text = f"{at}, a layer's gradient moves further with batch normalization, for its size (with over without)."
-    further = ratio(_median(arms[True], rate, "distance"), _median(arms[False], rate, "distance"))
-    yield judge(text, further, AtLeast(1.0, nothing=1.0))
+    further = ratio(
+        _median(settings, arms[True], rate, "distance"),
+        _median(settings, arms[False], rate, "distance"),
+        "times further",
+    )
+    yield judge(text, further, AtLeast(1.0, nothing=1.0), obstacle=edge)
     text = f"{at}, the loss varies less along the gradient with batch normalization (without over with)."
-    smoother = ratio(_median(arms[False], rate, "range"), _median(arms[True], rate, "range"))
+    smoother = ratio(
+        _median(settings, arms[False], rate, "range"),
+        _median(settings, arms[True], rate, "range"),
+        "times smaller range",
+    )
     says = "Santurkar et al. 2018, section 3.1"
-    yield judge(text, smoother, AtLeast(SMOOTHER, nothing=1.0), says=says)
+    yield judge(text, smoother, AtLeast(SMOOTHER, nothing=1.0), says=says, obstacle=edge)
 
 
 def _geometric(values: Numbers) -> str:
@@ -194,7 +214,7 @@ def _cell(estimate: Estimate, decimals: int) -> str:
 
 
 def _figure(settings: Settings, arms: Arms, what: str, name: str, title: str, label: str, scale: Scale) -> Figure:
-    common, at = arms[False].best, looks(settings.steps, growth=1.5)
+    common, at = arms[False].best, settings.looks()
     lines = (line(arm["batch_norm"], at, arm.array(what)[:, common]) for arm in arms)
     caption = f"At the rate {settings.rates[common]:g}, the best without batch normalization."
     panels = [panel(f"{settings.depth} linear layers of {settings.width}", lines)]

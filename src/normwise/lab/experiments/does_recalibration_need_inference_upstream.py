@@ -48,7 +48,7 @@ from normwise.lab.design import average, figure, line, panel, table
 from normwise.lab.intervals import Numbers, difference
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracy, train
 from normwise.lab.training.variance_shift import from_truth
 from normwise.lab.verdict import AtLeast, judge
@@ -56,6 +56,11 @@ from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 SAYS = "Wu & Johnson 2021, fvcore, update_bn; against it Huang et al. 2022"
 TOPIC = "statistics at inference"
+DATA = DIGITS
+ARCHITECTURE = "10 and 20 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
+TAKES_DATA = True
 WORSE = -1.0
 """Points of accuracy."""
 WAYS: tuple[Literal["inference", "batch"], ...] = ("inference", "batch")

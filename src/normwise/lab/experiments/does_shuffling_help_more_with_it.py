@@ -10,18 +10,18 @@ Claim:
     consistent with the view of Batch Normalization as a regularizer" (Ioffe & Szegedy 2015, section 4.2.1).
 
 What would refute it:
-    The gain from shuffling is below .3 points with batch normalization, or as large without it.
+    The gain from shuffling is below .3 points with batch normalization.
 
 Settings:
     Three hidden layers of 64 ReLU units, 400 training images of scikit-learn's digits, batches of 20, 800 steps of
-    gradient descent at rates 0.03, 0.1 and 0.3, the best of which is picked on validation images for each arm.
+    gradient descent at rates 0.01, 0.03, 0.1, 0.3 and 1, the best of which is picked on validation images for each arm.
     "Shuffled": every pass has other batches. "Fixed": the batches are drawn once, and their order anew in every pass.
     "Sorted": the same, the batches cut from the images sorted by class, one to three classes in each.
 
 Verdict:
     Shuffled minus fixed in test accuracy, paired over seeds, is reproduced with batch normalization from .3 points on
-    with an interval above 0; "not without it" when the interval of the same without batch normalization is within .3
-    points. Sorted batches cost from one point on.
+    with an interval above 0. Sorted batches cost from one point on. The same without batch normalization is in the
+    table.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
@@ -40,12 +40,16 @@ from normwise.lab.data.orders import rows_of_batches
 from normwise.lab.data.splits import digits, first
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.stacks import both
-from normwise.lab.verdict import AtLeast, Within, judge
+from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
 SEEDS = 20
 GAIN = 0.3
@@ -61,14 +65,14 @@ ORDERS = {
 class Settings(DenseTraining):
     """Orders and rates."""
 
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     images: int = 400
     steps: int = 800
     depth: int = 3
     batch: int = 20
 
 
-FULL = Settings(rates=(0.01, 0.03, 0.1, 0.2, 0.3, 1.0), steps=4000)
+FULL = Settings(rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), steps=4000)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     normalized, plain = arms.by("batch_norm")
     title = f"Test accuracy after {settings.steps} steps, by how the batches are made"
     return Conclusion(
-        statements=tuple(_statements(normalized, plain)),
+        statements=tuple(_statements(normalized)),
         table=table(
             f"Test accuracy in % after {settings.steps} steps",
             arms,
@@ -120,15 +124,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
-def _statements(normalized: Arms, plain: Arms) -> Iterator[Statement]:
+def _statements(normalized: Arms) -> Iterator[Statement]:
     text = "With batch normalization, other batches in every pass are better than always the same ones."
     better = gap(normalized["shuffled"], normalized["fixed"])
     yield judge(text, better, AtLeast(GAIN), "about 1 %, Inception on ImageNet")
-    text = "Without batch normalization, it makes no difference whether the batches are always the same."
-    same = gap(plain["shuffled"], plain["fixed"])
-    yield judge(text, same, Within(-GAIN, GAIN), says="what the claim implies")
     text = "With batch normalization, batches of few classes cost accuracy."
     cost, published = gap(normalized["shuffled"], normalized["sorted"]), "11.5 points, 78.5 % to 67.0 %, Inception-v3"
     yield judge(text, cost, AtLeast(COST), f"{published} on ImageNet", "Ioffe 2017 (Batch Renormalization)")
-    text = "Without batch normalization, batches of few classes cost accuracy."
-    yield judge(text, gap(plain["shuffled"], plain["sorted"]), AtLeast(COST), says="for comparison")

@@ -41,13 +41,17 @@ from normwise.lab.data.splits import digits, pixels
 from normwise.lab.design import average, figure, line, panel, table
 from normwise.lab.intervals import Numbers, mean
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Estimate, Statement
+from normwise.lab.results import DIGITS, Conclusion, Estimate, Regime, Statement
 from normwise.lab.training.batch_moments import moments_of_batches
 from normwise.lab.verdict import AtMost, Within, judge
 from normwise.moments import Moments
 
 SAYS = "Ioffe & Szegedy 2015, algorithm 2"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "one random linear layer of 64 units"
+REGIME = Regime.OWN
+TAKES_DATA = True
 CLOSE = 0.01
 LOST = 0.9
 KINDS = {"random": "drawn at random", "class": "one class in each batch"}
@@ -145,7 +149,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 def _statements(settings: Settings, ratios: Callable[[str, str, int], Numbers]) -> Iterator[Statement]:
     def found(measure: str, kind: str, size: int) -> Estimate:
-        return mean(ratios(measure, kind, size), "ratio")
+        return mean(ratios(measure, kind, size), "of the variance")
 
     the_same = Within(1 - CLOSE, 1 + CLOSE)
     for size in settings.sizes:

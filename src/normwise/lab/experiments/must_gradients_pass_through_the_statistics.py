@@ -33,23 +33,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from normwise.lab.data.splits import digits, in_float64
-from normwise.lab.design import Arms, Grid, OneNetwork, average, by_measure, table
+from normwise.lab.design import Arms, Grid, Looks, OneNetwork, average, by_measure, table
 from normwise.lab.intervals import difference, largest, ratio
 from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.variants import HeldBatchNorm
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Statement
-from normwise.lab.training.descent import accuracies, looks
+from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
+from normwise.lab.training.descent import accuracies
 from normwise.lab.training.watching import Sizes
 from normwise.lab.verdict import AtLeast, Exact, judge
 from normwise.torch import BatchNorm1d
 
 SAYS = "Ioffe & Szegedy 2015, section 2"
 TOPIC = "what the layer is"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.OWN
+TESTS = True
+TAKES_DATA = True
 STILL = 1e-12
 GROWTH = 1.2
 LARGER = 2.0
@@ -58,7 +64,7 @@ ARMS = {"whole": "whole gradient", "mean": "mean held", "both": "mean and varian
 
 
 @dataclass(frozen=True)
-class Settings(OneNetwork):
+class Settings(Looks, OneNetwork):
     """The network and its training."""
 
     steps: int = 600
@@ -93,7 +99,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train, and look at the sizes of weights and biases on the way."""
     data = in_float64(digits(trial.seed))
     model = network(trial.held, settings, trial.seed)
-    at = looks(settings.steps)
+    at = settings.looks()
     sizes = Sizes(model)
     settings.train(model, data.train, trial.seed, look=sizes, look_at=at)
     missing = [float("inf")] * (len(at) - len(sizes.weights))  # after it diverged
@@ -102,7 +108,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Judge how weights and biases grow."""
-    arms, at = GRID.arms(settings, outcomes), looks(settings.steps)
+    arms, at = GRID.arms(settings, outcomes), settings.looks()
     half = next(i for i, step in enumerate(at) if step >= settings.steps / 2)
     title = "Size of the biases and the weights of the hidden layers"
     what, caption = {"biases": "biases", "weights": "weights"}, "Norms over all hidden layers."
@@ -133,13 +139,15 @@ def _statements(arms: Arms, half: int) -> Iterator[Statement]:
     whole, held = arms["whole"], ((arms["mean"], "the mean"), (arms["both"], "mean and variance"))
     text = "Under the whole gradient a bias in front of batch normalization never moves."
     moved = largest(whole.array("biases").max(axis=1), "norm of all biases")
-    yield judge(text, moved, Exact(STILL), says="the bias is redundant: section 3.2")
+    yield judge(text, moved, Exact(STILL), says="Ioffe & Szegedy 2015, section 3.2: the bias is redundant")
     for arm, words in held:
         biases = arm.array("biases")
+        end = np.where(np.isnan(biases[:, half]), 2.0, biases[:, -1])  # NaN: infinite, after it diverged
+        before = np.where(np.isnan(biases[:, half]), 1.0, biases[:, half])  # which before half counts as growth
         text = f"With {words} held, the bias grows on and on (its size at the end over that at half of the steps)."
-        yield judge(text, ratio(biases[:, -1], biases[:, half]), AtLeast(GROWTH, nothing=1.0))
-    text = "With mean and variance held, the weights end at least twice as large as under the whole gradient."
-    sizes = ratio(arms["both"].array("weights")[:, -1], whole.array("weights")[:, -1])
+        yield judge(text, ratio(end, before, "times the size at half"), AtLeast(GROWTH, nothing=1.0))
+    text = "With mean and variance held, the weights end larger than under the whole gradient."
+    sizes = ratio(arms["both"].array("weights")[:, -1], whole.array("weights")[:, -1], "times the size")
     yield judge(text, sizes, AtLeast(LARGER, nothing=1.0), "the model blows up")
     for arm, words in held:
         text = f"With {words} held, the network is less accurate than under the whole gradient."

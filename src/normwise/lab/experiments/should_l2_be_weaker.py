@@ -11,20 +11,22 @@ Claim:
     effective learning rate (van Laarhoven 2017).
 
 What would refute it:
-    The best L2 with batch normalization is no smaller than without. For the second part: at weights of a fixed norm
-    L2 has an effect that no other rate has.
+    With batch normalization, a fifth of the L2 that suits the network without it is no better than all of it. For the
+    second part: at weights of a fixed norm L2 has an effect that no other rate has.
 
 Settings:
     Three hidden layers of 64 ReLU units, 300 training images of scikit-learn's digits, so that there is something to
-    regularize, batches of 60, 800 steps of gradient descent at rates 0.03, 0.1 and 0.3, L2 of 0, .0002, .001, .005,
-    .025 and .125 on all weights. Rate and L2 are picked on validation images for each arm. The identity: 100 steps in
-    float64 whose hidden weights are scaled back to their initial norm, layer by layer, after each; once with L2 of .1
-    at the rate r = .1, once without L2 at r / (1 - .1 r), for the hidden layers; eps is 1e-30.
+    regularize, batches of 60, 800 steps of gradient descent at rates 0.01, 0.03, 0.1, 0.3 and 1, L2 of 0, .0002, .001,
+    .005, .025 and .125 on all weights. Rate and L2 are picked on validation images for each arm. The identity: 100
+    steps in float64 whose hidden weights are scaled back to their initial norm, layer by layer, after each; once with
+    L2 of .1 at the rate r = .1, once without L2 at r / (1 - .1 r), for the hidden layers; eps is 1e-30.
 
 Verdict:
-    The best L2 of each seed, on validation images at that seed's best rate, is compared as a ratio with over without
-    (0 counts as a fifth of the smallest); "a fifth or less" is reproduced with a mean of .2 or less and an interval
-    below 1. The identity is exact when the logits differ by no more than 1e-9.
+    Which L2 is best with batch normalization cannot be identified where the rate is chosen too: in front of a
+    normalization only the rate over the squared weights counts, so that L2 and rate trade for each other, as the
+    identity says. What can be is whether to weaken L2 helps: test accuracy with a fifth of the L2 that is best without
+    batch normalization on validation images, minus that with all of it, each at its best rate, paired over seeds, from
+    half a point on. The identity is exact when the logits differ by no more than 1e-9.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
@@ -43,19 +45,23 @@ import numpy as np
 import torch
 
 from normwise.lab.data.splits import digits, first
-from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, DenseTraining, Grid, average, by_pair, table
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, DenseTraining, Grid, average, by_pair, gap, obstacle, table
+from normwise.lab.design.arms import TIE, at_an_edge, pick
 from normwise.lab.design.figures import figure, line, panel
-from normwise.lab.intervals import Numbers, largest, mean, ratio
+from normwise.lab.intervals import Numbers, largest, ratio
 from normwise.lab.outcomes import Outcomes
-from normwise.lab.results import Conclusion, Figure, Statement
+from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
 from normwise.lab.training.fixed_norms import difference_to_another_rate
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, AtMost, Exact, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 4.2.1"
 TOPIC = "regularization"
+DATA = DIGITS
+ARCHITECTURE = "3 hidden layers of 64 ReLU units"
+REGIME = Regime.ANOTHER
+TESTS = True
 TAKES_DATA = True
-WEAKER = 0.2
 GAIN = 0.5
 SHRINKS = 0.5
 ROUNDING = 1e-9
@@ -66,14 +72,14 @@ class Settings(DenseTraining):
     """L2 weights and rates."""
 
     decays: tuple[float, ...] = (0.0, 0.0002, 0.001, 0.005, 0.025, 0.125)
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     images: int = 300
     steps: int = 800
     depth: int = 3
     steps_of_identity: int = 100
 
 
-FULL = Settings(rates=(0.01, 0.03, 0.1, 0.2, 0.3, 1.0), steps=4000)
+FULL = Settings(rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), steps=4000)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         caveats=(
             "The best L2 is known to the spacing of the grid, a factor of 5, and the accuracy hardly changes around "
             "it, so that chance picks among neighbours.",
+            "Which L2 is best with batch normalization is not a question that has an answer of its own: L2 and rate "
+            "trade for each other.",
             "At a fixed norm L2 is another rate. Without fixing it, L2 shrinks the weights, which raises the effective "
             "rate, rate / norm^2: the effect of L2 then depends on how long and at which rate one trains.",
             "The readout is not normalized, so that L2 on it is ordinary regularization in both networks.",
@@ -142,29 +150,34 @@ def _grid(settings: Settings) -> Numbers:
 def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[Statement]:
     validation = {each: outcomes.where(batch_norm=each).array("validation") for each in WITH_AND_WITHOUT}
 
-    def best_of_each_seed(batch_norm: bool) -> Numbers:
-        return np.asarray(_grid(settings)[validation[batch_norm].max(axis=2).argmax(axis=1)])
+    def best(batch_norm: bool) -> int:
+        """The place of the L2 weight that is best, at its best rate, in the mean over seeds; not of none."""
+        scores = validation[batch_norm].mean(axis=0).max(axis=1)
+        return 1 + pick(scores[1:], TIE, scores[1:])
 
-    def best(batch_norm: bool) -> Arm:
-        """In the mean over seeds, at its best rate."""
-        decay = settings.decays[int(validation[batch_norm].mean(axis=0).max(axis=1).argmax())]
-        return arms[batch_norm, decay]
-
-    none, strong = settings.decays[0], settings.decays[-2]
-    text = "The best L2 weight with batch normalization is a fifth of that without, or less."
-    weaker = ratio(best_of_each_seed(True), best_of_each_seed(False))
-    yield judge(text, weaker, AtMost(WEAKER, nothing=1.0), "a fifth, Inception on ImageNet")
+    none, strong, suits = settings.decays[0], settings.decays[-2], best(False)
+    whole, fifth = (arms[True, settings.decays[place]] for place in (suits, suits - 1))
+    text = (
+        "With batch normalization, a fifth of the L2 weight that suits the network without it is better than all of it."
+    )
+    published = "a fifth, which improved validation accuracy, Inception on ImageNet"
+    edge = at_an_edge(np.array([suits - 1]), settings.decays[1:]).replace("rate", "L2 weight")
+    gain = gap(fifth, whole)
+    yield judge(text, gain, AtLeast(GAIN), published, obstacle=edge or gain.obstacle)
     for each, words in ((True, "with batch norm"), (False, "without batch norm")):
-        gain = 100 * (best(each).numbers() - arms[each, none].numbers())
         text = f"L2 makes the network {words} more accurate than no L2."
-        yield judge(text, mean(gain, "points"), AtLeast(GAIN))
-    text = f"With batch normalization, L2 of {strong:g} makes the weights at most half as large."
-    sizes = ratio(arms[True, strong].numbers("norm"), arms[True, none].numbers("norm"))
-    laarhoven = "van Laarhoven 2017"
-    yield judge(text, sizes, AtMost(SHRINKS, nothing=1.0), says=laarhoven)
+        gain = gap(arms[each, settings.decays[best(each)]], arms[each, none])
+        yield judge(text, gain, AtLeast(GAIN))
+    text = f"With batch normalization, L2 of {strong:g} makes the weights smaller than none."
+    sizes, laarhoven = (
+        ratio(arms[True, strong].numbers("norm"), arms[True, none].numbers("norm"), "times the size"),
+        "van Laarhoven 2017",
+    )
+    edge = obstacle(arms[True, strong], arms[True, none])
+    yield judge(text, sizes, AtMost(SHRINKS, nothing=1.0), says=laarhoven, regime=Regime.OWN, obstacle=edge)
     text = "At weights of fixed norm in front of batch normalization, L2 is exactly another learning rate."
     identity = largest(outcomes.where(batch_norm=True).array("identity"), "logits")
-    yield judge(text, identity, Exact(ROUNDING), says=laarhoven)
+    yield judge(text, identity, Exact(ROUNDING), says=laarhoven, regime=Regime.OWN)
 
 
 def _figure(settings: Settings, arms: Arms) -> Figure:

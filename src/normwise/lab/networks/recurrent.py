@@ -5,11 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normwise.lab.data.splits import CLASSES, Split
+from normwise.lab.data.splits import CLASSES, Split, shape
 from normwise.lab.networks.dense import Norm, draw, glorot
 
 ROWS = 8
-"""Of an image of the digits."""
+"""Of an image of the digits; of any other, ``sequence_shape()[0]``."""
+
+
+def sequence_shape() -> tuple[int, int]:
+    """How many rows an image has, and how many numbers a row holds, with those of all colours."""
+    channels, height, width = shape()
+    return height, channels * width
 
 
 class Recurrent(nn.Module):
@@ -44,6 +50,8 @@ class Recurrent(nn.Module):
 
 
 def sequences(data: Split, blank: int = 0) -> Split:
-    """Images of the digits as sequences of rows, and some blank ones in front: shape (n, rows, 8)."""
-    rows = data.images.view(-1, ROWS, 8)
-    return Split(torch.cat((rows.new_zeros(len(rows), blank, 8), rows), dim=1), data.labels, data.rows)
+    """Images as sequences of rows, and some blank ones in front: shape (n, rows, numbers of a row)."""
+    count, numbers = sequence_shape()
+    channels, height, width = shape()
+    rows = data.images.view(-1, channels, height, width).transpose(1, 2).reshape(-1, count, numbers)
+    return Split(torch.cat((rows.new_zeros(len(rows), blank, numbers), rows), dim=1), data.labels, data.rows)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from normwise.errors import NormwiseError
-from normwise.lab.experiment import FOLDER, describe, load
-from normwise.lab.results import Result
+from normwise.lab.experiment import FOLDER, describe, load, neighbours_of
+from normwise.lab.results import EDITION, Result
 from normwise.lab.running import stamp
 from normwise.lab.running.plan import Plan
 from normwise.lab.running.store import Store
@@ -36,7 +36,7 @@ class Measuring:
         self.seeds, self.settings = plan.seeds_for(self.experiment), plan.settings_for(self.experiment)
         self.plain: dict[str, Any] = json.loads(json.dumps(asdict(self.settings)))  # as a file gives it back
         if plan.data is not None:
-            self.plain["data"] = f"{plan.data.name} ({plan.data.fingerprint})"
+            self.plain["data"] = f"{plan.data.label} ({plan.data.fingerprint})"
         self.origin = stamp.origin(name, folder)
         self.trials = self.experiment.trials(self.settings, self.seeds)
         own = None if folder == FOLDER else folder
@@ -78,11 +78,16 @@ class Measuring:
         """
         if self.finished is not None:
             return self.finished
-        from normwise.lab.outcomes import Outcomes  # NumPy, which listing does not need
+        from normwise.lab.intervals import resampled  # NumPy, which listing does not need
+        from normwise.lab.outcomes import Outcomes
+        from normwise.lab.settling import settled
 
         done = [kept for file in self.files if (kept := self.found[file]) is not None]
+        share = self._share()
         try:
-            conclusion = self.experiment.conclude(self.settings, Outcomes(self.trials, [each.outcome for each in done]))
+            with resampled(share):
+                outcomes = Outcomes(self.trials, [each.outcome for each in done])
+                conclusion = settled(self.experiment.conclude(self.settings, outcomes), self.experiment.REGIME)
         except Exception as error:
             words = " ".join(str(error).split()) or "no message"
             raise ConclusionFailed(
@@ -102,13 +107,35 @@ class Measuring:
             references=self.description.references,
             says=self.experiment.SAYS,
             topic=self.experiment.TOPIC,
+            data=self.experiment.DATA if self.plan.data is None else self.plan.data.words,
+            architecture=self.experiment.ARCHITECTURE,
+            setting=self.plan.setting,
+            neighbours=tuple(neighbours_of(self.experiment)),
+            share=share,
+            edition=EDITION,
         )
         self.store.save_result(result)
         return result
 
+    def _share(self) -> float:
+        """Test images over all others, where each seed draws its own; else what the experiment says, or 0."""
+        if not getattr(self.experiment, "TESTS", False):
+            return float(getattr(self.experiment, "SHARE", 0.0))
+        from normwise.lab.data.splits import digits, use
+
+        use(self.plan.data)
+        try:
+            parts = digits(0)
+        finally:
+            use(None)
+        others = len(parts.train.labels) + len(parts.validation.labels)
+        return round(len(parts.test.labels) / others, 3)
+
     def _finished(self) -> Result | None:
         kept, told = self.store.load_result(self.name), self.description
         if kept is None:
+            return None
+        if kept.edition != EDITION or kept.setting != self.plan.setting:
             return None
         same = kept.settings == self.plain and kept.seeds == self.seeds and kept.stamp.get("origin") == self.origin
         # the digest does not cover docstrings, whose words the result repeats

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from normwise.errors import NormwiseError
-from normwise.lab.experiment import Experiment, seeds_of, settings_of
+from normwise.lab.experiment import Experiment, neighbours_of, seeds_of, settings_of
 
 if TYPE_CHECKING:  # images need NumPy, and listing must not wait for it
     from normwise.lab.data.images import Source
@@ -20,11 +20,12 @@ class Plan:
         seeds: how many seeds, at least 2; None: as many as each experiment takes.
         quick: 3 seeds, and smaller settings where an experiment has them.
         full: larger settings where an experiment has them.
-        data: the user's data set in the place of the digits.
+        data: the data set in the place of the digits.
         first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
+        setting: a neighbouring setting, for the experiments that have it; empty: the experiments' own.
 
     Raises:
-        NormwiseError: too few seeds, a negative one, or quick and full at once.
+        NormwiseError: too few seeds, a negative one, or two of quick, full and a neighbouring setting at once.
     """
 
     seeds: int | None = None
@@ -32,6 +33,7 @@ class Plan:
     full: bool = False
     data: Source | None = None
     first_seed: int = 0
+    setting: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -41,6 +43,10 @@ class Plan:
             raise NormwiseError(f"seeds are counted from 0: got {self.first_seed} for the first one.")
         if self.quick and self.full:
             raise NormwiseError("a run is either quick or full: got both; leave one of them out.")
+        if self.setting and (self.quick or self.full):
+            raise NormwiseError(
+                f"the setting {self.setting!r} is a neighbour of the ordinary one: leave quick and full out."
+            )
 
     def seeds_for(self, experiment: Experiment) -> tuple[int, ...]:
         """The seeds themselves."""
@@ -49,11 +55,14 @@ class Plan:
 
     def settings_for(self, experiment: Experiment) -> Any:
         """The settings."""
+        if self.setting:
+            return neighbours_of(experiment)[self.setting]
         return settings_of(experiment, quick=self.quick, full=self.full)
 
     def command(self, name: str, seeds: int) -> str:
         """The command that runs one experiment so."""
         first = f" --first-seed {self.first_seed}" if self.first_seed else ""
+        setting = f" --setting {self.setting}" if self.setting else ""
         size = " --quick" if self.quick else " --full" if self.full else ""
-        data = "" if self.data is None else f" --data {self.data.name} --data-dir {self.data.folder}"
-        return f"normwise lab run {name} --seeds {seeds}{first}{size}{data}"
+        data = "" if self.data is None else f" {self.data.options}"
+        return f"normwise lab run {name} --seeds {seeds}{first}{size}{setting}{data}"

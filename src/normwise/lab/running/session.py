@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from normwise.errors import NormwiseError
-from normwise.lab.experiment import FOLDER, describe, load, takes_data
+from normwise.lab.experiment import FOLDER, describe, load, neighbours_of, takes_data
 from normwise.lab.experiment import names as known_names
 from normwise.lab.results import Result
 from normwise.lab.running.measuring import ConclusionFailed, Measuring
@@ -26,8 +27,9 @@ def run(
     progress: Progress | None = None,
     workers: int | None = None,
     dask: str | None = None,
-    data: tuple[str, Path] | None = None,
+    data: tuple[str, Path | None] | None = None,
     first_seed: int = 0,
+    setting: str = "",
     folder: Path = FOLDER,
 ) -> list[Result]:
     """Run experiments, or take up a run where it stopped.
@@ -43,8 +45,11 @@ def run(
         progress: is told what happens.
         workers: how many processes; None: as many as there are cores.
         dask: address of a Dask scheduler whose workers take the place of processes here.
-        data: name and folder of a data set that takes the digits' place, in the experiments that take one.
+        data: name and folder of a data set that takes the digits' place, in the experiments that take one; no folder:
+            the images that an installed package brings, which there are of ``mnist``.
         first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
+        setting: a neighbouring setting, "grid", "looks" or "width"; experiments that lack it are left out. Empty: the
+            experiments' own.
         folder: where experiments are looked for; another one than the package's own serves tests.
 
     Returns:
@@ -57,21 +62,28 @@ def run(
         TrialFailed: a trial raised, or a process died; everything that is finished is kept, and the other experiments
             are run to their end where there is still somebody to run them.
         NormwiseError: ``seeds`` is less than 2, ``first_seed`` negative, ``quick`` and ``full`` are asked for at once,
-            an experiment that is named takes no ``data``, ``out`` cannot be written to, or no scheduler answers.
+            an experiment that is named takes no ``data`` or lacks the ``setting``, ``out`` cannot be written to, or no
+            scheduler answers.
     """
-    plan = Plan(seeds, quick, full, first_seed=first_seed)
+    plan = Plan(seeds, quick, full, first_seed=first_seed, setting=setting)
     chosen = list(dict.fromkeys(names)) or known_names(folder)
     for name in chosen:  # all of them first: a typing error costs no time
         describe(name, folder)
     if data is not None:
         from normwise.lab.data.images import source  # NumPy, which a mistake need not wait for
 
-        plan = Plan(seeds, quick, full, source(*data), first_seed)
+        plan = replace(plan, data=source(*data))
         taking = [name for name in chosen if takes_data(load(name, folder))]
         if names and taking != chosen:
             without = next(name for name in chosen if name not in taking)
             raise NormwiseError(f"experiment {without!r} takes no other data than its own: run it without --data.")
         chosen = taking
+    if setting:
+        having = [name for name in chosen if setting in neighbours_of(load(name, folder))]
+        if (names and having != chosen) or not having:
+            without = next(name for name in chosen if name not in having)
+            raise NormwiseError(f"experiment {without!r} has no neighbouring setting {setting!r}: run it without.")
+        chosen = having
     store = Store(out)
     measuring = [Measuring(name, plan, folder, store) for name in chosen]
     if dask is None:

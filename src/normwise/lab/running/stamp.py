@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,21 @@ def stamp(*, origin: str, seconds: float, workers: int) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "origin": origin,
+        "commit": commit(),
     }
+
+
+@cache
+def commit() -> str:
+    """Of this package's repository, by which the rules can be looked up; empty where it was installed without one."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        found = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        changed = subprocess.run([*here, "diff", "--quiet", "HEAD", "--", ".."], capture_output=True, check=False)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found + (" with changes" if changed.returncode else "")
 
 
 def cpu() -> str:

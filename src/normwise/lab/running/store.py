@@ -88,9 +88,17 @@ class Store:
 
 
 def keep(results: Iterable[Result], folder: Path) -> None:
-    """Put results into a folder, one file each, in the place of older ones of the same experiments."""
+    """Put results into a folder, one file each, in the place of older ones of the same kind.
+
+    What was measured at other seeds, on other data or at a neighbouring setting has a file of its own beside the first:
+    ``does_it_train_faster.json``, ``does_it_train_faster.seeds-1000.json``, ``does_it_train_faster.mnist-5000.json``,
+    ``does_it_train_faster.grid.json``.
+    """
     for result in results:
-        write(folder / f"{result.experiment}.json", to_json(result))
+        data = result.settings.get("data")  # a name and a fingerprint
+        parts = [result.experiment, *([str(data).split()[0]] if data else []), result.setting]
+        parts.append(f"seeds-{result.seeds[0]}" if result.seeds[0] else "")
+        write(folder / f"{'.'.join(part for part in parts if part)}.json", to_json(result))
 
 
 def digest(value: Any) -> str:

@@ -28,7 +28,7 @@ class Forecast(nn.Module):
 
     def __init__(self, window: int, width: int, seed: int, *, own: bool = False) -> None:
         super().__init__()
-        self.own = own
+        self.own, self.place = own, 0
         self.normalize = BatchNorm1d(1, affine=False, momentum=1.0)  # all windows in one batch: nothing to average
         self.hidden, self.readout = nn.Linear(window, width), nn.Linear(width, 1)
         generator = torch.Generator().manual_seed(seed)
@@ -66,7 +66,10 @@ def next_price(model: Forecast, window: Tensor) -> float:
 def best_of_rates(
     windows: Tensor, target: Tensor, *, rates: Sequence[float], steps: int, width: int, seed: int, own: bool
 ) -> Forecast:
-    """The network that is best on the last fifth of the windows among those of all rates; in inference mode."""
+    """The network that is best on the last fifth of the windows among those of all rates; in inference mode.
+
+    Its ``place`` says which of the rates it was.
+    """
     first = round(0.8 * len(windows))
     found = []
     for rate in rates:
@@ -75,9 +78,10 @@ def best_of_rates(
         with torch.no_grad():
             out, location, scale = model(windows[first:])
             error = float(((out * scale + location - target[first:]) / scale).square().mean())
-        found.append((error if np.isfinite(error) else np.inf, rate))
+        found.append(error if np.isfinite(error) else np.inf)
     model = Forecast(windows.shape[1], width, seed, own=own)
-    _train(model, windows, target, min(found)[1], steps)
+    model.place = int(np.argmin(found))
+    _train(model, windows, target, rates[model.place], steps)
     return model
 
 
@@ -131,7 +135,8 @@ def walk(
 
     Returns:
         By way, of shape (n - training,): ``last``, the last price repeated; ``fixed``, by the statistics of training; a
-        way for each prior; ``window``, by those of each window; ``ratios``, by ratios of prices.
+        way for each prior; ``window``, by those of each window; ``ratios``, by ratios of prices. And ``places``, which
+        of the rates was picked for prices, for windows and for ratios.
     """
     best = partial(best_of_rates, rates=rates, steps=steps, width=width, seed=seed)
     price = torch.from_numpy(windows.copy()).float()
@@ -149,6 +154,7 @@ def walk(
     ratios = best(steps_of[:training, :-1], steps_of[:training, -1], own=False)
     change = np.array([next_price(ratios, window) for window in steps_of[training:, :-1]])
     found["ratios"] = windows[training:, -1] * np.exp(change)
+    found["places"] = np.array([model.place for model in (plain, own, ratios)])
     return found
 
 

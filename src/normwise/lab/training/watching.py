@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from normwise.lab.intervals import Numbers
 from normwise.lab.networks.dense import Dense
 from normwise.lab.networks.stack import Stack
 from normwise.lab.training.descent import accuracy
+from normwise.lab.training.looking import over_time, spread_over_time
 from normwise.lab.training.stacks import accuracies
 
 
@@ -57,6 +58,7 @@ class Watch(Curves):
         self, stack: Stack, data: Digits, while_received: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> None:
         super().__init__(stack, data)
+        self.at: list[int] = []
         self.while_received = while_received
         self.means: list[np.ndarray] = []
         self.deviations: list[np.ndarray] = []
@@ -64,6 +66,7 @@ class Watch(Curves):
     def __call__(self, step: int) -> None:
         """Look once."""
         super().__call__(step)
+        self.at.append(step)
         received: list[Tensor] = []
         hook = self.stack.normalize[-1].register_forward_hook(lambda *found: received.append(found[-1][0]))
         with self.while_received():
@@ -77,11 +80,12 @@ class Watch(Curves):
     def found(self) -> dict[str, Any]:
         """Accuracies of shape (members, looks), and for each member the median drift of its units.
 
-        The drift of a unit is the standard deviation over the looks of the mean that its activation receives, over its
-        mean standard deviation.
+        The drift of a unit is the standard deviation over time of the mean that its activation receives, over its mean
+        standard deviation; NaN where the member diverged.
         """
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged members
-            drift = np.std(self.means, axis=0) / np.mean(self.deviations, axis=0)
+            means, deviations = np.array(self.means), np.array(self.deviations)
+            drift = spread_over_time(means, self.at, axis=0) / over_time(deviations, self.at, axis=0)
         return super().found() | {"drift": np.median(drift, axis=1).astype(float).tolist()}
 
 
@@ -101,9 +105,11 @@ class Inputs:
         self.validation: list[float] = []
         self.test: list[float] = []
         self.percentiles: list[np.ndarray] = []
+        self.at: list[int] = []
 
-    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+    def __call__(self, step: int) -> None:
         """Look once."""
+        self.at.append(step)
         received: list[Tensor] = []
         hook = self.model.normalize[-1].register_forward_hook(lambda *seen: received.append(seen[-1]))
         self.validation.append(accuracy(self.model, self.data.validation))
@@ -114,11 +120,12 @@ class Inputs:
     def found(self, looks: int) -> dict[str, Any]:
         """Accuracies at so many looks, those after it diverged being guesses; and the drift of the inputs.
 
-        The drift of a unit is the range of the median of its input over the looks, by the median distance of the outer
-        percentiles; ``drift`` is the median over the units, and ``typical`` the percentiles of the unit that has it.
+        The drift of a unit is the range of the median of its input, by the mean distance of the outer percentiles over
+        time; ``drift`` is the median over the units, NaN where the network diverged, and ``typical`` the percentiles of
+        the unit that has it.
         """
         guessing = [1 / CLASSES] * (looks - len(self.test))
-        drift, unit = _drift(np.array(self.percentiles))
+        drift, unit = _drift(np.array(self.percentiles), self.at)
         return {
             "validation": self.validation + guessing,
             "test": self.test + guessing,
@@ -127,13 +134,13 @@ class Inputs:
         }
 
 
-def _drift(percentiles: Numbers) -> tuple[float, int]:
+def _drift(percentiles: Numbers, at: Sequence[int]) -> tuple[float, int]:
     """Median drift over units, and the unit that has it; from shape (looks, 3, units)."""
     if len(percentiles) < 2 or not np.isfinite(percentiles).all():
         return float("nan"), 0
     low, middle, high = (percentiles[:, i] for i in range(3))
     with np.errstate(divide="ignore", invalid="ignore"):  # a dead layer below: no width, hence no drift
-        drifts = (middle.max(axis=0) - middle.min(axis=0)) / np.median(high - low, axis=0)
+        drifts = (middle.max(axis=0) - middle.min(axis=0)) / over_time(high - low, at, axis=0)
     typical = float(np.median(drifts))
     if not np.isfinite(typical):
         return float("nan"), 0

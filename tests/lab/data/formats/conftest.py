@@ -25,6 +25,7 @@ def made_up(n: int, shape: tuple[int, int, int], seed: int) -> Part:
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist, "COUNTS", {"train": TRAIN, "t10k": TEST})
+    monkeypatch.setattr(mnist, "COUNT", TRAIN)
     monkeypatch.setattr(svhn, "COUNTS", {"train": TRAIN, "test": TEST})
     monkeypatch.setattr(cifar10, "PER_FILE", PER_FILE)
 
@@ -39,6 +40,14 @@ def write_mnist(folder: Path, *, compressed: bool = False) -> None:
         part = made_up(n, (1, 28, 28), seed)
         (folder / f"{name}-images-idx3-ubyte{ending}").write_bytes(pack(idx(part.images[:, 0])))
         (folder / f"{name}-labels-idx1-ubyte{ending}").write_bytes(pack(idx(part.labels)))
+
+
+def write_rows(folder: Path) -> None:
+    """One file of pixels and labels, as the package writes it that brings some of MNIST's images."""
+    part = made_up(TRAIN, (1, 28, 28), 0)
+    rows = np.hstack([part.images.reshape(TRAIN, -1), part.labels[:, None]])
+    text = "".join(",".join(map(str, row)) + "\n" for row in rows.tolist())
+    (folder / mnist.FILE).write_bytes(gzip.compress(text.encode()))
 
 
 def write_svhn(folder: Path) -> None:

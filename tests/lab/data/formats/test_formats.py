@@ -41,6 +41,7 @@ def test_pixels_and_labels_come_back(written: tuple[str, Path]) -> None:
     else:
         train, test = made_up(TRAIN, shape, 0).images, made_up(TEST, shape, 1)
     assert np.array_equal(found.train.images, train)
+    assert found.test is not None
     assert np.array_equal(found.test.images, test.images)
     assert np.array_equal(found.test.labels, test.labels)
     assert found.train.images.dtype == np.uint8
@@ -227,7 +228,7 @@ def test_a_run_takes_the_users_images_and_says_so(tmp_path: Path) -> None:
 
 def test_an_experiment_that_takes_no_other_data_is_named(tmp_path: Path) -> None:
     write_mnist(tmp_path)
-    name = "does_recalibration_need_inference_upstream"
+    name = "does_feature_scaling_round_the_valley"
     sentence = f"experiment {name!r} takes no other data than its own: run it without --data."
     with pytest.raises(NormwiseError, match=f"^{re.escape(sentence)}$"):
         lab.run([name], data=("mnist", tmp_path), out=tmp_path / "out")

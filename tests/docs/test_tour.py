@@ -1,0 +1,207 @@
+"""The guided tour: every program runs when it is pasted, both languages have the same pages, links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from docs import tour, tour_figures
+from normwise.report import markdown, wording
+from normwise.report.runs import gathered
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [page["name"] for page in tour.table(ROOT)]
+FOLDERS = {language.name: ROOT / language.folder for language in tour.languages(ROOT)}
+PROGRAM = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#]+)\)")
+WIDEST = 70
+"""Letters in a line of a program: two programs stand side by side."""
+
+
+def text_of(language: str, page: str) -> str:
+    return (FOLDERS[language] / f"{page}.md").read_text(encoding="utf-8")
+
+
+def pasted(page: str) -> list[tuple[str, str]]:
+    """The programs of a page as a reader copies them, Keras's first, with what stands under each."""
+    return PROGRAM.findall(text_of("en", page))
+
+
+def test_the_tour_has_a_page_for_every_part_of_the_course() -> None:
+    assert len(PAGES) == 11
+    assert list(FOLDERS) == ["en", "zh_tw"]
+    for folder in FOLDERS.values():
+        assert {path.stem for path in folder.glob("*.md")} == {*PAGES, "index"}
+
+
+@pytest.mark.parametrize("framework", tour.FRAMEWORKS)
+def test_every_program_prints_what_stands_under_it(framework: str) -> None:
+    """All programs of a framework go into one fresh process, each with names of its own."""
+    place = list(tour.FRAMEWORKS).index(framework)
+    shown = {page: pasted(page)[place] for page in PAGES}
+    found = tour.run({page: program for page, (program, _) in shown.items()}, framework)
+    assert {page: text.strip() for page, text in found.items()} == {
+        page: text.strip() for page, (_, text) in shown.items()
+    }
+    assert all(text.strip() for text in found.values())
+
+
+@pytest.mark.parametrize("page", [*PAGES, "index"])
+def test_both_languages_have_the_same_programs_headings_and_pictures(page: str) -> None:
+    english, chinese = text_of("en", page), text_of("zh_tw", page)
+    blocks = [re.findall(r"```(?:python|text)\n.*?```", text, re.DOTALL) for text in (english, chinese)]
+    assert blocks[0] == blocks[1]
+    plain = [re.sub(r"```.*?```", "", text, flags=re.DOTALL) for text in (english, chinese)]
+    levels = [re.findall(r"^(#+) \S", text, re.MULTILINE) for text in plain]
+    assert levels[0] == levels[1]
+    formulas = [re.findall(r"\$\$.*?\$\$", text, re.DOTALL) for text in plain]
+    assert formulas[0] == formulas[1]
+    targets = [sorted(Path(each).name for each in LINK.findall(text)) for text in plain]
+    assert targets[0] == targets[1]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_has_its_parts(page: str) -> None:
+    english = text_of("en", page)
+    programs = pasted(page)
+    assert len(programs) == 2
+    assert "keras" in programs[0][0]
+    assert "keras" not in programs[1][0]
+    assert max(len(line) for program, _ in programs for line in program.splitlines()) <= WIDEST
+    for part in ("## In code", "## Exercise", "<details><summary>Answer</summary>", "## What the lab measured"):
+        assert english.count(part) == 1
+    assert f"](figures/{page}.svg)" in english
+    assert "[All pages](index.md)" in english
+
+
+@pytest.mark.parametrize("language", FOLDERS)
+@pytest.mark.parametrize("page", [*PAGES, "index"])
+def test_links_lead_somewhere(language: str, page: str) -> None:
+    targets = LINK.findall(text_of(language, page))
+    assert targets
+    for target in targets:
+        assert (FOLDERS[language] / target).exists(), f"{page} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("page", tour.table(ROOT), ids=PAGES)
+def test_the_labs_numbers_are_those_that_are_kept(page: dict[str, list[dict[str, str]]]) -> None:
+    runs = gathered(markdown.kept(ROOT / tour.KEPT))
+    table = text_of("en", str(page["name"])).partition("## What the lab measured")[2].partition("## Read next")[0]
+    rows = table.strip().splitlines()[2:]
+    wanted = [line for claim in page["claim"] for _, line in tour.lines_of(claim, runs)]
+    assert len(rows) == len(wanted) >= len(page["claim"])
+    for row, line in zip(rows, wanted, strict=True):
+        assert tour.cell(wording.value(line.first.effect)) in row
+        assert line.statement.verdict.value in row
+    for claim in page["claim"]:
+        assert re.search(r"[\u4e00-\u9fff]", claim["zh_tw"])
+
+
+def test_no_line_of_a_chinese_sentence_is_broken() -> None:
+    """Markdown would show a space there."""
+    for page in [*PAGES, "index"]:
+        text = re.sub(r"```.*?```", "", text_of("zh_tw", page), flags=re.DOTALL)
+        assert re.findall(rf"{tour.CHINESE}\n{tour.CHINESE}", text) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_picture_is_drawn_from_the_kept_numbers_and_follows_a_dark_page(page: str) -> None:
+    picture = (ROOT / tour.FIGURES / f"{page}.svg").read_text(encoding="utf-8")
+    root = ET.fromstring(picture)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme: dark" in picture
+    assert "currentColor" in picture
+    assert "http" not in picture.replace("http://www.w3.org", "")
+
+
+def test_nothing_of_the_tour_is_stale() -> None:
+    assert tour.troubles(ROOT) == []
+    printed = tour.kept_prints(ROOT)
+    for framework in tour.FRAMEWORKS:
+        for name, program in tour.programs(ROOT, framework).items():
+            assert printed[name]["program"] == tour.digest(program)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The tour with what it is made of."""
+    shutil.copytree(ROOT / tour.LEARN, tmp_path / tour.LEARN)
+    shutil.copytree(ROOT / tour.KEPT, tmp_path / tour.KEPT)
+    (tmp_path / tour_figures.SHEET).parent.mkdir(parents=True)
+    shutil.copy(ROOT / tour_figures.SHEET, tmp_path / tour_figures.SHEET)
+    return tmp_path
+
+
+def test_a_changed_program_is_run_again(clone: Path) -> None:
+    program = clone / tour.SOURCE / "by_hand/torch.py"
+    program.write_text("print('other')\n")
+    page = tour.pages(clone)[tour.LEARN / "by_hand.md"]
+    assert "(run `make docs`)" in page  # whoever checks sees a page that differs
+    assert tour.refresh(clone) == ["ran by_hand/torch"]
+    page = tour.pages(clone)[tour.LEARN / "by_hand.md"]
+    assert "```python\nprint('other')\n```\n\n```text\nother\n```" in page
+    assert tour.refresh(clone) == []
+
+
+def test_a_program_that_fails_is_said(clone: Path) -> None:
+    (clone / tour.SOURCE / "by_hand/torch.py").write_text("raise ValueError('four')\n")
+    with pytest.raises(SystemExit, match=r"^a program of the tour failed with torch:\n(.|\n)*ValueError: four$"):
+        tour.refresh(clone)
+
+
+def test_a_changed_number_makes_a_picture_stale(clone: Path) -> None:
+    path = clone / tour.KEPT / "does_it_need_large_batches.json"
+    result = json.loads(path.read_text("utf-8"))
+    result["conclusion"]["figures"][0]["panels"][0]["series"][0]["y"][0] += 0.01
+    path.write_text(json.dumps(result))
+    name = tour.FIGURES / "small_batches_domains_drift.svg"
+    assert tour.troubles(clone) == [f"{name} is stale; run `make docs`."]
+    assert tour.refresh(clone) == [f"drew {name}"]
+    assert tour.troubles(clone) == []
+    (clone / name).unlink()
+    (clone / tour.FIGURES / "gone.svg").write_text("")
+    assert tour.troubles(clone) == [
+        f"{name} is missing; run `make docs`.",
+        f"{tour.FIGURES / 'gone.svg'} is of no page any more; delete it.",
+    ]
+
+
+def test_a_claim_that_the_lab_does_not_have_is_named(clone: Path) -> None:
+    table = clone / tour.SOURCE / "pages.toml"
+    table.write_text(
+        table.read_text("utf-8").replace('says = "the same logits in inference mode"', 'says = "other logits"'), "utf-8"
+    )
+    with pytest.raises(SystemExit) as error:
+        tour.pages(clone)
+    assert str(error.value) == (
+        "docs/learn/source/pages.toml looks for a statement with 'other logits' in the kept results of "
+        "can_it_represent_the_identity, which have none: name another one, or alter the words."
+    )
+
+
+def test_a_figure_that_the_lab_does_not_have_is_named(clone: Path) -> None:
+    table = clone / tour.SOURCE / "pages.toml"
+    table.write_text(table.read_text("utf-8").replace('"sizes_by_step"', '"sizes"'), "utf-8")
+    with pytest.raises(SystemExit) as error:
+        tour.troubles(clone)
+    assert str(error.value) == (
+        "docs/learn/source/pages.toml asks for the figure 'sizes' of must_gradients_pass_through_the_statistics, which "
+        "is not in its kept results: name another one."
+    )
+
+
+def test_a_place_that_nothing_fills_is_named(clone: Path) -> None:
+    page = clone / tour.SOURCE / "by_hand/en.md"
+    page.write_text(page.read_text("utf-8").replace("{{next}}", "{{nxet}}"), "utf-8")
+    with pytest.raises(SystemExit) as error:
+        tour.pages(clone)
+    assert str(error.value) == "docs/learn/source/by_hand/en.md asks for {{nxet}}, which the tour does not know."
+
+
+def test_there_may_be_no_tour(tmp_path: Path) -> None:
+    assert (tour.pages(tmp_path), tour.refresh(tmp_path), tour.troubles(tmp_path)) == ({}, [], [])
