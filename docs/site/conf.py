@@ -4,10 +4,14 @@ Sphinx checks every link between pages and ends with an error where one leads no
 server. The pages stay plain Markdown that reads well without it: what the site needs beyond them is added here.
 """
 
+import re
 import tomllib
 from pathlib import Path
 
+from docutils import nodes  # type: ignore[import-untyped]  # it has no types
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -20,8 +24,11 @@ myst_enable_extensions = ["dollarmath"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["site/README*", "**/source/**"]
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"normwise {version}"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"sidebar_hide_name": False}
@@ -51,6 +58,14 @@ NAVIGATION = {
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _with_navigation)
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
+
+
+def _formula(writer: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write MathML, which browsers draw by themselves: Sphinx's own way loads a script from elsewhere."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    writer.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
 
 
 def _with_navigation(_app: Sphinx, page: str, text: list[str]) -> None:
@@ -59,9 +74,10 @@ def _with_navigation(_app: Sphinx, page: str, text: list[str]) -> None:
     if page == "index":
         text[0] += "".join(_toctree(entries, caption) for caption, entries in NAVIGATION.items())
     elif name == "index":
-        others = sorted(path.stem for path in (DOCS / folder).glob("*.md") if path.stem != "index")
-        nested = sorted(path.parent.name for path in (DOCS / folder).glob("*/index.md"))
-        text[0] += _toctree([*others, *(f"{each}/" for each in nested)])
+        others = {path.stem for path in (DOCS / folder).glob("*.md")} - {"index"}
+        listed = [each for each in re.findall(r"\]\((\w+)\.md\)", text[0]) if each in others]
+        nested = sorted(f"{path.parent.name}/" for path in (DOCS / folder).glob("*/index.md"))
+        text[0] += _toctree([*dict.fromkeys(listed), *sorted(others - {*listed}), *nested])
 
 
 def _toctree(entries: list[str], caption: str = "") -> str:
