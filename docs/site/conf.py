@@ -4,6 +4,7 @@ Sphinx checks every link between pages and ends with an error where one leads no
 server. The pages stay plain Markdown that reads well without it: what the site needs beyond them is added here.
 """
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def _with_navigation(_app: Sphinx, page: str, text: list[str]) -> None:
     if page == "index":
         text[0] += "".join(_toctree(entries, caption) for caption, entries in NAVIGATION.items())
     elif name == "index":
-        others = sorted(path.stem for path in (DOCS / folder).glob("*.md") if path.stem != "index")
+        linked = re.findall(r"\]\((\w+)\.md\)", text[0])  # what a reader shall read in an order is linked in that order
+        pages = {path.stem for path in (DOCS / folder).glob("*.md") if path.stem != "index"}
+        others = [name for name in dict.fromkeys(linked) if name in pages]
+        others += sorted(pages - set(others))
         nested = sorted(path.parent.name for path in (DOCS / folder).glob("*/index.md"))
         text[0] += _toctree([*others, *(f"{each}/" for each in nested)])
 
