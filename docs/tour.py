@@ -43,6 +43,7 @@ class Language:
     contents: str
     following: str
     sentence: str
+    colon: str
     words: Sequence[tuple[str, str]]
 
     @property
@@ -172,11 +173,11 @@ def around(order: Sequence[dict[str, Any]], place: int, texts: dict[str, str], l
     links = []
     if place:
         before = order[place - 1]["name"]
-        links.append(f"{language.previous}: [{title(texts[before])}]({before}.md)")
+        links.append(f"{language.previous}{language.colon}[{title(texts[before])}]({before}.md)")
     links.append(f"[{language.contents}](index.md)")
     if place + 1 < len(order):
         behind = order[place + 1]["name"]
-        links.append(f"{language.following}: [{title(texts[behind])}]({behind}.md)")
+        links.append(f"{language.following}{language.colon}[{title(texts[behind])}]({behind}.md)")
     return " · ".join(links)
 
 
@@ -184,7 +185,7 @@ def listed(place: int, page: str, texts: dict[str, str], language: Language) -> 
     """A page's line in the list: its title and its first sentence."""
     first = " ".join(texts[page].split("\n\n")[1].split())
     sentence = (first + " ").split(language.sentence)[0].rstrip(" .") + language.sentence.strip()
-    return f"{place}. [{title(texts[page])}]({page}.md): {sentence}"
+    return f"{place}. [{title(texts[page])}]({page}.md){language.colon}{sentence}"
 
 
 def title(text: str) -> str:
