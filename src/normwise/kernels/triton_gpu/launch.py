@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from normwise.kernels.activation_numbers import ACTIVATIONS, name_of, parted
 from normwise.kernels.triton_gpu.gradients import finish_sums, gradients_held, normalize_gradients, sum_gradients
+from normwise.kernels.triton_gpu.layout import bytes_per_value, lies_last, like, number_of_bytes, view
 from normwise.kernels.triton_gpu.moments import finish, gather
 from normwise.kernels.triton_gpu.normalize import normalize, normalize_held
-from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, View, plan, power_of_two, view_of
+from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, plan, power_of_two
 from normwise.kernels.triton_gpu.tuning import settings_for
 
 USUAL: dict[str | None, float] = {"elu": 1.0, "leaky_relu": 0.01}
@@ -47,37 +47,6 @@ def device_of(device: torch.device) -> Device:
         return Device("interpreter", 2, 1 << 20)
     found = torch.cuda.get_device_properties(device)
     return Device(found.name, found.multi_processor_count, getattr(found, "L2_cache_size", 0))
-
-
-def lies_last(x: Tensor) -> bool:
-    """Whether a dense x has its channels last in memory; where they have one place each, it has."""
-    return math.prod(x.shape[2:]) == 1 or (not x.is_contiguous() and x.stride(1) == 1)
-
-
-def view(x: Tensor) -> View:
-    """The matrix that a dense x is."""
-    return view_of(x.shape, x.element_size(), last=lies_last(x))
-
-
-def like(tensor: Tensor, x: Tensor) -> Tensor:
-    """The tensor as x lies in memory, a copy where it lies differently."""
-    same = tensor.stride() == x.stride() or (tensor.is_contiguous() and x.is_contiguous())
-    return tensor if same else torch.empty_like(x, dtype=tensor.dtype).copy_(tensor)
-
-
-def bytes_per_value(mask: Tensor, x: Tensor) -> Tensor:
-    """A mask that all channels share, with one byte for each value of a channel, samples first."""
-    there = mask.expand(x.shape[0], 1, *x.shape[2:]).contiguous()
-    return there.view(torch.uint8) if there.dtype is torch.bool else (there != 0).view(torch.uint8)
-
-
-def number_of_bytes(shape: Any, *, last: bool) -> Any:
-    """How many bytes hold one bit per element: whole ones for each row."""
-    places = 1
-    for size in shape[2:]:
-        places = places * size
-    rows, width = (shape[0] * places, shape[1]) if last else (shape[0] * shape[1], places)
-    return rows * ((width + 7) // 8)
 
 
 def moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
