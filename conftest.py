@@ -3,6 +3,9 @@
 A process has one of Keras's backends, so the tests that are for Keras run in a process for each.
 ``tests/test_keras.py`` starts the three. To run some of them on one backend, name it in the environment:
 ``KERAS_BACKEND=jax pytest tests/keras``.
+
+In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the process in
+which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``.
 """
 
 import os
@@ -22,6 +25,10 @@ FOR_LIGHTNING = ["src/normwise/callbacks/lightning"]
 collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else [*FOR_KERAS]
 if find_spec("lightning") is None:
     collect_ignore_glob += FOR_LIGHTNING
+if "TRITON_INTERPRET" not in os.environ:
+    collect_ignore_glob += ["tests/kernels/triton_gpu"]
+if find_spec("triton") is None:
+    collect_ignore_glob += ["src/normwise/kernels/triton_gpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,5 +47,6 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the sessions for Keras, each of which takes minutes: at the end, one worker would run them alone."""
-    items.sort(key=lambda item: item.path.name != "test_keras.py")
+    """Start with the sessions in processes of their own, which take minutes: at the end, one worker would run alone."""
+    sessions = ("test_keras.py", "test_triton.py")
+    items.sort(key=lambda item: sessions.index(item.path.name) if item.path.name in sessions else len(sessions))

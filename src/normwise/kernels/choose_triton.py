@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from normwise.kernels.kernel import Call
 
 MISSING = "Triton is not installed; it comes with PyTorch's builds for CUDA and ROCm"
-OFF = (
-    "off, because no GPU has timed them yet; NORMWISE_KERNEL=triton asks for them, and until then GPUs use PyTorch's "
-    "own operator"
-)
+OFF = "no GPU has timed them yet; NORMWISE_KERNEL=triton asks for them, and without it GPUs use PyTorch's own operator"
 ON = "NORMWISE_KERNEL=triton asks for them; held to the reference by Triton's interpreter, timed by no GPU yet"
 
 

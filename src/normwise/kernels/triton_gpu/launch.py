@@ -18,6 +18,7 @@ from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, plan, power_of
 from normwise.kernels.triton_gpu.tuning import settings_for
 
 USUAL: dict[str | None, float] = {"elu": 1.0, "leaky_relu": 0.01}
+FUSING = {"enable_fp_fusion": True}  # multiply-add in one instruction; Triton warns where nobody says it
 FINISHED = 4096  # partial results in a tile of ``finish``
 
 
@@ -256,7 +257,7 @@ def _finishing(how: Plan, piece: Piece) -> tuple[tuple[int], int, int, dict[str,
     behind = min(first + piece.groups * in_group, how.view.channels)
     splits = power_of_two(how.splits)
     across = max(FINISHED // splits, 1)
-    return (-(-(behind - first) // across),), first, behind, {"SPLITS": splits, "ACROSS": across}
+    return (-(-(behind - first) // across),), first, behind, {"SPLITS": splits, "ACROSS": across, **FUSING}
 
 
 def _room(numbers: int, x: Tensor, how: Plan) -> Tensor:
@@ -271,7 +272,7 @@ def _matrix(how: Plan) -> tuple[int, int, int]:
 
 def _tile(how: Plan) -> dict[str, int]:
     """What is compiled in of a plan."""
-    return {"VECTOR": how.view.vector, "DOWN": how.down, "ACROSS": how.across, "num_warps": how.warps}
+    return {"VECTOR": how.view.vector, "DOWN": how.down, "ACROSS": how.across, "num_warps": how.warps, **FUSING}
 
 
 def _on(x: Tensor) -> AbstractContextManager[Any]:

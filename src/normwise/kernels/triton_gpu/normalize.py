@@ -29,7 +29,7 @@ def line_of(mean, var, eps, scale, shift, channel, there, SCALED: tl.constexpr, 
     """What normalization is for each channel: the mean as a pair, 1 / deviation, factor and offset."""
     high = mean.to(tl.float32)
     low = (mean - high.to(tl.float64)).to(tl.float32)
-    inverse = (1.0 / tl.sqrt(var + eps)).to(tl.float32)
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(var.to(tl.float32) + eps))
     if SCALED:
         factor = inverse * tl.load(scale + channel, mask=there, other=0.0).to(tl.float32)
     else:

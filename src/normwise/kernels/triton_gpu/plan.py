@@ -14,7 +14,9 @@ from torch import Size
 VECTOR_BYTES = 16  # the widest load of a thread
 LINE = 128  # bytes that memory hands out at once
 SMALLEST = 8  # columns of a tile: a byte of bits
-JOINED = 64  # partial results of a channel, at most, that every program of the second launch puts together itself
+# Partial results of a channel, at most, that every program of the second launch puts together itself: where the
+# channels come last it does so for many channels.
+JOINED, JOINED_LAST = 128, 32
 MOST_SPLITS = 1024
 
 
@@ -30,7 +32,7 @@ class Settings(NamedTuple):
     """What ``normwise tune`` chooses between; the defaults are a design, measured on no device."""
 
     elements: int = 2048  # of a tile
-    warps: int = 4  # of a program
+    warps: int = 8  # of a program
     programs: int = 4  # for each processor
     share: float = 0.4  # of the cache that the tensors of a piece may take; 0 for one piece
     held: int = 16384  # elements of a tile that may hold a whole channel, so that one launch does all
@@ -85,7 +87,7 @@ class Plan(NamedTuple):
     @property
     def joins(self) -> bool:
         """Whether the programs of the second launch put the partial results together themselves."""
-        return self.splits <= JOINED
+        return self.splits <= (JOINED_LAST if self.view.last else JOINED)
 
 
 def view_of(shape: Size | tuple[int, ...], itemsize: int, *, last: bool) -> View:

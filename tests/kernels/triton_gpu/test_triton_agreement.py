@@ -1,0 +1,125 @@
+"""The Triton kernels against the float64 reference: output, moments and every gradient, however a tensor is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+
+from normwise.torch.steps.triton_operators import TritonGpu
+from tests.cases import LAYOUTS, SHAPES, VALUES, Problem, problem
+from tests.kernels.test_agreement import ACTIVATIONS, WITH_SETTINGS, _by_kernel, assert_agrees, dtype_name
+from tests.kernels.triton_gpu.cut import CUTS, cut
+
+__all__ = ["cut"]
+
+TRITON = {"triton": _by_kernel(TritonGpu())}
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+LOW = [torch.bfloat16, torch.float16]
+SWEPT = [name for name in CUTS if name != "one launch"]
+# What an odd tile leaves over: of rows, of columns, of both.
+RAGGED = {
+    "rows": (9, 2, 8),
+    "columns": (4, 2, 3, 7),
+    "both": (5, 3, 11),
+    "more columns than a tile has": (2, 2, 67, 31),
+    "one channel": (5, 1, 3, 3),
+    "one value": (1, 3, 1),
+    "wide features": (6, 37),
+}
+BY_SHAPE = [
+    *product(SHAPES, VALUES, [torch.float32], (True, False)),
+    *product(SHAPES, ("plain", "large mean"), LOW, (True, False)),
+]
+BY_CUT = list(product(RAGGED, SWEPT, ("contiguous", "channels last"), (True, False)))
+BY_LAYOUT = list(product(("sequences", "images", "volumes"), LAYOUTS, (False, True), (False, True), (True, False)))
+
+
+def assert_triton(p: Problem) -> None:
+    """Hold the kernels to the reference."""
+    assert assert_agrees(p, TRITON) == 1
+
+
+@pytest.mark.parametrize(("shape", "values", "dtype", "training"), BY_SHAPE, ids=str)
+def test_every_shape_and_kind_of_values(shape: str, values: str, dtype: torch.dtype, training: bool) -> None:
+    assert_triton(problem(SHAPES[shape], dtype, values=values, training=training, activation="relu"))
+
+
+@pytest.mark.parametrize(("shape", "how", "layout", "training"), BY_CUT, ids=str)
+def test_every_cut(shape: str, how: str, layout: str, training: bool, cut: Callable[[str], None]) -> None:
+    if RAGGED[shape] == (1, 3, 1) and training:
+        pytest.skip("one value in training has a policy of its own, and no kernel sees it")
+    cut(how)
+    assert_triton(
+        problem(
+            RAGGED[shape], torch.float32, values="large mean", layout=layout, activation="silu", training=training
+        )
+    )
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=dtype_name)
+@pytest.mark.parametrize("how", SWEPT)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_every_cut_in_low_precision(layout: str, how: str, dtype: torch.dtype, cut: Callable[[str], None]) -> None:
+    cut(how)
+    assert_triton(problem((3, 9, 5, 3), dtype, layout=layout, activation="relu", residual=True))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
+@pytest.mark.parametrize("mask", [False, True], ids=["", "mask"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.2", "relu6", "gelu", None])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("how", ["two launches", "three launches"])
+def test_masks_residuals_and_bits_in_every_cut(
+    how: str,
+    layout: str,
+    activation: str | None,
+    mask: bool,
+    residual: bool,
+    training: bool,
+    cut: Callable[[str], None],
+) -> None:
+    cut(how)
+    assert_triton(
+        problem(
+            (3, 2, 5, 9),
+            torch.float32,
+            layout=layout,
+            activation=activation,
+            mask=mask,
+            residual=residual,
+            training=training,
+        )
+    )
+
+
+@pytest.mark.parametrize(("shape", "layout", "residual", "mask", "training"), BY_LAYOUT, ids=str)
+def test_every_layout(shape: str, layout: str, residual: bool, mask: bool, training: bool) -> None:
+    assert_triton(
+        problem(
+            SHAPES[shape],
+            torch.float32,
+            layout=layout,
+            activation="silu",
+            residual=residual,
+            mask=mask,
+            training=training,
+        )
+    )
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, *WITH_SETTINGS])
+def test_every_activation(activation: str, residual: bool, dtype: torch.dtype, training: bool) -> None:
+    assert_triton(problem((3, 4, 2, 7), dtype, activation=activation, residual=residual, training=training))
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["", "mask"])
+@pytest.mark.parametrize("dtype", LOW, ids=dtype_name)
+def test_parameters_in_the_low_precision_of_the_input(dtype: torch.dtype, mask: bool) -> None:
+    assert_triton(problem(SHAPES["images"], dtype, parameters=dtype, mask=mask, residual=True))
