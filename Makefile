@@ -22,11 +22,19 @@ setup: $(READY)  ## create .venv with the pinned dependencies and the package in
 demo: setup  ## run three of the lab's experiments and write their report to report/index.html
 	$(BIN)/normwise lab run $(DEMO) --seeds 5 --out $(REPORT)
 
-test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
+ifeq ($(DEVICE),cuda)
+test: setup
+	NORMWISE_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS) tests/kernels/triton_gpu
+
+bench: setup
+	$(BIN)/python -m benchmarks.gpu bench $(ARGS)
+else
+test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest; DEVICE=cuda: those for a GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help")
+bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help"; DEVICE=cuda: on a GPU)
 	$(BIN)/python -m benchmarks.run $(ARGS)
+endif
 
 zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
 	$(BIN)/python -m benchmarks.zoo $(ARGS)

@@ -8,14 +8,28 @@ from itertools import product
 import pytest
 import torch
 
+from normwise.kernels.kernel import Call
+from normwise.moments import Moments
 from normwise.torch.steps.triton_operators import TritonGpu
 from tests.cases import LAYOUTS, SHAPES, VALUES, Problem, problem
-from tests.kernels.test_agreement import ACTIVATIONS, WITH_SETTINGS, _by_kernel, assert_agrees, dtype_name
+from tests.kernels.test_agreement import ACTIVATIONS, WITH_SETTINGS, Inputs, Outcome, assert_agrees, dtype_name
 from tests.kernels.triton_gpu.cut import CUTS, cut
+from tests.kernels.triton_gpu.device import DEVICE
 
 __all__ = ["cut"]
 
-TRITON = {"triton": _by_kernel(TritonGpu())}
+
+def _on_device(p: Problem, i: Inputs) -> Outcome:
+    x, scale, shift = (tensor.to(DEVICE) for tensor in (i.x, i.scale, i.shift))
+    residual, mask = (None if tensor is None else tensor.to(DEVICE) for tensor in (i.residual, p.mask))
+    call = Call(x, mask, p.mean.to(DEVICE), p.var.to(DEVICE), scale, shift, p.eps, p.activation, residual)
+    if not p.training:
+        return Outcome(TritonGpu().forward_running(call).cpu())
+    y, batch = TritonGpu().forward_batch(call)
+    return Outcome(y.cpu(), Moments(batch.mean.cpu(), batch.var.cpu(), float(batch.count)))
+
+
+TRITON = {"triton": _on_device}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LOW = [torch.bfloat16, torch.float16]
 SWEPT = [name for name in CUTS if name != "one launch"]

@@ -17,6 +17,7 @@ from normwise.kernels.triton_gpu import launch
 from normwise.torch.steps.triton_operators import TritonGpu
 from tests.cases import LAYOUTS
 from tests.kernels.triton_gpu.cut import CUTS, cut
+from tests.kernels.triton_gpu.device import DEVICE
 
 __all__ = ["cut"]
 
@@ -26,7 +27,7 @@ EDGE = 64
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     """Normal values."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(DEVICE)
 
 
 def relative_errors(x: Tensor, mask: Tensor | None = None) -> tuple[float, float]:
@@ -83,7 +84,7 @@ def test_a_mask_that_leaves_out_the_first_samples_of_a_large_mean(
 ) -> None:
     cut(how)
     x = LAYOUTS[layout](drawn(6, 2, 4, 9) + 1e4).float()
-    mask = torch.ones(6, 1, 4, 9, dtype=torch.bool)
+    mask = torch.ones(6, 1, 4, 9, dtype=torch.bool, device=DEVICE)
     mask[:3] = False
     x.masked_fill_(~mask, math.nan)
     mean, var = relative_errors(x.nan_to_num(0.0), mask)
@@ -97,7 +98,7 @@ def test_a_mask_that_leaves_out_the_first_samples_of_a_large_mean(
 def test_a_mask_of_any_shape_that_broadcasts(shape: tuple[int, ...], how: str, cut: Callable[[str], None]) -> None:
     cut(how)
     x = drawn(3, 2, 4, 5).float()
-    mask = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.6
+    mask = (torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.6).to(DEVICE)
     mask.view(-1)[:2] = True
     y, batch = KERNEL.forward_batch(Call(x, mask))
     whole, full = KERNEL.forward_batch(Call(x, mask.expand(3, 1, 4, 5).contiguous()))
@@ -110,10 +111,11 @@ def test_a_mask_of_any_shape_that_broadcasts(shape: tuple[int, ...], how: str, c
 @pytest.mark.parametrize("how", CUTS)
 def test_where_nothing_counts_all_is_zero(how: str, cut: Callable[[str], None]) -> None:
     cut(how)
-    x, mask = torch.full((2, 3, 4), math.nan), torch.zeros(2, 1, 4, dtype=torch.bool)
+    x = torch.full((2, 3, 4), math.nan, device=DEVICE)
+    mask = torch.zeros(2, 1, 4, dtype=torch.bool, device=DEVICE)
     y, mean, var, _ = launch.forward(x, x, mask, None, None, None, None, 1e-5, number_of("relu"), True)
     assert [float(found.abs().sum()) for found in (y, mean, var)] == [0.0, 0.0, 0.0]
-    bits = torch.zeros(6, dtype=torch.uint8)
+    bits = torch.zeros(6, dtype=torch.uint8, device=DEVICE)
     found = launch.backward(x, x, None, mask, None, None, mean, var, bits, 1e-5, number_of("relu"), True, True, True)
     assert [float(gradient.abs().sum()) for gradient in found] == [0.0] * 4
 
@@ -133,8 +135,8 @@ def test_what_is_not_finite_stays_in_its_channel(value: float, how: str, cut: Ca
 
 
 def test_a_batch_without_samples() -> None:
-    x = torch.zeros(0, 3, 4, requires_grad=True)
-    y, batch = KERNEL.forward_batch(Call(x, scale=torch.ones(3, requires_grad=True)))
+    x = torch.zeros(0, 3, 4, device=DEVICE, requires_grad=True)
+    y, batch = KERNEL.forward_batch(Call(x, scale=torch.ones(3, device=DEVICE, requires_grad=True)))
     y.sum().backward()
     assert (y.shape, batch.count, batch.mean.tolist()) == ((0, 3, 4), 0, [0.0] * 3)
     assert x.grad is not None
@@ -149,7 +151,7 @@ class Guarded:
     def like(self, x: Tensor, **how: Any) -> Tensor:
         """In the place of ``torch.empty_like``, for a dense tensor."""
         dtype = how.get("dtype", x.dtype)
-        block = torch.full((x.numel() + 2 * EDGE,), math.nan, dtype=dtype)
+        block = torch.full((x.numel() + 2 * EDGE,), math.nan, dtype=dtype, device=x.device)
         block[:EDGE] = block[-EDGE:] = 77.0
         self.blocks.append(block)
         return block.as_strided(x.shape, x.stride(), EDGE)
@@ -191,6 +193,6 @@ def test_the_same_call_gives_the_same_bits(how: str, cut: Callable[[str], None])
 def test_bfloat16_is_rounded_once_and_to_even() -> None:
     """Normalization, addition and activation are in float32; only what is stored is rounded, as PyTorch rounds."""
     x, residual = (drawn(4, 3, 5, seed=seed).bfloat16() for seed in (0, 1))
-    mean, var = torch.zeros(3), torch.ones(3)
+    mean, var = torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)
     y = KERNEL.forward_running(Call(x, None, mean, var, eps=0.0, activation="relu", residual=residual))
     assert torch.equal(y, (x.float() + residual.float()).relu().bfloat16())

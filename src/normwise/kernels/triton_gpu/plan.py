@@ -16,7 +16,7 @@ LINE = 128  # bytes that memory hands out at once
 SMALLEST = 8  # columns of a tile: a byte of bits
 # Partial results of a channel, at most, that every program of the second launch puts together itself: where the
 # channels come last it does so for many channels.
-JOINED, JOINED_LAST = 128, 32
+JOINED, JOINED_LAST = 512, 32
 MOST_SPLITS = 1024
 
 
