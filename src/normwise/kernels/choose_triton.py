@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normwise.kernels.triton_gpu.presence import importable, interpreted
+from normwise.kernels.triton_gpu.presence import INTERPRETED, importable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def refusal(call: Call, *, recorded: bool, transformed: bool) -> str | None:
             "asks for the GPU kernels, which torch.func does not see through, and a call under one of its transforms "
             "was received"
         )
-    if x.device.type != "cuda" and not (x.is_cpu and interpreted()):
+    if x.device.type != "cuda" and not (x.is_cpu and INTERPRETED):
         return f"asks for the GPU kernels, and a tensor on the device {x.device} was received"
     if not _narrow(x):
         return f"asks for kernels of float32, bfloat16 and float16, and a tensor of {x.dtype} was received"

@@ -13,10 +13,6 @@ def importable() -> bool:
     return find_spec("triton") is not None
 
 
-@cache
-def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels in NumPy, on CPU tensors.
-
-    The environment says so before Triton is imported, and a kernel stays what it was when it was defined.
-    """
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+# Whether Triton's interpreter runs the kernels in NumPy, on CPU tensors. The environment says so before Triton is
+# imported, and a kernel stays what it was when it was defined.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
