@@ -76,11 +76,11 @@ docs: setup  ## write the generated pages under docs/ again
 # torch that need them name their exact versions themselves.
 pins:  ## write requirements/constraints.txt again with today's versions (torch stays where it is pinned)
 	$(PYTHON) -m venv --clear build/pins
-	grep '^torch==' $(PINS) > build/torch-pin.txt
+	grep -E '^(torch|triton)==' $(PINS) > build/torch-pin.txt
 	build/pins/bin/python -m pip install -qq -c build/torch-pin.txt -e '.[$(EXTRAS)]'
 	{ sed -n '/^#/p' $(PINS); \
 	  build/pins/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' \
-	  | grep -v -i -E '^(pip|nvidia|cuda|triton)[-a-z0-9]*(==| @)'; } > build/constraints.txt
+	  | grep -v -i -E '^(pip|nvidia|cuda)[-a-z0-9]*(==| @)'; } > build/constraints.txt
 	mv build/constraints.txt $(PINS)
 
 clean:  ## remove .venv, the report, build folders and caches

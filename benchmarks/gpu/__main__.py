@@ -19,8 +19,8 @@ def main() -> None:
     """What can be said of the Triton kernels without a GPU, and what is measured where there is one."""
 
 
-@main.command()
-def compile() -> None:
+@main.command("compile")
+def compile_all() -> None:
     """Compile every variant for every target, and keep the result and the page (some minutes, no GPU needed)."""
     from benchmarks.gpu import compiling, page
 
@@ -39,7 +39,9 @@ def write_page() -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Folder of the results.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Folder of the results."
+)
 def bench(out: Path) -> None:
     """Check and time the kernels on this machine's GPU (under ten minutes)."""
     import torch

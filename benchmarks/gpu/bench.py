@@ -113,7 +113,7 @@ def step_of(function: Callable[..., Tensor], given: Inputs) -> Callable[[], tupl
     return step
 
 
-def disagreement(case: Case, given: Inputs) -> float:
+def disagreement(given: Inputs) -> float:
     """The largest distance of the output and of every gradient from float64, in its largest value."""
     wide = Inputs(*(None if tensor is None else tensor.detach().double().requires_grad_() for tensor in given))
     y, _ = TWO_PASS.forward_batch(Call(wide.x, None, None, None, wide.scale, wide.shift, 1e-5, "relu", wide.residual))
@@ -121,7 +121,10 @@ def disagreement(case: Case, given: Inputs) -> float:
     found = step_of(ours, given)()
     # Where rounding decides on which side of ReLU's kink a value falls, its gradients are anybody's: few of them.
     far = [
-        float(((one - other).abs().flatten().double().kthvalue(max(int(one.numel() * 0.999), 1)).values) / other.abs().max())
+        float(
+            ((one - other).abs().flatten().double().kthvalue(max(int(one.numel() * 0.999), 1)).values)
+            / other.abs().max()
+        )
         for one, other in zip(found, right, strict=True)
     ]
     return max(far)
@@ -130,7 +133,7 @@ def disagreement(case: Case, given: Inputs) -> float:
 def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, rounds: int = ROUNDS) -> dict[str, Any]:
     """One row: milliseconds of a forward and backward by everyone, in turn, and of a copy of x."""
     given = inputs(case, device)
-    far = disagreement(case, given)
+    far = disagreement(given)
     if not far <= WITHIN[case.dtype]:
         return {"case": case.name, "refused": f"{far:.2g} from float64"}
     calls: dict[str, Callable[[], object]] = {
@@ -149,7 +152,10 @@ def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, roun
     for _ in range(rounds):
         for name, call in calls.items():
             times[name].append(clock(call))
-    row: dict[str, Any] = {"case": case.name, "milliseconds": {name: spread(found).median for name, found in times.items()}}
+    row: dict[str, Any] = {
+        "case": case.name,
+        "milliseconds": {name: spread(found).median for name, found in times.items()},
+    }
     row["ratios"] = {
         name: str(spread([theirs / mine for theirs, mine in zip(times[name], times[OURS], strict=True)]))
         for name in calls

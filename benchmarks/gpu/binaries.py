@@ -123,24 +123,25 @@ def _widest(operation: str, sass: str) -> int:
 
 
 def counted(ptx: str, launch: Launch) -> Counts:
-    """The accesses to the large tensors: those of the loop over tiles, or all where there is none, of the kernel's dtype.
+    """The accesses to the large tensors: those of the loop over tiles, or all where there is none.
 
     A channel's own numbers are read in front of the loop; without one they are the accesses of a single value.
     """
-    body = _loop(ptx.splitlines()) or ptx.splitlines()
     if "x" not in launch.arguments:  # it puts partial results together
         return Counts(0.0, 0.0, 0, 0.0)
-    x = launch.arguments["x"]
-    itemsize = x.element_size()
+    body = _loop(ptx.splitlines()) or ptx.splitlines()
+    itemsize = launch.arguments["x"].element_size()
     elements = launch.constant("DOWN") * launch.constant("ACROSS")
     vector = min(launch.constant("VECTOR"), max(elements // launch.threads, 1)) * itemsize
+    # Without a loop, what is narrower than a thread's part of the tile is a channel's own number.
+    least = itemsize if _loop(ptx.splitlines()) else vector
     totals, octets, widths = {"ld": 0.0, "st": 0.0}, 0.0, []
     for line in body:
         for kind, times, bits in ACCESS.findall(line):
             width = int(times or 1) * int(bits) // 8
-            if width == 1 or (launch.constant("BITS") if "BITS" in launch.arguments else False) and width < itemsize:
+            if width < itemsize or (launch.arguments.get("BITS") and width < least):
                 octets += width * launch.threads / elements
-            elif width >= min(vector, itemsize):
+            elif width >= least:
                 totals[kind] += width / itemsize * launch.threads / elements
                 widths.append(width)
     return Counts(totals["ld"], totals["st"], min(widths, default=0), octets)

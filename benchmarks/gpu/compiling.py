@@ -12,6 +12,7 @@ import triton
 
 from benchmarks.gpu.binaries import TARGETS, Binary, compiled
 from benchmarks.gpu.launches import Launch
+from benchmarks.gpu.traffic import moved
 from benchmarks.gpu.variants import variants
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,6 +55,7 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
             }
             for one in binaries
         },
+        "designed": list(moved(launch)[:2]),
         "loads": counts.loads,
         "stores": counts.stores,
         "narrowest": counts.narrowest,
@@ -63,9 +65,7 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
 
 def compile_all() -> dict[str, Any]:
     """Every variant for every target; takes minutes."""
-    rows = [
-        row_of(name, launch, [compiled(launch, target) for target in TARGETS]) for name, launch in variants()
-    ]
+    rows = [row_of(name, launch, [compiled(launch, target) for target in TARGETS]) for name, launch in variants()]
     return {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": rows}
 
 

@@ -106,9 +106,7 @@ def launches_of(asked: Asked, device: Device = H200) -> tuple[list[Launch], list
     mean, var = (None, None) if asked.by_batch else (scale, shift)
     number, bits = number_of(asked.activation), asked.adds and has_one_bit(asked.activation)
     with recorded(device) as forward:
-        _, used_mean, used_var, kept = launch.forward(
-            x, residual, mask, scale, shift, mean, var, 1e-5, number, bits
-        )
+        _, used_mean, used_var, kept = launch.forward(x, residual, mask, scale, shift, mean, var, 1e-5, number, bits)
     with recorded(device) as backward:
         left = None if bits or asked.activation is None else residual
         launch.backward(

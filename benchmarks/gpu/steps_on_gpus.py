@@ -53,12 +53,9 @@ def measure(
     for dtype, last in SETTINGS:
         for compiled in compile:
             for name, (fused, kernel) in WAYS.items():
-                rows.append(
-                    {
-                        "step": f"{dtype}, channels {'last' if last else 'first'}, {name}{', compiled' if compiled else ''}",
-                        **_row(clock, device, batch, image, dtype, last, compiled, fused, kernel, rounds),
-                    }
-                )
+                order, how = "last" if last else "first", ", compiled" if compiled else ""
+                row = _row(clock, device, batch, image, dtype, last, compiled, fused, kernel, rounds)
+                rows.append({"step": f"{dtype}, channels {order}, {name}{how}", **row})
     return rows
 
 

@@ -42,15 +42,15 @@ def _moved(launches: list[Launch], device: Device) -> float:
     x = launches[0].arguments["x"]
     whole = x.numel() * x.element_size()
     room = device.cache * Settings().share
-    moved = 0.0
+    found = 0.0
     for launch in launches:
         share = _share(launch)
-        reads, writes, bits = _of(launch)
-        moved += (reads + writes + bits) * share
+        reads, writes, bits = moved(launch)
+        found += (reads + writes + bits) * share
         if launch.name in ("normalize", "normalize_gradients") and _swept_before(launches, launch):
             again = 1 if launch.name == "normalize" else 2
-            moved -= min(again * share, room / whole)
-    return moved
+            found -= min(again * share, room / whole)
+    return found
 
 
 def _share(launch: Launch) -> float:
@@ -62,7 +62,7 @@ def _share(launch: Launch) -> float:
     return min(launch.grid[0] * of_group, channels) / channels
 
 
-def _of(launch: Launch) -> tuple[float, float, float]:
+def moved(launch: Launch) -> tuple[float, float, float]:
     """Tensors that a launch reads and writes, and the bits beside them."""
     given = launch.arguments
     reads = {"gather": 1, "normalize": 1, "normalize_held": 1}.get(launch.name, 2) if "rows" in given else 0

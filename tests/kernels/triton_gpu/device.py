@@ -1,4 +1,4 @@
-"""The device of these tests: the CPU, where Triton's interpreter runs the kernels, or a GPU (``make test DEVICE=cuda``)."""
+"""The device of these tests: the CPU, where the interpreter runs the kernels, or a GPU (``make test DEVICE=cuda``)."""
 
 import os
 

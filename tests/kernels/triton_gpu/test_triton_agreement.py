@@ -67,9 +67,7 @@ def test_every_cut(shape: str, how: str, layout: str, training: bool, cut: Calla
         pytest.skip("one value in training has a policy of its own, and no kernel sees it")
     cut(how)
     assert_triton(
-        problem(
-            RAGGED[shape], torch.float32, values="large mean", layout=layout, activation="silu", training=training
-        )
+        problem(RAGGED[shape], torch.float32, values="large mean", layout=layout, activation="silu", training=training)
     )
 
 

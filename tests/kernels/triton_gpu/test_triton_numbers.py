@@ -60,9 +60,7 @@ def test_a_mean_that_is_huge_against_the_spread(
 @pytest.mark.parametrize("how", CUTS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("first", ["another level", "one value far away", "zeros"])
-def test_the_order_of_the_values_costs_no_digits(
-    first: str, layout: str, how: str, cut: Callable[[str], None]
-) -> None:
+def test_the_order_of_the_values_costs_no_digits(first: str, layout: str, how: str, cut: Callable[[str], None]) -> None:
     """A shift that the first values have chosen would be wrong for all others."""
     x = drawn(8, 2, 4, 9) + 50
     if first == "another level":

@@ -13,7 +13,7 @@ from normwise.errors import NormwiseError
 from normwise.kernels.activation_numbers import number_of
 from normwise.kernels.triton_gpu import launch, tuning
 from normwise.kernels.triton_gpu.plan import Device, Settings
-from normwise.kernels.triton_gpu.tuning import CANDIDATES, Tuned, keep, key_of, known, read, settings_for, trying, tune
+from normwise.kernels.triton_gpu.tuning import CANDIDATES, Tuned, keep, known, read, settings_for, trying, tune
 
 DEVICE = Device("a GPU", 132, 60 << 20)
 X = torch.zeros(3, 2, 5, 4)
@@ -128,9 +128,7 @@ def test_every_candidate_computes_the_same(settings: Settings) -> None:
     found = []
     for tried in (settings, Settings()):
         with trying(tried):
-            y, mean, var, bits = launch.forward(
-                x, None, None, None, None, None, None, 1e-5, number_of("relu"), False
-            )
+            y, mean, var, bits = launch.forward(x, None, None, None, None, None, None, 1e-5, number_of("relu"), False)
             dx, *_ = launch.backward(
                 y, x, None, None, None, None, mean, var, bits, 1e-5, number_of("relu"), True, True, False
             )

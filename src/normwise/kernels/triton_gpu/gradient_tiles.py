@@ -1,7 +1,7 @@
 r"""What the kernels of the backward do with one tile, and with the sums of all tiles.
 
-With :math:`g = dy \cdot f'(z)` and :math:`d = x - \mu`, the gradient of x is a line in g and d, of which two sums over the
-channel are the coefficients.
+With :math:`g = dy \cdot f'(z)` and :math:`d = x - \mu`, the gradient of x is a line in g and d, of which two sums over
+the channel are the coefficients.
 """
 
 from __future__ import annotations

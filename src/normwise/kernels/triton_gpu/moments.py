@@ -20,7 +20,7 @@ from normwise.kernels.triton_gpu.tiles import along, channel_of, counted, place,
 
 @triton.jit
 def together(n, reference, mean, squares, LAST: tl.constexpr):
-    """Chan's formula over the lanes of a tile: count, reference, mean about it, and sum of squares, for each channel."""
+    """Chan's formula over the lanes of a tile: count, reference, mean about it, sum of squares, for each channel."""
     met = n > 0
     about = summed(tl.where(met, reference, 0.0), LAST) / tl.maximum(summed(met.to(tl.float32), LAST), 1.0)
     apart = tl.where(met, (reference - along(about, LAST)) + mean, 0.0)

@@ -137,7 +137,7 @@ def normalize(
         if split == 0:
             tl.store(mean + channel, middle, mask=there)
             tl.store(var + channel, variance, mask=there)
-    high, low, inverse, factor, offset = line_of(middle, variance, eps, scale, shift, channel, there, SCALED, SHIFTED)
+    high, _low, _inverse, factor, offset = line_of(middle, variance, eps, scale, shift, channel, there, SCALED, SHIFTED)
     begin = split * per
     end = tl.minimum(begin + per, tiles)
     for back in range(begin, end):
@@ -213,7 +213,7 @@ def normalize_held(
     channel, there = channel_of(group, channels, ACROSS, LAST)
     tl.store(mean + channel, middle, mask=there)
     tl.store(var + channel, variance, mask=there)
-    high, low, inverse, factor, offset = line_of(middle, variance, eps, scale, shift, channel, there, SCALED, SHIFTED)
+    high, _low, _inverse, factor, offset = line_of(middle, variance, eps, scale, shift, channel, there, SCALED, SHIFTED)
     write(
         values,
         high,

@@ -120,7 +120,9 @@ def keep(found: list[Tuned], path: Path | None = None) -> Path:
     """
     path = file() if path is None else path
     settings = {**read(path), **{tuned.key: tuned.settings for tuned in found}}
-    text = json.dumps({"version": VERSION, "settings": {key: value._asdict() for key, value in settings.items()}}, indent=1)
+    text = json.dumps(
+        {"version": VERSION, "settings": {key: value._asdict() for key, value in settings.items()}}, indent=1
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as new:
@@ -137,7 +139,9 @@ def keep(found: list[Tuned], path: Path | None = None) -> Path:
     return path
 
 
-def tune(x: Tensor, device: Device, step: Callable[[], object], clock: Callable[[Callable[[], object]], float]) -> Tuned:
+def tune(
+    x: Tensor, device: Device, step: Callable[[], object], clock: Callable[[Callable[[], object]], float]
+) -> Tuned:
     """Time every candidate and say which was fastest.
 
     Args:
@@ -151,7 +155,8 @@ def tune(x: Tensor, device: Device, step: Callable[[], object], clock: Callable[
     """
     if capturing(x):
         raise NormwiseError(
-            "tuning was asked for while a CUDA graph is captured, and nothing can be timed there: tune before the capture."
+            "tuning was asked for while a CUDA graph is captured, and nothing can be timed there: tune before the "
+            "capture."
         )
     times: dict[Settings, float] = {}
     for settings in CANDIDATES:
