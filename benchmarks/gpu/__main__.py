@@ -20,11 +20,12 @@ def main() -> None:
 
 
 @main.command("compile")
-def compile_all() -> None:
-    """Compile every variant for every target, and keep the result and the page (some minutes, no GPU needed)."""
+@click.option("--every", is_flag=True, help="Every variant, which takes many minutes.")
+def compile_all(every: bool) -> None:
+    """Compile variants for every target, and keep the result and the page (some minutes, no GPU needed)."""
     from benchmarks.gpu import compiling, page
 
-    found = compiling.compile_all()
+    found = compiling.compile_all(every=every)
     compiling.keep(found)
     print(f"{len(found['rows'])} variants for {len(found['targets'])} targets: {compiling.KEPT}")
     print(page.write())

@@ -23,19 +23,23 @@ FEATURES: dict[str, dict[str, object]] = {
     "relu, running statistics": {"by_batch": False},
     "add, relu, running statistics": {"adds": True, "by_batch": False},
 }
-IN_EVERY_SIZE = ("relu", "mask, add, relu")  # all others in the first size
-# What the page shows: the layers of ResNet-50 that weigh most, in the layout and dtype that people train in.
-SHOWN = {
-    ("float32", False, (256, 64, 56, 56), "relu"),
-    ("float32", False, (256, 64, 56, 56), "add, relu"),
-    ("float32", False, (256, 256, 14, 14), "relu"),
-    ("float32", False, (512, 64, 7, 7), "relu"),
-    ("float32", False, (128, 64, 8, 8), "relu"),
-    ("bfloat16", True, (256, 64, 56, 56), "relu"),
-    ("bfloat16", True, (256, 64, 56, 56), "add, relu"),
-    ("bfloat16", True, (256, 64, 56, 56), "mask, relu"),
-    ("bfloat16", True, (256, 64, 56, 56), "add, relu, running statistics"),
-}
+IN_EVERY_SIZE = ("relu", "mask, add, relu")  # all others in the first size, and not in float16
+FIRST, LAST = False, True
+# What is compiled without being asked for every variant: each kernel, dtype, layout, width of access and feature once.
+USUAL = (
+    ("float32", FIRST, SIZES[0], "relu"),
+    ("float32", FIRST, SIZES[0], "mask, add, relu"),
+    ("float32", FIRST, SIZES[1], "relu"),
+    ("float32", FIRST, SIZES[2], "relu"),
+    ("float32", FIRST, SIZES[3], "relu"),
+    ("float32", LAST, (128, 2048), "relu"),
+    ("bfloat16", LAST, SIZES[0], "relu"),
+    ("bfloat16", LAST, SIZES[0], "add, relu"),
+    ("bfloat16", LAST, SIZES[0], "add, silu"),
+    ("bfloat16", LAST, SIZES[0], "mask, relu"),
+    ("bfloat16", LAST, SIZES[0], "add, relu, running statistics"),
+    ("float16", LAST, SIZES[0], "relu"),
+)
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -49,7 +53,8 @@ def calls() -> Iterator[tuple[tuple[str, bool, tuple[int, ...], str], Asked]]:
         for last in (False, True):
             for size in SIZES:
                 for feature, how in FEATURES.items():
-                    if size is not SIZES[0] and feature not in IN_EVERY_SIZE:
+                    few = size is not SIZES[0] or dtype is torch.float16
+                    if few and feature not in IN_EVERY_SIZE:
                         continue
                     yield (name_of(dtype), last, size, feature), Asked(size, dtype, last, **how)  # type: ignore[arg-type]  # of the table above
     for activation in ACTIVATIONS:
@@ -59,10 +64,15 @@ def calls() -> Iterator[tuple[tuple[str, bool, tuple[int, ...], str], Asked]]:
     yield ("bfloat16", False, (4, 32, 8, 28, 28), "relu"), Asked((4, 32, 8, 28, 28), torch.bfloat16, False)
 
 
-def variants() -> list[tuple[tuple[str, bool, tuple[int, ...], str], Launch]]:
-    """Every launch that is compiled to code of its own, with the first call that asks for it."""
+def variants(*, every: bool = False) -> list[tuple[tuple[str, bool, tuple[int, ...], str], Launch]]:
+    """Every launch that is compiled to code of its own, with the first call that asks for it.
+
+    Args:
+        every: of all calls, or else of the usual ones.
+    """
     found = {}
     for name, asked in calls():
-        for launch in [one for part in launches_of(asked) for one in part]:
-            found.setdefault(key_of(launch), (name, launch))
+        if every or name in USUAL:
+            for launch in [one for part in launches_of(asked) for one in part]:
+                found.setdefault(key_of(launch), (name, launch))
     return [*found.values()]

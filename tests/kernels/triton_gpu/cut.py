@@ -16,7 +16,7 @@ CUTS: dict[str, tuple[Settings, int, int | None]] = {
     "two launches": (SWEPT, 4, None),
     "pieces": (Settings(elements=64, held=0, share=1e-9), 2, None),
     "three launches": (SWEPT, 64, 1),
-    "long loops": (Settings(elements=16, held=0, programs=1), 1, None),
+    "long loops": (Settings(elements=64, held=0, programs=1), 1, None),
 }
 
 
