@@ -115,7 +115,12 @@ def step_of(function: Callable[..., Tensor], given: Inputs) -> Callable[[], tupl
 
 def disagreement(given: Inputs) -> float:
     """The largest distance of the output and of every gradient from float64, in its largest value."""
-    wide = Inputs(*(None if tensor is None else tensor.detach().double().requires_grad_() for tensor in given))
+
+    def widened(tensor: Tensor) -> Tensor:
+        return tensor.detach().double().requires_grad_()
+
+    residual = None if given.residual is None else widened(given.residual)
+    wide = Inputs(widened(given.x), widened(given.scale), widened(given.shift), residual, widened(given.dy))
     y, _ = TWO_PASS.forward_batch(Call(wide.x, None, None, None, wide.scale, wide.shift, 1e-5, "relu", wide.residual))
     right = (y.detach(), *torch.autograd.grad(y, wide.leaves, wide.dy.detach()))
     found = step_of(ours, given)()

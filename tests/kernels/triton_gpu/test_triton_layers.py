@@ -123,7 +123,7 @@ def test_torch_compile_traces_it_whole(adds: bool) -> None:
     layer = nt.BatchNorm2d(4, activation="relu", device=DEVICE)
     twin = nt.BatchNorm2d(4, activation="relu", device=DEVICE)
     inputs = (drawn(), drawn(1)) if adds else (drawn(),)
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
     for one, other in zip(learned(compiled, *inputs), learned(twin, *inputs), strict=True):
         torch.testing.assert_close(one, other)
     for one, other in zip(running(layer), running(twin), strict=True):

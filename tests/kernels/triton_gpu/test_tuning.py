@@ -45,7 +45,7 @@ def clock_of(fastest: Settings) -> Callable[[Callable[[], object]], float]:
 
 
 def test_the_fastest_is_kept_and_found_again(cache: Path) -> None:
-    seen = []
+    seen: list[Settings] = []
     found = tune(X, DEVICE, lambda: seen.append(settings_for(X, DEVICE)), clock_of(CANDIDATES[5]))
     assert found == Tuned(KEY, CANDIDATES[5], 1.0, 2.0)
     assert tuple(seen) == CANDIDATES

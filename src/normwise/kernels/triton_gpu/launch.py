@@ -57,7 +57,7 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         x: dense (N, C, *spatial).
         mask: boolean, (N or 1, 1, *spatial or 1), or None.
     """
-    mean, var = (torch.zeros(x.shape[1], dtype=torch.float64, device=x.device) for _ in range(2))
+    mean, var = _of_channels(x, torch.float64), _of_channels(x, torch.float64)
     if x.numel():
         flat = None if mask is None else bytes_per_value(mask, x)
         with _on(x):
@@ -100,7 +100,7 @@ def forward(
     """
     y = torch.empty_like(x)
     bits = x.new_empty(number_of_bytes(x.shape, last=lies_last(x)) if save_bits else 0, dtype=torch.uint8)
-    used_mean, used_var = (torch.zeros(x.shape[1], dtype=torch.float64, device=x.device) for _ in range(2))
+    used_mean, used_var = _of_channels(x, torch.float64), _of_channels(x, torch.float64)
     if mean is not None and var is not None:
         used_mean.copy_(mean)
         used_var.copy_(var)
@@ -180,7 +180,7 @@ def backward(
     """
     dx, dresidual = (torch.empty_like(x) if wanted else x.new_empty(0) for wanted in (wants_dx, wants_dresidual))
     dscale, dshift = (
-        x.new_zeros(x.shape[1], dtype=torch.float64 if tensor is None else tensor.dtype) for tensor in (scale, shift)
+        _of_channels(x, torch.float64 if tensor is None else tensor.dtype) for tensor in (scale, shift)
     )
     if not x.numel():
         return dx, dscale, dshift, dresidual
@@ -227,6 +227,11 @@ def backward(
                     WANTS_RESIDUAL=wants_dresidual, **_tile(how), **shared,
                 )  # fmt: skip
     return dx, dscale, dshift, dresidual
+
+
+def _of_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Memory for a number per channel; the kernels write all of it, and where there is no value it is 0."""
+    return (x.new_empty if x.numel() else x.new_zeros)(x.shape[1], dtype=dtype)
 
 
 def _gather(x: Tensor, mask: Tensor | None, partials: Tensor, how: Plan, piece: Piece) -> None:
