@@ -39,7 +39,7 @@ class Counts(NamedTuple):
     loads: float
     stores: float
     narrowest: int
-    bits: float  # bytes of packed bits per element, read or written
+    bits: float  # bytes of packed bits and of the mask per element, read or written
 
 
 class Binary(NamedTuple):
@@ -132,16 +132,15 @@ def counted(ptx: str, launch: Launch) -> Counts:
     body = _loop(ptx.splitlines()) or ptx.splitlines()
     itemsize = launch.arguments["x"].element_size()
     elements = launch.constant("DOWN") * launch.constant("ACROSS")
-    vector = min(launch.constant("VECTOR"), max(elements // launch.threads, 1)) * itemsize
-    # Without a loop, what is narrower than a thread's part of the tile is a channel's own number.
-    least = itemsize if _loop(ptx.splitlines()) else vector
+    # What is narrower than a thread's part of a row is of the mask's bytes, of the bits, or a channel's own number.
+    least = min(launch.constant("VECTOR"), max(elements // launch.threads, 1)) * itemsize
     totals, octets, widths = {"ld": 0.0, "st": 0.0}, 0.0, []
     for line in body:
         for kind, times, bits in ACCESS.findall(line):
             width = int(times or 1) * int(bits) // 8
-            if width < itemsize or (launch.arguments.get("BITS") and width < least):
+            if width < least:
                 octets += width * launch.threads / elements
-            elif width >= least:
+            else:
                 totals[kind] += width / itemsize * launch.threads / elements
                 widths.append(width)
     return Counts(totals["ld"], totals["st"], min(widths, default=0), octets)

@@ -36,16 +36,16 @@ COMPILED = """
 
 `python -m benchmarks.gpu compile` compiles {number} variants (each kernel, dtype, layout, width of access and feature
 once; `--every` compiles them in all combinations) with Triton {triton} for compute capabilities {targets}: {total}
-programs. A test compiles some of
-them again, and holds the file that keeps them, `benchmarks/results/gpu/binaries.json`, to the sources. Over all:
+programs. A test compiles some of them again, and holds the file that keeps them,
+`benchmarks/results/gpu/binaries.json`, to the sources. Over all:
 
 * registers that spill to memory: {spilled} bytes;
 * most registers of a thread: {registers} (of 255), most shared memory of a program: {shared} bytes;
 * where a row's length lets a thread load 16 bytes at once, every load and store of a tensor is 16 bytes wide: {wide} of
   {aligned} variants. Where it does not (7 x 7 images, channels first), accesses are as wide as one value.
 
-Loads and stores are global accesses per element of the tensor, counted in the loop over tiles; a bit per element is
-extra. *In flight* is how many KB a multiprocessor of an H100 or H200 has asked for at once, by the registers that the
+Loads and stores are global accesses per element of the tensor, counted in the loop over tiles; a bit per element
+and the mask are extra. *In flight* is how many KB a multiprocessor of an H100 or H200 has asked for at once, by the registers that the
 kernel takes; about 22 KB keep 4.8 TB/s busy at a latency of 600 ns, which is arithmetic and not a measurement.
 
 """
