@@ -22,14 +22,22 @@ setup: $(READY)  ## create .venv with the pinned dependencies and the package in
 demo: setup  ## run three of the lab's experiments and write their report to report/index.html
 	$(BIN)/normwise lab run $(DEMO) --seeds 5 --out $(REPORT)
 
-test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest)
+ifeq ($(DEVICE),cuda)
+test: setup
+	NORMWISE_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS) tests/kernels/triton_gpu
+
+bench: setup
+	$(BIN)/python -m benchmarks.gpu bench $(ARGS)
+else
+test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" passes options to pytest; DEVICE=cuda: those for a GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help"; DEVICE=cuda: on a GPU)
+	$(BIN)/python -m benchmarks.run $(ARGS)
+endif
 
 quick: setup  ## run the first case of each test that is not slow: the inner loop, less than 2 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --quick $(ARGS)
-
-bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help")
-	$(BIN)/python -m benchmarks.run $(ARGS)
 
 zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
 	$(BIN)/python -m benchmarks.zoo $(ARGS)
@@ -75,11 +83,11 @@ site: setup  ## build the pages into a site with navigation and search, build/si
 # torch that need them name their exact versions themselves.
 pins:  ## write requirements/constraints.txt again with today's versions (torch stays where it is pinned)
 	$(PYTHON) -m venv --clear build/pins
-	grep '^torch==' $(PINS) > build/torch-pin.txt
+	grep -E '^(torch|triton)==' $(PINS) > build/torch-pin.txt
 	build/pins/bin/python -m pip install -qq -c build/torch-pin.txt -e '.[$(EXTRAS)]'
 	{ sed -n '/^#/p' $(PINS); \
 	  build/pins/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' \
-	  | grep -v -i -E '^(pip|nvidia|cuda|triton)[-a-z0-9]*(==| @)'; } > build/constraints.txt
+	  | grep -v -i -E '^(pip|nvidia|cuda)[-a-z0-9]*(==| @)'; } > build/constraints.txt
 	mv build/constraints.txt $(PINS)
 
 clean:  ## remove .venv, the report, build folders and caches

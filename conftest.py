@@ -3,6 +3,10 @@
 A process has one of Keras's backends, so the tests that are for Keras run in a process for each.
 ``tests/test_keras.py`` starts the three. To run some of them on one backend, name it in the environment:
 ``KERAS_BACKEND=jax pytest tests/keras``.
+
+In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the process in
+which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``. With a GPU,
+``make test DEVICE=cuda`` runs the same tests there, compiled.
 """
 
 import os
@@ -20,9 +24,14 @@ FOR_KERAS = [
     "tests/keras",
 ]
 FOR_LIGHTNING = ["src/normwise/callbacks/lightning"]
+NO_GPU = "these tests run on a GPU, and PyTorch finds none here: leave DEVICE=cuda out, or run them where there is one."
 collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else [*FOR_KERAS]
 if find_spec("lightning") is None:
     collect_ignore_glob += FOR_LIGHTNING
+if "TRITON_INTERPRET" not in os.environ and "NORMWISE_TEST_DEVICE" not in os.environ:
+    collect_ignore_glob += ["tests/kernels/triton_gpu"]
+if find_spec("triton") is None:
+    collect_ignore_glob += ["src/normwise/kernels/triton_gpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +47,14 @@ def pytest_configure() -> None:
     """Listen to Ctrl-C: a shell has what runs in the background ignore it, and what tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("NORMWISE_TEST_DEVICE") == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.exit(NO_GPU, returncode=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the sessions for Keras, each of which takes minutes: at the end, one worker would run them alone."""
-    items.sort(key=lambda item: item.path.name != "test_keras.py")
+    """Start with the sessions in processes of their own, which take minutes: at the end, one worker would run alone."""
+    sessions = ("test_keras.py", "test_triton.py")
+    items.sort(key=lambda item: sessions.index(item.path.name) if item.path.name in sessions else len(sessions))

@@ -18,6 +18,7 @@ from normwise.commands.lab import lab
 from normwise.commands.layers import fold, swap
 from normwise.commands.program import Program, help_alone
 from normwise.commands.statistics import adapt, recalibrate
+from normwise.commands.tune import tune
 from normwise.commands.values import Name
 from normwise.errors import MissingExtra, NormwiseError
 from normwise.frameworks import installed_version
@@ -136,5 +137,5 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     return {"kernel": found.name, "reason": found.reason}
 
 
-for command in (lab, doctor, explain, recalibrate, adapt, fold, swap):
+for command in (lab, doctor, explain, recalibrate, adapt, fold, swap, tune):
     main.add_command(command)

@@ -36,7 +36,7 @@ PYTHON = re.compile(r"\b(None|True|False|math\.inf|callable|iterables?|kwargs|di
 
 def test_all_commands_are_looked_at() -> None:
     assert {" ".join(path) for path in ALL} == {
-        *("", "adapt", "doctor", "explain", "fold", "info", "lab", "recalibrate", "swap"),
+        *("", "adapt", "doctor", "explain", "fold", "info", "lab", "recalibrate", "swap", "tune"),
         *("lab compare", "lab list", "lab run"),
     }
     assert len(OPTIONS) > 40

@@ -130,9 +130,9 @@ def test_terminals_and_locales(variables: dict[str, str]) -> None:
     ("variables", "line", "sentence"),
     [
         ({"NORMWISE_KERNEL": "aton"}, "info", "unknown kernel in NORMWISE_KERNEL 'aton': did you mean 'aten'? Known: "
-                                              "aten, cpu, two_pass."),
+                                              "aten, cpu, triton, two_pass."),
         ({"NORMWISE_KERNEL": "gpu"}, "info --why 32x64", "unknown kernel in NORMWISE_KERNEL 'gpu': did you mean 'cpu'? "
-                                                         "Known: aten, cpu, two_pass."),
+                                                         "Known: aten, cpu, triton, two_pass."),
         ({"KERAS_BACKEND": "typo"}, "recalibrate a.keras --data a.npz --out b.keras", "unknown backend in "
          "KERAS_BACKEND 'typo': Known: jax, numpy, openvino, tensorflow, torch."),
         ({"KERAS_BACKEND": "Torch"}, "adapt a.keras --data a.npz --out b.keras", "unknown backend in "

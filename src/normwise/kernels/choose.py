@@ -1,8 +1,9 @@
 """Pick the implementation for a tensor, and be able to say why.
 
-``NORMWISE_KERNEL=cpu``, ``aten`` or ``two_pass`` in the environment asks for one by name: it is then used for every
-call, and a call that it cannot serve is an error, never a silent change to another. That is for PyTorch's tensors; on
-JAX, another name than ``cpu`` leaves the call to ``keras.ops``.
+``NORMWISE_KERNEL=cpu``, ``aten``, ``two_pass`` or ``triton`` in the environment asks for one by name: it is then used
+for every call, and a call that it cannot serve is an error, never a silent change to another. That is for PyTorch's
+tensors; on JAX, another name than ``cpu`` leaves the call to ``keras.ops``. ``triton`` is used only where it is asked
+for (``choose_triton.py``), and for batch and instance norm only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from normwise.errors import KernelUnavailable, UnknownName
 from normwise.frameworks import installed_version
 from normwise.installation import extra_command, how_to_build
+from normwise.kernels import choose_triton
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from normwise.kernels.kernel import Call
 
 VARIABLE = "NORMWISE_KERNEL"
-BY_NAME = ("cpu", "aten", "two_pass")
+BY_NAME = ("cpu", "aten", "two_pass", "triton")
 
 # Fewer elements than this, and PyTorch's operator is done before the way to another one is gone. It needs more of them
 # where the channels come last in memory, as its own code does best there.
@@ -98,6 +100,8 @@ def asked_for() -> str | None:
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the compiled kernels, which are not built: unset {VARIABLE}, or {how_to_build()}"
         )
+    if name == "triton" and (lack := choose_triton.missing()) is not None:
+        raise KernelUnavailable(f"{VARIABLE}=triton asks for the GPU kernels, and {lack}: unset {VARIABLE}.")
     return name
 
 
@@ -204,6 +208,10 @@ def refuse_recorded(name: str) -> None:
 
 
 def _asked(name: str, call: Call, *, recorded: bool, transformed: bool) -> Choice:
+    if name == "triton":
+        why = choose_triton.refusal(call, recorded=recorded, transformed=transformed)
+        if why is not None:
+            raise KernelUnavailable(f"{VARIABLE}=triton {why}: unset {VARIABLE}.")
     weights, on_cpu = call.weights, call.x.device.type == "cpu"
     if weights is not None and name == "aten":
         raise KernelUnavailable(
@@ -234,7 +242,7 @@ def implementations() -> list[Implementation]:
 
     Example:
         >>> [kernel.name for kernel in implementations()]
-        ['reference', 'cpu', 'aten', 'two_pass', 'jax']
+        ['reference', 'cpu', 'aten', 'two_pass', 'triton', 'jax']
     """
     torch, jax = installed_version("torch"), installed_version("jax")
     with_torch = f"runs on PyTorch {torch}" if torch else f"PyTorch is not installed ({extra_command('torch')})"
@@ -257,5 +265,6 @@ def implementations() -> list[Implementation]:
         Implementation(
             "two_pass", torch is not None, f"{with_torch}: plain PyTorch operations, for masks and torch.func"
         ),
+        Implementation("triton", *(choose_triton.state(asked=_ASKED == "triton") if torch else (False, with_torch))),
         Implementation("jax", built_for_jax(), on_jax),
     ]

@@ -3,7 +3,8 @@
 The compiled kernels know channels that share their statistics, which is group norm where the channels come first. Scale
 and shift of single elements, layer norm's, they do not: on a view they can take the moments, and a second pass has to
 scale and shift. PyTorch's operators do it in one, so they are used for the rest, wherever they are exact.
-``NORMWISE_KERNEL`` asks for one by name, as for batch norm.
+``NORMWISE_KERNEL`` asks for one by name, as for batch norm; ``triton`` names kernels of batch norm, and changes nothing
+here.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def choose_layer(x: Tensor, *, masked: bool, recorded: bool = False) -> Choice:
 def _asked(x: Tensor, *, masked: bool, recorded: bool) -> Choice | None:
     """What the environment asks for, or None."""
     name = choose._ASKED
-    if not name:
+    if not name or name == "triton":
         return None
     if masked and name != "two_pass":
         raise KernelUnavailable(

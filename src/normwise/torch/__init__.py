@@ -59,6 +59,7 @@ from normwise.torch.models.domain_statistics import statistics_from
 from normwise.torch.models.param_groups import param_groups
 from normwise.torch.models.paused import paused_statistics
 from normwise.torch.models.pooling import pool_statistics
+from normwise.torch.steps import triton_operators
 from normwise.torch.steps.memory import release_memory
 
 if built():
@@ -66,6 +67,7 @@ if built():
 
     operators.register()
     graph_operators.register()
+triton_operators.register()
 
 __all__ = [
     "BatchNorm1d",

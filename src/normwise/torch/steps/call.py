@@ -24,9 +24,10 @@ from normwise.torch.steps.checks_mask import check_masked_count, check_weights
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.normalize_aten import AtenAtAnyOrder, normalize_and_update_by_aten
 from normwise.torch.steps.operators import Cpu
+from normwise.torch.steps.triton_operators import TritonGpu
 
-CPU, ATEN = Cpu(), AtenAtAnyOrder()
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (CPU, ATEN, TWO_PASS)}
+CPU, ATEN, TRITON = Cpu(), AtenAtAnyOrder(), TritonGpu()
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (CPU, ATEN, TWO_PASS, TRITON)}
 
 
 def checked(

@@ -23,7 +23,7 @@ from normwise.kernels.internals import DelayedError
 from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
-from normwise.torch.steps.call import CPU
+from normwise.torch.steps.call import CPU, TRITON
 from normwise.torch.steps.gather_peers import Peers
 
 _REFUSED = (
@@ -52,7 +52,7 @@ def join(call: Call, kernel: Kernel, peers: Peers) -> Moments:
 def normalize_by_joined(call: Call, joined: Joined, *, kernel: Kernel, peers: Peers) -> Tensor:
     """This process's part of the output; its gradient is that of all parts' losses together."""
     x, weights, eps = call.x, call.weights, call.eps
-    wide = torch.float64 if kernel is CPU else torch.promote_types(x.dtype, torch.float32)
+    wide = torch.float64 if kernel is CPU or kernel is TRITON else torch.promote_types(x.dtype, torch.float32)
     mean, var = joined.mean.to(wide), joined.var.to(wide)
     # What the mean loses in the kernel's dtype goes into the shift.
     lost = ((mean.double() - joined.mean) * torch.rsqrt(joined.var + eps)).to(wide)

@@ -22,7 +22,7 @@ forward_operator: Any = None if cpu.library is None else torch.ops.normwise.batc
 
 def register() -> None:
     """Register all of it; called once, when the operators are there."""
-    torch.library.register_fake(MOMENTS, _fake_moments)
+    torch.library.register_fake(MOMENTS, fake_moments)
     torch.library.register_fake(FORWARD, _fake_forward)
     torch.library.register_fake(BACKWARD, fake_backward)
     torch.library.register_autograd(FORWARD, gradients, setup_context=save)
@@ -40,7 +40,8 @@ def per_channel(x: Tensor, groups: int) -> Tensor:
     return x.new_empty(x.shape[0] * x.shape[1] if groups else x.shape[1], dtype=torch.float64)
 
 
-def _fake_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def fake_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel."""
     return per_channel(x, 0), per_channel(x, 0)
 
 
@@ -225,7 +226,7 @@ apply_compiled: Any = super(torch.autograd.Function, CompiledBatchNorm).apply
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # of torch's
-def _in_graph(activation: str | None) -> tuple[int, bool]:
+def in_graph(activation: str | None) -> tuple[int, bool]:
     """``number_of`` and ``is_exact`` for the compiler, which sees through neither caches nor the bytes of a number."""
     return cpu.number_of(activation), cpu.is_exact(activation)
 
@@ -273,7 +274,7 @@ class Cpu:
         x, mask, _, _, scale, shift, eps, activation, residual = call
         compiling = torch.compiler.is_compiling()
         if compiling:
-            number, exact = _in_graph(activation)
+            number, exact = in_graph(activation)
         else:
             number, exact = cpu.number_of(activation), x.dtype is not torch.float64 or cpu.is_exact(activation)
         if x.dtype is torch.float64 and not exact:  # then PyTorch does the activation behind
@@ -289,8 +290,8 @@ class Cpu:
         save_bits = learning and residual is not None and cpu.has_one_bit(activation)
         found: tuple[Tensor, ...]
         if compiling:  # with the gradient and the shapes that are registered, which alone a graph can hold
-            in_graph = forward_operator if groups else torch.ops.normwise.forward_in_graph.default
-            found = in_graph(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
+            operator = forward_operator if groups else torch.ops.normwise.forward_in_graph.default
+            found = operator(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
         elif learning:
             found = apply_compiled(x, residual, mask, scale, shift, mean, var, eps, number, save_bits, groups)
         else:

@@ -1,0 +1,87 @@
+"""Compiles every variant for every target, and keeps what came out in a file that a test holds."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import triton
+
+from benchmarks.gpu.binaries import TARGETS, Binary, compiled
+from benchmarks.gpu.launches import Launch
+from benchmarks.gpu.traffic import moved
+from benchmarks.gpu.variants import variants
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KEPT = ROOT / "benchmarks/results/gpu/binaries.json"
+COMPILED = ("activations", "gradient_tiles", "gradients", "moments", "normalize", "plan", "tiles")
+SOURCES = ROOT / "src/normwise/kernels/triton_gpu"
+
+
+def digest() -> str:
+    """Of what is compiled and how tensors are cut, without comments and docstrings."""
+    found = hashlib.sha256()
+    for name in COMPILED:
+        tree = ast.parse((SOURCES / f"{name}.py").read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        found.update(ast.dump(tree).encode())
+    return found.hexdigest()
+
+
+def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binaries: list[Binary]) -> dict[str, Any]:
+    """One variant as the file has it."""
+    dtype, last, size, feature = name
+    counts = binaries[0].counts
+    return {
+        "kernel": launch.name,
+        "dtype": dtype,
+        "layout": "last" if last else "first",
+        "size": list(size),
+        "feature": feature,
+        "threads": launch.threads,
+        "vector": launch.arguments.get("VECTOR"),
+        "elements": launch.arguments.get("DOWN", 0) * launch.arguments["ACROSS"],
+        "targets": {
+            str(one.target): {
+                "registers": one.registers,
+                "spilled": one.spilled,
+                "shared": one.shared,
+                "occupancy": one.occupancy(launch.threads),
+                "widest": list(one.widest),
+            }
+            for one in binaries
+        },
+        "designed": list(moved(launch)[:2]),
+        "loads": counts.loads,
+        "stores": counts.stores,
+        "narrowest": counts.narrowest,
+        "bits": counts.bits,
+    }
+
+
+def compile_all(*, every: bool = False) -> dict[str, Any]:
+    """The usual variants, or every one, for every target; takes minutes."""
+    rows = [
+        row_of(name, launch, [compiled(launch, target) for target in TARGETS])
+        for name, launch in variants(every=every)
+    ]
+    return {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": rows}
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Write the file, one variant a line."""
+    rows = ",\n".join(json.dumps(row) for row in found["rows"])
+    head = json.dumps({name: value for name, value in found.items() if name != "rows"})
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    KEPT.write_text(f'{head[:-1]}, "rows": [\n{rows}\n]}}\n', "utf-8")
+
+
+def kept() -> dict[str, Any]:
+    """What the file holds."""
+    found: dict[str, Any] = json.loads(KEPT.read_text("utf-8"))
+    return found

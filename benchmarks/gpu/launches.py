@@ -1,0 +1,116 @@
+"""What the kernels' launcher would launch for a tensor, found by running it on tensors without memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normwise.kernels.activation_numbers import has_one_bit, number_of
+from normwise.kernels.triton_gpu import launch
+from normwise.kernels.triton_gpu.plan import Device
+
+KERNELS = (
+    "gather",
+    "finish",
+    "normalize",
+    "normalize_held",
+    "sum_gradients",
+    "finish_sums",
+    "normalize_gradients",
+    "gradients_held",
+)
+H200 = Device("NVIDIA H200", 132, 60 << 20)
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class Launch(NamedTuple):
+    """One launch: the kernel, its grid, and every argument by its name; options such as the number of warps apart."""
+
+    name: str
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    def constant(self, name: str) -> Any:
+        """What is compiled in."""
+        return self.arguments[name]
+
+    @property
+    def threads(self) -> int:
+        """Of a program."""
+        return 32 * int(self.options.get("num_warps", 4))
+
+
+class Asked(NamedTuple):
+    """A call of a layer."""
+
+    size: tuple[int, ...]
+    dtype: torch.dtype
+    last: bool  # whether the channels come last in memory
+    activation: str | None = "relu"
+    adds: bool = False
+    masked: bool = False
+    by_batch: bool = True
+
+
+class _Recorder:
+    """In the place of a kernel."""
+
+    def __init__(self, name: str, kernel: Any, into: list[Launch]) -> None:
+        self.name, self.kernel, self.into = name, kernel, into
+        self.names = [*inspect.signature(kernel.fn).parameters]
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def run(*given: Any, **named: Any) -> None:
+            options = {name: named.pop(name) for name in [*named] if name not in self.names}
+            arguments = {**dict(zip(self.names, given, strict=False)), **named}
+            self.into.append(Launch(self.name, self.kernel, grid, arguments, options))
+
+        return run
+
+
+@contextmanager
+def recorded(device: Device = H200) -> Iterator[list[Launch]]:
+    """A block in which launches are recorded, and none runs."""
+    found: list[Launch] = []
+    before = {name: getattr(launch, name) for name in (*KERNELS, "device_of")}
+    for name in KERNELS:
+        setattr(launch, name, _Recorder(name, before[name], found))
+    launch.device_of = lambda _: device  # type: ignore[assignment]  # put back below
+    try:
+        yield found
+    finally:
+        for name, value in before.items():
+            setattr(launch, name, value)
+
+
+def tensor(size: tuple[int, ...], dtype: torch.dtype, *, last: bool) -> Tensor:
+    """Without memory, in a layout."""
+    x = torch.empty(size, dtype=dtype, device="meta")
+    return x.contiguous(memory_format=FORMATS[len(size)]) if last and len(size) > 2 else x
+
+
+def launches_of(asked: Asked, device: Device = H200) -> tuple[list[Launch], list[Launch]]:
+    """The launches of a forward, and those of its backward, with every gradient wanted."""
+    x = tensor(asked.size, asked.dtype, last=asked.last)
+    channels = asked.size[1]
+    scale, shift = (torch.empty(channels, device="meta") for _ in range(2))
+    residual = torch.empty_like(x) if asked.adds else None
+    mask = torch.empty((asked.size[0], 1, *asked.size[2:]), dtype=torch.bool, device="meta") if asked.masked else None
+    mean, var = (None, None) if asked.by_batch else (scale, shift)
+    number, bits = number_of(asked.activation), asked.adds and has_one_bit(asked.activation)
+    with recorded(device) as forward:
+        _, used_mean, used_var, kept = launch.forward(x, residual, mask, scale, shift, mean, var, 1e-5, number, bits)
+    with recorded(device) as backward:
+        left = None if bits or asked.activation is None else residual
+        launch.backward(
+            torch.empty_like(x), x, left, mask, scale, shift, used_mean, used_var, kept, 1e-5, number,
+            asked.by_batch, True, asked.adds,
+        )  # fmt: skip
+    return forward, backward

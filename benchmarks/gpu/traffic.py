@@ -1,0 +1,105 @@
+"""A model, and not a measurement: the bytes that reach memory, from the launches and a rule for the cache.
+
+The rule: a tensor that a piece's first sweep has read is found in the second-level cache by the second sweep, up to the
+share of the cache that a piece may take; what is written goes to memory once. A tile that holds a channel reads once.
+Partial sums, a channel's own numbers and the mask are left out: less than a hundredth of a tensor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.gpu.launches import H200, Asked, Launch, launches_of
+from benchmarks.shapes import RESNET50_LAYERS
+from normwise.kernels.triton_gpu.plan import Device, Settings
+
+BATCH = 256
+# Reads and writes of one tensor, forward and backward: the floor, PyTorch's operators one after the other, and the
+# scheme that Inductor fuses, which reads x (and dy) twice. Without and with an addition.
+FLOOR = {False: (2.0, 3.0), True: (3.0, 4.0)}
+EAGER = {False: (5.0, 8.0), True: (8.0, 8.0)}
+INDUCTOR = {False: (3.0, 5.0), True: (4.0, 6.0)}
+
+
+class Traffic(NamedTuple):
+    """Of one layer, forward and backward: tensors moved, and launches."""
+
+    forward: float
+    backward: float
+    launches: int
+
+
+def traffic(asked: Asked, device: Device = H200) -> Traffic:
+    """The model's answer for one layer, in units of its tensor."""
+    forward, backward = launches_of(asked, device)
+    return Traffic(_moved(forward, device), _moved(backward, device), len(forward) + len(backward))
+
+
+def _moved(launches: list[Launch], device: Device) -> float:
+    """In units of the tensor: what the launches read and write, less what the second sweep finds in the cache."""
+    x = launches[0].arguments["x"]
+    whole = x.numel() * x.element_size()
+    room = device.cache * Settings().share
+    found = 0.0
+    for launch in launches:
+        share = _share(launch)
+        reads, writes, bits = moved(launch)
+        found += (reads + writes + bits) * share
+        if launch.name in ("normalize", "normalize_gradients") and _swept_before(launches, launch):
+            again = 1 if launch.name == "normalize" else 2
+            found -= min(again * share, room / whole)
+    return found
+
+
+def _share(launch: Launch) -> float:
+    """The share of the tensor that a launch works on; 0 for one that only puts partial results together."""
+    if "rows" not in launch.arguments:
+        return 0.0
+    of_group = launch.arguments["ACROSS"] if launch.arguments["LAST"] else 1
+    channels: int = launch.arguments["channels"]
+    return min(launch.grid[0] * of_group, channels) / channels
+
+
+def moved(launch: Launch) -> tuple[float, float, float]:
+    """Tensors that a launch reads and writes, and the bits beside them."""
+    given = launch.arguments
+    reads = {"gather": 1, "normalize": 1, "normalize_held": 1}.get(launch.name, 2) if "rows" in given else 0
+    writes = {"normalize": 1, "normalize_held": 1, "normalize_gradients": 1}.get(launch.name, 0)
+    writes += bool(given.get("WANTS_X")) + bool(given.get("WANTS_RESIDUAL"))
+    reads += bool(given.get("RESIDUAL"))
+    bits = 1 / (8 * given["x"].element_size()) if given.get("BITS") else 0.0
+    return reads, writes, bits
+
+
+def _swept_before(launches: list[Launch], launch: Launch) -> bool:
+    return any(one.name in ("gather", "sum_gradients") for one in launches) and launch.name != "gather"
+
+
+class Row(NamedTuple):
+    """One kind of layer: how often it stands in ResNet-50, and the model's answer for it."""
+
+    name: str
+    count: int
+    adds: bool
+    megabytes: float  # of its tensor
+    ours: Traffic
+
+
+def rows(dtype: torch.dtype, *, last: bool) -> list[Row]:
+    """ResNet-50's batch norms, each followed by a ReLU, some after an addition."""
+    found = []
+    for shape in RESNET50_LAYERS:
+        for adds, count in ((False, shape.count - _adding(shape)), (True, _adding(shape))):
+            if count:
+                asked = Asked((BATCH, *shape.size[1:]), dtype, last, adds=adds)
+                megabytes = shape.elements // shape.size[0] * BATCH * dtype.itemsize / 1e6
+                found.append(Row(shape.name, count, adds, megabytes, traffic(asked)))
+    return found
+
+
+def _adding(shape: object) -> int:
+    """How many layers of the shape have an addition behind them; a shape's default says 1 where it is 0."""
+    adding: int = getattr(shape, "adding", 0)
+    return adding

@@ -1,0 +1,178 @@
+"""How a tensor is cut: into tiles for a step of a program, programs for a launch, and pieces that fit the cache.
+
+Nothing here needs Triton or a GPU: what a device is comes in as three numbers, so that the same plans can be made,
+tested and counted anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Size
+
+VECTOR_BYTES = 16  # the widest load of a thread
+LINE = 128  # bytes that memory hands out at once
+SMALLEST = 8  # columns of a tile: a byte of bits
+# Partial results of a channel, at most, that every program of the second launch puts together itself: where the
+# channels come last it does so for many channels.
+JOINED, JOINED_LAST = 512, 32
+MOST_SPLITS = 1024
+
+
+class Device(NamedTuple):
+    """What a plan has to know of a GPU."""
+
+    name: str
+    processors: int  # multiprocessors, compute units
+    cache: int  # bytes of the second-level cache
+
+
+class Settings(NamedTuple):
+    """What ``normwise tune`` chooses between; the defaults are a design, measured on no device."""
+
+    elements: int = 2048  # of a tile
+    warps: int = 8  # of a program
+    programs: int = 4  # for each processor
+    share: float = 0.4  # of the cache that the tensors of a piece may take; 0 for one piece
+    held: int = 16384  # elements of a tile that may hold a whole channel, so that one launch does all
+
+
+class View(NamedTuple):
+    """A tensor as a matrix: see ``tiles.py``."""
+
+    rows: int
+    channels: int
+    width: int  # of a row: the values of one channel in a sample, or all channels
+    last: bool  # whether the channels come last in memory
+    itemsize: int
+
+    @property
+    def values(self) -> int:
+        """How many values a channel has."""
+        return self.rows if self.last else self.rows * self.width
+
+    @property
+    def vector(self) -> int:
+        """How many values a thread may load at once: a power of two that divides a row."""
+        return math.gcd(self.width, VECTOR_BYTES // self.itemsize)
+
+
+class Piece(NamedTuple):
+    """Neighbouring groups of channels that are done together."""
+
+    first: int
+    groups: int
+
+
+class Plan(NamedTuple):
+    """Everything a launch has to know but the tensors."""
+
+    view: View
+    down: int  # rows of a tile
+    across: int  # columns of a tile
+    blocks: int  # tiles side by side in a row
+    tiles: int  # of a group
+    per: int  # tiles for each program
+    splits: int  # programs for each group
+    pieces: tuple[Piece, ...]
+    warps: int
+    held: bool  # whether a tile holds all values of a channel
+
+    @property
+    def steady(self) -> bool:
+        """Whether a lane meets a value in every tile but perhaps the last."""
+        return self.blocks == 1
+
+    @property
+    def joins(self) -> bool:
+        """Whether the programs of the second launch put the partial results together themselves."""
+        return self.splits <= (JOINED_LAST if self.view.last else JOINED)
+
+
+def view_of(shape: Size | tuple[int, ...], itemsize: int, *, last: bool) -> View:
+    """The matrix that a dense (N, C, *spatial) is.
+
+    Args:
+        shape: of the tensor.
+        itemsize: bytes of a value.
+        last: whether the channels come last in memory.
+    """
+    samples, channels, places = shape[0], shape[1], math.prod(shape[2:])
+    if last:
+        return View(samples * places, channels, channels, True, itemsize)
+    return View(samples, channels, places, False, itemsize)
+
+
+def plan(view: View, device: Device, settings: Settings, *, streams: int, whole: bool = True) -> Plan:
+    """How the tensor is cut.
+
+    Args:
+        view: of the tensor, which has a value.
+        device: where it lies.
+        settings: what may be tuned.
+        streams: tensors that both sweeps read: x in the forward, dy and x in the backward.
+        whole: whether one launch may do all of it.
+
+    Example:
+        >>> h200 = Device("NVIDIA H200", 132, 60 << 20)
+        >>> images = plan(view_of((256, 256, 56, 56), 4, last=False), h200, Settings(), streams=1)
+        >>> len(images.pieces), images.pieces[0], images.splits, images.held
+        (37, Piece(first=0, groups=7), 76, False)
+        >>> plan(view_of((32, 2048, 7, 7), 4, last=False), h200, Settings(), streams=1).held
+        True
+    """
+    if whole and (found := _held(view, settings)) is not None:
+        return found
+    across = _across(view)
+    down = min(max(settings.elements // across, 1), power_of_two(view.rows))
+    blocks = 1 if view.last else -(-view.width // across)
+    tiles = blocks * -(-view.rows // down)
+    groups = -(-view.channels // across) if view.last else view.channels
+    pieces = _pieces(view, groups, across if view.last else 1, device, settings, streams)
+    wanted = -(-device.processors * settings.programs // pieces[0].groups)
+    per = -(-tiles // min(wanted, tiles, MOST_SPLITS))
+    splits = -(-tiles // per)
+    return Plan(view, down, across, blocks, tiles, per, splits, pieces, settings.warps, False)
+
+
+def power_of_two(number: int) -> int:
+    """The power of two at or above it."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _across(view: View) -> int:
+    """The columns of a tile: whole lines of memory, and few that lie behind the end of a row."""
+    if view.last:
+        return max(min(power_of_two(view.width), LINE // view.itemsize), SMALLEST)
+    if view.width <= 1024:
+        return max(power_of_two(view.width), SMALLEST)
+    return next(
+        (across for across in (1024, 512) if -(-view.width // across) * across <= view.width * 9 // 8),
+        256,
+    )
+
+
+def _held(view: View, settings: Settings) -> Plan | None:
+    """The plan for one launch, or None where a tile cannot hold a channel."""
+    across = max(power_of_two(view.width), SMALLEST)
+    if view.last:
+        across = max(min(across, LINE // 2 // view.itemsize), SMALLEST)
+    down = power_of_two(view.rows)
+    if down * across > settings.held:
+        return None
+    groups = -(-view.channels // across) if view.last else view.channels
+    warps = min(max(power_of_two(down * across // 1024), 1), 16)
+    return Plan(view, down, across, 1, 1, 1, 1, (Piece(0, groups),), warps, True)
+
+
+def _pieces(
+    view: View, groups: int, in_group: int, device: Device, settings: Settings, streams: int
+) -> tuple[Piece, ...]:
+    """Groups of channels whose tensors fit their share of the cache; one group at least."""
+    room = int(device.cache * settings.share)
+    bytes_of_group = view.values * in_group * view.itemsize * streams
+    together = max(room // max(bytes_of_group, 1), 1) if room else groups
+    if view.last and bytes_of_group > room:
+        together = groups  # not even one group fits: the second sweep runs in reverse, and finds the tail
+    return tuple(Piece(first, min(together, groups - first)) for first in range(0, groups, together))

@@ -1,0 +1,66 @@
+"""How tensors are cut: every value once, pieces that fit the cache, and enough programs for the chip."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.shapes import RESNET50_LAYERS, Shape
+from normwise.kernels.triton_gpu.plan import LINE, MOST_SPLITS, Device, Settings, plan, view_of
+
+H200 = Device("NVIDIA H200", 132, 60 << 20)
+
+
+@given(
+    st.lists(st.integers(1, 600), min_size=2, max_size=4).map(tuple),
+    st.booleans(),
+    st.sampled_from([2, 4]),
+    st.sampled_from([1, 2]),
+    st.booleans(),
+)
+def test_every_value_is_in_one_tile_of_one_program(
+    shape: tuple[int, ...], last: bool, itemsize: int, streams: int, whole: bool
+) -> None:
+    cut = plan(view_of(shape, itemsize, last=last), H200, Settings(), streams=streams, whole=whole)
+    view = cut.view
+    groups = sum(piece.groups for piece in cut.pieces)
+    assert [piece.first for piece in cut.pieces] == [
+        sum(piece.groups for piece in cut.pieces[:number]) for number in range(len(cut.pieces))
+    ]
+    assert groups == (-(-view.channels // cut.across) if last else view.channels)
+    assert cut.tiles * cut.down >= view.rows * cut.blocks > (cut.tiles // cut.blocks - 1) * cut.down * cut.blocks
+    assert last or cut.blocks * cut.across >= view.width > (cut.blocks - 1) * cut.across
+    assert (cut.splits - 1) * cut.per < cut.tiles <= cut.splits * cut.per
+    assert cut.splits <= MOST_SPLITS
+    assert cut.down & (cut.down - 1) == cut.across & (cut.across - 1) == 0
+    assert view.width % view.vector == 0
+    assert not cut.held or (whole and cut.tiles == cut.splits == 1 and cut.down * cut.across <= Settings().held)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("layer", RESNET50_LAYERS, ids=lambda layer: layer.name)
+def test_the_layers_of_resnet50(layer: Shape, last: bool) -> None:
+    """At batch 256: loads 16 bytes wide but for 7 x 7, pieces within the cache, a program for every processor."""
+    itemsize, pixels = 2 if last else 4, layer.size[-1]
+    cut = plan(view_of((256, *layer.size[1:]), itemsize, last=last), H200, Settings(), streams=1)
+    if last or pixels > 7:
+        assert cut.view.vector * itemsize == 16
+    if last and not cut.held:
+        assert cut.across * itemsize == LINE
+    room = Settings().share * H200.cache
+    bytes_of_group = cut.view.values * itemsize * (cut.across if last else 1)
+    assert len(cut.pieces) == 1 or cut.pieces[0].groups * bytes_of_group <= room
+    assert cut.held or cut.pieces[0].groups * cut.splits >= H200.processors
+
+
+def test_channels_last_that_do_not_fit_are_one_piece() -> None:
+    """Their second sweep runs in reverse."""
+    cut = plan(view_of((256, 64, 112, 112), 2, last=True), H200, Settings(), streams=1)
+    assert (len(cut.pieces), cut.splits, cut.joins) == (1, 526, False)
+
+
+def test_a_share_of_zero_is_one_piece() -> None:
+    view = view_of((256, 256, 56, 56), 4, last=False)
+    assert len(plan(view, H200, Settings(), streams=2).pieces) > 1
+    assert len(plan(view, H200, Settings(share=0), streams=2).pieces) == 1
