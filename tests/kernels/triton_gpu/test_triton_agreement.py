@@ -119,9 +119,7 @@ def test_bits_and_kept_residuals_in_three_launches(
     layout: str, activation: str | None, cut: Callable[[str], None]
 ) -> None:
     cut("three launches")
-    assert_triton(
-        problem((3, 2, 5, 9), torch.float32, layout=layout, activation=activation, mask=True, residual=True)
-    )
+    assert_triton(problem((3, 2, 5, 9), torch.float32, layout=layout, activation=activation, mask=True, residual=True))
 
 
 @pytest.mark.parametrize(("shape", "layout", "training"), BY_LAYOUT, ids=str)
