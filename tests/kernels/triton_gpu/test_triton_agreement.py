@@ -29,7 +29,7 @@ def _on_device(p: Problem, i: Inputs) -> Outcome:
     return Outcome(y.cpu(), Moments(batch.mean.cpu(), batch.var.cpu(), float(batch.count)))
 
 
-TRITON = {"triton": _on_device}
+TRITON: dict[str, Callable[[Problem, Inputs], Outcome]] = {"triton": _on_device}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LOW = [torch.bfloat16, torch.float16]
 SWEPT = [name for name in CUTS if name != "one launch"]
