@@ -67,8 +67,7 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
 def compile_all(*, every: bool = False) -> dict[str, Any]:
     """The usual variants, or every one, for every target; takes minutes."""
     rows = [
-        row_of(name, launch, [compiled(launch, target) for target in TARGETS])
-        for name, launch in variants(every=every)
+        row_of(name, launch, [compiled(launch, target) for target in TARGETS]) for name, launch in variants(every=every)
     ]
     return {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": rows}
 

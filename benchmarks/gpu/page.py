@@ -44,9 +44,10 @@ programs. A test compiles some of them again, and holds the file that keeps them
 * where a row's length lets a thread load 16 bytes at once, every load and store of a tensor is 16 bytes wide: {wide} of
   {aligned} variants. Where it does not (7 x 7 images, channels first), accesses are as wide as one value.
 
-Loads and stores are global accesses per element of the tensor, counted in the loop over tiles; a bit per element
-and the mask are extra. *In flight* is how many KB a multiprocessor of an H100 or H200 has asked for at once, by the registers that the
-kernel takes; about 22 KB keep 4.8 TB/s busy at a latency of 600 ns, which is arithmetic and not a measurement.
+Loads and stores are global accesses per element of the tensor, counted in the loop over tiles; a bit per element and
+the mask are extra. *In flight* is how many KB a multiprocessor of an H100 or H200 has asked for at once, by the
+registers that the kernel takes; about 22 KB keep 4.8 TB/s busy at a latency of 600 ns, which is arithmetic and not a
+measurement.
 
 """
 COLUMNS = (

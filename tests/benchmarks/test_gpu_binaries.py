@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ if "TRITON_INTERPRET" in os.environ:
 
 import torch
 import triton
+from triton.backends.compiler import GPUTarget
 
 from benchmarks.gpu import compiling, page
-from benchmarks.gpu.binaries import TARGETS, compiled
+from benchmarks.gpu.binaries import TARGETS, compiled, source_of
 from benchmarks.gpu.compiling import digest, kept, row_of
 from benchmarks.gpu.launches import KERNELS, Asked, launches_of
 from benchmarks.gpu.traffic import FLOOR, rows
@@ -103,9 +105,7 @@ def test_the_sources_compile_to_what_is_kept(
     )
     size, last = tuple(row["size"]), layout == "last"
     name, launch = next(
-        (name, launch)
-        for name, launch in variants()
-        if (launch.name, *name) == (kernel, dtype, last, size, feature)
+        (name, launch) for name, launch in variants() if (launch.name, *name) == (kernel, dtype, last, size, feature)
     )
     found = row_of(name, launch, [compiled(launch, 90)])
     assert found["targets"]["90"]["spilled"] == 0
@@ -114,11 +114,21 @@ def test_the_sources_compile_to_what_is_kept(
         assert found["targets"]["90"] == row["targets"]["90"]
 
 
+@pytest.mark.parametrize("target", [80, 90])
+def test_bfloat16_is_rounded_to_even(target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch rounds; the interpreter, under which the values are tested, rounds to zero."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    _, (*_, launch) = launches_of(Asked((256, 64, 56, 56), torch.bfloat16, True))
+    found: Any = triton.compile(source_of(launch), target=GPUTarget("cuda", target, 32), options=dict(launch.options))
+    assert launch.name == "normalize_gradients"
+    assert set(re.findall(r"cvt\.r\w\.bf16\w*", found.asm["ptx"])) == {"cvt.rn.bf16x2"}
+
+
 def test_an_address_that_is_not_aligned_compiles_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     (launch, *_), _ = launches_of(Asked((64, 64, 28, 28), torch.float32, False))
     found = compiled(launch, 90, aligned=False)
-    assert (found.spilled, found.counts.narrowest) == (0, 4)
+    assert (found.spilled, found.widest[0]) == (0, 32)
 
 
 def test_the_page_is_what_is_kept_says() -> None:

@@ -120,5 +120,6 @@ def test_two_processes_share_their_moments() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(port,), nprocs=2)
+    processes: Any = torch.multiprocessing
+    processes.spawn(_rank, args=(port,), nprocs=2)
     assert torch.cuda.is_available()

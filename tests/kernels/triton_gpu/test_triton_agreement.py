@@ -29,7 +29,7 @@ def _on_device(p: Problem, i: Inputs) -> Outcome:
     return Outcome(y.cpu(), Moments(batch.mean.cpu(), batch.var.cpu(), float(batch.count)))
 
 
-TRITON = {"triton": _on_device}
+TRITON: dict[str, Callable[[Problem, Inputs], Outcome]] = {"triton": _on_device}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LOW = [torch.bfloat16, torch.float16]
 SWEPT = [name for name in CUTS if name != "one launch"]
@@ -38,19 +38,27 @@ RAGGED = {
     "rows": (9, 2, 8),
     "columns": (4, 2, 3, 7),
     "both": (5, 3, 11),
-    "more columns than a tile has": (2, 2, 67, 31),
+    "more columns than a tile has": (2, 1, 67, 31),
     "one channel": (5, 1, 3, 3),
     "one value": (1, 3, 1),
     "wide features": (6, 37),
 }
 BY_SHAPE = [
     *product(SHAPES, ("plain", "large mean"), [torch.float32], (True,)),
-    *product(("images", "features"), VALUES, [torch.float32], (True, False)),
+    *product(("images", "features"), ("constant channel", "variance far below eps", "wide"), [torch.float32], (True,)),
+    *product(("images", "features"), VALUES, [torch.float32], (False,)),
     *product(("images", "features", "sequences"), ("large mean",), LOW, (True, False)),
 ]
+# One value in training has a policy of its own, and no kernel sees it; of the wide one, the interpreter takes half a
+# minute where the channels come last.
 BY_CUT = [
-    *product(RAGGED, SWEPT, ("contiguous", "channels last"), (True,)),
-    *product(RAGGED, ("two launches",), ("contiguous", "channels last"), (False,)),
+    (shape, how, layout, training)
+    for shape, how, layout, training in (
+        *product(RAGGED, SWEPT, ("contiguous", "channels last"), (True,)),
+        *product(RAGGED, ("two launches",), ("contiguous", "channels last"), (False,)),
+    )
+    if not (shape == "one value" and training)
+    and not (shape == "more columns than a tile has" and layout == "channels last")
 ]
 BY_LAYOUT = [
     *product(("sequences", "images", "volumes"), LAYOUTS, (True,)),
@@ -70,8 +78,6 @@ def test_every_shape_and_kind_of_values(shape: str, values: str, dtype: torch.dt
 
 @pytest.mark.parametrize(("shape", "how", "layout", "training"), BY_CUT, ids=str)
 def test_every_cut(shape: str, how: str, layout: str, training: bool, cut: Callable[[str], None]) -> None:
-    if RAGGED[shape] == (1, 3, 1) and training:
-        pytest.skip("one value in training has a policy of its own, and no kernel sees it")
     cut(how)
     assert_triton(
         problem(RAGGED[shape], torch.float32, values="large mean", layout=layout, activation="silu", training=training)
@@ -113,9 +119,7 @@ def test_bits_and_kept_residuals_in_three_launches(
     layout: str, activation: str | None, cut: Callable[[str], None]
 ) -> None:
     cut("three launches")
-    assert_triton(
-        problem((3, 2, 5, 9), torch.float32, layout=layout, activation=activation, mask=True, residual=True)
-    )
+    assert_triton(problem((3, 2, 5, 9), torch.float32, layout=layout, activation=activation, mask=True, residual=True))
 
 
 @pytest.mark.parametrize(("shape", "layout", "training"), BY_LAYOUT, ids=str)

@@ -189,9 +189,14 @@ def test_the_same_call_gives_the_same_bits(how: str, cut: Callable[[str], None])
     assert torch.equal(batch.var, again.var)
 
 
-def test_bfloat16_is_rounded_once_and_to_even() -> None:
-    """Normalization, addition and activation are in float32; only what is stored is rounded, as PyTorch rounds."""
+def test_bfloat16_is_rounded_once() -> None:
+    """Normalization, addition and activation are in float32, and what is stored is rounded.
+
+    A GPU rounds to even (``tests/benchmarks/test_gpu_binaries.py`` sees the instruction), Triton's interpreter to zero.
+    """
     x, residual = (drawn(4, 3, 5, seed=seed).bfloat16() for seed in (0, 1))
     mean, var = torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)
     y = KERNEL.forward_running(Call(x, None, mean, var, eps=0.0, activation="relu", residual=residual))
-    assert torch.equal(y, (x.float() + residual.float()).relu().bfloat16())
+    right = (x.float() + residual.float()).relu()
+    rounded = right.bfloat16() if DEVICE == "cuda" else (right.view(torch.int32) & -(2**16)).view(torch.float32)
+    assert torch.equal(y.float(), rounded.float())

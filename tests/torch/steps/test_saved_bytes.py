@@ -33,7 +33,7 @@ def kept(function: Callable[..., Tensor], *inputs: Tensor) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         function(*inputs)
-    return sum(storage.nbytes() for storage in found.values()) / T
+    return float(sum(storage.nbytes() for storage in found.values())) / T
 
 
 def drawn(device: str) -> Tensor:

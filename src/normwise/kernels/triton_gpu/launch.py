@@ -179,9 +179,7 @@ def backward(
         The gradients of x, scale, shift and residual.
     """
     dx, dresidual = (torch.empty_like(x) if wanted else x.new_empty(0) for wanted in (wants_dx, wants_dresidual))
-    dscale, dshift = (
-        _of_channels(x, torch.float64 if tensor is None else tensor.dtype) for tensor in (scale, shift)
-    )
+    dscale, dshift = (_of_channels(x, torch.float64 if tensor is None else tensor.dtype) for tensor in (scale, shift))
     if not x.numel():
         return dx, dscale, dshift, dresidual
     dy, residual = like(dy, x), None if residual is None else like(residual, x)

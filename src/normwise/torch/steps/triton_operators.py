@@ -32,7 +32,7 @@ LIBRARY = torch.library.Library("normwise", "FRAGMENT")
 
 def register() -> None:
     """Register all of it; called once."""
-    found = {
+    found: dict[str, tuple[Any, Any]] = {
         MOMENTS: (_moments, operators.fake_moments),
         FORWARD: (_forward, _fake_forward),
         BACKWARD: (_backward, operators.fake_backward),
