@@ -58,7 +58,7 @@ def whole_steps(name: str) -> dict[tuple[str, bool], list[dict[str, float]]]:
 
 @pytest.mark.parametrize("name", ["ResNet-50", "MobileNetV2", "M5", "dense"])
 def test_numbers_of_speed_stand_in_the_results_that_are_kept(name: str) -> None:
-    """Both have the medians, the page the quartiles too, and behind each what there is to be had: a step without norms."""
+    """Both have the medians, the page the quartiles too, and behind each the most that there is: no norms."""
     speed = README.partition("## Speed")[2]
     page = (ROOT / "docs/speed.md").read_text("utf-8")
     (row,) = re.findall(rf"^\| {name}.*$", page, re.MULTILINE)

@@ -61,7 +61,7 @@ def test_every_statement_can_be_reproduced_fail_and_be_left_undecided(ran: Run, 
 
 @every
 def test_what_hangs_on_a_rate_at_the_edge_of_its_grid_says_so(ran: Run, name: str) -> None:
-    """What changes with the rate that validation images pick bears no verdict when that is the first or the last."""
+    """Whatever changes with the rate that is picked bears no verdict when that is the first or the last."""
     experiment, tiny = load(name), ran(name)
     if len(getattr(tiny.settings, "rates", ())) < 2:
         return
@@ -70,10 +70,14 @@ def test_what_hangs_on_a_rate_at_the_edge_of_its_grid_says_so(ran: Run, name: st
             experiment.conclude(tiny.settings, picking(experiment, tiny.settings, tiny.outcomes, last=last)).statements
             for last in (False, True)
         )
+    changing = False
     for one, other in zip(first, last, strict=True):
         if not np.isclose(one.effect.value, other.effect.value, rtol=1e-6, equal_nan=True):
             assert "lies at the edge of its grid" in one.effect.obstacle, one.text
             assert "lies at the edge of its grid" in other.effect.obstacle, other.text
+            changing = True
+    said = re.search(r"the best of (\d+) rates", tiny.conclusion.table.caption)
+    assert (said is not None and int(said[1]) == len(tiny.settings.rates)) or not changing
 
 
 @every
