@@ -162,12 +162,12 @@ def _table(title: str, layers: list[Row]) -> str:
             "inductor": sum(INDUCTOR[row.adds]),
             "eager": sum(EAGER[row.adds]),
         }
-        launches += row.ours.launches * row.count
+        launches += row.ours.launches * row.layers
         for name, value in sums.items():
-            total[name] += value * row.megabytes * row.count / 1e3
+            total[name] += value * row.megabytes * row.layers / 1e3
         ours = f"{row.ours.forward:.1f} + {row.ours.backward:.1f} T"
         text += (
-            f"| {row.name} | {row.count} | {'add, relu' if row.adds else 'relu'} | {row.megabytes:.0f} | "
+            f"| {row.name} | {row.layers} | {'add, relu' if row.adds else 'relu'} | {row.megabytes:.0f} | "
             f"{sums['floor']:g} T | {ours} | {sums['inductor']:g} T | {sums['eager']:g} T | {row.ours.launches} |\n"
         )
     cells = (f"{total[name]:.0f} GB" for name in ("floor", "ours", "inductor", "eager"))

@@ -81,7 +81,7 @@ class Row(NamedTuple):
     """One kind of layer: how often it stands in ResNet-50, and the model's answer for it."""
 
     name: str
-    count: int
+    layers: int
     adds: bool
     megabytes: float  # of its tensor
     ours: Traffic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ def variants(*, every: bool = False) -> list[tuple[tuple[str, bool, tuple[int, .
     Args:
         every: of all calls, or else of the usual ones.
     """
-    found = {}
+    found: dict[Any, tuple[tuple[str, bool, tuple[int, ...], str], Launch]] = {}
     for name, asked in calls():
         if every or name in USUAL:
             for launch in [one for part in launches_of(asked) for one in part]:
