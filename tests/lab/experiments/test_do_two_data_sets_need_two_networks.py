@@ -13,7 +13,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 from normwise.lab.training.domains import train_apart, train_on_all
 
-SETTINGS = experiment.Settings(rates=(0.1, 0.3, 1.0), steps=30, images=(60, 300), depth=2, width=16)
+SETTINGS = experiment.Settings(rates=(0.1, 0.3, 1.0), steps=12, images=(60,), depth=2, width=16)
 
 
 @pytest.mark.parametrize(("width", "depth"), [(64, 3), (96, 3), (16, 2)])

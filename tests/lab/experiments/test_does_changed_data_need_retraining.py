@@ -11,7 +11,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 from normwise.lab.training.stacks import train_stack
 
-SETTINGS = experiment.Settings(rates=(0.1, 0.3, 1.0), steps=40, again_steps=5, images=(32, 200), depth=2, width=16)
+SETTINGS = experiment.Settings(rates=(0.1, 0.3, 1.0), steps=25, again_steps=3, images=(32, 200), depth=2, width=16)
 
 
 def test_all_networks_become_like_one() -> None:

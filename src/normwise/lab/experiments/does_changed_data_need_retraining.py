@@ -37,6 +37,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -212,5 +213,5 @@ def _figure(settings: Settings, arms: Arms) -> Figure:
         panels.append(panel(shift, lines))
     title = "Test accuracy on changed images, by how many of them there are"
     caption = "Fresh statistics take no labels, training takes them."
-    show = {"x_label": "new images", "y_label": "test accuracy", "caption": caption}
-    return figure("accuracy_by_images", title, panels, **show, x_scale="log")
+    show = partial(figure, x_label="new images", y_label="test accuracy", x_scale="log")
+    return show("accuracy_by_images", title, panels, caption=caption)
