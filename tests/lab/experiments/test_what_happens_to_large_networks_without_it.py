@@ -28,7 +28,8 @@ def test_sizes_by_hand() -> None:
     assert found["signals"] == pytest.approx([math.log10(3), math.log10(30)])
     norms = [0.1 * math.sqrt(0.5) * math.sqrt(18), math.sqrt(0.5) * math.sqrt(1800)]
     weights = [10 * math.sqrt(2), 0.1 * math.sqrt(2)]
-    assert found["gradients"] == pytest.approx([math.log10(a / b) for a, b in zip(norms, weights, strict=True)])
+    assert found["shares"] == pytest.approx([math.log10(a / b) for a, b in zip(norms, weights, strict=True)])
+    assert found["gradients"] == pytest.approx([math.log10(math.sqrt(0.5)), math.log10(0.1 * math.sqrt(0.5))])
 
 
 def test_crops_are_parts_of_both_photographs() -> None:
@@ -46,7 +47,7 @@ def test_signals_grow_in_a_residual_network_without_it(outcomes: Outcomes) -> No
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 2 * 3
+    assert len(conclusion.statements) == 2 * 4
     assert len(conclusion.table.rows) == 4
-    assert [len(figure.panels) for figure in conclusion.figures] == [1, 1]
+    assert [len(figure.panels) for figure in conclusion.figures] == [1, 1, 1]
     assert len(conclusion.figures[0].panels[0].series) == 2

@@ -18,8 +18,9 @@ Settings:
     The three networks by their published lists of layers, as many parameters as in the libraries; initial weights of
     He's scale and of Glorot's, biases 0, scales 1 and shifts 0. One batch of 8 parts of 128 x 128 pixels of
     scikit-learn's two photographs, random labels out of 1000, training mode. A layer's signal is the root mean square
-    of what the convolution, or the readout, receives; its gradient is that of the loss by its weights, over the norm of
-    the weights: by what share a step would change them. "Range": the largest over the smallest of all layers.
+    of what the convolution, or the readout, receives; its gradient the norm of the loss's gradient by that; its share
+    the norm of the gradient by its weights over the norm of the weights, by which a step would change them. "Range":
+    the largest over the smallest of all layers.
 
 Verdict:
     Ranges without batch norm over those with it, geometric means over seeds: "more" counts from 10 times on. "Within a
@@ -59,6 +60,11 @@ REGIME = Regime.OWN
 MORE = AtLeast(10.0, nothing=1.0)
 WITHIN = StaysBelow(1.0)
 SCALES = {"he": "He", "glorot": "Glorot"}
+WORDS = {
+    "signals": "what layers receive differs",
+    "gradients": "the loss's gradients by it differ",
+    "shares": "the shares by which a step changes weights differ",
+}
 
 
 @dataclass(frozen=True)
@@ -114,15 +120,19 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("signals", lambda arm: average(decades(arm, "signals"), 1)),
             ("the last over the first", lambda arm: average(_growth(arm), 1)),
             ("gradients", lambda arm: average(decades(arm, "gradients"), 1)),
+            ("shares", lambda arm: average(decades(arm, "shares"), 1)),
             ("loss", lambda arm: average(arm.array("loss"), 1)),
         ),
         figures=(
             _figure(arms, "signals", "Size of what each layer receives, at initialization", "log10 of the size"),
-            _figure(arms, "gradients", "Gradients over weights, layer by layer", "log10 of the share"),
+            _figure(arms, "gradients", "Gradients of the loss by that, at initialization", "log10 of the norm"),
+            _figure(arms, "shares", "Gradients by the weights over the weights", "log10 of the share"),
         ),
         caveats=(
             "Initial states only. What a network without batch norm does in training also depends on its rate; scales "
             "of the branches that are chosen for it make up for much.",
+            "Without batch norm the output is proportional to the weights of a layer, so that weights times gradients "
+            "add up to the same in all layers that follow on each other: the shares differ little, whatever signals do.",
             "The images are small ones for these networks, and parts of but two photographs.",
             "In the order in which layers are called, branches stand one behind the other; neighbours in the figures "
             "need not follow on each other in the network.",
@@ -145,7 +155,7 @@ def _statements(pair: Arms) -> Iterator[Statement]:
     batch_norm, without = pair[True], pair[False]
     where = f"{batch_norm['network']}, weights of {batch_norm['scale']}'s scale"
     residual = batch_norm.values["network"] in ("ResNet50", "Xception")
-    for what, words in (("signals", "what layers receive differs"), ("gradients", "gradients over weights differ")):
+    for what, words in WORDS.items():
         with np.errstate(over="ignore"):  # ranges beyond all numbers
             more = ratio(10 ** decades(without, what), 10 ** decades(batch_norm, what), "times the range")
         text = f"{where}: without batch norm {words} more in size from layer to layer."

@@ -22,28 +22,26 @@ def sizes(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
 
     Returns:
         ``signals``, log10 of the root mean square of each layer's input; ``gradients``, log10 of the norm of the loss's
-        gradient by its weights over the norm of the weights; both in the order in which the layers are called; and
-        ``loss``.
+        gradient by that input; ``shares``, log10 of the norm of the gradient by the layer's weights over the norm of
+        the weights; all in the order in which the layers are called; and ``loss``.
     """
-    called: list[tuple[nn.Module, float]] = []
+    called: list[tuple[nn.Module, Tensor]] = []
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda layer, given: called.append((layer, float(given[0].detach().square().mean())))
-        )
-        for layer in layers
-    ]
-    loss = cross_entropy(model.train()(images), labels)
+    hooks = [layer.register_forward_pre_hook(lambda layer, given: called.append((layer, given[0]))) for layer in layers]
+    loss = cross_entropy(model.train()(images.clone().requires_grad_()), labels)
     for hook in hooks:
         hook.remove()
-    weights = [layer.get_parameter("weight") for layer, _ in called]
-    gradients = torch.autograd.grad(loss, weights)
-    shares = torch.stack(
-        [gradient.norm() / weight.detach().norm() for gradient, weight in zip(gradients, weights, strict=True)]
-    )
-    squares = torch.tensor([square for _, square in called])
+    weights, inputs = [layer.get_parameter("weight") for layer, _ in called], [given for _, given in called]
+    found = torch.autograd.grad(loss, [*weights, *inputs])
+    by_weights, by_inputs = found[: len(weights)], found[len(weights) :]
+    shares = [gradient.norm() / weight.detach().norm() for gradient, weight in zip(by_weights, weights, strict=True)]
     return {
-        "signals": (squares.clamp_min(TINY).log10() / 2).tolist(),
-        "gradients": shares.clamp_min(TINY).log10().tolist(),
+        "signals": _log([given.detach().square().mean().sqrt() for given in inputs]),
+        "gradients": _log([gradient.norm() for gradient in by_inputs]),
+        "shares": _log(shares),
         "loss": float(loss.detach()),
     }
+
+
+def _log(values: list[Tensor]) -> list[float]:
+    return [float(value) for value in torch.stack(values).clamp_min(TINY).log10()]
