@@ -42,6 +42,11 @@ def test_data_and_network_stand_first_and_in_each_row(results: list[Result]) -> 
     assert html.count("<b>Measured on</b> scikit-learn&#39;s digits, 8 x 8; 30 layers of 256 units") == 2
 
 
+def test_a_neighbouring_setting_is_named(results: list[Result]) -> None:
+    html = page.render([dataclasses.replace(results[1], setting="width")])
+    assert "30 layers of 256 units; neighbouring setting: width</p>" in html
+
+
 def test_the_verdicts_are_explained_and_the_contradicted_have_a_list(results: list[Result]) -> None:
     html = page.render(results)
     for meaning in wording.MEANINGS.values():

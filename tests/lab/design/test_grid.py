@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, gap
+from normwise.lab.design.arms import at_an_edge
 from normwise.lab.outcomes import Outcomes
 
 
@@ -103,6 +104,13 @@ def test_a_rate_at_the_edge_bears_no_verdict_and_chance_picks_none(
     assert gap(found[3, True], found[5, False]).obstacle == obstacle
     given = GRID.arms(settings, outcomes, at=2)[3, True]
     assert (given.rate, given.obstacle) == (f"1{', did not train' if 'train' in rate else ''}", "")
+
+
+def test_rates_that_each_seed_picks_for_itself_are_at_an_edge_in_half_of_them_or_are_not() -> None:
+    rates = (0.1, 0.3, 1.0, 3.0)
+    assert at_an_edge(np.array([0, 3, 1, 2]), rates) == "the best rate lies at the edge of its grid"
+    assert at_an_edge(np.array([0, 2, 1, 2]), rates) == ""
+    assert at_an_edge(np.array([0, 0]), (0.1,)) == ""  # nothing was picked
 
 
 def test_arms_with_unequal_numbers_of_rates_are_not_compared() -> None:

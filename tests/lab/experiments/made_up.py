@@ -109,3 +109,43 @@ def _inside(level: Any, form: str, seed: int, levels: Sequence[float]) -> Any:
     if form == "trend":
         return level * np.linspace(places.choice(levels[1:]), 1.0, last)
     return np.broadcast_to(places.choice(levels, size=level.shape), level.shape)
+
+
+def picking(experiment: Any, settings: Any, measured: Outcomes, *, last: bool) -> Outcomes:
+    """Outcomes in which every arm is best on validation images at the last of its rates, or at the first.
+
+    What else was measured is other at every rate, and the same for either.
+    """
+    templates = {_arm(trial): outcome for trial, outcome in measured}
+    trials, axis = experiment.trials(settings, SEEDS), 1 if hasattr(experiment, "by_pair") else 0
+    made = []
+    for trial in trials:
+        outcome = {}
+        for name, value in templates[_arm(trial)].items():
+            choosing = name.removeprefix("exact_") == "validation"
+            own = getattr(trial, "rate", None)
+            outcome[name] = _by_rate(value, settings.rates, own, axis, choosing=choosing, last=last)
+        made.append(outcome)
+    return Outcomes(trials, made)
+
+
+def _by_rate(value: Any, rates: Sequence[float], own: float | None, axis: int, *, choosing: bool, last: bool) -> Any:
+    """The value with something that depends on the place of the rate, which is on that axis unless it is given."""
+    if isinstance(value, dict | str) or value == []:
+        return value
+    try:
+        values = np.array(value, dtype=np.float64)
+    except ValueError:
+        return value
+    places = np.arange(len(rates), dtype=np.float64)
+    if own is not None:
+        places = np.full(values.shape, rates.index(own), dtype=np.float64)
+    else:
+        if values.shape[axis : axis + 1] != (len(rates),):
+            return value
+        shape = [1] * values.ndim
+        shape[axis] = len(rates)
+        places = np.broadcast_to(places.reshape(shape), values.shape)
+    if choosing:
+        return np.where(places == (len(rates) - 1 if last else 0), 0.99, 0.5).tolist()
+    return (values * (1 + 0.2 * places) + 0.01 * places).tolist()

@@ -8,7 +8,7 @@ from normwise.lab.experiments import can_deep_residual_networks_do_without as ex
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 
-SETTINGS = experiment.Settings(blocks=(6,), rates=(0.1,), steps=60, width=32)
+SETTINGS = experiment.Settings(blocks=(6,), rates=(0.05, 0.1), steps=60, width=32)
 
 
 def test_skipinit_begins_as_the_identity() -> None:

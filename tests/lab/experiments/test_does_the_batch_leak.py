@@ -10,7 +10,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training.few_classes import of_classes
 
-SETTINGS = experiment.Settings(classes=(1, 10), rates=(0.1,), steps=100, depth=2, width=32)
+SETTINGS = experiment.Settings(classes=(1, 10), rates=(0.05, 0.1), steps=100, depth=2, width=32)
 
 
 def test_batches_hold_so_many_classes() -> None:

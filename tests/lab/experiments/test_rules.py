@@ -15,7 +15,7 @@ from normwise.lab import names
 from normwise.lab.experiment import NEIGHBOURS, load, neighbours_of
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement, Verdict
 from normwise.lab.settling import settled
-from tests.lab.experiments.made_up import universes
+from tests.lab.experiments.made_up import picking, universes
 
 Run = Callable[[str], Any]
 every = pytest.mark.parametrize("name", names())
@@ -57,6 +57,27 @@ def test_every_statement_can_be_reproduced_fail_and_be_left_undecided(ran: Run, 
         if number > 20 and not missing:
             break
     assert missing == []
+
+
+@every
+def test_what_hangs_on_a_rate_at_the_edge_of_its_grid_says_so(ran: Run, name: str) -> None:
+    """Whatever changes with the rate that is picked bears no verdict when that is the first or the last."""
+    experiment, tiny = load(name), ran(name)
+    if len(getattr(tiny.settings, "rates", ())) < 2:
+        return
+    with np.errstate(all="ignore"):
+        first, last = (
+            experiment.conclude(tiny.settings, picking(experiment, tiny.settings, tiny.outcomes, last=last)).statements
+            for last in (False, True)
+        )
+    changing = False
+    for one, other in zip(first, last, strict=True):
+        if not np.isclose(one.effect.value, other.effect.value, rtol=1e-6, equal_nan=True):
+            assert "lies at the edge of its grid" in one.effect.obstacle, one.text
+            assert "lies at the edge of its grid" in other.effect.obstacle, other.text
+            changing = True
+    said = re.search(r"the best of (\d+) rates", tiny.conclusion.table.caption)
+    assert (said is not None and int(said[1]) == len(tiny.settings.rates)) or not changing
 
 
 @every

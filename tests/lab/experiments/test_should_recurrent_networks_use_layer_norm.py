@@ -10,7 +10,7 @@ from normwise.lab.networks.recurrent import sequences
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 
-SETTINGS = experiment.Settings(batches=(32,), rates=(0.3,), steps=100, width=16)
+SETTINGS = experiment.Settings(batches=(32,), rates=(0.2, 0.3), steps=100, width=16)
 
 
 def test_sequences_are_blanks_and_then_the_rows() -> None:

@@ -140,4 +140,5 @@ def _table(settings: Settings, activations: list[Arms]) -> Table:
         (ORDERS[True], lambda row: average(row[3], 2)),
         ("before minus after", lambda row: average(row[2] - row[3], 2)),
         seeds=activations[0].seeds,
+        tried=len(settings.rates),
     )

@@ -168,7 +168,7 @@ def _statements(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
 def _table(outcomes: Outcomes) -> Table:
     return table(
         "Median error in % of the price, skill against repeating the last price, and right directions less those of "
-        "always saying up, in points",
+        "always saying up, in points; each network with the best of the same rates",
         ARMS,
         ("normalized by", lambda arm: ARMS[arm]),
         ("error", lambda arm: average(100 * _error(outcomes, arm), 1)),

@@ -190,7 +190,8 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
         rows.append((name, percent(name), *adapted, percent(f"{name} one class")))
     caption = (
         f"Test error in %; on the images as they were {percent('clean')}. Mean [95 % interval] over {len(outcomes)} "
-        f"seeds. One class: 32 images of it, prior {PRIOR}, mean over the classes"
+        f"seeds, each with the best of {len(settings.rates)} rates. One class: 32 images of it, prior {PRIOR}, mean "
+        "over the classes"
     )
     return Table(caption, heads, tuple(rows))
 

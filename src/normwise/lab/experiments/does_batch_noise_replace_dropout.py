@@ -140,6 +140,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("test", lambda row: row[3].percent(1)),
             ("training", lambda row: row[3].percent(1, "train")),
             seeds=len(rows[0][3]),
+            tried=len(settings.rates),
         ),
         figures=(_by_part(settings, outcomes), _by_dropout(settings, outcomes)),
         caveats=(

@@ -155,4 +155,5 @@ def _table(settings: Settings, arms: Arms) -> Table:
         (WITH_AND_WITHOUT[False], lambda row: row[2]),
         seeds=arms.seeds,
         more=" (of the largest usable rate: geometric)",
+        tried=len(settings.rates),
     )

@@ -128,6 +128,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("size", lambda row: f"{row[2]:g}"),
             *((arm["batch_norm"], lambda row, arm=arm: average(arm.points(row[0])[:, row[1]], 1)) for arm in arms),
             seeds=arms.seeds,
+            tried=len(settings.rates),
         ),
         figures=(by_change,),
         caveats=(

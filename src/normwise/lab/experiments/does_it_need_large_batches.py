@@ -154,6 +154,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("moving averages", lambda row: arm(*row).percent(1)),
             ("exact statistics", exact),
             seeds=len(arm(*rows[0])),
+            tried=len(settings.rates),
         ),
         figures=(_figure(settings, arm),),
         caveats=(

@@ -118,7 +118,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     climb = Climb(curves, ends, target, settings.looks(), settings.rates[rate], PUBLISHED, edge)
     return Conclusion(
         statements=tuple(climb.statements()),
-        table=climb.table(diverged(_of_rungs(outcomes, rate, "finite"))),
+        table=climb.table(diverged(_of_rungs(outcomes, rate, "finite")), tried=len(settings.rates)),
         figures=(climb.figure(),),
         caveats=(
             "The rungs of 5 and 30 times change several things at once, as in the paper; only the step from the "

@@ -120,7 +120,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     climb = Climb(curves, ends, target, at, settings.rates[rate], PUBLISHED, baseline.obstacle)
     return Conclusion(
         statements=tuple(climb.statements()),
-        table=climb.table(),
+        table=climb.table(tried=len(settings.rates)),
         figures=(climb.figure(),),
         caveats=(
             "The rungs of 5 and 30 times change several things at once, as in the paper; only the step from the "
