@@ -15,7 +15,7 @@ What would refute it:
 
 Settings:
     The three networks by their published lists of layers, with this package's batch norm, and without. A step is
-    forward, backward and update for 4 parts of 128 x 128 pixels of scikit-learn's photographs, one thread; the network
+    forward, backward and update for 4 parts of 96 x 96 pixels of scikit-learn's photographs, one thread; the network
     with batch norm and the one without take turns, the shortest of 3 steps of each. "Kept" are the bytes of what the
     operations save for the backward pass, each once, without the parameters.
 
@@ -67,12 +67,12 @@ class Settings:
 
     networks: tuple[str, ...] = tuple(PUBLISHED)
     images: int = 4
-    size: int = 128
+    size: int = 96
     thin: int = 1
     repeats: int = 3
 
 
-NEIGHBOURING = {"looks": Settings(images=8, size=96), "width": Settings(thin=2)}
+NEIGHBOURING = {"looks": Settings(images=8), "width": Settings(thin=2)}
 """Another batch; half as many channels."""
 
 
