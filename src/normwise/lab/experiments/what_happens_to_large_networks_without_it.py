@@ -62,7 +62,7 @@ WITHIN = StaysBelow(1.0)
 SCALES = {"he": "He", "glorot": "Glorot"}
 WORDS = {
     "signals": "what layers receive differs",
-    "gradients": "the loss's gradients by it differ",
+    "gradients": "gradients of the loss by what layers receive differ",
     "shares": "the shares by which a step changes weights differ",
 }
 
