@@ -162,12 +162,12 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 
 def _statements(images: int, arms: Arms) -> Iterator[Statement]:
-    own, at = arms["statistics"], f"{images} images of each"
-    text = f"{at}: one network with statistics for each data set is no worse than two networks."
+    own, at = arms["statistics"], f"{images} images of each: one network with statistics for each data set"
+    text = f"{at} is no worse than two networks."
     yield judge(text, gap(own, arms["two"]), NO_WORSE, "as well as, or better, ten data sets, residual networks")
-    text = f"{at}: it is more accurate than two networks of half the parameters."
+    text = f"{at} is more accurate than two networks of half the parameters."
     yield judge(text, gap(own, arms["halves"]), BETTER)
-    text = f"{at}: it is more accurate than with one batch of both and one set of statistics."
+    text = f"{at} is more accurate than one with a batch of both and one set of statistics."
     yield judge(text, gap(own, arms["mixed"]), SOME, "78.7 against 78.2 %, median of five seeds", "Irpan 2017")
-    text = f"{at}: a scale and a shift for each data set, besides the statistics, make it more accurate."
+    text = f"{at} is more accurate if it has a scale and a shift for each of them as well."
     yield judge(text, gap(arms["everything"], own), SOME)

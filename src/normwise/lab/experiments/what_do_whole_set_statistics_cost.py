@@ -133,12 +133,14 @@ def _accuracies(settings: Settings, outcomes: Outcomes) -> Iterator[Statement]:
         def gap(ours: str, theirs: str, look: int, i: int = i) -> Estimate:
             return difference(_points(outcomes, ours, look, i), _points(outcomes, theirs, look, i), "points")
 
-        text = f"Rate {rate:g}, after the first epoch: with the mean over its batches the network is less accurate."
+        text = (
+            f"Rate {rate:g}, after the first epoch: the mean over its batches is less accurate than exact statistics."
+        )
         yield judge(text, gap("exact", "epoch", 0), LESS)
         last = f"Rate {rate:g}, after {settings.epochs[-1]} epochs"
-        text = f"{last}: with the mean over the last epoch's batches it is no worse than with exact statistics."
+        text = f"{last}: the mean over the last epoch's batches is no worse than exact statistics."
         yield judge(text, gap("epoch", "exact", -1), NO_WORSE)
-        text = f"{last}: with a moving average it is no worse than with the mean over the last epoch's batches."
+        text = f"{last}: a moving average is no worse than the mean over the last epoch's batches."
         yield judge(text, gap("average", "epoch", -1), NO_WORSE)
 
 
@@ -153,7 +155,7 @@ def _costs(outcomes: Outcomes) -> Iterator[Statement]:
     text = "Gathered batch by batch, exact statistics need no more memory than a step of training."
     bytes_of = {name: outcomes.array(f"bytes, {name}") for name in ("step", "by batches", "at once")}
     yield judge(text, ratio(bytes_of["by batches"], bytes_of["step"], "times the bytes"), StaysBelow(1.0), says=once)
-    text = "All images at once need more memory than that."
+    text = "Exact statistics of all images at once need more memory than batch by batch."
     yield judge(text, ratio(bytes_of["at once"], bytes_of["by batches"], "times the bytes"), MUCH)
     text = "Gathered batch by batch, the statistics are those of all images at once."
     deviations = largest(outcomes.array("difference"), "deviations")
