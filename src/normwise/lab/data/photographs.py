@@ -43,3 +43,22 @@ def _photos(grey: bool) -> list[Pictures]:
         small = photo[: 4 * height, : 4 * width].reshape(height, 4, width, 4, 3).mean(axis=(1, 3)) / 255
         found.append(small.mean(axis=2)[None] if grey else small.transpose(2, 0, 1))
     return found
+
+
+def crops(count: int, size: int, seed: int) -> torch.Tensor:
+    """Parts of the photographs in colour, drawn at random.
+
+    Args:
+        count: how many.
+        size: height and width, at most 427.
+        seed: of the places.
+
+    Returns:
+        Shape (count, 3, size, size), float32, between -1 and 1.
+    """
+    random, found = np.random.default_rng(seed), []
+    for i in range(count):
+        photo = load_sample_images().images[i % 2]
+        top, left = (random.integers(0, side - size + 1) for side in photo.shape[:2])
+        found.append(photo[top : top + size, left : left + size].transpose(2, 0, 1) / 127.5 - 1)
+    return torch.from_numpy(np.stack(found)).to(torch.float32)

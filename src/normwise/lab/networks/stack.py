@@ -116,3 +116,13 @@ class Stack(nn.Module):
 def batch_norm(channels: int) -> nn.Module:
     """The layer under examination, for a stack."""
     return BatchNorm1d(channels)
+
+
+def all_like(stack: Stack, member: int) -> Stack:
+    """Give every network of a stack the parameters and the statistics of one of them, and give it back."""
+    with torch.no_grad():
+        for value in (*stack.parameters(), *stack.buffers()):
+            if value.numel() % stack.members == 0 and value.dim():
+                each = value.view(stack.members, -1)
+                each.copy_(each[member].clone().expand_as(each))
+    return stack

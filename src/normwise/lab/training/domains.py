@@ -12,7 +12,7 @@ from torch import Tensor
 
 from normwise.lab.data.splits import Digits, Split, batches
 from normwise.lab.networks.stack import Stack
-from normwise.lab.training.stacks import accuracies, losses
+from normwise.lab.training.stacks import accuracies, losses, train_stack
 from normwise.torch import PerDomain, domain
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
@@ -95,3 +95,29 @@ def _within(stack: Stack, name: str) -> AbstractContextManager[object]:
 def _loss(stack: Stack, name: str, images: Tensor, labels: Tensor) -> Tensor:
     with _within(stack, name):
         return losses(stack(images), labels)
+
+
+def train_apart(
+    stacks: Mapping[str, Stack], sets: Mapping[str, Split], *, rates: Sequence[float], steps: int, each: int, seed: int
+) -> None:
+    """Train a network of its own for each data set, on the batches that ``train_on_all`` would take of it.
+
+    Args:
+        stacks: by the names of the data sets; are changed in place.
+        sets: what to train on.
+        rates: one per member.
+        steps: how many steps.
+        each: images in a step.
+        seed: of the orders of the images.
+    """
+    for i, (name, stack) in enumerate(stacks.items()):
+        source = batches(sets[name], each, len(sets) * seed + i)
+        train_stack(stack, source, rates=rates, steps=steps, batch=each, seed=seed)
+
+
+def accuracies_apart(stacks: Mapping[str, Stack], data: Mapping[str, Digits]) -> dict[str, list[float]]:
+    """Each member's accuracies where every data set has a network of its own, named as by ``accuracies_on_all``."""
+    found = {name: accuracies(stacks[name], each.test) for name, each in data.items()}
+    validation = [accuracies(stacks[name], each.validation) for name, each in data.items()]
+    means = {"test": list(found.values()), "validation": validation}
+    return found | {name: np.mean(values, axis=0).tolist() for name, values in means.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -37,17 +38,23 @@ class EveryStatistics:
 
     def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
         """Look once."""
+        with self._kept():
+            for weight in self.weights:
+                self._add(f"average_{weight:g}", self._by(lambda log, weight=weight: log.average(weight)))  # type: ignore[misc]
+            for kind, (begin, end) in PARTS.items():
+                self._add(kind, self._by(lambda log, begin=begin, end=end: log.part(begin, end)))  # type: ignore[misc]
+            for kind, images in self.images.items():
+                recalibrate(self.stack, [images])
+                self._add(kind, accuracies(self.stack, self.data.test))
+            test = self.data.test
+            recalibrate(self.stack, [test.images])
+            self._add("test", correct(self.stack(test.images), test.labels))
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """While it is entered, the statistics of the layers may change; then they are what they were."""
         before = copy.deepcopy([dict(log.layer.named_buffers()) for log in self.logs])
-        for weight in self.weights:
-            self._add(f"average_{weight:g}", self._by(lambda log, weight=weight: log.average(weight)))  # type: ignore[misc]
-        for kind, (begin, end) in PARTS.items():
-            self._add(kind, self._by(lambda log, begin=begin, end=end: log.part(begin, end)))  # type: ignore[misc]
-        for kind, images in self.images.items():
-            recalibrate(self.stack, [images])
-            self._add(kind, accuracies(self.stack, self.data.test))
-        test = self.data.test
-        recalibrate(self.stack, [test.images])
-        self._add("test", correct(self.stack(test.images), test.labels))
+        yield
         for log, buffers in zip(self.logs, before, strict=True):
             for name, value in buffers.items():
                 log.layer.get_buffer(name).copy_(value)
@@ -60,3 +67,27 @@ class EveryStatistics:
             for name, value in zip(("running_mean", "running_var"), statistics(log), strict=True):
                 log.layer.get_buffer(name).copy_(value)
         return accuracies(self.stack, self.data.test)
+
+
+class EpochStatistics(EveryStatistics):
+    """The same for the mean over the last epoch's batches, a moving average and exact statistics.
+
+    Args:
+        stack: what trains.
+        data: what it is looked at with.
+        weight: of a new batch, in the moving average.
+        batches: of an epoch.
+    """
+
+    def __init__(self, stack: Stack, data: Digits, *, weight: float, batches: int) -> None:
+        super().__init__(stack, data, weights=(weight,), few=0)
+        self.batches = batches
+
+    def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
+        """Look once."""
+        (weight,) = self.weights
+        with self._kept():
+            self._add("average", self._by(lambda log: log.average(weight)))
+            self._add("epoch", self._by(lambda log: log.last(self.batches)))
+            recalibrate(self.stack, [self.images["exact"]])
+            self._add("exact", accuracies(self.stack, self.data.test))

@@ -186,3 +186,7 @@ class Log:
         count = len(self.moments)
         first = min(int(begin * count), count - 1)
         return torch.stack(self.moments[first : max(int(end * count), first + 1)]).mean(dim=0)
+
+    def last(self, count: int) -> Tensor:
+        """The mean over the last batches."""
+        return torch.stack(self.moments[-count:]).mean(dim=0)
