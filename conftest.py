@@ -30,6 +30,9 @@ if find_spec("lightning") is None:
     collect_ignore_glob += FOR_LIGHTNING
 if "TRITON_INTERPRET" not in os.environ and "NORMWISE_TEST_DEVICE" not in os.environ:
     collect_ignore_glob += ["tests/kernels/triton_gpu"]
+# For its examples pytest asks a module for every name that ``dir`` gives, and there that brings in all frameworks.
+# TensorFlow and Triton crash in one process (TensorFlow 2.21 first, then Triton 3.7), and torch.compile imports Triton.
+collect_ignore_glob += ["src/normwise/__init__.py"]
 if find_spec("triton") is None:
     collect_ignore_glob += ["src/normwise/kernels/triton_gpu"]
 

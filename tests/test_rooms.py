@@ -23,3 +23,12 @@ def test_a_room_comes_in_when_it_is_first_used(room: str) -> None:
 def test_what_is_no_room_and_no_door_is_not_there() -> None:
     with pytest.raises(AttributeError, match=r"^module 'normwise' has no attribute 'kerass'$"):
         normwise.kerass  # noqa: B018  # the look-up is the test
+
+
+def test_the_layers_do_not_bring_in_the_compiler() -> None:
+    """Neither it nor Triton, which a process that has TensorFlow does not survive; and a second of waiting."""
+    code = (
+        "import normwise.torch, sys; print(sorted({'torch._dynamo', 'torch._inductor', 'triton'} & sys.modules.keys()))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"

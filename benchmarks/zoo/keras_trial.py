@@ -84,7 +84,8 @@ def tried(architecture: Architecture, task: dict[str, Any]) -> dict[str, Any]:
     }
     for name in task["operations"]:
         if name in OPERATIONS:
-            result["operations"][name] = operated(partial(OPERATIONS[name], trying), dtype)
+            apply = partial(OPERATIONS[name], trying)
+            result["operations"][name] = operated(apply, dtype, partial(_conditioning, trying, dtype))
     return result
 
 
@@ -162,6 +163,15 @@ def difference(before: Arrays, after: Arrays) -> float | str:
             return f"{name} is not finite"
         largest = max(largest, apart)
     return largest
+
+
+def _conditioning(trying: Trying, dtype: str) -> dict[str, float]:
+    """How far everything moves where the input is rounded to another digit."""
+    x = trying.batches[0]
+    noise = np.random.default_rng(0).normal(size=x.shape)
+    moved = measured(trying.make(), x * (1 + np.finfo(dtype).eps * noise))
+    found = compared(trying.plain, moved)
+    return {what: value for what, value in found.items() if not isinstance(value, str)}
 
 
 def _there_and_back(trying: Trying) -> dict[str, Any]:

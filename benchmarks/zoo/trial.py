@@ -21,6 +21,9 @@ from benchmarks.zoo.operations import OPERATIONS, Trying
 from benchmarks.zoo.reference import norms_of, settle
 from normwise.errors import NormwiseError, UnsuitableModel
 
+Conditioning = Callable[[], dict[str, float]]
+"""How far each kind of number of a model moves where the last digit of its input does."""
+
 
 def main(task: dict[str, Any]) -> dict[str, Any]:
     """What came of one architecture.
@@ -80,11 +83,12 @@ def _tried(architecture: Architecture, task: dict[str, Any]) -> dict[str, Any]:
     plain = measured(double.train(), given[0])
     trying = Trying(double, model.train(), given, plain, found, task["pairs"])
     for name in task["operations"]:
-        result["operations"][name] = operated(partial(OPERATIONS[name], trying), result["dtype"], trying)
+        apply = partial(OPERATIONS[name], trying)
+        result["operations"][name] = operated(apply, result["dtype"], partial(_conditioning, trying))
     return result
 
 
-def operated(apply: Callable[[], dict[str, Any]], dtype: str, trying: Trying | None = None) -> dict[str, Any]:
+def operated(apply: Callable[[], dict[str, Any]], dtype: str, conditioning: Conditioning) -> dict[str, Any]:
     """What came of one operation: what it returned and what of it is ``wrong``, or ``refused``, or ``error``."""
     began = time.perf_counter()
     try:
@@ -96,19 +100,19 @@ def operated(apply: Callable[[], dict[str, Any]], dtype: str, trying: Trying | N
     except Exception as error:  # what an operation says about a foreign model is what is asked for
         where = traceback.extract_tb(error.__traceback__)[-1]
         return {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]} ({where.name})"}
-    wrong, rounding = judged(found["compared"], dtype, trying)
+    wrong, rounding = judged(found["compared"], dtype, conditioning)
     found["wrong"] = [*found.get("wrong", []), *wrong]
     if rounding:
         found["rounding"] = rounding
     return {**found, "seconds": round(time.perf_counter() - began, 2)}
 
 
-def judged(found: dict[str, Any], dtype: str, trying: Trying | None = None) -> tuple[list[str], str]:
+def judged(found: dict[str, Any], dtype: str, conditioning: Conditioning) -> tuple[list[str], str]:
     """What is wrong of differences, in words; and what is large only because the model multiplies rounding."""
     wrong, rounding = [f"{what}: {value}" for what, value in found.items() if isinstance(value, str)], ""
     large = {what: value for what, value in found.items() if not isinstance(value, str) and value > CLOSE[dtype]}
-    if large and trying is not None:
-        own = _conditioning(trying)
+    if large:
+        own = conditioning()
         for what in [*large]:
             kind = what.rpartition(", ")[2]
             if large[what] <= ILL_CONDITIONED * own.get(kind, 0.0):

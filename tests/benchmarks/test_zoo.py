@@ -21,7 +21,7 @@ from benchmarks.zoo import __main__ as zoo
 from benchmarks.zoo import children, comparison, page, pairs, summary, trial
 from benchmarks.zoo.architectures import Architecture, imported_timm, in_turn, missing, survey
 from benchmarks.zoo.followed import followed
-from benchmarks.zoo.operations import OPERATIONS, Trying
+from benchmarks.zoo.operations import OPERATIONS
 from benchmarks.zoo.reasons import grouped
 from benchmarks.zoo.reference import settle
 from normwise.torch.models.fusion.fuse import fuse
@@ -343,10 +343,8 @@ def test_differences_are_relative_to_the_tensor() -> None:
     assert comparison.changed_state(one, {**one, "z": one["z"] + 1}) == "other values in z and 0 more"
 
 
-def test_rounding_that_a_model_multiplies_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_conditioning", lambda _: {"gradients": 1e-9})
-    trying: Any = Trying.__new__(Trying)
-    wrong, rounding = trial.judged({"gradients": 5e-8, "training": 5e-8}, "float64", trying)
+def test_rounding_that_a_model_multiplies_is_no_fault() -> None:
+    wrong, rounding = trial.judged({"gradients": 5e-8, "training": 5e-8}, "float64", lambda: {"gradients": 1e-9})
     assert wrong == ["training differ by 5e-08"]
     assert rounding == "gradients by 5e-08, and by 1e-09 where the input is rounded otherwise"
 

@@ -5,9 +5,12 @@ The names are C functions, called as they are: on the way of every call a Python
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Of torch.func: the innermost transform that is going on (vmap, grad, jvp, ...), None without one; and all of them.
 innermost_transform: Any = torch._C._functorch.peek_interpreter_stack
@@ -30,6 +33,16 @@ function_modes: Any = torch._C._len_torch_function_stack
 function_mode: Any = torch._C._get_function_stack_at
 is_key_included: Any = torch._C._dispatch_tls_is_dispatch_key_included
 BEFORE_DISPATCH: Any = torch._C.DispatchKey.PreDispatch
+
+
+def constant_in_graph(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result``, which would bring in the compiler, and Triton with it, at once.
+
+    That takes a second, and a process that has TensorFlow 2.21 crashes when Triton comes in.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # what the compiler looks for
+    return function
+
 
 # The storage that a weak reference to one knows, or None.
 storage_of: Any = torch.UntypedStorage._new_with_weak_ptr

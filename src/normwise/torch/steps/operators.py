@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels import cpu, two_pass
-from normwise.kernels.internals import below_autograd
+from normwise.kernels.internals import below_autograd, constant_in_graph
 from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import activate
 from normwise.moments import Moments
@@ -225,7 +225,7 @@ class CompiledBatchNorm(torch.autograd.Function):
 apply_compiled: Any = super(torch.autograd.Function, CompiledBatchNorm).apply
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # of torch's
+@constant_in_graph
 def in_graph(activation: str | None) -> tuple[int, bool]:
     """``number_of`` and ``is_exact`` for the compiler, which sees through neither caches nor the bytes of a number."""
     return cpu.number_of(activation), cpu.is_exact(activation)
