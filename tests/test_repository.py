@@ -42,6 +42,13 @@ def test_nothing_is_tracked_that_is_generated_on_the_machine() -> None:
     assert names & {"__pycache__", ".venv", "build", "dist", ".mypy_cache", ".ruff_cache"} == set()
 
 
+def test_no_merge_was_left_half_done() -> None:
+    marks = re.compile(r"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
+    for path in tracked_files():
+        if path.suffix in (".md", ".py", ".toml", ".txt", ".h", ".cpp", ".yml", ".css", ".html"):
+            assert not marks.search(path.read_text("utf-8")), path
+
+
 @pytest.mark.parametrize(("page", "limit"), [("README.md", 150), ("CONTRIBUTING.md", 100)])
 def test_a_page_that_everybody_reads_stays_short(page: str, limit: int) -> None:
     assert len((ROOT / page).read_text("utf-8").splitlines()) < limit
