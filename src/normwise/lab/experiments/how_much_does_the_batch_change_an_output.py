@@ -135,7 +135,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         figures=(by_size,),
         caveats=(
             "The batches are drawn at random, with all classes. In batches of few classes, or of one camera, an "
-            "output depends on its company much more.",
+            "output depends on the rest of its batch much more.",
             "The noise of convolutional layers is smaller, because each image brings many positions to a batch.",
         ),
     )
