@@ -14,8 +14,8 @@ What would refute it:
 
 Settings:
     10, 20, 40 and 60 hidden layers of 64 ReLU units, He's initial weights, scikit-learn's digits, batches of 60, 500
-    steps of gradient descent at rates 0.001, 0.003, 0.01, 0.03, 0.1, 0.3 and 1, the best of which is picked on
-    validation images for each depth and arm. Layers without batch normalization have a bias.
+    steps of gradient descent at rates 0.003, 0.01, 0.03, 0.1, 0.3 and 1, the best of which is picked on validation
+    images for each depth and arm. Layers without batch normalization have a bias.
 
 Verdict:
     "Does not train" is reproduced when the whole interval of the test accuracy is below 20 %, twice that of guessing.
@@ -62,7 +62,7 @@ class Settings(SideBySide):
     """Depths and rates."""
 
     depths: tuple[int, ...] = (10, 20, 40, 60)
-    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     steps: int = 500
 
 
@@ -113,7 +113,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(figure("accuracy_by_depth", title, panels, x_label="hidden layers", caption=caption),),
         caveats=(
-            f"Everything gets {settings.steps} steps; a chain at chance might leave it with more of them.",
+            f"Everything gets {settings.steps} steps, after which the deepest chains still learn, as their training "
+            "accuracies show: what is compared is how far they come, and one at chance might leave it later.",
             "He's initial weights keep the size of the signals in the mean; from worse ones a chain without batch "
             "normalization has no such depth.",
             "The networks that the claim names have shortcuts or branches, with which normalization in the branches "

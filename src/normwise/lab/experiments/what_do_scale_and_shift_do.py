@@ -102,7 +102,7 @@ trials = GRID.trials
 
 
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
-    """Train at every rate, and see how far scale and shift are from 1 and 0 after a tenth of the steps and in the end."""
+    """Train at every rate, and see how far scale and shift are from 1 and 0 after a tenth of the steps and at last."""
     data, std = digits(trial.seed), he if trial.activation == "relu" else glorot
     stack = settings.stack(trial.seed, MAKE.get(trial.arm), depth=trial.depth, activation=trial.activation, std=std)
     if trial.arm != "both":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from itertools import count
 from contextlib import contextmanager
+from itertools import count
 
 import torch
 from torch import Tensor, nn
