@@ -14,7 +14,7 @@ What would refute it:
 
 Settings:
     10, 20, 40 and 60 hidden layers of 64 ReLU units, He's initial weights, scikit-learn's digits, batches of 60, 500
-    steps of gradient descent at rates 0.003, 0.01, 0.03, 0.1, 0.3 and 1, the best of which is picked on validation
+    steps of gradient descent at rates 0.003, 0.01, 0.03, 0.1, 0.3, 1 and 3, the best of which is picked on validation
     images for each depth and arm. Layers without batch normalization have a bias.
 
 Verdict:
@@ -62,7 +62,7 @@ class Settings(SideBySide):
     """Depths and rates."""
 
     depths: tuple[int, ...] = (10, 20, 40, 60)
-    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     steps: int = 500
 
 
