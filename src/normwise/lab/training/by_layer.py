@@ -53,7 +53,7 @@ class Received:
 
 
 def sizes(model: Dense, images: Tensor) -> list[float]:
-    """Of each layer the mean over units of the standard deviation of what the activation receives, by batch statistics."""
+    """Of each layer the mean over units of the standard deviation of what activations receive, by batch statistics."""
     twin = copy.deepcopy(model).train()
     with torch.no_grad():
         return [float(each) for each in _received(twin, images).std(dim=1).mean(dim=1)]
