@@ -19,7 +19,7 @@ Settings:
     ReLU with He's initial weights and tanh with Glorot's, scikit-learn's digits, batches of 60, 400 steps of gradient
     descent at rates 0.03, 0.1, 0.3, 1, 3, 10 and 30; the best is picked on validation images for each arm: none, batch
     norm before the activation, and after it. A rate is usable when the test accuracy after the last step is at least
-    .9.
+    .8.
 
 Verdict:
     The largest usable rates are compared as a ratio, paired over seeds; 1.5 times reproduces "higher", with an interval
@@ -59,7 +59,7 @@ ARCHITECTURE = "5 dense layers of 64 units, and 3 convolutions"
 REGIME = Regime.OWN
 TESTS = True
 TAKES_DATA = True
-USABLE = 0.9
+USABLE = 0.8
 HIGHER = 1.5
 WINS = 0.2
 MORE = 0.5
