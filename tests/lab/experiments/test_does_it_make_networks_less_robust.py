@@ -12,7 +12,7 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 from normwise.lab.training.attacks import moved
 
-SETTINGS = experiment.Settings(rates=(0.1, 0.3), noise=(0.0, 0.4), sign=(0.0, 0.2), steps=100, depth=2, width=16)
+SETTINGS = experiment.Settings(rates=(0.3, 0.5), noise=(0.0, 0.4), sign=(0.0, 0.2), steps=100, depth=2, width=16)
 
 
 def test_moved_pixels_raise_the_loss_and_stay_in_range() -> None:

@@ -14,7 +14,7 @@ from normwise.lab.results import Conclusion
 from normwise.lab.training.domains import train_on_all
 from normwise.torch import PerDomain
 
-SETTINGS = experiment.Settings(rates=(0.2, 0.3), steps=80, depth=2, width=32)
+SETTINGS = experiment.Settings(rates=(0.3, 0.4), steps=80, depth=2, width=32)
 
 
 def test_the_average_of_both_data_sets_lies_between_them() -> None:

@@ -27,8 +27,8 @@ def shares(at: Sequence[int]) -> Numbers:
         [0.05, 0.5, 0.45]
     """
     steps = np.asarray(at, dtype=np.float64)
-    if len(steps) == 1:
-        return np.ones(1)
+    if steps[0] == steps[-1]:
+        return np.full(len(steps), 1 / len(steps))
     found = np.diff(np.concatenate(([steps[0]], (steps[1:] + steps[:-1]) / 2, [steps[-1]])))
     return np.asarray(found / found.sum())
 
