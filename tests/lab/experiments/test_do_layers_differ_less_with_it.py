@@ -24,7 +24,7 @@ def test_the_best_rate_of_a_layer_lowers_the_loss_more_than_its_neighbours(batch
     before = {name: value.clone() for name, value in model.state_dict().items()}
     best = best_rates(model, images, labels)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    weight = model.linear[1].weight
+    weight = model.get_parameter("linear.1.weight")
     (gradient,) = torch.autograd.grad(cross_entropy(model(images), labels), [weight])
     losses = []
     with torch.no_grad():
@@ -39,7 +39,7 @@ def test_sizes_are_those_that_activations_receive() -> None:
     plain, normalized = (Dense(depth=3, width=32, batch_norm=each, std=glorot, seed=0) for each in (False, True))
     assert sizes(normalized, images) == pytest.approx([(60 / 59) ** 0.5] * 3, rel=0.01)
     found = sizes(plain, images)
-    assert found[0] == pytest.approx(float(plain.linear[0](images).detach().std(dim=0).mean()))
+    assert found[0] == pytest.approx(float(plain.get_submodule("linear.0")(images).detach().std(dim=0).mean()))
     assert found[2] < found[0]
 
 

@@ -7,6 +7,7 @@ import torch
 
 from normwise.lab.experiments import which_order_stands_higher_rates as experiment
 from normwise.lab.networks.convolutional import Chain, Unit
+from normwise.lab.networks.dense import Place
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.torch import BatchNorm2d
@@ -26,7 +27,7 @@ def test_behind_the_activation_a_layer_gives_normalized_numbers_of_both_signs() 
 
 
 @pytest.mark.parametrize(("place", "bias"), [("before", False), ("after", True)])
-def test_only_in_front_of_a_normalization_a_bias_is_superfluous(place: experiment.Place, bias: bool) -> None:
+def test_only_in_front_of_a_normalization_a_bias_is_superfluous(place: Place, bias: bool) -> None:
     assert (Unit(1, 2, 3, "tanh", BatchNorm2d, place).convolution.bias is not None) is bias
 
 

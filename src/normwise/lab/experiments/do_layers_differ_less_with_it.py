@@ -129,6 +129,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         caveats=(
             "A layer's best rate is that of one step along the gradient of one batch while all others stand still; "
             "what is best for a training is another number.",
+            "With batch normalization a layer's output does not change with the size of its weights, so that a step of any "
+            "length turns them by less than a right angle, and the rates that suit depend on how large weights are.",
             "With batch normalization the size that an activation receives is its scale, by construction; what is "
             "measured there is what training makes of it.",
             f"One rate, {settings.rate:g}, for all networks, so that drift is compared at equal steps; a network that "
@@ -162,8 +164,8 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     text = f"{of}: without batch normalization the last layer drifts more than the first."
     yield judge(text, ratio(_change(plain, "drift"), one, "times the drift"), AtLeast(MORE, nothing=1.0))
     text = f"{of}: the last layer drifts more without batch normalization than with it."
-    drifts = (arm.array("drift")[:, -1] for arm in (plain, normalized))
-    yield judge(text, ratio(*drifts, "times the drift"), AtLeast(MORE, nothing=1.0))
+    without, with_it = (arm.array("drift")[:, -1] for arm in (plain, normalized))
+    yield judge(text, ratio(without, with_it, "times the drift"), AtLeast(MORE, nothing=1.0))
     for moment, words in MOMENTS.items():
         uneven = {arm: _uneven(arms[arm], moment) for arm in (True, False)}
         text = f"{of}, {words}: the best rates of the layers differ more without batch normalization than with it."

@@ -55,7 +55,8 @@ def sequences(data: Split, blank: int = 0) -> Split:
 def of_radius(radius: float, width: int, generator: torch.Generator) -> torch.Tensor:
     """A square matrix of normal numbers, in float64, whose largest eigenvalue has the absolute value ``radius``."""
     matrix = torch.randn(width, width, generator=generator, dtype=torch.float64)
-    return matrix * (radius / torch.linalg.eigvals(matrix).abs().max())
+    scaled: torch.Tensor = matrix * (radius / torch.linalg.eigvals(matrix).abs().max())
+    return scaled
 
 
 def gradients_over_steps(
