@@ -129,8 +129,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         caveats=(
             "A layer's best rate is that of one step along the gradient of one batch while all others stand still; "
             "what is best for a training is another number.",
-            "With batch normalization a layer's output does not change with the size of its weights, so that a step of any "
-            "length turns them by less than a right angle, and the rates that suit depend on how large weights are.",
+            "With batch normalization a layer's output does not change with the size of its weights, so that a step of "
+            "any length turns them by less than a right angle: what is too long is hard to tell from what is best.",
             "With batch normalization the size that an activation receives is its scale, by construction; what is "
             "measured there is what training makes of it.",
             f"One rate, {settings.rate:g}, for all networks, so that drift is compared at equal steps; a network that "

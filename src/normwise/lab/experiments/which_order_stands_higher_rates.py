@@ -149,7 +149,8 @@ def _largest(arm: Arm) -> Numbers:
 
 
 def _statements(group: Arms) -> Iterator[Statement]:
-    of = f"{group.words['network'].capitalize()}, {group.words['activation']}"
+    activation = {"relu": "ReLU"}.get(group.words["activation"], group.words["activation"])
+    of = f"{group.words['network'].capitalize()}, {activation}"
     before, after = group["before"], group["after"]
     text = f"{of}: batch normalization before the activation stands higher rates than after it."
     yield judge(text, ratio(_largest(before), _largest(after), "times higher rate"), AtLeast(HIGHER, nothing=1.0))
