@@ -11,18 +11,20 @@ Claim:
     material adds that batch normalization and strong dropout together underfit.
 
 What would refute it:
-    The best strength is the same or higher with batch normalization; or with both in full strength the training
-    accuracy is no lower than with dropout alone, and the test accuracy no lower than with less of it.
+    The best strength is the same or higher with batch normalization, or less of it costs accuracy; or with both in full
+    strength the training accuracy is no lower than with dropout alone, and the test accuracy no lower than with less.
 
 Settings:
     Two hidden layers of 100 ReLU units on scikit-learn's digits. "Few": 100 training images, batches of 20. "Noisy":
     600 training images of which 30 % have a random label, batches of 60. Dropout of 0, .05, .1, .2, .3, .5 and .7 in
-    both layers, behind the activation; 600 steps at rates 0.01, 0.03, 0.1, 0.3, 1 and 3, of which each strength has its
-    own, the best on validation images.
+    both layers, behind the activation; 600 steps at rates 0.003, 0.01, 0.03, 0.1, 0.3, 1 and 3, of which each strength
+    has its own, the best on validation images.
 
 Verdict:
-    Each seed's best strength is the one with the highest accuracy on its validation images. "Weaker" is reproduced when
-    the strengths differ by at least 0.1 with an interval above 0. "Underfits" is reproduced when, at a dropout of .5,
+    Each seed's best strength is the mean of those that are at most a point below the highest accuracy on its validation
+    images. "Weaker" is reproduced when the strengths differ by at least 0.1 with an interval above 0; that dropout can
+    be removed, or reduced to .1, when the whole interval of the difference to the strength that is best in the mean is
+    above -0.5 points. "Underfits" is reproduced when, at a dropout of .5,
     the training accuracy with batch normalization is at least a point below that without, and when its test accuracy is
     at least half a point below that of its own best strength.
 
@@ -58,11 +60,11 @@ from normwise.lab.design import (
     panel,
     table,
 )
-from normwise.lab.intervals import Numbers, difference, mean
+from normwise.lab.intervals import Numbers, difference
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Estimate, Figure, Regime, Statement
 from normwise.lab.training.stacks import accuracies, both
-from normwise.lab.verdict import AtLeast, AtMost, StaysBelow, judge
+from normwise.lab.verdict import AtLeast, AtMost, judge
 
 SAYS = "Ioffe & Szegedy 2015, section 3.4"
 TOPIC = "regularization"
@@ -73,6 +75,8 @@ TESTS = True
 TAKES_DATA = True
 LESS, WEAK, STRONG = 0.1, 0.1, 0.5
 FIT, GAIN = 1.0, 0.5
+AS_GOOD = 0.01
+"""A validation accuracy that is lower by no more is as good: three images of 270."""
 TASKS = {"few": "100 images", "noisy": "600 images, 30 % of the labels random"}
 IMAGES = {"few": 100, "noisy": 600}
 BATCH = {"few": 20, "noisy": 60}
@@ -84,11 +88,11 @@ class Settings(SideBySide):
     """Strengths and rates."""
 
     dropouts: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     width: int = 100
 
 
-FULL = Settings(rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), steps=3000)
+FULL = Settings(steps=3000)
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         figures=(_figure(settings, arms),),
         caveats=(
             "Which strength is best is told by a few hundred validation images for each seed; where accuracies hardly "
-            "depend on it, the best strength is an accident, and its interval is wide.",
-            "0 is the weakest dropout that there is, so that a mean strength above 0 can come from a few seeds.",
+            "depend on it, all strengths are as good, and the best one is their mean.",
             "With random labels a low rate is itself a remedy, since the network is then stopped early; training "
             "accuracies are of the labels that were trained on, wrong ones included.",
         ),
@@ -142,10 +145,11 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 
 def best_strengths(arms: Arms) -> Numbers:
-    """The strength that is best for each seed on its validation images; of equally good ones the weakest."""
+    """The strength that is best for each seed on its validation images, as the mean of equally good ones."""
     scores = np.stack([arm.numbers("validation") for arm in arms], axis=1)
+    good = scores >= scores.max(axis=1, keepdims=True) - AS_GOOD - 1e-9
     strengths = np.array([arm.values["dropout"] for arm in arms])
-    return np.asarray(strengths[scores.argmax(axis=1)])
+    return np.asarray((good * strengths).sum(axis=1) / good.sum(axis=1))
 
 
 def _strength(arms: Arms, arm: Arm) -> str:
@@ -165,9 +169,10 @@ def _statements(task: str, arms: Arms) -> Iterator[Statement]:
     text = f"{where}: the best dropout is weaker with batch normalization."
     published = "5 or 10 % and none against 40 %, Inception; .2 against .3, CaffeNet (Mishkin et al. 2016)"
     yield judge(text, less, AtLeast(LESS), published, obstacle=edge)
-    text = f"{where}: with batch normalization the best dropout is at most {WEAK:g}."
-    weak = mean(best_strengths(normalized), "of the units")
-    yield judge(text, weak, StaysBelow(WEAK), "5 % or 10 %, ensemble of Inception", obstacle=edge)
+    no_worse = AtLeast(-GAIN, nothing=-GAIN)
+    for strength, published in ((0.0, "removed, Inception"), (WEAK, "5 % or 10 %, ensemble of Inception")):
+        text = f"{where}: with batch normalization a dropout of {strength:g} is as good as the best one."
+        yield judge(text, gap(normalized[strength], _best(normalized)), no_worse, published, obstacle=edge)
     text = f"{where}: at the best dropout of each, batch normalization ends higher."
     published, says = "3.0 points, .527 at .2 against .497 at .3, CaffeNet", "Mishkin et al. 2016"
     lead = gap(_best(normalized), _best(plain))
