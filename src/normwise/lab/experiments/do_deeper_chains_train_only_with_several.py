@@ -66,7 +66,7 @@ class Settings(SideBySide):
     steps: int = 500
 
 
-QUICK = Settings(steps=200)
+QUICK = Settings(depths=(10, 40), steps=200)
 FULL = Settings(depths=(5, 10, 20, 40, 60), steps=3000)
 
 

@@ -92,6 +92,7 @@ class Settings(SideBySide):
     width: int = 100
 
 
+QUICK = Settings(dropouts=(0.0, 0.1, 0.3, 0.5), rates=(0.01, 0.03, 0.1, 0.3, 1.0), steps=300)
 FULL = Settings(steps=3000)
 
 

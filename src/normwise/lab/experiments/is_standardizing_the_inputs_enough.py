@@ -76,6 +76,7 @@ class Settings(Looks, DenseTraining):
     steps: int = 600
 
 
+QUICK = Settings(steps=300)
 FULL = Settings(steps=3000)
 
 

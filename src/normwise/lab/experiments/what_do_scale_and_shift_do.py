@@ -84,6 +84,7 @@ class Settings(DenseTraining):
     steps: int = 500
 
 
+QUICK = Settings(depths=(3,), steps=300)
 FULL = Settings(steps=3000)
 
 

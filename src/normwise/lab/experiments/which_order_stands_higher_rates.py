@@ -77,6 +77,7 @@ class Settings(DenseTraining):
     channels: tuple[int, ...] = (8, 16, 16)
 
 
+QUICK = Settings(steps=150)
 FULL = Settings(steps=3000)
 
 
