@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from normwise.lab.data.splits import Split, shape
+from normwise.lab.data.splits import Digits, Split, shape
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
 """Makes changed images, of shape (n, pixels) as they are; noise is drawn from the generator."""
@@ -32,6 +32,14 @@ CHANGES: dict[str, Change] = {
     "gain 2, brightness + .5": lambda images, _: 2 * images + 0.5,
     "inverted": lambda images, _: 1 - images,
 }
+
+
+def standardized(data: Digits) -> Digits:
+    """The same images, each pixel with mean 0 and variance 1 over the training images; constant ones become 0."""
+    mean, std = data.train.images.mean(dim=0), data.train.images.std(dim=0, correction=0)
+    factor = torch.where(std > 0, 1 / std, 0.0)
+    parts = (data.train, data.validation, data.test)
+    return Digits(*(Split((part.images - mean) * factor, part.labels, part.rows) for part in parts))
 
 
 def wandering(data: Split, steps: int, size: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:

@@ -10,11 +10,11 @@ from torch import nn
 
 from normwise.lab.data.changes import with_contrasts
 from normwise.lab.data.splits import CLASSES, Split, shape
-from normwise.lab.networks.dense import ACTIVATIONS, Norm, draw, he
+from normwise.lab.networks.dense import ACTIVATIONS, Norm, Place, draw, he
 
 
 class Unit(nn.Module):
-    """activate(normalize(convolution(x))), of the same height and width; no bias where something is normalized.
+    """activate(normalize(convolution(x))), of the same height and width; no bias in front of a normalization.
 
     Args:
         before: channels of x.
@@ -22,17 +22,26 @@ class Unit(nn.Module):
         kernel: height and width of the filters, odd.
         activation: a name in ``ACTIVATIONS``.
         norm: makes the normalization from the channels; None: none.
+        place: the normalization comes before or after the activation.
     """
 
-    def __init__(self, before: int, after: int, kernel: int, activation: str, norm: Norm | None) -> None:
+    def __init__(
+        self, before: int, after: int, kernel: int, activation: str, norm: Norm | None, place: Place = "before"
+    ) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=norm is None)
+        self.place = place
+        bias = norm is None or place == "after"
+        self.convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=bias)
         self.normalize = norm(after) if norm else nn.Identity()
         self.activate = ACTIVATIONS[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From shape (n, before, h, w) to (n, after, h, w)."""
-        return self.activate(self.normalize(self.convolution(x)))
+        z = self.convolution(x)
+        out: torch.Tensor = (
+            self.activate(self.normalize(z)) if self.place == "before" else self.normalize(self.activate(z))
+        )
+        return out
 
 
 class Inception(nn.Module):
@@ -107,24 +116,35 @@ class Chain(nn.Module):
 
     Args:
         widths: channels of each convolution.
-        norm: makes the normalization in front of each ReLU from the channels; None: none.
-        behind: what stands behind each ReLU (behind the first, behind the pooling) except the last; None: nothing.
-        seed: of the initial weights, which are of He's scale and the same with and without a normalization.
+        norm: makes the normalization of each convolution from the channels; None: none.
+        behind: what stands behind each layer (behind the first, behind the pooling) except the last; None: nothing.
+        activation: a name in ``ACTIVATIONS``.
+        place: the normalization comes before or after the activation.
+        std: standard deviation of the initial weights from the number of inputs of a unit.
+        seed: of the initial weights, which are the same with and without a normalization.
     """
 
     def __init__(
-        self, *, widths: Sequence[int], norm: Norm | None, seed: int, behind: Callable[[], nn.Module] | None = None
+        self,
+        *,
+        widths: Sequence[int],
+        norm: Norm | None,
+        seed: int,
+        behind: Callable[[], nn.Module] | None = None,
+        activation: str = "relu",
+        place: Place = "before",
+        std: Callable[[int], float] = he,
     ) -> None:
         super().__init__()
         self.units = nn.ModuleList(
-            Unit(before, after, 3, "relu", norm) for before, after in pairwise((shape()[0], *widths))
+            Unit(before, after, 3, activation, norm, place) for before, after in pairwise((shape()[0], *widths))
         )
         self.behind = nn.ModuleList(behind() if behind else nn.Identity() for _ in range(len(widths) - 1))
         self.readout = nn.Linear(widths[-1], CLASSES)
         generator = torch.Generator().manual_seed(seed)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                draw(layer, he(layer.weight[0].numel()), generator)
+                draw(layer, std(layer.weight[0].numel()), generator)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of shape (n, classes) from images of shape (n, pixels)."""

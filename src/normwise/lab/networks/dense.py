@@ -26,6 +26,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 Norm = Callable[[int], nn.Module]
 """Makes the normalization of a layer from its number of features or channels."""
+Place = Literal["before", "after"]
+"""The activation, where the normalization stands."""
 
 
 def constant(std: float) -> Callable[[int], float]:
@@ -77,7 +79,7 @@ class Dense(nn.Module):
         activation: str = "relu",
         batch_norm: bool = False,
         norm: Norm | None = None,
-        place: Literal["before", "after"] = "before",
+        place: Place = "before",
         std: Callable[[int], float] = he,
         seed: int,
         dtype: torch.dtype = torch.float32,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -55,3 +58,51 @@ def sequences(data: Split, blank: int = 0) -> Split:
     channels, height, width = shape()
     rows = data.images.view(-1, channels, height, width).transpose(1, 2).reshape(-1, count, numbers)
     return Split(torch.cat((rows.new_zeros(len(rows), blank, numbers), rows), dim=1), data.labels, data.rows)
+
+
+def of_radius(radius: float, width: int, generator: torch.Generator) -> torch.Tensor:
+    """A square matrix of normal numbers, in float64, whose largest eigenvalue has the absolute value ``radius``."""
+    matrix = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    scaled: torch.Tensor = matrix * (radius / torch.linalg.eigvals(matrix).abs().max())
+    return scaled
+
+
+def gradients_over_steps(
+    images: torch.Tensor,
+    *,
+    steps: int,
+    width: int,
+    radius: float,
+    shared: bool,
+    activate: Callable[[torch.Tensor], torch.Tensor],
+    norm: Norm | None,
+    seed: int,
+) -> list[float]:
+    """Log10 of the norm of the gradient by h at every step of h = activate(normalize(W h)), from the first h on.
+
+    The first h is a random projection of the images, and the gradient that of a random projection of the last h.
+
+    Args:
+        images: shape (n, pixels), float64.
+        steps: how often W is applied.
+        width: numbers in h.
+        radius: the largest absolute eigenvalue of W.
+        shared: the same W at every step, or another one of that radius at each.
+        activate: of units.
+        norm: makes the normalization from the width; None: none.
+        seed: of everything that is drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inwards = torch.randn(images.shape[1], width, generator=generator, dtype=torch.float64)
+    outwards = torch.randn(len(images), width, generator=generator, dtype=torch.float64)
+    normalize = norm(width).double() if norm else nn.Identity()
+    h = (images @ inwards / math.sqrt(images.shape[1])).requires_grad_()
+    states = [h]
+    weights = of_radius(radius, width, generator)
+    for step in range(steps):
+        if step and not shared:
+            weights = of_radius(radius, width, generator)
+        h = activate(normalize(h @ weights.T))
+        states.append(h)
+    gradients = torch.autograd.grad((h * outwards).sum(), states)
+    return [math.log10(float(gradient.norm())) for gradient in gradients]

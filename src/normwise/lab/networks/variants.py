@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -121,3 +122,25 @@ class LayerNorms(nn.Module):
         """Shape (1, channels, images) in and out."""
         y: Tensor = self.normalize(x.view(self.members, -1, x.shape[2]).transpose(1, 2)).transpose(1, 2)
         return y.reshape(x.shape) * self.weight[:, None] + self.bias[:, None]
+
+
+class Shift(nn.Module):
+    """A bias in the place of a normalization: what a layer without one has, in a network whose others are normalized.
+
+    Args:
+        channels: how many.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (1, channels, images) in and out."""
+        return x + self.bias[:, None]
+
+
+def only_in(layers: Collection[int]) -> Callable[[int], nn.Module]:
+    """Makes batch normalization in some layers of one network, counted from 0, and a bias in the others."""
+    place = count()
+    return lambda channels: BatchNorm1d(channels) if next(place) in layers else Shift(channels)

@@ -1,0 +1,99 @@
+"""What each layer of a dense network receives while it trains, and the rate that would suit each layer."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from normwise.lab.data.splits import Split
+from normwise.lab.intervals import Numbers
+from normwise.lab.networks.dense import Dense
+from normwise.lab.training.looking import over_time, spread_over_time
+
+RATES = tuple(2.0**power for power in range(-14, 11))
+
+
+class Received:
+    """Looks at the mean and the standard deviation of what each unit's activation receives, layer by layer.
+
+    Args:
+        model: what trains.
+        data: images that it is looked at with, in inference mode.
+    """
+
+    def __init__(self, model: Dense, data: Split) -> None:
+        self.model, self.data = model, data
+        self.at: list[int] = []
+        self.means: list[np.ndarray] = []
+        self.deviations: list[np.ndarray] = []
+
+    def __call__(self, step: int) -> None:
+        """Look once."""
+        received = _received(self.model, self.data.images)
+        self.at.append(step)
+        self.means.append(received.mean(dim=1).numpy())
+        self.deviations.append(received.std(dim=1).numpy())
+
+    def drift(self) -> list[float]:
+        """Of each layer the median over units of the spread of the mean over time, over the mean deviation."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged networks, and dead units
+            moved = spread_over_time(np.array(self.means), self.at, axis=0)
+            drift = moved / over_time(np.array(self.deviations), self.at, axis=0)
+            return [float(each) for each in np.median(drift, axis=1)]
+
+    def sizes(self) -> list[float]:
+        """Of each layer the mean over units of the standard deviation, at the last look."""
+        return [float(each) for each in self.deviations[-1].mean(axis=1)]
+
+
+def sizes(model: Dense, images: Tensor) -> list[float]:
+    """Of each layer the mean over units of the standard deviation of what activations receive, by batch statistics."""
+    twin = copy.deepcopy(model).train()
+    with torch.no_grad():
+        return [float(each) for each in _received(twin, images).std(dim=1).mean(dim=1)]
+
+
+def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[float] = RATES) -> list[float]:
+    """For each hidden layer the rate at which one step of that layer alone lowers the loss of the batch most.
+
+    Args:
+        model: stays as it is.
+        images: shape (n, pixels); the batch's statistics are used.
+        labels: shape (n,).
+        rates: that are tried.
+    """
+    twin = copy.deepcopy(model).train()
+    weights = [layer.weight for layer in twin.linear if isinstance(layer, nn.Linear)]
+    gradients = torch.autograd.grad(cross_entropy(twin(images), labels), weights)
+    found = []
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            before, losses = weight.clone(), []
+            for rate in rates:
+                weight.copy_(before - rate * gradient)
+                loss = float(cross_entropy(twin(images), labels))
+                losses.append(loss if math.isfinite(loss) else math.inf)
+            weight.copy_(before)
+            found.append(rates[int(np.argmin(losses))])
+    return found
+
+
+def unevenness(rates: Numbers) -> Numbers:
+    """How many times the largest is the smallest: shape (..., layers) to (...)."""
+    return np.asarray(rates.max(axis=-1) / rates.min(axis=-1))
+
+
+def _received(model: Dense, images: Tensor) -> Tensor:
+    """What the activations receive: shape (layers, images, units)."""
+    received: list[Tensor] = []
+    hooks = [each.register_forward_hook(lambda *seen: received.append(seen[-1])) for each in model.normalize]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(received)
