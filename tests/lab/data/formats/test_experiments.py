@@ -62,11 +62,13 @@ def no_digits() -> None:
     raise AssertionError("the digits were taken in the place of the user's images")
 
 
-def test_all_take_a_users_images_but_those_that_are_about_no_images() -> None:
+def test_all_take_a_users_images_but_those_that_are_about_no_images_or_need_large_ones() -> None:
     assert set(names()) - set(TAKING) == {
         "do_fresh_statistics_help_with_stock_prices",
         "does_feature_scaling_round_the_valley",
         "does_it_steady_a_deep_linear_network",
+        "what_does_it_cost_in_training",
+        "what_happens_to_large_networks_without_it",
     }
 
 
