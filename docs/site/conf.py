@@ -50,7 +50,7 @@ NAVIGATION = {
     "Layers and operations": ["layers/", "keras_layers/", "doors/", "estimators/"],
     "Doctor": ["cases", "checks/", "diagnosis_json", "evidence_of_the_doctor"],
     "Lab": ["claims", "experiments/", "comparing"],
-    "Speed": ["speed", "speed_of_the_family", "speed_with_keras", "zoo"],
+    "Speed": ["speed", "speed_of_the_family", "speed_with_keras", "speed_on_gpus", "zoo"],
     "For developers": ["architecture", "recipes", "deprecations"],
 }
 

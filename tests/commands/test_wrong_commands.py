@@ -11,7 +11,7 @@ from normwise.cli import main
 from normwise.lab import names
 
 EXPERIMENTS = len(names())
-KNOWN = "Known: adapt, doctor, explain, fold, info, lab, recalibrate, swap."
+KNOWN = "Known: adapt, doctor, explain, fold, info, lab, recalibrate, swap, tune."
 OF_RECALIBRATE = (
     "Known: --batch-size, --batches, --data, --device, --estimator, --help, --json, --out, --scale, --tolerance, "
     "--upstream, --weights."

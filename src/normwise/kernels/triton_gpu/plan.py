@@ -118,7 +118,7 @@ def plan(view: View, device: Device, settings: Settings, *, streams: int, whole:
         >>> h200 = Device("NVIDIA H200", 132, 60 << 20)
         >>> images = plan(view_of((256, 256, 56, 56), 4, last=False), h200, Settings(), streams=1)
         >>> len(images.pieces), images.pieces[0], images.splits, images.held
-        (37, Piece(first=0, groups=7), 76, False)
+        (37, Piece(first=0, groups=7), 70, False)
         >>> plan(view_of((32, 2048, 7, 7), 4, last=False), h200, Settings(), streams=1).held
         True
     """
