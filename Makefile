@@ -36,7 +36,7 @@ bench: setup  ## measure speed and accuracy against the peers, into benchmarks/r
 	$(BIN)/python -m benchmarks.run $(ARGS)
 endif
 
-quick: setup  ## run the first case of each test that is not slow: the inner loop, less than 2 minutes on 2 cores
+quick: setup  ## run the first case of each test that is not slow: the inner loop, 3 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --quick $(ARGS)
 
 zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
