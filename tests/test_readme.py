@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -86,3 +87,18 @@ def test_the_page_of_speed_has_the_layers_that_are_kept() -> None:
         for phase in ("forward", "forward+backward", "inference"):
             assert f"| {means[layout, phase]:.2f} [" in row
     assert page.index("## Whole training steps") < page.index("## Single layers")
+
+
+def test_the_page_of_speed_has_the_compiled_layers_that_are_kept() -> None:
+    """The mean over a ResNet-50, weighted by how often each shape occurs in it."""
+    page = (ROOT / "docs/speed.md").read_text("utf-8")
+    kept = json.loads(
+        (ROOT / "benchmarks/results/2026-11-29-intel-xeon-2-threads-compiled-layers.json").read_text("utf-8")
+    )
+    logs = weights = 0.0
+    for row in kept["rows"]:
+        shape, ratios = row["case"]["shape"], row["ratios"]
+        if shape["network"].startswith("ResNet-50"):
+            over = ratios["torch.compile"]["median"] / ratios["normwise, compiled"]["median"]
+            logs, weights = logs + shape["count"] * math.log(over), weights + shape["count"]
+    assert f"take {math.exp(logs / weights):.1f} times as long" in page
