@@ -62,7 +62,7 @@ def test_numbers_of_speed_stand_in_the_results_that_are_kept(name: str) -> None:
     """Both have the medians, the page the quartiles too, and behind each the most that there is: no norms."""
     speed = README.partition("## Speed")[2]
     page = (ROOT / "docs/speed.md").read_text("utf-8")
-    (row,) = re.findall(rf"^\| {name}.*$", page, re.MULTILINE)
+    (row,) = re.findall(rf"^\| {name}.*, batch .*$", page, re.MULTILINE)
     found = whole_steps(name)
     for how, bound in (("fused", "no norms"), ("fused and compiled", "no norms, compiled")):
         for last in {last for each, last in found if each == how}:
