@@ -23,6 +23,8 @@ BARE, BARE_COMPILED = "no norms", "no norms, compiled"
 # With depthwise convolutions Inductor leaves layouts as they are unless it is told not to: see docs/speed.md.
 LAYOUTS, BOTH_LAYOUTS = "compiled, layouts forced", "fused and compiled, layouts forced"
 FORCED = {"force_layout_optimization": True}
+COMPILED_FROM = {COMPILED: EAGER, BOTH: FUSED, BARE_COMPILED: BARE}
+FORCED_FROM = {LAYOUTS: EAGER, BOTH_LAYOUTS: FUSED}
 # What is asked of each, and of what: its time is under the other's. Without norms: the most that can be asked.
 AGAINST = {
     FUSED: EAGER,
@@ -100,12 +102,9 @@ def measure(setting: Setting, *, compiled: bool, rounds: int, seconds: float) ->
     models: dict[str, nn.Module] = {EAGER: model, FUSED: twin, BARE: without_norms(copy.deepcopy(model))}
     if compiled:
         torch._dynamo.reset()
-        of = ((COMPILED, EAGER), (BOTH, FUSED), (BARE_COMPILED, BARE))
-        models |= {name: _compiled(models[plain]) for name, plain in of}
+        models |= {name: _compiled(models[of]) for name, of in COMPILED_FROM.items()}
         if _depthwise(model):
-            models |= {
-                name: _compiled(models[plain], **FORCED) for name, plain in ((LAYOUTS, EAGER), (BOTH_LAYOUTS, FUSED))
-            }
+            models |= {name: _compiled(models[of], **FORCED) for name, of in FORCED_FROM.items()}
     calls = {name: step(each, inputs, labels, dtype=setting.dtype) for name, each in models.items()}
     alike = {name: call for name, call in calls.items() if name not in (BARE, BARE_COMPILED)}
     wrong = _disagreement(alike, models, ROUNDING[setting.dtype])

@@ -20,9 +20,9 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script finds its own folder only
-from docs import tour  # noqa: E402 - the line above is for this one
+from docs import tour  # noqa: E402 - the line above is for these two
+from docs.tour import KEPT, NOTICE  # noqa: E402
 
-NOTICE = "<!-- Generated from {source} by `make docs`; edit it there. -->\n\n"
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
@@ -36,8 +36,6 @@ set on.
 """
 # The files of a family's folder that are not members of it.
 FRAMES = {"__init__", "estimator"}
-# Where the results of the lab's last full run are kept.
-KEPT = Path("benchmarks/results/claims")
 # The rooms that export layers and functions: the folder of their pages, and whom they are for.
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.

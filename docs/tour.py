@@ -24,7 +24,7 @@ from normwise.report.runs import Line, Runs, gathered
 LEARN = Path("docs/learn")
 SOURCE = LEARN / "source"
 FIGURES = LEARN / "figures"
-KEPT = Path("benchmarks/results/claims")
+KEPT = Path("benchmarks/results/claims")  # of the last full runs of the lab
 FRAMEWORKS = {"keras": "Keras", "torch": "PyTorch"}
 CHINESE = r"[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
 PICTURE = r"\{\{figure: (.*?)\}\}"

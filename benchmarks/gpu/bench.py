@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.gpu import steps_on_gpus
 from benchmarks.gpu.launches import FORMATS
 from benchmarks.shapes import RESNET50_LAYERS
-from benchmarks.spread import spread
+from benchmarks.spread import ratios, spread
 from normwise.kernels.kernel import Call
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.steps.triton_operators import TritonGpu
@@ -161,11 +161,7 @@ def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, roun
         "case": case.name,
         "milliseconds": {name: spread(found).median for name, found in times.items()},
     }
-    row["ratios"] = {
-        name: str(spread([theirs / mine for theirs, mine in zip(times[name], times[OURS], strict=True)]))
-        for name in calls
-        if name not in (OURS, COPY)
-    }
+    row["ratios"] = {name: str(ratios(times[name], times[OURS])) for name in calls if name not in (OURS, COPY)}
     moved = (3 + 4 if case.adds else 2 + 3) / 2  # of a copy, which reads and writes once
     row["of the floor"] = moved * row["milliseconds"][COPY] / row["milliseconds"][OURS]
     return row

@@ -22,7 +22,7 @@ version = release = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))[
 extensions = ["myst_parser"]
 myst_enable_extensions = ["dollarmath"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["site/README*", "**/source/**"]
+exclude_patterns = ["**/source/**"]
 html_theme = "furo"
 html_math_renderer = "mathml"
 html_title = f"normwise {version}"
@@ -31,7 +31,6 @@ html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
-html_theme_options = {"sidebar_hide_name": False}
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # a fragment of output among code is shown as it is
 
