@@ -11,7 +11,7 @@ from normwise.kernels import cpu
 TREATMENTS = {
     "fresh": (
         "both sides ask the framework's allocator on glibc's own settings: normwise's pool is off, and a block above "
-        "glibc's moving threshold (at most 32 MB) is mapped anew for every output, page by page; smaller ones come "
+        "glibc's moving threshold (at most 32 MB) is mapped again for every output, page by page; smaller ones come "
         "from a heap that may still hold them. A plain copy goes into a new tensor"
     ),
     "default": (

@@ -110,7 +110,7 @@ def _compiled(case: Case, i: Inputs) -> Made:
             y = y + residual
         return y.relu() if relu else y
 
-    torch._dynamo.reset()  # each row anew: nothing is made general because of the row before
+    torch._dynamo.reset()  # each row from the start: nothing is made general because of the row before
     compiled = torch.compile(function, dynamic=False, fullgraph=True)
     apply = lambda: compiled(i.x, i.residual, i.mean, i.var, i.weight, i.bias)  # noqa: E731
     return apply, i.leaves

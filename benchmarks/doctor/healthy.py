@@ -178,5 +178,5 @@ STATES: tuple[Build, ...] = (
 
 
 def states(*, quick: bool) -> Iterator[Build]:
-    """All of them; in a quick run those that train nothing anew."""
+    """All of them; in a quick run those that train nothing."""
     return (each for each in STATES if not quick or each not in {averaged_with_update, decayed_ordinarily, augmented})

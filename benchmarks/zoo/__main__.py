@@ -1,7 +1,7 @@
 """Try the operations on whole models on the architectures that people use: python -m benchmarks.zoo --family.
 
 Each architecture runs in a process of its own, with a limit of time and of memory. What is measured is written at once,
-so that a run that was interrupted goes on where it was; ``--again`` measures anew. The command exits with 1 where
+so that a run that was interrupted goes on where it was; ``--again`` repeats it. The command exits with 1 where
 anything differs or crashes.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ KERAS_OPERATIONS = ("swap there and back", "swap to normwise", "freeze", "fold",
 @click.option("--seconds", default=180, show_default=True, help="Time limit of one architecture.")
 @click.option("--minutes", default=0.0, help="After them no further architecture begins; 0 for no limit.")
 @click.option("--memory", default=0.0, help="Memory limit of one architecture in GiB of address space; 0 for none.")
+@click.option("--jobs", default=1, show_default=True, help="Architectures at a time; more only with --pairs 0.")
 @click.option(
-    "--resume/--again", "resume", default=True, help="Go on where the last run was, or measure what is asked for anew."
+    "--resume/--again", "resume", default=True, help="Go on where the last run was, or repeat what is asked for."
 )
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The JSON file.")
 @click.option("--page", "to", type=click.Path(path_type=Path), default=PAGE, help="The page.")
@@ -68,6 +70,7 @@ def main(
     seconds: int,
     minutes: float,
     memory: float,
+    jobs: int,
     resume: bool,
     out: Path,
     to: Path,
@@ -78,6 +81,8 @@ def main(
         sides = [int(side) for side in sizes.split(",")]
     except ValueError:
         raise click.UsageError(f"--sizes takes whole numbers with commas between, received {sizes!r}.") from None
+    if jobs > 1 and pairs:
+        raise click.UsageError("--jobs above 1 would disturb the times: add --pairs 0.")
     chosen = [each for each in listed(source, backend) if _asked(each, only)]
     if not chosen:
         raise click.UsageError(f"no architecture has one of {[*only]} in its source/family/name.")
@@ -112,11 +117,19 @@ def main(
             _survey(chosen, surveyed, parameters)
         keep()
         groups = in_turn(chosen, surveyed, family=family)
-        for number, members in enumerate(groups, 1):
+
+        def group(number: int) -> dict[str, Any]:
             if time.monotonic() > ends:
-                break
-            asked += _try(members, task, results, seconds, f"{number} of {len(groups)}", resume=resume)
-            keep()
+                return {}
+            place = f"{number + 1} of {len(groups)}"
+            return _try(groups[number], task, known, seconds, place, resume=resume)
+
+        known = {**results}  # what the threads read, while the results grow
+        with ThreadPool(jobs) as pool:
+            for found in pool.imap_unordered(group, range(len(groups))):
+                asked += found
+                results.update(found)
+                keep()
     except KeyboardInterrupt:
         click.echo("Interrupted: what was measured is written, and the next run goes on from there.", err=True)
         sys.exit(130)
@@ -157,26 +170,26 @@ def _survey(chosen: Sequence[Architecture], surveyed: dict[str, Any], parameters
 def _try(
     members: Sequence[Architecture],
     task: dict[str, Any],
-    results: dict[str, Any],
+    known: Mapping[str, Any],
     seconds: int,
     place: str,
     *,
     resume: bool,
-) -> list[str]:
-    """The first of these that can be tried, at most four; the names of those that were asked for."""
-    asked = []
+) -> dict[str, Any]:
+    """The results of these up to the first that can be tried, of five at most."""
+    results = {}
     for each in [*members][:5]:
-        before = results.get(each.key)
-        if before is None or not resume:
+        result = known.get(each.key)
+        if result is None or not resume:
             click.echo(f"{place}: {each.key}", err=True)
             found = _apart(each, task, seconds)
-            if before is not None and "operations" in before and "operations" in found:
-                found["operations"] = {**before["operations"], **found["operations"]}
-            results[each.key] = {"family": each.family, **found}
-        asked.append(each.key)
-        if "absent" not in results[each.key]:
+            if result is not None and "operations" in result and "operations" in found:
+                found["operations"] = {**result["operations"], **found["operations"]}
+            result = {"family": each.family, **found}
+        results[each.key] = result
+        if "absent" not in result:
             break
-    return asked
+    return results
 
 
 def _apart(architecture: Architecture, task: dict[str, Any], seconds: int) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 _PRELOADED = ["benchmarks.zoo.preloaded"]
+_STARTING = threading.Lock()
+"""One at a time: a process takes the environment, and with it Keras's backend, from this one."""
 
 
 def apart(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -31,10 +33,11 @@ def apart(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]
             context.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         answer, errors = Path(folder) / "answer", Path(folder) / "errors"
-        if "backend" in task:
-            os.environ["KERAS_BACKEND"] = task["backend"]
         process = context.Process(target=_child, args=(work, task, answer, errors), daemon=True)
-        process.start()
+        with _STARTING:
+            if "backend" in task:
+                os.environ["KERAS_BACKEND"] = task["backend"]
+            process.start()
         process.join(seconds)
         if process.is_alive():
             process.kill()

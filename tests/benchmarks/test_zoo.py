@@ -142,7 +142,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     del answers["bad"]["operations"]["fold"]
     assert CliRunner().invoke(zoo.main, [*options, "--again", "--only", "/bad"]).exit_code == 0
     kept = json.loads((tmp_path / "zoo.json").read_text())["results"]["timm/bad"]["operations"]
-    assert (kept["fuse"]["done"], kept["fold"]["done"]) == (1, 3)  # what was not asked for anew is kept
+    assert (kept["fuse"]["done"], kept["fold"]["done"]) == (1, 3)  # what was not asked for again is kept
     wrong = CliRunner().invoke(zoo.main, ["--sizes", "big"])
     assert "--sizes takes whole numbers with commas between, received 'big'." in wrong.output
 

@@ -23,7 +23,7 @@ def digits() -> tuple[Any, Any]:
 
 def images_model(layer: Any) -> Any:
     """A network of Dense and Conv2D layers with batch normalization before and after the activation."""
-    keras.backend.clear_session()  # names are counted anew
+    keras.backend.clear_session()  # names are counted from the start
     keras.utils.set_random_seed(3)
     return keras.Sequential(
         [

@@ -64,7 +64,7 @@ def test_a_number_of_samples_that_is_not_known_while_it_is_traced_makes_no_diffe
     np.testing.assert_allclose(values(model.layers[0].moving_mean), x.mean(0), rtol=1e-5)
 
 
-def test_shuffled_ones_are_drawn_anew_and_are_right_each_time() -> None:
+def test_shuffled_ones_are_drawn_again_and_are_right_each_time() -> None:
     x = np.arange(64, dtype="float32")[:, None]
     layer = GhostBatchNormalization(virtual_batch_size=32, order="shuffled", seed=1, epsilon=1e-6)
     first, second = (values(layer(x, training=True))[:, 0] for _ in range(2))

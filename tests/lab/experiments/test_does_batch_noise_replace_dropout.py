@@ -13,7 +13,7 @@ from normwise.lab.results import Conclusion, Verdict
 SETTINGS = experiment.Settings(parts=(1, 10), dropouts=(0.0, 0.5), rates=(0.2, 0.8), steps=60, width=30)
 
 
-def test_a_share_of_the_labels_is_drawn_anew_and_the_rest_is_kept() -> None:
+def test_a_share_of_the_labels_is_drawn_again_and_the_rest_is_kept() -> None:
     labels = torch.zeros(1000, dtype=torch.int64)
     split = Split(torch.zeros(1000, 1), labels, torch.arange(1000))
     changed = some_wrong(split, 0.3, 0).labels

@@ -47,7 +47,7 @@ def test_the_turn_of_a_gradient_is_by_the_layers_below_alone_and_leaves_no_trace
     cosine, distance = turns(model, gradients, RATES, x, y)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     cosines, distances = [], []
-    for layer in (1, 2):  # by hand, from networks made anew
+    for layer in (1, 2):  # by hand, from networks made again
         moved, _, _ = made(batch_norm=batch_norm)
         with torch.no_grad():
             for below in range(layer):

@@ -1,4 +1,4 @@
-"""The shift of the variance, before and after statistics are estimated anew."""
+"""The shift of the variance, before and after statistics are estimated again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from normwise.lab.data.splits import digits
 from normwise.lab.networks.dense import he
 from normwise.lab.networks.stack import Stack, batch_norm
 from normwise.lab.training.stacks import train_stack
-from normwise.lab.training.variance_shift import estimate_anew, shifts
+from normwise.lab.training.variance_shift import estimate_again, shifts
 
 
 def stack(dropout: float) -> Stack:
@@ -19,10 +19,10 @@ def stack(dropout: float) -> Stack:
     return made
 
 
-def test_estimated_anew_the_variances_agree_exactly() -> None:
+def test_estimated_again_the_variances_agree_exactly() -> None:
     made, train = stack(0.5), digits(0).train
     (before,) = shifts(made, train)
-    estimate_anew(made, train)
+    estimate_again(made, train)
     (after,) = shifts(made, train)
     assert before[-1] > 1.2
     assert after == pytest.approx([1.0] * 3, abs=1e-5)

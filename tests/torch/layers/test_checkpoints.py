@@ -80,7 +80,7 @@ def test_a_checkpoint_of_torchs_into_a_pooled_layer(assign: bool) -> None:
     assert list(state) == keys  # the caller's own
     assert_loaded(layer, {**state, "running_count": torch.tensor(0)})
     x = torch.randn(8, 3)
-    layer(x)  # it counts anew: nothing is known of how many values stand behind the loaded ones
+    layer(x)  # it counts from the start: nothing is known of how many values stand behind the loaded ones
     torch.testing.assert_close(layer.running_mean, x.mean(0))
     torch.testing.assert_close(layer.running_var, x.var(0))
 

@@ -113,7 +113,7 @@ def plain_by_chunks() -> nn.Module:
     return nt.GhostBatchNorm1d(8, affine=False, num_splits=8).double()
 
 
-def test_shuffled_virtual_batches_are_drawn_anew_from_torchs_generator_and_leave_the_order() -> None:
+def test_shuffled_virtual_batches_are_drawn_from_torchs_generator_and_leave_the_order() -> None:
     x = stream(4 * SIZE)
     layer = nt.GhostBatchNorm1d(4, dtype=torch.float64, virtual_batch_size=SIZE, order="shuffled")
     torch.manual_seed(0)

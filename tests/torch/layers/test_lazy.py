@@ -184,7 +184,7 @@ def test_a_checkpoint_in_part_leaves_the_rest_at_its_beginning(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_parameters_start_anew_after_a_checkpoint(name: str) -> None:
+def test_parameters_start_again_after_a_checkpoint(name: str) -> None:
     lazy, known = loaded(*pair(name), trained(name, INPUTS[name][0]))
     lazy.reset_parameters()
     known.reset_parameters()

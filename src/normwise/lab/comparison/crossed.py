@@ -1,7 +1,7 @@
 """An interval for a difference that is known for some seeds on some rows, both of which could have been others.
 
 Every seed is examined on the same test rows. An interval over seeds alone would say how the difference on just these
-rows varies; other rows of the same kind would give another. The pigeonhole bootstrap draws seeds and rows anew, each
+rows varies; other rows of the same kind would give another. The pigeonhole bootstrap draws seeds and rows again, each
 for itself, and is a little too wide rather than too narrow. From few seeds its percentiles are too near: more distant
 ones are taken, so far out as to be as wide for normal data as Student's interval (Hesterberg 2015).
 

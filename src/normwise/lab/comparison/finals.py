@@ -1,4 +1,4 @@
-"""The last two, trained anew over several seeds: inference statistics chosen on validation rows, all told on others."""
+"""The last two, trained again over several seeds: inference statistics chosen on validation rows, told on others."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def in_float64(data: Digits) -> Digits:
 
 
 def some_wrong(split: Split, share: float, seed: int) -> Split:
-    """The same images, a share of whose labels is drawn anew from all classes."""
+    """The same images, a share of whose labels is drawn again from all classes."""
     random = np.random.default_rng(seed)
     changed = split.labels.numpy().copy()
     rows = random.permutation(len(changed))[: round(share * len(changed))]

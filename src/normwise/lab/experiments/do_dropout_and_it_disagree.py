@@ -2,7 +2,7 @@
 
 Question:
     How far from the running variance is the variance that a layer really meets in inference, when units were left out
-    in training; and does accuracy come back when the statistics are estimated anew without dropout?
+    in training; and does accuracy come back when the statistics are estimated again without dropout?
 
 Claim:
     Dropout in front of batch normalization shifts the variance: in training it is larger by 1 / (1 - p) of what
@@ -12,7 +12,7 @@ Claim:
 
 What would refute it:
     The ratio of the variances does not grow with dropout, or accuracy does not rise when the statistics are estimated
-    anew.
+    again.
 
 Settings:
     Four hidden layers of 100 ReLU units with batch normalization in front of each activation and dropout behind each,
@@ -57,7 +57,7 @@ from normwise.lab.intervals import difference, ratio
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Panel, Regime, Statement
 from normwise.lab.training.stacks import accuracies, both
-from normwise.lab.training.variance_shift import estimate_anew, shifts
+from normwise.lab.training.variance_shift import estimate_again, shifts
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Li et al. 2019"
@@ -107,8 +107,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     stack = settings.stack(trial.seed, True, members=len(rates), dropout=dropouts, dropout_last_only=trial.last_only)
     settings.train(stack, data.train, trial.seed, rates=rates)
     found: dict[str, Any] = both(stack, data) | {"shift": shifts(stack, data.train)}
-    estimate_anew(stack, data.train)
-    found["anew"] = accuracies(stack, data.test)
+    estimate_again(stack, data.train)
+    found["again"] = accuracies(stack, data.test)
     return by_pair(found, settings.dropouts, settings.rates)
 
 
@@ -121,7 +121,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         title = f"dropout {place.words['last_only']}"
         lines = (line(f"dropout {arm['dropout']}", (i + 1 for i in layers), arm.numbers("shift")) for arm in place)
         shown["layer"].append(panel(title, lines))
-        ways = {"running statistics": "test", "statistics anew": "anew"}
+        ways = {"running statistics": "test", "fresh statistics": "again"}
         shown["dropout"].append(panel(title, (across(words, place, "dropout", way) for words, way in ways.items())))
     title = "How far the running variance is from the real one in inference"
     label, caption = "shift of the variance, max(v/r, r/v)", "1 means that they agree."
@@ -131,13 +131,13 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
-            "Test accuracy in % with the running statistics and with statistics estimated anew without dropout, and "
+            "Test accuracy in % with the running statistics and with statistics estimated again without dropout, and "
             "the shift of the variance in each layer",
             arms,
             ("dropout", lambda arm: arm["last_only"]),
             ("share", lambda arm: arm["dropout"]),
             ("running", lambda arm: arm.percent(1)),
-            ("anew", lambda arm: arm.percent(1, "anew")),
+            ("again", lambda arm: arm.percent(1, "again")),
             *((f"shift, layer {i + 1}", lambda arm, i=i: average(arm.numbers("shift")[:, i], 2)) for i in layers),
         ),
         figures=(by_layer, by_dropout),
@@ -167,7 +167,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     text = f"{words.capitalize()} behind every layer costs accuracy."
     published = "8.9 points, 77.42 % to 68.55 %, DenseNet on CIFAR-100"
     yield judge(text, gap(none, every), AtLeast(GAIN), published)
-    text = f"With {words} behind every layer, statistics estimated anew without dropout get accuracy back."
-    yield judge(text, difference(every.points("anew"), every.points(), "points"), AtLeast(GAIN), obstacle=own)
+    text = f"With {words} behind every layer, statistics estimated again without dropout get accuracy back."
+    yield judge(text, difference(every.points("again"), every.points(), "points"), AtLeast(GAIN), obstacle=own)
     text = f"{words.capitalize()} behind the last layer only does no harm."
     yield judge(text, gap(arms[True, most], arms[True, least]), AtLeast(-SAME, nothing=-SAME))

@@ -1,8 +1,8 @@
-"""Data that changed: fresh statistics without labels, against further training and training anew with labels.
+"""Data that changed: fresh statistics without labels, against further training and training from the start with labels.
 
 Question:
     The images that a trained network meets have changed, and some new ones are there. Is it enough to take mean and
-    variance from them, without labels, or must the network be trained further on them, or anew, with labels?
+    variance from them, without labels, or must the network be trained further on them, or from the start, with labels?
 
 Claim:
     Batch normalization may let a network generalize to new distributions "perhaps with just a recomputation of the
@@ -18,8 +18,8 @@ Settings:
     scikit-learn's digits, three hidden layers of 64 ReLU units, 600 steps of gradient descent with batches of 32 on 577
     images. Then 32 or 500 other images, all changed in one way, as are the validation and test images: contrast times
     .3, brightness + .3, gain 2 and offset .5, noise of .5, blur, inverted; or not changed at all. Fresh statistics are
-    those of the new images alone; training further and training anew take 300 steps. Rates 0.01, 0.03, 0.1, 0.3, 1 and
-    3 for each training, the best of which is picked on validation images, changed ones for the new images.
+    those of the new images alone; training further and training from the start take 300 steps. Rates 0.01, 0.03, 0.1,
+    0.3, 1 and 3 for each training, the best of which is picked on validation images, changed ones for the new images.
 
 Verdict:
     Differences of test accuracy, paired over seeds. "No worse" counts when the whole interval lies above -1 point,
@@ -69,7 +69,7 @@ AFFINE = ("contrast 0.3", "brightness + 0.3", "gain 2, offset 0.5")
 OTHER = ("noise 0.5", "blur")
 INVERTED = "inverted"
 SHOWN = ("contrast 0.3", "noise 0.5", "blur", "inverted")
-WAYS = {"further": "trained further", "anew": "trained anew"}
+WAYS = {"further": "trained further", "start": "trained from the start"}
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("fresh statistics", lambda pair: average(_points(pair["further"], "fresh"), 1)),
             ("trained further", lambda pair: pair["further"].percent(1)),
             ("rate", lambda pair: pair["further"].rate),
-            ("trained anew", lambda pair: pair["anew"].percent(1)),
-            ("its rate", lambda pair: pair["anew"].rate),
+            ("trained from the start", lambda pair: pair["start"].percent(1)),
+            ("its rate", lambda pair: pair["start"].rate),
         ),
         figures=(_figure(settings, arms),),
         caveats=(
@@ -191,11 +191,11 @@ def _statements(settings: Settings, arms: Arms, edge: str) -> Iterator[Statement
         fresh, arm = _points(arms[shift, "further", many], "fresh"), arms[shift, "further", many]
         gains = difference(arm.points(), fresh, "points")
         yield judge(text, gains, BETTER, says="teaching material", obstacle=hindered(shift, many, "further"))
-    text = f"{INVERTED}, {many} images: training anew on them is better than fresh statistics."
+    text = f"{INVERTED}, {many} images: training from the start on them is better than fresh statistics."
     gains = difference(
-        arms[INVERTED, "anew", many].points(), _points(arms[INVERTED, "further", many], "fresh"), "points"
+        arms[INVERTED, "start", many].points(), _points(arms[INVERTED, "further", many], "fresh"), "points"
     )
-    yield judge(text, gains, BETTER, says="teaching material", obstacle=hindered(INVERTED, many, "anew"))
+    yield judge(text, gains, BETTER, says="teaching material", obstacle=hindered(INVERTED, many, "start"))
 
 
 def _figure(settings: Settings, arms: Arms) -> Figure:

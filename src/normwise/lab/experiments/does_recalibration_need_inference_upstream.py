@@ -1,4 +1,4 @@
-"""Statistics estimated anew: should the layers below normalize by the batch meanwhile, or as at inference?
+"""Statistics estimated again: should the layers below normalize by the batch meanwhile, or as at inference?
 
 Question:
     Statistics of a trained network are estimated from data, layer upon layer. Do the layers below normalize each batch

@@ -15,7 +15,7 @@ What would refute it:
 Settings:
     Three hidden layers of 64 ReLU units, 400 training images of scikit-learn's digits, batches of 20, 800 steps of
     gradient descent at rates 0.01, 0.03, 0.1, 0.3 and 1, the best of which is picked on validation images for each arm.
-    "Shuffled": every pass has other batches. "Fixed": the batches are drawn once, and their order anew in every pass.
+    "Shuffled": every pass has other batches. "Fixed": the batches are drawn once, and their order in every pass.
     "Sorted": the same, the batches cut from the images sorted by class, one to three classes in each.
 
 Verdict:

@@ -15,7 +15,7 @@ What would refute it:
 
 Settings:
     scikit-learn's digits, three hidden layers of 64 ReLU units, 800 steps of batches of 30 images of 1, 2, 5 or all 10
-    classes, drawn anew for every batch; batch norm, and batch renormalization (r up to 3, d up to 5, plain for the
+    classes, drawn for every batch; batch norm, and batch renormalization (r up to 3, d up to 5, plain for the
     first 100 steps); the best of the rates 0.003, 0.01, 0.03, 0.1, 0.3 and 1 for each on validation images, in
     inference mode; 0.1, one of those in the middle, where it learns nothing at any of them. "By the batch": the test
     images in batches like those of training, each by its own statistics. The layers are tried alone too, in float64.
@@ -140,7 +140,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "renormalization loses there has that cause.",
             "Of 10 classes, the mean of a batch of 1 or 2 tells which they are, and normalization takes it out; with "
             "16 of 1000 classes, as published, little of that is lost.",
-            "Classes are drawn anew for every batch. Data that are sorted once show each class in a run.",
+            "Classes are drawn for every batch. Data that are sorted once show each class in a run.",
         ),
     )
 

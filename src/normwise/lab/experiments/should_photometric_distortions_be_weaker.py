@@ -18,7 +18,7 @@ Settings:
     that brightness and contrast differ from image to image; a maximum over 2 x 2 behind the first, the mean over
     positions behind the last; batches of 60, 2000 steps of gradient descent at the rates 0.3, 1, 3 and 10 (the
     quick run has 600 steps at 1 and 3), falling exponentially to a tenth. Strong distortions, of each training image
-    anew: contrast times U(.5, 1.5) about the image's mean, brightness plus U(-.4, .4), noise of standard deviation .2
+    again: contrast times U(.5, 1.5) about the image's mean, brightness plus U(-.4, .4), noise of standard deviation .2
     in every pixel, then cut to between 0 and 1. Mild ones: half of each. Validation and test images are not distorted.
 
 Verdict:

@@ -16,7 +16,7 @@ from normwise.lab.training.stacks import correct
 
 
 def of_classes(data: Split, classes: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end, each of images of so many classes, which are drawn anew every time."""
+    """Batches without end, each of images of so many classes, which are drawn every time."""
     generator = torch.Generator().manual_seed(seed)
     members = [torch.nonzero(data.labels == label)[:, 0] for label in range(CLASSES)]
     while True:

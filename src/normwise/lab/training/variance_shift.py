@@ -32,7 +32,7 @@ def shifts(stack: Stack, data: Split) -> list[list[float]]:
     return found
 
 
-def estimate_anew(stack: Stack, data: Split) -> None:
+def estimate_again(stack: Stack, data: Split) -> None:
     """Give every layer the statistics of the training images in inference mode; each layer sees the mended ones."""
     stack.eval()
     for layer in stack.normalize:
