@@ -198,8 +198,9 @@ def measure(name: str, *, samples: int, side: int, rounds: int, with_peaks: bool
     plain = network(name)
     images, labels = data(samples, side)
     models = {treated: variant(treated, plain) for treated in VARIANTS}
-    kept = {treated: bytes_kept(model, lambda model=model: model(images)) for treated, model in models.items()}
+    # First: a forward draws random numbers, and other layers to drop leave other running statistics behind.
     same = same_gradients(models[FUSED], models[SAVED], images, labels)
+    kept = {treated: bytes_kept(model, lambda model=model: model(images)) for treated, model in models.items()}
     report = normwise.save_memory(copy.deepcopy(models[FUSED]), images)
     calls = {treated: step(model, images, labels) for treated, model in models.items()}
     wall: dict[str, list[float]] = {treated: [] for treated in calls}

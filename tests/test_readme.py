@@ -102,3 +102,22 @@ def test_the_page_of_speed_has_the_compiled_layers_that_are_kept() -> None:
             over = ratios["torch.compile"]["median"] / ratios["normwise, compiled"]["median"]
             logs, weights = logs + shape["count"] * math.log(over), weights + shape["count"]
     assert f"take {math.exp(logs / weights):.1f} times as long" in page
+
+
+def test_the_page_of_speed_has_the_memory_that_is_kept() -> None:
+    page = (ROOT / "docs/speed.md").read_text("utf-8")
+    rows = json.loads((ROOT / "benchmarks/results/save_memory.json").read_text("utf-8"))["rows"]
+    assert {"mobilenet_v2", "densenet121", "vgg16_bn", "resnet50", "efficientnet_b0"} == {
+        row["network"] for row in rows
+    }
+    for row in rows:
+        assert row["same_gradients"]
+        kept = [
+            row["bytes_kept"][name] / row["bytes_kept"]["PyTorch"] for name in ("fused", "save_memory", "checkpoint")
+        ]
+        peaks = [row["peak"][name] / row["peak"]["PyTorch"] for name in ("save_memory", "checkpoint")]
+        steps = [
+            "{median:.2f} [{lower:.2f}, {upper:.2f}]".format(**row["step"][name])
+            for name in ("save_memory", "checkpoint")
+        ]
+        assert " | ".join([*(f"{number:.2f}" for number in (*kept, *peaks)), *steps]) in page, row["network"]
