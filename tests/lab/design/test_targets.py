@@ -72,6 +72,14 @@ def test_what_nobody_reaches_bears_no_verdict() -> None:
     assert target.obstacle(slow, slow) == "none of them gets there in 30 steps"
     assert target.obstacle(slow, quick) == ""  # one did: the other takes longer than 30 steps
     assert target.steps(slow).tolist() == [30]
+    assert target.obstacle() == ""  # of what is compared in no steps
+
+
+def test_what_all_reach_before_anybody_looks_bears_no_verdict() -> None:
+    target = Target(arm([0.1, 0.8, 0.9]), AT)
+    quick = arm([0.9, 0.9, 0.9])
+    assert target.obstacle(quick, quick) == "all of them are there at the first look"
+    assert target.obstacle(quick, target.baseline) == ""
 
 
 def test_the_rate_of_the_baseline_counts_among_those_at_an_edge() -> None:

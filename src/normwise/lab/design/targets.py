@@ -98,15 +98,18 @@ class Target:
         """Why no verdict can rest on a comparison of arms in steps to the target; or empty.
 
         It is that the baseline does not train, that its rate or one of theirs was picked at the edge of its grid, or
-        that most of the seeds saw none of them get there.
+        that in most of the seeds none of them gets there, or all of them are there at the first look.
         """
         if not self.baseline.trained:
             return "the network that sets the accuracy to reach does not train"
         edge = obstacle(self.baseline, *arms)
-        if edge or not self.at:
+        if edge or not self.at or not arms:
             return edge
-        anybody = np.any([self.reached(arm) for arm in arms], axis=0)
-        return "" if anybody.mean() >= 0.5 else f"none of them gets there in {self.at[-1]} steps"
+        reached, steps = np.array([self.reached(arm) for arm in arms]), np.array([self.steps(arm) for arm in arms])
+        if reached.any(axis=0).mean() < 0.5:
+            return f"none of them gets there in {self.at[-1]} steps"
+        at_once = (reached & (steps == self.at[0])).all(axis=0)
+        return "all of them are there at the first look" if len(self.at) > 1 and at_once.mean() > 0.5 else ""
 
     def in_steps(self, arm: Arm) -> str:
         """A cell: the geometric mean of the steps with its interval."""
