@@ -17,7 +17,7 @@ OF_RECALIBRATE = (
     "--upstream, --weights."
 )
 OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--scale, --tolerance", "--prior, --scale")
-OF_RUN = "`normwise lab run --help` shows all 13."
+OF_RUN = "`normwise lab run --help` shows all 14."
 OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
 OF_COMPARE = (
     "Known: --batch-sizes, --budget, --data, --help, --json, --margin, --normalizers, --out, --rates, --seeds, --where."

@@ -15,7 +15,7 @@ import click
 from normwise.commands import streams
 from normwise.commands.compare import compare
 from normwise.commands.program import INTERRUPTED, Group, help_alone
-from normwise.commands.values import Address, File, Name, Whole
+from normwise.commands.values import Address, File, Name, Whole, allowed
 from normwise.loading import check_folder
 
 if TYPE_CHECKING:
@@ -207,8 +207,9 @@ def _check_device(name: str) -> None:
     """Refuse a device that is not here."""
     if name == "cpu":
         return
-    from normwise.lab.running.devices import check
+    from normwise.lab.running.devices import check, check_name
 
+    allowed(lambda: check_name(name))
     check(name)
 
 

@@ -19,15 +19,15 @@ if TYPE_CHECKING:  # a command that is refused need not wait for it
 CPU = "cpu"
 
 
-def check(name: str) -> None:
-    """Refuse a device on which trials cannot run.
+def check_name(name: str) -> None:
+    """Refuse what is no device of PyTorch's, or none that holds values.
 
     Args:
         name: in PyTorch's words, for example "cuda" or "cuda:1".
 
     Raises:
         MissingExtra: PyTorch is not installed.
-        NormwiseError: there is no such kind of device, or none here.
+        NormwiseError: there is no such kind of device.
     """
     if name == CPU:
         return
@@ -39,8 +39,25 @@ def check(name: str) -> None:
         kind = torch.device(name).type
     except RuntimeError:
         kind = "meta"
-    if kind == "meta":  # it holds no values
+    if kind == "meta":
         raise NormwiseError(f"--device must be a device of PyTorch's, received {name!r}: give for example cpu or cuda.")
+
+
+def check(name: str) -> None:
+    """Refuse a device on which trials cannot run.
+
+    Args:
+        name: in PyTorch's words.
+
+    Raises:
+        MissingExtra: PyTorch is not installed.
+        NormwiseError: there is no such kind of device, or none here.
+    """
+    check_name(name)
+    if name == CPU:
+        return
+    import torch
+
     try:
         torch.zeros(1, device=name).item()
     except Exception as error:
