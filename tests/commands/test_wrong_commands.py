@@ -17,7 +17,7 @@ OF_RECALIBRATE = (
     "--upstream, --weights."
 )
 OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--scale, --tolerance", "--prior, --scale")
-OF_RUN = "`normwise lab run --help` shows all 13."
+OF_RUN = "`normwise lab run --help` shows all 14."
 OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
 OF_COMPARE = (
     "Known: --batch-sizes, --budget, --data, --help, --json, --margin, --normalizers, --out, --rates, --seeds, --where."
@@ -140,6 +140,13 @@ WRONG: list[tuple[str, str]] = [
     ("lab run --dask tcp://10.0.0.1:99999", DASK.format("tcp://10.0.0.1:99999")),
     ("lab run --dask tcp://10.0.0.1:8786 --workers 2", "--workers is for processes on this machine, and --dask for "
                                                        "others: leave one out."),
+    ("lab run --device cuda --workers 2", "--device names one device, for one process: leave --workers and --dask "
+                                          "out."),
+    ("lab run --device cuda --dask tcp://10.0.0.1:8786", "--device names one device, for one process: leave --workers "
+                                                         "and --dask out."),
+    ("lab run --device cudaa", "--device must be a device of PyTorch's, received 'cudaa': give for example cpu or "
+                               "cuda."),
+    ("lab run --device ''", "--device must be a device of PyTorch's, received '': give for example cpu or cuda."),
     ("lab run --data svhn", "no package brings the images of svhn: name the folder with its files by --data-dir."),
     ("lab run --data-dir .", "--data-dir is the folder of --data: say which data set it holds, for example --data "
                              "mnist."),

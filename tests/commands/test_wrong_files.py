@@ -152,6 +152,8 @@ RUN: list[tuple[str, str]] = [
     ("lab run --out nets.py/below", "'{place}/nets.py' is a file: give the path of a folder."),
     ("lab run --out /proc/report", "the folder '/proc' cannot be written to: No such file or directory; name another."),
     ("lab run --keep rows.npz", "'rows.npz' is a file: give the path of a folder."),
+    ("lab run --device xpu:7", "no device 'xpu:7' is on this machine: leave --device out, and the trials run on the "
+                               "processor."),
     ("lab run --data mnist --data-dir nots", "the folder 'nots' of --data-dir is not there: name the one with mnist's "
                                              "files."),
     ("lab run --data svhn --data-dir folder", "the folder 'folder' holds no file 'train_32x32.mat': put the original "

@@ -15,7 +15,7 @@ import click
 from normwise.commands import streams
 from normwise.commands.compare import compare
 from normwise.commands.program import INTERRUPTED, Group, help_alone
-from normwise.commands.values import Address, File, Name, Whole
+from normwise.commands.values import Address, File, Name, Whole, allowed
 from normwise.loading import check_folder
 
 if TYPE_CHECKING:
@@ -95,6 +95,13 @@ def _settings() -> Collection[str]:
     help="Use the workers of the Dask scheduler at this address. Default: processes on this machine",
 )
 @click.option(
+    "--device",
+    metavar="NAME",
+    default="cpu",
+    show_default=True,
+    help="Run the trials on this device, for example cuda, in one process.",
+)
+@click.option(
     "--data",
     type=Name("data set", _data_sets),
     help="Use these images instead of the digits: mnist, svhn or cifar10. Default: the digits",
@@ -145,6 +152,7 @@ def lab_run(
         raise click.UsageError("--setting is a neighbour of the ordinary one: leave --quick and --full out.")
     if data is not None and data_dir is None:
         _check_packaged(data)
+    _check_device(how["device"])
     page.require()  # before minutes are spent on results that could not be shown
     for folder in (out, keep):
         if folder is not None:
@@ -189,8 +197,20 @@ def _check_options(data: str | None, data_dir: Path | None, how: Mapping[str, An
         )
     if how["quick"] and how["full"]:
         raise click.UsageError("--quick and --full exclude each other: leave one of them out.")
+    if how["device"] != "cpu" and (how["dask"] is not None or (how["workers"] or 1) > 1):
+        raise click.UsageError("--device names one device, for one process: leave --workers and --dask out.")
     if how["dask"] is not None and how["workers"] is not None:
         raise click.UsageError("--workers is for processes on this machine, and --dask for others: leave one out.")
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that is not here."""
+    if name == "cpu":
+        return
+    from normwise.lab.running.devices import check, check_name
+
+    allowed(lambda: check_name(name))
+    check(name)
 
 
 def _check_packaged(data: str) -> None:

@@ -15,7 +15,7 @@ SETTINGS = experiment.Settings(rates=(0.01, 0.3, 1e4), steps=30, depth=2, width=
 
 def test_the_largest_usable_rate_is_that_of_each_seed() -> None:
     accuracies = np.array([[0.97, 0.95, 0.1], [0.96, 0.94, 0.1], [0.9, 0.9, 0.1]])
-    found = largest_usable(accuracies, (0.1, 1.0, 10.0), experiment.USABLE)
+    found = largest_usable(accuracies, (0.1, 1.0, 10.0), 0.95)
     assert found[:2].tolist() == [1.0, 0.1]
     assert found[2] == pytest.approx(0.01)  # one step below the smallest
 
@@ -37,10 +37,19 @@ def test_the_verdicts_follow_the_numbers() -> None:
     same = made_up({0.01: 0.99, 0.1: 0.97, 1.0: 0.1}, {0.01: 0.96, 0.1: 0.985, 1.0: 0.1})
     found = [each.verdict for each in same.statements]
     assert found == [Verdict.CONTRADICTED, Verdict.CONTRADICTED, Verdict.SMALLER]
-    neither = made_up({0.01: 0.5, 0.1: 0.6}, {0.01: 0.5, 0.1: 0.5})
-    assert (
-        neither.statements[0].verdict is Verdict.CONTRADICTED
-    )  # neither has a usable rate, so neither has a larger one
+    worse = made_up({0.01: 0.3, 0.1: 0.3, 1.0: 0.3}, {0.01: 0.5, 0.1: 0.6, 1.0: 0.1})
+    assert worse.statements[0].verdict is Verdict.CONTRADICTED  # no rate with it does what one without it does
+
+
+def test_what_is_usable_depends_on_what_the_network_without_it_learns() -> None:
+    easy = made_up({0.01: 0.9, 0.1: 0.9, 1.0: 0.9}, {0.01: 0.9, 0.1: 0.97, 1.0: 0.1})
+    hard = made_up({0.01: 0.9, 0.1: 0.9, 1.0: 0.9}, {0.01: 0.88, 0.1: 0.92, 1.0: 0.1})
+    assert [each.statements[0].verdict for each in (easy, hard)] == [Verdict.CONTRADICTED, Verdict.REPRODUCED]
+
+
+def test_where_the_network_without_it_does_not_train_nothing_is_said_of_usable_rates() -> None:
+    nobody = made_up({0.01: 0.9, 0.1: 0.9, 1.0: 0.9}, {0.01: 0.1, 0.1: 0.1, 1.0: 0.1}).statements[0]
+    assert nobody.effect.obstacle == "the network that sets the accuracy to reach does not train"
 
 
 def test_a_rate_out_of_all_reason_guesses(conclusion: Conclusion) -> None:

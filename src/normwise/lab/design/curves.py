@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,6 @@ import numpy.typing as npt
 from normwise.lab.design import Arm, Arms, by_step, geometric
 from normwise.lab.design.arms import TIE, pick
 from normwise.lab.intervals import Numbers
-from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Figure
 
 A_LOOK = float(np.log(1.1))
@@ -58,58 +57,6 @@ def ends_best(arm: Arm) -> int:
     ends = np.moveaxis(arm.array("validation")[..., -1], 1, 0).copy()  # a mean over seeds is that of one rate alone
     scores = np.array([end.mean() for end in ends])
     return pick(scores, TIE, scores)
-
-
-class Sweeps:
-    """Runs of two arms over initial weights and rates, and which of them to pick on validation images.
-
-    Args:
-        runs: of each arm; trials have a ``deviation`` and a ``rate``.
-        deviations: of the initial weights.
-        rates: that were tried with each.
-        at: after which steps the looks are.
-        target: the accuracy to reach.
-    """
-
-    def __init__(
-        self,
-        runs: Mapping[bool, Outcomes],
-        deviations: Sequence[float],
-        rates: Sequence[float],
-        at: Sequence[int],
-        target: float,
-    ) -> None:
-        self.runs, self.deviations, self.rates, self.at, self.target = runs, deviations, rates, at, target
-
-    def sweep(self, arm: bool, deviation: float) -> list[Outcomes]:
-        """The trials of each rate with a deviation."""
-        return [self.runs[arm].where(deviation=deviation, rate=rate) for rate in self.rates]
-
-    def steps(self, arm: Arm, what: str = "test") -> Numbers:
-        """To the target, one per seed."""
-        return steps_to(self.target, arm.numbers(what), self.at)
-
-    def fastest(self, arm: bool, deviations: Sequence[float] = ()) -> Arm:
-        """The one that reaches the target first on validation images, in the geometric mean; then that ends best."""
-        every = self._arms(arm, deviations or self.deviations, first_to(self.target, self.at))
-        return min(every, key=lambda each: (np.log(self.steps(each, "validation")).mean(), -_end(each)))
-
-    def highest(self, arm: bool) -> Arm:
-        """The one that ends highest on validation images."""
-        return max(self._arms(arm, self.deviations, ends_best), key=_end)
-
-    def _arms(self, arm: bool, deviations: Sequence[float], choose: Callable[[Arm], int]) -> list[Arm]:
-        """One for each deviation, which picks its rate."""
-        words = f"{'with' if arm else 'without'} batch norm"
-        return [
-            Arm({"deviation": each}, {"network": words, "deviation": f"std {each:g}"}, runs, self.rates, choose=choose)
-            for each in deviations
-            for runs in [self.sweep(arm, each)]
-        ]
-
-
-def _end(arm: Arm) -> float:
-    return float(arm.numbers("validation")[:, -1].mean())
 
 
 def in_steps(curves: Numbers, target: float, at: Sequence[int]) -> str:

@@ -20,10 +20,11 @@ Settings:
     last hidden layer receives in inference, over its mean standard deviation.
 
 Verdict:
-    Steps to a test accuracy of .95 are compared with those of l2 as ratios, paired over seeds, each arm at the rate
-    that is first on validation images; "as fast" is reproduced when the interval lies between a half and 2, and
-    "faster than none" from 1.2 on. "Ends as high" is reproduced when the interval of the difference is above -0.5
-    points.
+    Steps to .95 of what the network without normalization learns (its test accuracy at the end, less guessing, in the
+    same seed, at the rate that ends best on validation images) are compared with those of l2 as ratios, paired over
+    seeds, each arm at the rate that is first on validation images; not getting there counts as all steps. "As fast" is
+    reproduced when the interval lies between a half and 2, and "faster than none" from 1.2 on. "Ends as high" is
+    reproduced when the interval of the difference is above -0.5 points.
 
 References:
     - S. Santurkar, D. Tsipras, A. Ilyas and A. Madry, How Does Batch Normalization Help Optimization?, 2018,
@@ -38,7 +39,8 @@ from typing import Any
 
 from normwise.lab.data.splits import digits
 from normwise.lab.design import Arms, DenseTraining, Grid, Looks, average, obstacle, table
-from normwise.lab.design.curves import accuracy_by_step, first_to, in_steps, steps_to
+from normwise.lab.design.curves import accuracy_by_step, ends_best
+from normwise.lab.design.targets import Target
 from normwise.lab.intervals import difference, ratio
 from normwise.lab.networks.variants import NormOfBatch
 from normwise.lab.outcomes import Outcomes
@@ -53,7 +55,6 @@ ARCHITECTURE = "5 hidden layers of 64 ReLU units"
 REGIME = Regime.ANOTHER
 TESTS = True
 TAKES_DATA = True
-TARGET = 0.95
 FASTER = 1.2
 AS_FAST = (0.5, 2.0)
 AS_HIGH = 0.5
@@ -96,35 +97,38 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the norms with l2 in steps and in where they end."""
     at = settings.looks()
-    arms = GRID.arms(settings, outcomes, choose=first_to(TARGET, at))
+    target = Target(GRID.arms(settings, outcomes, choose=ends_best)["none"], at)
+    arms = GRID.arms(settings, outcomes, choose=target.fastest)
     return Conclusion(
-        statements=tuple(_statements(arms, at)),
+        statements=tuple(_statements(arms, target)),
         table=table(
-            f"Steps to a test accuracy of {TARGET:.2f} out of {settings.steps}, test accuracy in % at the end, drift "
-            "in standard deviations",
+            f"Steps to {target.words} out of {settings.steps}, test accuracy in % at the end, drift in standard "
+            "deviations",
             arms,
             ("divided by", lambda arm: arm["norm"]),
             ("rate", lambda arm: arm.rate),
-            ("steps", lambda arm: in_steps(arm.numbers(), TARGET, at)),
+            ("steps", target.in_steps),
+            ("got there", target.got_there),
             ("end", lambda arm: average(arm.points()[:, -1], 1)),
             ("drift", lambda arm: average(arm.numbers("drift"), 2)),
             more=", of the steps the geometric one",
         ),
-        figures=(accuracy_by_step(arms, at, network="5×64, ReLU", target=TARGET),),
+        figures=(accuracy_by_step(arms, at, network="5×64, ReLU", target=target.level),),
         caveats=(
             "For a normal distribution these norms differ by a factor that scale and shift can take over, so that as "
             "fast is what one would expect; they differ where a unit has outliers.",
             "Dividing by the largest deviation makes the outputs about 2.5 times smaller, which is another initial "
             "scale of the scale parameter and a smaller effective rate.",
+            "The mark is the mean over seeds; each seed has one of its own to reach.",
             "Looks are 10 % apart, so single numbers of steps are known to 10 %.",
         ),
     )
 
 
-def _statements(arms: Arms, at: list[int]) -> Iterator[Statement]:
-    steps = {norm: steps_to(TARGET, arms[norm].numbers(), at) for norm in ARMS}
+def _statements(arms: Arms, target: Target) -> Iterator[Statement]:
+    steps = {norm: target.steps(arms[norm]) for norm in ARMS}
     for norm in ("l1", "linf"):
-        words, edge = ARMS[norm], obstacle(arms[norm], arms["l2"])
+        words, edge = ARMS[norm], target.obstacle(arms[norm], arms["l2"])
         text = f"Divided by the {words}, the network is about as fast as by the standard deviation."
         yield judge(
             text,
@@ -134,8 +138,12 @@ def _statements(arms: Arms, at: list[int]) -> Iterator[Statement]:
             obstacle=edge,
         )
         text = f"Divided by the {words}, the network is faster than without normalization."
-        faster, other = ratio(steps["none"], steps[norm], "times fewer steps"), obstacle(arms["none"], arms[norm])
+        faster, other = (
+            ratio(steps["none"], steps[norm], "times fewer steps"),
+            target.obstacle(arms["none"], arms[norm]),
+        )
         yield judge(text, faster, AtLeast(FASTER, nothing=1.0), obstacle=other)
         text = f"Divided by the {words}, the network ends as high as by the standard deviation."
         end = difference(arms[norm].points()[:, -1], arms["l2"].points()[:, -1], "points")
+        edge = target.obstacle() or obstacle(arms[norm], arms["l2"])
         yield judge(text, end, AtLeast(-AS_HIGH, nothing=-AS_HIGH), "as high, VGG on CIFAR-10", obstacle=edge)

@@ -9,16 +9,19 @@ Claim:
     against 91 to 93 % where everything is trained; a third of the features are switched off (Frankle et al. 2021).
 
 What would refute it:
-    Accuracy does not rise with width, or stays below .9 at the largest.
+    Accuracy does not rise with width, or scale and shift alone learn less at the largest than .85 of what training
+    everything does.
 
 Settings:
     scikit-learn's digits, two hidden layers of 16, 64, 256 or 1024 ReLU units, 250 steps of gradient descent with
-    batches of 60; rates 0.05, 0.2, 1, 5, 20 and 80, the best of which is picked on validation images. For comparison
-    everything is trained. A feature counts as off where its scale is below .01 in absolute value, as in the paper.
+    batches of 60; rates 0.05, 0.2, 1, 5, 20, 80 and 320, the best of which is picked on validation images. For
+    comparison everything is trained. What a network learns is its accuracy at the end, less guessing. A feature counts
+    as off where its scale is below .01 in absolute value, as in the paper.
 
 Verdict:
-    Test accuracy: "reaches .9" where the whole interval is there. Rising: the difference between successive
-    widths, paired over seeds, from 1 point on.
+    "Learns at least .85 of it" where the whole interval is there, of test images, paired over seeds; of the published
+    accuracies, less guessing, it is .87. Rising: the difference between successive widths, paired over seeds, from 1
+    point on.
 
 References:
     - J. Frankle, D. Schwab and A. Morcos, Training BatchNorm and Only BatchNorm: On the Expressive Power of Random
@@ -37,6 +40,7 @@ import torch
 
 from normwise.lab.data.splits import digits
 from normwise.lab.design import GUESSING, Arms, Grid, Training, across, figure, gap, panel, table
+from normwise.lab.design.targets import Target
 from normwise.lab.intervals import mean
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
@@ -52,7 +56,8 @@ ARCHITECTURE = "2 hidden layers of 16 to 1024 ReLU units"
 REGIME = Regime.ANOTHER
 TESTS = True
 TAKES_DATA = True
-LEARNT = 90.0
+SHARE = 0.85
+WHOSE = "what training everything learns"
 RISES = 1.0
 OFF = 0.01
 ARMS = {"only": "scale and shift only", "all": "everything"}
@@ -63,7 +68,7 @@ class Settings(Training):
     """The widths and the training."""
 
     widths: tuple[int, ...] = (16, 64, 256, 1024)
-    rates: tuple[float, ...] = (0.05, 0.2, 1.0, 5.0, 20.0, 80.0)
+    rates: tuple[float, ...] = (0.05, 0.2, 1.0, 5.0, 20.0, 80.0, 320.0)
     steps: int = 250
     depth: int = 2
     batch: int = 60
@@ -129,9 +134,11 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     widest = settings.widths[-1]
     only = arms[widest, "only"]
-    text = f"With {widest} units in a layer, scale and shift alone reach 0.9."
-    published = "82 % on CIFAR-10, ResNet of 866 layers"
-    yield judge(text, mean(only.points(), "%"), Reaches(LEARNT), published, obstacle=only.obstacle)
+    target = Target(arms[widest, "all"], share=SHARE, whose=WHOSE)
+    text = f"With {widest} units in a layer, scale and shift alone learn at least {target.words}."
+    published = "82 of about 93 %, ResNet of 866 layers on CIFAR-10"
+    learns, edge = mean(target.shares(only), "of that"), target.obstacle(only)
+    yield judge(text, learns, Reaches(SHARE), published, obstacle=edge)
     text = f"With {widest} units in a layer, training everything is more accurate."
     yield judge(text, gap(arms[widest, "all"], only), AtLeast(RISES), "about 93 against 82 %")
     text = f"With {widest} units in a layer, a good part of the scales is switched off, at least a tenth."

@@ -10,15 +10,18 @@ Claim:
     CaffeNet with batch normalization sigmoid reached .475, tanh .448 and ReLU .499 (Mishkin et al., 2016).
 
 What would refute it:
-    A sigmoid network of at least five layers learns without batch normalization, or does not reach .95 with it.
+    A sigmoid network of at least five layers learns without batch normalization, or does not learn with it what
+    networks learn without.
 
 Settings:
     Hidden layers of 64 units, Glorot's initial weights, scikit-learn's digits, batches of 60, 600 steps of gradient
-    descent; rates 0.03, 0.1, 0.3, 1, 3 and 10 for each arm, the best of which is picked on validation images.
+    descent; rates 0.03, 0.1, 0.3, 1, 3 and 10 for each arm, the best of which is picked on validation images. What a
+    network learns is its test accuracy at the end, less guessing.
 
 Verdict:
-    "At chance" is reproduced when the whole interval of the test accuracy is below .2, "reaches .95" when the whole
-    interval is there. How accurate as many ReLU layers are is in the table.
+    "At chance" is reproduced when the whole interval of the test accuracy is below .2. "Learns" is reproduced when the
+    whole interval is at .95 or more of what the best network without batch normalization learns in the same seed, of
+    whatever activation and depth is best on validation images. How accurate as many ReLU layers are is in the table.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
@@ -29,12 +32,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from normwise.lab.data.splits import digits
-from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arms, Grid, SideBySide, across, figure, panel, table
+from normwise.lab.design import GUESSING, WITH_AND_WITHOUT, Arm, Arms, Grid, SideBySide, across, figure, panel, table
+from normwise.lab.design.targets import Target
 from normwise.lab.intervals import mean
 from normwise.lab.networks.dense import glorot
 from normwise.lab.outcomes import Outcomes
@@ -49,7 +53,7 @@ ARCHITECTURE = "3 to 10 hidden layers of 64 units"
 REGIME = Regime.OWN
 TESTS = True
 TAKES_DATA = True
-LEARNT = 95.0
+WHOSE = "what the best network without it learns"
 CHANCE = 20.0
 DEEP = 5
 
@@ -120,7 +124,12 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     )
 
 
+def _best(arms: Iterable[Arm]) -> Arm:
+    return max(arms, key=lambda arm: float(arm.numbers("validation").mean()))
+
+
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
+    target = Target(_best(arms.where(batch_norm=False)), whose=WHOSE)
     for depth in settings.depths:
         if depth < DEEP or "sigmoid" not in settings.activations:
             continue
@@ -128,6 +137,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         text = f"A network of {depth} sigmoid layers stays near chance without batch normalization."
         published = "at chance, .1 %, Inception on ImageNet"
         yield judge(text, mean(without.points(), "%"), StaysBelow(CHANCE), published, obstacle=without.obstacle)
-        text = f"A network of {depth} sigmoid layers reaches 0.95 with batch normalization."
-        published = "69.8 %, Inception on ImageNet"
-        yield judge(text, mean(with_it.points(), "%"), Reaches(LEARNT), published, obstacle=with_it.obstacle)
+        text = f"A network of {depth} sigmoid layers learns with batch normalization at least {target.words}."
+        published = "69.8 %, Inception on ImageNet; with ReLU and without batch normalization 72.2 %"
+        learns, edge = mean(target.shares(with_it), "of that"), target.obstacle(with_it)
+        yield judge(text, learns, Reaches(target.share), published, obstacle=edge)

@@ -11,6 +11,7 @@ from normwise.errors import NormwiseError
 from normwise.lab.experiment import FOLDER, describe, load, neighbours_of
 from normwise.lab.results import EDITION, Result
 from normwise.lab.running import stamp
+from normwise.lab.running.devices import CPU
 from normwise.lab.running.plan import Plan
 from normwise.lab.running.store import Store
 from normwise.lab.running.workers import Done, Task
@@ -37,10 +38,14 @@ class Measuring:
         self.plain: dict[str, Any] = json.loads(json.dumps(asdict(self.settings)))  # as a file gives it back
         if plan.data is not None:
             self.plain["data"] = f"{plan.data.label} ({plan.data.fingerprint})"
+        if plan.device != CPU:
+            self.plain["device"] = plan.device
         self.origin = stamp.origin(name, folder)
         self.trials = self.experiment.trials(self.settings, self.seeds)
         own = None if folder == FOLDER else folder
-        self.tasks = [Task(name, own, asdict(self.settings), asdict(trial), plan.data) for trial in self.trials]
+        self.tasks = [
+            Task(name, own, asdict(self.settings), asdict(trial), plan.data, plan.device) for trial in self.trials
+        ]
         self.files = [store.trial_file(task, self.origin) for task in self.tasks]
         self.finished = self._finished()
         kept = (None if self.finished else store.load_trial(file) for file in self.files)
@@ -102,7 +107,7 @@ class Measuring:
             settings=self.plain,
             seeds=self.seeds,
             conclusion=conclusion,
-            stamp=stamp.stamp(origin=self.origin, seconds=seconds, workers=workers),
+            stamp=stamp.stamp(origin=self.origin, seconds=seconds, workers=workers, device=self.plan.device),
             command=self.plan.command(self.name, len(self.seeds)),
             references=self.description.references,
             says=self.experiment.SAYS,

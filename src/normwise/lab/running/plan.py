@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normwise.errors import NormwiseError
 from normwise.lab.experiment import Experiment, neighbours_of, seeds_of, settings_of
+from normwise.lab.running.devices import CPU
 
 if TYPE_CHECKING:  # images need NumPy, and listing must not wait for it
     from normwise.lab.data.images import Source
@@ -23,6 +25,7 @@ class Plan:
         data: the data set in the place of the digits.
         first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
         setting: a neighbouring setting, for the experiments that have it; empty: the experiments' own.
+        device: on which trials run, in PyTorch's words.
 
     Raises:
         NormwiseError: too few seeds, a negative one, or two of quick, full and a neighbouring setting at once.
@@ -34,6 +37,7 @@ class Plan:
     data: Source | None = None
     first_seed: int = 0
     setting: str = ""
+    device: str = CPU
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -64,5 +68,11 @@ class Plan:
         first = f" --first-seed {self.first_seed}" if self.first_seed else ""
         setting = f" --setting {self.setting}" if self.setting else ""
         size = " --quick" if self.quick else " --full" if self.full else ""
-        data = "" if self.data is None else f" {self.data.options}"
-        return f"normwise lab run {name} --seeds {seeds}{first}{size}{setting}{data}"
+        device = "" if self.device == CPU else f" --device {self.device}"
+        return f"normwise lab run {name} --seeds {seeds}{first}{size}{setting}{self._data()}{device}"
+
+    def _data(self) -> str:
+        if self.data is None:
+            return ""
+        # where somebody keeps the files is of no use to others
+        return f" {(self.data if self.data.folder is None else replace(self.data, folder=Path('DIR'))).options}"

@@ -10,6 +10,8 @@ from normwise.errors import NormwiseError
 from normwise.lab.experiment import FOLDER, describe, load, neighbours_of, takes_data
 from normwise.lab.experiment import names as known_names
 from normwise.lab.results import Result
+from normwise.lab.running import devices
+from normwise.lab.running.devices import CPU
 from normwise.lab.running.measuring import ConclusionFailed, Measuring
 from normwise.lab.running.plan import Plan
 from normwise.lab.running.progress import Progress, Silence
@@ -30,6 +32,7 @@ def run(
     data: tuple[str, Path | None] | None = None,
     first_seed: int = 0,
     setting: str = "",
+    device: str = CPU,
     folder: Path = FOLDER,
 ) -> list[Result]:
     """Run experiments, or take up a run where it stopped.
@@ -43,13 +46,14 @@ def run(
         full: larger settings where an experiment has them.
         out: folder for ``trials/`` (one file per trial) and ``results/`` (one file per experiment).
         progress: is told what happens.
-        workers: how many processes; None: as many as there are cores.
+        workers: how many processes; None: as many as there are cores, and one on a GPU.
         dask: address of a Dask scheduler whose workers take the place of processes here.
         data: name and folder of a data set that takes the digits' place, in the experiments that take one; no folder:
             the images that an installed package brings, which there are of ``mnist``.
         first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
         setting: a neighbouring setting, "grid", "looks" or "width"; experiments that lack it are left out. Empty: the
             experiments' own.
+        device: on which the trials run, in PyTorch's words; one process works on a GPU.
         folder: where experiments are looked for; another one than the package's own serves tests.
 
     Returns:
@@ -62,10 +66,17 @@ def run(
         TrialFailed: a trial raised, or a process died; everything that is finished is kept, and the other experiments
             are run to their end where there is still somebody to run them.
         NormwiseError: ``seeds`` is less than 2, ``first_seed`` negative, ``quick`` and ``full`` are asked for at once,
-            an experiment that is named takes no ``data`` or lacks the ``setting``, ``out`` cannot be written to, or no
-            scheduler answers.
+            an experiment that is named takes no ``data`` or lacks the ``setting``, ``out`` cannot be written to, no
+            scheduler answers, or the ``device`` is not here, or is to work for several processes or for a cluster.
     """
-    plan = Plan(seeds, quick, full, first_seed=first_seed, setting=setting)
+    plan = Plan(seeds, quick, full, first_seed=first_seed, setting=setting, device=device)
+    if device != CPU:
+        if dask is not None or (workers or 1) > 1:
+            raise NormwiseError(
+                f"one process of this machine works on the device {device!r}: leave workers and dask out."
+            )
+        devices.check(device)
+        workers = 1
     chosen = list(dict.fromkeys(names)) or known_names(folder)
     for name in chosen:  # all of them first: a typing error costs no time
         describe(name, folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from normwise.lab.experiment import FOLDER, file
-from normwise.lab.running import reach
+from normwise.lab.running import devices, reach
 
 PACKAGES = {"normwise": "normwise", "torch": "torch", "numpy": "numpy", "sklearn": "scikit-learn"}
 """Name in the stamp -> name of the distribution."""
@@ -45,17 +45,18 @@ def origin(experiment: str, folder: Path = FOLDER) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
-def stamp(*, origin: str, seconds: float, workers: int) -> dict[str, Any]:
+def stamp(*, origin: str, seconds: float, workers: int, device: str = devices.CPU) -> dict[str, Any]:
     """Where and when a result was made.
 
     Args:
         origin: see the function of this name.
         seconds: what the trials took, added up over all workers and all interrupted runs.
         workers: how many processes worked side by side.
+        device: on which the trials ran, in PyTorch's words.
     """
     return {
         **versions(),
-        "device": cpu(),
+        "device": cpu() if device == devices.CPU else devices.words(device),
         "system": f"{platform.system()} {platform.machine()}",
         "workers": workers,
         "threads": 1,

@@ -16,6 +16,7 @@ from typing import Any
 
 from normwise.errors import NormwiseError
 from normwise.lab.results import Result, from_json, to_json
+from normwise.lab.running.devices import CPU
 from normwise.lab.running.workers import Done, Task
 
 
@@ -48,6 +49,8 @@ class Store:
         parts = [task.experiment, task.settings, task.trial, origin]
         if task.data is not None:
             parts.append([task.data.name, task.data.fingerprint])
+        if task.device != CPU:
+            parts.append(task.device)
         key = digest(parts)
         return self.out / "trials" / task.experiment / f"{key}.json"
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from normwise.errors import NormwiseError
 from normwise.lab.experiment import FOLDER, load
 from normwise.lab.results import Result
+from normwise.lab.running.devices import CPU, on
 
 if TYPE_CHECKING:  # images need NumPy, and listing must not wait for it
     from normwise.lab.data.images import Source
@@ -49,6 +50,7 @@ class Task:
     settings: dict[str, Any]
     trial: dict[str, Any]
     data: Source | None = None
+    device: str = CPU
 
     def words(self) -> str:
         """The trial in words, for example ``batch_norm=True, rate=0.1, seed=3``."""
@@ -145,8 +147,10 @@ def work(task: Task) -> Done:
             from normwise.lab.data.splits import use  # an experiment that needs no torch needs no data of ours
 
             use(task.data)
-        outcome = experiment.run(experiment.Trial(**task.trial), experiment.Settings(**task.settings))
-        return Done({name: _plain(value) for name, value in outcome.items()}, time.perf_counter() - began)
+        with on(task.device):
+            outcome = experiment.run(experiment.Trial(**task.trial), experiment.Settings(**task.settings))
+            found = {name: _plain(value) for name, value in outcome.items()}
+        return Done(found, time.perf_counter() - began)
     except Exception as error:
         words = " ".join(str(error).split()) or "no message"
         return Done({}, time.perf_counter() - began, error=f"{type(error).__name__}: {words}")
