@@ -46,7 +46,7 @@ KERAS_OPERATIONS = ("swap there and back", "swap to normwise", "freeze", "fold",
 @click.option("--batch", default=2, show_default=True, help="Images in a batch.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
 @click.option("--pairs", default=1.0, show_default=True, help="Seconds for the pairs of a time; 0 for no times.")
-@click.option("--seconds", default=180, show_default=True, help="Time limit of one architecture.")
+@click.option("--seconds", default=180, show_default=True, help="Time limit of one, of the processor.")
 @click.option("--minutes", default=0.0, help="After them no further architecture begins; 0 for no limit.")
 @click.option("--memory", default=0.0, help="Memory limit of one architecture in GiB of address space; 0 for none.")
 @click.option("--jobs", default=1, show_default=True, help="Architectures at a time; more only with --pairs 0.")

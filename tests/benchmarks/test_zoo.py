@@ -203,11 +203,19 @@ def test_pairs_that_are_far_apart_are_measured_again_and_called_noisy(monkeypatc
     assert len(measured) == 2
 
 
+def never_done(task: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        task.clear()
+
+
 def test_a_process_of_its_own_answers_or_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_PRELOADED", [])
     assert children.apart(itemgetter("found"), {"found": {"norms": 3}}, 60) == {"norms": 3}
     assert children.apart(itemgetter("found"), {}, 60) == {"error": "KeyError: 'found'"}
-    assert children.apart(itemgetter("found"), {}, 0) == {"error": "it took more than 0 seconds"}
+    wall = "it took more than 0 seconds on the wall clock"
+    assert children.apart(itemgetter("found"), {}, 0) == {"error": wall}
+    processor = "it took more than 1 seconds of the processor, or more memory than there is"
+    assert children.apart(never_done, {}, 1) == {"error": processor}
 
 
 def _small(_: Architecture) -> nn.Module:
