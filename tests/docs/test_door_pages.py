@@ -45,12 +45,12 @@ def test_a_doors_page_is_its_signature_and_its_docstring_and_the_index_lists_it(
     assert sorted(map(str, pages)) == ["docs/doors/freeze.md", "docs/doors/index.md", "docs/doors/thaw.md"]
     assert pages[Path("docs/doors/freeze.md")] == (
         "<!-- Generated from src/normwise/surgery/cold.py by `make docs`; edit it there. -->\n\n# freeze\n\n"
-        "```python\nnormwise.freeze(model: Any, *, layers: Collection[str] | None = None) -> None\n```\n\n"
+        "```text\nnormwise.freeze(model: Any, *, layers: Collection[str] | None = None) -> None\n```\n\n"
         "Freezes `all` that\nthere is.\n\n## Args\n\n- `model`: any.\n- `layers`: their names.\n\n"
         "## Warns\n\n- `NothingChanged`: nothing was there.\n"
     )
     assert pages[Path("docs/doors/thaw.md")].split("# thaw\n\n")[1] == (
-        "```python\nnormwise.thaw(\n    model: Any,\n    first: Callable[[Any, Any], Any],\n"
+        "```text\nnormwise.thaw(\n    model: Any,\n    first: Callable[[Any, Any], Any],\n"
         "    second: tuple[int, ...] = (1, 2),\n    *,\n    word: str = 'and so on',\n) -> list[str]\n```\n\nThaws.\n"
     )
     assert pages[Path("docs/doors/index.md")] == (

@@ -40,6 +40,10 @@ class Nearest:
         Nothing.
 
     Example:
+        >>> import math
+        >>> for each in (1, 2):  # doctest: +SKIP
+        ...     math.sqrt(each)
+        1.0
         >>> 1 + 1
         2
 
@@ -92,7 +96,8 @@ def test_an_estimators_page_is_its_classs_docstring(clone: Path) -> None:
         "# Nearest\n\n`normwise.estimators.Nearest`\n\nKeeps the last one.\n\n"
         "$$\n\\mu = m,\nv = 1\n$$\n\nThat is all of `mean` and $v$.\n\n"
         "## Args\n\n- `weight_of_new`: how much of the new one.\n\n## Assumes\n\nNothing.\n\n"
-        "## Example\n\n```python\n>>> 1 + 1\n2\n```\n\nText after.\n"
+        "## Example\n\n```python\nimport math\n\nfor each in (1, 2):\n    math.sqrt(each)\n# 1.0\n\n"
+        "1 + 1\n# 2\n```\n\nText after.\n"
     )
 
 

@@ -69,6 +69,7 @@ def examine(
 
     Example:
         >>> import torch
+        >>> from normwise import examine
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)).eval()
         >>> data = [5 + torch.randn(32, 4) for _ in range(4)]

@@ -54,6 +54,7 @@ def freeze(
 
     Example:
         >>> import torch
+        >>> from normwise import freeze
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
         >>> print(freeze(model))
         1 of 1 normalization layers frozen
@@ -95,6 +96,7 @@ def unfreeze(
 
     Example:
         >>> import torch
+        >>> from normwise import freeze, unfreeze
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
         >>> _ = freeze(model)
         >>> unfreeze(model).layers
@@ -152,6 +154,7 @@ def fold(
 
     Example:
         >>> import torch
+        >>> from normwise import fold
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU()).eval()
         >>> fold(model).folded["1"].into
         '0'

@@ -98,6 +98,7 @@ def recalibrate(
 
     Example:
         >>> import torch
+        >>> from normwise import recalibrate
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
         >>> recalibrate(model, [torch.tensor([[1.0], [3.0]])]).samples
         2
@@ -168,6 +169,7 @@ def adapt(
 
     Example:
         >>> import torch
+        >>> from normwise import adapt
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
         >>> with adapt(model, [torch.tensor([[1.0], [3.0]])], prior=2):
         ...     print(model[0].running_mean)
@@ -208,6 +210,7 @@ def adapting(
 
     Example:
         >>> import torch
+        >>> from normwise import adapting
         >>> layer = torch.nn.BatchNorm1d(1).eval()
         >>> with adapting(layer, prior=2):
         ...     _ = layer(torch.tensor([[1.0], [3.0]]))

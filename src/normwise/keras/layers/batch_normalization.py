@@ -91,6 +91,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         Ioffe and Szegedy 2015, algorithms 1 and 2. Ioffe 2017 (renormalization).
 
     Example:
+        >>> import keras
+        >>> from normwise.keras import BatchNormalization
         >>> layer = BatchNormalization(epsilon=1e-6, activation="relu")
         >>> y = layer(keras.ops.convert_to_tensor([[1.0], [3.0]]), training=True)
         >>> keras.ops.convert_to_numpy(y).round(3).ravel().tolist()

@@ -44,6 +44,8 @@ class GhostBatchNormalization(BatchNormalization):
         training of neural networks, 2017.
 
     Example:
+        >>> from keras import ops
+        >>> from normwise.keras import GhostBatchNormalization
         >>> layer = GhostBatchNormalization(virtual_batch_size=2)
         >>> y = layer(ops.convert_to_tensor([[1.0], [3.0], [10.0], [20.0]]), training=True)
         >>> ops.convert_to_numpy(y).round(2).ravel().tolist()

@@ -24,6 +24,7 @@ class Conversion(NamedTuple):
         left: the paths of batch normalization layers that were not, with the reason.
 
     Example:
+        >>> from normwise.keras import Conversion
         >>> print(Conversion(None, ["model/bn"], {"model/own": "Own is a class of its own"}))
         1 of 2 batch norms converted, 1 left
           converted  model/bn
@@ -63,6 +64,8 @@ def convert(model: Any) -> Conversion:
         TypeError: not a model or a layer of Keras's; nothing is changed then.
 
     Example:
+        >>> import keras
+        >>> from normwise.keras import convert
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")], name="model")
         >>> convert(model).layers
         ['model/bn']
@@ -105,6 +108,8 @@ def to_keras(model: Any) -> Conversion:
             hold; or it has an activation in a model that cannot be built once more. Nothing is changed then.
 
     Example:
+        >>> import keras
+        >>> from normwise.keras import BatchNormalization, to_keras
         >>> model = keras.Sequential([keras.Input((4,)), BatchNormalization(name="bn")], name="model")
         >>> to_keras(model).layers
         ['model/bn']

@@ -40,6 +40,8 @@ class LayerNorm(Recordable, torch.nn.LayerNorm):
         Ba, Kiros and Hinton, Layer normalization, 2016.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import LayerNorm
         >>> layer = LayerNorm(2, activation="relu")
         >>> layer.load_state_dict(torch.nn.LayerNorm(2).state_dict())
         <All keys matched successfully>

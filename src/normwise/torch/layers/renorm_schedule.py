@@ -32,6 +32,8 @@ class RenormSchedule:
         Ioffe 2017, section 4.1.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import RenormSchedule
         >>> bounds = RenormSchedule().bounds(torch.tensor(22500))
         >>> bounds.r_max.item(), bounds.d_max.item()
         (2.0, 4.375)

@@ -58,6 +58,9 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
         Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import pool_statistics
         >>> model = nn.Sequential(nn.BatchNorm1d(3))
         >>> _ = model(torch.randn(8, 3))
         >>> print(pool_statistics(model))
