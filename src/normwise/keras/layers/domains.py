@@ -24,7 +24,7 @@ class PerDomainBatchNormalization(BatchNormalization):
 
     Args:
         domains: their names, at least one; the first is chosen until another is.
-        **kwargs: of ``BatchNormalization``, without ``renorm`` and ``estimator``.
+        **kwargs: the keywords of ``BatchNormalization``, without ``renorm`` and ``estimator``.
 
     The weights are Keras's, with one row per domain in ``moving_mean`` and ``moving_variance``, and behind them
     ``chosen``, the number of the domain.

@@ -33,7 +33,7 @@ class GhostBatchNormalization(BatchNormalization):
         order: which samples make up a virtual batch. ``"consecutive"``: neighbours; ``"interleaved"``: they are dealt
             out like cards; ``"shuffled"``: drawn again in every forward.
         seed: of ``"shuffled"``.
-        **kwargs: of ``BatchNormalization``, without ``renorm`` and ``synchronized``.
+        **kwargs: the keywords of ``BatchNormalization``, without ``renorm`` and ``synchronized``.
 
     Raises:
         ValueError: neither or both of ``virtual_batch_size`` and ``num_splits``, a number below 1, an unknown order,

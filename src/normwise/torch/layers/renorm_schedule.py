@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RenormSchedule:
-    r"""How far batch renormalization may correct a batch, by the number of batches that the statistics have seen.
+    r"""The bounds of batch renormalization's correction, by how many batches the statistics have seen.
 
     .. math:: r_{max}(k) = 1 + (r - 1) \Big[\frac{k - w}{k_r - w}\Big]_0^1, \quad
         d_{max}(k) = d \Big[\frac{k - w}{k_d - w}\Big]_0^1
