@@ -21,7 +21,7 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script finds its own folder only
-from docs import tour  # noqa: E402 - the line above is for these two
+from docs import read_next, tour  # noqa: E402 - the line above is for these two
 from docs.tour import KEPT, NOTICE  # noqa: E402
 
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
@@ -60,7 +60,7 @@ FRAMES = {"__init__", "estimator"}
 # The rooms that export layers and functions: the folder of their pages, and whom they are for.
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.
-FAMILIES = ("experiments", "estimators", "checks", "doors", *(folder for folder, _ in ROOMS.values()))
+FAMILIES = ("experiments", "estimators", "checks", "doors", "functional", *(folder for folder, _ in ROOMS.values()))
 FAMILIES += ("learn", "learn/zh_tw")
 
 
@@ -76,12 +76,13 @@ def pages(root: Path) -> dict[Path, str]:
     wanted |= door_pages(root)
     for room in ROOMS:
         wanted |= layer_pages(root, room)
+    wanted |= function_pages(root)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
         wanted |= diagnosis_pages()
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
-    return wanted | tour.pages(root)
+    return {page: text + read_next.line(page) for page, text in wanted.items()} | tour.pages(root)
 
 
 def members(folder: Path) -> list[Path]:
@@ -153,6 +154,15 @@ def layer_pages(root: Path, room: str) -> dict[Path, str]:
     return exported_pages(root, folder, f"normwise.{room}", top, exported(top, root), title)
 
 
+def function_pages(root: Path) -> dict[Path, str]:
+    """A page for every function of `normwise.torch.functional`, and the page that lists them."""
+    top = root / "src/normwise/torch/functional/__init__.py"
+    if not top.exists():
+        return {}
+    package = "normwise.torch.functional"
+    return exported_pages(root, "functional", package, top, exported(top, root), "Functions for PyTorch")
+
+
 def exported_pages(
     root: Path, folder: str, package: str, top: Path, names: Iterable[tuple[str, Path]], title: str
 ) -> dict[Path, str]:
@@ -164,7 +174,7 @@ def exported_pages(
         if not docstring:
             raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
         page = page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
-        if folder == "doors" and isinstance(nodes[-1], ast.FunctionDef):
+        if folder in ("doors", "functional") and isinstance(nodes[-1], ast.FunctionDef):
             page = page.replace(f"`{package}.{name}`\n", f"```text\n{signature(nodes[-1], package)}\n```\n", 1)
         found[Path("docs", folder, f"{name}.md")] = page
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))

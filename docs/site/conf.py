@@ -46,7 +46,7 @@ NAVIGATION = {
         "command_line",
     ],
     "Learn": ["learn/"],
-    "Layers and operations": ["layers/", "keras_layers/", "doors/", "estimators/"],
+    "Layers and operations": ["layers/", "functional/", "keras_layers/", "doors/", "estimators/"],
     "Doctor": ["cases", "checks/", "diagnosis_json", "evidence_of_the_doctor"],
     "Lab": ["claims", "experiments/", "comparing"],
     "Speed": ["speed", "speed_of_the_family", "speed_with_keras", "speed_on_gpus", "zoo"],
