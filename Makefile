@@ -11,7 +11,7 @@ REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench zoo evidence check sanitize wheel matrix format docs site quick pins clean
+.PHONY: help setup demo test bench coverage zoo evidence check sanitize wheel matrix format docs site quick pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ endif
 
 quick: setup  ## run the first case of each test that is not slow: the inner loop, 3 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --quick $(ARGS)
+
+coverage: setup  ## run the tests (ARGS="tests/estimators" for some) and print which share of each room's lines they ran
+	rm -rf build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n auto --dist worksteal $(ARGS)
+	$(BIN)/python tests/rooms_covered.py
 
 zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
 	$(BIN)/python -m benchmarks.zoo $(ARGS)
