@@ -26,6 +26,7 @@ from docs.tour import KEPT, NOTICE  # noqa: E402
 
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
+SAME = re.compile(r"arguments as `([A-Z]\w+)`")
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
 # The end of each page of a check.
 ORIGIN = """
@@ -173,7 +174,9 @@ def exported_pages(
         docstring = ast.get_docstring(nodes[-1]) if nodes else None
         if not docstring:
             raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
-        page = page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
+        page = re.sub(
+            SAME, r"arguments as [`\1`](\1.md)", page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
+        )
         if folder in ("doors", "functional") and isinstance(nodes[-1], ast.FunctionDef):
             page = page.replace(f"`{package}.{name}`\n", f"```text\n{signature(nodes[-1], package)}\n```\n", 1)
         found[Path("docs", folder, f"{name}.md")] = page

@@ -66,8 +66,10 @@ def setup(app: Sphinx) -> None:
 
 def _formula(writer: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Write MathML, which browsers draw by themselves: Sphinx's own way loads a script from elsewhere."""
-    display = "block" if isinstance(node, nodes.math_block) else "inline"
-    writer.body.append(convert(node.astext(), display=display))
+    if isinstance(node, nodes.math_block):  # a wide one scrolls by itself on a phone
+        writer.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
+    else:
+        writer.body.append(convert(node.astext(), display="inline"))
     raise nodes.SkipNode
 
 

@@ -108,5 +108,6 @@ def test_everything_that_is_exported_has_a_page_and_an_entry_in_the_index() -> N
         page = (ROOT / "docs/layers" / f"{name}.md").read_text(encoding="utf-8")
         docstring = inspect.getdoc(getattr(normwise.torch, name))
         assert docstring is not None
-        assert f"\n# {name}\n\n`normwise.torch.{name}`\n\n{generate.markdown(docstring)}\nRead next: " in page
+        text = generate.SAME.sub(r"arguments as [`\1`](\1.md)", generate.markdown(docstring))
+        assert f"\n# {name}\n\n`normwise.torch.{name}`\n\n{text}\nRead next: " in page
         assert f"\n- [{name}]({name}.md): " in index
