@@ -33,12 +33,12 @@ def doctor() -> str:
     import normwise
 
     torch.manual_seed(0)
-    parts = [torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 1)]
-    model = torch.nn.Sequential(*parts)
+    first = torch.nn.Linear(8, 16)
+    model = torch.nn.Sequential(first, torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
     batches = [torch.randn(64, 8) for _ in range(8)]
     for x in batches * 8:
         model(x)
-    parts[0].bias.data += 1
+    first.bias.data += 1
     return normwise.examine(model, batches).to_html("a small network")
 
 
