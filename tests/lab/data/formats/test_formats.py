@@ -197,7 +197,9 @@ def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(tmp_path: Pa
     path.write_bytes(pickle.dumps({b"data": Call(trace), b"labels": [0]}, protocol=2))
     with pytest.raises(DataError) as error:
         images.source("cifar10", tmp_path)
-    assert str(error.value).startswith(f"the file {str(path)!r} is damaged or another one: expected a NumPy pickle")
+    assert str(error.value).startswith(
+        f"the file {str(path)!r} is damaged or another one: expected a pickle of NumPy's"
+    )
     assert "it asks for " in str(error.value)
     assert not trace.exists()
     pickle.loads(path.read_bytes())  # the file would have done it
