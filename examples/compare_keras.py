@@ -1,4 +1,4 @@
-"""A convolutional network of Keras's on handwritten digits: `normwise lab compare examples/compare_keras.py:net`."""
+"""A convolutional Keras network on handwritten digits: `normwise lab compare examples/compare_keras.py:net`."""
 
 import keras
 from keras import layers

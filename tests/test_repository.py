@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import entry_points, metadata, requires
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_the_version_stands_in_one_place() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         declared = tomllib.load(file)["project"]["version"]
     assert normwise.__version__ == declared
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [declared]
+
+
+def test_the_changelog_has_every_fragment_under_a_topic() -> None:
+    fragments = [path for path in (ROOT / "changes").glob("*.md") if path.name != "template.md"]
+    assert [path.name for path in fragments if len(path.read_text("utf-8").strip().splitlines()) != 1] == []
+    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", normwise.__version__]
+    drawn = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    lines = drawn.splitlines()
+    assert sum(line.startswith("- ") for line in lines) == len({path.read_text("utf-8") for path in fragments})
+    topics = [line for line in lines if line.startswith("### ")]
+    assert len(topics) == len(set(topics)) == 10
+    assert lines[lines.index("### Doctor") + 2] == "Added:"
 
 
 def test_every_dependency_says_what_it_is_for() -> None:

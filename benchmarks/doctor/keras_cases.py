@@ -22,7 +22,7 @@ JUDGED = ("keras wide", "keras separable")
 
 @dataclass(frozen=True)
 class Case:
-    """A model of Keras's to be examined.
+    """A Keras model to be examined.
 
     Args:
         model: as it is.

@@ -127,6 +127,7 @@ def markdown(corpus: Corpus) -> str:
         "which is a note and does no harm. Four operators build a model of their own, so that seed and data are all "
         "that is new in their judging: `sequences_padded_to_the_longest`, `a_large_offset`, `deep_without_norms`, "
         "`places_as_features`.",
+        "Read next: [all checks](checks/index.md), [your symptom](cases.md), [examine](doors/examine.md).",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -66,6 +66,9 @@ def page(
         names = [name for name in names if any(name in row["operations"] for row in rows.values())]
         if rows:
             parts += [f"## {framework}: every architecture", LEGEND, _table(rows, names)]
+    parts.append(
+        "Read next: [operations on whole models](doors/index.md), [speed](speed.md), [all layers](layers/index.md)."
+    )
     return "\n\n".join(parts) + "\n"
 
 

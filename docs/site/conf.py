@@ -5,6 +5,7 @@ server. The pages stay plain Markdown that reads well without it: what the site 
 """
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+sys.path.insert(0, str(ROOT))
+from docs.site import embedded  # noqa: E402 - the line above is for it
 
 project = "normwise"
 author = "The normwise developers"
@@ -46,8 +49,8 @@ NAVIGATION = {
         "command_line",
     ],
     "Learn": ["learn/"],
-    "Layers and operations": ["layers/", "keras_layers/", "doors/", "estimators/"],
-    "Doctor": ["cases", "checks/", "diagnosis_json", "evidence_of_the_doctor"],
+    "Layers and operations": ["layers/", "functional/", "keras_layers/", "doors/", "estimators/"],
+    "Doctor": ["cases", "checks/", "reports", "diagnosis_json", "evidence_of_the_doctor"],
     "Lab": ["claims", "experiments/", "comparing"],
     "Speed": ["speed", "speed_of_the_family", "speed_with_keras", "speed_on_gpus", "zoo"],
     "For developers": ["architecture", "recipes", "deprecations"],
@@ -57,13 +60,16 @@ NAVIGATION = {
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _with_navigation)
+    app.connect("builder-inited", lambda app: embedded.write(Path(app.outdir)))
     app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
 
 
 def _formula(writer: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Write MathML, which browsers draw by themselves: Sphinx's own way loads a script from elsewhere."""
-    display = "block" if isinstance(node, nodes.math_block) else "inline"
-    writer.body.append(convert(node.astext(), display=display))
+    if isinstance(node, nodes.math_block):  # a wide one scrolls by itself on a phone
+        writer.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
+    else:
+        writer.body.append(convert(node.astext(), display="inline"))
     raise nodes.SkipNode
 
 
@@ -72,6 +78,9 @@ def _with_navigation(_app: Sphinx, page: str, text: list[str]) -> None:
     folder, _, name = page.rpartition("/")
     if page == "index":
         text[0] += "".join(_toctree(entries, caption) for caption, entries in NAVIGATION.items())
+    elif page == "reports":
+        before, mark, end = text[0].rpartition("\nRead next: ")
+        text[0] = before + "".join(embedded.frames()) + mark + end
     elif name == "index":
         others = {path.stem for path in (DOCS / folder).glob("*.md")} - {"index"}
         listed = [each for each in re.findall(r"\]\((\w+)\.md\)", text[0]) if each in others]

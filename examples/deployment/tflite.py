@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
@@ -14,7 +13,7 @@ model = trained()
 
 with tempfile.TemporaryDirectory() as folder:
     model.export(f"{folder}/digits.tflite", format="litert", verbose=False)
-    interpreter = tensorflow.lite.Interpreter(model_content=Path(f"{folder}/digits.tflite").read_bytes())
+    interpreter = tensorflow.lite.Interpreter(model_path=f"{folder}/digits.tflite")
 
 
 def deployed(batch: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ _DISTRIBUTIONS = {
     "keras": ("keras", "keras-nightly"),
 }
 
-# What a user of Keras's has in the place of an operation for PyTorch.
+# What a Keras user has in the place of an operation for PyTorch.
 _INSTEAD = {
     "fuse": "pass activation= to normwise.keras.BatchNormalization, which does it in one step",
     "recalibrate": "call normwise.recalibrate, which takes models of both",
@@ -78,7 +78,7 @@ def framework_of(model: object) -> str | None:
         >>> framework_of("resnet18") is None
         True
     """
-    keras = sys.modules.get("keras")  # before torch: with that backend, a layer of Keras's is one of torch's too
+    keras = sys.modules.get("keras")  # before torch: with that backend, a Keras layer is a torch module too
     if keras is not None and isinstance(model, keras.Layer):
         return "keras"
     torch = sys.modules.get("torch")

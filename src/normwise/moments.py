@@ -37,7 +37,7 @@ def isfinite(values: Array) -> Array:
         >>> isfinite(np.array([1.0, np.nan, -np.inf]))
         array([ True, False, False])
     """
-    return abs(values) < math.inf  # without a warning of NumPy's, which a difference of infinities brings
+    return abs(values) < math.inf  # without a NumPy warning, which a difference of infinities brings
 
 
 def bessel(count: Array) -> Array:
@@ -63,6 +63,7 @@ class Moments:
             seen yet is ``mean`` 0, ``var`` 0, ``count`` 0.
 
     Example:
+        >>> from normwise.moments import Moments
         >>> a, b = Moments(1.0, 0.0, 2), Moments(4.0, 0.0, 1)
         >>> a.merge(b)
         Moments(mean=2.0, var=2.0, count=3)
@@ -101,6 +102,8 @@ class Moments:
             all sets share.
 
         Example:
+            >>> import numpy as np
+            >>> from normwise.moments import Moments
             >>> Moments(np.array([[1.0], [4.0]]), np.array([[0.0], [0.0]]), np.array([[2], [1]])).merged()
             Moments(mean=array([2.]), var=array([2.]), count=array([3]))
         """
@@ -126,6 +129,7 @@ class Moments:
             Ioffe and Szegedy 2015, algorithm 2.
 
         Example:
+            >>> from normwise.moments import Moments
             >>> Moments(0.0, 2.0, 4).unbiased_var()
             2.6666666666666665
         """
@@ -139,6 +143,7 @@ class Moments:
         .. math:: v = \frac{n - 1}{n} \hat\sigma^2
 
         Example:
+            >>> from normwise.moments import Moments
             >>> Moments.from_unbiased_var(0.0, 2.6666666666666665, 4).var
             2.0
         """

@@ -27,6 +27,7 @@ def assert_healthy(model: Any, batches: Any, *, allow: Collection[str] = (), **s
 
     Example:
         >>> import torch
+        >>> from normwise.testing import assert_healthy
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)).eval()
         >>> data = [5 + torch.randn(32, 4) for _ in range(4)]

@@ -243,7 +243,7 @@ def test_a_wrong_file_is_one_sentence(line: str, sentence: str, folder: Path) ->
 @pytest.mark.usefixtures("folder")
 def test_what_is_no_device(name: str) -> None:
     done = CliRunner().invoke(main, shlex.split(recalibrate(device=name)), prog_name="normwise")
-    sentence = f"--device must be a device of PyTorch's, received {name!r}: give for example cpu or cuda."
+    sentence = f"--device must be a PyTorch device, received {name!r}: give for example cpu or cuda."
     assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"normwise: {sentence}\n")
 
 

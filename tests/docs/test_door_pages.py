@@ -8,6 +8,10 @@ import normwise
 from tests.docs.test_generate import generate
 
 ROOT = Path(__file__).resolve().parents[2]
+END = (
+    "\nRead next: [all operations](../doors/index.md), [your symptom](../cases.md), "
+    "[the command line](../command_line.md).\n"
+)
 DOORS = '''"""A file of doors."""
 
 __all__ = ["thaw", "freeze"]
@@ -45,18 +49,20 @@ def test_a_doors_page_is_its_signature_and_its_docstring_and_the_index_lists_it(
     assert sorted(map(str, pages)) == ["docs/doors/freeze.md", "docs/doors/index.md", "docs/doors/thaw.md"]
     assert pages[Path("docs/doors/freeze.md")] == (
         "<!-- Generated from src/normwise/surgery/cold.py by `make docs`; edit it there. -->\n\n# freeze\n\n"
-        "```python\nnormwise.freeze(model: Any, *, layers: Collection[str] | None = None) -> None\n```\n\n"
+        "```text\nnormwise.freeze(model: Any, *, layers: Collection[str] | None = None) -> None\n```\n\n"
         "Freezes `all` that\nthere is.\n\n## Args\n\n- `model`: any.\n- `layers`: their names.\n\n"
-        "## Warns\n\n- `NothingChanged`: nothing was there.\n"
+        "## Warns\n\n- `NothingChanged`: nothing was there.\n" + END
     )
     assert pages[Path("docs/doors/thaw.md")].split("# thaw\n\n")[1] == (
-        "```python\nnormwise.thaw(\n    model: Any,\n    first: Callable[[Any, Any], Any],\n"
+        "```text\nnormwise.thaw(\n    model: Any,\n    first: Callable[[Any, Any], Any],\n"
         "    second: tuple[int, ...] = (1, 2),\n    *,\n    word: str = 'and so on',\n) -> list[str]\n```\n\nThaws.\n"
+        + END
     )
     assert pages[Path("docs/doors/index.md")] == (
         "<!-- Generated from src/normwise/__init__.py by `make docs`; edit it there. -->\n\n"
         "# Operations on whole models\n\nWhat `normwise` exports.\n\n"
         "- [freeze](freeze.md): Freezes `all` that there is.\n- [thaw](thaw.md): Thaws.\n"
+        "\nRead next: [your symptom](../cases.md), [the command line](../command_line.md).\n"
     )
 
 

@@ -40,6 +40,10 @@ class Nearest:
         Nothing.
 
     Example:
+        >>> import math
+        >>> for each in (1, 2):  # doctest: +SKIP
+        ...     math.sqrt(each)
+        1.0
         >>> 1 + 1
         2
 
@@ -81,7 +85,9 @@ def test_an_experiments_page_is_its_modules_docstring(clone: Path) -> None:
         "<!-- Generated from src/normwise/lab/experiments/does_it_help.py by `make docs`; edit it there. -->\n\n"
         "# Does it help\n\n`normwise lab run does_it_help`\n\nDoes it help?\n\n"
         "## Question\n\nDoes it help at all?\n\n## What would refute it\n\nNo difference:\n\nnone at all.\n\n"
-        "Note: this is text.\n"
+        "Note: this is text.\n\n"
+        "Read next: [all experiments](../experiments/index.md), [all claims](../claims.md), "
+        "[the guided tour](../learn/index.md).\n"
     )
 
 
@@ -92,7 +98,10 @@ def test_an_estimators_page_is_its_classs_docstring(clone: Path) -> None:
         "# Nearest\n\n`normwise.estimators.Nearest`\n\nKeeps the last one.\n\n"
         "$$\n\\mu = m,\nv = 1\n$$\n\nThat is all of `mean` and $v$.\n\n"
         "## Args\n\n- `weight_of_new`: how much of the new one.\n\n## Assumes\n\nNothing.\n\n"
-        "## Example\n\n```python\n>>> 1 + 1\n2\n```\n\nText after.\n"
+        "## Example\n\n```python\nimport math\n\nfor each in (1, 2):\n    math.sqrt(each)\n# 1.0\n\n"
+        "1 + 1\n# 2\n```\n\nText after.\n\n"
+        "Read next: [all estimators](../estimators/index.md), [layers](../layers/index.md), "
+        "[operations on whole models](../doors/index.md).\n"
     )
 
 
@@ -103,7 +112,7 @@ def test_only_members_have_pages(clone: Path) -> None:
         for page in ("experiments/does_it_help", "experiments/index", "estimators/nearest", "estimators/index")
     }
     index = generate.pages(clone)[Path("docs/estimators/index.md")]
-    assert index.endswith("# Estimators of running statistics\n\n- [Nearest](nearest.md): Keeps the last one.\n")
+    assert "# Estimators of running statistics\n\n- [Nearest](nearest.md): Keeps the last one.\n\nRead next: " in index
 
 
 def test_an_empty_family_has_no_pages(tmp_path: Path) -> None:

@@ -51,12 +51,16 @@ def test_a_layers_page_is_its_docstring_and_the_index_lists_it(clone: Path) -> N
     assert pages[Path("docs/layers/Norm.md")] == (
         "<!-- Generated from src/normwise/torch/layers.py by `make docs`; edit it there. -->\n\n"
         "# Norm\n\n`normwise.torch.Norm`\n\nNormalizes `x`,\nand that is all.\n\n$$\ny = x\n$$\n\n"
-        "## Args\n\n- `x`: values.\n"
+        "## Args\n\n- `x`: values.\n\nRead next: [all layers](../layers/index.md), "
+        "[functions](../functional/index.md), [operations on whole models](../doors/index.md), "
+        "[estimators](../estimators/index.md), [speed](../speed.md).\n"
     )
     assert pages[Path("docs/layers/index.md")] == (
         "<!-- Generated from src/normwise/torch/__init__.py by `make docs`; edit it there. -->\n\n"
         "# Layers and functions for PyTorch\n\nWhat `normwise.torch` exports.\n\n"
         "- [Norm](Norm.md): Normalizes `x`, and that is all.\n- [freeze](freeze.md): Freezes.\n"
+        "\nRead next: [functions](../functional/index.md), [operations on whole models](../doors/index.md), "
+        "[estimators](../estimators/index.md), [speed](../speed.md).\n"
     )
 
 
@@ -104,5 +108,6 @@ def test_everything_that_is_exported_has_a_page_and_an_entry_in_the_index() -> N
         page = (ROOT / "docs/layers" / f"{name}.md").read_text(encoding="utf-8")
         docstring = inspect.getdoc(getattr(normwise.torch, name))
         assert docstring is not None
-        assert page.endswith(f"\n# {name}\n\n`normwise.torch.{name}`\n\n{generate.markdown(docstring)}")
+        text = generate.SAME.sub(r"arguments as [`\1`](\1.md)", generate.markdown(docstring))
+        assert f"\n# {name}\n\n`normwise.torch.{name}`\n\n{text}\nRead next: " in page
         assert f"\n- [{name}]({name}.md): " in index

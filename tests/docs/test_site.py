@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -19,6 +21,8 @@ PAGES = (
     "learn/zh_tw/backward",
     "layers/BatchNorm2d",
     "doors/recalibrate",
+    "functional/batch_norm",
+    "reports",
     "claims",
     "zoo",
     "deployment",
@@ -60,6 +64,31 @@ def test_pages_are_quiet_and_fit(width: int, dark: bool, site: Path, browser: Br
         assert shown.ask("document.documentElement.scrollWidth <= innerWidth"), f"{page} is wider than {width} pixels"
         light = shown.ask("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] > 127")
         assert light is not dark
+
+
+@pytest.mark.parametrize("name", ["lab", "doctor"])
+def test_a_report_is_a_page_of_the_site(name: str, site: Path, browser: Browser) -> None:
+    for width, dark in ((1200, False), (390, True)):
+        shown = browser.open(site / f"reports/{name}.html", width=width, dark=dark)
+        assert shown.complaints == []
+        assert shown.ask("document.documentElement.scrollWidth <= innerWidth")
+        assert shown.ask("document.querySelectorAll('svg').length") >= 1
+    inside = browser.open(site / "reports.html")
+    assert any(address.endswith(f"reports/{name}.html") for address in inside.requests)
+
+
+def test_every_link_leads_to_a_file(site: Path) -> None:
+    """Those that Sphinx does not see as well: of the navigation, of raw HTML, of styles and pictures."""
+    dead = set()
+    pages = [*site.rglob("*.html")]
+    assert len(pages) > 150
+    for page in pages:
+        if page.relative_to(site).parts[0] == "_static":
+            continue
+        for address in re.findall(r'<[^>]* (?:href|src)="([^"#?]+)', page.read_text("utf-8")):
+            if not re.match(r"[a-z]+:", address) and not (page.parent / unquote(address)).exists():
+                dead.add((page.relative_to(site).as_posix(), address))
+    assert dead == set()
 
 
 def test_search_finds_recalibrate(site: Path, browser: Browser) -> None:

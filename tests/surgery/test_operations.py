@@ -16,7 +16,7 @@ from normwise.frameworks import framework_of, instead_of
 
 
 class Layer:
-    """What stands for a layer of Keras's."""
+    """What stands for a Keras layer."""
 
 
 def run(program: str) -> str:

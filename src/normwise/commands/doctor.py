@@ -47,7 +47,7 @@ class Verdict(Command):
     multiple=True,
     type=Name("check", _checks),
     metavar="CHECK",
-    help="Run this check only (repeatable). Default: all that run by themselves",
+    help="Run this check only (repeatable). Default: all that need not be named",
 )
 @click.option(
     "--allow",

@@ -48,7 +48,7 @@ OPTIONAL_DATA: Option = click.option(
 LAYERS: Option = click.option(
     "--layers",
     type=Several(str, "names of layers"),
-    help="Names of the only layers that are meant, with commas between them. Default: all",
+    help="Names of the layers to change, with commas between them. Default: all",
 )
 BATCHES: tuple[Option, ...] = (
     click.option("--batches", type=Whole(1), help="Batches to use, at most. Default: all"),
@@ -99,7 +99,7 @@ class Inputs:
 
     @property
     def of_keras(self) -> bool:
-        """True where MODEL is a file of Keras's."""
+        """True where MODEL is a Keras file."""
         return self.model.endswith(".keras")
 
     def load(self, others: Sequence[str] = ()) -> tuple[Any, Any, list[Any]]:

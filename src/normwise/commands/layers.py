@@ -51,9 +51,9 @@ _DATA = options(OPTIONAL_DATA, *BATCHES, JSON)
 def swap(model: str, to: str, layers: list[str] | None, batches: int | None, **given: Any) -> None:
     """Put other normalization layers into a model.
 
-    With --to torch or --to keras, what is written needs normwise no more. With --data, layers that normalize
-    otherwise than before get the scale and shift with which their output for the data has the mean and variance that
-    it had, and the report says how far the model's output moved.
+    With --to torch or --to keras, the written file loads where normwise is not installed. With --data, layers that
+    normalize in another way get a scale and shift that keep the mean and variance of their output for these data, and
+    the report says how far the model's output moved.
 
     MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
     writes nothing.
@@ -102,7 +102,7 @@ def _check_target(to: str, settings: dict[str, Any], own: str, model: str) -> No
 def fold(model: str, layers: list[str] | None, batches: int | None, **given: Any) -> None:
     """Put a model's batch norms into the layers beside them.
 
-    The model is folded in inference mode, for being shipped. With --data, the report says how far its outputs moved.
+    The model is folded as it is in eval mode, for deployment. With --data, the report says how far its outputs moved.
 
     MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
     writes nothing.

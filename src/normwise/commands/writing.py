@@ -91,7 +91,7 @@ def _of_torch(task: Task) -> tuple[Any, str]:
 
 
 def _of_keras(task: Task) -> tuple[Any, str]:
-    """The same for a model of Keras's."""
+    """The same for a Keras model."""
     allowed(lambda: check_suffix(task.out, (".keras",), "a Keras model is"))
     check_target(task.out)
     network, source, _ = task.inputs.load()

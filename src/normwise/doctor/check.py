@@ -94,7 +94,7 @@ def chosen(only: Iterable[str] | None, allow: Iterable[str] | None) -> list[str]
     """The names of the checks that are to run.
 
     Args:
-        only: the names of the only ones, or None for all that run by themselves; a string is one name.
+        only: the names of the only ones, or None for all that need not be named; a string is one name.
         allow: the names of those that are not to run, or None.
 
     Raises:

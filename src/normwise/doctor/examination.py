@@ -44,7 +44,7 @@ def examine(
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
         source_model: what this model was derived from (folded, converted, averaged, exported).
-        only: names of the only checks to run; None for all that run by themselves.
+        only: names of the only checks to run; None for all that need not be named.
         allow: names of checks not to run.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.

@@ -28,6 +28,7 @@ def names() -> list[str]:
     """The names of all estimators, in alphabetical order.
 
     Example:
+        >>> from normwise.estimators import names
         >>> "pooled" in names()
         True
     """
@@ -41,6 +42,7 @@ def estimator_class(name: str) -> type[Estimator]:
         UnknownName: there is no estimator of that name; the message names the nearest one.
 
     Example:
+        >>> from normwise.estimators import estimator_class
         >>> estimator_class("debiased_ema").__name__
         'DebiasedEma'
     """
@@ -62,6 +64,7 @@ def named(name: str, *, weight_of_new: float | None = None) -> Estimator:
         NormwiseError: the estimator has settings that only its class can be given.
 
     Example:
+        >>> from normwise.estimators import named
         >>> named("ema", weight_of_new=0.1)
         Ema(weight_of_new=0.1)
     """

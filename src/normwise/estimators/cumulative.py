@@ -30,6 +30,8 @@ class Cumulative(Estimator):
         Ioffe and Szegedy 2015, algorithm 2.
 
     Example:
+        >>> from normwise.estimators import Cumulative, RunningStatistics
+        >>> from normwise.moments import Moments
         >>> statistics = RunningStatistics.start(1)
         >>> for mean in (1.0, 2.0, 6.0):
         ...     statistics = Cumulative().update(statistics, Moments(mean, 0.5, 2))

@@ -34,6 +34,8 @@ class DebiasedEma(Estimator):
         Kingma and Ba, Adam: a method for stochastic optimization, 2015, section 3 (the correction).
 
     Example:
+        >>> from normwise.estimators import DebiasedEma, RunningStatistics
+        >>> from normwise.moments import Moments
         >>> start = RunningStatistics.start(1)
         >>> DebiasedEma(weight_of_new=0.1).update(start, Moments(10.0, 0.5, 2)).mean
         array([10.])
@@ -46,6 +48,7 @@ class DebiasedEma(Estimator):
         """The average over an effective number of batches, 1 or more; see ``weight_of_window``.
 
         Example:
+            >>> from normwise.estimators import DebiasedEma
             >>> DebiasedEma.over(19)
             DebiasedEma(weight_of_new=0.1)
         """

@@ -33,6 +33,8 @@ class Ema(Estimator):
         Ioffe and Szegedy 2015, section 3.1.
 
     Example:
+        >>> from normwise.estimators import Ema, RunningStatistics
+        >>> from normwise.moments import Moments
         >>> start = RunningStatistics.start(1)
         >>> Ema(weight_of_new=0.1).update(start, Moments(10.0, 0.5, 2)).mean
         array([1.])
@@ -45,6 +47,7 @@ class Ema(Estimator):
         """The average over an effective number of batches, 1 or more; see ``weight_of_window``.
 
         Example:
+            >>> from normwise.estimators import Ema
             >>> Ema.over(19)
             Ema(weight_of_new=0.1)
         """

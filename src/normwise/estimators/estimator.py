@@ -33,6 +33,7 @@ class RunningStatistics:
         """Before the first batch: mean 0, variance 1, as every framework starts.
 
         Example:
+            >>> from normwise.estimators import RunningStatistics
             >>> RunningStatistics.start(2).var
             array([1., 1.])
         """
@@ -95,6 +96,7 @@ def weight_of_window(batches: float) -> float:
         NormwiseError: fewer than one batch.
 
     Example:
+        >>> from normwise.estimators import weight_of_window
         >>> weight_of_window(19)
         0.1
         >>> round(1 - weight_of_window(199), 6)  # Keras's momentum
@@ -115,6 +117,7 @@ def window_of_weight(weight_of_new: float) -> float:
         NormwiseError: no such weight.
 
     Example:
+        >>> from normwise.estimators import window_of_weight
         >>> round(window_of_weight(0.1), 6), window_of_weight(1.0)
         (19.0, 1.0)
     """

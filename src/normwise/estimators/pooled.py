@@ -29,6 +29,8 @@ class Pooled(Estimator):
         (why the variance between batches belongs to it).
 
     Example:
+        >>> from normwise.estimators import Pooled, RunningStatistics
+        >>> from normwise.moments import Moments
         >>> statistics = RunningStatistics.start(1)
         >>> for batch in (Moments(1.0, 0.0, 2), Moments(4.0, 0.0, 1)):
         ...     statistics = Pooled().update(statistics, batch)

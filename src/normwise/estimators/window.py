@@ -40,6 +40,8 @@ class Window(Estimator):
         fixed network.
 
     Example:
+        >>> from normwise.estimators import RunningStatistics, Window
+        >>> from normwise.moments import Moments
         >>> statistics = RunningStatistics.start(1)
         >>> for mean in (50.0, 1.0, 3.0, 90.0):
         ...     statistics = Window(start=1, stop=3).update(statistics, Moments(mean, 0.5, 2))

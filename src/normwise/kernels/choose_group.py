@@ -18,7 +18,9 @@ from normwise.kernels.choose import VARIABLE, Choice
 if TYPE_CHECKING:
     from torch import Tensor
 
-MASKED = Choice("two_pass", "there is a mask, which differs from sample to sample, as only elementary operations know")
+MASKED = Choice(
+    "two_pass", "there is a mask, which differs from sample to sample: only plain PyTorch operations know it"
+)
 ONE_PASS = Choice("aten", "PyTorch's operator is exact here, and scales and shifts in the pass that normalizes")
 FUSED = Choice("cpu", "the compiled kernels read x once, exactly, and fuse what follows")
 CANCELS = Choice(

@@ -1,4 +1,4 @@
-"""The covariance of groups of channels, and a matrix on each group, from PyTorch's elementary operations.
+"""The covariance of groups of channels, and a matrix on each group, from plain PyTorch operations.
 
 As in ``two_pass`` the products are summed about the mean, so a mean that is large costs no digits. The small matrices
 are in float64 wherever the device has it, because their algebra squares what the sums lost.

@@ -123,7 +123,7 @@ def forward_fixed(
     weights: Any = None,
     axis: int = 1,
 ) -> F64:
-    r"""Normalize by given statistics (inference).
+    r"""Normalize by running statistics (inference).
 
     .. math:: y = f\Big(\gamma \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\Big)
 

@@ -177,7 +177,7 @@ def forward_fixed(
     *,
     weights: Any = None,
 ) -> F64:
-    """Whiten by given statistics (inference); ``mean`` of C values, ``covariance`` (groups, size, size).
+    """Whiten by running statistics (inference); ``mean`` of C values, ``covariance`` (groups, size, size).
 
     Example:
         >>> forward_fixed([[3.0]], [1.0], [[[4.0]]], [1.0], [0.0], 1, 0.0, zca)

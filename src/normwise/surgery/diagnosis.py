@@ -48,7 +48,7 @@ def examine(
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
         source_model: what this model was derived from (folded, converted, averaged, exported).
-        only: names of the only checks to run; None for all that run by themselves.
+        only: names of the only checks to run; None for all that need not be named.
         allow: names of checks not to run.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
@@ -69,6 +69,7 @@ def examine(
 
     Example:
         >>> import torch
+        >>> from normwise import examine
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)).eval()
         >>> data = [5 + torch.randn(32, 4) for _ in range(4)]

@@ -94,7 +94,7 @@ def door(
                 del bound.arguments[name]
             report: Given = behind(*bound.args, **bound.kwargs)
             if moved is not None and not getattr(report, moved):
-                # Whoever does not look at the report should hear of it.
+                # A warning reaches users who do not look at the report.
                 warnings.warn(str(report), NothingChanged, stacklevel=2)
             return report
 

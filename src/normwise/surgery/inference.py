@@ -37,7 +37,7 @@ def freeze(
             any error it is as before.
         statistics: whether to freeze running statistics, of batch norms and of instance norms that keep some.
         affine: whether to freeze scale and shift, of every normalization layer.
-        layers: the names of the only layers that are meant; None for all.
+        layers: the names of the only layers to change; None for all.
 
     Returns:
         which layers were frozen, and what of them; which were skipped, and which could not be reached, with the reason.
@@ -54,6 +54,7 @@ def freeze(
 
     Example:
         >>> import torch
+        >>> from normwise import freeze
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
         >>> print(freeze(model))
         1 of 1 normalization layers frozen
@@ -77,7 +78,7 @@ def unfreeze(
         model: a ``torch.nn.Module`` or a Keras model, changed in place; on any error it is as before.
         statistics: whether running statistics may move again.
         affine: whether scale and shift may learn again.
-        layers: the names of the only layers that are meant; None for all.
+        layers: the names of the only layers to change; None for all.
 
     Returns:
         which layers were unfrozen, and what of them; which were skipped, and which could not be reached, with the
@@ -95,6 +96,7 @@ def unfreeze(
 
     Example:
         >>> import torch
+        >>> from normwise import freeze, unfreeze
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
         >>> _ = freeze(model)
         >>> unfreeze(model).layers
@@ -131,7 +133,7 @@ def fold(
         model: a ``torch.nn.Module`` in inference mode, changed in place; or a functional or sequential Keras model,
             which stays as it is, because Keras cannot take a layer out of a graph.
         batches: data on which the outputs before and after are compared; None to compare nothing.
-        layers: the names of the only batch norms that are meant; None for all.
+        layers: the names of the only batch norms to change; None for all.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
         at_most: use so many batches; None for all.
         batch_size: for Keras models. Rows per batch of arrays.
@@ -152,6 +154,7 @@ def fold(
 
     Example:
         >>> import torch
+        >>> from normwise import fold
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU()).eval()
         >>> fold(model).folded["1"].into
         '0'

@@ -36,6 +36,7 @@ def convert_from_keras(model: Any) -> Conversion:
 
     Example:
         >>> import keras
+        >>> from normwise import convert_from_keras
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")], name="model")
         >>> convert_from_keras(model).layers
         ['model/bn']
@@ -64,6 +65,7 @@ def convert_to_keras(model: Any) -> Conversion:
 
     Example:
         >>> import keras
+        >>> from normwise import convert_to_keras
         >>> from normwise.keras import BatchNormalization
         >>> model = keras.Sequential([keras.Input((4,)), BatchNormalization(name="bn")], name="model")
         >>> convert_to_keras(model).layers

@@ -49,6 +49,7 @@ def fuse(model: nn.Module) -> FuseReport:
 
     Example:
         >>> import torch
+        >>> from normwise import fuse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.SiLU())
         >>> fuse(model).fused
         {'1': 'silu'}
@@ -82,6 +83,7 @@ def convert_to_domains(
 
     Example:
         >>> import torch
+        >>> from normwise import convert_to_domains
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU())
         >>> convert_to_domains(model, ["day", "night"]).layers
         ['1']
@@ -108,6 +110,7 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
 
     Example:
         >>> import torch
+        >>> from normwise import convert_from_domains, convert_to_domains
         >>> model = convert_to_domains(torch.nn.Sequential(torch.nn.BatchNorm1d(8)), ["day", "night"]).model
         >>> type(convert_from_domains(model, "night").model[0])
         <class 'torch.nn.modules.batchnorm.BatchNorm1d'>
@@ -135,6 +138,7 @@ def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> Sync
 
     Example:
         >>> import torch
+        >>> from normwise import convert_to_synchronized
         >>> convert_to_synchronized(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))).layers
         ['1']
     """
@@ -161,6 +165,7 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
 
     Example:
         >>> import torch
+        >>> from normwise import convert_from_synchronized, convert_to_synchronized
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm2d(8))
         >>> _ = convert_to_synchronized(model)
         >>> convert_from_synchronized(model).layers

@@ -88,6 +88,7 @@ def swap(
 
     Example:
         >>> import torch
+        >>> from normwise import swap
         >>> from normwise.torch import BatchNorm1d
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), BatchNorm1d(4, activation="relu"))
         >>> print(swap(model))

@@ -39,6 +39,7 @@ def paused_statistics(model: nn.Module) -> AbstractContextManager[None]:
 
     Example:
         >>> import torch
+        >>> from normwise import paused_statistics
         >>> layer = torch.nn.BatchNorm1d(2)
         >>> with paused_statistics(layer):
         ...     _ = layer(torch.randn(8, 2))
@@ -73,6 +74,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
 
     Example:
         >>> import torch
+        >>> from normwise import pool_statistics
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
         >>> _ = model(torch.randn(8, 3))
         >>> print(pool_statistics(model))
@@ -102,6 +104,7 @@ def statistics_from(model: nn.Module, domain: str) -> AbstractContextManager[Non
 
     Example:
         >>> import torch
+        >>> from normwise import statistics_from
         >>> from normwise.torch import PerDomain
         >>> model = torch.nn.Sequential(PerDomain(torch.nn.BatchNorm1d(1, eps=0), ["day", "night"]))
         >>> _ = model[0].of("night").running_mean.fill_(3.0)

@@ -74,7 +74,7 @@ def recalibrate(
             a process group.
         memory: how much the batches may hold that go through the model side by side, with one forward for each: bytes;
             up to 1, a share of what is free on the model's device; None for a quarter of that. Where they need more,
-            what waiting batches of PyTorch's hold on a GPU lies in the host's memory meanwhile, in up to a quarter of
+            what waiting PyTorch batches hold on a GPU lies in the host's memory meanwhile, in up to a quarter of
             what is free there; beyond that, and in the cases that the report names, the layers are done one by one,
             which takes half as many forwards as there are layers. The statistics are the same. 0 to do so at once.
         batch_size: for Keras models. Rows per batch of arrays.
@@ -98,6 +98,7 @@ def recalibrate(
 
     Example:
         >>> import torch
+        >>> from normwise import recalibrate
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
         >>> recalibrate(model, [torch.tensor([[1.0], [3.0]])]).samples
         2
@@ -168,6 +169,7 @@ def adapt(
 
     Example:
         >>> import torch
+        >>> from normwise import adapt
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 1))
         >>> with adapt(model, [torch.tensor([[1.0], [3.0]])], prior=2):
         ...     print(model[0].running_mean)
@@ -208,6 +210,7 @@ def adapting(
 
     Example:
         >>> import torch
+        >>> from normwise import adapting
         >>> layer = torch.nn.BatchNorm1d(1).eval()
         >>> with adapting(layer, prior=2):
         ...     _ = layer(torch.tensor([[1.0], [3.0]]))

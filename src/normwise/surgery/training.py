@@ -65,11 +65,12 @@ def accumulate_gradients(
 
     Example:
         >>> import torch
+        >>> from normwise import accumulate_gradients
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
         >>> x, y = torch.randn(8, 3), torch.randn(8, 1)
         >>> mse = torch.nn.functional.mse_loss
         >>> loss = accumulate_gradients(model, zip(x.split(2), y.split(2)), lambda f, part: mse(f(part[0]), part[1]))
-        >>> whole, = torch.autograd.grad(mse(model(x), y), [model[0].weight])
+        >>> (whole,) = torch.autograd.grad(mse(model(x), y), [model[0].weight])
         >>> torch.testing.assert_close(model[0].weight.grad, whole)
     """
 
@@ -103,6 +104,7 @@ def forward_together(
 
     Example:
         >>> import torch
+        >>> from normwise import forward_together
         >>> layer = torch.nn.BatchNorm1d(1, affine=False)
         >>> [y.round().item() for y in forward_together(layer, [torch.tensor([[1.0]]), torch.tensor([[3.0]])])]
         [-1.0, 1.0]
@@ -141,6 +143,7 @@ def param_groups(
 
     Example:
         >>> import torch
+        >>> from normwise import param_groups
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
         >>> [group["weight_decay"] for group in param_groups(model, 0.01)]
         [0.01, 0.0]
@@ -181,6 +184,7 @@ def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
 
     Example:
         >>> import torch
+        >>> from normwise import save_memory
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
         >>> print(str(save_memory(model, torch.randn(4, 3, 16, 16))).splitlines()[1].strip())
         saved  1: made again from its input

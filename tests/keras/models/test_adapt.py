@@ -1,4 +1,4 @@
-"""``adapt`` of Keras models: the formula in every layer, the prior, domains, and the way back."""
+"""``adapt`` of Keras models: the formula in every layer, the prior, domains, and how it is undone."""
 
 from __future__ import annotations
 

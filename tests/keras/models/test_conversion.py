@@ -161,4 +161,4 @@ def test_an_activation_in_a_class_of_its_own_is_refused() -> None:
 def test_something_else_is_refused() -> None:
     with pytest.raises(TypeError) as error:
         convert("model")
-    assert str(error.value) == "a model or a layer of Keras's is wanted, received str: pass the model."
+    assert str(error.value) == "a Keras model or layer is wanted, received str: pass the model."

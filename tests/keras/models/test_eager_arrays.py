@@ -50,11 +50,11 @@ def test_beyond_the_bound_the_layers_go_one_by_one() -> None:
 def test_settings_of_this_thread_keep_batches_from_going_in_step() -> None:
     with sys.modules["jax"].default_matmul_precision("float32"):
         found = why_not()
-    assert found == (False, "the call is inside of settings of JAX's that other threads do not have")
+    assert found == (False, "the call is inside of JAX settings that other threads do not have")
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 def test_a_strategy_keeps_batches_from_going_in_step() -> None:
     strategy = sys.modules["tensorflow"].distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
-        assert why_not() == (False, "the call is inside of a strategy of TensorFlow's")
+        assert why_not() == (False, "the call is inside of a TensorFlow strategy")

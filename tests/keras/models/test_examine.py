@@ -1,4 +1,4 @@
-"""``examine`` on models of Keras's: healthy and sick ones, and that nothing of them changes, on each backend."""
+"""``examine`` on Keras models: healthy and sick ones, and that nothing of them changes, on each backend."""
 
 from __future__ import annotations
 

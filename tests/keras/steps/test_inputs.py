@@ -1,4 +1,4 @@
-"""Inputs that are no dense tensors of the backend's: ragged, nested, sparse ones and arrays of NumPy's."""
+"""Inputs that are no dense tensors of the backend's: ragged, nested, sparse ones and NumPy arrays."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from normwise.lab.experiments import how_much_does_the_batch_change_an_output as
 from normwise.lab.networks.dense import Dense
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.training.company import in_company, share_of, spread
+from normwise.lab.training.random_batches import in_random_batches, share_of, spread
 
 SETTINGS = experiment.Settings(depth=2, width=16, steps=60, sizes=(2, 8, 32), images=64, times=4)
 NOT = torch.nan
@@ -19,13 +19,13 @@ NOT = torch.nan
 def test_every_image_comes_in_its_place_and_the_network_stays_as_it_was() -> None:
     model, images = Dense(depth=1, width=4, batch_norm=True, seed=0).eval(), digits(0).test.images[:10]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = in_company(model, images, 4, times=3, seed=0)
+    found = in_random_batches(model, images, 4, times=3, seed=0)
     assert found["layer"].shape == (3, 10, 4)
     for values in found["logits"]:
         placed = ~values[:, 0].isnan()
         assert 1 < placed.sum() <= 8  # two batches of 4, drawn with repetition
         assert torch.allclose(values[placed], model(images)[placed], atol=1e-6)
-    in_company(model.train(), images, 4, times=3, seed=0)
+    in_random_batches(model.train(), images, 4, times=3, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -1,4 +1,4 @@
-"""Whoever looks for a function of PyTorch's that normalizes finds it, with PyTorch's arguments first."""
+"""Whoever looks for a PyTorch function that normalizes finds it, with PyTorch's arguments first."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_averaged_buffers(kind: type[nn.Module]) -> None:
     torch.testing.assert_close(average.module.get_submodule("1").running_covariance, mean)
     x = batches()[0]
     before = average.eval()(x)
-    average.update_parameters(one)  # a kept matrix would not hear of it
+    average.update_parameters(one)  # a kept matrix would not notice
     assert not torch.allclose(average(x), before)
 
 

@@ -1,4 +1,4 @@
-"""``adapt``: what statistics shifted data get, whose they are, and the way back; first what PyTorch's own layers do."""
+"""``adapt``: what statistics shifted data get, whose they are, and how to undo it; first PyTorch's own layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``adapting``: statistics that follow drifting data, each batch before it is normalized, and the way back."""
+"""``adapting``: statistics that follow drifting data, each batch before it is normalized, and how it is undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where recalibrate and adapt change nothing, one hears of it without a look at the report."""
+"""Where recalibrate and adapt change nothing, a warning says so."""
 
 from __future__ import annotations
 

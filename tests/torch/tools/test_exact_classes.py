@@ -1,4 +1,4 @@
-"""Tools of PyTorch's that want its own classes exactly, or hand a layer its arguments by position."""
+"""PyTorch tools that want its own classes exactly, or hand a layer its arguments by position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools of PyTorch's that build batch norms again: the same answers, or a refusal; never an activation that is gone."""
+"""PyTorch tools that build batch norms again: the same answers, or a refusal; never an activation that is gone."""
 
 from __future__ import annotations
 

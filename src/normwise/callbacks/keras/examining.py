@@ -40,6 +40,7 @@ class Examine(AfterTrainingBatches):
 
     Example:
         >>> import keras, numpy
+        >>> from normwise.callbacks.keras import Examine
         >>> x = numpy.arange(8.0, dtype="float32")[:, None]
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)])
         >>> model.compile(loss="mse")

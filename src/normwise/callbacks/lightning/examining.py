@@ -35,6 +35,7 @@ class Examine(AfterTrainingBatches):
 
     Example:
         >>> import torch
+        >>> from normwise.callbacks.lightning import Examine
         >>> callback = Examine([torch.randn(8, 4)], every=5, allow=["stale_running_statistics"])
         >>> callback.every, callback.diagnosis is None
         (5, True)

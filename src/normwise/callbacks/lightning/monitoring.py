@@ -42,6 +42,7 @@ class MonitorStatistics(AfterTrainingBatches):
 
     Example:
         >>> import torch
+        >>> from normwise.callbacks.lightning import MonitorStatistics
         >>> MonitorStatistics([torch.randn(8, 4)], per_layer=False).every
         1
     """

@@ -40,6 +40,8 @@ class RecalibrateStatistics(AfterTrainingBatches):
         normalization, 2021, arXiv:2105.07576.
 
     Example:
+        >>> import torch
+        >>> from normwise.callbacks.lightning import RecalibrateStatistics
         >>> RecalibrateStatistics([torch.randn(8, 4)], every=5, estimator="cumulative").every
         5
     """

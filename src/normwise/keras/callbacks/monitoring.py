@@ -51,6 +51,7 @@ class MonitorStatistics(AfterTrainingBatches):
 
     Example:
         >>> import keras, numpy
+        >>> from normwise.keras import MonitorStatistics
         >>> x = numpy.array([[1.0, 5.0], [3.0, 5.0]], "float32")
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization(name="bn")], name="model")
         >>> model.compile(loss="mse")

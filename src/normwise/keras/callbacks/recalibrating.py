@@ -48,6 +48,9 @@ class RecalibrateStatistics(AfterTrainingBatches):
 
     Example:
         >>> import keras
+        >>> import numpy as np
+        >>> from keras import ops
+        >>> from normwise.keras import RecalibrateStatistics
         >>> x = np.array([[1.0], [3.0]], "float32")
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(name="bn")], name="model")
         >>> model.compile(loss="mse")

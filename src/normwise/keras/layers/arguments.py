@@ -1,4 +1,4 @@
-"""Arguments of Keras's that its layer takes as they come: what of them would fail later, or be wrong in silence."""
+"""Arguments that Keras's layer accepts unchecked: those that would fail later or give wrong results silently."""
 
 from __future__ import annotations
 

@@ -71,9 +71,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         on_tiny_batch: what to do with a training batch of too few values per channel: ``"error"`` refuses one value,
             ``"running"`` normalizes it by the moving statistics, ``"renorm"`` renormalizes fewer than 32. Where the
             number is not known while the call is traced, ``"error"`` does what ``"running"`` does.
-        **kwargs: of ``keras.layers.Layer``: ``name``, ``dtype``, ``trainable``, ...
+        **kwargs: ``name``, ``dtype``, ``trainable`` and the other keywords that every Keras layer takes.
 
-    Call arguments: ``inputs``, of any rank, ragged ones of TensorFlow's and nested ones of PyTorch's too, of which the
+    Call arguments: ``inputs``, of any rank, ragged TensorFlow tensors and nested PyTorch tensors too, of which the
     values that exist are normalized; ``training``; ``mask``, True where a value counts for the moments, one
     entry per position, that is the input's shape without the channels (or without the last axis, as Keras's
     ``Masking`` makes it, where only that fits); ``residual``, added before the activation, the shape of ``inputs``. As
@@ -91,6 +91,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         Ioffe and Szegedy 2015, algorithms 1 and 2. Ioffe 2017 (renormalization).
 
     Example:
+        >>> import keras
+        >>> from normwise.keras import BatchNormalization
         >>> layer = BatchNormalization(epsilon=1e-6, activation="relu")
         >>> y = layer(keras.ops.convert_to_tensor([[1.0], [3.0]]), training=True)
         >>> keras.ops.convert_to_numpy(y).round(3).ravel().tolist()

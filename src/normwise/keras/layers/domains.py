@@ -24,7 +24,7 @@ class PerDomainBatchNormalization(BatchNormalization):
 
     Args:
         domains: their names, at least one; the first is chosen until another is.
-        **kwargs: of ``BatchNormalization``, without ``renorm`` and ``estimator``.
+        **kwargs: the keywords of ``BatchNormalization``, without ``renorm`` and ``estimator``.
 
     The weights are Keras's, with one row per domain in ``moving_mean`` and ``moving_variance``, and behind them
     ``chosen``, the number of the domain.
@@ -37,6 +37,8 @@ class PerDomainBatchNormalization(BatchNormalization):
         Li, Wang, Shi, Liu and Hou, Revisiting batch normalization for practical domain adaptation, 2016.
 
     Example:
+        >>> from keras import ops
+        >>> from normwise.keras import PerDomainBatchNormalization, domain
         >>> layer = PerDomainBatchNormalization(["day", "night"], momentum=0.0)
         >>> with domain(layer, "night"):
         ...     y = layer(ops.convert_to_tensor([[1.0], [3.0]]), training=True)
@@ -140,6 +142,7 @@ def domain(model: Any, name: str) -> Iterator[None]:
         NormwiseError: the model has no such layer.
 
     Example:
+        >>> from normwise.keras import PerDomainBatchNormalization, domain
         >>> layer = PerDomainBatchNormalization(["day", "night"])
         >>> with domain(layer, "night"):
         ...     layer.domain

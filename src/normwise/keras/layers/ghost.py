@@ -33,7 +33,7 @@ class GhostBatchNormalization(BatchNormalization):
         order: which samples make up a virtual batch. ``"consecutive"``: neighbours; ``"interleaved"``: they are dealt
             out like cards; ``"shuffled"``: drawn again in every forward.
         seed: of ``"shuffled"``.
-        **kwargs: of ``BatchNormalization``, without ``renorm`` and ``synchronized``.
+        **kwargs: the keywords of ``BatchNormalization``, without ``renorm`` and ``synchronized``.
 
     Raises:
         ValueError: neither or both of ``virtual_batch_size`` and ``num_splits``, a number below 1, an unknown order,
@@ -44,6 +44,8 @@ class GhostBatchNormalization(BatchNormalization):
         training of neural networks, 2017.
 
     Example:
+        >>> from keras import ops
+        >>> from normwise.keras import GhostBatchNormalization
         >>> layer = GhostBatchNormalization(virtual_batch_size=2)
         >>> y = layer(ops.convert_to_tensor([[1.0], [3.0], [10.0], [20.0]]), training=True)
         >>> ops.convert_to_numpy(y).round(2).ravel().tolist()

@@ -45,7 +45,7 @@ def adapt(
     about the model and the random state are as before, byte for byte; on any error, everything.
 
     Args:
-        model: any built model of Keras's, changed in place.
+        model: any built Keras model, changed in place.
         batches: as for ``normwise.keras.models.recalibrate.recalibrate``; labels are not looked at.
         prior: :math:`N_0`, the weight of the current statistics, in samples (images, not pixels). 0 for the statistics
             of the data alone, ``math.inf`` to change nothing. 4 was measured, see
@@ -65,7 +65,7 @@ def adapt(
         ``undo()`` gives the statistics before back, byte for byte; ``with adapt(...):`` does so at the end.
 
     Raises:
-        TypeError: not a model of Keras's, or not an iterable of batches.
+        TypeError: not a Keras model, or not an iterable of batches.
         UnknownName: no such domain or layer.
         NormwiseError: no batches, a model that is not built, a prior that is no number of samples, a domain for a model
             without any, or statistics that do not fit the layer's dtype.

@@ -16,7 +16,7 @@ from normwise.keras.steps.estimate import NAMES, widen
 
 
 class Conversion(NamedTuple):
-    """What became of a model.
+    """A record of what became of a model.
 
     Attributes:
         model: the model that was given.
@@ -24,6 +24,7 @@ class Conversion(NamedTuple):
         left: the paths of batch normalization layers that were not, with the reason.
 
     Example:
+        >>> from normwise.keras import Conversion
         >>> print(Conversion(None, ["model/bn"], {"model/own": "Own is a class of its own"}))
         1 of 2 batch norms converted, 1 left
           converted  model/bn
@@ -54,15 +55,17 @@ def convert(model: Any) -> Conversion:
     left.
 
     Args:
-        model: any model or layer of Keras's.
+        model: any Keras model or layer.
 
     Returns:
         the model, and which of its layers were converted and which were left.
 
     Raises:
-        TypeError: not a model or a layer of Keras's; nothing is changed then.
+        TypeError: not a Keras model or layer; nothing is changed then.
 
     Example:
+        >>> import keras
+        >>> from normwise.keras import convert
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")], name="model")
         >>> convert(model).layers
         ['model/bn']
@@ -93,18 +96,20 @@ def to_keras(model: Any) -> Conversion:
     statistics stay in float32 for as long as the model lives; a file of it is read by Keras in the layer's dtype.
 
     Args:
-        model: any model or layer of Keras's.
+        model: any Keras model or layer.
 
     Returns:
         the model that has them, and which of its layers were converted and which, of classes derived from ours, were
         left.
 
     Raises:
-        TypeError: not a model or a layer of Keras's.
+        TypeError: not a Keras model or layer.
         NormwiseError: a layer has an estimator, which Keras's has not, or statistics that the layer's dtype cannot
             hold; or it has an activation in a model that cannot be built once more. Nothing is changed then.
 
     Example:
+        >>> import keras
+        >>> from normwise.keras import BatchNormalization, to_keras
         >>> model = keras.Sequential([keras.Input((4,)), BatchNormalization(name="bn")], name="model")
         >>> to_keras(model).layers
         ['model/bn']
@@ -141,7 +146,7 @@ def to_keras(model: Any) -> Conversion:
 
 def _batch_normalizations(model: Any) -> list[tuple[str, Any]]:
     if not isinstance(model, keras.Layer):
-        raise TypeError(f"a model or a layer of Keras's is wanted, received {type(model).__name__}: pass the model.")
+        raise TypeError(f"a Keras model or layer is wanted, received {type(model).__name__}: pass the model.")
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     return [(layer.path or layer.name, layer) for layer in layers]
 

@@ -88,7 +88,7 @@ class JaxArrays(EagerArrays):
         return super().why_not()
 
     def state(self) -> object:
-        """Every setting of JAX's, as this thread reads it."""
+        """Every JAX setting, as this thread reads it."""
         jax = sys.modules["jax"]
         return [(name, str(getattr(jax.config, name, None))) for name in sorted(jax.config.values)]
 
@@ -124,9 +124,9 @@ class TensorFlowArrays(EagerArrays):
         """Also in graphs, in strategies, and on GPUs, of which TensorFlow does not say how much memory is free."""
         tf = sys.modules["tensorflow"]
         if not tf.executing_eagerly():
-            return "the call is inside of a graph of TensorFlow's"
+            return "the call is inside of a TensorFlow graph"
         if tf.distribute.has_strategy():
-            return "the call is inside of a strategy of TensorFlow's"
+            return "the call is inside of a TensorFlow strategy"
         if tf.config.list_logical_devices("GPU"):
             return "TensorFlow does not say how much memory of a GPU is free"
         return super().why_not()

@@ -1,4 +1,4 @@
-"""How batches of any structure enter a model of Keras's, whatever they hold beside its inputs."""
+"""How batches of any structure enter a Keras model, whatever they hold beside its inputs."""
 
 from __future__ import annotations
 

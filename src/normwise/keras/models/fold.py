@@ -46,7 +46,7 @@ def fold(
         model: a functional or sequential model, also with such models inside; it is not changed.
         batches: data on which outputs are compared, as ``normwise.keras.models.recalibrate`` takes them; None to
             compare nothing.
-        layers: the paths or names of the only batch norms that are meant; None for all.
+        layers: the paths or names of the only batch norms to change; None for all.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters a model, if the rules do not serve.
         at_most: use so many batches; None for all.
         batch_size: rows per batch of arrays.

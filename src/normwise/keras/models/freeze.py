@@ -40,10 +40,10 @@ def freeze(
     frozen are so after loading, with parameters that do not learn, and ``unfreeze`` does not know them.
 
     Args:
-        model: any model or layer of Keras's, changed in place. On any error it is as before.
+        model: any Keras model or layer, changed in place. On any error it is as before.
         statistics: whether to freeze moving statistics, of batch norms.
         affine: whether to freeze gamma and beta, of every normalization layer: group, layer and RMS norms too.
-        layers: the paths or names of the only layers that are meant; None for all.
+        layers: the paths or names of the only layers to change; None for all.
 
     Returns:
         which layers were frozen, and what of them; which were skipped, with the reason.
@@ -79,10 +79,10 @@ def unfreeze(
     What ``freeze`` did not freeze is as it is, for example a layer whose ``trainable`` was set to False by hand.
 
     Args:
-        model: any model or layer of Keras's, changed in place. On any error it is as before.
+        model: any Keras model or layer, changed in place. On any error it is as before.
         statistics: whether moving statistics may move again.
         affine: whether gamma and beta may learn again.
-        layers: the paths or names of the only layers that are meant; None for all.
+        layers: the paths or names of the only layers to change; None for all.
 
     Returns:
         which layers were unfrozen, and what of them; which were skipped, with the reason; and whether the optimizer has
@@ -121,7 +121,7 @@ def named_layers(model: Any, kinds: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def chosen_of(norms: dict[str, Any], layers: Collection[str] | None, kind: str) -> dict[str, Any]:
-    """Those of the layers that are meant.
+    """Those of the layers to change.
 
     Args:
         norms: all of them by path.
@@ -141,7 +141,7 @@ def chosen_of(norms: dict[str, Any], layers: Collection[str] | None, kind: str) 
 
 
 def check_keras_model(model: Any, called: str) -> None:
-    """Refuse what is no model or layer of Keras's.
+    """Refuse what is no Keras model or layer.
 
     Raises:
         UnsuitableModel: it is none.

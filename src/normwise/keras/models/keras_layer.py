@@ -1,4 +1,4 @@
-"""A batch norm of Keras's as ``recalibrate`` and ``adapt`` see it: its variables, and what it is called with."""
+"""A Keras batch norm as ``recalibrate`` and ``adapt`` see it: its variables, and what it is called with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of Keras's as ``recalibrate`` and ``adapt`` see it: how batches go through it."""
+"""A Keras model as ``recalibrate`` and ``adapt`` see it: how batches go through it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_model(model: Any, upstream: str, *, called: str) -> None:
     """Refuse what has no statistics to be estimated.
 
     Raises:
-        TypeError: no model of Keras's.
+        TypeError: no Keras model.
         NormwiseError: it has no values yet, or there is no such ``upstream``.
     """
     if not isinstance(model, keras.Layer):

@@ -1,4 +1,4 @@
-"""A model of Keras's as batches see it that go through it in step."""
+"""A Keras model as batches see it that go through it in step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class KerasStepping:
     def why_not(self) -> str:
         """Where the model is spread over devices, or the call is inside of something of this thread."""
         if keras.distribution.distribution() is not None:
-            return "a distribution of Keras's spreads the model over devices"
+            return "a Keras distribution spreads the model over devices"
         return self._arrays.why_not()
 
     def enter_state(self) -> EnterState:

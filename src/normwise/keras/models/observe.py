@@ -40,7 +40,7 @@ class KerasSubject:
         called: the operation, for the errors.
 
     Raises:
-        TypeError: no model of Keras's.
+        TypeError: no Keras model.
         NormwiseError: a model without variables.
     """
 
@@ -143,7 +143,7 @@ class KerasSubject:
         return neighbours(self.model, self.layers, lambda: self.forward(batch))
 
     def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
-        """As ``Subject``: on the model itself, which is put back, because not every model of Keras's can be copied."""
+        """As ``Subject``: on the model itself, which is put back, because not every Keras model can be copied."""
         return steps_of(self.model, self.norms, train_step, batches)
 
     def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:

@@ -49,7 +49,7 @@ def recalibrate(
     the values, as algorithm 2 has it.
 
     Args:
-        model: any built model of Keras's, changed in place: ``keras.layers.BatchNormalization`` and those of
+        model: any built Keras model, changed in place: ``keras.layers.BatchNormalization`` and those of
             ``normwise.keras``.
         batches: a ``tf.data.Dataset``, a ``keras.utils.PyDataset``, a PyTorch ``DataLoader``, a list or other iterable
             of batches: x, (x, y), (x, y, weights), or a mapping by the names of the inputs. Or arrays, as for ``fit``:
@@ -79,7 +79,7 @@ def recalibrate(
         which layers were recalibrated and how far they moved, which were skipped and why, which no batch reached.
 
     Raises:
-        TypeError: not a model of Keras's, or not an iterable of batches.
+        TypeError: not a Keras model, or not an iterable of batches.
         NormwiseError: no batches, a model that is not built, a name or setting that does not exist, or statistics that
             do not fit the layer's dtype.
 

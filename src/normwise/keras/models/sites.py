@@ -17,7 +17,7 @@ def survey(model: Any, layers: Collection[str] | None) -> tuple[list[KerasLayer]
 
     Args:
         model: any model or layer.
-        layers: the paths or names of the only ones that are meant, or None.
+        layers: the paths or names of the only ones to change, or None.
 
     Raises:
         UnknownName: ``layers`` names what is no batch norm of the model.

@@ -56,12 +56,12 @@ def swap(
     On any error nothing is changed.
 
     Args:
-        model: any model or layer of Keras's.
+        model: any Keras model or layer.
         to: None for ``"keras"``.
 
             * ``"keras"``: for each layer of ours ``keras.layers.BatchNormalization``; a file of the model loads where
               normwise is not installed.
-            * ``"normwise"``: for each layer of Keras's ours, in place.
+            * ``"normwise"``: for each Keras layer ours, in place.
             * ``"group"``, ``"layer"``, ``"instance"``: ``keras.layers.GroupNormalization`` of several groups, of one,
               of one channel each.
             * ``"ghost"``, ``"renorm"``, ``"sync"``: ours that train by virtual batches, with renormalization, or by
@@ -86,7 +86,7 @@ def swap(
         output moved; and the model.
 
     Raises:
-        UnsuitableModel: no model or layer of Keras's.
+        UnsuitableModel: no Keras model or layer.
         UnknownName: ``to``, a name in ``layers`` or ``domain`` does not exist.
         NormwiseError: a setting that is not for this ``to``, or one that is missing.
 
@@ -286,7 +286,7 @@ def _rebuilt(model: Any, kept: dict[str, Any], made: dict[str, Replacement], wor
 def _instead(layer: Any, to: str) -> str:
     if to != "keras":
         return "another layer there"
-    return "the activation behind the layer" if layer.activation is not None else "a layer of Keras's"
+    return "the activation behind the layer" if layer.activation is not None else "a Keras layer"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Layers of Keras's that normalize in another way start from the moments that the layers before them had."""
+"""Keras layers that normalize in another way start from the moments that the layers before them had."""
 
 from __future__ import annotations
 

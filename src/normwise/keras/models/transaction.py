@@ -1,4 +1,4 @@
-"""What a model of Keras's is, variable by variable, and how it is restored."""
+"""What a Keras model is, variable by variable, and how it is restored."""
 
 from __future__ import annotations
 

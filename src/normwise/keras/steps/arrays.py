@@ -23,7 +23,7 @@ class Array:
     """
 
     __hash__ = None  # type: ignore[assignment]  # == compares the elements
-    __array_ufunc__ = None  # numbers of NumPy's leave the operators to this class
+    __array_ufunc__ = None  # NumPy numbers leave the operators to this class
 
     def __init__(self, value: Any) -> None:
         self.value = value

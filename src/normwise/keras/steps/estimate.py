@@ -31,7 +31,7 @@ def wide(dtype: str) -> str:
 
 
 def widen(layer: Any) -> None:
-    """Give a built layer of Keras's statistics in the dtype that ours has, with the values that they have.
+    """Give a built Keras layer statistics in the dtype that ours has, with the values that they have.
 
     Args:
         layer: its other variables, and the order of all, stay.

@@ -79,7 +79,7 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
     count = values_per_channel(inputs, axis)
     values = ops.cast(count, inputs.dtype)
     near = ops.mean(inputs[::EVERY] if 0 in over else inputs, over, keepdims=True)
-    near = ops.cast(ops.stop_gradient(near), inputs.dtype)  # on JAX, means of Keras's are in float32
+    near = ops.cast(ops.stop_gradient(near), inputs.dtype)  # on JAX, Keras's means are in float32
     centred = inputs - near
     offset = ops.sum(centred, over, keepdims=True) / values
     # On CPUs XLA has a fast kernel for sums, not for sums of products: what follows the product makes it a plain sum.

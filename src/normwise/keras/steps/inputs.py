@@ -40,12 +40,12 @@ class Given(NamedTuple):
 
 
 def given(inputs: Any, mask: Any, residual: Any, axis: int) -> Given:
-    """Take ragged tensors of TensorFlow's and nested ones of PyTorch's as the values that exist, one after the other.
+    """Take ragged TensorFlow tensors and nested PyTorch tensors as the values that exist, one after the other.
 
     Sparse tensors are made dense, as the output is: a mean that is not 0 leaves no zero where it was.
 
     Args:
-        inputs: any tensor of the backend's, or an array of NumPy's.
+        inputs: any tensor of the backend's, or a NumPy array.
         mask: as the layer takes it; ragged or nested as the inputs are.
         residual: the same.
         axis: of the channels, counted from the last one, below 0.
@@ -89,7 +89,7 @@ def check_residual(residual: Any, inputs: Any) -> None:
 
 
 def dense(tensor: Any) -> Any:
-    """A sparse tensor, an array of NumPy's or a list as a dense tensor of the backend's; any other as it is.
+    """A sparse tensor, a NumPy array or a list as a dense tensor of the backend's; any other as it is.
 
     Raises:
         TypeError: of something else than real numbers.

@@ -1,4 +1,4 @@
-"""Derivatives of what a custom call computes, for JAX: forward mode, vmap and higher orders by elementary operations.
+"""Derivatives of what a custom call computes, for JAX: forward mode, vmap and higher orders by plain JAX operations.
 
 The tangent of a layer's output is a primitive of its own, linear in the tangents of what was given. Reverse mode
 transposes it, and the kernels' backward is its transpose. All else that JAX may ask of it follows from ``plain``, the
@@ -60,7 +60,7 @@ def tangent(
 
 
 def _tangent(*operands: Any, task: Task, gradients: Any) -> Any:
-    """By elementary operations."""
+    """By plain JAX operations."""
     _ = gradients
     given, _, tangents = _parts(operands)
     return jax.jvp(partial(plain, task), given, tangents)[1]

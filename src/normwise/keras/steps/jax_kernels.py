@@ -1,7 +1,7 @@
 """The layer on JAX's arrays: the compiled CPU kernels as XLA's custom calls, with derivatives of any order.
 
 With ``jax_derivatives.py`` the only file of this room that imports jax; imported on the JAX backend, when a layer is
-first called. Only training is here: by given statistics, XLA's own code is as fast, and joins what stands next to it.
+first called. Only training is here: by running statistics, XLA's own code is as fast, and joins what stands next to it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_BYTES = jax.ShapeDtypeStruct((0,), jnp.uint8)
 def serves(x: Any, *, by_batch: bool) -> bool:
     """Whether they take the call.
 
-    They do where JAX computes on the CPU and where no distribution of Keras's and no mesh of JAX's is in effect: XLA
+    They do where JAX computes on the CPU and where no Keras distribution and no JAX mesh is in effect: XLA
     would gather a batch that is sharded in one place for them.
     """
     return (

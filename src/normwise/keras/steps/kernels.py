@@ -12,7 +12,7 @@ def kernels_for(inputs: Any, *, by_batch: bool) -> Any:
 
     Args:
         inputs: a tensor of the backend's.
-        by_batch: whether they are to be normalized by their own moments, or else by given statistics.
+        by_batch: whether they are to be normalized by their own moments, or else by running statistics.
     """
     backend = keras.backend.backend()
     if backend == "torch":

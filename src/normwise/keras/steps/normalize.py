@@ -42,7 +42,7 @@ def normalize(batch: Any, scale: Any, shift: Any, epsilon: float, axis: int) -> 
 
 
 def normalize_by_fixed(inputs: Any, mean: Any, var: Any, scale: Any, shift: Any, epsilon: float, axis: int) -> Any:
-    """Normalize by given statistics of shape (C,)."""
+    """Normalize by running statistics of shape (C,)."""
     factor = ops.rsqrt(var + epsilon)
     if scale is not None:
         factor = factor * scale

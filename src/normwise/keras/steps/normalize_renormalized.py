@@ -13,7 +13,7 @@ from normwise.keras.steps.estimate import enter, moved
 def corrections(
     mean: Any, var: Any, near_mean: Any, near_stddev: Any, epsilon: float, clipping: dict[str, Any]
 ) -> tuple[Any, Any]:
-    r"""The factor and the offset that make a batch's normalization that of given statistics, as constants.
+    r"""The factor and the offset that make a batch's normalization that of running statistics, as constants.
 
     .. math:: r = \Big[\frac{\sigma_B}{\sigma}\Big]_{r_{min}}^{r_{max}}, \quad
         d = \Big[\frac{\mu_B - \mu}{\sigma}\Big]_{-d_{max}}^{d_{max}}, \quad \sigma_B = \sqrt{v_B + \epsilon}
@@ -42,7 +42,7 @@ def composed(r: Any, d: Any, scale: Any, shift: Any) -> tuple[Any, Any]:
 
 
 def enter_renormalized(layer: Any, mean: Any, var: Any, count: Any) -> None:
-    """One more batch into the statistics of a layer with ``renorm=True``, which are those of Keras's."""
+    """One more batch into the statistics of a layer with ``renorm=True``, which are Keras's."""
     stddev = ops.sqrt(var + layer.epsilon)
     variables = [layer.renorm_mean, layer.renorm_stddev, layer.moving_mean, layer.moving_stddev]
     batches = [mean, stddev, mean, stddev]

@@ -59,7 +59,7 @@ def by_fixed(
     activation: str | None,
     residual: Tensor | None,
 ) -> Tensor:
-    """Normalize by given statistics of shape (C,), add the residual, and activate; arguments as ``by_batch``."""
+    """Normalize by running statistics of shape (C,), add the residual, and activate; arguments as ``by_batch``."""
     rows, beside = _channels_second(x, residual, axis)
     call = Call(rows, None, mean, var, scale, shift, epsilon, activation, beside)
     return _back(kernel_for(call, by_batch=False).forward_running(call), x, axis)

@@ -47,7 +47,7 @@ from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
 from normwise.lab.intervals import Numbers, difference, largest, mean
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement, Table
-from normwise.lab.training.company import in_company, share_of, spread
+from normwise.lab.training.random_batches import in_random_batches, share_of, spread
 from normwise.lab.verdict import AtLeast, Exact, Reaches, Within, judge
 
 SAYS = "Ioffe & Szegedy 2015, sections 3.1 and 3.4"
@@ -100,10 +100,10 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"alone": float((alone.argmax(dim=1) == test.labels).double().mean()), "inference": []}
     for size in settings.sizes:
         model.eval()
-        same = in_company(model, images, size, 1, trial.seed)["logits"][0]
+        same = in_random_batches(model, images, size, 1, trial.seed)["logits"][0]
         found["inference"].append(float((same - alone).abs().nan_to_num().max() / alone.std()))
         model.train()
-        values = in_company(model, images, size, settings.times, trial.seed)
+        values = in_random_batches(model, images, size, settings.times, trial.seed)
         for name, each in values.items():
             found.setdefault(name, []).append(spread(each))
         changed = share_of(values["logits"], lambda answers: (answers != answers[0]).any())

@@ -63,6 +63,7 @@ def batch_norm(
 
     Example:
         >>> import torch
+        >>> from normwise.torch.functional import batch_norm
         >>> x = torch.tensor([[1.0], [3.0]])
         >>> batch_norm(x, None, None, training=True, activation="relu").flatten()
         tensor([0.0000, 1.0000])

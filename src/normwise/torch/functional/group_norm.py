@@ -63,6 +63,8 @@ def group_norm(
         Wu and He, Group normalization, 2018.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch.functional import group_norm
         >>> x = torch.tensor([[1.0, 3.0, 5.0, 5.0]])
         >>> group_norm(x, 2)
         tensor([[-1.0000,  1.0000,  0.0000,  0.0000]])

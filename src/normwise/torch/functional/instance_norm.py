@@ -68,6 +68,8 @@ def instance_norm(
         Ulyanov, Vedaldi and Lempitsky, Instance normalization: the missing ingredient for fast stylization, 2016.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch.functional import instance_norm
         >>> instance_norm(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]), activation="relu")
         tensor([[[0.0000, 1.0000],
                  [0.0000, 0.0000]]])

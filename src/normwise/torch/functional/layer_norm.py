@@ -60,6 +60,8 @@ def layer_norm(
         Ba, Kiros and Hinton, Layer normalization, 2016.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch.functional import layer_norm
         >>> layer_norm(torch.tensor([[1.0, 3.0], [5.0, 5.0]]), (2,))
         tensor([[-1.0000,  1.0000],
                 [ 0.0000,  0.0000]])

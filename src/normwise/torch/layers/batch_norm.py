@@ -76,6 +76,8 @@ class BatchNorm1d(_BatchNormNd, torch.nn.BatchNorm1d):
         Ioffe and Szegedy, Batch normalization, 2015.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import BatchNorm1d
         >>> layer = BatchNorm1d(3, activation="relu", estimator="debiased_ema")
         >>> layer.extra_repr().partition("track_running_stats=True, ")[2]
         'activation=relu, estimator=DebiasedEma(weight_of_new=0.1)'
@@ -89,6 +91,8 @@ class BatchNorm2d(_BatchNormNd, torch.nn.BatchNorm2d):
     """Batch normalization of (N, C, H, W), a drop-in for ``torch.nn.BatchNorm2d``; arguments as ``BatchNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import BatchNorm2d
         >>> layer = BatchNorm2d(16, activation="relu")
         >>> plain = torch.nn.BatchNorm2d(16)
         >>> layer.load_state_dict(plain.state_dict())
@@ -100,6 +104,8 @@ class BatchNorm3d(_BatchNormNd, torch.nn.BatchNorm3d):
     """Batch normalization of (N, C, D, H, W), a drop-in for ``torch.nn.BatchNorm3d``; arguments as ``BatchNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import BatchNorm3d
         >>> BatchNorm3d(4)(torch.randn(2, 4, 3, 3, 3)).shape
         torch.Size([2, 4, 3, 3, 3])
     """

@@ -146,6 +146,8 @@ class BatchRenorm(TrackedBatchNorm):
         does not wait for the device.
 
         Example:
+            >>> import torch
+            >>> from normwise.torch import BatchRenorm1d, RenormSchedule
             >>> layer = BatchRenorm1d(2, schedule=RenormSchedule(warm_up=0, r_full=0, d_full=0))
             >>> _ = layer(torch.tensor([[0.0, 9.0], [1.0, 10.0]]))
             >>> layer.clipping_rate()
@@ -205,6 +207,8 @@ class BatchRenorm1d(BatchRenorm, torch.nn.BatchNorm1d):
         Ioffe, Batch renormalization: towards reducing minibatch dependence in batch-normalized models, 2017.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import BatchRenorm1d, RenormSchedule
         >>> at_once = RenormSchedule(warm_up=0, r_full=0, d_full=0)
         >>> layer = BatchRenorm1d(1, schedule=at_once)
         >>> layer(torch.tensor([[0.5], [1.5]])).detach().flatten()  # inference would divide by 1, too
@@ -216,6 +220,8 @@ class BatchRenorm2d(BatchRenorm, torch.nn.BatchNorm2d):
     """Batch renormalization of (N, C, H, W); arguments as ``BatchRenorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import BatchRenorm2d
         >>> BatchRenorm2d(16, activation="relu")(torch.randn(4, 16, 8, 8)).shape
         torch.Size([4, 16, 8, 8])
     """
@@ -225,6 +231,8 @@ class BatchRenorm3d(BatchRenorm, torch.nn.BatchNorm3d):
     """Batch renormalization of (N, C, D, H, W); arguments as ``BatchRenorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import BatchRenorm3d, RenormSchedule
         >>> BatchRenorm3d(4, schedule=RenormSchedule(r_max=2.0))(torch.randn(2, 4, 2, 2, 2)).shape
         torch.Size([2, 4, 2, 2, 2])
     """

@@ -76,7 +76,7 @@ def synchronize(module: Any, name: str, process_group: Any, kind: Kind) -> None:
 
 
 def make_plain(module: Any, kind: Kind) -> None:
-    """Make a synchronized batch norm a plain one; of a class of torch's only if that loses nothing.
+    """Make a synchronized batch norm a plain one; of a torch class only if that loses nothing.
 
     Args:
         module: a ``SyncBatchNorm``, normwise's or torch's.

@@ -92,6 +92,8 @@ class DecorrelatedBatchNorm1d(DecorrelatedBatchNorm, torch.nn.BatchNorm1d):
         Huang, Yang, Lang and Deng, Decorrelated batch normalization, 2018.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import DecorrelatedBatchNorm1d
         >>> layer = DecorrelatedBatchNorm1d(2, eps=1e-8)
         >>> y = layer(torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 1.0], [3.0, 4.0]]))
         >>> (y.T @ y / 4).detach().round(decimals=4).abs()
@@ -104,6 +106,8 @@ class DecorrelatedBatchNorm2d(DecorrelatedBatchNorm, torch.nn.BatchNorm2d):
     """Batch whitening (ZCA) of (N, C, H, W); arguments as ``DecorrelatedBatchNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import DecorrelatedBatchNorm2d
         >>> DecorrelatedBatchNorm2d(16, activation="relu")(torch.randn(4, 16, 8, 8)).shape
         torch.Size([4, 16, 8, 8])
     """
@@ -113,6 +117,8 @@ class DecorrelatedBatchNorm3d(DecorrelatedBatchNorm, torch.nn.BatchNorm3d):
     """Batch whitening (ZCA) of (N, C, D, H, W); arguments as ``DecorrelatedBatchNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import DecorrelatedBatchNorm3d
         >>> DecorrelatedBatchNorm3d(4)(torch.randn(2, 4, 3, 3, 3)).shape
         torch.Size([2, 4, 3, 3, 3])
     """

@@ -198,6 +198,8 @@ class GhostBatchNorm1d(GhostBatchNorm, torch.nn.BatchNorm1d):
         representation learning, 2020, section 3.3 (shuffling).
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import GhostBatchNorm1d
         >>> layer = GhostBatchNorm1d(1, virtual_batch_size=2)
         >>> layer(torch.tensor([[1.0], [3.0], [10.0], [20.0]])).detach().round().flatten()
         tensor([-1.,  1., -1.,  1.])
@@ -210,6 +212,8 @@ class GhostBatchNorm2d(GhostBatchNorm, torch.nn.BatchNorm2d):
     """Batch normalization of (N, C, H, W) over virtual batches; arguments as ``GhostBatchNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import GhostBatchNorm2d
         >>> GhostBatchNorm2d(16, num_splits=4, activation="relu")(torch.randn(10, 16, 8, 8)).shape
         torch.Size([10, 16, 8, 8])
     """
@@ -219,6 +223,8 @@ class GhostBatchNorm3d(GhostBatchNorm, torch.nn.BatchNorm3d):
     """Batch normalization of (N, C, D, H, W) over virtual batches; arguments as ``GhostBatchNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import GhostBatchNorm3d
         >>> GhostBatchNorm3d(4, virtual_batch_size=8, order="shuffled")(torch.randn(20, 4, 2, 2, 2)).shape
         torch.Size([20, 4, 2, 2, 2])
     """

@@ -47,6 +47,8 @@ class GroupNorm(Recordable, torch.nn.GroupNorm):
         Wu and He, Group normalization, 2018.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import GroupNorm
         >>> layer = GroupNorm(2, 4, activation="relu")
         >>> layer.load_state_dict(torch.nn.GroupNorm(2, 4).state_dict())
         <All keys matched successfully>

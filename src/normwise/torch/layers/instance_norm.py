@@ -159,6 +159,8 @@ class InstanceNorm1d(_InstanceNormNd, torch.nn.InstanceNorm1d):
         Ulyanov, Vedaldi and Lempitsky, Instance normalization: the missing ingredient for fast stylization, 2016.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import InstanceNorm1d
         >>> layer = InstanceNorm1d(2, activation="relu")
         >>> layer(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
         tensor([[[0.0000, 1.0000],
@@ -170,6 +172,8 @@ class InstanceNorm2d(_InstanceNormNd, torch.nn.InstanceNorm2d):
     """Instance normalization of (N, C, H, W) or (C, H, W); arguments as ``InstanceNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import InstanceNorm2d
         >>> InstanceNorm2d(3, affine=True, activation="relu")(torch.randn(2, 3, 4, 4)).shape
         torch.Size([2, 3, 4, 4])
     """
@@ -179,6 +183,8 @@ class InstanceNorm3d(_InstanceNormNd, torch.nn.InstanceNorm3d):
     """Instance normalization of (N, C, D, H, W) or (C, D, H, W); arguments as ``InstanceNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import InstanceNorm3d
         >>> InstanceNorm3d(3)(torch.randn(2, 3, 2, 4, 4)).shape
         torch.Size([2, 3, 2, 4, 4])
     """
@@ -205,6 +211,8 @@ class LazyInstanceNorm1d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm1d):
     """An ``InstanceNorm1d`` whose number of channels is that of its first input, or of a checkpoint loaded before.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import LazyInstanceNorm1d
         >>> layer = LazyInstanceNorm1d()
         >>> _ = layer(torch.randn(4, 7, 5))
         >>> layer.num_features
@@ -218,6 +226,7 @@ class LazyInstanceNorm2d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm2d):
     """An ``InstanceNorm2d`` whose number of channels is that of its first input.
 
     Example:
+        >>> from normwise.torch import LazyInstanceNorm2d
         >>> type(LazyInstanceNorm2d()).__name__
         'LazyInstanceNorm2d'
     """
@@ -229,6 +238,7 @@ class LazyInstanceNorm3d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm3d):
     """An ``InstanceNorm3d`` whose number of channels is that of its first input.
 
     Example:
+        >>> from normwise.torch import LazyInstanceNorm3d
         >>> type(LazyInstanceNorm3d()).__name__
         'LazyInstanceNorm3d'
     """

@@ -113,6 +113,8 @@ class IterativeNorm1d(IterativeNorm, torch.nn.BatchNorm1d):
         2019.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import IterativeNorm1d
         >>> layer = IterativeNorm1d(2, eps=1e-8, steps=20)
         >>> y = layer(torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 1.0], [3.0, 4.0]]))
         >>> (y.T @ y / 4).detach().round(decimals=4).abs()
@@ -125,6 +127,8 @@ class IterativeNorm2d(IterativeNorm, torch.nn.BatchNorm2d):
     """Batch whitening of (N, C, H, W) by Newton steps; arguments as ``IterativeNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import IterativeNorm2d
         >>> IterativeNorm2d(16, activation="relu")(torch.randn(4, 16, 8, 8)).shape
         torch.Size([4, 16, 8, 8])
     """
@@ -134,6 +138,8 @@ class IterativeNorm3d(IterativeNorm, torch.nn.BatchNorm3d):
     """Batch whitening of (N, C, D, H, W) by Newton steps; arguments as ``IterativeNorm1d``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import IterativeNorm3d
         >>> IterativeNorm3d(4)(torch.randn(2, 4, 3, 3, 3)).shape
         torch.Size([2, 4, 3, 3, 3])
     """

@@ -19,7 +19,7 @@ class LayerNorm(Recordable, torch.nn.LayerNorm):
 
     Each place is normalized by itself, so training and inference are the same and there are no running statistics.
     PyTorch's operator does the work: it is exact, and scales and shifts in the same pass. Its third derivative is not
-    right; where a graph of the gradient is wanted, it is made from elementary operations.
+    right; where a graph of the gradient is wanted, it is made from plain PyTorch operations.
 
     Args:
         normalized_shape: the sizes of the axes that moments are taken over, or the last one's size.
@@ -40,6 +40,8 @@ class LayerNorm(Recordable, torch.nn.LayerNorm):
         Ba, Kiros and Hinton, Layer normalization, 2016.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import LayerNorm
         >>> layer = LayerNorm(2, activation="relu")
         >>> layer.load_state_dict(torch.nn.LayerNorm(2).state_dict())
         <All keys matched successfully>

@@ -37,6 +37,8 @@ class LazyBatchNorm1d(_LazyBatchNormNd, torch.nn.LazyBatchNorm1d):
     """A ``BatchNorm1d`` whose number of channels is that of its first input, or of a checkpoint that is loaded before.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import LazyBatchNorm1d
         >>> layer = LazyBatchNorm1d(activation="relu")
         >>> _ = layer(torch.randn(4, 7))
         >>> layer.num_features
@@ -50,6 +52,7 @@ class LazyBatchNorm2d(_LazyBatchNormNd, torch.nn.LazyBatchNorm2d):
     """A ``BatchNorm2d`` whose number of channels is that of its first input.
 
     Example:
+        >>> from normwise.torch import LazyBatchNorm2d
         >>> type(LazyBatchNorm2d()).__name__
         'LazyBatchNorm2d'
     """
@@ -61,6 +64,7 @@ class LazyBatchNorm3d(_LazyBatchNormNd, torch.nn.LazyBatchNorm3d):
     """A ``BatchNorm3d`` whose number of channels is that of its first input.
 
     Example:
+        >>> from normwise.torch import LazyBatchNorm3d
         >>> type(LazyBatchNorm3d()).__name__
         'LazyBatchNorm3d'
     """

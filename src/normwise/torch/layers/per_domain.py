@@ -61,6 +61,8 @@ class PerDomain(Recordable):
 
     Example:
         >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import PerDomain
         >>> layer = PerDomain(nn.BatchNorm1d(1), ["day", "night"])
         >>> _ = layer(torch.tensor([[1.0], [3.0]]), domain="day")
         >>> layer.of("day").running_mean, layer.of("night").running_mean
@@ -131,6 +133,8 @@ class PerDomain(Recordable):
             ValueError: the name is taken, empty or has a dot.
 
         Example:
+            >>> from torch import nn
+            >>> from normwise.torch import PerDomain
             >>> layer = PerDomain(nn.BatchNorm1d(1), ["day"])
             >>> layer.add("night", like="day")
             >>> layer.domains

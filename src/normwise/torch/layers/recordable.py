@@ -49,7 +49,7 @@ def at_home(module: str) -> str:
 
 
 class Recordable(nn.Module):
-    """A layer that every recorder of PyTorch's takes as it takes PyTorch's own layers, or that says why not."""
+    """A layer that every PyTorch recorder takes as it takes PyTorch's own layers, or that says why not."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

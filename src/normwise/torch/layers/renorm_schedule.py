@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RenormSchedule:
-    r"""How far batch renormalization may correct a batch, by the number of batches that the statistics have seen.
+    r"""The bounds of batch renormalization's correction, by how many batches the statistics have seen.
 
     .. math:: r_{max}(k) = 1 + (r - 1) \Big[\frac{k - w}{k_r - w}\Big]_0^1, \quad
         d_{max}(k) = d \Big[\frac{k - w}{k_d - w}\Big]_0^1
@@ -32,6 +32,8 @@ class RenormSchedule:
         Ioffe 2017, section 4.1.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import RenormSchedule
         >>> bounds = RenormSchedule().bounds(torch.tensor(22500))
         >>> bounds.r_max.item(), bounds.d_max.item()
         (2.0, 4.375)

@@ -39,6 +39,7 @@ class BatchNormState(NamedTuple):
         """Before the first batch: mean 0, variance 1, nothing seen.
 
         Example:
+            >>> from normwise.torch import BatchNormState
             >>> BatchNormState.start(2).running_var
             tensor([1., 1.])
         """
@@ -51,7 +52,7 @@ class BatchNormState(NamedTuple):
         """A copy of a layer's running statistics, which the layer keeps.
 
         Example:
-            >>> from normwise.torch import BatchNorm1d
+            >>> from normwise.torch import BatchNorm1d, BatchNormState
             >>> BatchNormState.of(BatchNorm1d(3)).running_mean
             tensor([0., 0., 0.])
         """
@@ -108,6 +109,8 @@ def batch_norm_with_state(
         TypeError: as in ``batch_norm``.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import BatchNormState, batch_norm_with_state
         >>> state = BatchNormState.start(1)
         >>> y, state = batch_norm_with_state(torch.tensor([[1.0], [3.0]]), state)
         >>> state.running_mean

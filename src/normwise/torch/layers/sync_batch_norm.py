@@ -68,6 +68,8 @@ class SyncBatchNorm(TrackedBatchNorm):
         computing sample variances, 1979.
 
     Example:
+        >>> import torch
+        >>> from normwise.torch import SyncBatchNorm
         >>> layer = SyncBatchNorm(16, activation="relu")
         >>> layer.load_state_dict(torch.nn.SyncBatchNorm(16).state_dict())
         <All keys matched successfully>
@@ -154,6 +156,8 @@ class SyncBatchNorm(TrackedBatchNorm):
             process_group: whose batches are taken together; None for all processes.
 
         Example:
+            >>> import torch
+            >>> from normwise.torch import SyncBatchNorm
             >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4))
             >>> type(SyncBatchNorm.convert_sync_batchnorm(model)[1]).__name__
             'SyncBatchNorm'

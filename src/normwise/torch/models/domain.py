@@ -36,6 +36,8 @@ class domain:  # it is used as a function is
 
     Example:
         >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import PerDomain, domain
         >>> model = nn.Sequential(PerDomain(nn.BatchNorm1d(1), ["day", "night"]))
         >>> with domain(model, "night"):
         ...     _ = model(torch.tensor([[1.0], [3.0]]))

@@ -30,6 +30,8 @@ def statistics_from(model: nn.Module, domain: str) -> Iterator[None]:
 
     Example:
         >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import PerDomain, statistics_from
         >>> model = nn.Sequential(PerDomain(nn.BatchNorm1d(1, eps=0), ["day", "night"]))
         >>> _ = model[0].of("night").running_mean.fill_(3.0)
         >>> with statistics_from(model, "night"):

@@ -100,7 +100,7 @@ def check_weights_name(path: Path) -> None:
 
 
 def check_device_name(name: str) -> None:
-    """Refuse what is no device of PyTorch's, or none that holds values.
+    """Refuse what is no PyTorch device, or none that holds values.
 
     Raises:
         NormwiseError: there is no such kind of device.
@@ -110,7 +110,7 @@ def check_device_name(name: str) -> None:
     except RuntimeError:
         kind = "meta"
     if kind == "meta":
-        raise NormwiseError(f"--device must be a device of PyTorch's, received {name!r}: give for example cpu or cuda.")
+        raise NormwiseError(f"--device must be a PyTorch device, received {name!r}: give for example cpu or cuda.")
 
 
 def check_device(name: str) -> None:

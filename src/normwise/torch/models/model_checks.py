@@ -24,7 +24,7 @@ ALL_NORMS = re.compile(r"(Norm|Renorm)(alization)?(\d+d\w{0,2})?$|_norm")
 
 
 def check_model(model: Any, *, called: str, code: bool = False) -> None:
-    """Refuse what is no model of PyTorch's, and models whose layers the operation called so cannot reach.
+    """Refuse what is no PyTorch model, and models whose layers the operation called so cannot reach.
 
     Args:
         model: what the operation was given.

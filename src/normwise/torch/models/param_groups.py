@@ -55,6 +55,8 @@ def param_groups(
 
     Example:
         >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import param_groups
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(10))
         >>> groups = param_groups(model, weight_decay=5e-4)
         >>> [(group["name"], group["weight_decay"], len(group["params"])) for group in groups]

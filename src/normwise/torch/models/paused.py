@@ -61,6 +61,8 @@ def paused_statistics(model: nn.Module) -> Iterator[None]:
 
     Example:
         >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import paused_statistics
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
         >>> with paused_statistics(model):
         ...     _ = model(torch.randn(8, 2))

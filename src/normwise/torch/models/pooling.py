@@ -58,6 +58,9 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
         Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import pool_statistics
         >>> model = nn.Sequential(nn.BatchNorm1d(3))
         >>> _ = model(torch.randn(8, 3))
         >>> print(pool_statistics(model))
@@ -103,7 +106,7 @@ def _layers(model: nn.Module, skipped: dict[str, str]) -> dict[str, Any]:
         elif layer._buffers.get("running_covariance") is not None:
             skipped[name] = "it whitens, and keeps a covariance: recalibrate gathers that, or estimator='pooled' does"
         elif not isinstance(layer, _NormBase) or layer.running_var is None:
-            skipped[name] = f"it is a {type(layer).__name__}, no layer of torch's or normwise's"
+            skipped[name] = f"it is a {type(layer).__name__}, neither a torch nor a normwise layer"
         else:
             found[name] = layer
     return found

@@ -1,6 +1,6 @@
 r"""A part of a batch, normalized by the moments of the whole batch, whose other parts are in other processes.
 
-The output is that of normalizing by given statistics, so any kernel for that serves. Its gradient takes the moments
+The output is that of normalizing by running statistics, so any kernel for that serves. Its gradient takes the moments
 for constants; what is missing, that they move with every value, needs two sums over all processes,
 
 .. math:: S_1 = \sum_i g_i, \quad S_2 = \sum_i g_i \hat x_i, \quad
@@ -8,7 +8,7 @@ for constants; what is missing, that they move with every value, needs two sums 
 
 with :math:`g` the gradient behind scale and shift, and :math:`w_i` how much a value counts. A process's own part of
 them is what the same kernel gives as gradients of shift and scale. So they are taken from there, added up, and the
-second term is :math:`\hat x` with another scale and shift: once more the kernel for given statistics, with the first
+second term is :math:`\hat x` with another scale and shift: once more the kernel for running statistics, with the first
 term as its residual.
 """
 

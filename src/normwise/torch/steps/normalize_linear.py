@@ -1,4 +1,4 @@
-"""Whitening by given statistics as what it is then: a linear map of each group of channels."""
+"""Whitening by running statistics as what it is then: a linear map of each group of channels."""
 
 from __future__ import annotations
 

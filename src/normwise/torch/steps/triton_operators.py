@@ -1,4 +1,4 @@
-"""The Triton kernels as operators of PyTorch's: shapes for tracing, gradients, and the member of ``Kernel``.
+"""The Triton kernels as PyTorch operators: shapes for tracing, gradients, and the member of ``Kernel``.
 
 They are registered under names of their own, whether Triton is there or not; Triton is imported by the first call. The
 operators take what the compiled ones of ``operators.py`` take, so their gradients and shapes are the same.

@@ -89,12 +89,15 @@ def accumulate_gradients(
         Ioffe and Szegedy, Batch normalization, 2015, section 3 (the gradient through the moments).
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import accumulate_gradients
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
         >>> x, y = torch.randn(8, 3), torch.randn(8, 1)
         >>> parts = list(zip(x.split(2), y.split(2)))
         >>> loss = accumulate_gradients(model, parts, lambda f, part: nn.functional.mse_loss(f(part[0]), part[1]))
-        >>> whole, = torch.autograd.grad(nn.functional.mse_loss(model(x), y), [model[0].weight])
+        >>> (whole,) = torch.autograd.grad(nn.functional.mse_loss(model(x), y), [model[0].weight])
         >>> torch.testing.assert_close(model[0].weight.grad, whole)
         >>> model[1].num_batches_tracked  # one for the micro-batches, one for the whole batch
         tensor(2)
@@ -141,6 +144,9 @@ def forward_together(
         what the model or ``forward_fn`` returns for each. Call ``backward`` once, on what all of them have a part in.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from normwise.torch import forward_together
         >>> model = nn.BatchNorm1d(1, affine=False)
         >>> [y.round().item() for y in forward_together(model, [torch.tensor([[1.0]]), torch.tensor([[3.0]])])]
         [-1.0, 1.0]

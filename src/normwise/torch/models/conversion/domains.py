@@ -49,6 +49,8 @@ def convert_to_domains(
         TypeError: as ``PerDomain`` does.
 
     Example:
+        >>> from torch import nn
+        >>> from normwise.torch import convert_to_domains
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
         >>> convert_to_domains(model, ["day", "night"]).layers
         ['1']
@@ -100,6 +102,8 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
         NormwiseError: there is no such layer.
 
     Example:
+        >>> from torch import nn
+        >>> from normwise.torch import convert_from_domains, convert_to_domains
         >>> model = convert_to_domains(nn.Sequential(nn.BatchNorm1d(8)), ["day", "night"]).model
         >>> type(convert_from_domains(model, "night").model[0])
         <class 'torch.nn.modules.batchnorm.BatchNorm1d'>

@@ -55,7 +55,7 @@ def fold(
         model: any module in inference mode, changed in place.
         batches: data on which outputs are compared, as ``normwise.recalibrate`` takes them; they and their outputs are
             kept in memory meanwhile. None to compare nothing.
-        layers: the names of the only batch norms that are meant; None for all.
+        layers: the names of the only batch norms to change; None for all.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules of ``recalibrate`` do not
             serve.
         at_most: use so many batches; None for all.

@@ -43,7 +43,7 @@ def freeze(
             as before.
         statistics: whether to freeze running statistics, of batch norms and of instance norms that keep some.
         affine: whether to freeze the parameters, of every normalization layer: group, layer and RMS norms too.
-        layers: the names of the only layers that are meant, as ``named_modules`` has them; None for all. A
+        layers: the names of the only layers to change, as ``named_modules`` has them; None for all. A
             ``PerDomain`` layer is one.
 
     Returns:
@@ -83,7 +83,7 @@ def unfreeze(
         model: any module, changed in place; on any error it is as before.
         statistics: whether running statistics may move again.
         affine: whether affine parameters may learn again.
-        layers: the names of the only layers that are meant; None for all.
+        layers: the names of the only layers to change; None for all.
 
     Returns:
         which layers were unfrozen, and what of them; which were skipped, and which could not be reached, with the

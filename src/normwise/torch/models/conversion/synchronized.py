@@ -47,7 +47,8 @@ def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> Sync
         NormwiseError: there is no layer to convert.
 
     Example:
-        >>> from normwise.torch import BatchNorm1d
+        >>> from torch import nn
+        >>> from normwise.torch import BatchNorm1d, convert_to_synchronized
         >>> model = nn.Sequential(nn.Linear(4, 8), BatchNorm1d(8, activation="relu"))
         >>> convert_to_synchronized(model).layers
         ['1']
@@ -94,6 +95,8 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
         NormwiseError: there is no layer to convert.
 
     Example:
+        >>> from torch import nn
+        >>> from normwise.torch import convert_from_synchronized, convert_to_synchronized
         >>> model = nn.Sequential(nn.BatchNorm2d(8))
         >>> _ = convert_to_synchronized(model)
         >>> convert_from_synchronized(model).layers, type(model[0])

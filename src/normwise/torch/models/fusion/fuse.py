@@ -90,7 +90,7 @@ def fuse(model: nn.Module) -> FuseReport:
     is as before.
 
     * A ``torch.nn.BatchNorm*d`` becomes ``normwise.torch``'s layer of that name: the object stays, its class changes.
-    * A batch norm of a subclass, whose own forward is that of PyTorch's and then an activation (timm's
+    * A batch norm of a subclass, whose own forward is PyTorch's and then an activation (timm's
       ``BatchNormAct2d``), becomes both: its class and normwise's. Its children stay; where one of them is replaced or
       hooked later, the forward of its class runs again. The forwards are compared as graphs, never the names.
     * Where batch norm and activation are modules that are called one behind the other, and the activation is used

@@ -1,6 +1,6 @@
 """How the output of a batch norm is made again from its input, with the statistics that the forward used.
 
-The kernel that made it runs once more, now with given statistics, which is one elementwise pass:
+The kernel that made it runs once more, now with running statistics, which is one elementwise pass:
 
 * the compiled kernels take the mean and variance that they handed to their backward, in float64;
 * PyTorch's operator takes statistics that come to the factor that it had. In inference it multiplies the scale by

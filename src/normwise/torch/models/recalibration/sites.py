@@ -24,7 +24,7 @@ def survey(
 
     Args:
         model: any module.
-        layers: the names of the only ones that are meant, or None.
+        layers: the names of the only ones to change, or None.
         covariances: whether who asks can do with layers that keep a covariance.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A batch norm of PyTorch's as ``recalibrate`` and ``adapt`` see it: its buffers, and what it is called with."""
+"""A PyTorch batch norm as ``recalibrate`` and ``adapt`` see it: its buffers, and what it is called with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of PyTorch's as ``recalibrate`` and ``adapt`` see it: how batches go through it, on one process or more."""
+"""A PyTorch model as ``recalibrate`` and ``adapt`` see it: how batches go through it, on one process or more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of PyTorch's as batches see it that go through it in step."""
+"""A PyTorch model as batches see it that go through it in step."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from normwise.lab.networks.dense import Dense
 
 
-def in_company(model: Dense, images: Tensor, size: int, times: int, seed: int) -> dict[str, Tensor]:
+def in_random_batches(model: Dense, images: Tensor, size: int, times: int, seed: int) -> dict[str, Tensor]:
     """What a network makes of images that are put into batches again and again.
 
     Args:
         model: in training mode or in inference mode; stays as it is.
         images: shape (n, pixels).
-        size: of the batches, which are drawn with repetition, so that the company is of independent draws.
+        size: of the batches, which are drawn with repetition, so that the rest of a batch is drawn independently.
         times: how often as many images are drawn as there are.
         seed: of the draws.
 

@@ -1,0 +1,90 @@
+"""Every Python block of every page runs when it is pasted alone into a fresh interpreter."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LEARN = ROOT / "docs/learn"  # tests/docs/test_tour.py pastes its programs and reads what they print
+PAGES = [path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if LEARN not in path.parents]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# A process has one of Keras's backends, and TensorFlow and what torch.compile imports crash in one process.
+PROCESSES = ("torch", "compiled", "keras", "tensorflow")
+# Which words of a block say what it imports that need not be there.
+NEEDS = {"onnxruntime": ["onnxruntime", "onnxscript"], "tensorflow": ["tensorflow"], "keras": ["keras"]}
+NEEDS |= {"sklearn": ["sklearn"], "lightning": ["lightning"]}
+
+
+def blocks(process: str) -> dict[str, str]:
+    """The blocks for one process, by the page and the number on it."""
+    found = {
+        f"{page.relative_to(ROOT).as_posix()} {number}": block
+        for page in sorted(PAGES)
+        for number, block in enumerate(BLOCK.findall(page.read_text("utf-8")), 1)
+    }
+    return {name: block for name, block in found.items() if process_of(block) == process}
+
+
+def process_of(block: str) -> str:
+    if '"KERAS_BACKEND"] = "tensorflow"' in block:
+        return "tensorflow"
+    if re.search(r"\bkeras\b", block):
+        return "keras"
+    return "compiled" if "torch.compile" in block or "torch._inductor" in block else "torch"
+
+
+def missing(block: str) -> list[str]:
+    """What the block imports and is not there."""
+    return [
+        each
+        for word, names in NEEDS.items()
+        if re.search(rf"\b{word}\b", block)
+        for each in names
+        if not find_spec(each)
+    ]
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_every_block_runs_when_it_is_pasted_alone(process: str) -> None:
+    if process == "compiled" and not (shutil.which("c++") or shutil.which("g++")):
+        pytest.skip("there is no C++ compiler")
+    found = blocks(process)
+    assert found
+    here = found if "CI" in os.environ else {name: block for name, block in found.items() if not missing(block)}
+    if not here:
+        pytest.skip("what these blocks import is not installed")
+    environment = os.environ | {"KERAS_BACKEND": "torch" if process == "keras" else "tensorflow"}
+    command = [sys.executable, str(Path(__file__).with_name("pasting.py"))]
+    done = subprocess.run(
+        command, input=json.dumps(here), capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {}
+
+
+def test_blocks_are_code_without_prompts() -> None:
+    """Python's own prompt refuses `>>>`, and an example in a docstring becomes a block without it."""
+    found = {name: block for process in PROCESSES for name, block in blocks(process).items()}
+    assert len(found) > 80
+    for name, block in found.items():
+        ast.parse(block, name)
+        assert not re.search(r"^(>>>|\.\.\.) ", block, re.MULTILINE), name
+
+
+def test_a_block_behind_a_name_that_nothing_defines_is_found() -> None:
+    command = [sys.executable, str(Path(__file__).with_name("pasting.py"))]
+    given = {"good": "import math\nx = math.pi\n", "bad": "y = x\n", "warns": "import warnings\nwarnings.warn('no')\n"}
+    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=60, check=True)
+    wrong = json.loads(done.stdout)
+    assert list(wrong) == ["bad", "warns"]
+    assert "NameError: name 'x' is not defined" in wrong["bad"]
