@@ -7,7 +7,7 @@ from pathlib import Path
 
 from normwise.lab.results import EDITION, Estimate, Result, Statement, Verdict, from_json
 from normwise.lab.settling import FOUND
-from normwise.report import wording
+from normwise.report import findings, wording
 from normwise.report.runs import FIRST_EDITION, Line, Runs, by_experiment, count, gathered
 
 _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
@@ -48,6 +48,8 @@ def claims(results: Sequence[Result]) -> str:
         "# Batch normalization: which claims hold?",
         f"Measured on {_all([each.data for each in runs])}; {_architectures(runs)}. What holds here need not hold for "
         "networks of another size: data and network stand in every row.",
+        *_findings(runs),
+        "## How it was measured",
         "Each statement is measured over several seeds, its arms paired by seed, all with the same number of learning "
         "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run, at "
         "seeds that were not used before, has the same, and when no neighbouring setting that was tried (other rates, "
@@ -74,6 +76,23 @@ def claims(results: Sequence[Result]) -> str:
 def caveats(results: Sequence[Result]) -> list[str]:
     """What the numbers of an experiment cannot say, once each, from all of its runs."""
     return list(dict.fromkeys(text for result in results for text in result.conclusion.caveats))
+
+
+def _findings(runs: Sequence[Runs]) -> list[str]:
+    """What somebody can act on, each with both runs and all data; or that nothing is settled yet."""
+    rows = []
+    for place, each in enumerate(findings.shown(runs), start=1):
+        name = each.finding.experiment
+        first, second = (_numbers(said.effect) for said in (each.line.first, each.line.second) if said)
+        measured = [f"{_cell(each.runs.data)}: {_cell(first)}, in the second run {_cell(second)}"]
+        measured += [f"{_cell(data)}: {_cell(_other(line))}" for data, line in each.elsewhere.items()]
+        rows.append(
+            f"{place}. **{_cell(each.finding.advice)}** It rests on: {_cell(each.finding.statement)} "
+            f"{_cell(_verdict(each.line.statement))}. On {'. On '.join(measured)}. "
+            f"([{wording.title(name)}](experiments/{name}.md))"
+        )
+    none = "Nothing is settled yet: a finding takes a verdict that two runs at different seeds agree on."
+    return ["## What this means for you", "\n".join(rows) if rows else none]
 
 
 def _architectures(runs: Sequence[Runs]) -> str:
