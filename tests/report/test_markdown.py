@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from normwise.lab.results import Result, Verdict, to_json
+from normwise.lab.running.store import keep
 from normwise.report import markdown
 
 
@@ -76,13 +77,62 @@ def test_results_of_the_first_edition_are_marked_and_have_no_verdict(results: li
     assert "4 of them are of the first edition, to be measured again: their numbers are from one run" in shown
 
 
-def test_other_data_have_rows_of_their_own(results: list[Result]) -> None:
+def on_mnist(result: Result, **changes: object) -> Result:
+    """The same on other data."""
+    settings = {**result.settings, "data": "mnist-5000 (abc)"}
+    return dataclasses.replace(result, data="mnist, 5000 images", settings=settings, **changes)  # type: ignore[arg-type]  # of Result
+
+
+def test_other_data_have_a_column_of_their_own(results: list[Result]) -> None:
     first = results[1]
-    more = dataclasses.replace(first, data="mnist", settings={**first.settings, "data": "mnist (abc)"})
-    shown = markdown.claims([stamped(each) for each in (first, more)])
-    assert "### [Do gradients survive depth?](experiments/do_gradients_survive_depth.md) (mnist)" in shown
-    assert "| mnist; 30 layers of 256 units |" in shown
-    assert shown.splitlines()[2].startswith("Measured on scikit-learn's digits, 8 x 8; mnist; ")
+    every = (first, again(first), on_mnist(first), on_mnist(again(first)))
+    shown = markdown.claims([stamped(each) for each in every])
+    title = "### [Do gradients survive depth?](experiments/do_gradients_survive_depth.md)\n"
+    assert shown.count("### [Do gradients survive depth?]") == shown.count(title) == 1
+    head = (
+        "| claim | who says it | measured on | verdict | first run | second run | on mnist, 5000 images | "
+        "neighbouring settings | published |"
+    )
+    assert head in shown
+    numbers = "2.52 powers of ten [2.44 to 2.60]"
+    text = first.conclusion.statements[0].text
+    (row,) = [line for line in shown.splitlines() if line.startswith(f"| {text}")]
+    assert "| scikit-learn's digits, 8 x 8; mnist, 5000 images; 30 layers of 256 units |" in row
+    assert f"| ✗ contradicted | {numbers} | {numbers} | ✗ contradicted; {numbers}; second run {numbers} |" in row
+    assert shown.splitlines()[2].startswith("Measured on scikit-learn's digits, 8 x 8; mnist, 5000 images; ")
+
+
+def test_a_statement_that_other_data_lack_or_alone_have_leaves_cells_empty(results: list[Result]) -> None:
+    first = results[1]
+    one, two = first.conclusion.statements
+    more = on_mnist(
+        dataclasses.replace(
+            first,
+            conclusion=dataclasses.replace(
+                first.conclusion, statements=(one, dataclasses.replace(two, text="Only there."))
+            ),
+        )
+    )
+    rows = markdown.claims([stamped(first), stamped(more)]).splitlines()
+    (lacking,) = [line for line in rows if line.startswith(f"| {two.text}")]
+    (alone,) = [line for line in rows if line.startswith("| Only there.")]
+    assert "| scikit-learn's digits, 8 x 8; 30 layers of 256 units |" in lacking
+    assert "| mnist, 5000 images; 30 layers of 256 units |  |  |  | · no verdict" in alone
+    assert lacking.count("|") == alone.count("|") == 10
+
+
+def test_an_experiment_that_was_run_on_other_data_alone_says_so(results: list[Result]) -> None:
+    shown = markdown.claims([stamped(on_mnist(results[1]))])
+    assert "(experiments/do_gradients_survive_depth.md) (mnist, 5000 images)\n" in shown
+    assert "| mnist, 5000 images; 30 layers of 256 units |" in shown
+
+
+def test_kept_runs_on_both_data_come_back_beside_each_other(results: list[Result], tmp_path: Path) -> None:
+    first = stamped(results[1])
+    keep([first, again(first), on_mnist(first), on_mnist(again(first))], tmp_path)
+    names = {path.name.removeprefix("do_gradients_survive_depth") for path in tmp_path.iterdir()}
+    assert names == {".json", ".seeds-1000.json", ".mnist-5000.json", ".mnist-5000.seeds-1000.json"}
+    assert "| on mnist, 5000 images |" in markdown.claims(markdown.kept(tmp_path))
 
 
 def test_every_experiment_has_a_row_with_its_verdicts(results: list[Result]) -> None:

@@ -59,7 +59,7 @@ def test_the_verdicts_are_explained_and_the_contradicted_have_a_list(results: li
 def test_a_result_of_the_first_edition_has_no_verdict(results: list[Result]) -> None:
     html = page.render([dataclasses.replace(each, edition=1) for each in results])
     assert html.count("of the first edition, to be measured again") == 2 * 4
-    assert 'class="badge reproduced"' not in html.partition("<main>")[2]
+    assert 'class="badge reproduced"' not in html.partition("<nav")[2]
 
 
 def test_experiments_stand_by_topic_whatever_the_order_they_ran_in(results: list[Result]) -> None:

@@ -7,20 +7,13 @@ from pathlib import Path
 
 from normwise.lab.results import EDITION, Estimate, Result, Statement, Verdict, from_json
 from normwise.lab.settling import FOUND
-from normwise.report import wording
-from normwise.report.runs import FIRST_EDITION, Line, Runs, count, gathered
+from normwise.report import findings, wording
+from normwise.report.runs import FIRST_EDITION, Line, Runs, by_experiment, count, gathered
 
 _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
-HEADS = (
-    "claim",
-    "who says it",
-    "measured on",
-    "verdict",
-    "first run",
-    "second run",
-    "neighbouring settings",
-    "published",
-)
+HEADS = ("claim", "who says it", "measured on", "verdict", "first run", "second run")
+"""Of the columns in front of those for other data."""
+LAST = ("neighbouring settings", "published")
 
 
 def kept(folder: Path, experiment: str = "*") -> list[Result]:
@@ -55,6 +48,8 @@ def claims(results: Sequence[Result]) -> str:
         "# Batch normalization: which claims hold?",
         f"Measured on {_all([each.data for each in runs])}; {_architectures(runs)}. What holds here need not hold for "
         "networks of another size: data and network stand in every row.",
+        *_findings(runs),
+        "## How it was measured",
         "Each statement is measured over several seeds, its arms paired by seed, all with the same number of learning "
         "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run, at "
         "seeds that were not used before, has the same, and when no neighbouring setting that was tried (other rates, "
@@ -70,17 +65,34 @@ def claims(results: Sequence[Result]) -> str:
         _contents(runs),
     ]
     topic = None
-    for each in runs:
-        if each.first.topic != topic:
-            topic = each.first.topic
+    for group in by_experiment(runs):
+        if group[0].first.topic != topic:
+            topic = group[0].first.topic
             parts.append(f"## {topic[:1].upper()}{topic[1:]}")
-        parts.append(_section(each))
+        parts.append(_section(group))
     return "\n\n".join(parts) + "\n"
 
 
 def caveats(results: Sequence[Result]) -> list[str]:
     """What the numbers of an experiment cannot say, once each, from all of its runs."""
     return list(dict.fromkeys(text for result in results for text in result.conclusion.caveats))
+
+
+def _findings(runs: Sequence[Runs]) -> list[str]:
+    """What somebody can act on, each with both runs and all data; or that nothing is settled yet."""
+    rows = []
+    for place, each in enumerate(findings.shown(runs), start=1):
+        name = each.finding.experiment
+        first, second = (_numbers(said.effect) for said in (each.line.first, each.line.second) if said)
+        measured = [f"{_cell(each.runs.data)}: {_cell(first)}, in the second run {_cell(second)}"]
+        measured += [f"{_cell(data)}: {_cell(_other(line))}" for data, line in each.elsewhere.items()]
+        rows.append(
+            f"{place}. **{_cell(each.finding.advice)}** It rests on: {_cell(each.finding.statement)} "
+            f"{_cell(_verdict(each.line.statement))}. On {'. On '.join(measured)}. "
+            f"([{wording.title(name)}](experiments/{name}.md))"
+        )
+    none = "Nothing is settled yet: a finding takes a verdict that two runs at different seeds agree on."
+    return ["## What this means for you", "\n".join(rows) if rows else none]
 
 
 def _architectures(runs: Sequence[Runs]) -> str:
@@ -168,35 +180,62 @@ def _all(values: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def _section(runs: Runs) -> str:
-    rows = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    rows += [_row(line, runs) for line in runs.lines]
-    title = f"### [{wording.title(runs.first.experiment)}](experiments/{runs.first.experiment}.md){_of(runs)}"
-    commands = [f"`{result.command}`" for result in (runs.first, runs.second, *runs.neighbours.values()) if result]
-    every = [result for result in (runs.first, runs.second) if result]
-    return "\n\n".join(
-        (title, "\n".join(rows), "\n".join(f"- {_prose(text)}" for text in caveats(every)), "; ".join(commands))
+def _section(group: Sequence[Runs]) -> str:
+    """A table of one experiment on all data: the own ones in the usual columns, a column for each of the others."""
+    own, *others = group
+    heads = (*HEADS, *(f"on {_cell(each.data)}" for each in others), *LAST)
+    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = {each.first.text: each for each in own.lines}
+    beside = [{each.first.text: each for each in runs.lines} for runs in others]
+    texts = dict.fromkeys(text for every in (lines, *beside) for text in every)
+    rows += [_row(lines.get(text), [every.get(text) for every in beside], group) for text in texts]
+    name = own.first.experiment
+    commands = [
+        f"`{result.command}`"
+        for runs in group
+        for result in (runs.first, runs.second, *runs.neighbours.values())
+        if result
+    ]
+    every = [result for runs in group for result in (runs.first, runs.second) if result]
+    title = f"### [{wording.title(name)}](experiments/{name}.md){_of(own)}"
+    notes = "\n".join(f"- {_prose(text)}" for text in caveats(every))
+    return "\n\n".join((title, "\n".join(rows), notes, "; ".join(commands)))
+
+
+def _row(line: Line | None, beside: Sequence[Line | None], group: Sequence[Runs]) -> str:
+    """A statement on all data; a cell is empty where there is no run that has it."""
+    shown = next(each for each in (line, *beside) if each)
+    measured = [runs for runs, each in zip(group, (line, *beside), strict=True) if each]
+    cells = (
+        shown.statement.text,
+        wording.who(shown.statement, group[0].first),
+        "; ".join(part for part in (*(each.data for each in measured), measured[0].first.architecture) if part),
+        _verdict(line.statement) if line else "",
+        _numbers(line.first.effect) if line else "",
+        _numbers(line.second.effect) if line and line.second else "",
+        *(_other(each) if each else "" for each in beside),
+        _near(line) if line else "",
+        shown.statement.published,
     )
+    return "| " + " | ".join(_cell(each) for each in cells) + " |"
 
 
-def _row(line: Line, runs: Runs) -> str:
-    statement = line.statement
-    verdict = f"{wording.SYMBOLS[statement.verdict]} {statement.verdict.value}"
-    near = ", ".join(
+def _verdict(statement: Statement) -> str:
+    said = f"{wording.SYMBOLS[statement.verdict]} {statement.verdict.value}"
+    return f"{said}: {statement.why}" if statement.why else said
+
+
+def _other(line: Line) -> str:
+    """Verdict, first run and second run on other data, in one cell."""
+    again = f"; second run {_numbers(line.second.effect)}" if line.second else ""
+    return f"{_verdict(line.statement)}; {_numbers(line.first.effect)}{again}"
+
+
+def _near(line: Line) -> str:
+    return ", ".join(
         f"{name}: {wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
         for name, each in line.neighbours.items()
     )
-    cells = (
-        statement.text,
-        wording.who(statement, runs.first),
-        "; ".join(part for part in (runs.data, runs.first.architecture) if part),
-        f"{verdict}: {statement.why}" if statement.why else verdict,
-        _numbers(line.first.effect),
-        _numbers(line.second.effect) if line.second else "",
-        near,
-        statement.published,
-    )
-    return "| " + " | ".join(_cell(each) for each in cells) + " |"
 
 
 def _numbers(effect: Estimate) -> str:

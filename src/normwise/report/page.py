@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from normwise.errors import MissingExtra
-from normwise.lab.results import Result, Verdict
+from normwise.lab.results import Figure, Result, Verdict
 from normwise.lab.settling import FOUND
-from normwise.report import columns, figures, looks, runs, wording
+from normwise.report import columns, figures, findings, looks, runs, wording
 from normwise.report.templates import template
+
+LEADING = (
+    "does_it_allow_higher_learning_rates",
+    "does_it_train_faster",
+    "does_it_make_initialization_less_critical",
+    "do_fresh_statistics_repair_drift",
+)
+"""Experiments whose first figures stand on the first screen, where they are on the page."""
+FIRST = 3
+"""So many figures."""
 
 
 def require() -> None:
@@ -59,8 +70,11 @@ def render(results: Sequence[Result]) -> str:
     results = [runs.current(result) for result in wording.by_topic(results)]
     # Only the drawings and the style sheet enter the page unescaped; ElementTree has escaped what is in the drawings.
     drawings = [_drawings(result, f"figure-{n + 1}", markupsafe.Markup) for n, result in enumerate(results)]
+    leading = _leading(results, markupsafe.Markup)
     known = {"wording": wording, "numeric": columns.numeric, "paragraphs": paragraphs, "title": wording.title}
     said = {
+        "findings": findings.shown(runs.gathered(results), one_run=True),
+        "number": {result.experiment: number for number, result in enumerate(results, start=1)},
         "measured_on": list(dict.fromkeys(result.data for result in results if result.data)),
         "discovered": _discovered(results),
         "contradicted": [
@@ -70,7 +84,9 @@ def render(results: Sequence[Result]) -> str:
             if statement.verdict is Verdict.CONTRADICTED
         ],
     }
-    return template("page.html", "page.css", **known).render(results=results, drawings=drawings, **said)
+    return template("page.html", "page.css", **known).render(
+        results=results, drawings=drawings, leading=leading, **said
+    )
 
 
 def _discovered(results: Sequence[Result]) -> str:
@@ -83,20 +99,35 @@ def _discovered(results: Sequence[Result]) -> str:
     )
 
 
+def _leading(results: Sequence[Result], markup: Any) -> list[dict[str, Any]]:
+    """The first panel of some figures of different experiments, for the first screen; none where there is but one."""
+    having = [(number, result) for number, result in enumerate(results, start=1) if result.conclusion.figures]
+    if len(having) < 2:
+        return []  # its own figures stand on the first screen
+    places = {name: place for place, name in enumerate(LEADING)}
+    having.sort(key=lambda each: places.get(each[1].experiment, len(places)))
+    drawn = []
+    for number, result in having[:FIRST]:
+        figure = next(iter(result.conclusion.figures))
+        look = looks.styles(result.conclusion.figures)
+        figure = replace(figure, panels=figure.panels[:1])
+        drawn.append({"number": number, "result": result} | _drawing(figure, look, f"leading-{number}", markup))
+    return drawn
+
+
 def _drawings(result: Result, prefix: str, markup: Any) -> list[dict[str, Any]]:
     look = looks.styles(result.conclusion.figures)
-    drawn = []
-    for n, figure in enumerate(result.conclusion.figures):
-        name = f"{prefix}-{n + 1}"
-        drawn.append(
-            {
-                "id": name,
-                "figure": figure,
-                "panels": [markup(panel) for panel in figures.draw(figure, look, prefix=name)],
-                "keys": [(key.label, markup(key.swatch)) for key in figures.legend(figure, look, prefix=name)],
-            }
-        )
-    return drawn
+    every = enumerate(result.conclusion.figures, start=1)
+    return [_drawing(figure, look, f"{prefix}-{n}", markup) for n, figure in every]
+
+
+def _drawing(figure: Figure, look: Mapping[str, looks.Style], name: str, markup: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "figure": figure,
+        "panels": [markup(panel) for panel in figures.draw(figure, look, prefix=name)],
+        "keys": [(key.label, markup(key.swatch)) for key in figures.legend(figure, look, prefix=name)],
+    }
 
 
 def paragraphs(text: str) -> list[str]:

@@ -92,6 +92,14 @@ def gathered(results: Iterable[Result]) -> list[Runs]:
     return found
 
 
+def by_experiment(runs: Iterable[Runs]) -> list[list[Runs]]:
+    """The runs of each experiment on all data, those on its own data first, in the order in which they came."""
+    found: dict[str, list[Runs]] = {}
+    for each in runs:
+        found.setdefault(each.first.experiment, []).append(each)
+    return [sorted(group, key=lambda each: bool(each.first.settings.get("data"))) for group in found.values()]
+
+
 def count(statements: Sequence[Statement]) -> dict[Verdict, tuple[int, int]]:
     """How many statements have each verdict, and how many of them keep it when all are taken into account."""
     kept = discoveries(statements)

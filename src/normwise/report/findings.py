@@ -1,0 +1,177 @@
+"""Findings that somebody who trains or ships networks can act on, each of which stands on one statement of the lab.
+
+The sentences hold no number and no verdict: the pages fill them in from the results, and leave a finding out where its
+statement has no verdict, or one that does not bear it. There are more of them than a page shows, for that reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from normwise.lab.results import Verdict
+from normwise.report.runs import Line, Runs, by_experiment
+
+HOLDS = (Verdict.REPRODUCED, Verdict.EXACT)
+FAILS = (Verdict.CONTRADICTED, Verdict.ELSEWHERE)
+SHOWN = 10
+"""So many are on a page."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What to do, and the statement that it follows from.
+
+    Args:
+        advice: one sentence, without numbers.
+        experiment: its name.
+        statement: its text.
+        bears: the verdicts from which the advice follows.
+    """
+
+    advice: str
+    experiment: str
+    statement: str
+    bears: tuple[Verdict, ...] = HOLDS
+
+
+FINDINGS = (
+    Finding(
+        "Search learning rates well above those of the same network without normalization: the gain is largely there.",
+        "does_it_allow_higher_learning_rates",
+        "The largest rate that still trains is at least 5 times higher with batch normalization.",
+    ),
+    Finding(
+        "Expect most where a network begins badly: from small initial weights it trains in far fewer steps.",
+        "does_it_train_faster",
+        "With grey pixels, training to 0.95 of what the network without normalization learns takes at least 3 times "
+        "fewer steps, both with the paper's initialization (small Gaussian weights, std 0.1).",
+    ),
+    Finding(
+        "Spend no time on the scale of initial weights in layers that are normalized.",
+        "does_it_make_initialization_less_critical",
+        "With batch normalization, the accuracy is within 5 points for initial weights from 0.01 to 30 times He's.",
+    ),
+    Finding(
+        "Where deep layers must be sigmoids, normalize them: they learn what other activations learn.",
+        "does_it_revive_saturating_activations",
+        "A network of 10 sigmoid layers learns with batch normalization at least 0.95 of what the best network without "
+        "it learns.",
+    ),
+    Finding(
+        "Do not count on the layer to make very deep plain chains trainable: gradients still grow with depth; use skip "
+        "connections.",
+        "does_it_cure_vanishing_gradients",
+        "With batch normalization and ReLU, the gradient keeps its size over 30 layers.",
+        FAILS,
+    ),
+    Finding(
+        "Switch to inference mode before you use a network: in training mode it is less accurate in small batches.",
+        "how_much_does_the_batch_change_an_output",
+        "Left in training mode, the network is less accurate in batches of 2.",
+    ),
+    Finding(
+        "Shuffle, so that every batch holds all classes.",
+        "does_shuffling_help_more_with_it",
+        "With batch normalization, batches of few classes cost accuracy.",
+    ),
+    Finding(
+        "Recalibrate before you judge a network after few steps: a slow moving average still remembers its beginning.",
+        "which_statistics_at_inference",
+        "Rate 0.1, up to 100 steps: a moving average with 0.01 is worse than exact statistics.",
+    ),
+    Finding(
+        "When contrast changes at inference, give the layers fresh statistics before you train again: a small batch "
+        "without labels does it.",
+        "do_fresh_statistics_repair_drift",
+        "Contrast x .3: statistics of 32 images with a prior of 16 make the error smaller.",
+    ),
+    Finding(
+        "When gain and brightness keep wandering, let the statistics follow.",
+        "do_fresh_statistics_repair_drift",
+        "While gain and brightness wander, statistics that follow make fewer errors than fixed ones.",
+    ),
+    Finding(
+        "Train on two data sets with both in every batch, or give each its own statistics.",
+        "what_goes_wrong_with_two_data_sets",
+        "A batch of each data set with shared averages is less accurate than one batch of both.",
+    ),
+    Finding(
+        "Let gradients pass through the batch statistics: a network in which they are held constant is less accurate.",
+        "must_gradients_pass_through_the_statistics",
+        "With mean and variance held, the network is less accurate than under the whole gradient.",
+    ),
+    Finding(
+        "Leave out the bias in front of the layer: it never learns.",
+        "must_gradients_pass_through_the_statistics",
+        "Under the whole gradient a bias in front of batch normalization never moves.",
+    ),
+    Finding(
+        "Fold the layer into the one before it when you ship: no answer changes.",
+        "does_it_cost_nothing_at_inference",
+        "In float32 no test image changes its class by folding.",
+    ),
+    Finding(
+        "Tune L2 and the learning rate together: in front of the layer, L2 acts as another learning rate.",
+        "should_l2_be_weaker",
+        "At weights of fixed norm in front of batch normalization, L2 is exactly another learning rate.",
+    ),
+    Finding(
+        "Reckon with memory that the number of parameters does not show: the layer keeps more for the backward pass.",
+        "what_does_it_cost_in_training",
+        "ResNet50: with batch norm more is kept for the backward pass than without.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A finding with what was measured.
+
+    Args:
+        finding: what to do.
+        runs: on its own data.
+        line: of the statement, on the experiment's own data.
+        elsewhere: the same on other data, by their words.
+        confirmed: a second run at other seeds has the same verdict.
+    """
+
+    finding: Finding
+    runs: Runs
+    line: Line
+    elsewhere: Mapping[str, Line]
+    confirmed: bool
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the verdict on all other data bears it too."""
+        return all(each.statement.verdict in self.finding.bears for each in self.elsewhere.values())
+
+
+def shown(runs: Sequence[Runs], *, one_run: bool = False, findings: Sequence[Finding] = FINDINGS) -> list[Shown]:
+    """The findings that the results bear, those that hold on all data first, at most ``SHOWN`` of them.
+
+    Args:
+        runs: of all experiments.
+        one_run: what one run bears counts where there is no second one, and is not ``confirmed``.
+        findings: from which.
+    """
+    groups = {group[0].first.experiment: group for group in by_experiment(runs)}
+    found = [_shown(each, groups.get(each.experiment, []), one_run) for each in findings]
+    kept = [each for each in found if each]
+    return sorted(kept, key=lambda each: not each.everywhere)[:SHOWN]
+
+
+def _shown(finding: Finding, group: Sequence[Runs], one_run: bool) -> Shown | None:
+    """The finding with its numbers; None where it has no verdict, another one, or the contrary on other data."""
+    lines = [(runs, line) for runs in group for line in runs.lines if line.first.text == finding.statement]
+    if not lines:
+        return None
+    (own, line), *others = lines
+    alone = one_run and own.second is None and not own.outdated
+    verdict = line.first.verdict if alone else line.statement.verdict
+    contrary = HOLDS if finding.bears == FAILS else FAILS
+    said = [each.first.verdict if alone else each.statement.verdict for _, each in others]
+    if verdict not in finding.bears or any(each in contrary for each in said):
+        return None
+    return Shown(finding, own, line, {runs.data: each for runs, each in others}, not alone)
