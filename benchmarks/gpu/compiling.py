@@ -17,7 +17,7 @@ from benchmarks.gpu.variants import variants
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = ROOT / "benchmarks/results/gpu/binaries.json"
-COMPILED = ("activations", "gradient_tiles", "gradients", "moments", "normalize", "plan", "tiles")
+COMPILED = ("activations", "constants", "gradient_tiles", "gradients", "moments", "normalize", "plan", "tiles")
 SOURCES = ROOT / "src/normwise/kernels/triton_gpu"
 
 
@@ -44,8 +44,8 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
         "size": list(size),
         "feature": feature,
         "threads": launch.threads,
-        "vector": launch.arguments.get("VECTOR"),
-        "elements": launch.arguments.get("DOWN", 0) * launch.arguments["ACROSS"],
+        "vector": launch.tile.vector if launch.tile else None,
+        "elements": launch.elements,
         "targets": {
             str(one.target): {
                 "registers": one.registers,

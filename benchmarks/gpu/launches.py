@@ -12,16 +12,19 @@ from torch import Tensor
 
 from normwise.kernels.activation_numbers import has_one_bit, number_of
 from normwise.kernels.triton_gpu import launch
+from normwise.kernels.triton_gpu.constants import Line, Tile
 from normwise.kernels.triton_gpu.plan import Device
 
 KERNELS = (
     "gather",
     "finish",
     "normalize",
+    "normalize_by_last",
     "normalize_held",
     "sum_gradients",
     "finish_sums",
     "normalize_gradients",
+    "gradients_by_last",
     "gradients_held",
 )
 H200 = Device("NVIDIA H200", 132, 60 << 20)
@@ -37,9 +40,20 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
     options: dict[str, Any]
 
-    def constant(self, name: str) -> Any:
-        """What is compiled in."""
-        return self.arguments[name]
+    @property
+    def tile(self) -> Tile | None:
+        """How its tile lies; None of a launch that only puts partial results together."""
+        return self.arguments.get("TILE")
+
+    @property
+    def line(self) -> Line:
+        """What it computes of a normalized value."""
+        return self.arguments.get("LINE", Line(0, False, False, False, False))
+
+    @property
+    def elements(self) -> int:
+        """Of its tile: values of the tensor, or channels whose partial results it puts together."""
+        return self.tile.elements if self.tile else 0
 
     @property
     def threads(self) -> int:

@@ -14,6 +14,7 @@ from normwise.kernels.activation_numbers import ACTIVATIONS
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Images in several blocks of columns, in one, at a width that no vector divides, and a channel that one tile holds.
 SIZES = ((256, 64, 56, 56), (256, 256, 14, 14), (512, 64, 7, 7), (128, 64, 8, 8))
+SMALL = {False: (32, 16, 28, 28), True: (4, 256, 28, 28)}  # one launch, in which the last program does a second sweep
 FEATURES: dict[str, dict[str, object]] = {
     "normalize": {"activation": None},
     "relu": {},
@@ -33,12 +34,14 @@ USUAL = (
     ("float32", FIRST, SIZES[1], "relu"),
     ("float32", FIRST, SIZES[2], "relu"),
     ("float32", FIRST, SIZES[3], "relu"),
+    ("float32", FIRST, SMALL[FIRST], "relu"),
     ("float32", LAST, (128, 2048), "relu"),
     ("bfloat16", LAST, SIZES[0], "relu"),
     ("bfloat16", LAST, SIZES[0], "add, relu"),
     ("bfloat16", LAST, SIZES[0], "add, silu"),
     ("bfloat16", LAST, SIZES[0], "mask, relu"),
     ("bfloat16", LAST, SIZES[0], "add, relu, running statistics"),
+    ("bfloat16", LAST, SMALL[LAST], "mask, add, relu"),
     ("float16", LAST, SIZES[0], "relu"),
 )
 
@@ -52,7 +55,7 @@ def calls() -> Iterator[tuple[tuple[str, bool, tuple[int, ...], str], Asked]]:
     """Every call with what it is called: dtype, whether the channels come last, size, feature."""
     for dtype in DTYPES:
         for last in (False, True):
-            for size in SIZES:
+            for size in (*SIZES, SMALL[last]):
                 for feature, how in FEATURES.items():
                     few = size is not SIZES[0] or dtype is torch.float16
                     if few and feature not in IN_EVERY_SIZE:

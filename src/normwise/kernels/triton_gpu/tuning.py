@@ -35,6 +35,9 @@ CANDIDATES = (
     Settings(held=8192),
     Settings(held=0),
     Settings(held=0, share=0.0),
+    Settings(alone=0),
+    Settings(launches=16),
+    Settings(launches=256),
 )
 
 
