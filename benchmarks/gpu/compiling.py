@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +67,28 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
     }
 
 
-def compile_all(*, every: bool = False) -> dict[str, Any]:
-    """The usual variants, or every one, for every target; takes minutes."""
-    rows = [
-        row_of(name, launch, [compiled(launch, target) for target in TARGETS]) for name, launch in variants(every=every)
-    ]
+def compile_all(*, every: bool = False, workers: int = 1) -> dict[str, Any]:
+    """The usual variants, or every one, for every target; takes minutes.
+
+    Args:
+        every: all variants.
+        workers: processes that compile at the same time.
+    """
+    numbers = range(len(variants(every=every)))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        rows = [*pool.map(partial(_compiled, every=every), numbers)]
     return {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": rows}
+
+
+def _compiled(number: int, *, every: bool) -> dict[str, Any]:
+    name, launch = _variants(every)[number]
+    return row_of(name, launch, [compiled(launch, target) for target in TARGETS])
+
+
+@cache
+def _variants(every: bool) -> list[tuple[tuple[str, bool, tuple[int, ...], str], Launch]]:
+    """In each process once: a launch holds a kernel, which cannot be sent."""
+    return variants(every=every)
 
 
 def keep(found: dict[str, Any]) -> None:

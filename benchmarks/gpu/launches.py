@@ -13,7 +13,7 @@ from torch import Tensor
 from normwise.kernels.activation_numbers import has_one_bit, number_of
 from normwise.kernels.triton_gpu import launch
 from normwise.kernels.triton_gpu.constants import Line, Tile
-from normwise.kernels.triton_gpu.plan import Device
+from normwise.kernels.triton_gpu.plan import Device, Settings
 
 KERNELS = (
     "gather",
@@ -48,7 +48,8 @@ class Launch(NamedTuple):
     @property
     def line(self) -> Line:
         """What it computes of a normalized value."""
-        return self.arguments.get("LINE", Line(0, False, False, False, False))
+        found: Line = self.arguments.get("LINE", Line(0, False, False, False, False))
+        return found
 
     @property
     def elements(self) -> int:
@@ -71,6 +72,7 @@ class Asked(NamedTuple):
     adds: bool = False
     masked: bool = False
     by_batch: bool = True
+    settings: Settings = Settings()  # what is tuned; the defaults, whatever this machine's user has tuned
 
 
 class _Recorder:
@@ -90,13 +92,14 @@ class _Recorder:
 
 
 @contextmanager
-def recorded(device: Device = H200) -> Iterator[list[Launch]]:
+def recorded(device: Device = H200, settings: Settings = Settings()) -> Iterator[list[Launch]]:
     """A block in which launches are recorded, and none runs."""
     found: list[Launch] = []
-    before = {name: getattr(launch, name) for name in (*KERNELS, "device_of")}
+    before = {name: getattr(launch, name) for name in (*KERNELS, "device_of", "settings_for")}
     for name in KERNELS:
         setattr(launch, name, _Recorder(name, before[name], found))
     launch.device_of = lambda _: device  # type: ignore[assignment]  # put back below
+    launch.settings_for = lambda *_: settings
     try:
         yield found
     finally:
@@ -119,9 +122,9 @@ def launches_of(asked: Asked, device: Device = H200) -> tuple[list[Launch], list
     mask = torch.empty((asked.size[0], 1, *asked.size[2:]), dtype=torch.bool, device="meta") if asked.masked else None
     mean, var = (None, None) if asked.by_batch else (scale, shift)
     number, bits = number_of(asked.activation), asked.adds and has_one_bit(asked.activation)
-    with recorded(device) as forward:
+    with recorded(device, asked.settings) as forward:
         _, used_mean, used_var, kept = launch.forward(x, residual, mask, scale, shift, mean, var, 1e-5, number, bits)
-    with recorded(device) as backward:
+    with recorded(device, asked.settings) as backward:
         left = None if bits or asked.activation is None else residual
         launch.backward(
             torch.empty_like(x), x, left, mask, scale, shift, used_mean, used_var, kept, 1e-5, number,

@@ -28,20 +28,26 @@ class Traffic(NamedTuple):
 
     forward: float
     backward: float
-    launches: int
+    forward_launches: int
+    backward_launches: int
+
+    @property
+    def launches(self) -> int:
+        """Of both."""
+        return self.forward_launches + self.backward_launches
 
 
 def traffic(asked: Asked, device: Device = H200) -> Traffic:
     """The model's answer for one layer, in units of its tensor."""
     forward, backward = launches_of(asked, device)
-    return Traffic(_moved(forward, device), _moved(backward, device), len(forward) + len(backward))
+    room = device.cache * asked.settings.share
+    return Traffic(_moved(forward, room), _moved(backward, room), len(forward), len(backward))
 
 
-def _moved(launches: list[Launch], device: Device) -> float:
+def _moved(launches: list[Launch], room: float) -> float:
     """In units of the tensor: what the launches read and write, less what the second sweep finds in the cache."""
     x = launches[0].arguments["x"]
     whole = x.numel() * x.element_size()
-    room = device.cache * Settings().share
     found = 0.0
     for launch in launches:
         share = _share(launch)
@@ -91,13 +97,13 @@ class Row(NamedTuple):
     ours: Traffic
 
 
-def rows(dtype: torch.dtype, *, last: bool) -> list[Row]:
+def rows(dtype: torch.dtype, *, last: bool, settings: Settings = Settings()) -> list[Row]:
     """ResNet-50's batch norms, each followed by a ReLU, some after an addition."""
     found = []
     for shape in RESNET50_LAYERS:
         for adds, count in ((False, shape.count - _adding(shape)), (True, _adding(shape))):
             if count:
-                asked = Asked((BATCH, *shape.size[1:]), dtype, last, adds=adds)
+                asked = Asked((BATCH, *shape.size[1:]), dtype, last, adds=adds, settings=settings)
                 megabytes = shape.elements // shape.size[0] * BATCH * dtype.itemsize / 1e6
                 found.append(Row(shape.name, count, adds, megabytes, traffic(asked)))
     return found

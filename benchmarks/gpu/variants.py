@@ -10,6 +10,7 @@ import torch
 from benchmarks.gpu.binaries import key_of
 from benchmarks.gpu.launches import Asked, Launch, launches_of
 from normwise.kernels.activation_numbers import ACTIVATIONS
+from normwise.kernels.triton_gpu.plan import Settings
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Images in several blocks of columns, in one, at a width that no vector divides, and a channel that one tile holds.
@@ -25,6 +26,8 @@ FEATURES: dict[str, dict[str, object]] = {
     "relu, running statistics": {"by_batch": False},
     "add, relu, running statistics": {"adds": True, "by_batch": False},
 }
+# What `normwise tune` may choose instead of the default, where it is another tile: the others cut into such tiles too.
+TILES = {"4096 in a tile": Settings(elements=4096), "1024 in a tile": Settings(elements=1024, warps=4, programs=8)}
 IN_EVERY_SIZE = ("relu", "mask, add, relu")  # all others in the first size, and not in float16
 FIRST, LAST = False, True
 # What is compiled without being asked for every variant: each kernel, dtype, layout, width of access and feature once.
@@ -64,6 +67,13 @@ def calls() -> Iterator[tuple[tuple[str, bool, tuple[int, ...], str], Asked]]:
     for activation in ACTIVATIONS:
         if activation is not None:
             yield ("float32", False, SIZES[1], activation), Asked(SIZES[1], torch.float32, False, activation)
+    for tiles, settings in TILES.items():
+        for dtype in DTYPES:
+            for last in (False, True):
+                for adds in (False, True):
+                    feature = f"{'add, ' if adds else ''}relu, {tiles}"
+                    asked = Asked(SIZES[0], dtype, last, adds=adds, settings=settings)
+                    yield (name_of(dtype), last, SIZES[0], feature), asked
     yield ("float32", True, (128, 2048), "relu"), Asked((128, 2048), torch.float32, True)
     yield ("bfloat16", False, (4, 32, 8, 28, 28), "relu"), Asked((4, 32, 8, 28, 28), torch.bfloat16, False)
 

@@ -19,7 +19,7 @@ from normwise.kernels.triton_gpu.gradient_tiles import (
     write_gradient,
 )
 from normwise.kernels.triton_gpu.normalize import normal_of
-from normwise.kernels.triton_gpu.tiles import Lies, channel_of, comes_last, summed
+from normwise.kernels.triton_gpu.tiles import Lies, channel_of, comes_last, summed, zeros
 
 
 @triton.jit
@@ -53,9 +53,9 @@ def sum_part(
     """
     begin = split * per
     end = tl.minimum(begin + per, tiles)
-    of_g = tl.zeros([TILE.down, TILE.across], tl.float32)
-    of_products = tl.zeros([TILE.down, TILE.across], tl.float32)
-    n = tl.zeros([TILE.down, TILE.across], tl.float32)
+    of_g = zeros(TILE)
+    of_products = zeros(TILE)
+    n = zeros(TILE)
     slope = Slope(normal.factor, normal.factor, normal.factor)
     for tile in range(begin, end):
         g, apart, at, inside, counts = read(given, normal, tile, lies, TILE, LINE)

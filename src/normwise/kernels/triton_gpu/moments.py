@@ -15,7 +15,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normwise.kernels.triton_gpu.tiles import Lies, along, channel_of, counted, parts_of, place, summed, values_of
+from normwise.kernels.triton_gpu.tiles import (
+    Lies,
+    along,
+    channel_of,
+    counted,
+    parts_of,
+    place,
+    summed,
+    values_of,
+    zeros,
+)
 
 
 @triton.jit
@@ -41,8 +51,8 @@ def gather_part(x, mask, partials, split, per, tiles, splits, lies, TILE: tl.con
     row, column, offset, inside = place(begin, lies, TILE)
     if STEADY:
         reference = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
-        mean = tl.zeros([TILE.down, TILE.across], tl.float32)
-        squares = tl.zeros([TILE.down, TILE.across], tl.float32)
+        mean = zeros(TILE)
+        squares = zeros(TILE)
         for tile in range(begin + 1, end):
             at, here = values_of(tile, lies, TILE)
             apart = tl.load(x + at, mask=here, other=0.0).to(tl.float32) - reference
@@ -54,10 +64,10 @@ def gather_part(x, mask, partials, split, per, tiles, splits, lies, TILE: tl.con
         met = tl.maximum(tl.minimum(lies.rows, end * TILE.down) - row + (TILE.down - 1), 0) // TILE.down
         n = tl.where((column < lies.width)[None, :], met[:, None].to(tl.float32), 0.0)
     else:
-        reference = tl.zeros([TILE.down, TILE.across], tl.float32)
-        mean = tl.zeros([TILE.down, TILE.across], tl.float32)
-        squares = tl.zeros([TILE.down, TILE.across], tl.float32)
-        n = tl.zeros([TILE.down, TILE.across], tl.float32)
+        reference = zeros(TILE)
+        mean = zeros(TILE)
+        squares = zeros(TILE)
+        n = zeros(TILE)
         for tile in range(begin, end):
             down, across, at, here = place(tile, lies, TILE)
             value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)

@@ -140,7 +140,8 @@ def plan(
         return found
     if whole and twice and (across := _alone(view, settings, streams)) is not None:
         groups = -(-view.channels // across) if view.last else view.channels
-        return _swept(view, device, settings, across, (Piece(0, groups),))._replace(by_last=True)
+        most = JOINED_LAST if view.last else JOINED
+        return _swept(view, device, settings, across, (Piece(0, groups),), most)._replace(by_last=True)
     across = _across(view)
     groups = -(-view.channels // across) if view.last else view.channels
     if not twice:
@@ -155,13 +156,15 @@ def plan(
     return two if two.joins else cut(3)  # of a piece: a third one only where partial results are put together apart
 
 
-def _swept(view: View, device: Device, settings: Settings, across: int, pieces: tuple[Piece, ...]) -> Plan:
+def _swept(
+    view: View, device: Device, settings: Settings, across: int, pieces: tuple[Piece, ...], most: int = MOST_SPLITS
+) -> Plan:
     """The plan for launches in which every program goes through tiles of its own."""
     down = min(max(settings.elements // across, 1), power_of_two(view.rows))
     blocks = 1 if view.last else -(-view.width // across)
     tiles = blocks * -(-view.rows // down)
     wanted = -(-device.processors * settings.programs // pieces[0].groups)
-    per = -(-tiles // min(wanted, tiles, MOST_SPLITS))
+    per = -(-tiles // min(wanted, tiles, most))
     splits = -(-tiles // per)
     return Plan(view, down, across, blocks, tiles, per, splits, pieces, settings.warps, False)
 

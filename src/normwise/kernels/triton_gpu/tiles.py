@@ -46,6 +46,14 @@ def summed(values, LAST: tl.constexpr):
 
 
 @triton.jit
+def zeros(TILE: tl.constexpr):
+    """A tile of float32 zeros."""
+    DOWN: tl.constexpr = TILE.down  # Triton takes no constant's field into a list
+    ACROSS: tl.constexpr = TILE.across
+    return tl.zeros([DOWN, ACROSS], tl.float32)
+
+
+@triton.jit
 def place(tile, lies, TILE: tl.constexpr):
     """A tile's row numbers and columns, the offsets of its values, and which of these exist."""
     if TILE.last:
@@ -124,7 +132,9 @@ def bytes_at(tile, row, lies, TILE: tl.constexpr):
 @triton.jit
 def packed(flags, TILE: tl.constexpr):
     """8 flags along a row as the bits of a byte, the first one lowest."""
-    eights = tl.reshape(flags.to(tl.int32), [TILE.down, TILE.across // 8, 8])
+    DOWN: tl.constexpr = TILE.down
+    OCTETS: tl.constexpr = TILE.across // 8
+    eights = tl.reshape(flags.to(tl.int32), [DOWN, OCTETS, 8])
     return tl.sum(eights << tl.arange(0, 8)[None, None, :], axis=2).to(tl.uint8)
 
 
@@ -132,7 +142,9 @@ def packed(flags, TILE: tl.constexpr):
 def unpacked(octets, TILE: tl.constexpr):
     """The flags that ``packed`` has packed."""
     eights = (octets.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-    return tl.reshape(eights, [TILE.down, TILE.across]) != 0
+    DOWN: tl.constexpr = TILE.down
+    ACROSS: tl.constexpr = TILE.across
+    return tl.reshape(eights, [DOWN, ACROSS]) != 0
 
 
 @triton.jit
