@@ -6,14 +6,14 @@ import ast
 import hashlib
 import json
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import triton
 
-from benchmarks.gpu.binaries import TARGETS, Binary, compiled
+from benchmarks.gpu.binaries import TARGETS, Binary, compiled, key_of
 from benchmarks.gpu.launches import Launch
 from benchmarks.gpu.traffic import moved
 from benchmarks.gpu.variants import variants
@@ -68,21 +68,57 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
 
 
 def compile_all(*, every: bool = False, workers: int = 1) -> dict[str, Any]:
-    """The usual variants, or every one, for every target; takes minutes.
+    """The usual variants, or every one, for every target, kept as they come; takes minutes.
+
+    What is kept already of these sources and this Triton is not compiled again, so that a run that was ended goes on.
 
     Args:
         every: all variants.
         workers: processes that compile at the same time.
     """
-    numbers = range(len(variants(every=every)))
+    found: dict[str, Any] = {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": []}
+    before = kept() if KEPT.exists() else {"rows": []}
+    there = {}
+    if all(before.get(name) == found[name] for name in ("triton", "digest", "targets")):
+        there = {_name_of_row(row): row for row in before["rows"]}
+    order = [_name(name, launch) for name, launch in _variants(True)]
+    numbers = range(len(order))
+    usual = {key_of(launch) for _, launch in _variants(False)}
+    wanted = [number for number in numbers if every or key_of(_variants(True)[number][1]) in usual]
+    missing = [number for number in wanted if order[number] not in there]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        rows = [*pool.map(partial(_compiled, every=every), numbers)]
-    return {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": rows}
+        for row in pool.map(_compiled, missing):
+            there[_name_of_row(row)] = row
+            keep({**found, "rows": [there[name] for name in order if name in there]})
+    return {**found, "rows": [there[name] for name in order if name in there]}
 
 
-def _compiled(number: int, *, every: bool) -> dict[str, Any]:
-    name, launch = _variants(every)[number]
-    return row_of(name, launch, [compiled(launch, target) for target in TARGETS])
+def _name(name: tuple[str, bool, tuple[int, ...], str], launch: Launch) -> tuple[Any, ...]:
+    """Of a variant, as ``_name_of_row`` gives it."""
+    return _name_of_row(
+        {
+            "kernel": launch.name,
+            "dtype": name[0],
+            "layout": "last" if name[1] else "first",
+            "size": name[2],
+            "feature": name[3],
+            "elements": launch.elements,
+            "key": hashlib.sha256(repr(key_of(launch)).encode()).hexdigest()[:12],
+        }
+    )
+
+
+def _name_of_row(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(
+        tuple(value) if isinstance(value, list) else value
+        for value in (row[name] for name in ("kernel", "dtype", "layout", "size", "feature", "elements", "key"))
+    )
+
+
+def _compiled(number: int) -> dict[str, Any]:
+    name, launch = _variants(True)[number]
+    row = row_of(name, launch, [compiled(launch, target) for target in TARGETS])
+    return {**row, "key": _name(name, launch)[-1]}
 
 
 @cache

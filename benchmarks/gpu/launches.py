@@ -27,6 +27,7 @@ KERNELS = (
     "gradients_by_last",
     "gradients_held",
 )
+DEFAULT = Settings()
 H200 = Device("NVIDIA H200", 132, 60 << 20)
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -72,7 +73,7 @@ class Asked(NamedTuple):
     adds: bool = False
     masked: bool = False
     by_batch: bool = True
-    settings: Settings = Settings()  # what is tuned; the defaults, whatever this machine's user has tuned
+    settings: Settings = DEFAULT  # what is tuned; the defaults, whatever this machine's user has tuned
 
 
 class _Recorder:
@@ -92,7 +93,7 @@ class _Recorder:
 
 
 @contextmanager
-def recorded(device: Device = H200, settings: Settings = Settings()) -> Iterator[list[Launch]]:
+def recorded(device: Device = H200, settings: Settings = DEFAULT) -> Iterator[list[Launch]]:
     """A block in which launches are recorded, and none runs."""
     found: list[Launch] = []
     before = {name: getattr(launch, name) for name in (*KERNELS, "device_of", "settings_for")}

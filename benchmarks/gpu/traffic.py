@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.gpu.launches import H200, Asked, Launch, launches_of
+from benchmarks.gpu.launches import DEFAULT, H200, Asked, Launch, launches_of
 from benchmarks.shapes import RESNET50_LAYERS
 from normwise.kernels.triton_gpu.plan import Device, Settings
 
@@ -97,7 +97,7 @@ class Row(NamedTuple):
     ours: Traffic
 
 
-def rows(dtype: torch.dtype, *, last: bool, settings: Settings = Settings()) -> list[Row]:
+def rows(dtype: torch.dtype, *, last: bool, settings: Settings = DEFAULT) -> list[Row]:
     """ResNet-50's batch norms, each followed by a ReLU, some after an addition."""
     found = []
     for shape in RESNET50_LAYERS:

@@ -85,7 +85,7 @@ def variants(*, every: bool = False) -> list[tuple[tuple[str, bool, tuple[int, .
         every: of all calls, or else of the usual ones.
     """
     found: dict[Any, tuple[tuple[str, bool, tuple[int, ...], str], Launch]] = {}
-    for name, asked in calls():
+    for name, asked in sorted(calls(), key=lambda call: call[0] not in USUAL):  # these give a variant its name
         if every or name in USUAL:
             for launch in [one for part in launches_of(asked) for one in part]:
                 found.setdefault(key_of(launch), (name, launch))

@@ -89,7 +89,7 @@ def forward(
     var: Tensor | None,
     eps: float,
     activation: int,
-    save_bits: bool,
+    keep_bits: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``reference.forward_batch``, or ``forward_fixed`` where statistics are given.
 
@@ -103,13 +103,13 @@ def forward(
         var: (C,), with ``mean``.
         eps: added to the variance.
         activation: a number of ``activation_numbers``.
-        save_bits: whether to save one bit per element for the backward.
+        keep_bits: whether to save one bit per element for the backward.
 
     Returns:
         y, the statistics that it used in float64, and the bits.
     """
     y = torch.empty_like(x)
-    bits = x.new_empty(number_of_bytes(x.shape, last=lies_last(x)) if save_bits else 0, dtype=torch.uint8)
+    bits = x.new_empty(number_of_bytes(x.shape, last=lies_last(x)) if keep_bits else 0, dtype=torch.uint8)
     used_mean, used_var = _of_channels(x, torch.float64), _of_channels(x, torch.float64)
     if mean is not None and var is not None:
         used_mean.copy_(mean)
@@ -124,7 +124,7 @@ def forward(
     how = plan(view(x), device, settings_for(x, device), streams=1, whole=by_batch, twice=by_batch)
     fixed = {
         **_tile(how, flat),
-        "LINE": Line(kind, residual is not None, save_bits, scale is not None, shift is not None),
+        "LINE": Line(kind, residual is not None, keep_bits, scale is not None, shift is not None),
     }
     channel = (used_mean, used_var, scale, shift)
     written = (y, bits, eps, setting)
