@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from benchmarks.gpu.compiling import digest, kept, row_of
 from benchmarks.gpu.launches import DEFAULT, KERNELS, Asked, launches_of
 from benchmarks.gpu.traffic import FLOOR, rows
 from benchmarks.gpu.variants import variants
+from normwise.kernels.triton_gpu.constants import Tile
+from normwise.kernels.triton_gpu.moments import gather
 
 KEPT = kept()
 SWEPT = ("gather", "normalize", "sum_gradients", "normalize_gradients")
@@ -129,6 +132,36 @@ def test_an_address_that_is_not_aligned_compiles_too(tmp_path: Path, monkeypatch
     (launch, *_), _ = launches_of(Asked((64, 64, 28, 28), torch.float32, False))
     found = compiled(launch, 90, aligned=False)
     assert (found.spilled, found.widest[0]) == (0, 32)
+
+
+class NoGpu:
+    """A GPU that is not there, for Triton's launcher up to the launch."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+def test_the_launcher_takes_constants_as_one_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal ones find the code that is there, others are compiled, and none of it is passed when the kernel runs."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    x, partials = torch.zeros(8, 8), torch.zeros(4, 1, 8)
+    monkeypatch.setattr(triton.runtime.driver, "_active", NoGpu())
+    monkeypatch.setattr(gather, "device_caches", defaultdict(gather.create_binder))
+    one, two, other = (
+        gather.warmup(
+            x, None, partials, 0, 8, 8, 2, 1, 1, 1, 1, STEADY=True, TILE=Tile(4, down, 8, True, False), grid=(1, 1)
+        )
+        for down in (8, 8, 16)
+    )
+    assert one is two
+    assert one is not other
+    assert one.src.signature["TILE"] == "constexpr"
 
 
 def test_the_page_is_what_is_kept_says() -> None:

@@ -15,8 +15,8 @@ def test_the_benchmark_refuses_in_one_sentence(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(main, ["bench"])
     assert result.exit_code == 1
     assert result.output == (
-        "Error: this measures on a GPU, and PyTorch finds none here: run it on a machine with one, with PyTorch's build "
-        "for CUDA or ROCm.\n"
+        "Error: this measures on a GPU, and PyTorch finds none here: run it on a machine with one, with PyTorch's "
+        "build for CUDA or ROCm.\n"
     )
 
 

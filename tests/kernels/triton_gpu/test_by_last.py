@@ -20,7 +20,13 @@ from tests.kernels.triton_gpu.device import DEVICE
 __all__ = ["cut"]
 
 RELU = number_of("relu")
-SHAPES = {"images": (5, 3, 4, 9), "one channel": (7, 1, 5, 5), "one sample": (1, 2, 90), "features": (67, 9)}
+SHAPES = {
+    "images": (5, 3, 4, 9),
+    "one channel": (7, 1, 5, 5),
+    "one sample": (1, 2, 90),
+    "one value": (1, 3, 1),
+    "features": (67, 9),
+}
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
