@@ -85,8 +85,12 @@ def compile_all(*, every: bool = False, workers: int = 1) -> dict[str, Any]:
     numbers = range(len(order))
     usual = {key_of(launch) for _, launch in _variants(False)}
     wanted = [number for number in numbers if every or key_of(_variants(True)[number][1]) in usual]
-    # Those of two sweeps in one kernel first, which take the most registers: a run that is ended has at least these.
-    missing = sorted((n for n in wanted if order[n] not in there), key=lambda n: "by_last" not in order[n][0])
+    # Those of two sweeps in one kernel and of other tiles first, which take the most registers: a run that is ended
+    # has at least these.
+    missing = sorted(
+        (n for n in wanted if order[n] not in there),
+        key=lambda n: "by_last" not in order[n][0] and "in a tile" not in order[n][4],
+    )
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for row in pool.map(_compiled, missing):
             there[_name_of_row(row)] = row

@@ -27,7 +27,10 @@ FEATURES: dict[str, dict[str, object]] = {
     "add, relu, running statistics": {"adds": True, "by_batch": False},
 }
 # What `normwise tune` may choose instead of the default, where it is another tile: the others cut into such tiles too.
-TILES = {"4096 in a tile": Settings(elements=4096), "1024 in a tile": Settings(elements=1024, warps=4, programs=8)}
+TILES = {
+    "4096 in a tile": Settings(elements=4096, warps=16),
+    "1024 in a tile": Settings(elements=1024, warps=4, programs=8),
+}
 IN_EVERY_SIZE = ("relu", "mask, add, relu")  # all others in the first size, and not in float16
 FIRST, LAST = False, True
 # What is compiled without being asked for every variant: each kernel, dtype, layout, width of access and feature once.
