@@ -8,10 +8,8 @@ Writes docs/speed_of_the_family.md; with ``whitening`` behind it, prints the tab
 from __future__ import annotations
 
 import math
-import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.memory import treat
 from benchmarks.report import machine
+from benchmarks.timing import in_turn, seconds_of_thread
 from normwise import torch as nt
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed_of_the_family.md"
@@ -30,7 +29,6 @@ GROUPS = (16, 64)
 LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
 PHASES = ("training", "inference")
 ROUNDS = 41
-SHORT = 2e-3  # seconds: what is shorter is called several times in a row, because the clock costs too
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -99,24 +97,9 @@ def timed_calls(
     return {name: timed(*each) for name, each in layers.items()}
 
 
-def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the processor per call; each round has an order of its own, so that everyone comes behind everyone."""
-    names, order = list(calls), random.Random(0)
-    for call in calls.values():  # the first calls map memory and find the code
-        call()
-    in_a_row = {name: math.ceil(SHORT / max(_seconds(call, 2), 1e-6)) for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in order.sample(names, len(names)):
-            times[name].append(_seconds(calls[name], in_a_row[name]))
-    return times
-
-
-def _seconds(call: Callable[[], object], in_a_row: int) -> float:
-    start = time.thread_time()
-    for _ in range(in_a_row):
-        call()
-    return (time.thread_time() - start) / in_a_row
+def processor_seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of the processor per call, in turn."""
+    return in_turn(calls, rounds=ROUNDS, seconds=math.inf, clock=seconds_of_thread)[0]
 
 
 def ratio(ours: list[float], theirs: list[float], digits: int = 2) -> str:
@@ -134,7 +117,7 @@ def page() -> str:
         columns: list[dict[str, str]] = []
         for shape in SHAPES:
             for layout in LAYOUTS:
-                times = in_turn(calls(shape, layout, phase), ROUNDS)
+                times = processor_seconds(calls(shape, layout, phase))
                 peer = times[PEER]
                 columns.append({name: ratio(found, peer) for name, found in times.items() if name != PEER})
                 columns[-1][PEER] = f"{1e3 * statistics.median(peer):.2f} ms"
@@ -172,7 +155,7 @@ def whitening_rows() -> list[str]:
                 training = phase == "training"
                 x, dy = torch.randn(shape), torch.randn(shape)
                 made = timed_calls(whitening_layers(shape, size, training=training), x, dy, training=training)
-                times = in_turn(made, ROUNDS)
+                times = processor_seconds(made)
                 for name, cells in found.items():
                     cells += [ratio(times[name], times[peer], digits=1) for peer in ("torch", "ours")]
             rows += [f"| {shape} | {size} | {name} | {' | '.join(cells)} |" for name, cells in found.items()]

@@ -20,6 +20,7 @@ from benchmarks.gpu import steps_on_gpus
 from benchmarks.gpu.launches import FORMATS
 from benchmarks.shapes import RESNET50_LAYERS
 from benchmarks.spread import ratios, spread
+from benchmarks.timing import Clock, in_turn
 from normwise.kernels.kernel import Call
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.steps.triton_operators import TritonGpu
@@ -27,9 +28,9 @@ from normwise.torch.steps.triton_operators import TritonGpu
 MINUTES = 9.0
 BATCH = 256
 ROUNDS = 15
+SECONDS = 10.0  # after which a row begins no new round
 WITHIN = {"float32": 2e-5, "bfloat16": 2e-2}  # of the largest gradient
 COPY, EAGER, COMPILED, MOST, OURS = "copy", "eager", "compiled", "compiled, max-autotune", "triton"
-Clock = Callable[[Callable[[], object]], float]
 
 
 class Case(NamedTuple):
@@ -151,15 +152,10 @@ def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, roun
         calls[COMPILED] = step_of(torch.compile(plain, dynamic=False), given)
         most = torch.compile(plain, dynamic=False, mode="max-autotune-no-cudagraphs")
         calls[MOST] = step_of(most, given)
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(clock(call))
+    times, _ = in_turn(calls, rounds=rounds, seconds=SECONDS, clock=clock)
     row: dict[str, Any] = {
         "case": case.name,
-        "milliseconds": {name: spread(found).median for name, found in times.items()},
+        "milliseconds": {name: 1e3 * spread(found).median for name, found in times.items()},
     }
     row["ratios"] = {name: str(ratios(times[name], times[OURS])) for name in calls if name not in (OURS, COPY)}
     moved = (3 + 4 if case.adds else 2 + 3) / 2  # of a copy, which reads and writes once
@@ -167,14 +163,20 @@ def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, roun
     return row
 
 
-def by_events(call: Callable[[], object]) -> float:
-    """Milliseconds of a call on the GPU, by its own clock."""
+def by_events(call: Callable[[], object], in_a_row: int) -> float:
+    """The ``Clock`` of the GPU: seconds per call.
+
+    A call goes before, so that the GPU is not idle when the first event is recorded, and does not wait for the host
+    between the first event and the first kernel.
+    """
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
     call()
+    begin.record()
+    for _ in range(in_a_row):
+        call()
     end.record()
     torch.cuda.synchronize()
-    return float(begin.elapsed_time(end))
+    return float(begin.elapsed_time(end)) / in_a_row / 1e3
 
 
 def run(folder: Path) -> Path:

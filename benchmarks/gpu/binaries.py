@@ -26,6 +26,7 @@ TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.uint8: "*u8",
+    torch.int32: "*i32",
 }
 ACCESS = re.compile(r"\b(ld|st)\.global(?:\.L\d::\w+)*\.(?:v(\d)\.)?b(\d+)\b")
 LABEL, BRANCH = re.compile(r"^(\$L__BB\w+):"), re.compile(r"bra(?:\.uni)?\s+(\$L__BB\w+)")
@@ -123,17 +124,17 @@ def _widest(operation: str, sass: str) -> int:
 
 
 def counted(ptx: str, launch: Launch) -> Counts:
-    """The accesses to the large tensors: those of the loop over tiles, or all where there is none.
+    """The accesses to the large tensors: those of the loops over tiles, or all where there is none.
 
     A channel's own numbers are read in front of the loop; without one they are the accesses of a single value.
     """
-    if "x" not in launch.arguments:  # it puts partial results together
+    if launch.tile is None:  # it puts partial results together
         return Counts(0.0, 0.0, 0, 0.0)
-    body = _loop(ptx.splitlines()) or ptx.splitlines()
+    body = _loops(ptx.splitlines()) or ptx.splitlines()
     itemsize = launch.arguments["x"].element_size()
-    elements = launch.constant("DOWN") * launch.constant("ACROSS")
+    elements = launch.elements
     # What is narrower than a thread's part of a row is of the mask's bytes, of the bits, or a channel's own number.
-    least = min(launch.constant("VECTOR"), max(elements // launch.threads, 1)) * itemsize
+    least = min(launch.tile.vector, max(elements // launch.threads, 1)) * itemsize
     totals, octets, widths = {"ld": 0.0, "st": 0.0}, 0.0, []
     for line in body:
         for kind, times, bits in ACCESS.findall(line):
@@ -146,13 +147,12 @@ def counted(ptx: str, launch: Launch) -> Counts:
     return Counts(totals["ld"], totals["st"], min(widths, default=0), octets)
 
 
-def _loop(lines: list[str]) -> list[str]:
-    """The lines of the longest loop."""
+def _loops(lines: list[str]) -> list[str]:
+    """The lines of all loops that are in no other."""
     at = {found.group(1): number for number, line in enumerate(lines) if (found := LABEL.match(line))}
     loops = [
         (at[found.group(1)], number)
         for number, line in enumerate(lines)
         if (found := BRANCH.search(line)) and at.get(found.group(1), number) < number
     ]
-    begin, end = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, 0))
-    return lines[begin:end]
+    return [line for number, line in enumerate(lines) if any(begin <= number < end for begin, end in loops)]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import triton
 
-from benchmarks.gpu.binaries import TARGETS, Binary, compiled
+from benchmarks.gpu.binaries import TARGETS, Binary, compiled, key_of
 from benchmarks.gpu.launches import Launch
 from benchmarks.gpu.traffic import moved
 from benchmarks.gpu.variants import variants
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = ROOT / "benchmarks/results/gpu/binaries.json"
-COMPILED = ("activations", "gradient_tiles", "gradients", "moments", "normalize", "plan", "tiles")
+COMPILED = ("activations", "constants", "gradient_tiles", "gradients", "moments", "normalize", "plan", "tiles")
 SOURCES = ROOT / "src/normwise/kernels/triton_gpu"
 
 
@@ -44,8 +47,8 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
         "size": list(size),
         "feature": feature,
         "threads": launch.threads,
-        "vector": launch.arguments.get("VECTOR"),
-        "elements": launch.arguments.get("DOWN", 0) * launch.arguments["ACROSS"],
+        "vector": launch.tile.vector if launch.tile else None,
+        "elements": launch.elements,
         "targets": {
             str(one.target): {
                 "registers": one.registers,
@@ -64,12 +67,69 @@ def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binarie
     }
 
 
-def compile_all(*, every: bool = False) -> dict[str, Any]:
-    """The usual variants, or every one, for every target; takes minutes."""
-    rows = [
-        row_of(name, launch, [compiled(launch, target) for target in TARGETS]) for name, launch in variants(every=every)
-    ]
-    return {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": rows}
+def compile_all(*, every: bool = False, workers: int = 1) -> dict[str, Any]:
+    """The usual variants, or every one, for every target, kept as they come; takes minutes.
+
+    What is kept already of these sources and this Triton is not compiled again, so that a run that was ended goes on.
+
+    Args:
+        every: all variants.
+        workers: processes that compile at the same time.
+    """
+    found: dict[str, Any] = {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": []}
+    before = kept() if KEPT.exists() else {"rows": []}
+    there = {}
+    if all(before.get(name) == found[name] for name in ("triton", "digest", "targets")):
+        there = {_name_of_row(row): row for row in before["rows"]}
+    order = [_name(name, launch) for name, launch in _variants(True)]
+    numbers = range(len(order))
+    usual = {key_of(launch) for _, launch in _variants(False)}
+    wanted = [number for number in numbers if every or key_of(_variants(True)[number][1]) in usual]
+    # Those of two sweeps in one kernel and of other tiles first, which take the most registers: a run that is ended
+    # has at least these.
+    missing = sorted(
+        (n for n in wanted if order[n] not in there),
+        key=lambda n: "by_last" not in order[n][0] and "in a tile" not in order[n][4],
+    )
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for row in pool.map(_compiled, missing):
+            there[_name_of_row(row)] = row
+            keep({**found, "rows": [there[name] for name in order if name in there]})
+    return {**found, "rows": [there[name] for name in order if name in there]}
+
+
+def _name(name: tuple[str, bool, tuple[int, ...], str], launch: Launch) -> tuple[Any, ...]:
+    """Of a variant, as ``_name_of_row`` gives it."""
+    return _name_of_row(
+        {
+            "kernel": launch.name,
+            "dtype": name[0],
+            "layout": "last" if name[1] else "first",
+            "size": name[2],
+            "feature": name[3],
+            "elements": launch.elements,
+            "key": hashlib.sha256(repr(key_of(launch)).encode()).hexdigest()[:12],
+        }
+    )
+
+
+def _name_of_row(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(
+        tuple(value) if isinstance(value, list) else value
+        for value in (row[name] for name in ("kernel", "dtype", "layout", "size", "feature", "elements", "key"))
+    )
+
+
+def _compiled(number: int) -> dict[str, Any]:
+    name, launch = _variants(True)[number]
+    row = row_of(name, launch, [compiled(launch, target) for target in TARGETS])
+    return {**row, "key": _name(name, launch)[-1]}
+
+
+@cache
+def _variants(every: bool) -> list[tuple[tuple[str, bool, tuple[int, ...], str], Launch]]:
+    """In each process once: a launch holds a kernel, which cannot be sent."""
+    return variants(every=every)
 
 
 def keep(found: dict[str, Any]) -> None:

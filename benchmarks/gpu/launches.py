@@ -12,18 +12,22 @@ from torch import Tensor
 
 from normwise.kernels.activation_numbers import has_one_bit, number_of
 from normwise.kernels.triton_gpu import launch
-from normwise.kernels.triton_gpu.plan import Device
+from normwise.kernels.triton_gpu.constants import Line, Tile
+from normwise.kernels.triton_gpu.plan import Device, Settings
 
 KERNELS = (
     "gather",
     "finish",
     "normalize",
+    "normalize_by_last",
     "normalize_held",
     "sum_gradients",
     "finish_sums",
     "normalize_gradients",
+    "gradients_by_last",
     "gradients_held",
 )
+DEFAULT = Settings()
 H200 = Device("NVIDIA H200", 132, 60 << 20)
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -37,9 +41,21 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
     options: dict[str, Any]
 
-    def constant(self, name: str) -> Any:
-        """What is compiled in."""
-        return self.arguments[name]
+    @property
+    def tile(self) -> Tile | None:
+        """How its tile lies; None of a launch that only puts partial results together."""
+        return self.arguments.get("TILE")
+
+    @property
+    def line(self) -> Line:
+        """What it computes of a normalized value."""
+        found: Line = self.arguments.get("LINE", Line(0, False, False, False, False))
+        return found
+
+    @property
+    def elements(self) -> int:
+        """Of its tile: values of the tensor, or channels whose partial results it puts together."""
+        return self.tile.elements if self.tile else 0
 
     @property
     def threads(self) -> int:
@@ -57,6 +73,7 @@ class Asked(NamedTuple):
     adds: bool = False
     masked: bool = False
     by_batch: bool = True
+    settings: Settings = DEFAULT  # what is tuned; the defaults, whatever this machine's user has tuned
 
 
 class _Recorder:
@@ -76,13 +93,14 @@ class _Recorder:
 
 
 @contextmanager
-def recorded(device: Device = H200) -> Iterator[list[Launch]]:
+def recorded(device: Device = H200, settings: Settings = DEFAULT) -> Iterator[list[Launch]]:
     """A block in which launches are recorded, and none runs."""
     found: list[Launch] = []
-    before = {name: getattr(launch, name) for name in (*KERNELS, "device_of")}
-    for name in KERNELS:
-        setattr(launch, name, _Recorder(name, before[name], found))
-    launch.device_of = lambda _: device  # type: ignore[assignment]  # put back below
+    before = {name: getattr(launch, name) for name in (*KERNELS, "device_of", "settings_for")}
+    recorders = {name: _Recorder(name, before[name], found) for name in KERNELS}
+    replaced = {**recorders, "device_of": lambda _: device, "settings_for": lambda *_: settings}
+    for name, value in replaced.items():
+        setattr(launch, name, value)
     try:
         yield found
     finally:
@@ -105,9 +123,9 @@ def launches_of(asked: Asked, device: Device = H200) -> tuple[list[Launch], list
     mask = torch.empty((asked.size[0], 1, *asked.size[2:]), dtype=torch.bool, device="meta") if asked.masked else None
     mean, var = (None, None) if asked.by_batch else (scale, shift)
     number, bits = number_of(asked.activation), asked.adds and has_one_bit(asked.activation)
-    with recorded(device) as forward:
+    with recorded(device, asked.settings) as forward:
         _, used_mean, used_var, kept = launch.forward(x, residual, mask, scale, shift, mean, var, 1e-5, number, bits)
-    with recorded(device) as backward:
+    with recorded(device, asked.settings) as backward:
         left = None if bits or asked.activation is None else residual
         launch.backward(
             torch.empty_like(x), x, left, mask, scale, shift, used_mean, used_var, kept, 1e-5, number,

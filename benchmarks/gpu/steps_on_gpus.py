@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 import normwise
 from benchmarks.networks import IMAGE, resnet
-from benchmarks.spread import spread
+from benchmarks.spread import ratios, spread
+from benchmarks.timing import Clock, in_turn
 from normwise.kernels import choose
 
 BATCH = 256
 ROUNDS = 9
+SECONDS = 30.0  # after which a setting begins no new round
 SETTINGS = (("float32", False), ("bfloat16", True))
+PYTORCH = "PyTorch"
 # Of a model: whether it is fused, and the kernel that is asked for, none for PyTorch's own operator.
-WAYS = {"PyTorch": (False, None), "fused": (True, None), "fused, triton": (True, "triton")}
+WAYS = {PYTORCH: (False, None), "fused": (True, None), "fused, triton": (True, "triton")}
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor, dtype: str) -> Callable[[], object]:
@@ -40,7 +43,7 @@ def step(model: nn.Module, images: Tensor, labels: Tensor, dtype: str) -> Callab
 
 
 def measure(
-    clock: Callable[[Callable[[], object]], float],
+    clock: Clock,
     *,
     device: str = "cuda",
     batch: int = BATCH,
@@ -48,55 +51,82 @@ def measure(
     compile: tuple[bool, ...] = (False, True),
     rounds: int = ROUNDS,
 ) -> list[dict[str, Any]]:
-    """A row for each setting and each way: milliseconds, and the peak memory of a step in MB."""
+    """A row for each setting and each way: milliseconds, and the peak memory of a step in MB.
+
+    The ways of a setting are timed in turn, and each is compared with PyTorch's own in the same round.
+    """
     rows = []
     for dtype, last in SETTINGS:
         for compiled in compile:
-            for name, (fused, kernel) in WAYS.items():
-                order, how = "last" if last else "first", ", compiled" if compiled else ""
-                row = _row(clock, device, batch, image, dtype, last, compiled, fused, kernel, rounds)
-                rows.append({"step": f"{dtype}, channels {order}, {name}{how}", **row})
+            order, how = "last" if last else "first", ", compiled" if compiled else ""
+            found = _rows(clock, device, batch, image, dtype, last, compiled, rounds)
+            rows += [{"step": f"{dtype}, channels {order}, {name}{how}", **row} for name, row in found.items()]
     return rows
 
 
-def _row(
-    clock: Callable[[Callable[[], object]], float],
+def _rows(
+    clock: Clock,
     device: str,
     batch: int,
     image: tuple[int, ...],
     dtype: str,
     last: bool,
     compiled: bool,
-    fused: bool,
-    kernel: str | None,
     rounds: int,
-) -> dict[str, Any]:
-    torch.manual_seed(0)
+) -> dict[str, dict[str, Any]]:
     torch._dynamo.reset()
     form: Any = torch.channels_last if last else torch.contiguous_format
     images = torch.randn(batch, *image, device=device).contiguous(memory_format=form)
-    model: nn.Module = cast(Any, resnet().to(device)).to(memory_format=form).train()
-    if fused:
-        normwise.fuse(model)
     labels = torch.randint(0, 1000, (batch,), device=device)
-    asked, choose._ASKED = choose._ASKED, kernel  # the environment is read once, and this is one process
-    try:
-        call = step(cast(nn.Module, torch.compile(copy.deepcopy(model))) if compiled else model, images, labels, dtype)
-        for _ in range(2):
+    calls: dict[str, Callable[[], object]] = {}
+    peaks: dict[str, float] = {}
+    for name, (fused, kernel) in WAYS.items():
+        torch.manual_seed(0)
+        model: nn.Module = cast(Any, resnet().to(device)).to(memory_format=form).train()
+        if fused:
+            normwise.fuse(model)
+        if compiled:
+            model = cast(nn.Module, torch.compile(copy.deepcopy(model)))
+        call = _asking(kernel, step(model, images, labels, dtype))
+        try:
             call()
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        taken = spread([clock(call) for _ in range(rounds)])
-        peak = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else 0.0
-    except torch.OutOfMemoryError:
-        return {"refused": "the GPU has no room for it"}
-    finally:
-        choose._ASKED = asked
-    return {"milliseconds": taken.median, "spread": str(taken), "peak": peak}
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            call()
+        except torch.OutOfMemoryError:
+            continue
+        calls[name], peaks[name] = call, torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else 0.0
+    times, _ = in_turn(calls, rounds=rounds, seconds=SECONDS, clock=clock)
+    return {
+        name: _row([1e3 * seconds for seconds in times[name]], times, name, peaks[name])
+        if name in calls
+        else {"refused": "the GPU has no room for it"}
+        for name in WAYS
+    }
+
+
+def _row(milliseconds: list[float], times: dict[str, list[float]], name: str, peak: float) -> dict[str, Any]:
+    taken = spread(milliseconds)
+    ratio = str(ratios(times[PYTORCH], times[name])) if PYTORCH in times and name != PYTORCH else None
+    return {"milliseconds": taken.median, "spread": str(taken), "peak": peak, "ratio": ratio}
+
+
+def _asking(kernel: str | None, call: Callable[[], object]) -> Callable[[], object]:
+    """The call with a kernel asked for: the environment is read once, and this is one process."""
+
+    def run() -> object:
+        asked, choose._ASKED = choose._ASKED, kernel
+        try:
+            return call()
+        finally:
+            choose._ASKED = asked
+
+    return run
 
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     if "refused" in row:
         return f"{row['step']:<62} {row['refused']}"
-    return f"{row['step']:<62} {row['spread']} ms, at most {row['peak']:.0f} MB"
+    ratio = f", {row['ratio']} times as fast as PyTorch" if row["ratio"] else ""
+    return f"{row['step']:<62} {row['spread']} ms, at most {row['peak']:.0f} MB{ratio}"

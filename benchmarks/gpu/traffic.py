@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.gpu.launches import H200, Asked, Launch, launches_of
+from benchmarks.gpu.launches import DEFAULT, H200, Asked, Launch, launches_of
 from benchmarks.shapes import RESNET50_LAYERS
 from normwise.kernels.triton_gpu.plan import Device, Settings
 
@@ -28,53 +28,63 @@ class Traffic(NamedTuple):
 
     forward: float
     backward: float
-    launches: int
+    forward_launches: int
+    backward_launches: int
+
+    @property
+    def launches(self) -> int:
+        """Of both."""
+        return self.forward_launches + self.backward_launches
 
 
 def traffic(asked: Asked, device: Device = H200) -> Traffic:
     """The model's answer for one layer, in units of its tensor."""
     forward, backward = launches_of(asked, device)
-    return Traffic(_moved(forward, device), _moved(backward, device), len(forward) + len(backward))
+    room = device.cache * asked.settings.share
+    return Traffic(_moved(forward, room), _moved(backward, room), len(forward), len(backward))
 
 
-def _moved(launches: list[Launch], device: Device) -> float:
+def _moved(launches: list[Launch], room: float) -> float:
     """In units of the tensor: what the launches read and write, less what the second sweep finds in the cache."""
     x = launches[0].arguments["x"]
     whole = x.numel() * x.element_size()
-    room = device.cache * Settings().share
     found = 0.0
     for launch in launches:
         share = _share(launch)
         reads, writes, bits = moved(launch)
         found += (reads + writes + bits) * share
-        if launch.name in ("normalize", "normalize_gradients") and _swept_before(launches, launch):
-            again = 1 if launch.name == "normalize" else 2
-            found -= min(again * share, room / whole)
+        found -= min(_again(launch, launches) * share, room / whole)
     return found
 
 
 def _share(launch: Launch) -> float:
     """The share of the tensor that a launch works on; 0 for one that only puts partial results together."""
-    if "rows" not in launch.arguments:
+    if launch.tile is None:
         return 0.0
-    of_group = launch.arguments["ACROSS"] if launch.arguments["LAST"] else 1
+    of_group = launch.tile.across if launch.tile.last else 1
     channels: int = launch.arguments["channels"]
     return min(launch.grid[0] * of_group, channels) / channels
 
 
+READS = {"gather": 1, "normalize": 1, "normalize_held": 1, "normalize_by_last": 2, "gradients_by_last": 4}
+WRITES = {"normalize": 1, "normalize_held": 1, "normalize_by_last": 1, "normalize_gradients": 1, "gradients_by_last": 1}
+
+
 def moved(launch: Launch) -> tuple[float, float, float]:
     """Tensors that a launch reads and writes, and the bits beside them."""
-    given = launch.arguments
-    reads = {"gather": 1, "normalize": 1, "normalize_held": 1}.get(launch.name, 2) if "rows" in given else 0
-    writes = {"normalize": 1, "normalize_held": 1, "normalize_gradients": 1}.get(launch.name, 0)
-    writes += bool(given.get("WANTS_X")) + bool(given.get("WANTS_RESIDUAL"))
-    reads += bool(given.get("RESIDUAL"))
-    bits = 1 / (8 * given["x"].element_size()) if given.get("BITS") else 0.0
-    return reads, writes, bits
+    if launch.tile is None:
+        return 0.0, 0.0, 0.0
+    given, sweeps = launch.arguments, 2 if launch.name == "gradients_by_last" else 1
+    reads = READS.get(launch.name, 2) + sweeps * launch.line.residual
+    writes = WRITES.get(launch.name, 0) + bool(given.get("WANTS_X")) + bool(given.get("WANTS_RESIDUAL"))
+    return reads, writes, sweeps * launch.line.bits / (8 * given["x"].element_size())
 
 
-def _swept_before(launches: list[Launch], launch: Launch) -> bool:
-    return any(one.name in ("gather", "sum_gradients") for one in launches) and launch.name != "gather"
+def _again(launch: Launch, launches: list[Launch]) -> int:
+    """How many tensors a launch reads that a sweep before it has read."""
+    swept = any(one.name in ("gather", "sum_gradients") for one in launches)
+    again = {"normalize": 1, "normalize_gradients": 2} if swept else {"normalize_by_last": 1, "gradients_by_last": 2}
+    return again.get(launch.name, 0)
 
 
 class Row(NamedTuple):
@@ -87,13 +97,13 @@ class Row(NamedTuple):
     ours: Traffic
 
 
-def rows(dtype: torch.dtype, *, last: bool) -> list[Row]:
+def rows(dtype: torch.dtype, *, last: bool, settings: Settings = DEFAULT) -> list[Row]:
     """ResNet-50's batch norms, each followed by a ReLU, some after an addition."""
     found = []
     for shape in RESNET50_LAYERS:
         for adds, count in ((False, shape.count - _adding(shape)), (True, _adding(shape))):
             if count:
-                asked = Asked((BATCH, *shape.size[1:]), dtype, last, adds=adds)
+                asked = Asked((BATCH, *shape.size[1:]), dtype, last, adds=adds, settings=settings)
                 megabytes = shape.elements // shape.size[0] * BATCH * dtype.itemsize / 1e6
                 found.append(Row(shape.name, count, adds, megabytes, traffic(asked)))
     return found

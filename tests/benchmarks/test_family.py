@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import pytest
 import torch
 
-from benchmarks import family
+from benchmarks import family, timing
 
 
 def test_a_ratio_is_the_median_of_pairs_with_its_quartiles() -> None:
     assert family.ratio([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]) == "3.00 (2.00 to 4.00)"
-
-
-def test_every_layer_is_called_in_every_round_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-
-    def called(name: str) -> str:
-        order.append(name)
-        return name
-
-    def one_second(call: Callable[[], object], _: int) -> float:
-        call()
-        return 1.0
-
-    monkeypatch.setattr(family, "_seconds", one_second)
-    times = family.in_turn({name: partial(called, name) for name in "abc"}, 12)
-    rounds = ["".join(order[n : n + 3]) for n in range(6, len(order), 3)]
-    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
-    assert len(set(rounds)) > 3
-    assert {name: len(found) for name, found in times.items()} == {"a": 12, "b": 12, "c": 12}
 
 
 @pytest.mark.parametrize("phase", family.PHASES)
@@ -52,7 +30,7 @@ def test_training_has_gradients_and_inference_has_none(phase: str, layout: str) 
 def test_the_page_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(family, "SHAPES", ((8, 4, 6, 6),))
     monkeypatch.setattr(family, "ROUNDS", 3)
-    monkeypatch.setattr(family, "SHORT", 1e-9)
+    monkeypatch.setattr(timing, "BLOCK", 1e-9)
     page = family.page()
     for name in family.calls((8, 4, 6, 6), "first", "inference"):
         assert sum(line.startswith(f"| {name} ") for line in page.splitlines()) == len(family.PHASES), name
@@ -67,7 +45,7 @@ def test_the_table_of_whitening_has_a_row_for_each_layer_shape_and_size(
     monkeypatch.setattr(family, "FEATURES", (9, 4))
     monkeypatch.setattr(family, "GROUPS", (2, 4))
     monkeypatch.setattr(family, "ROUNDS", 3)
-    monkeypatch.setattr(family, "SHORT", 1e-9)
+    monkeypatch.setattr(timing, "BLOCK", 1e-9)
     rows = family.whitening_rows()
     assert [row.split(" | ")[:3] for row in rows[:3]] == [
         ["| (8, 4, 6, 6)", "2", "ZCA"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from triton.backends.compiler import GPUTarget
 from benchmarks.gpu import compiling, page
 from benchmarks.gpu.binaries import TARGETS, compiled, source_of
 from benchmarks.gpu.compiling import digest, kept, row_of
-from benchmarks.gpu.launches import KERNELS, Asked, launches_of
+from benchmarks.gpu.launches import DEFAULT, KERNELS, Asked, launches_of
 from benchmarks.gpu.traffic import FLOOR, rows
 from benchmarks.gpu.variants import variants
+from normwise.kernels.triton_gpu.constants import Tile
+from normwise.kernels.triton_gpu.moments import gather
 
 KEPT = kept()
 SWEPT = ("gather", "normalize", "sum_gradients", "normalize_gradients")
@@ -54,8 +57,8 @@ def test_every_variant_is_there() -> None:
                 {"kernel": launch.name, "dtype": name[0], "layout": "last" if name[1] else "first", "size": [*name[2]]}
                 | {"feature": name[3]}
             ),
-            launch.arguments.get("VECTOR"),
-            launch.arguments.get("DOWN", 0) * launch.arguments["ACROSS"],
+            launch.tile.vector if launch.tile else None,
+            launch.elements,
         )
         for name, launch in variants()
     }
@@ -131,9 +134,71 @@ def test_an_address_that_is_not_aligned_compiles_too(tmp_path: Path, monkeypatch
     assert (found.spilled, found.widest[0]) == (0, 32)
 
 
+class NoGpu:
+    """A GPU that is not there, for Triton's launcher up to the launch."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+def test_the_launcher_takes_constants_as_one_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal ones find the code that is there, others are compiled, and none of it is passed when the kernel runs."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    x, partials = torch.zeros(8, 8), torch.zeros(4, 1, 8)
+    monkeypatch.setattr(triton.runtime.driver, "_active", NoGpu())
+    monkeypatch.setattr(gather, "device_caches", defaultdict(gather.create_binder))
+    one, two, other = (
+        gather.warmup(
+            x, None, partials, 0, 8, 8, 2, 1, 1, 1, 1, STEADY=True, TILE=Tile(4, down, 8, True, False), grid=(1, 1)
+        )
+        for down in (8, 8, 16)
+    )
+    assert one is two
+    assert one is not other
+    assert one.src.signature["TILE"] == "constexpr"
+
+
 def test_the_page_is_what_is_kept_says() -> None:
     assert page.PAGE.read_text("utf-8") == page.page()
     assert "No GPU has run these kernels" in page.page()
+
+
+def test_the_last_program_reads_behind_the_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A barrier, the addition that releases and acquires, a barrier, and only then the loads of what others stored."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (launch,), _ = launches_of(Asked((32, 16, 28, 28), torch.float32, False))
+    found: Any = triton.compile(source_of(launch), target=GPUTarget("cuda", 90, 32), options=dict(launch.options))
+    kinds = re.findall(
+        r"^.*?(st\.global|bar\.sync|atom\.global\.gpu\.acq_rel\.add|ld\.global(?:\.nc)?)",
+        found.asm["ptx"],
+        re.MULTILINE,
+    )
+    at = kinds.index("atom.global.gpu.acq_rel.add")
+    assert launch.name == "normalize_by_last"
+    assert kinds.count("atom.global.gpu.acq_rel.add") == 1
+    assert (kinds[at - 1], kinds[at + 1]) == ("bar.sync", "bar.sync")
+    assert "st.global" in kinds[:at]
+    assert "ld.global" in kinds[at:]
+    assert "ld.global.nc" not in kinds
+
+
+@pytest.mark.parametrize(("dtype", "last"), page.SETTINGS)
+def test_no_call_of_resnet50_makes_more_launches_than_the_bound(dtype: torch.dtype, last: bool) -> None:
+    """At batch 256; and what it costs in bytes is little."""
+    bounded, free = (rows(dtype, last=last, settings=DEFAULT._replace(launches=most)) for most in (64, 1 << 20))
+    assert DEFAULT.launches == 64
+    assert max(max(row.ours.forward_launches, row.ours.backward_launches) for row in bounded) <= 64
+    moved = [
+        sum((row.ours.forward + row.ours.backward) * row.megabytes * row.layers for row in found)
+        for found in (bounded, free)
+    ]
+    assert moved[0] <= 1.07 * moved[1]
 
 
 def test_the_model_never_goes_below_the_floor() -> None:

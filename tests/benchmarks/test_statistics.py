@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
 import pytest
 
 from benchmarks.spread import Spread, calmest, geometric_mean, ratios, spread
-from benchmarks.timing import BLOCK, FEWEST, in_turn
+from benchmarks.timing import BLOCK, FEWEST, in_turn, seconds_of, seconds_of_thread
 
 
 def test_a_ratio_is_made_of_two_times_of_the_same_round() -> None:
@@ -78,3 +79,20 @@ def test_what_is_short_is_called_several_times_in_a_row() -> None:
     _, in_a_row = in_turn({"short": lambda: None, "long": lambda: time.sleep(2 * BLOCK)}, rounds=1, seconds=0)
     assert in_a_row["short"] > 50
     assert in_a_row["long"] == 1
+
+
+def test_another_clock_takes_the_times() -> None:
+    asked: list[int] = []
+
+    def half_a_second(call: Callable[[], object], in_a_row: int) -> float:
+        asked.append(in_a_row)
+        call()
+        return 0.5
+
+    times, in_a_row = in_turn({name: lambda: None for name in "ab"}, rounds=3, seconds=60, clock=half_a_second)
+    assert (times, in_a_row) == ({"a": [0.5] * 3, "b": [0.5] * 3}, {"a": 1, "b": 1})
+    assert asked == [1] * 8
+
+
+def test_the_clock_of_the_processor_does_not_count_sleep() -> None:
+    assert seconds_of_thread(lambda: time.sleep(0.02), 2) < 0.01 < seconds_of(lambda: time.sleep(0.02), 1)

@@ -144,9 +144,9 @@ WRONG: list[tuple[str, str]] = [
                                           "out."),
     ("lab run --device cuda --dask tcp://10.0.0.1:8786", "--device names one device, for one process: leave --workers "
                                                          "and --dask out."),
-    ("lab run --device cudaa", "--device must be a device of PyTorch's, received 'cudaa': give for example cpu or "
+    ("lab run --device cudaa", "--device must be a PyTorch device, received 'cudaa': give for example cpu or "
                                "cuda."),
-    ("lab run --device ''", "--device must be a device of PyTorch's, received '': give for example cpu or cuda."),
+    ("lab run --device ''", "--device must be a PyTorch device, received '': give for example cpu or cuda."),
     ("lab run --data svhn", "no package brings the images of svhn: name the folder with its files by --data-dir."),
     ("lab run --data-dir .", "--data-dir is the folder of --data: say which data set it holds, for example --data "
                              "mnist."),

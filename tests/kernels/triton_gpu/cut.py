@@ -9,14 +9,15 @@ import pytest
 from normwise.kernels.triton_gpu import launch, plan
 from normwise.kernels.triton_gpu.plan import Device, Settings
 
-SWEPT = Settings(elements=64, held=0)
+SWEPT = Settings(elements=64, held=0, alone=0)
 # Programs, pieces of one group of channels each, and no more partial results than one before they are finished.
 CUTS: dict[str, tuple[Settings, int, int | None]] = {
     "one launch": (Settings(), 4, None),
     "two launches": (SWEPT, 4, None),
-    "pieces": (Settings(elements=64, held=0, share=1e-9), 2, None),
+    "by the last one": (Settings(elements=64, held=0), 4, None),
+    "pieces": (Settings(elements=64, held=0, alone=0, share=1e-9), 2, None),
     "three launches": (SWEPT, 64, 1),
-    "long loops": (Settings(elements=64, held=0, programs=1), 1, None),
+    "long loops": (Settings(elements=64, held=0, alone=0, programs=1), 1, None),
 }
 
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.gpu import bench, steps_on_gpus
 from benchmarks.gpu.bench import Case, cases
+from benchmarks.timing import seconds_of
 from tests.kernels.triton_gpu.device import DEVICE
-
-
-def clock(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - start)
 
 
 @pytest.mark.parametrize("adds", [False, True], ids=["", "residual"])
 def test_a_layer_is_checked_and_timed(adds: bool) -> None:
     case = Case((4, 2, 3, 3), "float32", adds, adds)
-    row = bench.measure(case, DEVICE, clock, compile=False, rounds=3)
+    row = bench.measure(case, DEVICE, seconds_of, compile=False, rounds=3)
     assert {*row["milliseconds"]} == {bench.COPY, bench.EAGER, bench.OURS}
     assert {*row["ratios"]} == {bench.EAGER}
     assert bench.line(row).startswith(case.name)
@@ -32,7 +24,7 @@ def test_a_layer_is_checked_and_timed(adds: bool) -> None:
 
 def test_what_does_not_agree_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ours", lambda *given: bench.plain(*given) * 1.01)
-    row = bench.measure(Case((4, 2, 3, 3), "float32", False, False), DEVICE, clock, compile=False)
+    row = bench.measure(Case((4, 2, 3, 3), "float32", False, False), DEVICE, seconds_of, compile=False)
     assert "milliseconds" not in row
     assert "REFUSED: 0.0" in bench.line(row)
 
@@ -43,7 +35,7 @@ def test_a_step_is_timed_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
         return nn.Sequential(*layers, nn.Linear(2, 1000))
 
     monkeypatch.setattr(steps_on_gpus, "resnet", small)
-    rows = steps_on_gpus.measure(clock, device=DEVICE, batch=2, image=(3, 6, 6), compile=(False,), rounds=2)
+    rows = steps_on_gpus.measure(seconds_of, device=DEVICE, batch=2, image=(3, 6, 6), compile=(False,), rounds=2)
     assert [row["step"] for row in rows][:3] == [
         "float32, channels first, PyTorch",
         "float32, channels first, fused",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.shapes import RESNET50_LAYERS, Shape
-from normwise.kernels.triton_gpu.plan import LINE, MOST_SPLITS, Device, Settings, plan, view_of
+from normwise.kernels.triton_gpu.plan import LINE, MOST_COUNTERS, MOST_SPLITS, Device, Settings, plan, view_of
 
 H200 = Device("NVIDIA H200", 132, 60 << 20)
 
@@ -35,13 +35,15 @@ def test_every_value_is_in_one_tile_of_one_program(
     assert cut.splits <= MOST_SPLITS
     assert cut.down & (cut.down - 1) == cut.across & (cut.across - 1) == 0
     assert view.width % view.vector == 0
+    assert not cut.by_last or (whole and len(cut.pieces) == 1 and groups <= MOST_COUNTERS)
     assert not cut.held or (whole and cut.tiles == cut.splits == 1 and cut.down * cut.across <= Settings().held)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("layer", RESNET50_LAYERS, ids=lambda layer: layer.name)
 def test_the_layers_of_resnet50(layer: Shape, last: bool) -> None:
-    """At batch 256: loads 16 bytes wide but for 7 x 7, pieces within the cache, a program for every processor."""
+    """At batch 256: loads 16 bytes wide but for 7 x 7, pieces within the cache or as many as there may be launches for,
+    and a program for every processor."""
     itemsize, pixels = 2 if last else 4, layer.size[-1]
     cut = plan(view_of((256, *layer.size[1:]), itemsize, last=last), H200, Settings(), streams=1)
     if last or pixels > 7:
@@ -50,7 +52,8 @@ def test_the_layers_of_resnet50(layer: Shape, last: bool) -> None:
         assert cut.across * itemsize == LINE
     room = Settings().share * H200.cache
     bytes_of_group = cut.view.values * itemsize * (cut.across if last else 1)
-    assert len(cut.pieces) == 1 or cut.pieces[0].groups * bytes_of_group <= room
+    fits = cut.pieces[0].groups * bytes_of_group <= room
+    assert len(cut.pieces) == 1 or fits or len(cut.pieces) == Settings().launches // 2
     assert cut.held or cut.pieces[0].groups * cut.splits >= H200.processors
 
 
@@ -64,3 +67,53 @@ def test_a_share_of_zero_is_one_piece() -> None:
     view = view_of((256, 256, 56, 56), 4, last=False)
     assert len(plan(view, H200, Settings(), streams=2).pieces) > 1
     assert len(plan(view, H200, Settings(share=0), streams=2).pieces) == 1
+
+
+@pytest.mark.parametrize("streams", [1, 2], ids=["forward", "backward"])
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("layer", RESNET50_LAYERS, ids=lambda layer: layer.name)
+def test_a_call_has_a_bounded_number_of_launches(layer: Shape, last: bool, streams: int) -> None:
+    """At batch 256; pieces that the bound makes larger are about as large as each other."""
+    view = view_of((256, *layer.size[1:]), 2 if last else 4, last=last)
+    for bound in (64, 16):
+        cut = plan(view, H200, Settings(launches=bound), streams=streams)
+        assert len(cut.pieces) * (2 if cut.joins else 3) <= bound
+        assert cut.pieces[0].groups - cut.pieces[-1].groups < cut.pieces[0].groups
+
+
+@pytest.mark.parametrize(
+    ("shape", "last", "groups"),
+    [
+        ((32, 16, 28, 28), False, 16),
+        ((8, 3, 56, 56), False, 3),
+        ((1024, 1, 31), False, 1),
+        ((4, 256, 28, 28), True, 16),
+    ],
+    ids=str,
+)
+def test_small_tensors_of_few_channels_are_one_launch_of_many_programs(
+    shape: tuple[int, ...], last: bool, groups: int
+) -> None:
+    cut = plan(view_of(shape, 4, last=last), H200, Settings(), streams=1)
+    assert (cut.by_last, cut.pieces[0].groups) == (True, groups)
+    assert cut.splits > 1
+    assert cut.view.values * cut.view.itemsize * (cut.across if last else 1) <= Settings().alone
+
+
+@pytest.mark.parametrize(
+    ("shape", "streams", "twice"),
+    [
+        ((64, 16, 56, 56), 1, True),  # not small
+        ((32, 4, 64, 64), 2, True),  # too much for one program
+        ((32, 16, 28, 28), 1, False),  # one sweep
+    ],
+    ids=str,
+)
+def test_other_tensors_are_not(shape: tuple[int, ...], streams: int, twice: bool) -> None:
+    assert not plan(view_of(shape, 4, last=False), H200, Settings(), streams=streams, twice=twice).by_last
+
+
+def test_what_is_read_once_is_one_piece() -> None:
+    """The cache has nothing to give back to a single sweep."""
+    view = view_of((256, 256, 56, 56), 4, last=False)
+    assert len(plan(view, H200, Settings(), streams=1, whole=False, twice=False).pieces) == 1

@@ -85,7 +85,7 @@ def test_every_cut(shape: str, how: str, layout: str, training: bool, cut: Calla
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=dtype_name)
-@pytest.mark.parametrize("how", ["two launches", "three launches"])
+@pytest.mark.parametrize("how", ["two launches", "three launches", "by the last one"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 def test_every_cut_in_low_precision(layout: str, how: str, dtype: torch.dtype, cut: Callable[[str], None]) -> None:
     cut(how)
@@ -96,10 +96,11 @@ def test_every_cut_in_low_precision(layout: str, how: str, dtype: torch.dtype, c
 @pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("mask", [False, True], ids=["", "mask"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
-def test_masks_and_residuals_in_two_launches(
-    layout: str, mask: bool, residual: bool, training: bool, cut: Callable[[str], None]
+@pytest.mark.parametrize("how", ["two launches", "by the last one"])
+def test_masks_and_residuals(
+    how: str, layout: str, mask: bool, residual: bool, training: bool, cut: Callable[[str], None]
 ) -> None:
-    cut("two launches")
+    cut(how)
     assert_triton(
         problem(
             (3, 2, 5, 9),
@@ -115,10 +116,9 @@ def test_masks_and_residuals_in_two_launches(
 
 @pytest.mark.parametrize("activation", ["leaky_relu:0.2", "relu6", "gelu", None])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
-def test_bits_and_kept_residuals_in_three_launches(
-    layout: str, activation: str | None, cut: Callable[[str], None]
-) -> None:
-    cut("three launches")
+@pytest.mark.parametrize("how", ["three launches", "by the last one"])
+def test_bits_and_kept_residuals(how: str, layout: str, activation: str | None, cut: Callable[[str], None]) -> None:
+    cut(how)
     assert_triton(problem((3, 2, 5, 9), torch.float32, layout=layout, activation=activation, mask=True, residual=True))
 
 

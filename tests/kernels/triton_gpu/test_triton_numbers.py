@@ -23,7 +23,7 @@ __all__ = ["cut"]
 
 KERNEL = TritonGpu()
 EDGE = 64
-FEW = ["one launch", "two launches", "long loops"]  # of the cuts
+FEW = ["one launch", "two launches", "by the last one", "long loops"]  # of the cuts
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -85,7 +85,7 @@ def test_a_device_that_is_not_here_is_one_sentence() -> None:
     with pytest.raises(NormwiseError, match=f"^{re.escape(sentence)}$"):
         check(missing)
     for wrong in ("meta", "cudaa", ""):
-        sentence = f"--device must be a device of PyTorch's, received {wrong!r}: give for example cpu or cuda."
+        sentence = f"--device must be a PyTorch device, received {wrong!r}: give for example cpu or cuda."
         with pytest.raises(NormwiseError, match=f"^{re.escape(sentence)}$"):
             check(wrong)
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import normwise
 import normwise.torch as nt
+from normwise.kernels import choose
 from normwise.kernels.choose import built
 
 SIZE = (8, 64, 28, 28)
@@ -80,3 +82,17 @@ def test_before_a_convolution_all_of_them_keep_two_tensors(device: str) -> None:
     for layer in (ours(device), torchs(device)):
         whole = nn.Sequential(layer, convolution(device))
         assert kept(whole, drawn(device)) == pytest.approx(2, abs=SMALL)
+
+
+@pytest.mark.parametrize(("layer", "after"), [(ours, 1), (torchs, 2)], ids=["fused", "two layers"])
+def test_save_memory_keeps_x_only_by_pytorchs_operators(
+    layer: Callable[[str], nn.Module], after: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU without Triton, and the gradients are those of before, to the last bit."""
+    monkeypatch.setattr(choose, "_ASKED", "aten")
+    model, x = nn.Sequential(layer("cpu"), convolution("cpu")), torch.randn(SIZE).requires_grad_()
+    before = torch.autograd.grad(model(x).square().sum(), x)[0]
+    assert kept(model, x) == pytest.approx(2, abs=SMALL)
+    report = normwise.save_memory(model, x)
+    assert (report.bytes_after or 0) / T == pytest.approx(after, abs=SMALL)
+    assert torch.equal(torch.autograd.grad(model(x).square().sum(), x)[0], before)

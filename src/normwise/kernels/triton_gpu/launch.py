@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from normwise.kernels.activation_numbers import ACTIVATIONS, name_of, parted
-from normwise.kernels.triton_gpu.gradients import finish_sums, gradients_held, normalize_gradients, sum_gradients
+from normwise.kernels.triton_gpu.constants import Line, Tile
+from normwise.kernels.triton_gpu.counters import counters
+from normwise.kernels.triton_gpu.gradients import (
+    finish_sums,
+    gradients_by_last,
+    gradients_held,
+    normalize_gradients,
+    sum_gradients,
+)
 from normwise.kernels.triton_gpu.layout import bytes_per_value, lies_last, like, number_of_bytes, view
 from normwise.kernels.triton_gpu.moments import finish, gather
-from normwise.kernels.triton_gpu.normalize import normalize, normalize_held
+from normwise.kernels.triton_gpu.normalize import normalize, normalize_by_last, normalize_held
 from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, plan, power_of_two
 from normwise.kernels.triton_gpu.tuning import settings_for
 
@@ -61,7 +69,9 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     if x.numel():
         flat = None if mask is None else bytes_per_value(mask, x)
         with _on(x):
-            how = plan(view(x), device_of(x.device), settings_for(x, device_of(x.device)), streams=1, whole=False)
+            how = plan(
+                view(x), device_of(x.device), settings_for(x, device_of(x.device)), streams=1, whole=False, twice=False
+            )
             partials = _room(4, x, how)
             for piece in how.pieces:
                 _gather(x, flat, partials, how, piece)
@@ -79,7 +89,7 @@ def forward(
     var: Tensor | None,
     eps: float,
     activation: int,
-    save_bits: bool,
+    keep_bits: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``reference.forward_batch``, or ``forward_fixed`` where statistics are given.
 
@@ -93,13 +103,13 @@ def forward(
         var: (C,), with ``mean``.
         eps: added to the variance.
         activation: a number of ``activation_numbers``.
-        save_bits: whether to save one bit per element for the backward.
+        keep_bits: whether to save one bit per element for the backward.
 
     Returns:
         y, the statistics that it used in float64, and the bits.
     """
     y = torch.empty_like(x)
-    bits = x.new_empty(number_of_bytes(x.shape, last=lies_last(x)) if save_bits else 0, dtype=torch.uint8)
+    bits = x.new_empty(number_of_bytes(x.shape, last=lies_last(x)) if keep_bits else 0, dtype=torch.uint8)
     used_mean, used_var = _of_channels(x, torch.float64), _of_channels(x, torch.float64)
     if mean is not None and var is not None:
         used_mean.copy_(mean)
@@ -110,34 +120,34 @@ def forward(
     flat = None if mask is None else bytes_per_value(mask, x)
     kind, setting = asked(activation)
     device = device_of(x.device)
-    how = plan(view(x), device, settings_for(x, device), streams=1, whole=mean is None)
-    shared = {
-        "LAST": how.view.last,
-        "ACTIVATION": kind,
-        "RESIDUAL": residual is not None,
-        "MASKED": flat is not None,
-        "BITS": save_bits,
-        "SCALED": scale is not None,
-        "SHIFTED": shift is not None,
+    by_batch = mean is None
+    how = plan(view(x), device, settings_for(x, device), streams=1, whole=by_batch, twice=by_batch)
+    fixed = {
+        **_tile(how, flat),
+        "LINE": Line(kind, residual is not None, keep_bits, scale is not None, shift is not None),
     }
+    channel = (used_mean, used_var, scale, shift)
+    written = (y, bits, eps, setting)
+    grid = how.pieces[0].groups, how.splits
     with _on(x):
         if how.held:
-            normalize_held[(how.pieces[0].groups,)](
-                x, residual, flat, used_mean, used_var, scale, shift, y, bits, eps, setting,
-                *_matrix(how), **_tile(how), **shared,
+            normalize_held[grid[:1]](x, residual, flat, *channel, *written, *_matrix(how), **fixed)
+        elif how.by_last:
+            normalize_by_last[grid](
+                x, residual, flat, _room(4, x, how), counters(x), *channel, *written, *_matrix(how), *_cut(how),
+                SPLITS=power_of_two(how.splits), STEADY=how.steady and flat is None, **fixed,
             )  # fmt: skip
-            return y, used_mean, used_var, bits
-        partials = None if mean is not None else _room(4, x, how)
-        for piece in how.pieces:
-            if partials is not None:
-                _gather(x, flat, partials, how, piece)
-                if not how.joins:
-                    _finish(partials, used_mean, used_var, how, piece)
-            normalize[(piece.groups, how.splits)](
-                x, residual, flat, partials, used_mean, used_var, scale, shift, y, bits, eps, setting,
-                piece.first, *_matrix(how), how.blocks, how.tiles, how.per, how.splits,
-                SPLITS=power_of_two(how.splits) if partials is not None and how.joins else 0, **_tile(how), **shared,
-            )  # fmt: skip
+        else:
+            partials = _room(4, x, how) if by_batch else None
+            for piece in how.pieces:
+                if partials is not None:
+                    _gather(x, flat, partials, how, piece)
+                    if not how.joins:
+                        _finish(partials, used_mean, used_var, how, piece)
+                normalize[(piece.groups, how.splits)](
+                    x, residual, flat, partials, *channel, *written, piece.first, *_matrix(how), *_cut(how),
+                    SPLITS=power_of_two(how.splits) if by_batch and how.joins else 0, **fixed,
+                )  # fmt: skip
     return y, used_mean, used_var, bits
 
 
@@ -186,44 +196,42 @@ def backward(
     flat = None if mask is None else bytes_per_value(mask, x)
     kind, setting = asked(activation)
     device = device_of(x.device)
-    how = plan(view(x), device, settings_for(x, device), streams=2)
-    shared = {
-        "LAST": how.view.last,
-        "ACTIVATION": kind,
-        "RESIDUAL": residual is not None,
-        "MASKED": flat is not None,
-        "BITS": bits.numel() > 0,
-        "SCALED": scale is not None,
-        "SHIFTED": shift is not None,
-    }
-    number = float(how.view.values)
-    given = (dy, x, residual, flat, bits, mean, var, scale, shift)
+    two_sweeps = by_batch and wants_dx
+    how = plan(view(x), device, settings_for(x, device), streams=2, twice=two_sweeps)
+    line = Line(kind, residual is not None, bits.numel() > 0, scale is not None, shift is not None)
+    fixed = {**_tile(how, flat), "LINE": line}
+    given = (dy, x, residual, flat, bits, mean, var, scale, shift, dx, dresidual, eps, setting)
+    sums = (dscale, dshift, float(how.view.values))
+    grid = how.pieces[0].groups, how.splits
     with _on(x):
         if how.held:
-            gradients_held[(how.pieces[0].groups,)](
-                *given, dx, dresidual, dscale, dshift, eps, setting, number, *_matrix(how),
-                BY_BATCH=by_batch, WANTS_X=wants_dx, WANTS_RESIDUAL=wants_dresidual, **_tile(how), **shared,
+            gradients_held[grid[:1]](
+                *given, *sums, *_matrix(how),
+                BY_BATCH=by_batch, WANTS_X=wants_dx, WANTS_RESIDUAL=wants_dresidual, **fixed,
             )  # fmt: skip
-            return dx, dscale, dshift, dresidual
-        partials = _room(3, x, how)
-        sums = torch.empty(3, x.shape[1], dtype=torch.float32, device=x.device)
-        two_sweeps = by_batch and wants_dx
-        joins = two_sweeps and how.joins
-        for piece in how.pieces:
-            cut = (piece.first, *_matrix(how), how.blocks, how.tiles, how.per)
-            sum_gradients[(piece.groups, how.splits)](
-                *given, partials, dx, dresidual, eps, setting, *cut, how.splits,
-                WANTS_X=wants_dx and not by_batch, WANTS_RESIDUAL=wants_dresidual and not two_sweeps,
-                **_tile(how), **shared,
+        elif how.by_last:
+            gradients_by_last[grid](
+                *given, _room(3, x, how), counters(x), *sums, *_matrix(how), *_cut(how),
+                SPLITS=power_of_two(how.splits), WANTS_RESIDUAL=wants_dresidual, **fixed,
             )  # fmt: skip
-            if not joins:
-                _finish_sums(partials, sums, dscale, dshift, how, piece, masked=flat is not None)
-            if two_sweeps:
-                normalize_gradients[(piece.groups, how.splits)](
-                    *given, partials if joins else sums, dx, dresidual, dscale, dshift, eps, setting, number,
-                    *cut, how.splits if joins else 1, SPLITS=max(power_of_two(how.splits), 2) if joins else 1,
-                    WANTS_RESIDUAL=wants_dresidual, **_tile(how), **shared,
+        else:
+            partials = _room(3, x, how)
+            joins = two_sweeps and how.joins
+            whole = None if joins else torch.empty(3, x.shape[1], dtype=torch.float32, device=x.device)
+            for piece in how.pieces:
+                sum_gradients[(piece.groups, how.splits)](
+                    *given, partials, piece.first, *_matrix(how), *_cut(how),
+                    WANTS_X=wants_dx and not by_batch, WANTS_RESIDUAL=wants_dresidual and not two_sweeps, **fixed,
                 )  # fmt: skip
+                if whole is not None:
+                    _finish_sums(partials, whole, dscale, dshift, how, piece, masked=flat is not None)
+                if two_sweeps:
+                    normalize_gradients[(piece.groups, how.splits)](
+                        *given, partials if whole is None else whole, *sums, piece.first, *_matrix(how),
+                        *(_cut(how) if joins else (*_cut(how)[:-1], 1)),
+                        SPLITS=max(power_of_two(how.splits), 2) if joins else 1, WANTS_RESIDUAL=wants_dresidual,
+                        **fixed,
+                    )  # fmt: skip
     return dx, dscale, dshift, dresidual
 
 
@@ -234,8 +242,8 @@ def _of_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _gather(x: Tensor, mask: Tensor | None, partials: Tensor, how: Plan, piece: Piece) -> None:
     gather[(piece.groups, how.splits)](
-        x, mask, partials, piece.first, *_matrix(how), how.blocks, how.tiles, how.per, how.splits,
-        LAST=how.view.last, STEADY=how.steady and mask is None, MASKED=mask is not None, **_tile(how),
+        x, mask, partials, piece.first, *_matrix(how), *_cut(how), STEADY=how.steady and mask is None,
+        **_tile(how, mask),
     )  # fmt: skip
 
 
@@ -273,9 +281,15 @@ def _matrix(how: Plan) -> tuple[int, int, int]:
     return how.view.rows, how.view.channels, how.view.width // how.view.vector
 
 
-def _tile(how: Plan) -> dict[str, int]:
+def _cut(how: Plan) -> tuple[int, int, int, int]:
+    """Blocks, tiles, tiles for each program, and programs."""
+    return how.blocks, how.tiles, how.per, how.splits
+
+
+def _tile(how: Plan, mask: Tensor | None) -> dict[str, Any]:
     """What is compiled in of a plan."""
-    return {"VECTOR": how.view.vector, "DOWN": how.down, "ACROSS": how.across, "num_warps": how.warps, **FUSING}
+    tile = Tile(how.view.vector, how.down, how.across, how.view.last, mask is not None)
+    return {"TILE": tile, "num_warps": how.warps, **FUSING}
 
 
 def _on(x: Tensor) -> AbstractContextManager[Any]:

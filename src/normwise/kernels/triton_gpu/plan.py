@@ -18,6 +18,9 @@ SMALLEST = 8  # columns of a tile: a byte of bits
 # channels come last it does so for many channels.
 JOINED, JOINED_LAST = 512, 32
 MOST_SPLITS = 1024
+SMALL = 4 << 20  # bytes of a tensor that one launch may do
+MOST_COUNTERS = 1024  # of a launch: groups whose programs are counted
+SECTOR = 32  # bytes that the second-level cache hands out at least
 
 
 class Device(NamedTuple):
@@ -36,6 +39,10 @@ class Settings(NamedTuple):
     programs: int = 4  # for each processor
     share: float = 0.4  # of the cache that the tensors of a piece may take; 0 for one piece
     held: int = 16384  # elements of a tile that may hold a whole channel, so that one launch does all
+    # Bytes of a group that its last program may read again alone, so that one launch does all of a small tensor. A
+    # processor takes 64 bytes a clock from the cache, so that these take some 3 microseconds: about what a launch does.
+    alone: int = 256 << 10
+    launches: int = 64  # of a forward or a backward, at most; fewer pieces are larger ones
 
 
 class View(NamedTuple):
@@ -78,6 +85,7 @@ class Plan(NamedTuple):
     pieces: tuple[Piece, ...]
     warps: int
     held: bool  # whether a tile holds all values of a channel
+    by_last: bool = False  # whether the program that comes last does the second sweep of its group
 
     @property
     def steady(self) -> bool:
@@ -104,7 +112,9 @@ def view_of(shape: Size | tuple[int, ...], itemsize: int, *, last: bool) -> View
     return View(samples, channels, places, False, itemsize)
 
 
-def plan(view: View, device: Device, settings: Settings, *, streams: int, whole: bool = True) -> Plan:
+def plan(
+    view: View, device: Device, settings: Settings, *, streams: int, whole: bool = True, twice: bool = True
+) -> Plan:
     """How the tensor is cut.
 
     Args:
@@ -113,25 +123,48 @@ def plan(view: View, device: Device, settings: Settings, *, streams: int, whole:
         settings: what may be tuned.
         streams: tensors that both sweeps read: x in the forward, dy and x in the backward.
         whole: whether one launch may do all of it.
+        twice: whether there are two sweeps; of one, nothing would be found in the cache, and it is one piece.
 
     Example:
         >>> h200 = Device("NVIDIA H200", 132, 60 << 20)
         >>> images = plan(view_of((256, 256, 56, 56), 4, last=False), h200, Settings(), streams=1)
         >>> len(images.pieces), images.pieces[0], images.splits, images.held
-        (37, Piece(first=0, groups=7), 70, False)
+        (32, Piece(first=0, groups=8), 70, False)
         >>> plan(view_of((32, 2048, 7, 7), 4, last=False), h200, Settings(), streams=1).held
         True
+        >>> few = plan(view_of((32, 16, 28, 28), 4, last=False), h200, Settings(), streams=1)
+        >>> few.by_last, few.splits
+        (True, 16)
     """
     if whole and (found := _held(view, settings)) is not None:
         return found
+    if whole and twice and (across := _alone(view, settings, streams)) is not None:
+        groups = -(-view.channels // across) if view.last else view.channels
+        most = JOINED_LAST if view.last else JOINED
+        return _swept(view, device, settings, across, (Piece(0, groups),), most)._replace(by_last=True)
     across = _across(view)
+    groups = -(-view.channels // across) if view.last else view.channels
+    if not twice:
+        return _swept(view, device, settings, across, (Piece(0, groups),))
+    in_group = across if view.last else 1
+
+    def cut(launches: int) -> Plan:
+        pieces = _pieces(view, groups, in_group, device, settings, streams, settings.launches // launches)
+        return _swept(view, device, settings, across, pieces)
+
+    two = cut(2)
+    return two if two.joins else cut(3)  # of a piece: a third one only where partial results are put together apart
+
+
+def _swept(
+    view: View, device: Device, settings: Settings, across: int, pieces: tuple[Piece, ...], most: int = MOST_SPLITS
+) -> Plan:
+    """The plan for launches in which every program goes through tiles of its own."""
     down = min(max(settings.elements // across, 1), power_of_two(view.rows))
     blocks = 1 if view.last else -(-view.width // across)
     tiles = blocks * -(-view.rows // down)
-    groups = -(-view.channels // across) if view.last else view.channels
-    pieces = _pieces(view, groups, across if view.last else 1, device, settings, streams)
     wanted = -(-device.processors * settings.programs // pieces[0].groups)
-    per = -(-tiles // min(wanted, tiles, MOST_SPLITS))
+    per = -(-tiles // min(wanted, tiles, most))
     splits = -(-tiles // per)
     return Plan(view, down, across, blocks, tiles, per, splits, pieces, settings.warps, False)
 
@@ -166,13 +199,26 @@ def _held(view: View, settings: Settings) -> Plan | None:
     return Plan(view, down, across, 1, 1, 1, 1, (Piece(0, groups),), warps, True)
 
 
+def _alone(view: View, settings: Settings, streams: int) -> int | None:
+    """The columns of a tile where one program may do a group's second sweep alone, or None."""
+    of_column = view.values * view.itemsize * streams
+    if view.values * view.channels * view.itemsize >= SMALL or view.channels > MOST_COUNTERS:
+        return None
+    across = _across(view)
+    if not view.last:
+        return across if of_column <= settings.alone else None
+    while across * of_column > settings.alone and across > max(SMALLEST, SECTOR // view.itemsize):
+        across //= 2
+    return across if across * of_column <= settings.alone else None
+
+
 def _pieces(
-    view: View, groups: int, in_group: int, device: Device, settings: Settings, streams: int
+    view: View, groups: int, in_group: int, device: Device, settings: Settings, streams: int, most: int
 ) -> tuple[Piece, ...]:
-    """Groups of channels whose tensors fit their share of the cache; one group at least."""
+    """Groups of channels whose tensors fit their share of the cache, or so many more that there are ``most`` pieces."""
     room = int(device.cache * settings.share)
     bytes_of_group = view.values * in_group * view.itemsize * streams
-    together = max(room // max(bytes_of_group, 1), 1) if room else groups
+    together = max(room // max(bytes_of_group, 1), -(-groups // max(most, 1))) if room else groups
     if view.last and bytes_of_group > room:
         together = groups  # not even one group fits: the second sweep runs in reverse, and finds the tail
     return tuple(Piece(first, min(together, groups - first)) for first in range(0, groups, together))

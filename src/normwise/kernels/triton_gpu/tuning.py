@@ -28,13 +28,16 @@ CANDIDATES = (
     Settings(share=0.8),
     Settings(programs=8),
     Settings(programs=8, share=0.0),
-    Settings(elements=4096),
-    Settings(elements=4096, share=0.0),
+    Settings(elements=4096, warps=16),
+    Settings(elements=4096, warps=16, share=0.0),
     Settings(elements=1024, warps=4, programs=8),
     Settings(elements=1024, warps=4, programs=8, share=0.0),
     Settings(held=8192),
     Settings(held=0),
     Settings(held=0, share=0.0),
+    Settings(alone=0),
+    Settings(launches=16),
+    Settings(launches=256),
 )
 
 

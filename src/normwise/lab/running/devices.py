@@ -20,7 +20,7 @@ CPU = "cpu"
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no device of PyTorch's, or none that holds values.
+    """Refuse what is no PyTorch device, or none that holds values.
 
     Args:
         name: in PyTorch's words, for example "cuda" or "cuda:1".
@@ -40,7 +40,7 @@ def check_name(name: str) -> None:
     except RuntimeError:
         kind = "meta"
     if kind == "meta":
-        raise NormwiseError(f"--device must be a device of PyTorch's, received {name!r}: give for example cpu or cuda.")
+        raise NormwiseError(f"--device must be a PyTorch device, received {name!r}: give for example cpu or cuda.")
 
 
 def check(name: str) -> None:

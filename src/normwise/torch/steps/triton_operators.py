@@ -22,7 +22,7 @@ MOMENTS, FORWARD, BACKWARD = "triton_moments", "triton_forward", "triton_backwar
 SCHEMAS = {
     MOMENTS: "(Tensor x, Tensor? mask) -> (Tensor, Tensor)",
     FORWARD: "(Tensor x, Tensor? residual, Tensor? mask, Tensor? scale, Tensor? shift, Tensor? mean, Tensor? var, "
-    "float eps, int activation, bool save_bits, int groups) -> (Tensor, Tensor, Tensor, Tensor)",
+    "float eps, int activation, bool keep_bits, int groups) -> (Tensor, Tensor, Tensor, Tensor)",
     BACKWARD: "(Tensor dy, Tensor x, Tensor? residual, Tensor? mask, Tensor? scale, Tensor? shift, Tensor mean, "
     "Tensor var, Tensor bits, float eps, int activation, bool by_batch, bool wants_dx, bool wants_dresidual, "
     "int groups) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -77,10 +77,10 @@ def _fake_forward(
     var: Tensor | None,
     eps: float,
     activation: int,
-    save_bits: bool,
+    keep_bits: bool,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    number = number_of_bytes(x.shape, last=lies_last(x)) if save_bits else 0
+    number = number_of_bytes(x.shape, last=lies_last(x)) if keep_bits else 0
     mean, var = operators.per_channel(x, 0), operators.per_channel(x, 0)
     return torch.empty_like(x), mean, var, x.new_empty(number, dtype=torch.uint8)
 

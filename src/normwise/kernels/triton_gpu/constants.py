@@ -1,0 +1,33 @@
+"""What is compiled into a kernel: how a tile lies, and what normalization is followed by.
+
+A kernel takes each of them as one constant, and so do the functions that it calls. Nothing here needs Triton.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Tile(NamedTuple):
+    """How a program's tile lies in the tensor."""
+
+    vector: int  # values that a thread may load at once; the width of a row is passed in vectors
+    down: int  # rows
+    across: int  # columns
+    last: bool  # whether the channels come last in memory
+    masked: bool  # whether a mask says which values count
+
+    @property
+    def elements(self) -> int:
+        """Values in a tile."""
+        return self.down * self.across
+
+
+class Line(NamedTuple):
+    """What is computed of a normalized value, and by what."""
+
+    activation: int  # a number of ``activations.py``
+    residual: bool  # added in front of it; in the backward, whether it was kept
+    bits: bool  # whether one bit per element tells the slope
+    scaled: bool
+    shifted: bool
