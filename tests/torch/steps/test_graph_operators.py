@@ -15,7 +15,11 @@ import normwise.torch as nt
 from normwise.kernels import cpu
 from normwise.kernels.choose import built
 
-pytestmark = pytest.mark.skipif(not built(), reason="the compiled kernels are not built")
+pytestmark = [
+    pytest.mark.skipif(not built(), reason="the compiled kernels are not built"),
+    # What opcheck itself does in PyTorch 2.14.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 LAYOUTS = {
     "first": lambda x: x.contiguous(),

@@ -1,8 +1,8 @@
-"""Derivatives of every order for PyTorch's operator, whose third one is silently wrong.
+"""Derivatives of every order for PyTorch's operator, whose third one is wrong or refused.
 
-Its formula for the second derivative takes the batch's own mean and variance for constants (in PyTorch 2.13), so what
-is derived from it once more is not the third derivative. A backward of which a graph is wanted
-(``create_graph=True``) is therefore made from plain PyTorch operations, which are right at any order. All other
+Its formula for the second derivative takes the batch's own mean and variance for constants, so what is derived from it
+once more is not the third derivative: PyTorch 2.13 gives it silently, and 2.14 refuses. A backward of which a graph is
+wanted (``create_graph=True``) is therefore made from plain PyTorch operations, which are right at any order. All other
 backwards stay the operator's own, and pay for a look at the grad mode only.
 """
 
