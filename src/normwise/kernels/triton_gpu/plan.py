@@ -129,7 +129,7 @@ def plan(
         >>> h200 = Device("NVIDIA H200", 132, 60 << 20)
         >>> images = plan(view_of((256, 256, 56, 56), 4, last=False), h200, Settings(), streams=1)
         >>> len(images.pieces), images.pieces[0], images.splits, images.held
-        (32, Piece(first=0, groups=8), 70, False)
+        (32, Piece(first=0, groups=8), 60, False)
         >>> plan(view_of((32, 2048, 7, 7), 4, last=False), h200, Settings(), streams=1).held
         True
         >>> few = plan(view_of((32, 16, 28, 28), 4, last=False), h200, Settings(), streams=1)
