@@ -77,6 +77,8 @@ by the kernels and by PyTorch's operator. InPlace-ABN's claim of half the memory
 sign are made again from x in the backward, and come out with the same bits. The same test measures it where PyTorch's
 operator is asked for, as on a GPU: 1 tensor in the place of 2 for a batch norm with ReLU before a convolution. A ReLU
 that is a layer of its own, not fused, keeps y: there it stays at 2.
+
+Read next: [speed](speed.md), [other layers](speed_of_the_family.md), [save_memory](doors/save_memory.md).
 """
 MODEL = """
 ## A model of the traffic
