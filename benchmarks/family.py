@@ -142,6 +142,8 @@ kernels for {about["kernels"]}, a load of {about["load before"]} on {about["proc
   without a copy, where the channels come first; where they come last, each is copied out and woven back in.
 - A mask is looked at with every value; PyTorch has no such layer.
 - In inference batch renormalization, virtual batches and domains are batch norm.
+
+Read next: [speed](speed.md), [all layers](layers/index.md), [GPUs](speed_on_gpus.md).
 """
 
 

@@ -38,6 +38,8 @@ of convolution, batch norm and ReLU on 32 images of 32 x 32.
 `python -m benchmarks.keras_backends` writes this page, and [the numbers](../benchmarks/results/keras.json) are kept.
 
 {table}
+
+Read next: [coming from Keras](coming_from_keras.md), [layers for Keras](keras_layers/index.md), [speed](speed.md).
 """
 
 
