@@ -40,7 +40,7 @@ class EagerArrays:
         other.start()
         other.join()
         if found != [self.state()]:
-            return f"the call is inside of settings of {self.called}'s that other threads do not have"
+            return f"the call is inside of {self.called} settings that other threads do not have"
         return ""
 
     def enter_state(self) -> EnterState:
