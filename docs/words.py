@@ -20,7 +20,7 @@ INSTEAD = {
     r"\banew\b": "again",
     r"\bthe way back\b": "how to undo it",
     r"\bhas seen to\b": "a verb that says what was done",
-    r"\bhears? of it\b": "is told, or is warned",
+    r"\bhears? of\b": "is told, is warned, or sees",
     r"\bnothing to say\b": "what is missing",
     r"\bin (?:the company of|company with)\b": "together with, or in the same batch as",
     r"\bits company\b": "the rest of its batch",

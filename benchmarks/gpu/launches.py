@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -96,16 +97,9 @@ class _Recorder:
 def recorded(device: Device = H200, settings: Settings = DEFAULT) -> Iterator[list[Launch]]:
     """A block in which launches are recorded, and none runs."""
     found: list[Launch] = []
-    before = {name: getattr(launch, name) for name in (*KERNELS, "device_of", "settings_for")}
-    recorders = {name: _Recorder(name, before[name], found) for name in KERNELS}
-    replaced = {**recorders, "device_of": lambda _: device, "settings_for": lambda *_: settings}
-    for name, value in replaced.items():
-        setattr(launch, name, value)
-    try:
+    recorders: dict[str, Any] = {name: _Recorder(name, getattr(launch, name), found) for name in KERNELS}
+    with patch.multiple(launch, device_of=lambda _: device, settings_for=lambda *_: settings, **recorders):
         yield found
-    finally:
-        for name, value in before.items():
-            setattr(launch, name, value)
 
 
 def tensor(size: tuple[int, ...], dtype: torch.dtype, *, last: bool) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -115,11 +116,8 @@ def _asking(kernel: str | None, call: Callable[[], object]) -> Callable[[], obje
     """The call with a kernel asked for: the environment is read once, and this is one process."""
 
     def run() -> object:
-        asked, choose._ASKED = choose._ASKED, kernel
-        try:
+        with patch.object(choose, "_ASKED", kernel):
             return call()
-        finally:
-            choose._ASKED = asked
 
     return run
 

@@ -86,7 +86,7 @@ def unfreeze(
 
     Returns:
         which layers were unfrozen, and what of them; which were skipped, with the reason; and whether the optimizer has
-        to hear of parameters that it does not know.
+        to be given parameters that it does not know.
 
     Raises:
         UnsuitableModel: not a Keras model.

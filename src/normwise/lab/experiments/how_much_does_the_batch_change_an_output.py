@@ -9,8 +9,9 @@ Claim:
     In training "a training example is seen in conjunction with other examples in the mini-batch, and the training
     network no longer" produces "deterministic values for a given training example" (Ioffe & Szegedy 2015, section 3.4);
     in inference the output depends "only on the input, deterministically" (section 3.1). The smaller the batch, the
-    larger the noise: a mean over m examples is off by a deviation over the root of m (teaching material). A network
-    that is left in training mode answers by the company of an image (Irpan 2017), and worse in small batches.
+    larger the noise: a mean over m examples is off by a deviation over the root of m (teaching material). The
+    output of a network that is left in training mode depends on the rest of the batch (Irpan 2017), and is worse in
+    small batches.
 
 What would refute it:
     In inference an output depends on the batch; in training it hardly does, or not less in larger batches.

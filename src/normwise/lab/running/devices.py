@@ -90,23 +90,14 @@ def on(name: str) -> Iterator[None]:
     if name == CPU:
         yield
         return
+    from unittest.mock import patch
+
     import torch
 
     device, from_numpy = torch.device(name), torch.from_numpy
     # PyTorch shows this function to no mode
-    with patched(torch, "from_numpy", lambda array: from_numpy(array).to(device)), device, _mode(device):
+    with patch.object(torch, "from_numpy", lambda array: from_numpy(array).to(device)), device, _mode(device):
         yield
-
-
-@contextmanager
-def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Inside, a name of something means something else."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _mode(device: torch.device) -> Any:

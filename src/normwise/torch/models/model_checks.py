@@ -1,7 +1,7 @@
 """Which models an operation can work on, asked by every operation on a whole model before it does anything.
 
 A batch norm is found as a module. Where torch.jit, torch.export or ``make_fx`` has made code of a model, its batch
-norms are instructions in that code: no hook hears of their calls, and nothing that takes a module's place is called.
+norms are instructions in that code: no hook sees their calls, and nothing that takes a module's place is called.
 """
 
 from __future__ import annotations

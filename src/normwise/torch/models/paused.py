@@ -138,7 +138,7 @@ def _by_flag(layer: _BatchNorm) -> Resume:
 
 
 def _by_giving_back(layer: nn.Module) -> Resume:
-    """What the layer writes is undone behind each call that hooks hear of, and at the end."""
+    """What the layer writes is undone behind each call that hooks see, and at the end."""
     calls = threading.local()
     at_first = _statistics(layer)
 
