@@ -39,6 +39,7 @@ set on.
 # What the page of the doctor's JSON shows of it in a program.
 READING = '''import json
 import subprocess
+import sys
 from pathlib import Path
 
 Path("nets.py").write_text("""
@@ -47,7 +48,8 @@ net = torch.nn.BatchNorm1d(4).eval()
 def val():
     return [5 + torch.randn(64, 4) for _ in range(4)]
 """)
-done = subprocess.run(["normwise", "doctor", "nets.py:net", "--data", "nets.py:val", "--json"], capture_output=True)
+command = [sys.executable, "-m", "normwise", "doctor", "nets.py:net", "--data", "nets.py:val", "--json"]
+done = subprocess.run(command, capture_output=True)
 if done.returncode == 2:
     raise SystemExit(done.stderr.decode())
 

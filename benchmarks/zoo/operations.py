@@ -179,6 +179,8 @@ def _fold(trying: Trying, prepare: Callable[[nn.Module], Any] = nn.Module.eval) 
     prepare(single)  # the report is about what folding changes, not about what came before it
     with torch.no_grad():
         before = outputs(single, x, training=False)
+        is_double = trying.x.dtype == torch.float64
+        unfolded = difference(trying.plain.inference, before) if is_double else None
         said = normwise.fold(single, [x]).output_error
         error = difference(before, outputs(single, x, training=False))
     wrong = []
@@ -191,6 +193,7 @@ def _fold(trying: Trying, prepare: Callable[[nn.Module], Any] = nn.Module.eval) 
         "compared": found,
         "wrong": wrong,
         "output_error": said,
+        "float32_error_unfolded": unfolded,
         "growth": max([each.growth for each in report.folded.values()] or [1.0]),
         "times": trying.times(single) if report.folded else {},
     }

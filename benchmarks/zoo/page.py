@@ -10,6 +10,8 @@ from benchmarks.zoo import summary
 
 Results = Mapping[str, Mapping[str, Any]]
 FORMAT = 2
+VISIBLE = 1e-3
+"""From this error of an output in float32 on, the page says what float32 itself comes to."""
 OPENING = (
     "Written by `make zoo`: architectures of timm, torchvision and keras.applications, with random weights and "
     "statistics of data, each in a process of its own, and what the operations on whole models did to them. Outputs in "
@@ -95,7 +97,15 @@ def _wrong(name: str, result: Mapping[str, Any]) -> list[str]:
 
 def _rounding(name: str, result: Mapping[str, Any]) -> list[str]:
     found = result.get("operations", {}).items()
-    return [f"`{name}`, {operation}: {each['rounding']}" for operation, each in found if each.get("rounding")]
+    lines = [f"`{name}`, {operation}: {each['rounding']}" for operation, each in found if each.get("rounding")]
+    for operation, each in found:
+        own = each.get("float32_error_unfolded")
+        if own is not None and each["output_error"] > VISIBLE and not isinstance(own, str):
+            lines.append(
+                f"`{name}`, {operation}: outputs in float32 by {each['output_error']:.0e}, and by {own:.0e} between "
+                "float32 and float64 without it"
+            )
+    return lines
 
 
 def _about(about: Mapping[str, Any]) -> str:

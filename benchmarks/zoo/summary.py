@@ -10,6 +10,8 @@ from typing import Any
 
 Results = Mapping[str, Mapping[str, Any]]
 STATUSES = ("same", "refused", "differs", "crashed")
+BEYOND = 10
+"""So many times the rounding of the model itself is more than rounding."""
 MOST = 25
 """So many reasons of an operation are printed, those of most layers first."""
 
@@ -57,7 +59,7 @@ def sentences(rows: Results) -> list[str]:
     if errors := [each["output_error"] for each in folds]:
         said.append(
             f"`fold` in float32: the largest relative error of an output on data is {statistics.median(errors):.0e} in "
-            f"the median of {len(errors)} architectures, {max(errors):.0e} at most."
+            f"the median of {len(errors)} architectures, {max(errors):.0e} at most." + _unfolded(folds)
         )
     steps = [row["operations"].get("recalibrate", {}) for row in rows.values()]
     if any("in_step" in each for each in steps):
@@ -68,6 +70,20 @@ def sentences(rows: Results) -> list[str]:
             "which are of all calls, are not compared with the reference, which knows the first."
         )
     return said
+
+
+def _unfolded(folds: Sequence[Mapping[str, Any]]) -> str:
+    """How far float32 alone is off, which bounds what folding can be asked for."""
+    both = [(each["output_error"], own) for each in folds if (own := each.get("float32_error_unfolded")) is not None]
+    both = [(folded, own) for folded, own in both if not isinstance(own, str)]
+    if not both:
+        return ""
+    own_errors = [own for _, own in both]
+    more = sum(folded > BEYOND * own for folded, own in both)
+    return (
+        f" Without folding, the model in float32 is {statistics.median(own_errors):.0e} off itself in float64 in the "
+        f"median, {max(own_errors):.0e} at most; the error of folding is more than {BEYOND} times that in {more}."
+    )
 
 
 def reasons(rows: Results, operation: str) -> str:

@@ -54,6 +54,12 @@ def missing(block: str) -> list[str]:
     ]
 
 
+def path_without_this_environment() -> str:
+    """PATH as it is where nobody activated the virtual environment, which a block must not ask for."""
+    own = {Path(sys.executable).parent} if sys.prefix != sys.base_prefix else set()
+    return os.pathsep.join(each for each in os.environ["PATH"].split(os.pathsep) if Path(each) not in own)
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_every_block_runs_when_it_is_pasted_alone(process: str) -> None:
     if process == "compiled" and not (shutil.which("c++") or shutil.which("g++")):
@@ -64,6 +70,7 @@ def test_every_block_runs_when_it_is_pasted_alone(process: str) -> None:
     if not here:
         pytest.skip("what these blocks import is not installed")
     environment = os.environ | {"KERAS_BACKEND": "torch" if process == "keras" else "tensorflow"}
+    environment["PATH"] = path_without_this_environment()
     command = [sys.executable, str(Path(__file__).with_name("pasting.py"))]
     done = subprocess.run(
         command, input=json.dumps(here), capture_output=True, text=True, timeout=600, check=False, env=environment

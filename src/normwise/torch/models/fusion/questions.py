@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from normwise.torch.models.fusion.sources import CannotFollow, functions_of, own_attribute, sources_of
+from normwise.torch.models.fusion.sources import CannotFollow, functions_of, nodes_of, own_attribute, sources_of
 
 PLAIN = (bool, int, float, str, type(None))
 QUESTIONS = {"isinstance", "type", "hasattr", "callable", "issubclass", "print", "super"}
@@ -71,7 +71,7 @@ def hidden_path(
     except CannotFollow as why:
         return str(why)
     for number, (function, tree) in enumerate(sources):
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             found = _hidden_in(node, allowed)
             if found is None and isinstance(node, ast.Compare):
                 found = _asks_what(node, tree, guarded, asked if number == 0 else ())
@@ -112,7 +112,7 @@ def _asks_what(node: ast.Compare, tree: ast.AST, guarded: bool, asked: Collectio
 
 def _stores(name: str, tree: ast.AST) -> list[ast.Name]:
     return [
-        node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name and _is_store(node)
+        node for node in nodes_of(tree) if isinstance(node, ast.Name) and node.id == name and _is_store(node)
     ]  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def _values_of(name: str, tree: ast.AST) -> list[ast.expr] | None:
     """What is assigned to a name in a function; None where it gets its value in other ways too."""
     found = [
         node.value
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, ast.Assign)
         and len(node.targets) == 1
         and isinstance(node.targets[0], ast.Name)
@@ -135,7 +135,7 @@ def _values_of(name: str, tree: ast.AST) -> list[ast.expr] | None:
 
 def _arguments(tree: ast.AST) -> list[str]:
     """Of the function and of all inside of it."""
-    return [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    return [node.arg for node in nodes_of(tree) if isinstance(node, ast.arg)]
 
 
 def _of_state(name: str, tree: ast.AST) -> bool:
@@ -180,7 +180,7 @@ def asked_arguments(module: nn.Module) -> tuple[str, ...]:
 
 
 def _asked_first(name: str, tree: ast.AST) -> bool:
-    questions = [node for node in ast.walk(tree) if isinstance(node, ast.Compare) and _asks_none(node, name)]
+    questions = [node for node in nodes_of(tree) if isinstance(node, ast.Compare) and _asks_none(node, name)]
     if not questions:
         return False
     values = _values_of(name, tree)
@@ -190,7 +190,7 @@ def _asked_first(name: str, tree: ast.AST) -> bool:
         return True
     inside = {
         id(node)
-        for loop in ast.walk(tree)
+        for loop in nodes_of(tree)
         if isinstance(loop, ast.For | ast.While | ast.comprehension | ast.Lambda)
         for node in ast.walk(loop)
     }
@@ -235,7 +235,7 @@ def _names_of(about: ast.expr, tree: ast.AST, module: nn.Module) -> list[str]:
         return []
     found: list[str] = []
     number = 0
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if not isinstance(node, ast.For | ast.comprehension):
             continue
         match node.target, node.iter:
@@ -288,7 +288,7 @@ def settings_read(
         forward: as in ``functions_of``.
         guarded: whether answers are among them, each as an ``Answer``.
     """
-    nodes = [node for tree in functions_of(module, forward) for node in ast.walk(tree)]
+    nodes = [node for tree in functions_of(module, forward) for node in nodes_of(tree)]
     names = {own_attribute(node) for node in nodes}
     if guarded:
         names |= {_got(node) for node in nodes}
@@ -299,7 +299,7 @@ def settings_read(
         got = {name for node in nodes if (name := _got(node)) is not None and not hasattr(module, name)}
         found += [(name, Answer(None, False)) for name in sorted(got)]
         for function, tree in sources_of(module, forward):
-            for node in ast.walk(tree):
+            for node in nodes_of(tree):
                 if isinstance(node, ast.Call):
                     found += _answers(node, tree, function, module).items()
     return tuple(dict.fromkeys(found))

@@ -53,7 +53,7 @@ def sources_of(
             raise CannotFollow(f"is decorated, or calls what is ({function.__qualname__})")
         tree = _tree(function)
         found.append((function, tree))
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             if isinstance(node, ast.Call) and own_attribute(node.func) is not None:
                 waiting.append(getattr(type(module), own_attribute(node.func) or "", None))  # type: ignore[arg-type]  # seen above
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -63,17 +63,25 @@ def sources_of(
     return found
 
 
-_trees: WeakKeyDictionary[types.FunctionType, ast.AST] = WeakKeyDictionary()
+_trees: WeakKeyDictionary[types.FunctionType | type, ast.AST] = WeakKeyDictionary()
+_nodes: WeakKeyDictionary[ast.AST, tuple[ast.AST, ...]] = WeakKeyDictionary()
 
 
-def _tree(function: types.FunctionType) -> ast.AST:
-    """The source of a function, read once."""
-    if function not in _trees:
+def _tree(source: types.FunctionType | type) -> ast.AST:
+    """The source of a function or a class, read once."""
+    if source not in _trees:
         try:
-            _trees[function] = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            _trees[source] = ast.parse(textwrap.dedent(inspect.getsource(source)))
         except (OSError, TypeError, SyntaxError) as error:
             raise CannotFollow("has no source to be read") from error
-    return _trees[function]
+    return _trees[source]
+
+
+def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """The same as ``ast.walk``, gone through once: the layers of a model share their classes."""
+    if tree not in _nodes:
+        _nodes[tree] = tuple(ast.walk(tree))
+    return _nodes[tree]
 
 
 def own_attribute(node: ast.AST) -> str | None:
@@ -90,13 +98,13 @@ def only_called(module: nn.Module) -> set[str]:
         if base in nn.Module.__mro__:
             break
         try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):
+            tree = _tree(base)
+        except CannotFollow:
             return set()
-        for method in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        for method in (node for node in nodes_of(tree) if isinstance(node, ast.FunctionDef)):
             if method.name != "__init__":
-                calls += [own_attribute(node.func) for node in ast.walk(method) if isinstance(node, ast.Call)]
-                uses += [own_attribute(node) for node in ast.walk(method)]
+                calls += [own_attribute(node.func) for node in nodes_of(method) if isinstance(node, ast.Call)]
+                uses += [own_attribute(node) for node in nodes_of(method)]
     return {name for name in filter(None, calls) if calls.count(name) == uses.count(name)}
 
 
@@ -122,7 +130,7 @@ def adjacent(module: nn.Module, first: str, second: str, *, alone: bool = False)
         )
 
     try:
-        nodes = [node for tree in functions_of(module) for node in ast.walk(tree)]
+        nodes = [node for tree in functions_of(module) for node in nodes_of(tree)]
     except CannotFollow:
         return False
     mentions = [own_attribute(node) for node in nodes]

@@ -103,7 +103,7 @@ def _inside(norm: nn.Module, base: type[nn.Module]) -> Inside:
 
 def _behind(norm: nn.Module, base: type[nn.Module], rank: int, training: bool) -> tuple[str | None, tuple[str, ...]]:
     """The activation behind the batch norm, and the names of the children that are called."""
-    theirs, plain = _graph(norm, type(norm), rank, training), _graph(norm, base, rank, training)
+    theirs, plain = _graph(norm, type(norm), rank, training), _plain_graph(norm, base, rank, training)
     steps, expected, modules = _steps(theirs), _steps(plain), dict(norm.named_modules())
     told = [_told(node) for node in expected]
     if [_told(node) for node in steps[: len(expected)]] != told:
@@ -153,7 +153,7 @@ class _OfOneLayer(Tracer):
     """Follows one layer's forward; parameters and buffers are read by name, children are single calls."""
 
     def __init__(self, rank: int) -> None:
-        super().__init__()
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # a tuple of any length
         self.rank = rank
         self.proxy_buffer_attributes = True
 
@@ -182,6 +182,20 @@ def _graph(norm: nn.Module, kind: type[nn.Module], rank: int, training: bool) ->
     if after.keys() != before.keys() or any(_differ(after[name], value) for name, value in before.items()):
         raise CannotFollow("changes attributes of the layer")
     return graph
+
+
+def _plain_graph(norm: nn.Module, base: type[nn.Module], rank: int, training: bool) -> Graph:
+    """The same of PyTorch's own class, kept: its forward reads nothing but what stands in the key."""
+    settings = (norm.eps, norm.momentum, norm.track_running_stats)
+    kinds = tuple((name in norm._parameters, name in norm._buffers, getattr(norm, name) is None) for name in _READ)
+    key = (base, rank, training, settings, kinds)
+    if key not in _plain_graphs:
+        _plain_graphs[key] = _graph(norm, base, rank, training)
+    return _plain_graphs[key]
+
+
+_READ = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_plain_graphs: dict[tuple[object, ...], Graph] = {}
 
 
 def _differ(after: Any, before: Any) -> bool:

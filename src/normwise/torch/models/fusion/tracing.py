@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
+import math
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,10 +28,11 @@ class _OwnForward(Tracer):
 
     Args:
         absent: the arguments that are None.
+        wrapped: the modules whose functions may be called with what the forward computes.
     """
 
-    def __init__(self, absent: frozenset[str]) -> None:
-        super().__init__()
+    def __init__(self, absent: frozenset[str], wrapped: tuple[ModuleType, ...]) -> None:
+        super().__init__(autowrap_modules=wrapped)  # type: ignore[arg-type]  # a tuple of any length
         self._absent = absent
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -122,8 +125,15 @@ def followed_ways(module: nn.Module) -> Ways:
 
 def _graph(module: nn.Module, absent: frozenset[str], *, training: bool) -> Graph:
     try:
+        return _traced(module, _OwnForward(absent, ()), training=training)
+    except CannotFollow:  # it may call `math.sqrt` with a size: to wrap all of `math` takes longer than to follow
+        return _traced(module, _OwnForward(absent, (math,)), training=training)
+
+
+def _traced(module: nn.Module, tracer: Tracer, *, training: bool) -> Graph:
+    try:
         with _unchanged(module, training):
-            return _OwnForward(absent).trace(module)
+            return tracer.trace(module)
     except TraceError as error:
         why = "depends on the data" if "control flow" in str(error) else f"does what torch.fx cannot follow ({error})"
         raise CannotFollow(why) from error
@@ -148,30 +158,32 @@ def _unchanged(module: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for part, attributes, copies in before:
             part.training = attributes["training"]
-            changed |= _ids(part.__dict__) != _ids(attributes)
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
-            for name, items in copies.items():
-                changed |= _ids(attributes[name]) != _ids(items)
-                _fill(attributes[name], items)
+            changed |= _restored(part.__dict__, attributes)
+            for name, items in copies:
+                changed |= _restored(attributes[name], items)
     if changed:
         raise CannotFollow("changes attributes of the module")
 
 
-def _copies(module: nn.Module) -> dict[str, Any]:
+def _copies(module: nn.Module) -> list[tuple[str, Any]]:
     """The lists and dictionaries among the attributes, copied."""
-    return {name: copy.copy(value) for name, value in module.__dict__.items() if isinstance(value, list | dict)}
+    attributes = module.__dict__.items()
+    return [
+        (name, dict(value) if isinstance(value, dict) else [*value])
+        for name, value in attributes
+        if isinstance(value, list | dict)
+    ]
 
 
-def _ids(value: list[Any] | dict[Any, Any]) -> list[object]:
-    """Which objects are in there, and where."""
-    return [(name, id(item)) for name, item in value.items()] if isinstance(value, dict) else [*map(id, value)]
-
-
-def _fill(value: list[Any] | dict[Any, Any], items: Any) -> None:
-    """Put the items back where they were."""
-    value.clear()
+def _restored(value: Any, items: Any) -> bool:
+    """Put these objects back into a list or dictionary; whether others were there, or elsewhere."""
     if isinstance(value, dict):
+        if [*value] == [*items] and all(map(operator.is_, value.values(), items.values())):
+            return False
+        value.clear()
         value.update(items)
-    else:
-        value.extend(items)
+        return True
+    if len(value) == len(items) and all(map(operator.is_, value, items)):
+        return False
+    value[:] = items
+    return True
