@@ -85,6 +85,8 @@ def _fuse(trying: Trying) -> dict[str, Any]:
         "why_missed": trying.groups(said),
         "compared": compared(trying.plain, measured(twin, trying.x)),
     }
+    if not trying.seconds:
+        return {**found, "times": {}}
     fused = copy.deepcopy(trying.single)
     normwise.fuse(fused)
     return {**found, "times": trying.times(fused)}

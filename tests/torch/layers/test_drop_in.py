@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 import normwise.torch as nt
 from normwise.torch.functional import batch_norm
+from normwise.torch.layers.batch_norm import TORCH_HAS_BIAS
 
 NAMES = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 LAZY = ["LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d"]
 NEW: dict[str, Any] = {"activation": None, "estimator": None, "on_tiny_batch": "error"}  # with their defaults
+NEW |= {} if TORCH_HAS_BIAS else {"bias": True}
 SHAPES = {  # every rank that a layer takes
     "BatchNorm1d of (N, C)": ("BatchNorm1d", (6, 3)),
     "BatchNorm1d of (N, C, L)": ("BatchNorm1d", (4, 3, 5)),
@@ -30,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "momentum 0": {"momentum": 0.0},
     "momentum 1": {"momentum": 1.0},
     "affine=False": {"affine": False},
-    "bias=False": {"bias": False},
+    **({"bias=False": {"bias": False}} if TORCH_HAS_BIAS else {}),
     "track_running_stats=False": {"track_running_stats": False},
     "neither affine nor tracking": {"affine": False, "track_running_stats": False},
     "float64": {"dtype": torch.float64},

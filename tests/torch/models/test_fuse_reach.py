@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -119,6 +120,17 @@ class Broadcast(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return F.gelu(self.body(x) + x.mean((2, 3), keepdim=True))
+
+
+class OfItsSize(nn.Module):
+    """Asks ``math`` of a size that a trace does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Any:
+        return F.relu(self.norm(x)) / math.sqrt(x.shape[-1])
 
 
 def image() -> Tensor:
@@ -356,3 +368,12 @@ def test_a_question_about_something_else_is_left() -> None:
     report = fuse(Strange())
     assert report.left["norm"].startswith("the model (Strange) cannot be rewritten: its forward asks what `")
     assert report.fused == {}
+
+
+def test_a_forward_that_asks_math_of_a_size_is_followed() -> None:
+    model = OfItsSize()
+    twin = copy.deepcopy(model)
+    assert fuse(model).fused == {"norm": "relu"}
+    assert_same(model, twin)
+    smaller = image()[..., :3]
+    torch.testing.assert_close(model.eval()(smaller), twin.eval()(smaller))

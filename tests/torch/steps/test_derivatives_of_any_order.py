@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import normwise.torch as nt
 from normwise.kernels import choose
 from normwise.torch.functional import batch_norm
+from normwise.torch.layers.batch_norm import TORCH_HAS_BIAS
 from normwise.torch.steps import any_order
 
 KERNELS = ["aten", "two_pass", *(["cpu"] if choose.built() else [])]
@@ -101,7 +102,10 @@ def test_in_inference(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"momentum": None}, {"affine": False}, {"bias": False}], ids=str)
+WITHOUT_BIAS = [{"bias": False}] if TORCH_HAS_BIAS else []
+
+
+@pytest.mark.parametrize("settings", [{}, {"momentum": None}, {"affine": False}, *WITHOUT_BIAS], ids=str)
 def test_layers(settings: dict[str, Any]) -> None:
     layer = nt.BatchNorm1d(2, dtype=torch.float64, **settings)
 

@@ -56,7 +56,8 @@ def update_running(
             return
     with torch.no_grad():
         after, incomplete = estimated(estimator, batch, RunningStatistics(running_mean, running_var, updates, count))
-        for buffer, value in zip((running_mean, running_var, updates, count), vars(after).values(), strict=True):
+        values_after = after.mean, after.var, after.updates, after.count  # vars() is unknown to PyTorch 2.11's compiler
+        for buffer, value in zip((running_mean, running_var, updates, count), values_after, strict=True):
             if buffer is not None:
                 store(buffer, value)
         if skipped is not None:
