@@ -9,7 +9,6 @@ a program or a figure of the tour changed.
 
 import ast
 import doctest
-import json
 import re
 import sys
 import textwrap
@@ -21,7 +20,7 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script finds its own folder only
-from docs import read_next, tour  # noqa: E402 - the line above is for these two
+from docs import diagnosis_page, read_next, tour  # noqa: E402 - the line above is for them
 from docs.tour import KEPT, NOTICE  # noqa: E402
 
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
@@ -36,34 +35,19 @@ ORIGIN = """
 [evidence of the doctor](../evidence_of_the_doctor.md) says how often this check is right on models that no limit was
 set on.
 """
-# What the page of the doctor's JSON shows of it in a program.
-READING = '''import json
-import subprocess
-import sys
-from pathlib import Path
-
-Path("nets.py").write_text("""
-import torch
-net = torch.nn.BatchNorm1d(4).eval()
-def val():
-    return [5 + torch.randn(64, 4) for _ in range(4)]
-""")
-command = [sys.executable, "-m", "normwise", "doctor", "nets.py:net", "--data", "nets.py:val", "--json"]
-done = subprocess.run(command, capture_output=True)
-if done.returncode == 2:
-    raise SystemExit(done.stderr.decode())
-
-diagnosis = json.loads(done.stdout)
-assert diagnosis["schema"] == 1
-for finding in diagnosis["findings"]:
-    print(finding["severity"], finding["check"], finding["layers"])
-'''
 # The files of a family's folder that are not members of it.
 FRAMES = {"__init__", "estimator"}
 # The rooms that export layers and functions: the folder of their pages, and whom they are for.
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
+# Smaller packages: the folder of their pages -> the file that exports their names, and the title of the list.
+PACKAGES = {
+    "functional": ("torch/functional/__init__.py", "Functions for PyTorch"),
+    "callbacks/lightning": ("callbacks/lightning/__init__.py", "Callbacks for Lightning"),
+    "callbacks/keras": ("callbacks/keras/__init__.py", "Callbacks for Keras"),
+    "testing": ("testing.py", "For your own tests"),
+}
 # The folders of docs/ in which every page is generated.
-FAMILIES = ("experiments", "estimators", "checks", "doors", "functional", *(folder for folder, _ in ROOMS.values()))
+FAMILIES = ("experiments", "estimators", "checks", "doors", *(folder for folder, _ in ROOMS.values()), *PACKAGES)
 FAMILIES += ("learn", "learn/zh_tw")
 
 
@@ -79,10 +63,10 @@ def pages(root: Path) -> dict[Path, str]:
     wanted |= door_pages(root)
     for room in ROOMS:
         wanted |= layer_pages(root, room)
-    wanted |= function_pages(root)
+    wanted |= package_pages(root)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
-        wanted |= diagnosis_pages()
+        wanted |= diagnosis_page.diagnosis_pages()
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
     return {page: text + read_next.line(page) for page, text in wanted.items()} | tour.pages(root)
@@ -157,13 +141,17 @@ def layer_pages(root: Path, room: str) -> dict[Path, str]:
     return exported_pages(root, folder, f"normwise.{room}", top, exported(top, root), title)
 
 
-def function_pages(root: Path) -> dict[Path, str]:
-    """A page for every function of `normwise.torch.functional`, and the page that lists them."""
-    top = root / "src/normwise/torch/functional/__init__.py"
-    if not top.exists():
-        return {}
-    package = "normwise.torch.functional"
-    return exported_pages(root, "functional", package, top, exported(top, root), "Functions for PyTorch")
+def package_pages(root: Path) -> dict[Path, str]:
+    """A page for every name of the packages in ``PACKAGES``, and a page for each package that lists them."""
+    found: dict[Path, str] = {}
+    for folder, (file, title) in PACKAGES.items():
+        top = root / "src/normwise" / file
+        if top.exists():
+            is_package = top.name == "__init__.py"
+            names = exported(top, root) if is_package else ((name, top) for name in listed(top))
+            package = ".".join((top.parent if is_package else top.with_suffix("")).relative_to(root / "src").parts)
+            found |= exported_pages(root, folder, package, top, names, title)
+    return found
 
 
 def exported_pages(
@@ -179,7 +167,7 @@ def exported_pages(
         page = re.sub(
             SAME, r"arguments as [`\1`](\1.md)", page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
         )
-        if folder in ("doors", "functional") and isinstance(nodes[-1], ast.FunctionDef):
+        if isinstance(nodes[-1], ast.FunctionDef):
             page = page.replace(f"`{package}.{name}`\n", f"```text\n{signature(nodes[-1], package)}\n```\n", 1)
         found[Path("docs", folder, f"{name}.md")] = page
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
@@ -199,6 +187,8 @@ def signature(function: ast.FunctionDef, package: str) -> str:
     ]
     if names:
         parameters.insert(len(places), "*")
+    if function.args.kwarg:
+        parameters.append(f"**{ast.unparse(function.args.kwarg)}")
     start = f"{package}.{function.name}("
     returns = "" if function.returns is None else f" -> {ast.unparse(function.returns)}"
     text = f"{start}{', '.join(parameters)}){returns}"
@@ -228,8 +218,9 @@ def exported(door: Path, root: Path) -> Iterator[tuple[str, Path]]:
         if name not in modules:
             raise SystemExit(f"{name} is in __all__ of {door}, and nothing there imports it by name.")
         place = root / "src" / modules[name].replace(".", "/")
-        if not (place / f"{name}.py").exists() and not (place / name).is_dir():
-            yield name, place.with_suffix(".py")
+        if place.is_dir():  # a module of a package, or a name that has its page where the package has its own
+            continue
+        yield name, place.with_suffix(".py")
 
 
 def defines(node: ast.stmt, name: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
@@ -317,33 +308,6 @@ def command_line_page() -> str:
     table += "\n## Operations that are no commands\n\n"
     table += "".join(f"* `{name}`: {why}\n" for name, why in NO_COMMANDS.items())
     return f"{notice}# Command line\n{table}" + "".join(command_sections(main, "normwise", None))
-
-
-def diagnosis_pages() -> dict[Path, str]:
-    """The JSON of the doctor: the schema for programs, and the page for people."""
-    from normwise.doctor import json_schema
-
-    schema = json_schema.schema()
-    notice = NOTICE.format(source="src/normwise/doctor/json_schema.py")
-    rows = "".join(f"| `{path}` | {kind} | {meaning} |\n" for path, kind, meaning in json_schema.rows(schema))
-    first = (
-        f"`normwise doctor ... --json` and `Diagnosis.to_json()` write one object, version {json_schema.VERSION} of "
-        "[this JSON Schema](diagnosis.schema.json). All keys are there in every diagnosis. The exit code of the "
-        "command is "
-        "1 where a finding is an error, and 0 otherwise; where it could not examine the model it is 2, with one "
-        "sentence "
-        "on standard error and nothing on standard output."
-    )
-    page = (
-        f"{notice}# The doctor's JSON\n\n{textwrap.fill(first, 120)}\n\n"
-        f"| key | type | meaning |\n|---|---|---|\n{rows}\n## What may change\n\n"
-        + "".join(f"* {textwrap.fill(line, 118, subsequent_indent='  ')}\n" for line in json_schema.STAYS)
-        + f"\n## In a program\n\n```python\n{READING}```\n"
-    )
-    return {
-        Path("docs/diagnosis_json.md"): page,
-        Path("docs/diagnosis.schema.json"): json.dumps(schema, indent=2) + "\n",
-    }
 
 
 def command_sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:

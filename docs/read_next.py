@@ -4,6 +4,7 @@ from pathlib import Path
 
 DOORS = "[operations on whole models]({up}doors/index.md)"
 CASES = "[your symptom]({up}cases.md)"
+CHECKS = "[all checks]({up}checks/index.md)"
 ESTIMATORS = "[estimators]({up}estimators/index.md)"
 CLAIMS = "[all claims]({up}claims.md)"
 TOUR = "[the guided tour]({up}learn/index.md)"
@@ -23,8 +24,16 @@ NEXT = {
         DOORS,
     ),
     "doors": ("[all operations]({up}doors/index.md)", CASES, "[the command line]({up}command_line.md)"),
+    "callbacks/lightning": ("[all callbacks for Lightning]({up}callbacks/lightning/index.md)", CHECKS, DOORS),
+    "callbacks/keras": (
+        "[all callbacks for Keras]({up}callbacks/keras/index.md)",
+        "[MonitorStatistics]({up}keras_layers/MonitorStatistics.md)",
+        "[RecalibrateStatistics]({up}keras_layers/RecalibrateStatistics.md)",
+        CHECKS,
+    ),
+    "testing": ("[for your own tests]({up}testing/index.md)", CHECKS, CASES),
     "estimators": ("[all estimators]({up}estimators/index.md)", "[layers]({up}layers/index.md)", DOORS),
-    "checks": ("[all checks]({up}checks/index.md)", CASES, "[examine]({up}doors/examine.md)", DOORS),
+    "checks": (CHECKS, CASES, "[examine]({up}doors/examine.md)", DOORS),
     "experiments": ("[all experiments]({up}experiments/index.md)", CLAIMS, TOUR),
     "claims.md": (
         "[all experiments]({up}experiments/index.md)",
@@ -32,13 +41,13 @@ NEXT = {
         "[comparing on your own model]({up}comparing.md)",
     ),
     "command_line.md": (DOORS, CASES, "[the doctor's JSON]({up}diagnosis_json.md)"),
-    "diagnosis_json.md": ("[all checks]({up}checks/index.md)", CASES, "[examine]({up}doors/examine.md)"),
+    "diagnosis_json.md": (CHECKS, CASES, "[examine]({up}doors/examine.md)"),
 }
 
 
 def line(page: Path) -> str:
     """The end of a generated page of ``docs/``, by its path in the clone; empty where the page has its own."""
-    folder = page.parent.name if len(page.parts) > 2 else page.name
+    folder = "/".join(page.parts[1:-1]) or page.name
     links = NEXT.get(folder, ()) if page.suffix == ".md" else ()
     up = "../" * (len(page.parts) - 2)
     return "\nRead next: " + ", ".join(links[page.name == "index.md" :]).format(up=up) + ".\n" if links else ""

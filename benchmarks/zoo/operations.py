@@ -230,7 +230,8 @@ def _recalibrate(trying: Trying) -> dict[str, Any]:
     silent = {
         name: each for name, each in trying.plain.state.items() if "running_" not in name and "tracked" not in name
     }
-    if words := comparison.changed_state(silent, {name: twin.state_dict()[name] for name in silent}):
+    now = twin.state_dict()
+    if words := comparison.changed_state(silent, {name: now[name] for name in silent}):
         wrong.append(f"not statistics only: {words}")
     ones, others = copy.deepcopy(trying.single).eval(), copy.deepcopy(trying.single)
     small = [batch.float() for batch in trying.batches] * 2  # update_bn refuses one value per channel

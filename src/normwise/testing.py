@@ -8,6 +8,8 @@ from typing import Any
 from normwise.doctor.diagnosis import Diagnosis
 from normwise.doctor.examination import examine
 
+__all__ = ["assert_healthy"]
+
 
 def assert_healthy(model: Any, batches: Any, *, allow: Collection[str] = (), **settings: Any) -> Diagnosis:
     """Fail with the whole diagnosis, unless normalization does nothing wrong in a model.
@@ -26,17 +28,20 @@ def assert_healthy(model: Any, batches: Any, *, allow: Collection[str] = (), **s
         AssertionError: there is an error or a warning.
 
     Example:
+        >>> import normwise
         >>> import torch
         >>> from normwise.testing import assert_healthy
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)).eval()
         >>> data = [5 + torch.randn(32, 4) for _ in range(4)]
-        >>> assert_healthy(model, data)
-        Traceback (most recent call last):
-        ...
-        AssertionError: 1 error (1 normalization layer, 128 samples)
+        >>> try:
+        ...     assert_healthy(model, data)
+        ... except AssertionError as error:
+        ...     print(str(error).splitlines()[1])
           error    never_updated_statistics: 0
-        ...
+        >>> report = normwise.recalibrate(model, data)
+        >>> assert_healthy(model, data).healthy
+        True
     """
     __tracebackhide__ = True  # pytest shows the line of the test instead
     diagnosis = examine(model, batches, allow=allow, **settings)

@@ -1,6 +1,7 @@
 """Every layer has its page: what becomes of what `normwise.torch` and `normwise.keras` export."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -109,5 +110,6 @@ def test_everything_that_is_exported_has_a_page_and_an_entry_in_the_index() -> N
         docstring = inspect.getdoc(getattr(normwise.torch, name))
         assert docstring is not None
         text = generate.SAME.sub(r"arguments as [`\1`](\1.md)", generate.markdown(docstring))
-        assert f"\n# {name}\n\n`normwise.torch.{name}`\n\n{text}\nRead next: " in page
+        assert re.search(rf"\n# {name}\n\n(`|```text\n)normwise\.torch\.{name}[`(]", page), name
+        assert f"\n\n{text}\nRead next: " in page
         assert f"\n- [{name}]({name}.md): " in index
