@@ -45,7 +45,7 @@ class NotInStep(Exception):
 
 
 class Alone(NamedTuple):
-    """What a forward of one batch was like: its seconds, and the bytes that it held at most where it would wait."""
+    """The cost of a forward of one batch: its seconds, and the bytes that it held at most where it would wait."""
 
     seconds: float
     bytes: int

@@ -37,7 +37,7 @@ class _QConfig:
 
 
 class FrozenStatistics(nn.Module):
-    """What a frozen layer's class has before its own. Not for direct use."""
+    """The first base of a frozen layer's class, before the layer's own class. Not for direct use."""
 
     qconfig = _QConfig()
     # torch.jit.script takes the mode as it is then, and no property.
@@ -95,7 +95,7 @@ def unfreeze_statistics(layer: nn.Module) -> None:
 
 
 def is_frozen(layer: nn.Module) -> bool:
-    """Whether the class of the layer is the frozen one itself, and no other above it.
+    """True if the class of the layer is the frozen one itself, and not a subclass of that.
 
     Example:
         >>> is_frozen(nn.BatchNorm1d(2))

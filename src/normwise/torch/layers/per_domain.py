@@ -103,7 +103,7 @@ class PerDomain(Recordable):
         self.register_load_state_dict_post_hook(_tied_again)
 
     def forward(self, input: Tensor, *args: Any, domain: str | None = None, **kwargs: Any) -> Any:
-        """What the layer of the chosen domain makes of it.
+        """The output of the layer of the chosen domain.
 
         Raises:
             UnknownName: the layer has no such domain; the message names those that it has.

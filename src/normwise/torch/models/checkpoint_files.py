@@ -33,7 +33,7 @@ _PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def held_by(path: Path) -> Any:
-    """What stands in a file: of ``.safetensors`` the tensors, of others what ``torch.save`` wrote.
+    """The content of a file: of ``.safetensors`` the tensors, of others what ``torch.save`` wrote.
 
     Args:
         path: of the file; what it is follows from its suffix.

@@ -1,4 +1,4 @@
-"""What the command line calls MODEL, DATA and weights, of PyTorch: made, read and written."""
+"""The MODEL, the DATA and the weights of the command line, for PyTorch: made, read and written."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ Resume = Callable[[], None]
 
 @dataclass
 class _Pause:
-    """How many blocks a layer is in, and what is to be done after the last of them."""
+    """The number of blocks that a layer is in, and what is to be done after the last of them."""
 
     resume: Resume
     blocks: int = 1
@@ -138,7 +138,7 @@ def _by_flag(layer: _BatchNorm) -> Resume:
 
 
 def _by_giving_back(layer: nn.Module) -> Resume:
-    """What the layer writes is undone behind each call that hooks see, and at the end."""
+    """Undo what the layer writes behind each call that hooks see, and at the end."""
     calls = threading.local()
     at_first = _statistics(layer)
 

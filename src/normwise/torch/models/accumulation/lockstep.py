@@ -30,7 +30,7 @@ class _Lockstep:
         self.gets: dict[Work, Any] = {}
 
     def run(self) -> list[Any]:
-        """What the forwards return; or the first error of any, when all of them have ended."""
+        """Return what the forwards return; or raise the first error of any, when all of them have ended."""
         with self.together:
             while not all(forward.done for forward in self.forwards):
                 for forward in self.forwards:
