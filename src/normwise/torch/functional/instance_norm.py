@@ -141,7 +141,7 @@ def _averaged(found: Moments, samples: int, channels: int, positions: int, *, ma
 
 
 def _check_masked_positions(mask: Tensor, input: Tensor) -> None:
-    """Refuse an instance of which the mask leaves one position, as torch does without a mask; on the CPU only."""
+    """Refuse an instance if the mask leaves it one position, as torch does without a mask; on the CPU only."""
     if not readable(mask) or mask.numel() == 0:
         return
     spatial = [axis for axis in range(mask.dim()) if axis > 1]

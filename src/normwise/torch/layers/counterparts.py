@@ -159,7 +159,7 @@ def take_over(layer: Any, other: Any, *, carry: tuple[str, ...] = ()) -> None:
 
     Args:
         layer: changed.
-        other: of which nothing is used afterwards.
+        other: nothing of it is used afterwards.
         carry: the buffers that stay the very same, where both have them.
     """
     theirs = vars(other)

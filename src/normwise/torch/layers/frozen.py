@@ -1,7 +1,7 @@
 """A layer whose statistics are frozen: the same object with a class above its own, which is never in training mode.
 
 That lies in the class and not in the instance, so that ``copy.deepcopy``, ``pickle``, ``torch.compile`` and what wraps
-a model have nothing to lose: whoever asks such a layer for ``training`` hears False, its own forward too. The mode that
+a model have nothing to lose: whoever asks such a layer for ``training`` gets False, its own forward too. The mode that
 the model was put into is kept beside it, and is the layer's again once it is unfrozen.
 """
 

@@ -37,7 +37,7 @@ class PerDomain(Recordable):
     the ``with domain(model, ...)`` around the call, the default.
 
     Args:
-        layer: of which every domain gets a copy: any module that keeps running statistics, normwise's or torch's. Its
+        layer: every domain gets a copy of it: any module that keeps running statistics, normwise's or torch's. Its
             parameters become this layer's, so that an optimizer that has them keeps them.
         domains: their names, at least one.
         own_affine: whether every domain also learns a weight and a bias of its own.

@@ -70,7 +70,7 @@ def safetensors() -> ModuleType:
 
 
 def _check_sums(path: Path) -> None:
-    """Refuse an archive of which a part is damaged, which PyTorch reads without a word."""
+    """Refuse an archive that has a damaged part, which PyTorch reads without an error."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:

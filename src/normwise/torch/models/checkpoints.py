@@ -38,7 +38,7 @@ def load_weights(model: nn.Module, place: Path, tell: Tell) -> None:
     Args:
         model: it gets all of its weights, or an error is raised and it is of no use any more.
         place: of the file; ``file.pt:key`` where one of several is to be taken.
-        tell: hears one sentence, if the weights did not simply stand there.
+        tell: gets one sentence, if the weights did not simply stand there.
 
     Raises:
         NormwiseError: the file cannot be read, or nothing in it fits; the sentence says what differs.

@@ -47,7 +47,7 @@ def check_model(model: Any, *, called: str, code: bool = False) -> None:
 
 
 def check_reach(model: nn.Module, *, called: str, kinds: re.Pattern[str] = BATCH_NORMS) -> None:
-    """Refuse a model with normalization in code, for operations that would be wrong about it without a word.
+    """Refuse a model with normalization in code, for operations that would silently be wrong about it.
 
     Args:
         model: already seen by ``check_model``.

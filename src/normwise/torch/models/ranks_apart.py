@@ -20,7 +20,7 @@ VALUES = 256
 def processes(model: nn.Module, asked: Any) -> Processes | str | None:
     """The differences between the processes, by an exchange; a collective call, which every one of them has to make.
 
-    Each sends all of its running statistics, and some values of each weight.
+    Each process sends all of its running statistics, and some values of each weight.
 
     Args:
         model: with all that is wrapped around it.

@@ -249,7 +249,7 @@ class Plan:
         return None
 
     def _against_calls(self, called: Step, calling: Step) -> str | None:
-        """Why the two calls, of which the first takes what the second gives, may not always go together."""
+        """The reason why the two calls may not always go together; the first takes what the second gives."""
         if self._seen is not None:
             counts = [len(self._seen.get(id(step.module), [])) for step in (called, calling)]
             if counts[0] != counts[1]:

@@ -160,7 +160,7 @@ def _got(node: ast.AST) -> str | None:
 
 
 def asked_arguments(module: nn.Module) -> tuple[str, ...]:
-    """The arguments of which the forward asks whether they are None, before anything else can stand under their name.
+    """The arguments that the forward compares with None, before anything else can stand under their name.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A batch norm of somebody's own class becomes one of normwise's too: a class above both, which pickles as its own."""
+"""A batch norm of a user's own class becomes one of normwise's too: a class above both, which pickles as its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _classes: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDicti
 
 
 def become_both(norm: nn.Module, inside: Inside, activation: str | None) -> None:
-    """Make a batch norm of somebody's own class normwise's as well; parameters, buffers and children stay the same.
+    """Make a batch norm of a user's own class normwise's as well; parameters, buffers and children stay the same.
 
     Args:
         norm: whose class ``inside_of`` was asked about.

@@ -228,7 +228,7 @@ def _value(value: Any) -> object:
 
 
 def _in_front(steps: list[Node], told: list[tuple[object, ...]]) -> Node | None:
-    """The first call before the first batch norm that is no part of it, or None."""
+    """The first step before the first batch norm that does not belong to that batch norm, or None."""
     for place, node in enumerate(steps):
         if node.target is F.batch_norm:
             return next((each for each in steps[:place] if _told(each) not in told), None)

@@ -335,7 +335,7 @@ DRAW = ("dropout", "rrelu", "rnn", "transformer", "activation.multihead", "fract
 
 
 def _never_draws(module: nn.Module) -> bool:
-    """True if every part of the module is a batch norm, one of PyTorch's that never draws, or only calls children."""
+    """True if no part of the module can draw random numbers, by its class or because it only calls its children."""
     for part in module.modules():
         theirs = type(part).__module__.startswith("torch.nn.modules")
         name = f"{type(part).__module__}.{type(part).__name__}".lower().replace("_", "")
