@@ -13,7 +13,7 @@ from normwise.recalibration.report import Movement, clause, finite, layer_lines
 
 @dataclass(frozen=True)
 class AdaptReport:
-    """What ``adapt`` did; every batch norm of the model stands in exactly one of the first three.
+    """The report of ``adapt``; every batch norm of the model stands in exactly one of its first three fields.
 
     As a context manager it undoes the adaptation at the end of the block.
 

@@ -66,7 +66,7 @@ class Batches:
 
     @property
     def number(self) -> int | None:
-        """How many there are in a pass; None where that is not known."""
+        """The number of batches in a pass; None where it is not known."""
         length = length_hint(self._source, -1)  # which a source that does not know it may refuse to say
         return self.at_most if length < 0 else min(length, length if self.at_most is None else self.at_most)
 
@@ -84,7 +84,7 @@ class Batches:
         return self._bar
 
     def _again(self) -> Iterator[Any]:
-        """What was kept, then what the source still has."""
+        """The batches that were kept, then those that the source still has."""
         yield from list(self._kept)
         for batch in self._source:
             self._kept.append(batch)

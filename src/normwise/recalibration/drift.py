@@ -1,4 +1,4 @@
-"""How far running statistics are from those of data, and which channels say nothing, in any framework."""
+"""The drift of running statistics from those of data, and the dead channels, in any framework."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ F64 = NDArray[np.float64]
 
 
 class LayerDrift(NamedTuple):
-    """What one layer's statistics are to data.
+    """One layer's running statistics, compared with those of data.
 
     Attributes:
         drift: root mean square over the channels of (batch mean - running mean) / sqrt(running variance + eps).

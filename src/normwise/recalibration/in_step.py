@@ -3,7 +3,7 @@
 Each forward waits at the first layer that is not settled. When all of them wait, the layer where the first one stands
 is settled by what those of them brought that stand there, and these go on. So each layer meets what it will meet at
 inference, as it does layer by layer, by the same operations in the same order. What that rests on is watched: batches
-that come back to a layer, random numbers, memory, and forwards that meddle with each other.
+that come back to a layer, random numbers, memory, and forwards that disturb each other.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NotInStep(Exception):
 
 
 class Alone(NamedTuple):
-    """What a forward of one batch was like: its seconds, and the bytes that it held at most where it would wait."""
+    """The cost of a forward of one batch: its seconds, and the bytes that it held at most where it would wait."""
 
     seconds: float
     bytes: int
@@ -303,7 +303,7 @@ def _alike(site: Site, one: Moments, other: Moments) -> bool:
 
 @contextmanager
 def _heard(sites: Sequence[Site], hear: Callable[[Site, Moments, float], None]) -> Iterator[None]:
-    """Inside, every call of a layer is heard, with the site as the first argument."""
+    """Inside, every call of a layer also calls ``hear``, with the site as the first argument."""
     with ExitStack() as ends:
         for site in sites:
             ends.callback(site.layer.listen(partial(hear, site)))

@@ -1,4 +1,4 @@
-"""How much memory all batches together may hold."""
+"""The amount of memory that all batches together may hold."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bytes_for(memory: float | None, free: float) -> float:
 
 
 def free_memory() -> float:
-    """How many bytes this process may still take in the host's memory; infinite where the system does not say."""
+    """The bytes that this process may still take in the host's memory; infinite where the system does not say."""
     found = [*_of_the_machine(), *_of_the_group()]
     return min(found, default=math.inf)
 
@@ -74,7 +74,7 @@ def _of_the_machine() -> list[float]:
 
 
 def _of_the_group() -> list[float]:
-    """What the control group of a container has left; version 2, then 1."""
+    """The bytes that the control group of a container has left; version 2, then 1."""
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

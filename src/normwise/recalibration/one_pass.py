@@ -85,7 +85,7 @@ def feed(
 
 
 def _standard_error(sites: Sequence[Gatherer]) -> float:
-    """That of the least known layer; NaN where none is watched."""
+    """The standard error of the least known layer; NaN where none is watched."""
     return max((error for site in sites if not math.isnan(error := site.error())), default=math.nan)
 
 

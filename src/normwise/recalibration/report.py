@@ -1,4 +1,4 @@
-"""What ``recalibrate`` did, layer by layer."""
+"""The report of ``recalibrate``, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEW = 12
 
 @dataclass(frozen=True)
 class Movement:
-    """How far a layer's statistics moved, in standard deviations: the larger of mean and logarithm of the deviation.
+    """The movement of a layer's statistics, in standard deviations: the larger of mean and logarithm of the deviation.
 
     Args:
         typical: root of the mean square over the channels.
@@ -65,7 +65,7 @@ def layer_lines(
 
 @dataclass(frozen=True)
 class RecalibrateReport:
-    """What ``recalibrate`` did; every batch norm of the model stands in exactly one of the first three.
+    """The report of ``recalibrate``; every batch norm of the model stands in exactly one of its first three fields.
 
     Args:
         recalibrated: the layer's name -> how far its statistics moved.
@@ -104,7 +104,7 @@ class RecalibrateReport:
 
     @property
     def tolerance_reached(self) -> bool | None:
-        """Whether the statistics are known as well as was asked for; None where that was not asked for."""
+        """True if the statistics are known as well as was asked for; None where that was not asked for."""
         return self.standard_error <= self.tolerance if self.tolerance else None
 
     def in_a_sentence(self) -> str:

@@ -1,4 +1,4 @@
-"""How well statistics are known, from how much they differ between batches."""
+"""The standard error of statistics, from how much they differ between batches."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ class StandardError:
         return _larger((of_mean / spread) ** 0.5, where(of_var > 0, of_var, of_var * 0.0) ** 0.5 / (2 * spread))
 
     def typical(self, var: Array, eps: float) -> float:
-        """What all but a few channels stay below; infinite before the second batch."""
+        """The bound of the relative standard error of all but a few channels; infinite before the second batch."""
         if self.batches < 2:
             return math.inf
         return float(np.quantile(self.relative(var, eps).tolist(), CHANNELS))
 
 
 def distance(mean: Array, var: Array, new_mean: Array, new_var: Array, eps: float) -> Array:
-    r"""How far statistics are from new ones, per channel, in standard deviations of the new ones.
+    r"""The distance of statistics from new ones, per channel, in standard deviations of the new ones.
 
     .. math:: \max\Big(\frac{|\mu' - \mu|}{\sigma'}, \; \Big|\ln \frac{\sigma'}{\sigma}\Big|\Big), \quad
         \sigma = \sqrt{v + \epsilon}

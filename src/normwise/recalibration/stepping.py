@@ -10,7 +10,7 @@ from normwise.side_by_side import EnterState
 
 
 class Place(NamedTuple):
-    """Where an array lies in memory, in any unit, and how many bytes it has."""
+    """The address of an array in memory, in any unit, and its number of bytes."""
 
     address: Hashable
     bytes: int
@@ -35,7 +35,7 @@ class Parking(Protocol):
 
 
 class Stepping(Protocol):
-    """What a framework says about a model beside ``Model``, so that several batches can go through it in step.
+    """The facts about a model, beside those of ``Model``, that several batches need to go through it in step.
 
     Attributes:
         at_most: so many batches at a time.
@@ -50,10 +50,10 @@ class Stepping(Protocol):
         """A function that puts another thread into the state of this one."""
 
     def bound(self) -> float:
-        """How many bytes may be held at a time."""
+        """The number of bytes that may be held at a time."""
 
     def parking(self) -> Parking | None:
-        """Where batches that wait may lie beside the model's device; None where there is no such memory."""
+        """The memory besides the model's device for batches that wait; None where there is no such memory."""
 
     def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:
         """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""

@@ -121,7 +121,7 @@ def _centred(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None,
 
 
 def _is_plain(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether nothing about the arguments is such that torch might refuse them."""
+    """True if there is nothing about the arguments that torch might refuse."""
     if x.dim() < 2 or not x.is_floating_point() or groups < 1 or x.shape[1] % groups or x.numel() <= groups:
         return False
     given = [parameter for parameter in (weight, bias) if parameter is not None]

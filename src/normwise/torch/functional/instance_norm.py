@@ -129,7 +129,7 @@ def _rows(
 
 
 def _averaged(found: Moments, samples: int, channels: int, positions: int, *, masked: bool) -> Moments:
-    """What torch keeps: the averages of the instances' means and unbiased variances, of those that have both."""
+    """The statistics that torch keeps: averages of the means and unbiased variances of the instances that have both."""
     mean, var = found.mean.view(samples, channels), found.unbiased_var().view(samples, channels)
     if masked:
         known = found.count.view(samples, channels) > 1
@@ -141,7 +141,7 @@ def _averaged(found: Moments, samples: int, channels: int, positions: int, *, ma
 
 
 def _check_masked_positions(mask: Tensor, input: Tensor) -> None:
-    """Refuse an instance of which the mask leaves one position, as torch does without a mask; on the CPU only."""
+    """Refuse an instance if the mask leaves it one position, as torch does without a mask; on the CPU only."""
     if not readable(mask) or mask.numel() == 0:
         return
     spatial = [axis for axis in range(mask.dim()) if axis > 1]
@@ -161,7 +161,7 @@ def _is_plain(
     var: Tensor | None,
     eps: float,
 ) -> bool:
-    """Whether nothing about the arguments is such that torch might refuse them."""
+    """True if there is nothing about the arguments that torch might refuse."""
     if x.dim() < 3 or not x.is_floating_point() or x[0, 0].numel() == 1 or eps <= 0:
         return False
     given = [tensor for tensor in (weight, bias, mean, var) if tensor is not None]

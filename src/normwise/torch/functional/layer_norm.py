@@ -110,7 +110,7 @@ def check_positions(mask: Tensor | None, input: Tensor) -> Tensor | None:
 
 
 def _is_plain(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether nothing about the arguments is such that torch might refuse them."""
+    """True if there is nothing about the arguments that torch might refuse."""
     given = [parameter for parameter in (weight, bias) if parameter is not None]
     return (
         x.is_floating_point()

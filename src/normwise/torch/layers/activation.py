@@ -1,4 +1,4 @@
-"""What is left of a batch norm with an activation or a residual once its affine map is elsewhere."""
+"""The rest of a batch norm with an activation or a residual once its affine map is elsewhere."""
 
 from __future__ import annotations
 

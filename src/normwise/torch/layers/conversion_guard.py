@@ -1,7 +1,7 @@
-"""What tools of torch would drop from a layer without a word, and how that is heard.
+"""The settings that tools of torch would silently drop from a layer, and how that is noticed.
 
 ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` builds a new layer for everything that is a batch norm by its class,
-from the attributes that torch's have. An activation, an estimator or a policy is gone then; virtual batches,
+from the attributes that torch's layers have. An activation, an estimator or a policy is gone then; virtual batches,
 renormalization and whitening too. ``torch.nn.utils.fuse_conv_bn_eval`` and ``fuse_linear_bn_eval`` put the affine map
 of a layer into the one before it, ``torch.utils.mkldnn.to_mkldnn`` and the quantized batch norms build another of its
 numbers, and all of them lose the activation. None offers a hook, but the first asks every batch norm for a ``qconfig``
@@ -35,7 +35,7 @@ _PLAIN = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 
 
 def beyond_torch(layer: Any) -> list[str]:
-    """What is set in a layer of normwise that torch's batch norm does not have."""
+    """The settings of a layer of normwise that torch's batch norm does not have, in words."""
     found = []
     if type(layer).__name__ not in _PLAIN:
         found.append(f"all that {type(layer).__name__} adds")

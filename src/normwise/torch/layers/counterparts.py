@@ -1,4 +1,4 @@
-"""Which layer of ``torch.nn`` does what one of normwise does, and the change of class from one to the other.
+"""The layers of ``torch.nn`` that do what those of normwise do, and the change of class from one to the other.
 
 The module itself gets another class, so that all that refers to it stays: hooks, optimizers, the model around it, the
 keys of its ``state_dict``.
@@ -159,7 +159,7 @@ def take_over(layer: Any, other: Any, *, carry: tuple[str, ...] = ()) -> None:
 
     Args:
         layer: changed.
-        other: of which nothing is used afterwards.
+        other: nothing of it is used afterwards.
         carry: the buffers that stay the very same, where both have them.
     """
     theirs = vars(other)
@@ -217,7 +217,7 @@ def become_per_domain(layer: Any, domains: Iterable[str], *, default: str | None
 
 
 def _lost(layer: Any) -> str:
-    """What a layer of normwise does that torch's will not."""
+    """A clause on what a layer of normwise does and torch's layer will not; empty where there is nothing."""
     words = []
     if isinstance(layer, GhostBatchNorm):
         words.append("in training it normalizes by the whole batch and not by virtual batches")

@@ -1,4 +1,4 @@
-"""Which domain the data come from, chosen by a block around the forward."""
+"""The domain that the data come from, chosen by a block around the forward."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A layer whose statistics are frozen: the same object with a class above its own, which is never in training mode.
 
 That lies in the class and not in the instance, so that ``copy.deepcopy``, ``pickle``, ``torch.compile`` and what wraps
-a model have nothing to lose: whoever asks such a layer for ``training`` hears False, its own forward too. The mode that
+a model have nothing to lose: whoever asks such a layer for ``training`` gets False, its own forward too. The mode that
 the model was put into is kept beside it, and is the layer's again once it is unfrozen.
 """
 
@@ -37,7 +37,7 @@ class _QConfig:
 
 
 class FrozenStatistics(nn.Module):
-    """What a frozen layer's class has before its own. Not for direct use."""
+    """The first base of a frozen layer's class, before the layer's own class. Not for direct use."""
 
     qconfig = _QConfig()
     # torch.jit.script takes the mode as it is then, and no property.
@@ -95,7 +95,7 @@ def unfreeze_statistics(layer: nn.Module) -> None:
 
 
 def is_frozen(layer: nn.Module) -> bool:
-    """Whether the class of the layer is the frozen one itself, and no other above it.
+    """True if the class of the layer is the frozen one itself, and not a subclass of that.
 
     Example:
         >>> is_frozen(nn.BatchNorm1d(2))

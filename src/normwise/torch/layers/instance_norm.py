@@ -20,7 +20,7 @@ from normwise.torch.steps.checks import cast_parameters, check_activation, refus
 
 
 class TrackedInstanceNorm(Recordable, _InstanceNorm):
-    """What all of them share. Not for direct use."""
+    """The common part of all instance norms. Not for direct use."""
 
     activation: str | None
     # Buffers that no checkpoint holds, and the value that each starts from.

@@ -37,7 +37,7 @@ class PerDomain(Recordable):
     the ``with domain(model, ...)`` around the call, the default.
 
     Args:
-        layer: of which every domain gets a copy: any module that keeps running statistics, normwise's or torch's. Its
+        layer: every domain gets a copy of it: any module that keeps running statistics, normwise's or torch's. Its
             parameters become this layer's, so that an optimizer that has them keeps them.
         domains: their names, at least one.
         own_affine: whether every domain also learns a weight and a bias of its own.
@@ -103,7 +103,7 @@ class PerDomain(Recordable):
         self.register_load_state_dict_post_hook(_tied_again)
 
     def forward(self, input: Tensor, *args: Any, domain: str | None = None, **kwargs: Any) -> Any:
-        """What the layer of the chosen domain makes of it.
+        """The output of the layer of the chosen domain.
 
         Raises:
             UnknownName: the layer has no such domain; the message names those that it has.

@@ -1,4 +1,4 @@
-"""How the tools of PyTorch that record a model meet its layers: ``torch.jit`` and ``torch.fx``.
+"""Support for the tools of PyTorch that record a model: ``torch.jit`` and ``torch.fx``.
 
 ``torch.fx`` makes one node of a layer that is a *leaf*, and takes for leaves what is defined in ``torch.nn``; its
 tracers, that of quantization and those of other libraries too, look at ``layer.__module__`` for it, in a method that is

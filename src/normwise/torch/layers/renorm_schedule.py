@@ -1,4 +1,4 @@
-"""How far batch renormalization may correct a batch, and when."""
+"""The schedule of batch renormalization: how far it may correct a batch, and when."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class RenormSchedule:
 
 
 class Bounds(NamedTuple):
-    """How far r and d may go: within 1/r_max and r_max, and within -d_max and d_max."""
+    """The ranges of r and d: from 1/r_max to r_max, and from -d_max to d_max."""
 
     r_max: Tensor
     d_max: Tensor

@@ -142,7 +142,7 @@ class SyncBatchNorm(TrackedBatchNorm):
             raise ValueError("SyncBatchNorm number of input channels should be non-zero")
 
     def called(self) -> str:
-        """What errors call it."""
+        """The name of the layer in errors."""
         return f"{type(self).__name__}({self.extra_repr()})" if self._place is None else f"batch norm {self._place!r}"
 
     @classmethod

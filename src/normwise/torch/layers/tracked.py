@@ -1,4 +1,4 @@
-"""What all layers with running statistics share: the forward, the estimator's state, and what checkpoints hold."""
+"""The common part of layers with running statistics: the forward, the estimator's state, what checkpoints hold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from normwise.torch.steps.normalize_tiny import POLICIES, check_policy
 
 
 class TrackedBatchNorm(Recordable, _BatchNorm):
-    """What all layers here share: the forward, and the estimator's state. Not for direct use."""
+    """The common part of all layers here: the forward, and the estimator's state. Not for direct use."""
 
     activation: str | None
     estimator: Estimator | None
@@ -161,7 +161,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         *,
         ask_torch: bool,
     ) -> tuple[Call, Kernel]:
-        """What a kernel is given, checked, and the kernel; see ``steps/call.py``."""
+        """The arguments of a kernel, checked, and the kernel; see ``steps/call.py``."""
         if input.is_nested:
             refuse_nested(self)
         try:  # past a module's slow attributes

@@ -1,4 +1,4 @@
-r"""What both whitening layers share: groups of channels, their covariance, and its running estimate.
+r"""The common part of both whitening layers: groups of channels, their covariance, and its running estimate.
 
 Inference needs the mean and a matrix for each group. The papers average the matrices of the batches,
 :math:`\overline{W_B}`. Here the covariance is averaged and the matrix is made of it, because a covariance is a moment:
@@ -80,7 +80,7 @@ class Whitening(TrackedBatchNorm):
         return super().__getattr__(name)
 
     def _settings(self) -> tuple[Any, ...]:
-        """What the matrices depend on besides the covariance."""
+        """The settings that the matrices depend on, besides the covariance."""
         return (self.eps,)
 
     def _root(self, covariance: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ _PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def held_by(path: Path) -> Any:
-    """What stands in a file: of ``.safetensors`` the tensors, of others what ``torch.save`` wrote.
+    """The content of a file: of ``.safetensors`` the tensors, of others what ``torch.save`` wrote.
 
     Args:
         path: of the file; what it is follows from its suffix.
@@ -70,7 +70,7 @@ def safetensors() -> ModuleType:
 
 
 def _check_sums(path: Path) -> None:
-    """Refuse an archive of which a part is damaged, which PyTorch reads without a word."""
+    """Refuse an archive that has a damaged part, which PyTorch reads without an error."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:

@@ -38,7 +38,7 @@ def load_weights(model: nn.Module, place: Path, tell: Tell) -> None:
     Args:
         model: it gets all of its weights, or an error is raised and it is of no use any more.
         place: of the file; ``file.pt:key`` where one of several is to be taken.
-        tell: hears one sentence, if the weights did not simply stand there.
+        tell: gets one sentence, if the weights did not simply stand there.
 
     Raises:
         NormwiseError: the file cannot be read, or nothing in it fits; the sentence says what differs.
@@ -115,13 +115,13 @@ class _Choice:
         return self.weights.rank < len(KEYS) and {*self.prefix.split(".")[:-1]} <= PREFIXES
 
     def is_under(self, key: str) -> bool:
-        """Whether the user's key names it, or what it stands in."""
+        """True if the user's key names it, or what it stands in."""
         places = (self.weights.where, self.prefix.rstrip("."), self.label)
         return not key or any(place == key or place.startswith(f"{key}.") for place in places)
 
 
 class _Wanted:
-    """What a model's state_dict has to get; tensors that are one under several names count as one."""
+    """The tensors that a model's state_dict has to get; a tensor with several names counts once."""
 
     def __init__(self, model: nn.Module) -> None:
         self.own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
@@ -134,7 +134,7 @@ class _Wanted:
         self.groups = [*together.values()]
 
     def prefixes(self, names: Mapping[str, Any]) -> Counter[str]:
-        """What stands before the model's names, and how often."""
+        """The prefixes before the model's names, and how often each is there."""
         counted: Counter[str] = Counter()
         for name in names:
             parts = name.split(".")
@@ -144,7 +144,7 @@ class _Wanted:
         return counted
 
     def fits(self, state: Mapping[str, Any]) -> bool:
-        """Whether nothing is missing, and every shape is the model's."""
+        """True if nothing is missing and every shape is the model's."""
         found = all(any(name in state for name in group) for group in self.groups)
         return found and not self.other_shapes(state)
 
@@ -164,7 +164,7 @@ class _Wanted:
         ]
 
     def difference(self, state: Mapping[str, Any]) -> str:
-        """How names or shapes differ, counted, with the first ones of each kind and the nearest names."""
+        """The differences in names or shapes, counted, with the first ones of each kind and the nearest names."""
         groups = [group for group in self.groups if not any(name in state for name in group)]
         missing, more = [group[0] for group in groups], [name for name in state if name not in self.own]
         words = []

@@ -1,4 +1,4 @@
-"""Which domain the data of a whole model come from, chosen by a block around its calls."""
+"""The domain that the data of a whole model come from, chosen by a block around its calls."""
 
 from __future__ import annotations
 

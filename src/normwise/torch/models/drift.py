@@ -1,4 +1,4 @@
-"""How far the running statistics of a PyTorch model are from those of data, and which channels say nothing."""
+"""The drift of a PyTorch model's running statistics from those of data, and the dead channels."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def drift_of(
 
 
 class _Probe:
-    """What comes into a layer, and the range of what goes out of it."""
+    """The statistics of a layer's input, and the range of its output."""
 
     def __init__(self, name: str, norm: Any) -> None:
         self.layer = TorchLayer(name, norm)

@@ -1,4 +1,4 @@
-"""How batches of any structure enter a model, whatever the batches hold beside the model's input."""
+"""Calls of a model with batches of any structure, whatever the batches hold beside the model's input."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Inside, what was compiled runs as it was written, so that every hook is heard; it compiles nothing."""
+    """Inside, what was compiled runs as it was written, so that every hook is called; it compiles nothing."""
     # Without its compiler loaded, torch has compiled nothing yet, and loading it takes a second.
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lies; the CPU for a model without any."""
+    """The device of the model's first parameter or buffer; the CPU for a model without any."""
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
@@ -69,7 +69,7 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 
 def arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What of a batch are the model's arguments, by the parameters that its ``forward`` cannot do without.
+    """The parts of a batch that are the model's arguments, by the parameters that its ``forward`` requires.
 
     * A tuple or list gives as many items as ``forward`` has parameters without a default, at least one: of (x, y) a
       model that takes only x gets x. A named tuple whose fields are called like these gives them by name.

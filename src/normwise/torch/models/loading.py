@@ -1,4 +1,4 @@
-"""What the command line calls MODEL, DATA and weights, of PyTorch: made, read and written."""
+"""The MODEL, the DATA and the weights of the command line, for PyTorch: made, read and written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_model(place: str, weights: Path | None = None, *, tell: Tell = lambda _
     Args:
         place: the callable takes no argument and returns a ``torch.nn.Module``; a name that holds one serves too.
         weights: ``.safetensors``, ``.pt`` or another that ``torch.save`` wrote; ``file.pt:key`` takes one of several.
-        tell: hears what was done to make weights fit.
+        tell: is told what was done to make weights fit.
 
     Raises:
         NormwiseError: something of it is not there, fails, or does not fit; the sentence says what.
@@ -61,7 +61,7 @@ def load_batches(
         model: for which they are.
         batch_size: rows per batch of an ``.npz``.
         scale: what its values are multiplied by.
-        tell: hears which array is taken and how it is cast.
+        tell: is told which array is taken and how it is cast.
 
     Raises:
         NormwiseError: as ``load_model``.

@@ -1,4 +1,4 @@
-"""Which models an operation can work on, asked by every operation on a whole model before it does anything.
+"""Checks that an operation can work on a model; every operation on a whole model makes them before anything else.
 
 A batch norm is found as a module. Where torch.jit, torch.export or ``make_fx`` has made code of a model, its batch
 norms are instructions in that code: no hook sees their calls, and nothing that takes a module's place is called.
@@ -47,7 +47,7 @@ def check_model(model: Any, *, called: str, code: bool = False) -> None:
 
 
 def check_reach(model: nn.Module, *, called: str, kinds: re.Pattern[str] = BATCH_NORMS) -> None:
-    """Refuse a model with normalization in code, for operations that would be wrong about it without a word.
+    """Refuse a model with normalization in code, for operations that would silently be wrong about it.
 
     Args:
         model: already seen by ``check_model``.
@@ -158,12 +158,12 @@ def why_fixed(model: nn.Module, *, replaced: bool = True) -> dict[int, str]:
 
 
 def has_forward(module: nn.Module) -> bool:
-    """Whether the module can be called; those that only hold the tensors of a graph cannot."""
+    """True if the module can be called; those that only hold the tensors of a graph cannot."""
     return type(module).forward is not nn.Module.forward
 
 
 def _compiled_by(model: nn.Module) -> str | None:
-    """What made code of the model, and what to pass instead; None where it is a model like any."""
+    """A description of a model that was made code, and what to pass instead; None for any other model."""
     if isinstance(model, torch.jit.ScriptModule):
         return (
             f"a ScriptModule (a {model.original_name}, compiled by torch.jit): pass the model that it was made of, and "

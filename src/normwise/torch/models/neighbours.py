@@ -1,4 +1,4 @@
-"""What stands around the batch norms of a model, told by following tensors from call to call."""
+"""The neighbours of the batch norms of a model, found by following tensors from call to call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EACH = {
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a tensor comes from."""
+    """The origin of a tensor."""
 
     axis: int | None = None
     bias: bool = False
@@ -85,7 +85,7 @@ def _bias_in(kwargs: Mapping[str, Any] | None) -> bool:
 def neighbours(
     model: nn.Module, norms: Mapping[str, nn.Module], forward: Callable[[], object]
 ) -> dict[str, Neighbours]:
-    """What stands around batch norms.
+    """The neighbours of batch norms.
 
     Args:
         model: in inference mode.

@@ -219,7 +219,7 @@ class TorchSubject:
         )  # fmt: skip
 
     def _first_samples(self, batch: Any) -> dict[str, Tensor]:
-        """What each module gives for the first sample, those inside of others first."""
+        """The output of each module for the first sample; modules inside of others come first."""
         found: dict[str, Tensor] = {}
         with ExitStack() as ends:
             for name, module in self.inner.named_modules():

@@ -1,4 +1,4 @@
-"""What of a batch norm's input its moments do not tell, of a tensor."""
+"""The facts about a batch norm's input that its moments do not tell, from a tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What steps of training do to batch norms, and what gradients come to the layers: on copies of a model."""
+"""The effect of training steps on batch norms, and the gradients that come to the layers: on copies of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATISTICS = ("running_mean", "running_var", "running_covariance")
 
 
 def steps(model: nn.Module, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
-    """What some steps of training do, as ``normwise.doctor.subject.Subject.steps`` says it.
+    """The effect of some steps of training, as ``normwise.doctor.subject.Subject.steps`` says it.
 
     Args:
         model: with all that is wrapped around it; copies of it are trained.

@@ -49,7 +49,7 @@ def paused_statistics(model: nn.Module) -> Iterator[None]:
     What is paused: normwise's layers, and torch's batch norms. Layers that do not ask before they write
     (torch's ``InstanceNorm`` with statistics, foreign modules with a buffer ``running_mean``) do write, and get back
     what they had: after each of their calls, and at the end of the block those that are in scripted, exported or
-    compiled code or are passed by, in whose calls no hook is heard. A compiled model is compiled once more for the
+    compiled code or are passed by, whose calls no hook sees. A compiled model is compiled once more for the
     block, and keeps both. Statistics of other kinds, as of spectral normalization or of quantization's observers, are
     not touched.
 
@@ -84,7 +84,7 @@ Resume = Callable[[], None]
 
 @dataclass
 class _Pause:
-    """How many blocks a layer is in, and what is to be done after the last of them."""
+    """The number of blocks that a layer is in, and what is to be done after the last of them."""
 
     resume: Resume
     blocks: int = 1
@@ -138,7 +138,7 @@ def _by_flag(layer: _BatchNorm) -> Resume:
 
 
 def _by_giving_back(layer: nn.Module) -> Resume:
-    """What the layer writes is undone behind each call that hooks see, and at the end."""
+    """Undo what the layer writes: behind each call that hooks see, and at the end."""
     calls = threading.local()
     at_first = _statistics(layer)
 

@@ -1,4 +1,4 @@
-"""What ``pool_statistics`` did, layer by layer."""
+"""The report of ``pool_statistics``, layer by layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from normwise.recalibration.report import Movement, finite, layer_lines
 
 @dataclass(frozen=True)
 class PoolReport:
-    """What ``pool_statistics`` did; every layer with running statistics stands in exactly one of the first two.
+    """The report of ``pool_statistics``; every layer with running statistics is in exactly one of its first two fields.
 
     Args:
         pooled: the layer's name -> how far this process's statistics moved.

@@ -1,4 +1,4 @@
-"""What several processes gathered, each from its share of the data, made one on all of them."""
+"""The statistics that several processes gathered, each from its share of the data, combined on all of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Ranks:
             )
 
     def exchange(self, work: Callable[[], Any]) -> list[Any]:
-        """What ``work`` returns on every rank, in their order; an error on one is an error on all.
+        """The results of ``work`` on every rank, in the order of the ranks; an error on one is an error on all.
 
         It is a collective call: every rank has to come here, and one that failed says so here and then raises.
 

@@ -1,4 +1,4 @@
-"""How far the processes that train one model together have come apart: their running statistics, and their weights."""
+"""The differences between the processes that train one model together: in running statistics, and in weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ VALUES = 256
 
 
 def processes(model: nn.Module, asked: Any) -> Processes | str | None:
-    """What the processes hold, exchanged between them; a collective call, which every one of them has to make.
+    """The differences between the processes, by an exchange; a collective call, which every one of them has to make.
 
-    Sent are the running statistics whole and of the weights some values of each.
+    Each process sends all of its running statistics, and some values of each weight.
 
     Args:
         model: with all that is wrapped around it.

@@ -1,4 +1,4 @@
-"""What PyTorch and normwise keep for each thread, from the caller's thread to another one that works for it."""
+"""The state that PyTorch and normwise keep for each thread, given by the caller's thread to one that works for it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def state_of_this_thread() -> EnterState:
 
 
 def stays_behind() -> str:
-    """What of the state of this thread no other thread can be given, in words; an empty string where there is nothing.
+    """The part of this thread's state that no other thread can be given, in words; an empty string where there is none.
 
     Example:
         >>> stays_behind()

@@ -1,4 +1,4 @@
-"""What a model is, byte for byte, and how it is restored: every operation on a whole model rests on this."""
+"""The state of a model, byte for byte, and how it is restored: every operation on a whole model rests on this."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def unchanged(model: nn.Module) -> Iterator[Snapshot]:
 
 @contextmanager
 def transaction(model: nn.Module) -> Iterator[Snapshot]:
-    """What is done to the model inside stays if the block ends well; on any error the model is as before it.
+    """Keep what is done to the model inside if the block ends well; on any error the model is as before the block.
 
     Example:
         >>> layer = nn.BatchNorm1d(2)

@@ -1,6 +1,6 @@
 """Several forwards of one model side by side, in step with each other at chosen layers.
 
-Each forward has a thread of its own, of which only one runs at a time: the first one up to the first of the layers,
+Each forward has a thread of its own, and only one of them runs at a time: the first one up to the first of the layers,
 then the second one up to the same place, and so on. When all have come, the layer is called once, on what all of them
 brought. So the order of everything is fixed, and a forward may be any Python.
 """
@@ -30,7 +30,7 @@ class _Lockstep:
         self.gets: dict[Work, Any] = {}
 
     def run(self) -> list[Any]:
-        """What the forwards return; or the first error of any, when all of them have ended."""
+        """Return what the forwards return; or raise the first error of any, when all of them have ended."""
         with self.together:
             while not all(forward.done for forward in self.forwards):
                 for forward in self.forwards:

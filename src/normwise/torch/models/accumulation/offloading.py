@@ -1,4 +1,4 @@
-"""What autograd keeps for the backward, kept in the host's memory meanwhile."""
+"""The tensors that autograd keeps for the backward, in the host's memory meanwhile."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from normwise.torch.models.transaction import transaction
 
 
 class DomainConversion(NamedTuple):
-    """What became of a model.
+    """The result of a conversion to layers with domains, or from them.
 
     Attributes:
         model: the model that was given, or what stands in its place where it was such a layer itself.

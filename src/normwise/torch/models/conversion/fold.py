@@ -115,7 +115,7 @@ def fold(
 
 
 def _growth(layer: Any, changed: Changed) -> float:
-    """How many times the largest weight is what it was."""
+    """The ratio of the largest weight to the largest one before."""
     before = 1.0 if layer.weight is None else float(wide(layer.weight).abs().max())
     after = float(changed.weight.abs().max())
     return after / before if before else math.inf if after else 1.0

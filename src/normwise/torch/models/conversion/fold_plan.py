@@ -1,4 +1,4 @@
-"""Which batch norms can be folded into which layers, and the reason where one cannot."""
+"""The batch norms that can be folded, the layers that take them over, and the reason where one cannot be folded."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Planned(NamedTuple):
 
     @property
     def stays(self) -> str:
-        """What the batch norm does besides."""
+        """The operations that the batch norm does besides, in words."""
         return ", ".join(["add"] * self.residual + [str(self.activation)] * (self.activation is not None))
 
 
 class Plan:
-    """What ``fold`` would do to a model, which stays as it is.
+    """The changes that ``fold`` would make to a model, which stays as it is.
 
     Args:
         model: any module.
@@ -173,7 +173,7 @@ class Plan:
         return step.passes() or (folded and self._activation(step.module) is None)
 
     def _activation(self, norm: Any) -> str | None:
-        """What a batch norm does behind its normalization."""
+        """The activation that a batch norm does behind its normalization, or None."""
         inside = self._insides.get(id(norm))
         activation: str | None = getattr(norm, "activation", None)
         return activation if inside is None else inside.activation
@@ -249,7 +249,7 @@ class Plan:
         return None
 
     def _against_calls(self, called: Step, calling: Step) -> str | None:
-        """Why the two calls, of which the first takes what the second gives, may not always go together."""
+        """The reason why the two calls may not always go together; the first takes what the second gives."""
         if self._seen is not None:
             counts = [len(self._seen.get(id(step.module), [])) for step in (called, calling)]
             if counts[0] != counts[1]:

@@ -30,7 +30,7 @@ class Changed(NamedTuple):
 
 
 def affine_of(norm: Any, now: Changed) -> Affine:
-    """What a batch norm with running statistics computes.
+    """The affine map that a batch norm with running statistics computes.
 
     Args:
         norm: the layer.
@@ -53,13 +53,13 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def channels_out(layer: Any) -> int:
-    """How many channels come out of a layer that takes over the batch norm behind it."""
+    """The number of channels that come out of a layer that takes over the batch norm behind it."""
     sizes = {"out_channels", "out_features", "num_features"} & vars(layer).keys()
     return int(getattr(layer, sizes.pop()))
 
 
 def channels_in(layer: Any) -> int:
-    """How many channels come into it."""
+    """The number of channels that come into a layer that takes over the batch norm in front of it."""
     return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
 
 

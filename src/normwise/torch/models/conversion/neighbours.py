@@ -1,4 +1,4 @@
-"""What is called directly in front of a module and directly behind it, as far as forwards can be followed."""
+"""The calls directly in front of a module and directly behind it, as far as forwards can be followed."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Step:
     users: list[Step] = field(default_factory=list)
 
     def passes(self) -> bool:
-        """Whether its result is its input."""
+        """True if its result is its input."""
         return isinstance(self.module, nn.Identity) and not hooked(self.module) and self.arguments == 1
 
 
 class Place(NamedTuple):
-    """Where a call is, as ``Step`` has it."""
+    """The place of a call, as ``Step`` has it."""
 
     owner: nn.Module
     hidden: str | None = None
@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a module is called with, as ``Step`` has it."""
+    """The arguments of a module's call, as ``Step`` has them."""
 
     arguments: int = 1
     named: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class Neighbours:
         return self._unfollowed[max(around, key=len)] if around else "no forward calls it"
 
     def title(self, module: nn.Module) -> str:
-        """What sentences call a module."""
+        """The name of a module in sentences."""
         return self._names[id(module)] or f"the model ({type(module).__name__})"
 
     def _visit(self, module: nn.Module) -> list[nn.Module]:
@@ -221,7 +221,7 @@ def _graph_of(module: nn.Module) -> Graph:
 
 
 def _of_shapes(node: Node) -> bool:
-    """Whether the node asks for the shape of a tensor or the like, and not for its values."""
+    """True if the node asks for the shape of a tensor or the like, and not for its values."""
     if node.op == "call_method":
         return node.target in ("size", "dim", "numel", "get_device")
     return node.target is getattr and node.args[1] in ("shape", "dtype", "device", "ndim")

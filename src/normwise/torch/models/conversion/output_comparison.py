@@ -1,4 +1,4 @@
-"""What a model made of data before an operation, and how far it is from that afterwards."""
+"""The outputs of a model before an operation, and how far its outputs are from them afterwards."""
 
 from __future__ import annotations
 

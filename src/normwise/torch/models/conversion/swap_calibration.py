@@ -23,7 +23,7 @@ class _Heard(BaseException):
 
 
 class Calibration:
-    """What a model computed before its layers were swapped, and the scales and shifts that come nearest to it.
+    """The results of a model before its layers were swapped, and the scales and shifts that come nearest to them.
 
     Args:
         model: without its wrappers.

@@ -53,7 +53,7 @@ def _is_dropout(node: Node) -> bool:
 
 
 def _settings(node: Node) -> tuple[Any, dict[str, Any]]:
-    """What is dropped from, and the arguments by their names."""
+    """The input of a dropout, and its other arguments by their names."""
     given = {**dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)), **node.kwargs}
     if "training" not in given:
         given["training"] = node.target not in (F.alpha_dropout, F.feature_alpha_dropout)  # their defaults

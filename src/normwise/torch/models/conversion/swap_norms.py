@@ -1,4 +1,4 @@
-"""Which layer stands for another one where a model is to be normalized in another way."""
+"""The layer that takes the place of another one where a model is to be normalized in another way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OF_A_BATCH = ("running_mean", "running_var", "num_batches_tracked", "running_cou
 
 @dataclass(frozen=True)
 class Settings:
-    """What the layers are made with; None where it was not given."""
+    """The settings that the layers are made with; None where one was not given."""
 
     num_groups: int | None = None
     virtual_batch_size: int | None = None
@@ -49,7 +49,7 @@ Change = Callable[[], str]
 
 
 def change_to(to: str, name: str, norm: Any, settings: Settings, axes: int | None = None) -> Change:
-    """What makes a layer another one, in place, and then says what is to be known of it.
+    """A function that makes a layer another one, in place, and returns what is to be known of it.
 
     Args:
         to: the kind of layer.
@@ -92,7 +92,7 @@ def change_to(to: str, name: str, norm: Any, settings: Settings, axes: int | Non
 
 
 def moments_differ(to: str) -> bool:
-    """Whether such layers compute something else at inference than what they stand for, which can be calibrated."""
+    """True if such layers compute something else at inference than those they replace, which can be calibrated."""
     return to in ("group", "layer", "instance")
 
 
@@ -197,7 +197,7 @@ def _to_domains(norm: Any, settings: Settings) -> Change:
 
 
 def _channels(norm: Any) -> int:
-    """How many channels the layer has a scale for.
+    """The number of channels that the layer has a scale for.
 
     Raises:
         NotPossible: it has none for channels.

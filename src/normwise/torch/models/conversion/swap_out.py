@@ -24,7 +24,7 @@ from normwise.torch.models.fusion.tracing import followed_ways
 
 @dataclass
 class Plan:
-    """What has to be done around the layers before they can become PyTorch's.
+    """The changes around the layers that are needed before they can become PyTorch's.
 
     Args:
         words: for each layer, what happens around it.
@@ -125,7 +125,7 @@ def _done_in(owner: nn.Module, fused: type[nn.Module]) -> set[nn.Module]:
 
 
 def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> Plan:
-    """What has to be done around these layers.
+    """The changes that are needed around these layers.
 
     Args:
         places: where they are called.
@@ -256,7 +256,7 @@ def _identity_behind(place: Place, places: Places) -> str | None:
 
 
 def _takes_more(node: Node) -> bool:
-    """Whether the layer is called with a place for a residual, be it filled or not.
+    """True if the layer is called with an argument for the residual, even where that is None.
 
     Raises:
         CannotFollow: with something else.
@@ -269,7 +269,7 @@ def _takes_more(node: Node) -> bool:
 
 
 def _residual(node: Node) -> Any:
-    """What a call gives the layer to add, or None."""
+    """The residual that a call gives the layer to add, or None."""
     return node.args[1] if len(node.args) == 2 else node.kwargs.get("residual")
 
 

@@ -1,4 +1,4 @@
-"""Where the layers of a model are called, and what of a layer's work its surroundings would have to do instead."""
+"""The places where a model calls its layers, and the part of a layer's work that would have to be done around it."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ class Places:
         return None if why is None else f"{self.title(owner)} cannot be rewritten: its forward {why}"
 
     def title(self, module: nn.Module) -> str:
-        """What the reports call the module."""
+        """The name of the module in the reports."""
         return self._names[module] or f"the model ({type(module).__name__})"
 
     def is_free(self, module: nn.Module | None) -> bool:
-        """Whether another module may take the place of this one: an ``nn.Identity`` that stands in one place only."""
+        """True if another module may take the place of this one: an ``nn.Identity`` that stands in one place only."""
         return type(module) is nn.Identity and not hooked(module) and self._slots[module] == 1
 
     def _visit(self, module: nn.Module) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from normwise.torch.models.transaction import transaction
 
 
 class SyncConversion(NamedTuple):
-    """What became of a model.
+    """The result of a conversion to synchronized layers, or from them.
 
     Attributes:
         model: the model that was given.

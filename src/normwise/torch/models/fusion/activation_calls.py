@@ -1,4 +1,4 @@
-"""Which activation a call is: a module, a function or a method, with settings that the layers can compute."""
+"""The activation that a call is: a module, a function or a method, with settings that the layers can compute."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ OTHER_SETTINGS = "an activation that normwise's layers do with other settings on
 
 
 def why_no_activation(what: object) -> str:
-    """What a module or function is that ``activation_of`` has no name for, for a sentence.
+    """A description, for a sentence, of a module or function that ``activation_of`` has no name for.
 
     Example:
         >>> why_no_activation(nn.PReLU())

@@ -29,7 +29,7 @@ from normwise.torch.models.transaction import RandomState, transaction_of_module
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What ``fuse`` did; every batch norm of the model stands in exactly one of the three.
+    """The report of ``fuse``; every batch norm of the model stands in exactly one of its three fields.
 
     Args:
         fused: the layer's name -> what it does itself now: ``"relu"``, or ``"add, relu"``.
@@ -63,7 +63,7 @@ class FuseReport:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What the new forward of a module has to do.
+    """The tasks of the new forward of a module.
 
     Args:
         owner: the module.
@@ -184,7 +184,7 @@ def fuse(model: nn.Module) -> FuseReport:
 
 
 def _inside(norm: _BatchNorm) -> Inside | str:
-    """What a batch norm of another class computes, or why it is left."""
+    """The computation of a batch norm of another class, or why it is left."""
     return inside_kept(norm) or ("" if isinstance(norm, _LazyNormBase) else inside_of(norm))
 
 

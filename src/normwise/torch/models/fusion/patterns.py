@@ -1,4 +1,4 @@
-"""What ``fuse`` looks for: the activations, and the addition before them, that a batch norm can do itself."""
+"""The patterns that ``fuse`` looks for: activations, and the addition before them, that a batch norm can do itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOOKS = (
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to the module."""
+    """True if the module has a hook."""
     return any(getattr(module, hooks, None) for hooks in HOOKS)
 
 
@@ -46,7 +46,7 @@ class Pattern:
         return f"add, {self.activation}" if self.addition is not None else f"{self.activation}"
 
     def same(self, other: Pattern) -> bool:
-        """Whether the batch norm does the same for both, in two graphs, of which one may have no addition."""
+        """True if the batch norm does the same for both, in two graphs; one of them may have no addition."""
         ours = (self.activation, self.activation_target, self.last)
         return ours == (other.activation, other.activation_target, other.last)
 
@@ -103,7 +103,7 @@ def _why_not(user: Node, modules: dict[str, nn.Module], addition: Node | None) -
 
 
 def no_activation(module: nn.Module, behind: str = "it") -> str:
-    """What stands in the report for a module that follows a batch norm and is no activation.
+    """The reason in the report for a module that follows a batch norm and is no activation.
 
     Example:
         >>> no_activation(nn.PReLU())
@@ -146,7 +146,7 @@ def _other(node: Node, one: Node) -> Node | None:
 
 
 def _may_change_between(norm: Node, addition: Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether the input of the batch norm may be another one by the time of the addition, where it will be read."""
+    """True if the input of the batch norm may change before the addition, where it will be read."""
     (source,) = norm.args
     if not isinstance(source, Node):
         return True

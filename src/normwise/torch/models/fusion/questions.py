@@ -1,4 +1,4 @@
-"""What a forward asks that a trace answers once for all calls; which of the answers can be guarded."""
+"""The questions of a forward that a trace answers once for all calls, and those whose answers can be guarded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTSIDE = {"random", "np", "numpy", "time", "os", "logging", "warnings"}
 
 @dataclass(frozen=True)
 class Answer:
-    """What a forward was told about an attribute of its module.
+    """The answer that a forward got about an attribute of its module.
 
     Args:
         kinds: the classes that ``isinstance`` was asked about; None where the question is whether it is there.
@@ -32,7 +32,7 @@ class Answer:
     yes: bool
 
     def holds(self, module: nn.Module, name: str) -> bool:
-        """Whether the module would answer the same now."""
+        """True if the module would answer the same now."""
         try:
             value = _attribute(module, name)
         except AttributeError:
@@ -57,7 +57,7 @@ def hidden_path(
     guarded: bool = False,
     asked: Collection[str] = (),
 ) -> str | None:
-    """What in the module's forward a trace does not see, so that it may not stand for every call; None if nothing.
+    """A clause on what a trace of the module's forward misses, so that it may not stand for all calls; None if nothing.
 
     Args:
         module: as in ``functions_of``.
@@ -121,7 +121,7 @@ def _is_store(node: ast.Name) -> bool:
 
 
 def _values_of(name: str, tree: ast.AST) -> list[ast.expr] | None:
-    """What is assigned to a name in a function; None where it gets its value in other ways too."""
+    """The values that a function assigns to a name; None where the name gets its value in other ways too."""
     found = [
         node.value
         for node in nodes_of(tree)
@@ -139,7 +139,7 @@ def _arguments(tree: ast.AST) -> list[str]:
 
 
 def _of_state(name: str, tree: ast.AST) -> bool:
-    """Whether the name stands for an attribute of the module or a constant, whenever it is read."""
+    """True if the name stands for an attribute of the module or a constant, whenever it is read."""
     values = _values_of(name, tree)
     return (
         bool(values)
@@ -160,7 +160,7 @@ def _got(node: ast.AST) -> str | None:
 
 
 def asked_arguments(module: nn.Module) -> tuple[str, ...]:
-    """The arguments of which the forward asks whether they are None, before anything else can stand under their name.
+    """The arguments that the forward compares with None, before anything else can stand under their name.
 
     Example:
         >>> import torch
@@ -306,7 +306,7 @@ def settings_read(
 
 
 def changed_setting(module: nn.Module, settings: Settings) -> str | None:
-    """What is not any more as it was when the settings were read, as a part of a sentence; None if nothing."""
+    """A clause on a setting that has changed since the settings were read; None if none has."""
     for name, value in settings:
         if isinstance(value, Answer):
             if not value.holds(module, name):

@@ -155,7 +155,7 @@ def class_with_forwards(
 
 
 def stands_alone(kind: type[nn.Module]) -> bool:
-    """Whether pickles of a class that ``class_with_forwards`` made are read without normwise."""
+    """True if pickles of a class that ``class_with_forwards`` made can be read without normwise."""
     return "__deepcopy__" in vars(kind)
 
 

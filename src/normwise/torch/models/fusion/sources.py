@@ -109,7 +109,7 @@ def only_called(module: nn.Module) -> set[str]:
 
 
 def adjacent(module: nn.Module, first: str, second: str, *, alone: bool = False) -> bool:
-    """Whether the source shows one call of each of two children, the second's right around the first's or behind it.
+    """True if the source shows one call of each of two children, the second's right around the first's or behind it.
 
     Whatever path a call takes, the two then go together.
 

@@ -1,4 +1,4 @@
-"""A batch norm of somebody's own class becomes one of normwise's too: a class above both, which pickles as its own."""
+"""A batch norm of a user's own class becomes one of normwise's too: a class above both, which pickles as its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _classes: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDicti
 
 
 def become_both(norm: nn.Module, inside: Inside, activation: str | None) -> None:
-    """Make a batch norm of somebody's own class normwise's as well; parameters, buffers and children stay the same.
+    """Make a batch norm of a user's own class normwise's as well; parameters, buffers and children stay the same.
 
     Args:
         norm: whose class ``inside_of`` was asked about.
@@ -33,7 +33,7 @@ def become_both(norm: nn.Module, inside: Inside, activation: str | None) -> None
 
 
 def inside_kept(norm: nn.Module) -> Inside | None:
-    """What the layer's own class does, where ``become_both`` changed it; else None."""
+    """The computation of the layer's own class, where ``become_both`` changed the layer; else None."""
     found: Inside | None = vars(norm).get("_inside")
     return found
 
@@ -95,7 +95,7 @@ def _class(own: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
 
 
 def _stands(norm: nn.Module, inside: Inside) -> bool:
-    """Whether the children that the class's own forward calls, and what it reads, are what they were, and unheard."""
+    """True if the children and settings that the class's own forward uses are unchanged, and no child has hooks."""
     for name, child in inside.called:
         if norm._modules.get(name) is not child or child._forward_hooks or child._forward_pre_hooks:
             return False

@@ -37,7 +37,7 @@ SUPER = frozenset({"super"})
 
 @dataclass(frozen=True)
 class Inside:
-    """What a subclass does in its own forward.
+    """The computation of a subclass's own forward.
 
     Args:
         base: PyTorch's batch norm that it is one of.
@@ -53,7 +53,7 @@ class Inside:
 
 
 def inside_of(norm: nn.Module) -> Inside | str:
-    """What this batch norm of somebody's own class computes, or why it may not be touched: a whole clause.
+    """The computation of a batch norm of a user's own class, or why it may not be changed: a whole clause.
 
     Example:
         >>> class Activated(nn.BatchNorm2d):
@@ -205,7 +205,7 @@ def _differ(after: Any, before: Any) -> bool:
 
 
 def _steps(graph: Graph) -> list[Node]:
-    """What is done, in order, without the reading of tensors."""
+    """The steps of a graph, in order, without the reading of tensors."""
     return [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
 
 
@@ -228,7 +228,7 @@ def _value(value: Any) -> object:
 
 
 def _in_front(steps: list[Node], told: list[tuple[object, ...]]) -> Node | None:
-    """What is called before the first batch norm and is no part of it, if there is such a call."""
+    """The first step before the first batch norm that does not belong to that batch norm, or None."""
     for place, node in enumerate(steps):
         if node.target is F.batch_norm:
             return next((each for each in steps[:place] if _told(each) not in told), None)

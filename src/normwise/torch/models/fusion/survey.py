@@ -1,4 +1,4 @@
-"""Where the batch norms of a model are called, as far as its forwards can be followed, and what follows them."""
+"""The places where a model calls its batch norms, as far as its forwards can be followed, and what follows them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Site:
 
     @property
     def adds(self) -> bool:
-        """Whether there is an addition before the activation."""
+        """True if there is an addition before the activation."""
         return self.what != self.activation
 
     @property
@@ -116,7 +116,7 @@ class Survey:
         return self._unfollowed[max(around, key=len)] if around else "no forward calls it"
 
     def _above(self, site: Site) -> Site:
-        """What follows the module whose output is that of the batch norm, in the forward that calls the module."""
+        """The site with what follows the module whose output is the batch norm's, in the forward of its caller."""
         at = site
         inner: list[tuple[nn.Module, str]] = []
         while at.last:
@@ -252,7 +252,7 @@ class Survey:
         return [module for _, module in items if module is not None]
 
     def _site_of(self, place: Place) -> Site | str:
-        """What follows a module where it is called."""
+        """The site with what follows a module where it is called, or why it must not be touched."""
         owner, target, number = place
         if id(owner) not in self.ways:
             return _site_in_order(owner, target, number)
@@ -318,12 +318,12 @@ class Survey:
 
 
 def _in_order(module: nn.Module) -> bool:
-    """Whether the module calls its children one behind the other, and does nothing else."""
+    """True if the module calls its children one behind the other, and does nothing else."""
     return type(module).forward is nn.Sequential.forward and type(module).__call__ is nn.Module.__call__
 
 
 def _moves(pattern: Pattern) -> bool:
-    """Whether anything happens between the call and the addition, where the call will stand."""
+    """True if anything happens between the call and the addition, where the call will stand."""
     node, passed = pattern.norm.next, {*pattern.passed}
     while node in passed:
         node = node.next
@@ -335,7 +335,7 @@ DRAW = ("dropout", "rrelu", "rnn", "transformer", "activation.multihead", "fract
 
 
 def _never_draws(module: nn.Module) -> bool:
-    """Whether all that the module consists of is PyTorch's and known not to draw random numbers, or a batch norm."""
+    """True if no part of the module can draw random numbers, by its class or because it only calls its children."""
     for part in module.modules():
         theirs = type(part).__module__.startswith("torch.nn.modules")
         name = f"{type(part).__module__}.{type(part).__name__}".lower().replace("_", "")
@@ -347,7 +347,7 @@ def _never_draws(module: nn.Module) -> bool:
 
 
 def _calls_children_only(module: nn.Module) -> bool:
-    """Whether the module's forward does nothing itself, but for calls of its children."""
+    """True if the module's forward does nothing but call its children."""
     if _in_order(module):
         return True
     try:
@@ -360,7 +360,7 @@ def _calls_children_only(module: nn.Module) -> bool:
 
 
 def _site_in_order(sequence: nn.Module, name: str, place: int) -> Site | str:
-    """What follows a module of an ``nn.Sequential``."""
+    """The site with what follows a module of an ``nn.Sequential``, or why it must not be touched."""
     behind = [*sequence._modules.items()][place + 1 :]
     after = next(((child, item) for child, item in behind if not _passes(item)), None)
     if after is None or after[1] is None:

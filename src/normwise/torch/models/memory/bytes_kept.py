@@ -1,4 +1,4 @@
-"""How many bytes autograd keeps between a forward and its backward."""
+"""The number of bytes that autograd keeps between a forward and its backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What autograd saves inside a forward: kept as it is, or as a recipe by which it is made again.
+"""The tensors that autograd saves inside a forward: kept as they are, or as recipes by which they are made again.
 
 An output is known by the autograd node that made it, and never by its address, which the next tensor may have: the
 node lives as long as anything that derives from its output. What is written on a node refers to saved tensors weakly,
@@ -39,14 +39,14 @@ class Recipe(Protocol):
 
 
 class Note(Protocol):
-    """How an output could be made again, written on its node, which holds nothing large for it."""
+    """A note on how an output could be made again, on the output's node, which holds nothing large for it."""
 
     def recipe(self) -> Recipe | None:
         """A recipe; None where what it takes is gone."""
 
 
 class Hooks(NamedTuple):
-    """Somebody else's hooks, which what is kept goes through."""
+    """The hooks of others, through which what is kept goes."""
 
     pack: Callable[[Tensor], Any]
     unpack: Callable[[Any], Tensor]
@@ -70,7 +70,7 @@ class Packed:
 
     @property
     def tensor(self) -> Tensor | None:
-        """What is kept; None where it is made again, or where others keep it."""
+        """The tensor that is kept; None where it is made again, or where others keep it."""
         return self._tensor if self.recipe is None else None
 
     def settle(self, hooks: Hooks | None) -> None:
@@ -80,7 +80,7 @@ class Packed:
             self._hooks, self._tensor = hooks, None
 
     def drop(self, recipe: Recipe) -> None:
-        """Keep the recipe in the place of the tensor, of which there remains what says whether it was changed."""
+        """Keep the recipe in the place of the tensor; only what says whether the tensor was changed remains of it."""
         kept = self._tensor
         assert kept is not None
         kept.data = kept.new_empty(0)  # it is a tensor beside the one that was saved, and its version stays that one's
@@ -126,12 +126,12 @@ def _forget(packed: ReferenceType[Packed]) -> None:
 
 
 def unpack(packed: Packed) -> Tensor:
-    """What autograd asks for in its backward."""
+    """The tensor that autograd asks for in its backward."""
     return packed.take()
 
 
 class Known:
-    """What is known of a node's output: as which tensor it came, how it could be made again, and how it is saved."""
+    """The facts about a node's output: as which tensor it came, how it could be made again, and how it is saved."""
 
     __slots__ = ("_address", "_shape", "_version", "links", "note", "packed")
 
@@ -142,16 +142,16 @@ class Known:
         self.packed: ReferenceType[Packed] | None = None
 
     def fits(self, tensor: Tensor) -> bool:
-        """Whether the tensor, which has this node, was not changed in place and has the memory that it had."""
+        """True if the tensor, which has this node, was not changed in place and has the memory that it had."""
         return tensor._version == self._version and tensor.data_ptr() == self._address and tensor.shape == self._shape
 
     def saved(self) -> Packed | None:
-        """How it is saved now, by whatever node saves it."""
+        """The form in which it is saved now, by whatever node saves it; None where none does."""
         return None if self.packed is None else self.packed()
 
 
 def known_of(tensor: Tensor) -> Known | None:
-    """What was written on the node of a tensor, if it is still true of it."""
+    """The facts that were written on the node of a tensor, if they are still true of it; else None."""
     node: Any = tensor.grad_fn
     if node is None or not plain(tensor):
         return None
@@ -160,13 +160,13 @@ def known_of(tensor: Tensor) -> Known | None:
 
 
 def first_known(node: Any) -> Known | None:
-    """What was written on a node about its first output."""
+    """The facts that were written on a node about its first output, or None."""
     known: Known | None = node.metadata.get((_KEY, 0))
     return known
 
 
 def write_on_node(tensor: Tensor) -> Known:
-    """What is known of a tensor with a node, from now on."""
+    """Return the facts on the node of a tensor; write them there first where there are none that are true of it."""
     known = known_of(tensor)
     if known is None:
         known = Known(tensor)
@@ -176,7 +176,7 @@ def write_on_node(tensor: Tensor) -> Known:
 
 
 def plain(tensor: Tensor) -> bool:
-    """Whether a tensor has memory of its own that says all that it is."""
+    """True if a tensor has memory of its own that says all that it is."""
     return type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided and not tensor.is_inference()
 
 
@@ -203,7 +203,7 @@ class Region:
         self._context.__exit__()
 
     def pack(self, tensor: Tensor) -> Packed:
-        """How a tensor is saved that a node asks to save."""
+        """The form in which a tensor is saved when a node asks to save it."""
         packed = self._packed(tensor)
         packed.uses += 1
         return packed
@@ -233,7 +233,7 @@ class Region:
 
 
 class _Running(threading.local):
-    """What this thread is in, and whether it may be in one at all."""
+    """The region that this thread is in, and whether it may be in one at all."""
 
     region: Region | None = None
     owner: int | None = None

@@ -1,4 +1,4 @@
-"""How the output of a batch norm is made again from its input, with the statistics that the forward used.
+"""Recipes that make the output of a batch norm again from its input, with the statistics that the forward used.
 
 The kernel that made it runs once more, now with running statistics, which is one elementwise pass:
 
@@ -59,7 +59,7 @@ MADE_WITH_RESIDUAL = "made again from its input and what is added"
 
 
 class Compiled(NamedTuple):
-    """What the compiled kernels take beside x and the residual."""
+    """The arguments of the compiled kernels beside x and the residual."""
 
     mask: Tensor | None
     scale: Tensor | None
@@ -80,12 +80,12 @@ class Compiled(NamedTuple):
         return y
 
     def kind(self) -> tuple[Any, ...]:
-        """What decides on the instructions that run."""
+        """The settings that decide on the instructions that run."""
         return self.activation, self.save_bits, self.mask is None
 
 
 class Aten(NamedTuple):
-    """What PyTorch's operator takes beside x, in inference mode."""
+    """The arguments of PyTorch's operator beside x, in inference mode."""
 
     scale: Tensor | None
     shift: Tensor | None
@@ -100,7 +100,7 @@ class Aten(NamedTuple):
         return y
 
     def kind(self) -> tuple[Any, ...]:
-        """What decides on the instructions that run."""
+        """The settings that decide on the instructions that run."""
         return self.mean.dtype, self.scale is None, self.shift is None, self.eps > 0
 
 
@@ -197,12 +197,12 @@ def look(layer: _BatchNorm, y: Any, residual: Any, frame: list[Packed]) -> str:
 
 
 def _is(kept: Tensor | None, x: Tensor) -> bool:
-    """Whether two living tensors are one."""
+    """True if two living tensors are the same one."""
     return kept is not None and kept.data_ptr() == x.data_ptr() and kept.shape == x.shape and kept.dtype is x.dtype
 
 
 def _known_residual(residual: Tensor) -> tuple[Known | ReferenceType[Packed] | None, int]:
-    """Where what is added is to be had in the backward, and how many residuals stand in a row then."""
+    """The source of the residual in the backward, if there is one, and how many residuals stand in a row then."""
     base = residual._base  # ``fuse`` writes residual.expand_as(x), which is the same tensor as a rule
     if base is not None and base.shape == residual.shape and base.stride() == residual.stride():
         residual = base if base.data_ptr() == residual.data_ptr() else residual
@@ -239,7 +239,7 @@ def _drop(saved: Packed, note: Note) -> None:
 
 
 def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Tensor] | None:
-    """What made the output, read from its graph: the steps, and the kernel's x."""
+    """The steps that made the output, and the kernel's x, read from the graph; None for steps of another kind."""
     activation = layer.activation if isinstance(layer, TrackedBatchNorm) else None
     node: Any = y.grad_fn
     if node.name() == _COMPILED:
@@ -267,7 +267,7 @@ _PLAIN_FORWARDS = (TrackedBatchNorm.forward, _BatchNorm.forward)
 
 
 def _compiled(node: Any, residual: Any, behind: str | None) -> tuple[Compiled, Tensor] | None:
-    """What the compiled kernels were given, and their x."""
+    """The arguments that the compiled kernels were given, and their x."""
     if node._forward_cls is not CompiledBatchNorm or node.groups:
         return None
     if behind is not None and node.activation != cpu.ACTIVATIONS[None]:
@@ -288,7 +288,7 @@ def _own(parameter: Tensor | None, dtype: torch.dtype | None = None) -> Tensor |
 
 
 def _aten(node: Any, layer: _BatchNorm) -> Aten:
-    """What PyTorch's operator is to be given."""
+    """The arguments that PyTorch's operator is to be given."""
     scale: Tensor | None = node._saved_weight
     eps: float = node._saved_eps if hasattr(node, "_saved_eps") else node._saved_epsilon
     if not node._saved_training:
@@ -303,7 +303,7 @@ def _aten(node: Any, layer: _BatchNorm) -> Aten:
 
 
 def _proved(steps: Steps, x: Tensor, residual: Tensor | None, y: Tensor) -> bool:
-    """Whether outputs of this kind come out the same, bit for bit; looked at once for each."""
+    """True if outputs of this kind come out the same, bit for bit; checked once for each kind."""
     kind = (
         type(steps.kernel),
         *steps.kernel.kind(),
@@ -326,7 +326,7 @@ def _proved(steps: Steps, x: Tensor, residual: Tensor | None, y: Tensor) -> bool
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same to the last bit, in the same order in memory.
+    """True if two tensors are the same to the last bit, in the same order in memory.
 
     Example:
         >>> same_bits(torch.zeros(1), -torch.zeros(1))

@@ -22,7 +22,7 @@ _WATCHED = "made again from its input wherever it can be"
 
 @dataclass(frozen=True)
 class SaveMemoryReport:
-    """What ``save_memory`` did; every batch norm of the model stands in exactly one of the two.
+    """The report of ``save_memory``; every batch norm of the model stands in exactly one of its first two fields.
 
     It undoes it, too: by ``undo()``, or the end of a ``with`` block.
 

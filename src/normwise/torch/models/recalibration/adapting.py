@@ -138,7 +138,7 @@ class Adaptation:
             restore()
 
     def report(self) -> AdaptReport:
-        """What happened since the block began, or since ``reset``."""
+        """The report of what happened since the block began, or since ``reset``."""
         reached = [stream for stream in self._streams if stream.calls]
         return AdaptReport(
             {stream.layer.name: stream.movement() for stream in reached},
@@ -152,7 +152,7 @@ class Adaptation:
 
 
 class _Stream:
-    """One layer: what came to it so far, of which the older counts less."""
+    """One layer: what came to it so far, where older data count less."""
 
     def __init__(self, layer: TorchLayer, prior: float, memory: float) -> None:
         self.layer, self._prior, self._memory = layer, prior, memory
@@ -194,6 +194,6 @@ class _Stream:
         return held(self._before, self._prior, self._seen, self._samples)
 
     def movement(self) -> Movement:
-        """How far the statistics are from those at first."""
+        """The movement of the statistics from those at first."""
         far = self.layer.moved(self._before, self._estimate())
         return Movement.of(torch.where(far.isfinite(), far, math.inf), self._not_finite)

@@ -140,7 +140,7 @@ def recalibrate(
 
 
 def _shuffles(batches: object) -> bool:
-    """Whether it is known that every batch is drawn from all data."""
+    """True if it is known that every batch is drawn from all data."""
     if not isinstance(batches, DataLoader):
         return False
     sampler = getattr(batches.batch_sampler, "sampler", batches.sampler)

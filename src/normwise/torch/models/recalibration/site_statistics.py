@@ -23,7 +23,7 @@ from normwise.torch.steps.estimate_pairs import covariance_of_pairs, mean_of_pai
 
 
 class Statistics(Protocol):
-    """What estimators are given of a layer; mean and variance are float64, of as many channels as ``read`` has."""
+    """A layer's statistics for estimators; mean and variance are float64, of as many channels as ``read`` has."""
 
     buffers: tuple[Tensor, Tensor]
 
@@ -37,10 +37,10 @@ class Statistics(Protocol):
         """Of a batch, as they are: with NaN where it has NaN."""
 
     def for_buffers(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """What belongs into the buffers."""
+        """The values for the buffers."""
 
     def moved(self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], eps: float) -> Tensor:
-        """How far statistics are from others, shape (C,), in standard deviations of the others."""
+        """The distance of statistics from others, shape (C,), in standard deviations of the others."""
 
 
 def statistics_of(layer: _BatchNorm) -> Statistics:
@@ -163,7 +163,7 @@ def moments(input: Tensor, mask: Tensor | None, device: torch.device) -> Moments
 
 
 def _compiled_code_serves(x: Tensor) -> bool:
-    """Whether a layer of normwise would take it for such a batch in training, or for a larger one."""
+    """True if a layer of normwise would take the compiled code for such a batch in training, or for a larger one."""
     recorded = recording()
     choice = choose(Call(x), recorded=recorded, transformed=innermost_transform() is not None)
     return (choice.name == "cpu" or (choice is TOO_SMALL and built())) and not recorded

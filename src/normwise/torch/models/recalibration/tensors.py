@@ -30,7 +30,7 @@ THREADS = 1024
 
 
 class Tensors:
-    """What a ``normwise.recalibration.stepping.Stepping`` says about tensors, whoever's model they belong to.
+    """The part of a ``normwise.recalibration.stepping.Stepping`` that is about tensors, whatever model they belong to.
 
     Args:
         of_model: gives the model's own.
@@ -53,12 +53,12 @@ class Tensors:
         return state_of_this_thread()
 
     def bound(self) -> float:
-        """How many bytes may be held at a time."""
+        """The number of bytes that may be held at a time."""
         devices = {device for tensor in self._of_model() if (device := tensor.device).type != "meta"}
         return bytes_for(self._memory, min(_free(device) for device in devices or {torch.device("cpu")}))
 
     def parking(self) -> parking.Parking | None:
-        """Where batches that wait may lie beside the model's device; None where that has the host's memory."""
+        """The memory besides the model's device for batches that wait; None where the device has the host's memory."""
         tensors = [*self._of_model()]
         if not any(tensor.device.type in parking.OWN_MEMORY for tensor in tensors):
             return None
@@ -113,7 +113,7 @@ class _Alive(TorchDispatchMode):
 
 
 def _free(device: torch.device) -> float:
-    """How many bytes are free on a device, what PyTorch keeps for the next tensors included."""
+    """The number of bytes that are free on a device, with those that PyTorch keeps for the next tensors."""
     known = torch.get_device_module(device) if device.type not in ("cpu", "mps") else None  # mps has the host's
     if known is None or not hasattr(known, "mem_get_info"):
         return free_memory()
