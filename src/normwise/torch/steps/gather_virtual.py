@@ -23,7 +23,7 @@ def repeated(call: Call, groups: int) -> Call:
 
 
 class PerSample(NamedTuple):
-    """What has an entry per sample: of the residual and the weights there may be none."""
+    """The tensors that have an entry per sample; the residual and the weights may be None."""
 
     input: Tensor
     residual: Tensor | None
