@@ -107,12 +107,12 @@ def asked_for() -> str | None:
 
 @cache
 def built() -> bool:
-    """Whether the compiled kernels were built with this installation."""
+    """True if the compiled kernels were built with this installation."""
     return installed_version("torch") is not None and find_spec("normwise.kernels._torch_kernels") is not None
 
 
 def built_for_jax() -> bool:
-    """Whether the same kernels were built as custom calls of XLA."""
+    """True if the same kernels were built as custom calls of XLA."""
     return installed_version("jax") is not None and find_spec("normwise.kernels._jax_kernels") is not None
 
 
@@ -173,7 +173,7 @@ def choose(
 
 
 def _large_in_graph(x: Tensor) -> bool:
-    """Whether the compiled kernels are to be called from a graph of ``torch.compile``; a size not known yet is small.
+    """True if a graph of ``torch.compile`` is to call the compiled kernels; a size not known yet is small.
 
     What is exported holds PyTorch's operators only, which run where normwise is not installed.
     """
@@ -190,7 +190,7 @@ def _large_in_graph(x: Tensor) -> bool:
 
 
 def _shared(weights: Tensor) -> bool:
-    """Whether it is a mask that all channels share, which the compiled kernels know."""
+    """True for a mask that all channels share, which the compiled kernels know."""
     return not weights.dtype.is_floating_point and weights.shape[1] == 1
 
 
