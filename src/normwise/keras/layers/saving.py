@@ -1,4 +1,4 @@
-"""What somebody who saves a model has to know to load it again, said once."""
+"""The line in the log that says, once, how to load a saved model again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer does in training with a batch that has too few values per channel.
+"""The policies for a training batch that has too few values per channel.
 
 ``error``
     One value per channel is refused.
