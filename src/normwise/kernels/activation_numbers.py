@@ -79,7 +79,7 @@ def name_of(number: int) -> str | None:
 
 
 def is_exact(activation: str | None) -> bool:
-    """True if the number of the activation holds its setting with every digit of a double; those of a float it does.
+    """True if the activation's number holds every digit of its setting as a double; it always holds those of a float.
 
     Example:
         >>> is_exact("relu"), is_exact("leaky_relu:0.25"), is_exact("leaky_relu:0.2")

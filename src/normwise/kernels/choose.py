@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 VARIABLE = "NORMWISE_KERNEL"
 BY_NAME = ("cpu", "aten", "two_pass", "triton")
 
-# Fewer elements than this, and PyTorch's operator is done before the way to another one is gone. It needs more of them
-# where the channels come last in memory, as its own code does best there.
+# With fewer elements than this, PyTorch's operator takes less time than the way to another one. The number is larger
+# where the channels come last in memory, because PyTorch's own code is at its best there.
 SMALL = 2**17
 SMALL_LAST = 2**19
 # PyTorch's CPU operator keeps plain float32 sums where the channels come last in memory; they are off by up to
-# n * 6e-8 * |mean| / std standard deviations. Up to here that is PyTorch's business, beyond it is ours.
+# n * 6e-8 * |mean| / std standard deviations. Up to so many values this is accepted; above, it is not.
 FEW_VALUES = 256
 
 

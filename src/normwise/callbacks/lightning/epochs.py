@@ -63,7 +63,7 @@ class AfterTrainingBatches(lightning.Callback):
 
 
 def log(model: Any, numbers: dict[str, float]) -> None:
-    """To whatever logger is in use; of several processes, the largest.
+    """Log numbers to the logger in use; of several processes, the largest.
 
     Args:
         model: a ``LightningModule``.

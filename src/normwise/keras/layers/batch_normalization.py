@@ -79,7 +79,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ``Masking`` makes it, where only that fits); ``residual``, added before the activation, the shape of ``inputs``. As
     in Keras, what a mask leaves out is normalized like the rest.
 
-    What a batch would make of a channel that is not finite does not enter the moving statistics, nor does a batch of
+    What a batch would make of a channel that is not finite does not enter the moving statistics, nor does a batch in
     which fewer than two values count. They are in float32 whatever the layer's dtype, float64 for ``dtype="float64"``.
 
     Raises:

@@ -13,7 +13,7 @@ _said = False
 
 
 def say_nothing() -> None:
-    """For a program that saves a model which it was given as a file: whoever made that knows already."""
+    """Leave the line out in a program that saves a model which it was given as a file: its author knows already."""
     global _said  # noqa: PLW0603  # as below
     _said = True
 

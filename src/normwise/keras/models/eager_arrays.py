@@ -34,7 +34,7 @@ class EagerArrays:
         self._memory = memory
 
     def why_not(self) -> str:
-        """A clause on what of the state of this thread would stay behind, or on memory that nobody knows."""
+        """A clause on settings of this thread that other threads do not have; empty where there are none."""
         found: list[object] = []
         other = threading.Thread(target=lambda: found.append(self.state()))
         other.start()
@@ -121,7 +121,7 @@ class TensorFlowArrays(EagerArrays):
     called = "TensorFlow"
 
     def why_not(self) -> str:
-        """Also in graphs, in strategies, and on GPUs, of which TensorFlow does not say how much memory is free."""
+        """Also in graphs, in strategies, and on GPUs, whose free memory TensorFlow does not report."""
         tf = sys.modules["tensorflow"]
         if not tf.executing_eagerly():
             return "the call is inside of a TensorFlow graph"

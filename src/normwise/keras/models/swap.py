@@ -304,7 +304,7 @@ def _all_or_nothing(layers: Iterable[Any]) -> Iterator[None]:
 
 
 def _lost(layer: Any) -> list[str]:
-    """The behaviour in training that a layer of ours has and Keras's has not, in words."""
+    """The behaviour in training that a layer of ours has and a Keras layer does not have, in words."""
     words = []
     if isinstance(layer, GhostBatchNormalization):
         words.append("in training it normalizes by the whole batch and not by virtual batches")

@@ -26,7 +26,7 @@ from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, plan, power_of
 from normwise.kernels.triton_gpu.tuning import settings_for
 
 USUAL: dict[str | None, float] = {"elu": 1.0, "leaky_relu": 0.01}
-FUSING = {"enable_fp_fusion": True}  # multiply-add in one instruction; Triton warns where nobody says it
+FUSING = {"enable_fp_fusion": True}  # multiply-add in one instruction; Triton warns where it is not set
 FINISHED = 4096  # partial results in a tile of ``finish``
 
 

@@ -1,6 +1,6 @@
 """The forward: by given moments, by those of the parts that ``gather`` found, and in one launch.
 
-Each is ``activation(fma(x - high, factor, offset) + residual)``: the mean is a pair of float32, of which the lower one
+Each is ``activation(fma(x - high, factor, offset) + residual)``: the mean is a pair of float32, and the lower one
 is in the offset. The backward takes the sign from the very same expression.
 """
 

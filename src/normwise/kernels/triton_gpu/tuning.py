@@ -116,7 +116,7 @@ def read(path: Path) -> dict[str, Settings]:
 
 
 def keep(found: list[Tuned], path: Path | None = None) -> Path:
-    """Add to what the file holds; whoever reads it meanwhile sees the old file or the new one, and no half of one.
+    """Add settings to the file; a reader meanwhile sees the old file or the new one, never a part of one.
 
     Raises:
         NormwiseError: it cannot be written.
