@@ -1,1 +1,1 @@
-"""What trainers call, the same three in each: ``normwise.callbacks.keras`` and ``normwise.callbacks.lightning``."""
+"""Callbacks for trainers, the same three in ``normwise.callbacks.keras`` and ``normwise.callbacks.lightning``."""

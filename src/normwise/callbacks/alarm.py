@@ -1,4 +1,4 @@
-"""What a callback makes of a diagnosis: a warning, and numbers for the logs."""
+"""The warning, and the numbers for the logs, that a callback makes of a diagnosis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from normwise.doctor.finding import Severity
 from normwise.errors import NormwiseError, UnhealthyModel
 
 UNKNOWN = {"normalization_errors": float("nan"), "normalization_warnings": float("nan")}
-"""What the logs have before the first examination."""
+"""The numbers in the logs before the first examination."""
 
 
 def check_settings(settings: Mapping[str, Any], every: object) -> None:
@@ -52,7 +52,7 @@ def check_every(every: object) -> None:
 
 
 def numbers_in(diagnosis: Diagnosis) -> dict[str, float]:
-    """How many errors and warnings there are, by the names that the logs have them under."""
+    """The numbers of errors and of warnings, by their names in the logs."""
     severities = [finding.severity for finding in diagnosis.findings]
     return {
         "normalization_errors": float(severities.count(Severity.ERROR)),

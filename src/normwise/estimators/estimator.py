@@ -1,4 +1,4 @@
-"""What every estimator is: a pure step from the statistics so far and a batch's moments to the next statistics."""
+"""The base of every estimator: a pure step from the statistics so far and a batch's moments to the next statistics."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Estimator(ABC):
         Args:
             statistics: what was estimated so far.
             batch: the moments of the new batch; one with fewer than two values per channel changes nothing, because
-                it has no variance to offer.
+                it has no variance.
         """
 
 

@@ -1,4 +1,4 @@
-"""What the compiled kernels call the activations, for the rooms of every framework.
+"""The numbers of the activations in the compiled kernels, for the rooms of every framework.
 
 The name of one that has a setting may be followed by it: ``"leaky_relu:0.2"`` has the slope 0.2 below 0, and
 ``"elu:0.5"`` the alpha 0.5. A setting is finite and not 0.
@@ -79,7 +79,7 @@ def name_of(number: int) -> str | None:
 
 
 def is_exact(activation: str | None) -> bool:
-    """Whether the number of the activation holds its setting with every digit of a double; those of a float it does.
+    """True if the activation's number holds every digit of its setting as a double; it always holds those of a float.
 
     Example:
         >>> is_exact("relu"), is_exact("leaky_relu:0.25"), is_exact("leaky_relu:0.2")
@@ -89,7 +89,7 @@ def is_exact(activation: str | None) -> bool:
 
 
 def has_one_bit(activation: str | None) -> bool:
-    """Whether the activation is one of ``ONE_BIT``, with whatever setting.
+    """True if the activation is one of ``ONE_BIT``, with any setting.
 
     Example:
         >>> has_one_bit("leaky_relu:0.2"), has_one_bit("elu"), has_one_bit(None)

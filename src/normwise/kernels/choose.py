@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 VARIABLE = "NORMWISE_KERNEL"
 BY_NAME = ("cpu", "aten", "two_pass", "triton")
 
-# Fewer elements than this, and PyTorch's operator is done before the way to another one is gone. It needs more of them
-# where the channels come last in memory, as its own code does best there.
+# With fewer elements than this, PyTorch's operator takes less time than the way to another one. The number is larger
+# where the channels come last in memory, because PyTorch's own code is at its best there.
 SMALL = 2**17
 SMALL_LAST = 2**19
 # PyTorch's CPU operator keeps plain float32 sums where the channels come last in memory; they are off by up to
-# n * 6e-8 * |mean| / std standard deviations. Up to here that is PyTorch's business, beyond it is ours.
+# n * 6e-8 * |mean| / std standard deviations. Up to so many values this is accepted; above, it is not.
 FEW_VALUES = 256
 
 
@@ -107,12 +107,12 @@ def asked_for() -> str | None:
 
 @cache
 def built() -> bool:
-    """Whether the compiled kernels were built with this installation."""
+    """True if the compiled kernels were built with this installation."""
     return installed_version("torch") is not None and find_spec("normwise.kernels._torch_kernels") is not None
 
 
 def built_for_jax() -> bool:
-    """Whether the same kernels were built as custom calls of XLA."""
+    """True if the same kernels were built as custom calls of XLA."""
     return installed_version("jax") is not None and find_spec("normwise.kernels._jax_kernels") is not None
 
 
@@ -173,7 +173,7 @@ def choose(
 
 
 def _large_in_graph(x: Tensor) -> bool:
-    """Whether the compiled kernels are to be called from a graph of ``torch.compile``; a size not known yet is small.
+    """True if a graph of ``torch.compile`` is to call the compiled kernels; a size not known yet is small.
 
     What is exported holds PyTorch's operators only, which run where normwise is not installed.
     """
@@ -190,7 +190,7 @@ def _large_in_graph(x: Tensor) -> bool:
 
 
 def _shared(weights: Tensor) -> bool:
-    """Whether it is a mask that all channels share, which the compiled kernels know."""
+    """True for a mask that all channels share, which the compiled kernels know."""
     return not weights.dtype.is_floating_point and weights.shape[1] == 1
 
 

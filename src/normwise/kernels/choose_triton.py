@@ -1,4 +1,4 @@
-"""What the Triton kernels serve, and the sentence for what they do not; off unless the environment asks for them.
+"""The calls that the Triton kernels serve, and the sentence for others; off unless the environment asks for them.
 
 They are held to the reference under Triton's interpreter and compiled for GPUs that are not here. No GPU has timed
 them, so nothing is given to them by default.
@@ -21,12 +21,12 @@ ON = "NORMWISE_KERNEL=triton asks for them; held to the reference by Triton's in
 
 
 def missing() -> str | None:
-    """What is missing for the kernels to be asked for by name: the middle of a sentence, or None."""
+    """The reason why the kernels cannot be asked for by name: the middle of a sentence, or None."""
     return None if importable() else MISSING
 
 
 def state(*, asked: bool) -> tuple[bool, str]:
-    """Whether they are in use, and why, for ``normwise info``."""
+    """True if the kernels are in use, and the reason, for ``normwise info``."""
     if not importable():
         return False, MISSING
     return asked, ON if asked else OFF

@@ -91,7 +91,7 @@ def from_rows(found: Tensor, like: Tensor) -> Tensor:
 
 
 def _side_by_side(x: Tensor, size: int) -> bool:
-    """Whether the samples are no blocks of their own; not asked of their number, which may differ in a recording."""
+    """True if all samples lie side by side in one block; their number is not used, as it may differ in a recording."""
     return math.prod(x.shape[2:]) < size
 
 

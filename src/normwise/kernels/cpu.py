@@ -27,7 +27,7 @@ library: Any = import_module("normwise.kernels._torch_kernels") if built() else 
 
 
 class Forward(NamedTuple):
-    """What the forward gives: the output, the statistics that it used in float64, and the bits for the backward."""
+    """The results of the forward: the output, the statistics that it used in float64, and the bits for the backward."""
 
     y: Tensor
     mean: Tensor
@@ -36,7 +36,7 @@ class Forward(NamedTuple):
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take this tensor as it lies in memory: contiguous, or channels last as PyTorch has it."""
+    """True if the kernels take this tensor as it lies in memory: contiguous, or channels last as PyTorch has it."""
     if x.is_contiguous():
         return True
     if x.dim() == 4:
@@ -79,7 +79,7 @@ def forward(
 
 
 def dense(x: Tensor) -> Tensor:
-    """What ``serves`` takes: x itself, or a copy in its memory format."""
+    """A tensor that ``serves`` takes: x itself, or a copy in its memory format."""
     if x.is_contiguous():
         return x
     x = with_plain_strides(x)

@@ -1,6 +1,6 @@
-"""What normwise asks of PyTorch beyond its public interface, all in one file, so that a new PyTorch is checked here.
+"""The names that normwise uses beyond PyTorch's public interface, in one file, so that a new PyTorch is checked here.
 
-The names are C functions, called as they are: on the way of every call a Python function more would be felt.
+They are C functions and are called directly: one more Python function in every call would cost time.
 """
 
 from __future__ import annotations

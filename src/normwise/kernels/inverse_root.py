@@ -61,7 +61,7 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 
 def _refuse_jvp_of_jvp() -> None:
-    """PyTorch hands a function's own formula no tangents of the outer level, as if there were none: without a word."""
+    """PyTorch hands a function's own formula no tangents of the outer level, as if there were none, without warning."""
     if torch.compiler.is_compiling() or innermost_transform() is None:
         return
     levels = transforms() or ()
@@ -73,7 +73,7 @@ def _refuse_jvp_of_jvp() -> None:
 
 
 def _takes_functions() -> bool:
-    """Whether what records the call, if anything does, can keep a function with a backward of its own."""
+    """True if the recorder of the call, where there is one, can keep a function with a backward of its own."""
     if torch.compiler.is_compiling() or jit_trace() is not None:
         return False
     if innermost_transform() is None:

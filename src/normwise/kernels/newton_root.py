@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 def newton_root(matrix: Tensor, eps: float, steps: int) -> Tensor:
-    """What so many steps make of ``matrix`` plus ``eps`` on its diagonal.
+    """The inverse square root of ``matrix`` plus ``eps`` on its diagonal, approximated by so many steps.
 
     Args:
         matrix: (..., size, size), symmetric, without negative eigenvalues.

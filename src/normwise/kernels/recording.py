@@ -1,10 +1,10 @@
-"""Whether something records what runs now, so that no choice may stand on what is true of this one call only.
+"""The check for a recorder, under which no choice may depend on what is true of this one call only.
 
 A recorder keeps operations and not the ``if`` around them: what Python found out about sizes, values, the grad mode or
 the processor is then true for ever. So where something records, PyTorch's own operators are used, at every size, and
 nothing looks at values or writes past autograd. Recorders are ``torch.compile`` and ``torch.export``,
 ``torch.jit.trace`` with the ONNX exporter on it, and ``make_fx``. ``torch.func`` (functionalize too) is asked for
-separately, by ``torch.buffers.transformed``: what runs inside a transform may also run without a recorder.
+separately, by ``torch.steps.buffers.transformed``: what runs inside a transform may also run without a recorder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from normwise.kernels.internals import BEFORE_DISPATCH, PROXY, dispatch_mode, is
 
 
 def recording() -> bool:
-    """Whether operations are recorded, to be run later with other inputs.
+    """True if operations are recorded, to be run later with other inputs.
 
     Example:
         >>> recording()
@@ -35,7 +35,7 @@ def recording() -> bool:
 
 
 def traced() -> bool:
-    """Whether a recorder other than ``torch.compile`` and ``torch.export`` is at work, which keeps no code of ours.
+    """True if a recorder other than ``torch.compile`` and ``torch.export`` is at work, which keeps no code of ours.
 
     Example:
         >>> traced()

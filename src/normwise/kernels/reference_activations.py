@@ -40,7 +40,7 @@ def _normal_density(z: F64) -> F64:
 
 
 def _tanh_share(z: F64) -> F64:
-    """What ``approximate="tanh"`` takes for the share of a normal distribution below z: (1 + tanh(u)) / 2."""
+    """The share of a normal distribution below z, as ``approximate="tanh"`` takes it: (1 + tanh(u)) / 2."""
     near = np.clip(z, -40.0, 40.0)  # beyond it, the share is 0 or 1, without overflow
     return _sigmoid(2.0 * _CUBIC * (near + 0.044715 * near**3))
 

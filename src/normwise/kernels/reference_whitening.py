@@ -63,7 +63,7 @@ def zca(eigenvalue: F64, trace: F64) -> Root:
 
 
 def newton(steps: int) -> Function:
-    r"""What T Newton steps make of an eigenvalue; it tends to ``zca`` with T.
+    r"""The function of an eigenvalue that T Newton steps compute; it tends to ``zca`` as T grows.
 
     .. math:: p_0 = 1, \quad p_{k+1} = \tfrac12 \big(3 p_k - p_k^3 \tfrac{\lambda}{t}\big), \quad
         f(\lambda) = p_T / \sqrt{t}, \quad t = \operatorname{tr} \Sigma

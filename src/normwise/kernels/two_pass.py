@@ -68,7 +68,7 @@ def gather(x: Tensor, mask: Tensor | None = None) -> Gathered:
 
 
 def blank(mask: Tensor) -> Tensor:
-    """Where values do not count at all."""
+    """True where values do not count at all."""
     return ~mask if mask.dtype == torch.bool else mask == 0
 
 
@@ -77,7 +77,7 @@ def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def normalize(gathered: Gathered, call: Call) -> Tensor:
-    """What comes after ``gather``: with the moments that it found, through which the gradient flows."""
+    """The step after ``gather``: normalization with the moments that it found, through which the gradient flows."""
     along = gathered.mean.shape
     factor = torch.rsqrt(gathered.var + call.eps)
     if call.scale is not None:

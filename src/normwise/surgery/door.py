@@ -1,4 +1,4 @@
-"""What every door does: check the keywords, ask whose the model is, and pass it on to its framework's function.
+"""The steps of every door: check the keywords, find the model's framework, and call the function of that framework.
 
 A door is a signature and a docstring; ``door`` does the rest. Nothing of a framework is imported before it is used.
 """
@@ -129,7 +129,7 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _same(value: object, default: object) -> bool:
-    """Whether a value asks for no more than the default does; comparing arrays would give an array."""
+    """True if a value asks for no more than the default does; comparing arrays would give an array."""
     return value is default or (type(value) is type(default) and bool(value == default))
 
 

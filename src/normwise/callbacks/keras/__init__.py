@@ -1,4 +1,4 @@
-"""What ``fit`` calls: ``callbacks=[Examine(data)]``."""
+"""Callbacks for ``fit``: ``callbacks=[Examine(data)]``."""
 
 from normwise.callbacks.keras.examining import Examine
 from normwise.keras import MonitorStatistics, RecalibrateStatistics

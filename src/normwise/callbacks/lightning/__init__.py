@@ -1,4 +1,4 @@
-"""What a Lightning ``Trainer`` calls: ``callbacks=[RecalibrateStatistics(loader), Examine(loader)]``."""
+"""Callbacks for a Lightning ``Trainer``: ``callbacks=[RecalibrateStatistics(loader), Examine(loader)]``."""
 
 from normwise.errors import MissingExtra
 

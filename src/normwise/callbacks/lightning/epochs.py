@@ -16,7 +16,7 @@ class AfterTrainingBatches(lightning.Callback):
     """Calls ``after_training_batches(trainer, model)`` in every so many epochs of ``fit``, and in the last.
 
     Lightning validates inside of an epoch, perhaps more than once; what counts is the validation behind the last batch.
-    Validations run in PyTorch's inference mode, which is off for the time.
+    Validations run in PyTorch's inference mode, which is off while the callback acts.
 
     Args:
         data: what is gone through.
@@ -38,7 +38,7 @@ class AfterTrainingBatches(lightning.Callback):
         self._due = False
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        """An epoch that has still to be acted on."""
+        """An epoch in which the callback has not acted yet."""
         self._due = True
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -51,7 +51,7 @@ class AfterTrainingBatches(lightning.Callback):
         self._act(trainer, pl_module)
 
     def after_training_batches(self, trainer: Any, model: Any) -> None:
-        """What the callback is for."""
+        """The action of the callback, which each subclass defines."""
         raise NotImplementedError
 
     def _act(self, trainer: Any, model: Any) -> None:
@@ -63,7 +63,7 @@ class AfterTrainingBatches(lightning.Callback):
 
 
 def log(model: Any, numbers: dict[str, float]) -> None:
-    """To whatever logger is in use; of several processes, the largest.
+    """Log numbers to the logger in use; of several processes, the largest.
 
     Args:
         model: a ``LightningModule``.

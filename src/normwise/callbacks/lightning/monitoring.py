@@ -77,6 +77,6 @@ class MonitorStatistics(AfterTrainingBatches):
         self._found = as_logs(found, per_layer=self.per_layer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """What was measured, into the logs."""
+        """Put the measured values into the logs."""
         super().on_train_epoch_end(trainer, pl_module)
         log(pl_module, self._found)

@@ -55,7 +55,7 @@ class RecalibrateStatistics(AfterTrainingBatches):
         self._after: list[Tensor] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        """What an earlier ``fit`` recalibrated does not count."""
+        """Forget the recalibration of an earlier ``fit``."""
         self._after = None
 
     def after_training_batches(self, trainer: Any, model: Any) -> None:  # noqa: ARG002

@@ -1,1 +1,1 @@
-"""What ``fit`` calls: fresh statistics before a validation, and a record of the moving ones."""
+"""Callbacks for ``fit``: fresh statistics before a validation, and a record of the moving ones."""

@@ -35,11 +35,11 @@ class AfterTrainingBatches(keras.callbacks.Callback):
         self._epoch: int | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """An epoch that has still to be acted on."""
+        """An epoch in which the callback has not acted yet."""
         self._epoch = epoch
 
     def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """The validation of an epoch, or an ``evaluate`` outside ``fit``, which is none of its business."""
+        """The validation of an epoch, or an ``evaluate`` outside ``fit``, in which the callback does nothing."""
         self._act()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
@@ -47,7 +47,7 @@ class AfterTrainingBatches(keras.callbacks.Callback):
         self._act()
 
     def after_training_batches(self, epoch: int) -> None:
-        """What the callback is for."""
+        """The action of the callback, which each subclass defines."""
         raise NotImplementedError
 
     def _act(self) -> None:

@@ -92,7 +92,7 @@ class MonitorStatistics(AfterTrainingBatches):
         self._found = as_logs(found, per_layer=self.per_layer)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """What was measured, into the logs that the callbacks behind this one get."""
+        """Put the measured values into the logs that the callbacks behind this one get."""
         super().on_epoch_end(epoch, logs)
         if logs is not None:
             logs.update(self._found)

@@ -73,7 +73,7 @@ class RecalibrateStatistics(AfterTrainingBatches):
         self._after: list[NDArray[Any]] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """What an earlier ``fit`` recalibrated does not count."""
+        """Forget the recalibration of an earlier ``fit``."""
         self._after = None
 
     def after_training_batches(self, epoch: int) -> None:

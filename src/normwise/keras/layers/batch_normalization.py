@@ -79,7 +79,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ``Masking`` makes it, where only that fits); ``residual``, added before the activation, the shape of ``inputs``. As
     in Keras, what a mask leaves out is normalized like the rest.
 
-    What a batch would make of a channel that is not finite does not enter the moving statistics, nor does a batch of
+    What a batch would make of a channel that is not finite does not enter the moving statistics, nor does a batch in
     which fewer than two values count. They are in float32 whatever the layer's dtype, float64 for ``dtype="float64"``.
 
     Raises:
@@ -223,11 +223,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return gather(x, mask, self._channels, synchronized=self.synchronized)
 
     def _kernels_gather(self) -> bool:
-        """Whether that is the gather step that the compiled kernels have."""
+        """True if the layer's gather step is the one that the compiled kernels have."""
         return True
 
     def _kernels_enter(self) -> bool:
-        """Whether, without an estimator, the estimate step is the one that they have."""
+        """True if the layer's estimate step, without an estimator, is the one that the compiled kernels have."""
         return True
 
     def _by_kernels(self, kernels: Any, inputs: Any, residual: Any) -> Any:
@@ -285,7 +285,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self.synchronized and synchronizing()
 
     def _wide(self, inputs: Any) -> str:
-        """The dtype in which is computed; ``keras.backend.result_type`` makes float32 of float64 on JAX and torch."""
+        """The dtype of the computation; ``keras.backend.result_type`` makes float32 of float64 on JAX and torch."""
         return wide(keras.backend.standardize_dtype(inputs.dtype))
 
     def _scale_and_shift(self, dtype: Any) -> tuple[Any, Any]:
@@ -315,7 +315,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         new_mean, new_var, new_updates, new_seen = estimated(
             estimator, [*so_far[:2], updates, seen], [mean, var], count
         )
-        # A batch of fewer than two values is the estimator's business.
+        # The estimator decides about a batch of fewer than two values.
         enters = finite([new_mean, new_var])
         for variable, new, old in zip(variables, (new_mean, new_var, new_seen), so_far, strict=False):
             variable.assign(ops.where(enters, ops.cast(new, old.dtype), old))

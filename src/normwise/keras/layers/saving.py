@@ -1,4 +1,4 @@
-"""What somebody who saves a model has to know to load it again, said once."""
+"""The line in the log that says, once, how to load a saved model again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _said = False
 
 
 def say_nothing() -> None:
-    """For a program that saves a model which it was given as a file: whoever made that knows already."""
+    """Leave the line out in a program that saves a model which it was given as a file: its author knows already."""
     global _said  # noqa: PLW0603  # as below
     _said = True
 

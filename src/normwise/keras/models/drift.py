@@ -1,4 +1,4 @@
-"""How far the moving statistics of a Keras model are from those of data, and which channels say nothing."""
+"""The distance between the moving statistics of a Keras model and those of data, and the dead channels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def drift_of(
 
 
 class _Probe:
-    """What comes into a layer, and the range of what goes out of it and of the activation behind it."""
+    """The moments of a layer's inputs, and the range of its outputs, behind its activation where it has one."""
 
     def __init__(self, path: str, layer: Any) -> None:
         self.layer = KerasLayer(path, layer)
@@ -71,7 +71,7 @@ class _Probe:
         self.high: F64 = np.full(self.layer.channels, -np.inf)
 
     def around(self, below: Callable[..., Any]) -> Callable[..., Any]:
-        """The layer's ``call``, listened to."""
+        """The layer's ``call``, with its inputs and outputs observed."""
 
         def call(*args: Any, **named: Any) -> Any:
             y = below(*args, **named)

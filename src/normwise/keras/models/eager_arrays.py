@@ -21,7 +21,7 @@ MOST = 256
 
 
 class EagerArrays:
-    """What a ``normwise.recalibration.stepping.Stepping`` says about arrays; a base for each of the two backends.
+    """The part of a ``normwise.recalibration.stepping.Stepping`` about arrays; a base for each of the two backends.
 
     Args:
         memory: as the caller said, 0 excluded.
@@ -34,7 +34,7 @@ class EagerArrays:
         self._memory = memory
 
     def why_not(self) -> str:
-        """A clause on what of the state of this thread would stay behind, or on memory that nobody knows."""
+        """A clause on settings of this thread that other threads do not have; empty where there are none."""
         found: list[object] = []
         other = threading.Thread(target=lambda: found.append(self.state()))
         other.start()
@@ -48,7 +48,7 @@ class EagerArrays:
         return lambda _: None
 
     def bound(self) -> float:
-        """How many bytes may be held at a time."""
+        """The number of bytes that may be held at a time."""
         return bytes_for(self._memory, self.free())
 
     def parking(self) -> None:
@@ -59,11 +59,11 @@ class EagerArrays:
         raise NotImplementedError
 
     def state(self) -> object:
-        """What the backend keeps for each thread, to be compared."""
+        """The state that the backend keeps for each thread, to be compared."""
         raise NotImplementedError
 
     def free(self) -> float:
-        """How many bytes are free where the arrays lie."""
+        """The number of bytes that are free where the arrays lie."""
         return free_memory()
 
     def places(self, batch: Any) -> Iterator[Place]:
@@ -121,7 +121,7 @@ class TensorFlowArrays(EagerArrays):
     called = "TensorFlow"
 
     def why_not(self) -> str:
-        """Also in graphs, in strategies, and on GPUs, of which TensorFlow does not say how much memory is free."""
+        """Also in graphs, in strategies, and on GPUs, whose free memory TensorFlow does not report."""
         tf = sys.modules["tensorflow"]
         if not tf.executing_eagerly():
             return "the call is inside of a TensorFlow graph"
@@ -132,7 +132,7 @@ class TensorFlowArrays(EagerArrays):
         return super().why_not()
 
     def state(self) -> object:
-        """Where a tensor would be made, and whether operations wait for one another."""
+        """The device of a new tensor, whether operations run eagerly, and whether they wait for one another."""
         tf = sys.modules["tensorflow"]
         return tf.constant(0).device, tf.executing_eagerly(), tf.config.experimental.get_synchronous_execution()
 

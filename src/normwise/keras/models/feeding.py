@@ -1,4 +1,4 @@
-"""How batches of any structure enter a Keras model, whatever they hold beside its inputs."""
+"""The rules by which batches of any structure enter a Keras model, whatever they hold beside its inputs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Rows:
 
 
 def inputs_of(model: Any, batch: Any) -> Any:
-    """What of a batch goes into the model.
+    """The part of a batch that goes into the model.
 
     * Of a tuple or list the first item, as in (x, y) and (x, y, weights). A model with n inputs gets the first n, if
       the first is not itself a tuple, list or mapping.
@@ -113,7 +113,7 @@ def inputs_of(model: Any, batch: Any) -> Any:
 
 
 def number_of_inputs(model: Any) -> int:
-    """How many tensors go into a model: its inputs, or what its ``call`` cannot do without.
+    """The number of tensors that go into a model: its inputs, or the arguments that its ``call`` needs.
 
     Example:
         >>> number_of_inputs(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]))
@@ -131,7 +131,7 @@ def _inputs(model: Any) -> list[Any]:
 
 
 def _arguments(model: Any) -> int:
-    """How many the ``call`` of a model cannot do without."""
+    """The number of arguments that the ``call`` of a model needs."""
     found = inspect.signature(model.call).parameters.values()
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return len(

@@ -174,7 +174,7 @@ class _Rebuilding:
 
 
 def _growth(layer: Any, changed: Weights) -> float:
-    """How many times the largest weight is what it was."""
+    """The largest weight after folding, divided by the largest one before."""
     pairs = [(weights_of(layer)[name], value) for name, value in changed.items() if name not in ("bias", "beta")]
     before, after = (max(float(np.abs(pair[side]).max()) for pair in pairs) for side in (0, 1))
     return after / before if before else math.inf if after else 1.0

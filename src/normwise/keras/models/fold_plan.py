@@ -1,4 +1,4 @@
-"""Which batch norms of a Keras model's graph can be folded into which layers, and the reason where one cannot."""
+"""The layers that the batch norms of a Keras model's graph can be folded into, and the reason where one cannot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Planned(NamedTuple):
 
     @property
     def stays(self) -> str:
-        """What the batch norm did besides."""
+        """The activation that stays in the place of the batch norm; empty where there is none."""
         return "" if activation_of(self.norm) is None else str(keras.activations.serialize(self.norm.activation))
 
 
@@ -53,14 +53,14 @@ def graph_of(model: Any) -> Any:
 
 
 class Plan:
-    """What ``fold`` would do; nothing is changed.
+    """The changes that ``fold`` would make; nothing is changed.
 
     Args:
         model: functional or sequential, built.
         names: of its layers, by id.
 
     Attributes:
-        folded: what goes where.
+        folded: the batch norms, each with the layer that takes it over.
         changed: the layers that take something over, by id, with their new weights.
     """
 

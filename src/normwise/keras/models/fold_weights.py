@@ -37,7 +37,7 @@ def wide(variable: Any) -> F64:
 
 
 def weights_of(layer: Any) -> Weights:
-    """The layer's own, where it has none those that change nothing."""
+    """The layer's own weights, and for one that it does not have, values that change nothing."""
     if isinstance(layer, keras.layers.BatchNormalization):
         mean = wide(layer.moving_mean)
         gamma = wide(layer.gamma) if layer.scale else np.ones_like(mean)
@@ -49,7 +49,7 @@ def weights_of(layer: Any) -> Weights:
 
 
 def channels_out(layer: Any) -> int:
-    """How many channels come out of the layer."""
+    """The number of channels that come out of the layer."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return int(layer.moving_mean.shape[0])
     if isinstance(layer, DEPTHWISE):
@@ -58,7 +58,7 @@ def channels_out(layer: Any) -> int:
 
 
 def affine_of(norm: Any, now: Weights) -> Affine:
-    """What a batch norm with moving statistics computes, with these weights."""
+    """The affine map that a batch norm with moving statistics computes, with these weights."""
     scale = now["gamma"] / np.sqrt(wide(norm.moving_variance) + norm.epsilon)
     return Affine(scale, now["beta"] - wide(norm.moving_mean) * scale)
 

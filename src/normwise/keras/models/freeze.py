@@ -234,7 +234,7 @@ def _keeps_statistics(layer: Any) -> bool:
 
 
 def _of_optimizer(model: Any) -> str:
-    """What an optimizer, which knows the variables that learned when it was built, has to be told."""
+    """The remark on an optimizer that does not fit the variables that learn now; empty where it fits."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not optimizer.built:
         return ""

@@ -43,7 +43,7 @@ class KerasStepping:
         self.at_most = self._arrays.at_most
 
     def why_not(self) -> str:
-        """Where the model is spread over devices, or the call is inside of something of this thread."""
+        """A clause that says why batches cannot: a Keras distribution, or the arrays; empty where they can."""
         if keras.distribution.distribution() is not None:
             return "a Keras distribution spreads the model over devices"
         return self._arrays.why_not()
@@ -59,11 +59,11 @@ class KerasStepping:
         return enter
 
     def bound(self) -> float:
-        """How many bytes may be held at a time."""
+        """The number of bytes that may be held at a time."""
         return self._arrays.bound()
 
     def parking(self) -> Parking | None:
-        """Where batches that wait may lie beside the model's device; None where there is no such memory."""
+        """The memory beside the model's device for batches that wait; None where there is none."""
         return self._arrays.parking()
 
     def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:

@@ -1,4 +1,4 @@
-"""What the command line calls MODEL and DATA, of Keras: a ``.keras`` file, read and written, and its batches."""
+"""MODEL and DATA of the command line, for Keras: a ``.keras`` file, read and written, and its batches."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_batches(place: str, model: Any, *, scale: float | None = None, tell: Te
         place: as above; the callable takes no argument.
         model: for which they are.
         scale: what the values of an ``.npz`` are multiplied by.
-        tell: hears which array is taken and how it is cast.
+        tell: is told which array is taken and how it is cast.
 
     Raises:
         NormwiseError: something of it is not there, fails, or does not fit; the sentence says what.

@@ -1,4 +1,4 @@
-"""What stands around the batch norms of a Keras model, told by following tensors from call to call."""
+"""The neighbours of the batch norms in a Keras model, found by following tensors from call to call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ that have nothing to do with each other it is a third, for an activation and its
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a tensor comes from."""
+    """The origin of a tensor."""
 
     axis: int | None = None
     bias: bool = False
@@ -68,7 +68,7 @@ class _Following:
             self.known.append((tensor, origin))
 
     def origin(self, tensor: Any) -> _Origin:
-        """Where a tensor comes from; nothing is known of other things."""
+        """The origin of a tensor; an empty one where nothing is known."""
         source: _Origin
         for known, source in reversed(self.known):
             if known is tensor:
@@ -87,7 +87,7 @@ class _Following:
 
 
 def function_of_each(x: NDArray[Any], y: NDArray[Any]) -> bool:
-    """Whether one array looks like a function of each element of another.
+    """True if one array looks like a function of each element of another.
 
     Args:
         x: any shape.
@@ -108,7 +108,7 @@ def function_of_each(x: NDArray[Any], y: NDArray[Any]) -> bool:
 
 
 def neighbours(model: Any, layers: Iterable[KerasLayer], forward: Callable[[], object]) -> dict[str, Neighbours]:
-    """What stands around batch norms, in functional, sequential and nested models and in those of the user's own class.
+    """The neighbours of batch norms, in functional, sequential and nested models and in those of the user's own class.
 
     Args:
         model: any.
@@ -157,7 +157,7 @@ def neighbours(model: Any, layers: Iterable[KerasLayer], forward: Callable[[], o
 
 
 def bias_of(layer: Any) -> bool:
-    """Whether a layer adds a bias and does nothing behind it.
+    """True if a layer adds a bias and does nothing behind it.
 
     Example:
         >>> bias_of(keras.layers.Dense(2)), bias_of(keras.layers.Dense(2, "relu")), bias_of(keras.layers.ReLU())

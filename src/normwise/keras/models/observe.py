@@ -189,7 +189,7 @@ class KerasSubject:
         return ends.close
 
     def _first_samples(self, batch: Any) -> dict[str, NDArray[np.float64]]:
-        """What each layer gives for the first sample, those inside of others first."""
+        """The output of each layer for the first sample, layers inside of others first."""
         found: dict[str, NDArray[np.float64]] = {}
 
         def around(name: str, below: Callable[..., Any]) -> Callable[..., Any]:
@@ -210,7 +210,7 @@ class KerasSubject:
 
 
 def steps_in(model: Any) -> int | None:
-    """How many steps a model's optimizer counted; None where there is none, or it made none."""
+    """The number of steps that a model's optimizer counted; None where there is no optimizer, or no step."""
     iterations = getattr(getattr(model, "optimizer", None), "iterations", None)
     return None if iterations is None else int(ops.convert_to_numpy(getattr(iterations, "value", iterations))) or None
 

@@ -21,7 +21,7 @@ _THEIR_ARGUMENTS = {
 
 
 class Replacement(NamedTuple):
-    """What stands for a layer.
+    """The layer that stands in the place of another one.
 
     Attributes:
         layer: not built yet.
@@ -61,7 +61,7 @@ class Rebuilding:
         self.compiled = not getattr(model, "compiled", False) or self._compile(model)
 
     def clone_of(self, inner: Any) -> Any:
-        """What stands in the new model for a layer that is inside of one which is not replaced."""
+        """The layer of the new model that stands for a layer inside of one that is not replaced."""
         pairs = [
             pair for old, new in self._pairs for pair in zip(old._flatten_layers(), new._flatten_layers(), strict=False)
         ]
@@ -221,7 +221,7 @@ def reachable(model: Any) -> list[Any]:
 
 
 def adds(layer: Any) -> bool:
-    """Whether a layer is called with a residual anywhere in a graph."""
+    """True if a layer is called with a residual anywhere in a graph."""
     return any(node.arguments.kwargs.get("residual") is not None for node in layer._inbound_nodes)
 
 

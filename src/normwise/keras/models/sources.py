@@ -1,4 +1,4 @@
-"""How a Keras model differs from the one that it was derived from."""
+"""The differences between a Keras model and the one that it was derived from."""
 
 from __future__ import annotations
 

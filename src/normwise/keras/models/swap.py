@@ -151,7 +151,7 @@ def swap(
 
 
 def _replacement(layer: Any, to: str, settings: Mapping[str, Any]) -> tuple[Replacement, str]:
-    """What stands for the layer, and what is to be known of it.
+    """The replacement of the layer, and the words about it in the report.
 
     Raises:
         _NotPossible: with the reason.
@@ -263,7 +263,7 @@ def _carried_out(
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a change of its class is all that it takes to make a layer Keras's."""
+    """True if a layer becomes Keras's by a change of its class alone."""
     beyond = layer.activation is not None or layer.estimator is not None or adds(layer)
     return type(layer) is BatchNormalization and not beyond
 
@@ -304,7 +304,7 @@ def _all_or_nothing(layers: Iterable[Any]) -> Iterator[None]:
 
 
 def _lost(layer: Any) -> list[str]:
-    """What a layer of ours does in training that Keras's will not."""
+    """The behaviour in training that a layer of ours has and a Keras layer does not have, in words."""
     words = []
     if isinstance(layer, GhostBatchNormalization):
         words.append("in training it normalizes by the whole batch and not by virtual batches")

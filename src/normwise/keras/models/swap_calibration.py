@@ -19,7 +19,7 @@ from normwise.recalibration.batches import Batches
 
 
 class Calibration:
-    """What a model computed before its layers were swapped, and the scales and shifts that come nearest to it.
+    """The results of a model before its layers were swapped, and the scales and shifts that come nearest to them.
 
     Args:
         batches: of its inputs, or None for no calibration at all.
@@ -108,7 +108,7 @@ class Calibration:
 
 @contextmanager
 def _covered(norms: Mapping[str, Any], found: dict[str, Moments], of_inputs: bool) -> Iterator[None]:
-    """Every call of the layers is heard: a ``call`` of the instance covers that of the class."""
+    """Observe every call of the layers: a ``call`` of the instance covers that of the class."""
     try:
         for path, layer in norms.items():
             vars(layer)["call"] = _listener(path, layer, found, of_inputs)

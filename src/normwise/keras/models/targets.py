@@ -1,4 +1,4 @@
-"""What of a batch is not the model's input, and what a model gives, as arrays."""
+"""The targets in a batch, and the outputs of a model, as arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from normwise.keras.models.feeding import ForwardFn, as_this_backends, number_of_inputs, samples_in
 
 NAMES = ("labels", "label", "targets", "target", "y")
-"""How what is to be predicted is usually called in a mapping."""
+"""The usual names of targets in a mapping."""
 
 
 def targets_of(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:

@@ -1,4 +1,4 @@
-"""What some steps of training do to the batch norms of a Keras model, which is afterwards as before."""
+"""The effects of some training steps on the batch norms of a Keras model, which is restored afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def steps_of(
     """Train, look, and take it back.
 
     On the model itself, because not every model can be copied, and because the user's step may know this one only. The
-    functions that ``train_on_batch`` and ``fit`` have compiled are put aside, and but on JAX the model runs eagerly, so
+    functions that ``train_on_batch`` and ``fit`` compiled are put aside, and except on JAX the model runs eagerly, so
     that every call of a layer is seen. An optimizer that came with the model, but was never used, has a copy in its
     place.
 
@@ -54,7 +54,7 @@ def steps_of(
 
 
 class _Watch:
-    """How often the statistics of one layer move in a step.
+    """The number of times that the statistics of one layer move in a step.
 
     Where a call computes with values, it is seen. In JAX's ``value_and_grad`` the calls that would move them are
     counted instead. In a function that the user's own step compiled, nothing is seen but that they moved.
@@ -102,7 +102,7 @@ class _Watch:
 
 
 def _put_aside(model: Any) -> None:
-    """What the snapshot brings back: the way the model trains, and parts that its first training would build."""
+    """Put aside the way the model trains and parts that its first training would build; the snapshot restores them."""
     if not getattr(model, "compiled", False):
         return
     model.train_function = None

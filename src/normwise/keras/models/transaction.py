@@ -1,4 +1,4 @@
-"""What a Keras model is, variable by variable, and how it is restored."""
+"""A snapshot of a Keras model, variable by variable, from which it is restored."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Snapshot:
 
 @contextmanager
 def unchanged(model: Any) -> Iterator[Snapshot]:
-    """Whatever is done to the model inside, by whomever and with whatever end, it is as before afterwards.
+    """Restore the model at the end of the block, whatever was done to it inside, after an error too.
 
     Example:
         >>> import keras

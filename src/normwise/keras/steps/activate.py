@@ -1,4 +1,4 @@
-"""Which of Keras's activations the compiled kernels know, and under what name."""
+"""The Keras activations that the compiled kernels know, and their names there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IN_KERNELS: dict[Activation, str] = {
 
 
 def activation_of(identifier: Any) -> Activation | None:
-    """What Keras means by a name, a function or a layer; None for the identity.
+    """The function that Keras means by a name, a function or a layer; None for the identity.
 
     Example:
         >>> activation_of("relu") is keras.activations.relu, activation_of("linear")

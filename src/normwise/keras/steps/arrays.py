@@ -35,7 +35,7 @@ class Array:
 
     @property
     def ndim(self) -> int:
-        """How many axes."""
+        """The number of axes."""
         return len(self.value.shape)
 
     def where(self, condition: Any, other: Any) -> Array:

@@ -53,7 +53,7 @@ def without_channels(inputs: Any, axis: int) -> tuple[int, ...]:
 
 
 def values_per_channel(inputs: Any, axis: int) -> Any:
-    """How many there are: a whole number, or a tensor where the shape is not known yet."""
+    """The number of values per channel: a whole number, or a tensor where the shape is not known yet."""
     count: Any = 1
     shape = ops.shape(inputs)
     for index in without_channels(inputs, axis):

@@ -66,7 +66,7 @@ def moved(moving: Any, batch: Any, momentum: float) -> Any:
 
 
 def finite(statistics: list[Any]) -> Any:
-    """Where all of several statistics of shape (C,) are."""
+    """True where all of several statistics of shape (C,) are finite."""
     found = ops.isfinite(statistics[0])
     for statistic in statistics[1:]:
         found = ops.logical_and(found, ops.isfinite(statistic))

@@ -9,7 +9,7 @@ from keras import ops
 from normwise.keras.steps.checks_mask import values_per_channel, without_channels
 from normwise.keras.steps.gather_replicas import sum_of_replicas, synchronizing
 
-# Of so many samples one is asked for about where the mean is.
+# One of so many samples is used to find a number near the mean.
 EVERY = 16
 
 
@@ -39,7 +39,7 @@ class Gathered(NamedTuple):
         return ops.reshape(self.var, (-1,))
 
     def is_single(self, axis: int) -> Any:
-        """Where one value counts: a boolean, or a tensor with the axes of the input."""
+        """True where one value counts: a boolean, or a tensor with the axes of the input."""
         if isinstance(self.count, int):
             return self.count == 1
         shape = [1] * len(self.centred.shape)
@@ -117,7 +117,7 @@ def _summed(sums: list[Any], together: bool) -> list[Any]:
 
 
 def _count(inputs: Any, mask: Any, axis: int, over: tuple[int, ...]) -> Any:
-    """How many values count, in the input's dtype, with all axes."""
+    """The number of values that count, in the input's dtype, with all axes."""
     shape = list(ops.shape(inputs))
     if mask is None:
         shape[axis] = 1

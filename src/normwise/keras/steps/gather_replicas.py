@@ -9,7 +9,7 @@ import keras
 
 
 def synchronizing() -> bool:
-    """Whether there is another replica to be asked.
+    """True if there is another replica to synchronize with.
 
     On the TensorFlow backend that is inside a ``tf.distribute`` replica, on the torch backend in a process group of
     ``torch.distributed``. On the JAX backend arrays are global: a sum over a batch that ``keras.distribution`` has

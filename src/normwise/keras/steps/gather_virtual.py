@@ -1,4 +1,4 @@
-"""Which virtual batch a sample is in, and the moments of each of them, on ``keras.ops``."""
+"""The virtual batch of each sample, and the moments of each virtual batch, on ``keras.ops``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ORDERS = ("consecutive", "interleaved", "shuffled")
 
 
 class Sizes(NamedTuple):
-    """How a batch is divided: a number of samples each, or of parts; one of the two is None."""
+    """The division of a batch: a number of samples each, or of parts; one of the two is None."""
 
     virtual_batch_size: int | None
     num_splits: int | None
     smallest: int | None
 
     def of(self, samples: Any) -> tuple[Any, Any, Any]:
-        """How a batch is divided, for a whole number or a tensor of one.
+        """The division of a batch of so many samples, a whole number or a tensor of one.
 
         Returns:
             how many virtual batches of the same size, that size, and whether there is one more, 0 or 1; what is over
@@ -89,7 +89,7 @@ class GatheredByGroups(NamedTuple):
 
     @property
     def count(self) -> Any:
-        """How many values count in all, shape (C,) or (1,)."""
+        """The number of values that count in all, shape (C,) or (1,)."""
         return self.total.count
 
     def mean(self) -> Any:
@@ -101,13 +101,13 @@ class GatheredByGroups(NamedTuple):
         return self.total.var
 
     def is_single(self, axis: int) -> Any:
-        """Where a virtual batch has one value of a channel; the axes of the input."""
+        """True where a virtual batch has one value of a channel; with the axes of the input."""
         _ = axis
         return self.single
 
 
 def gather_by_groups(inputs: Any, mask: Any, axis: int, number: Any, groups: Any) -> GatheredByGroups:
-    r"""The moments of each channel in each virtual batch, by the formulas of ``gathering.gather``.
+    r"""The moments of each channel in each virtual batch, by the formulas of ``gather.gather``.
 
     Args:
         inputs: float32 or float64; samples along the first axis.

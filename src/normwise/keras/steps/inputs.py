@@ -1,4 +1,4 @@
-"""What a layer is given where that is no dense tensor: ragged, nested and sparse ones, and NumPy's arrays."""
+"""Inputs of a layer that are no dense tensors: ragged, nested and sparse ones, and NumPy's arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normwise.keras.steps.checks_mask import along_input
 
 
 class Given(NamedTuple):
-    """What a layer is called with, in dense tensors.
+    """The arguments of a layer's call, in dense tensors.
 
     Attributes:
         inputs: the channels are as far from the last axis as they were.
@@ -32,7 +32,7 @@ class Given(NamedTuple):
     back: Callable[[Any], Any]
 
     def values_per_sample(self, axis: int) -> float:
-        """How many of each channel there are, on average, with those that are masked; 1 at least."""
+        """The mean number of values of a channel in a sample, masked ones included; 1 at least."""
         shape = self.inputs.shape
         number = shape[0] if self.samples is None else int(self.samples[1])
         values: float = math.prod(shape) / shape[axis] / max(1, number)
@@ -187,7 +187,7 @@ def _like(split: _Split, tensor: Any, name: str) -> Any:
 
 
 def _is_known(*tensors: Any) -> bool:
-    """Whether they have values already, outside of TensorFlow's graph."""
+    """True if the tensors have values already, outside of TensorFlow's graph."""
     return all(hasattr(tensor, "numpy") for tensor in tensors)
 
 

@@ -25,7 +25,7 @@ _KEPT = 2  # the exact moments and the bits, between what was given and its tang
 
 
 class Task(NamedTuple):
-    """What is to be done: the axis of the channels, not negative, epsilon, and the activation's name in the kernels."""
+    """The settings of a call: the channels' axis, not negative, epsilon, and the activation's name in the kernels."""
 
     axis: int
     epsilon: float
@@ -88,7 +88,7 @@ def _batched(operands: Any, axes: Any, *, task: Task, gradients: Any) -> tuple[A
 
 
 def _parts(operands: Any) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
-    """What was given, what was kept, and the tangents."""
+    """The given operands, the kept ones, and the tangents."""
     number = (len(operands) - _KEPT) // 2
     return tuple(operands[:number]), tuple(operands[number : number + _KEPT]), tuple(operands[number + _KEPT :])
 

@@ -28,7 +28,7 @@ _NO_BYTES = jax.ShapeDtypeStruct((0,), jnp.uint8)
 
 
 def serves(x: Any, *, by_batch: bool) -> bool:
-    """Whether they take the call.
+    """True if the kernels take the call.
 
     They do where JAX computes on the CPU and where no Keras distribution and no JAX mesh is in effect: XLA
     would gather a batch that is sharded in one place for them.

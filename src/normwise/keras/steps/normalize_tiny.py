@@ -1,4 +1,4 @@
-"""What a layer does in training with a batch that has too few values per channel.
+"""The policies for a training batch that has too few values per channel.
 
 ``error``
     One value per channel is refused.
@@ -8,8 +8,8 @@
     A batch with fewer than ``FEW`` values per channel is normalized as batch renormalization does it, towards the
     moving statistics.
 
-How many values a mask leaves, and how many samples are in a batch of which TensorFlow's graph does not know the size,
-is not known while the call is traced. ``error`` then does what ``running`` does.
+The number of values that a mask leaves, and of samples in a batch whose size TensorFlow's graph does not know, is not
+known while the call is traced. ``error`` then does what ``running`` does.
 
 References:
     Ioffe, Batch renormalization: towards reducing minibatch dependence in batch-normalized models, 2017.

@@ -17,7 +17,7 @@ from normwise.torch.steps.estimate_recomputation import recomputing
 
 
 def serves(x: Tensor, *, by_batch: bool) -> bool:
-    """Whether they take the call: all but what is not of floating-point numbers."""
+    """True if the kernels take the call: they take every tensor of floating-point numbers."""
     _ = by_batch
     return x.is_floating_point()
 

@@ -1,4 +1,4 @@
-"""What is compiled into a kernel: how a tile lies, and what normalization is followed by.
+"""The constants that are compiled into a kernel: how a tile lies, and what follows normalization.
 
 A kernel takes each of them as one constant, and so do the functions that it calls. Nothing here needs Triton.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """How a program's tile lies in the tensor."""
+    """The layout of a program's tile in the tensor."""
 
     vector: int  # values that a thread may load at once; the width of a row is passed in vectors
     down: int  # rows
@@ -24,7 +24,7 @@ class Tile(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What is computed of a normalized value, and by what."""
+    """The operations on a normalized value: activation, residual, bits for the slope, scale and shift."""
 
     activation: int  # a number of ``activations.py``
     residual: bool  # added in front of it; in the backward, whether it was kept

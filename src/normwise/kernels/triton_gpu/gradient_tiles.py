@@ -1,6 +1,6 @@
-r"""What the kernels of the backward do with one tile, and with the sums of all tiles.
+r"""The work of the backward's kernels on one tile, and on the sums of all tiles.
 
-With :math:`g = dy \cdot f'(z)` and :math:`d = x - \mu`, the gradient of x is a line in g and d, of which two sums over
+With :math:`g = dy \cdot f'(z)` and :math:`d = x - \mu`, the gradient of x is linear in g and d, and two sums over
 the channel are the coefficients.
 """
 
@@ -16,7 +16,7 @@ from normwise.kernels.triton_gpu.tiles import along, bytes_at, counted, parts_of
 
 
 class Given(NamedTuple):
-    """What a tile of the backward is computed from."""
+    """The inputs of a tile of the backward."""
 
     dy: Any
     x: Any
@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Where the gradients go that are as large as x."""
+    """The memory for the gradients that are as large as x."""
 
     dx: Any
     dresidual: Any

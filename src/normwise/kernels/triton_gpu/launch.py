@@ -1,4 +1,4 @@
-"""What takes tensors and launches the kernels: dense tensors in, tensors out, no autograd and no state."""
+"""Functions that take tensors and launch the kernels: dense tensors in, tensors out, no autograd and no state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, plan, power_of
 from normwise.kernels.triton_gpu.tuning import settings_for
 
 USUAL: dict[str | None, float] = {"elu": 1.0, "leaky_relu": 0.01}
-FUSING = {"enable_fp_fusion": True}  # multiply-add in one instruction; Triton warns where nobody says it
+FUSING = {"enable_fp_fusion": True}  # multiply-add in one instruction; Triton warns where it is not set
 FINISHED = 4096  # partial results in a tile of ``finish``
 
 
@@ -51,7 +51,7 @@ def asked(activation: int) -> Asked:
 
 @cache
 def device_of(device: torch.device) -> Device:
-    """What a plan has to know of the device; the interpreter is taken for a small GPU."""
+    """The facts about the device that a plan needs; the interpreter is taken for a small GPU."""
     if device.type != "cuda":
         return Device("interpreter", 2, 1 << 20)
     found = torch.cuda.get_device_properties(device)
@@ -287,7 +287,7 @@ def _cut(how: Plan) -> tuple[int, int, int, int]:
 
 
 def _tile(how: Plan, mask: Tensor | None) -> dict[str, Any]:
-    """What is compiled in of a plan."""
+    """The settings of a plan that are compiled into a kernel."""
     tile = Tile(how.view.vector, how.down, how.across, how.view.last, mask is not None)
     return {"TILE": tile, "num_warps": how.warps, **FUSING}
 

@@ -1,4 +1,4 @@
-"""How a dense tensor lies in memory, and what is laid beside it."""
+"""The layout of a dense tensor in memory, and of the tensors beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from normwise.kernels.triton_gpu.plan import View, view_of
 
 
 def lies_last(x: Tensor) -> bool:
-    """Whether a dense x has its channels last in memory; where they have one place each, it has.
+    """True if a dense x has its channels last in memory, or if they have one place each.
 
     Example:
         >>> lies_last(torch.zeros(2, 3, 4)), lies_last(torch.zeros(2, 3)), lies_last(torch.zeros(2, 3, 1))
@@ -39,7 +39,7 @@ def bytes_per_value(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def number_of_bytes(shape: Any, *, last: bool) -> Any:
-    """How many bytes hold one bit per element: whole ones for each row.
+    """The number of bytes that hold one bit per element: whole bytes for each row.
 
     Example:
         >>> number_of_bytes((2, 3, 9), last=False), number_of_bytes((2, 3, 9), last=True)

@@ -1,6 +1,6 @@
 """The forward: by given moments, by those of the parts that ``gather`` found, and in one launch.
 
-Each is ``activation(fma(x - high, factor, offset) + residual)``: the mean is a pair of float32, of which the lower one
+Each is ``activation(fma(x - high, factor, offset) + residual)``: the mean is a pair of float32, and the lower one
 is in the offset. The backward takes the sign from the very same expression.
 """
 
@@ -28,7 +28,7 @@ from normwise.kernels.triton_gpu.tiles import (
 
 
 class Normal(NamedTuple):
-    """What normalization is for each channel: the mean as a pair, 1 / deviation, factor and offset."""
+    """The numbers that normalize each channel: the mean as a pair, 1 / deviation, factor and offset."""
 
     high: Any
     low: Any
@@ -38,7 +38,7 @@ class Normal(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What a tile of the forward takes beside x, and where it goes."""
+    """The inputs of a tile of the forward beside x, and the memory for its outputs."""
 
     residual: Any
     mask: Any

@@ -1,4 +1,4 @@
-"""How a tensor is cut: into tiles for a step of a program, programs for a launch, and pieces that fit the cache.
+"""The division of a tensor into tiles for a step of a program, programs for a launch, and pieces that fit the cache.
 
 Nothing here needs Triton or a GPU: what a device is comes in as three numbers, so that the same plans can be made,
 tested and counted anywhere.
@@ -24,7 +24,7 @@ SECTOR = 32  # bytes that the second-level cache hands out at least
 
 
 class Device(NamedTuple):
-    """What a plan has to know of a GPU."""
+    """The facts about a GPU that a plan needs."""
 
     name: str
     processors: int  # multiprocessors, compute units
@@ -32,7 +32,7 @@ class Device(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What ``normwise tune`` chooses between; the defaults are a design, measured on no device."""
+    """The settings that ``normwise tune`` chooses; the defaults are a design, measured on no device."""
 
     elements: int = 2048  # of a tile
     warps: int = 8  # of a program
@@ -56,12 +56,12 @@ class View(NamedTuple):
 
     @property
     def values(self) -> int:
-        """How many values a channel has."""
+        """The number of values of a channel."""
         return self.rows if self.last else self.rows * self.width
 
     @property
     def vector(self) -> int:
-        """How many values a thread may load at once: a power of two that divides a row."""
+        """The number of values that a thread may load at once: a power of two that divides a row."""
         return math.gcd(self.width, VECTOR_BYTES // self.itemsize)
 
 
@@ -73,7 +73,7 @@ class Piece(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything a launch has to know but the tensors."""
+    """Everything that a launch needs except the tensors."""
 
     view: View
     down: int  # rows of a tile
@@ -89,12 +89,12 @@ class Plan(NamedTuple):
 
     @property
     def steady(self) -> bool:
-        """Whether a lane meets a value in every tile but perhaps the last."""
+        """True if a lane meets a value in every tile, except perhaps in the last one."""
         return self.blocks == 1
 
     @property
     def joins(self) -> bool:
-        """Whether the programs of the second launch put the partial results together themselves."""
+        """True if the programs of the second launch put the partial results together themselves."""
         return self.splits <= (JOINED_LAST if self.view.last else JOINED)
 
 
@@ -115,7 +115,7 @@ def view_of(shape: Size | tuple[int, ...], itemsize: int, *, last: bool) -> View
 def plan(
     view: View, device: Device, settings: Settings, *, streams: int, whole: bool = True, twice: bool = True
 ) -> Plan:
-    """How the tensor is cut.
+    """The plan by which the tensor is cut.
 
     Args:
         view: of the tensor, which has a value.

@@ -1,4 +1,4 @@
-"""Whether the Triton kernels can run here, without importing Triton."""
+"""A check whether the Triton kernels can run here, without importing Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 @cache
 def importable() -> bool:
-    """Whether Triton is installed; it comes with PyTorch's CUDA and ROCm builds."""
+    """True if Triton is installed; it comes with PyTorch's CUDA and ROCm builds."""
     return find_spec("triton") is not None
 
 

@@ -1,4 +1,4 @@
-"""Where a tile lies in memory, and how its values are summed: what all kernels share.
+"""The place of a tile in memory, and the sums of its values: code that all kernels share.
 
 A tensor is a matrix. Where the channels come last in memory, a row holds one value of every channel, and a tile has
 columns of several channels. Where they come first, a row holds one sample's values of one channel, and a tile has one
@@ -16,7 +16,7 @@ import triton.language as tl
 
 
 class Lies(NamedTuple):
-    """Where a group of channels lies in the matrix; all of them are known when the kernel runs."""
+    """The place of a group of channels in the matrix; its numbers are known when the kernel runs."""
 
     group: Any
     rows: Any

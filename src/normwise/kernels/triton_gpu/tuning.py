@@ -1,4 +1,4 @@
-"""Which settings are fastest: a bounded list, what was measured of it in a file, and how it is looked up.
+"""The fastest settings: a bounded list, the measured choices from it in a file, and how they are looked up.
 
 A call only looks up. Measuring is ``normwise tune``'s, so that nothing is ever timed inside a graph capture or a step.
 """
@@ -42,7 +42,7 @@ CANDIDATES = (
 
 
 class Tuned(NamedTuple):
-    """What was measured for one kind of tensor."""
+    """The measurements for one kind of tensor."""
 
     key: str
     settings: Settings
@@ -51,7 +51,7 @@ class Tuned(NamedTuple):
 
 
 def file() -> Path:
-    """Where the settings are kept: ``normwise/triton.json`` in the user's folder for caches."""
+    """The file of the settings: ``normwise/triton.json`` in the user's folder for caches."""
     folder = os.environ.get("XDG_CACHE_HOME")
     return (Path(folder) if folder else Path.home() / ".cache") / "normwise" / "triton.json"
 
@@ -72,7 +72,7 @@ def key_of(x: Tensor, device: Device) -> str:
 
 
 def settings_for(x: Tensor, device: Device) -> Settings:
-    """What was found fastest for such a tensor on such a device, or the default.
+    """The settings that were fastest for such a tensor on such a device, or the default.
 
     Args:
         x: dense.
@@ -99,7 +99,7 @@ def trying(settings: Settings) -> Iterator[None]:
 
 @cache
 def known() -> dict[str, Settings]:
-    """What the file holds, read once; a file that is missing, damaged or of another version holds nothing."""
+    """The settings in the file, read once; a file that is missing, damaged or of another version holds none."""
     return read(file())
 
 
@@ -116,7 +116,7 @@ def read(path: Path) -> dict[str, Settings]:
 
 
 def keep(found: list[Tuned], path: Path | None = None) -> Path:
-    """Add to what the file holds; whoever reads it meanwhile sees the old file or the new one, and no half of one.
+    """Add settings to the file; a reader meanwhile sees the old file or the new one, never a part of one.
 
     Raises:
         NormwiseError: it cannot be written.
@@ -174,7 +174,7 @@ def tune(
 
 
 def capturing(x: Tensor) -> bool:
-    """Whether a CUDA graph is being captured from what runs now."""
+    """True if a CUDA graph is being captured from what runs now."""
     import torch
 
     return bool(x.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -17,12 +17,12 @@ NARROW = (torch.float16, torch.bfloat16)
 
 
 def transformed() -> bool:
-    """Whether ``torch.func`` (vmap, grad, jvp, ...) is transforming what runs now."""
+    """True if ``torch.func`` (vmap, grad, jvp, ...) is transforming what runs now."""
     return not torch.compiler.is_compiling() and innermost_transform() is not None
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether Python may look at values at no cost: a plain tensor on the CPU that nothing is recording or mapping."""
+    """True if Python may look at values at no cost: a plain tensor on the CPU that nothing is recording or mapping."""
     return (
         not recording()
         and type(tensor) is Tensor
@@ -42,7 +42,7 @@ def changeable(buffer: Tensor) -> Tensor:
 
 
 def is_wide(tensor: Tensor) -> bool:
-    """Whether an average of many batches may be kept in this dtype.
+    """True if an average of many batches may be kept in this dtype.
 
     A step of an average that is smaller than half a unit of the stored number is lost: in bfloat16, with 8 bits, a mean
     of 3.0 is left at 2.0 by a momentum of 0.01.

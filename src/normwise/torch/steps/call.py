@@ -158,7 +158,7 @@ def normalize_and_update(
 
 
 def choice_for(call: Call, *, by_batch: bool) -> Choice:
-    """Which kernel serves a call, and why."""
+    """The kernel that serves a call, and the reason."""
     compiling = torch.compiler.is_compiling()
     return choose(call, by_batch=by_batch, compiling=compiling, recorded=traced(), transformed=transformed())
 

@@ -1,4 +1,4 @@
-"""What is refused before anything is computed or changed; PyTorch's own errors stay PyTorch's."""
+"""Refusals before anything is computed or changed; PyTorch's own errors stay PyTorch's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_activation(activation: str | None) -> None:
 
 
 def check_dense(input: Tensor) -> None:
-    """Refuse a quantized tensor, of which no normalization here knows how to compute."""
+    """Refuse a quantized tensor, which no normalization here can take."""
     if input.is_quantized:
         raise NormwiseError(
             f"normalization needs a tensor of floating dtype, received a quantized one, {input.dtype}: put a "

@@ -19,7 +19,7 @@ def check_mask(mask: Tensor | None, input: Tensor) -> Tensor | None:
 
 
 def check_weights(mask: Tensor | None, sample_weight: Tensor | None, input: Tensor) -> Tensor | None:
-    """How much each value counts: the mask where there is no more, else a floating tensor; with an axis for channels.
+    """The weight of each value: the mask without sample weights, else a floating tensor; with an axis for channels.
 
     Negative weights are refused where Python can see them at no cost.
     """
@@ -60,14 +60,14 @@ def _along_input(name: str, mask: Tensor, input: Tensor, meaning: str) -> Tensor
 
 
 def counting_values(mask: Tensor, input: Tensor) -> Tensor:
-    """How many values count at all, for all channels in shape (1,) or for each in shape (C,)."""
+    """The number of values that count at all, for all channels in shape (1,) or for each in shape (C,)."""
     over = [axis for axis in range(mask.dim()) if axis != 1]
     values = input.numel() // max(input.shape[1], 1)
     return (mask != 0).sum(over) * (values // max(mask.numel() // max(mask.shape[1], 1), 1))
 
 
 def check_masked_count(mask: Tensor, input: Tensor) -> None:
-    """Refuse a training batch of which the mask leaves one value in some channel, as torch does without a mask.
+    """Refuse a training batch in which the mask leaves one value in some channel, as torch does without a mask.
 
     The number has to be read on the host, which is free on the CPU only; elsewhere such a batch leaves the running
     statistics as they are and its one value becomes beta.

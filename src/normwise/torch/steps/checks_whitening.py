@@ -1,4 +1,4 @@
-"""What whitening layers ask of their arguments beyond batch norm."""
+"""Checks of the arguments of whitening layers, beyond those of batch norm."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def update_running(
 ) -> None:
     """The estimate step: one more batch enters the buffers, in place; the one way in for every layer.
 
-    A channel of which the batch would make anything but finite numbers keeps its statistics (``estimate_finite``),
+    A channel whose statistics the batch would make NaN or infinite keeps its old ones (``estimate_finite``),
     and a forward that the backward runs again changes nothing (``estimate_recomputation``).
 
     Args:
@@ -128,7 +128,7 @@ def move_running(
 
 
 def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int, bool] | None:
-    """Where the compiled code finds running statistics, how many, and whether float64; None unless they are plain.
+    """The addresses of running statistics, their number, and whether they are float64; None unless they are plain.
 
     Args:
         running_mean: shape (C,).
@@ -153,7 +153,7 @@ def addresses(running_mean: Tensor, running_var: Tensor) -> tuple[int, int, int,
 
 
 def address_of_counter(updates: Tensor | None) -> int:
-    """Where the compiled code counts a batch, beside statistics that ``addresses`` found; 0 for not there."""
+    """The address of the counter of batches, beside statistics that ``addresses`` found; 0 for none."""
     plain = updates is not None and type(updates) is Tensor and updates.dtype is torch.int64 and updates.is_cpu
     return updates.data_ptr() if plain and updates is not None else 0
 

@@ -17,7 +17,7 @@ from normwise.torch.steps.buffers import changeable, store, store_if_known
 
 
 def all_finite(mean: Tensor, var: Tensor) -> bool:
-    """Whether all are, by one cheap number that no NaN and no infinity leaves finite.
+    """True if all are finite, told by one cheap number that no NaN and no infinity leaves finite.
 
     False too where only that number overflows; what is done then is right for finite ones.
     """
@@ -36,7 +36,7 @@ Statistics = tuple[Tensor, ...]  # mean and var
 def take_finite(
     new: Statistics, old: Statistics, buffers: Statistics, updates: Tensor | None, skipped: Tensor | None
 ) -> None:
-    """Write, in place, the new statistics of the channels of which they are finite, else the old ones; count the batch.
+    """Write, in place, the new statistics of the channels where they are finite, else the old ones; count the batch.
 
     Args:
         new: after the batch.

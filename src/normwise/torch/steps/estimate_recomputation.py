@@ -1,4 +1,4 @@
-"""Whether a forward pass is run again by the backward pass, as activation checkpointing does.
+"""A check whether the backward pass runs a forward pass again, as activation checkpointing does.
 
 ``torch.utils.checkpoint`` drops activations and runs the forward again when their gradients are wanted: from a saved
 tensor's unpacking (``use_reentrant=False``) or from a function's backward (``use_reentrant=True``). Both happen inside
@@ -29,7 +29,7 @@ CALLS = 16
 
 
 def recomputing() -> bool:
-    """Whether this forward runs inside a backward, so that its batch was seen before.
+    """True if this forward runs inside a backward, so that its batch was seen before.
 
     Example:
         >>> recomputing()

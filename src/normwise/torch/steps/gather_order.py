@@ -1,4 +1,4 @@
-"""Which samples of a batch make up a virtual batch: how many there are in each, and in what order they are dealt."""
+"""The samples of a batch that make up a virtual batch: their number, and the order in which they are dealt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ORDERS = ("consecutive", "interleaved", "shuffled")
 
 
 class Sizes:
-    """How many samples a virtual batch has: a number that is given, or a share of the batch.
+    """The number of samples in a virtual batch: a number that is given, or a share of the batch.
 
     Args:
         virtual_batch_size: samples each, or None.
@@ -51,7 +51,7 @@ class Sizes:
         self.virtual_batch_size, self.num_splits, self.smallest = virtual_batch_size, num_splits, smallest
 
     def of(self, samples: int) -> tuple[int, int, int]:
-        """How a batch is divided.
+        """The division of a batch into virtual batches.
 
         Args:
             samples: of the batch, 1 or more.
@@ -78,7 +78,7 @@ class Sizes:
 
 
 class Places(NamedTuple):
-    """Where the samples are taken from, and where they came from."""
+    """The order in which the samples are taken, and its inverse."""
 
     order: Tensor
     back: Tensor

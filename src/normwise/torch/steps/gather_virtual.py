@@ -23,7 +23,7 @@ def repeated(call: Call, groups: int) -> Call:
 
 
 class PerSample(NamedTuple):
-    """What has an entry per sample: of the residual and the weights there may be none."""
+    """The tensors that have an entry per sample; the residual and the weights may be None."""
 
     input: Tensor
     residual: Tensor | None
@@ -52,7 +52,7 @@ class PerSample(NamedTuple):
 
         def parts(tensor: Tensor) -> list[Tensor]:
             rows = tensor.movedim(1, -1).unflatten(0, (-1, groups))
-            return [part.movedim(-1, 1) for part in rows.unbind(1)]  # of which all gradients are put together at once
+            return [part.movedim(-1, 1) for part in rows.unbind(1)]  # whose gradients are all put together at once
 
         x, residual, weights = (None if tensor is None else parts(tensor) for tensor in self)
         assert x is not None

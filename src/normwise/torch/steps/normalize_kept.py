@@ -1,4 +1,4 @@
-"""What is made of tensors, made again only when they have changed."""
+"""A result made of tensors, which is made again only when they have changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Kept(Generic[Made]):
         self._last: tuple[list[Tensor | None], tuple[Any, ...], Made] | None = None
 
     def of(self, tensors: Sequence[Tensor | None], settings: tuple[Any, ...], make: Callable[[], Made]) -> Made:
-        """What ``make`` makes of these, or made of equal ones before.
+        """The result of ``make`` for these tensors, or for equal ones before.
 
         Args:
             tensors: plain ones on the CPU, as ``comparable`` says.
@@ -63,7 +63,7 @@ class Kept(Generic[Made]):
 
 
 def comparable(*tensors: Tensor | None) -> bool:
-    """Whether values may be looked at now: plain tensors on the CPU that nothing records, maps or differentiates."""
+    """True if values may be looked at now: plain tensors on the CPU that nothing records, maps or differentiates."""
     return (
         not recording()
         and listening_modes() == 0
@@ -74,7 +74,7 @@ def comparable(*tensors: Tensor | None) -> bool:
 
 
 def learning(*tensors: Tensor | None) -> bool:
-    """Whether a gradient of one of these is wanted.
+    """True if a gradient of one of these is wanted.
 
     Example:
         >>> learning(None, torch.ones(1)), learning(torch.ones(1, requires_grad=True))

@@ -1,4 +1,4 @@
-"""What group, layer and instance norm share: moments of parts of a sample, taken as those of channels of one sample.
+"""The shared part of group, layer and instance norm: moments of parts of a sample, as those of channels of one sample.
 
 A set of values that has its own moments is a row: (N, C, *spatial) with G groups is seen as (1, N * G, values), which
 every kernel of batch norm takes.

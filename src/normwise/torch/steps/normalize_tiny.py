@@ -1,4 +1,4 @@
-r"""What a layer does in training with a batch that has too few values per channel: one function per policy.
+r"""The policies for a training batch that has too few values per channel, one function for each.
 
 ``error``
     PyTorch's own: one value per channel is refused, everything else is normalized by itself.

@@ -1,4 +1,4 @@
-"""What PyTorch has to know of the compiled operators: shapes for tracing, gradients, and how to map over a batch."""
+"""The facts about the compiled operators that PyTorch needs: shapes for tracing, gradients, and a rule for vmap."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def _fake_forward(
 
 
 def _bytes_of_bits(x: Tensor) -> Any:
-    """How many bytes hold one bit per element as the kernels lay them out: whole vectors for each run in memory."""
+    """The number of bytes for one bit per element as the kernels lay them out: whole vectors for each run in memory."""
     lanes = lanes_of(x.dtype)
     runs, length = (x.numel() // x.shape[1], x.shape[1]) if channels_last(x) else _first(x)
     return runs * ((length + lanes - 1) // lanes) * max(lanes // 8, 1)
 
 
 def lanes_of(dtype: torch.dtype) -> int:
-    """How many values a vector of the kernels has."""
+    """The number of values in a vector of the kernels."""
     width = {"baseline": 16, "avx2": 32}.get(cpu.instruction_set(), 64)  # bytes of a vector
     return width // (8 if dtype is torch.float64 else 4)
 
@@ -83,7 +83,7 @@ def _first(x: Tensor) -> tuple[Any, Any]:
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether the kernels take x for channels last: whether it is dense in that order."""
+    """True if the kernels take x for channels last: if it is dense in that order."""
     expected: Any = 1
     for axis in (1, *range(x.dim() - 1, 1, -1), 0):
         if x.shape[axis] != 1 and x.stride(axis) != expected:
@@ -121,7 +121,7 @@ def fake_backward(
 
 
 class Saved(NamedTuple):
-    """What the backward keeps: of the residual only what the slope cannot be told without."""
+    """The tensors kept for the backward; the residual only where the slope cannot be told without it."""
 
     x: Tensor
     residual: Tensor | None
@@ -147,7 +147,7 @@ class Gradients(NamedTuple):
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """What the backward needs."""
+    """Keep what the backward needs."""
     x, residual, mask, scale, shift, mean, _, eps, activation, save_bits, groups = inputs
     _, used_mean, used_var, bits = output
     ctx.mark_non_differentiable(used_mean, used_var, bits)
@@ -232,7 +232,7 @@ def in_graph(activation: str | None) -> tuple[int, bool]:
 
 
 def _counted(x: Tensor, mask: Tensor) -> int:
-    """How many values of a channel a mask lets count."""
+    """The number of values of a channel that a mask lets count."""
     return int(mask.sum()) * (x.numel() // max(x.shape[1], 1) // max(mask.numel(), 1))
 
 

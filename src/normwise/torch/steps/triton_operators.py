@@ -86,7 +86,7 @@ def _fake_forward(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """What the backward needs, and which operator it is."""
+    """Keep what the backward needs, and the operator that computes it."""
     operators.save(ctx, inputs, output)
     ctx.operator = torch.ops.normwise.triton_backward
 
@@ -154,7 +154,7 @@ class TritonGpu:
 
 
 def _count(call: Call) -> int | Tensor:
-    """How many values of a channel count; under a mask a tensor, so that the host does not wait for the device."""
+    """The number of values of a channel that count; a tensor under a mask, so that the host waits for no device."""
     x, mask = call.x, call.weights
     per_channel = x.numel() // max(x.shape[1], 1)
     if mask is None:
