@@ -20,7 +20,7 @@ SEEDS = (0, 1)
 
 @dataclass(frozen=True)
 class Ran:
-    """What an experiment gives in the settings that its own test file names: ``SETTINGS``."""
+    """The results of an experiment in the settings that its own test file names: ``SETTINGS``."""
 
     settings: Any
     outcomes: Outcomes

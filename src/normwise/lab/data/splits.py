@@ -107,7 +107,7 @@ def digits(seed: int, *, binary: bool = False) -> Digits:
 
 
 def _rows(labels: Labels, seed: int) -> Sequence[Labels]:
-    """Which images are for training, for validation and for the test."""
+    """The rows of the images for training, for validation and for the test."""
     everything = np.arange(len(labels))
     whole = None if _chosen is None else read(_chosen.name, _chosen.folder)
     if whole is None or whole.test is None:

@@ -1,4 +1,4 @@
-"""What learning curves say: accuracies at looks, of shape (..., looks), in steps to a target."""
+"""Learning curves, which are accuracies at looks, of shape (..., looks), in steps to a target."""
 
 from __future__ import annotations
 

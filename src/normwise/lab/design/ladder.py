@@ -25,7 +25,7 @@ LESS = 0.01
 
 
 class Rung(NamedTuple):
-    """What is changed against the baseline; the decay of the rate is 6 times as fast where the rate is higher."""
+    """The changes against the baseline; the decay of the rate is 6 times as fast where the rate is higher."""
 
     batch_norm: bool
     times: float
@@ -63,7 +63,7 @@ def rungs_of(*, batch_norm: bool, activation: str) -> dict[str, Rung]:
 
 @dataclass(frozen=True)
 class Climb:
-    """What every rung measured at one rate of the baseline.
+    """The measurements of every rung at one rate of the baseline.
 
     Args:
         curves: test accuracies of each rung, shape (seeds, looks).

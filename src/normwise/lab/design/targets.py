@@ -65,7 +65,7 @@ class Target:
         return found.reshape(len(found), -1)[:, -1]
 
     def shares(self, arm: Arm, what: str = "test") -> Numbers:
-        """What an arm learns at the rate that is picked for it, in shares: shape (seeds, ...)."""
+        """The shares that an arm learns at the rate that is picked for it: shape (seeds, ...)."""
         return shares(arm.numbers(what), self.ends(what))
 
     def at_every_rate(self, arm: Arm, what: str = "test") -> Numbers:
@@ -85,7 +85,7 @@ class Target:
         return steps_to(self.share, self.at_every_rate(arm, what), self.at)
 
     def reached(self, arm: Arm) -> npt.NDArray[np.bool_]:
-        """Whether it gets there at some look: shape (seeds,)."""
+        """True where the arm gets there at some look: shape (seeds,)."""
         return np.asarray(np.any(self.shares(arm) >= self.share, axis=-1), dtype=np.bool_)
 
     @property

@@ -1,4 +1,4 @@
-"""What the settings of a training have in common, and training at every rate of a grid."""
+"""The settings that trainings have in common, and training at every rate of a grid."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class End(Arm):
 
     @property
     def obstacle(self) -> str:
-        """That of the arm."""
+        """The obstacle of the arm."""
         return self._of.obstacle
 
 

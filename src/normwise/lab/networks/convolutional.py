@@ -174,7 +174,7 @@ def changed_behind(model: Chain, images: torch.Tensor) -> float:
 
 
 def dependence_on_contrast(norm: Norm, data: Split, seed: int) -> float:
-    """How much of a layer's output changes with the contrast of each image, by the largest output.
+    """The largest change of a layer's output with the contrast of each image, over the largest output.
 
     The images are what comes out of a convolution without a bias, which is where the layer stands.
 

@@ -85,7 +85,7 @@ def range_along(model: Linear, gradients: list[list[Tensor]], rates: Tensor, x: 
 
 
 def turns(model: Linear, gradients: list[list[Tensor]], rates: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """How the gradients of weights change when the layers below take their step; leaves the model as it was.
+    """The change of the gradients of weights when the layers below take their step; leaves the model as it was.
 
     Returns:
         For each member the mean over all layers but the first of the cosine between the two gradients, and of their

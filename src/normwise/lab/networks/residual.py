@@ -25,7 +25,7 @@ class Block(nn.Module):
         self.scale = None if scale is None else nn.Parameter(torch.tensor(scale))
 
     def branch(self, x: torch.Tensor) -> torch.Tensor:
-        """What is added to x."""
+        """The output of the branch, which is added to x."""
         y = x
         for normalize, linear in zip(self.normalize, self.linear, strict=True):
             y = linear(torch.relu(normalize(y)))

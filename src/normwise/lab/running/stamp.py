@@ -1,4 +1,4 @@
-"""What a result depends on and where it was made: versions, machine, date, and a digest of the code."""
+"""The stamp of a result: the versions and the digest of the code that it depends on, the machine and the date."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def origin(experiment: str, folder: Path = FOLDER) -> str:
 
 
 def stamp(*, origin: str, seconds: float, workers: int, device: str = devices.CPU) -> dict[str, Any]:
-    """Where and when a result was made.
+    """The stamp of a result: where and when it was made.
 
     Args:
         origin: see the function of this name.

@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What a trial measured, and how long it took; ``error`` says why it measured nothing."""
+    """The measurements of a trial, and the time that it took; ``error`` says why it measured nothing."""
 
     outcome: dict[str, Any]
     seconds: float
@@ -133,7 +133,7 @@ class Workers:
 
 
 def cores() -> int:
-    """How many cores this process may use, which can be fewer than the machine has."""
+    """The number of cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -157,7 +157,7 @@ def work(task: Task) -> Done:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: arrays and tensors become lists, and numbers that are not finite become None."""
+    """The value as JSON can hold it: arrays and tensors become lists, and numbers that are not finite become None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):

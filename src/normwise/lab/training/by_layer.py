@@ -1,4 +1,4 @@
-"""What each layer of a dense network receives while it trains, and the rate that would suit each layer."""
+"""The signals that each layer of a dense network receives while it trains, and the rate that would suit each layer."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[flo
 
 
 def unevenness(rates: Numbers) -> Numbers:
-    """How many times the largest is the smallest: shape (..., layers) to (...)."""
+    """The largest rate over the smallest one: shape (..., layers) to (...)."""
     return np.asarray(rates.max(axis=-1) / rates.min(axis=-1))
 
 
 def _received(model: Dense, images: Tensor) -> Tensor:
-    """What the activations receive: shape (layers, images, units)."""
+    """The signals that the activations receive: shape (layers, images, units)."""
     received: list[Tensor] = []
     hooks = [each.register_forward_hook(lambda *seen: received.append(seen[-1])) for each in model.normalize]
     model(images)

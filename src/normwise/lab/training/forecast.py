@@ -86,7 +86,7 @@ def best_of_rates(
 
 
 def scores(predicted: Numbers, actual: Numbers, last: Numbers, years: int) -> dict[str, Any]:
-    """How good predictions of prices are.
+    """The scores of predictions of prices.
 
     Args:
         predicted: shape (months,).

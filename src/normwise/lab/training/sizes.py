@@ -13,7 +13,7 @@ TINY = 1e-30
 
 
 def sizes(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What the layers with weights receive, and what their weights' gradients are, in training mode.
+    """The sizes of the inputs of the layers with weights, and of the gradients, in training mode.
 
     Args:
         model: of convolutions and linear layers, each of which is called once.

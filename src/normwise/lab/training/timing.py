@@ -1,4 +1,4 @@
-"""How long something takes."""
+"""The time that something takes."""
 
 from __future__ import annotations
 

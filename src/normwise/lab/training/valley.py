@@ -42,7 +42,7 @@ class Valley:
         return float(high / low)
 
     def above(self, w: Numbers) -> float:
-        """What the loss is above its minimum."""
+        """The height of the loss above its minimum."""
         return float((w - self.minimum) @ self.hessian @ (w - self.minimum) / 2)
 
     def path(self, rate: float, steps: int) -> Numbers:
@@ -102,7 +102,7 @@ class Valley:
         }
 
     def contour(self, level: float, far: float) -> tuple[Numbers, list[float | None]]:
-        """Where the loss is ``level`` times that at w = 0: points around the minimum in units of ``far``.
+        """The contour where the loss is ``level`` times that at w = 0: points around the minimum in units of ``far``.
 
         Returns:
             The first and the second coordinate; the second is None where the point lies outside of 1.5.
