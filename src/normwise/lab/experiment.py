@@ -47,7 +47,7 @@ QUICK_SEEDS = 3
 NEIGHBOURS = ("grid", "looks", "width")
 """The neighbouring settings that an experiment can have."""
 LIBRARIES = ("torch", "sklearn")
-"""What the experiments import; looked for before an experiment is loaded, to name the extra that is missing."""
+"""Libraries of the experiments; looked for before an experiment is loaded, to name the extra that is missing."""
 
 
 class Experiment(Protocol):

@@ -26,7 +26,7 @@ TOPICS = (
     "batch size and alternatives",
     "drifting data",
 )
-"""What the claims are about, in the order of the page."""
+"""The topics of the claims, in the order of the page."""
 
 
 class Verdict(StrEnum):

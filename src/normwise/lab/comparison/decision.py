@@ -38,7 +38,7 @@ def margin_of(points: float, constant: float, unit: str) -> float:
 
 
 def visible(effect: Estimate) -> bool:
-    """True if the interval does not contain 0, which is no difference."""
+    """True if 0, which means no difference, lies outside of the interval."""
     return effect.low > 0 or effect.high < 0
 
 

@@ -18,7 +18,7 @@ class NothingTrained(NormwiseError):
 
 
 class Decision(StrEnum):
-    """The outcome of the last comparison.
+    """The decision of the last comparison.
 
     *Different*: the interval leaves out 0, and the difference may be larger than the margin. *Equivalent*: the whole
     interval lies within the margin of practical indifference. *Undecided*: neither, the interval is too wide; or there
@@ -138,7 +138,7 @@ class Comparison:
     framework: str
 
     def to_json(self) -> str:
-        """All of it as JSON text; a number that is not finite is ``null``."""
+        """The comparison as JSON text; a number that is not finite is ``null``."""
         return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
 
 

@@ -37,7 +37,7 @@ def rounds_of(arms: int) -> int:
 
 
 def seconds_needed(ledger: Ledger, arms: Sequence[Arm], level: int) -> float:
-    """The seconds that a series will take that begins at this level."""
+    """The seconds that a series from this level on will take."""
     new = [arm for arm in arms if not ledger.knows(_trial(arm, level))]
     seconds = len(new) * ledger.cost(new, steps_of(level)) if new else 0.0
     left = len(arms)

@@ -146,7 +146,7 @@ class KerasTrainer:
             recalibrate(model, batches, upstream="inference" if trial.final else "batch", layers=names)
 
     def _outputs(self, model: Any, rows: Array) -> Array:
-        """In inference mode; probabilities of class 1 become logits, so that 0 parts the classes."""
+        """The outputs in inference mode; probabilities of class 1 become logits, so that 0 separates the classes."""
         found = [model(self._rows.inputs[part], training=False) for part in parts(rows, EXAMINED)]
         outputs: Array = np.concatenate([np.asarray(keras.ops.convert_to_numpy(each), np.float32) for each in found])
         if getattr(self, "_probabilities", False) and outputs.shape[-1] == 1:

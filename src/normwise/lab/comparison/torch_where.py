@@ -140,7 +140,7 @@ def _in_graphs(owner: nn.Module) -> dict[str, Place]:
 
 
 def _sides(owner: nn.Module, norm: Node) -> tuple[bool, bool]:
-    """True if an activation that only this call takes stands in front of it, and True if one stands behind it."""
+    """True if an activation that only this call takes from stands in front of it, and True if one stands behind it."""
     source, users = norm.args[0], [*norm.users]
     if not isinstance(source, Node):
         return False, False

@@ -54,7 +54,7 @@ class Outcome:
         return max(found, default=-math.inf)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The outcome as JSON holds it."""
         return asdict(self)
 
 

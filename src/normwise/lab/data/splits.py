@@ -66,7 +66,7 @@ class Digits:
 
 
 def use(source: Source | None) -> None:
-    """From now on, in this process, take the images of a user's data set; None: the digits again."""
+    """Take the images of a user's data set from now on in this process; None: the digits again."""
     global _chosen  # noqa: PLW0603 - every function of this file answers for the data that the process works on
     _chosen = source
 

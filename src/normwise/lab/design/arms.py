@@ -125,7 +125,7 @@ class Arm:
 
     @property
     def obstacle(self) -> str:
-        """Why its numbers bear no verdict: its rate was picked at the edge of the grid; or empty."""
+        """The reason why its numbers allow no verdict: its rate was picked at the edge of the grid; or empty."""
         if self.at is not None or len(self.rates) < 2 or 0 < self.best < len(self.rates) - 1 or not self.trained:
             return ""
         whose = ", ".join(self.words.values())
@@ -219,7 +219,7 @@ def gap(ours: Arm, theirs: Arm, what: str = "test") -> Estimate:
 
 
 def obstacle(*arms: Arm) -> str:
-    """Why a comparison of arms bears no verdict: the obstacle of the first that has one; or empty.
+    """The reason why a comparison of arms allows no verdict: the obstacle of the first that has one; or empty.
 
     Raises:
         ValueError: one had more rates to choose from than another, which favours it.

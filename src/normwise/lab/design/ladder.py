@@ -21,7 +21,7 @@ FASTER = 1.5
 HIGHER = 0.2
 LOST = 50.0
 LESS = 0.01
-"""What the target lies below the highest accuracy of the baseline on validation images."""
+"""The distance of the target below the highest accuracy of the baseline on validation images."""
 
 
 class Rung(NamedTuple):
@@ -33,7 +33,7 @@ class Rung(NamedTuple):
 
     @property
     def speed(self) -> float:
-        """Of the decay of the rate."""
+        """The speed of the decay of the rate."""
         return 6.0 if self.times > 1 else 1.0
 
     def weight_decay(self, of_the_baseline: float) -> float:

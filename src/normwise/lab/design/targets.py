@@ -77,7 +77,7 @@ class Target:
         return fastest(self.at_every_rate(arm, "validation"), self.share, self.at)
 
     def steps(self, arm: Arm, what: str = "test") -> Numbers:
-        """To the target, or all: shape (seeds,)."""
+        """The steps to the target, or all: shape (seeds,)."""
         return steps_to(self.share, self.shares(arm, what), self.at)
 
     def steps_at_every_rate(self, arm: Arm, what: str = "test") -> Numbers:
@@ -90,12 +90,12 @@ class Target:
 
     @property
     def level(self) -> float:
-        """As a test accuracy, in the mean over seeds."""
+        """The target as a test accuracy, in the mean over seeds."""
         ones = np.ones(len(self.baseline))
         return float(GUESSED + self.share * np.mean((1 - GUESSED) / shares(ones, self.ends())))
 
     def obstacle(self, *arms: Arm) -> str:
-        """Why no verdict can rest on a comparison of arms in steps to the target; or empty.
+        """The reason why no verdict can rest on a comparison of arms in steps to the target; or empty.
 
         It is that the baseline does not train, that its rate or one of theirs was picked at the edge of its grid, or
         that in most of the seeds none of them gets there, or all of them are there at the first look.

@@ -155,7 +155,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         yield judge(text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0))
 
     def changes(batch_norm: bool) -> list[Numbers]:
-        """By larger weights, for each activation."""
+        """The changes of the factor by larger weights, for each activation."""
         pairs = ([arms[each, batch_norm, scale] for scale in (largest, smallest)] for each in settings.activations)
         return [np.abs(_log_factor(large) - _log_factor(small)) for large, small in pairs]
 

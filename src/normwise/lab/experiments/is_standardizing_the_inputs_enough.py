@@ -155,7 +155,7 @@ class End(Arm):
         self._of = arm
 
     def numbers(self, what: str = "test") -> Numbers:
-        """At the last look: shape (seeds,)."""
+        """The values at the last look: shape (seeds,)."""
         return self._of.numbers(what)[..., -1]
 
     @property

@@ -36,7 +36,7 @@ class Unit(nn.Module):
         self.activate = ACTIVATIONS[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From shape (n, before, h, w) to (n, after, h, w)."""
+        """Map shape (n, before, h, w) to (n, after, h, w)."""
         z = self.convolution(x)
         out: torch.Tensor = (
             self.activate(self.normalize(z)) if self.place == "before" else self.normalize(self.activate(z))
@@ -73,7 +73,7 @@ class Inception(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From shape (n, before, h, w) to (n, 4 width, h, w)."""
+        """Map shape (n, before, h, w) to (n, 4 width, h, w)."""
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 

@@ -57,7 +57,7 @@ def losses(model: Linear, x: Tensor, y: Tensor) -> Tensor:
 
 
 def gradients_of(model: Linear, x: Tensor, y: Tensor) -> list[list[Tensor]]:
-    """Of every parameter of every layer."""
+    """The gradients of every parameter of every layer."""
     flat = torch.autograd.grad(losses(model, x, y).sum(), [each for layer in model.layers for each in layer])
     left = iter(flat)
     return [[next(left) for _ in layer] for layer in model.layers]

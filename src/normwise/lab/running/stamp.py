@@ -69,7 +69,7 @@ def stamp(*, origin: str, seconds: float, workers: int, device: str = devices.CP
 
 @cache
 def commit() -> str:
-    """Of this package's repository, by which the rules can be looked up; empty where it was installed without one."""
+    """The commit of this package's repository, for looking up the rules; empty where it was installed without one."""
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         found = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

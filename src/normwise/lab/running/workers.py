@@ -46,7 +46,7 @@ class Task:
 
     experiment: str
     folder: Path | None
-    """Where the experiment is looked for; None: the package's own folder, which another machine has elsewhere."""
+    """The folder of the experiment; None: the package's own folder, which another machine has elsewhere."""
     settings: dict[str, Any]
     trial: dict[str, Any]
     data: Source | None = None
@@ -67,7 +67,7 @@ class Done:
 
 
 class Pool(Protocol):
-    """Who works trials off: processes here, or a cluster."""
+    """The place where trials are run: processes here, or a cluster."""
 
     count: int
 

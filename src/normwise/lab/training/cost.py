@@ -24,7 +24,7 @@ STEPS = 20
 
 
 class HeldBytes(TorchDispatchMode):
-    """While it is entered, counts the bytes of the tensors that operations make, until the last view of them is gone.
+    """Counts the bytes of the tensors that operations make while it is entered, until the last view of them is gone.
 
     ``peak`` is the most that was held at once. What an operation needs inside is not counted, nor is what was there
     before.

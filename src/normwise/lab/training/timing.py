@@ -1,4 +1,4 @@
-"""The time that something takes."""
+"""Measurements of running time."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from normwise.torch import BatchNorm1d
 END = 0.01
 """Of the loss above the minimum, what is left when the minimum counts as reached."""
 RATES = 200
-"""How many rates are tried."""
+"""The number of rates that are tried."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Valley:
 
     @classmethod
     def of(cls, x: Numbers, y: Numbers) -> Valley:
-        """Of these features and this target."""
+        """The valley of these features and this target."""
         hessian = x.T @ x / len(x)
         return cls(hessian, np.asarray(np.linalg.solve(hessian, x.T @ y / len(x)), float))
 
@@ -89,7 +89,7 @@ class Valley:
         return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
     def found(self, shown: int) -> dict[str, Any]:
-        """All of that in numbers and lists; ``path`` is so many steps of descent at the best rate."""
+        """All properties of the valley in numbers and lists; ``path`` is so many steps of descent at the best rate."""
         rate, steps = self.best()
         return {
             "condition": self.condition,

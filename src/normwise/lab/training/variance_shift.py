@@ -1,4 +1,4 @@
-"""The distance of the running variances of a stack from what its layers get in inference, and its repair."""
+"""The distance of the running variances of a stack from what its layers get in inference, and its correction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shifts(stack: Stack, data: Split) -> list[list[float]]:
 
 
 def estimate_again(stack: Stack, data: Split) -> None:
-    """Give every layer the statistics of the training images in inference mode; each layer sees the mended ones."""
+    """Give every layer the statistics of the training images in inference mode; each layer sees the corrected ones."""
     stack.eval()
     for layer in stack.normalize:
 
