@@ -98,7 +98,7 @@ def make(tmp_path: Path) -> Make:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As in the workers: these networks are too small to share, and threads that wait for each other take ages."""
+    """One thread, as in the workers: these networks are too small to share, and waiting threads are very slow."""
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)

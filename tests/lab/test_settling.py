@@ -1,4 +1,4 @@
-"""What a run may conclude, what two runs and their neighbours agree on, and what is left of a whole page."""
+"""The conclusions of one run, the agreement of two runs and their neighbours, and what is left of a whole page."""
 
 from __future__ import annotations
 

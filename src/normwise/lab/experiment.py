@@ -1,4 +1,4 @@
-"""What an experiment is, where experiments are found, and what their docstrings say.
+"""The parts of an experiment, the search for experiments, and the reading of their docstrings.
 
 An experiment is one file in the folder ``experiments``, written on the frame in ``design``. The file name is its name
 everywhere. It holds:
@@ -47,7 +47,7 @@ QUICK_SEEDS = 3
 NEIGHBOURS = ("grid", "looks", "width")
 """The neighbouring settings that an experiment can have."""
 LIBRARIES = ("torch", "sklearn")
-"""What the experiments import; looked for before an experiment is loaded, to name the extra that is missing."""
+"""Libraries of the experiments; looked for before an experiment is loaded, to name the extra that is missing."""
 
 
 class Experiment(Protocol):
@@ -73,7 +73,7 @@ class Experiment(Protocol):
 
 @dataclass(frozen=True)
 class Description:
-    """What an experiment's docstring says, section by section; ``claim`` includes whose it is and where it stands."""
+    """The docstring of an experiment, section by section; ``claim`` includes whose it is and where it stands."""
 
     name: str
     summary: str
@@ -106,7 +106,7 @@ def file(name: str, folder: Path = FOLDER) -> Path:
 
 
 def describe(name: str, folder: Path = FOLDER) -> Description:
-    """What an experiment asks and how, read from its docstring without importing it.
+    """The question and the method of an experiment, read from its docstring without importing it.
 
     Raises:
         UnknownName: no experiment is called so.
@@ -161,7 +161,7 @@ def settings_of(experiment: Experiment, *, quick: bool = False, full: bool = Fal
 
 
 def seeds_of(experiment: Experiment, *, quick: bool = False) -> int:
-    """How many seeds an experiment takes unless it is told."""
+    """The number of seeds that an experiment takes where the user gives none."""
     return QUICK_SEEDS if quick else int(getattr(experiment, "SEEDS", SEEDS))
 
 
@@ -202,7 +202,7 @@ def between(rates: Sequence[float]) -> tuple[float, ...]:
 
 
 def takes_data(experiment: Experiment) -> bool:
-    """Whether a user's images can take the digits' place in it."""
+    """True if a user's images can take the digits' place in the experiment."""
     return bool(getattr(experiment, "TAKES_DATA", False))
 
 

@@ -152,7 +152,7 @@ def transformed(estimate: Estimate, function: Callable[[float], float], *, log: 
 
 
 def probability(estimate: Estimate, edge: float) -> float:
-    """Of an estimate at least so far from a value if that were the true one, on either side.
+    """The probability of an estimate at least so far from a value if that were the true one, on either side.
 
     Args:
         estimate: with the interval of this file.

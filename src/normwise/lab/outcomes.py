@@ -1,4 +1,4 @@
-"""What all trials of an experiment measured, looked up by what they have in common."""
+"""The measurements of all trials of an experiment, looked up by what the trials have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment hands over: statements with verdicts, a table, figures as numbers, and a stamp.
+"""The result of an experiment: statements with verdicts, a table, figures as numbers, and a stamp.
 
 Plain data without any framework, so that the terminal, the JSON file and the HTML page say the same thing.
 """
@@ -26,11 +26,11 @@ TOPICS = (
     "batch size and alternatives",
     "drifting data",
 )
-"""What the claims are about, in the order of the page."""
+"""The topics of the claims, in the order of the page."""
 
 
 class Verdict(StrEnum):
-    """What the numbers say of a statement; it follows from them by a rule and is never written by hand.
+    """The verdict of the numbers on a statement; it follows from them by a rule and is never written by hand.
 
     *Reproduced*: the interval excludes "no effect" on the claim's side, and the effect has at least the size that the
     rule asks for. *Exact*: an identity that was checked to rounding. *Smaller than required*: there is an effect on the
@@ -51,7 +51,7 @@ class Verdict(StrEnum):
 
 
 class Regime(StrEnum):
-    """Whether a statement is tried where it was made.
+    """The regime of a statement: the kind of network, data and training that the experiment has, or another kind.
 
     *Own*: it is made for any network, or for the kind of network, data and training that the experiment has. *Another*:
     it was made for another kind, as for convolutional networks on ImageNet.
@@ -170,7 +170,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What an experiment concludes from its trials."""
+    """The conclusion of an experiment from its trials."""
 
     statements: tuple[Statement, ...]
     table: Table

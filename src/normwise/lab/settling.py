@@ -1,4 +1,4 @@
-"""Whether what a rule says of a run may be a verdict, and whether two runs and their neighbours agree on it.
+"""Checks that a rule's answer for a run may be a verdict, and that two runs and their neighbours agree on it.
 
 Within one run (``settled``): fewer than ``FEW`` seeds give no verdict, nor does an estimate with an obstacle, as a rate
 that was picked at the edge of its grid; nothing is contradicted by fewer than ``MANY`` seeds, nor outside the regime
@@ -86,14 +86,14 @@ def agreed(
 
 
 def stable(first: Statement, neighbour: Statement) -> bool:
-    """Whether a neighbouring setting leaves what the first run says, if only by its estimate where seeds are few."""
+    """True if a neighbouring setting agrees with the first run, at least by its estimate where seeds are few."""
     if neighbour.effect.obstacle:
         return True  # it says nothing
     return neighbour.verdict is first.verdict or neighbour.tends is first.tends
 
 
 def discoveries(statements: Sequence[Statement]) -> set[int]:
-    """Which statements keep their verdict when all of the page are taken into account, by their places.
+    """The places of the statements that keep their verdict when all statements of the page are taken into account.
 
     Identities keep theirs: they hold or they do not. What is undecided is no discovery, but is counted among the tests.
     """

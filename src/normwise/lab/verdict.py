@@ -30,7 +30,7 @@ class AtLeast:
     nothing: float = 0.0
 
     def verdict(self, effect: Estimate) -> Verdict:
-        """What the rule says of an estimate."""
+        """The verdict of the rule on an estimate."""
         if effect.low > self.nothing and effect.value >= self.size:
             return Verdict.REPRODUCED
         if effect.high < self.nothing:
@@ -57,7 +57,7 @@ class AtMost:
     nothing: float = 0.0
 
     def verdict(self, effect: Estimate) -> Verdict:
-        """What the rule says of an estimate."""
+        """The verdict of the rule on an estimate."""
         turned = replace(effect, value=-effect.value, low=-effect.high, high=-effect.low)
         return AtLeast(-self.size, -self.nothing).verdict(turned)
 
@@ -84,7 +84,7 @@ class Reaches:
     size: float
 
     def verdict(self, effect: Estimate) -> Verdict:
-        """What the rule says of an estimate."""
+        """The verdict of the rule on an estimate."""
         if effect.low >= self.size:
             return Verdict.REPRODUCED
         return Verdict.CONTRADICTED if effect.high < self.size else Verdict.NOT_VISIBLE
@@ -106,7 +106,7 @@ class StaysBelow:
     size: float
 
     def verdict(self, effect: Estimate) -> Verdict:
-        """What the rule says of an estimate."""
+        """The verdict of the rule on an estimate."""
         if effect.high <= self.size:
             return Verdict.REPRODUCED
         return Verdict.CONTRADICTED if effect.low > self.size else Verdict.NOT_VISIBLE
@@ -133,7 +133,7 @@ class Within:
     high: float
 
     def verdict(self, effect: Estimate) -> Verdict:
-        """What the rule says of an estimate."""
+        """The verdict of the rule on an estimate."""
         if effect.low > self.low and effect.high < self.high:
             return Verdict.REPRODUCED
         return Verdict.CONTRADICTED if effect.low > self.high or effect.high < self.low else Verdict.NOT_VISIBLE
@@ -161,7 +161,7 @@ class Exact:
     rounding: float
 
     def verdict(self, effect: Estimate) -> Verdict:
-        """What the rule says of the largest deviation."""
+        """The verdict of the rule on the largest deviation."""
         return Verdict.EXACT if effect.high <= self.rounding else Verdict.CONTRADICTED
 
     def p(self, effect: Estimate) -> float:  # noqa: ARG002  # every rule has the same methods

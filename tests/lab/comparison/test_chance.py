@@ -1,4 +1,4 @@
-"""Where all arms are equally good, the best of many must not look better than it is on the rows that chose nothing."""
+"""Comparisons of equally good arms: the best of many must not look better than it is on the rows that chose nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it takes to decide: the width that is foretold for more seeds is the width that more seeds have."""
+"""The seeds that it takes to decide: the width that is predicted for more seeds is the width that more seeds have."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from normwise.lab.comparison.torch_where import choices, moves, places
 
 
 class Block(nn.Module):
-    """As in a ResNet: one ReLU for two places, and an addition before the second."""
+    """A block as in a ResNet: one ReLU for two places, and an addition before the second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Block(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Twice convolution and batch norm."""
+        """Convolution and batch norm, twice."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.relu(y + x)  # type: ignore[no-any-return]  # a module returns anything
@@ -38,13 +38,13 @@ class Functional(nn.Module):
         self.second, self.bn2 = nn.Linear(4, 4), nn.BatchNorm1d(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Before it, then after it."""
+        """One batch norm before an activation, then one after it."""
         x = F.relu(self.bn1(self.first(x)))
         return self.bn2(torch.tanh(self.second(F.dropout(x, training=self.training))))  # type: ignore[no-any-return]  # as above
 
 
 class ByData(nn.Module):
-    """Its forward depends on the data."""
+    """A module whose forward depends on the data."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ NEVER = [0.1, 0.1, 0.1]
 
 
 def arm(*of_each_seed: Sequence[float]) -> Arm:
-    """With these curves at the rate in the middle, and guessing at the others."""
+    """An arm with these curves at the rate in the middle, and guessing at the others."""
     curves = [[NEVER, list(curve), NEVER] for curve in of_each_seed]
     trials = [Trial(seed=seed) for seed in range(len(curves))]
     runs = Outcomes(trials, [{"validation": each, "test": each} for each in curves])

@@ -20,7 +20,7 @@ SEEDS = (0, 1)
 
 @dataclass(frozen=True)
 class Ran:
-    """What an experiment gives in the settings that its own test file names: ``SETTINGS``."""
+    """The results of an experiment in the settings that its own test file names: ``SETTINGS``."""
 
     settings: Any
     outcomes: Outcomes
@@ -56,11 +56,11 @@ def ran() -> Any:
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Outcomes:
-    """Of the experiment that the test file is named after."""
+    """The outcomes of the experiment that the test file is named after."""
     return run(request.module.experiment.__name__.rpartition(".")[2]).outcomes
 
 
 @pytest.fixture(scope="module")
 def conclusion(request: pytest.FixtureRequest) -> Conclusion:
-    """Of the experiment that the test file is named after."""
+    """The conclusion of the experiment that the test file is named after."""
     return run(request.module.experiment.__name__.rpartition(".")[2]).conclusion

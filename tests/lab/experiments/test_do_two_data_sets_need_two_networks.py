@@ -25,7 +25,7 @@ def test_two_of_half_the_size_have_no_more_parameters_and_hardly_less(width: int
 
 
 def test_networks_apart_see_the_images_that_one_network_sees() -> None:
-    """Of one data set alone the two ways of training are the same."""
+    """The two ways of training are the same for one data set alone."""
     sets = {"plain": digits(0).train}
     one, other = (Stack(2, depth=1, width=8, normalize=batch_norm, seed=0) for _ in range(2))
     train_apart({"plain": one}, sets, rates=(0.1, 0.3), steps=5, each=30, seed=0)

@@ -1,4 +1,4 @@
-"""How alike samples are in a tiny setting, and cosines by hand."""
+"""The similarity of samples in a tiny setting, and cosines by hand."""
 
 from __future__ import annotations
 

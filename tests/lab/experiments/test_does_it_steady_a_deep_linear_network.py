@@ -22,7 +22,7 @@ def test_both_networks_learn_and_one_that_diverges_is_not_the_best(outcomes: Out
 
 
 def verdicts(loss: float, cosine: float, distance: float, spread: float) -> list[Verdict]:
-    """What is said when the network with batch norm has these and the one without a loss of .4, 1, .1 and 1."""
+    """The verdicts when the network with batch norm has these values and the one without has .4, 1, .1 and 1."""
     trials, at = experiment.trials(SETTINGS, range(3)), len(SETTINGS.looks())
     made_up = []
     for trial in trials:

@@ -1,4 +1,4 @@
-"""How batches are made, and the three ways in a tiny setting."""
+"""The making of batches, and the three ways in a tiny setting."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from normwise.lab.results import Conclusion, Result, Verdict, from_json, to_json
 
 
 class Ran(Protocol):
-    """What ``conftest.run`` gives."""
+    """The result of ``conftest.run``."""
 
     conclusion: Conclusion
     refuted: tuple[str, ...]

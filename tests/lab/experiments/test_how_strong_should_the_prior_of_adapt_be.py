@@ -45,7 +45,7 @@ def test_shifts_are_the_same_every_time_and_leave_the_images(name: str) -> None:
 
 
 def made_up(**accuracies: float) -> Conclusion:
-    """Of priors 0, 4 and 16, the same with every shift and network and number of samples."""
+    """The conclusion for priors 0, 4 and 16, the same with every shift and network and number of samples."""
     settings = experiment.Settings(samples=(2, 32), priors=(0, 4, 16))
     trials = experiment.trials(settings, range(5))
     found: list[dict[str, Any]] = []

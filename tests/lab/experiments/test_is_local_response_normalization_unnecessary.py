@@ -47,7 +47,7 @@ def test_the_network_learns(batch_norm: bool, alpha: float) -> None:
 
 
 def verdicts(with_it: float, without: float) -> list[Verdict]:
-    """What is said when local response normalization is worth so many points in the two networks."""
+    """The verdicts when local response normalization is worth so many points in the two networks."""
     trials = experiment.trials(SETTINGS, range(3))
     made_up = []
     for trial in trials:

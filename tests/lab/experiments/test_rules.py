@@ -31,7 +31,7 @@ def free(conclusion: Conclusion) -> Conclusion:
 
 
 def lacking(statement: Statement, seen: set[Verdict]) -> str:
-    """What none of the universes gave a statement; or empty."""
+    """The kind of verdict that none of the universes gave a statement, in words; or empty."""
     no = Verdict.CONTRADICTED if statement.regime is Regime.OWN else Verdict.ELSEWHERE
     if not seen & YES:
         return "is never reproduced"

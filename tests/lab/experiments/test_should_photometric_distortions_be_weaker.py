@@ -1,4 +1,4 @@
-"""What the distortions are, training on them in a tiny setting, and what the verdicts follow from."""
+"""The distortions, training on them in a tiny setting, and the numbers that the verdicts follow from."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_network_learns() -> None:
 def said(
     with_it: tuple[float, float, float], without: tuple[float, float, float], before: float = 1.0
 ) -> list[Statement]:
-    """What is said when the networks end so with no, mild and strong distortions, and had that share of it before."""
+    """The statements when the networks end so with no, mild and strong distortions, and had that share of it before."""
     trials = experiment.trials(SETTINGS, range(3))
     made_up = []
     for trial in trials:

@@ -1,4 +1,4 @@
-"""What batch norm costs large networks, in thin ones; bytes by hand, and no time is asserted."""
+"""The cost of batch norm in large networks, measured in thin ones; bytes by hand, and no time is asserted."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SETTINGS = experiment.Settings(rates=(0.3, 0.4), steps=80, depth=2, width=32)
 
 
 def test_the_average_of_both_data_sets_lies_between_them() -> None:
-    """What the mistake is: after training each data set is normalized by a mean that neither has."""
+    """The mistake: after training, each data set is normalized by a mean that neither has."""
     data = dict(zip(experiment.DOMAINS, (digits(0), digits_on_photos(0)), strict=True))
     means: list[list[torch.Tensor]] = []
     for arm in ("shared", "statistics"):

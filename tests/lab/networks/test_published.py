@@ -26,7 +26,7 @@ def test_there_are_as_many_parameters_and_batch_norms_as_published(name: str) ->
 
 
 def test_maps_are_as_large_as_published() -> None:
-    """Before the mean over positions, of images of the published size."""
+    """The sizes of maps before the mean over positions, for images of the published size."""
     for name, size, side in (("ResNet50", 224, 7), ("InceptionV3", 299, 8), ("Xception", 299, 10)):
         with torch.device("meta"):
             model = PUBLISHED[name](None, 1)

@@ -1,4 +1,4 @@
-"""What a stack is watched by while it trains."""
+"""The measurements of a stack while it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared, and one training of it."""
+"""The arms of a comparison, and one training of an arm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP = 8
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared.
+    """One setting to compare: a normalizer, its place, a learning rate and a size of batches.
 
     Args:
         normalizer: a name in ``NORMALIZERS``.
@@ -35,7 +35,7 @@ class Arm:
 
     @property
     def own(self) -> bool:
-        """Whether this is the model as it was built."""
+        """True if this is the model as it was built."""
         return self.normalizer == OWN and self.where == AS_BUILT
 
     def words(self) -> str:
@@ -88,7 +88,7 @@ def arms(normalizers: Sequence[str], where: Sequence[str], rates: Sequence[float
 
 
 def groups(channels: int) -> int:
-    """How many groups of at least ``GROUP`` channels there can be, at most 32 of them.
+    """The largest number of groups of at least ``GROUP`` channels, at most 32; 1 where there is no such number.
 
     Example:
         >>> groups(64), groups(12), groups(7)

@@ -1,4 +1,4 @@
-"""Whose model it is, and what trains it; the other framework is not imported."""
+"""The choice of the trainer for the framework of a model; the other framework is not imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from normwise.lab.comparison.trainer import Trainer
 
 
 def trainer_for(make: Callable[[], Any], rows: Rows, identity: str) -> Trainer:
-    """What trains the models that ``make`` builds.
+    """The trainer of the models that ``make`` builds.
 
     Raises:
         NormwiseError: they are neither PyTorch's nor Keras's, or have nothing to compare.

@@ -1,4 +1,4 @@
-"""Which normalization suits the user's own model and data: successive halving, then paired seeds on a test split."""
+"""Compares normalizations on the user's own model and data: successive halving, then paired seeds on a test split."""
 
 from __future__ import annotations
 

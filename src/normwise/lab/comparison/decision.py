@@ -38,12 +38,12 @@ def margin_of(points: float, constant: float, unit: str) -> float:
 
 
 def visible(effect: Estimate) -> bool:
-    """Whether the interval leaves out no difference."""
+    """True if 0, which means no difference, lies outside of the interval."""
     return effect.low > 0 or effect.high < 0
 
 
 def within(effect: Estimate, margin: float) -> bool:
-    """Whether the whole interval lies within the margin."""
+    """True if the whole interval lies within the margin."""
     return effect.low > -margin and effect.high < margin
 
 
@@ -57,7 +57,7 @@ def standing(effect: Estimate, margin: float) -> str:
 
 
 def decide(effect: Estimate, best: Finalist, own: Finalist, margin: float) -> Decision:
-    """What the comparison came to.
+    """The decision that follows from the last comparison.
 
     Args:
         effect: the best other arm minus the model as it was built.

@@ -50,7 +50,7 @@ def train(
 
 
 def finalist(arm: Arm, outcomes: Sequence[Outcome], unit: str, constant: Scores) -> Finalist:
-    """What the seeds of one arm say.
+    """The scores of one arm over its seeds, and the inference statistics that are chosen for it.
 
     Args:
         arm: what was trained.

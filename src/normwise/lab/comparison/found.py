@@ -1,4 +1,4 @@
-"""What a comparison found, as plain data."""
+"""The findings of a comparison, as plain data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NothingTrained(NormwiseError):
 
 
 class Decision(StrEnum):
-    """What the last comparison came to.
+    """The decision of the last comparison.
 
     *Different*: the interval leaves out 0, and the difference may be larger than the margin. *Equivalent*: the whole
     interval lies within the margin of practical indifference. *Undecided*: neither, the interval is too wide; or there
@@ -35,7 +35,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Needed:
-    """What it would take to decide, if the difference stays what it is.
+    """The seeds with their budget, or the rows, that it would take to decide, if the difference stays what it is.
 
     Args:
         seeds: paired seeds; None where no number of them is enough, or more than can be paid for.
@@ -82,20 +82,20 @@ class Finalist:
 
     @property
     def failed(self) -> bool:
-        """Whether a seed has no finite scores."""
+        """True if a seed has no finite scores."""
         return self.above_constant is None
 
     @property
     def learned(self) -> bool:
-        """Whether it is visibly better than one constant answer."""
+        """True if it is visibly better than one constant answer."""
         return self.above_constant is not None and self.above_constant.low > 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """The findings of a comparison.
 
-    Scores are the higher the better: percent of right answers, or minus the mean square error.
+    A higher score is better: percent of right answers, or minus the mean square error.
 
     Args:
         decision: what it came to.
@@ -138,7 +138,7 @@ class Comparison:
     framework: str
 
     def to_json(self) -> str:
-        """All of it as JSON text; a number that is not finite is ``null``."""
+        """The comparison as JSON text; a number that is not finite is ``null``."""
         return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
 
 

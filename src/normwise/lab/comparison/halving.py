@@ -22,12 +22,12 @@ FIRST_STEPS = 20
 
 
 def steps_of(level: int) -> int:
-    """How many steps a trial of that level has."""
+    """The number of steps of a trial at that level."""
     return FIRST_STEPS << level
 
 
 def rounds_of(arms: int) -> int:
-    """How many rounds it takes to come down to two arms.
+    """The number of rounds until two arms are left.
 
     Example:
         >>> rounds_of(2), rounds_of(3), rounds_of(21)
@@ -37,7 +37,7 @@ def rounds_of(arms: int) -> int:
 
 
 def seconds_needed(ledger: Ledger, arms: Sequence[Arm], level: int) -> float:
-    """What a series that begins at this level will take."""
+    """The seconds that a series from this level on will take."""
     new = [arm for arm in arms if not ledger.knows(_trial(arm, level))]
     seconds = len(new) * ledger.cost(new, steps_of(level)) if new else 0.0
     left = len(arms)
@@ -100,7 +100,7 @@ def best_of(last: Round, *, own: bool) -> tuple[Arm, float] | None:
 
 
 def still_rising(before: Round, now: Round) -> bool:
-    """Whether twice as many steps made the best of either kind better."""
+    """True if twice as many steps made the best arm of either kind better."""
     pairs = [(best_of(before, own=own), best_of(now, own=own)) for own in (True, False)]
     return any(new is not None and (old is None or new[1] > old[1]) for old, new in pairs)
 

@@ -99,7 +99,7 @@ class KerasTrainer:
         return model
 
     def _trained(self, model: Any, batches: Batches, trial: Trial) -> tuple[bool, float]:
-        """Whether the loss stayed finite, and the seconds of a step once everything is compiled."""
+        """Train; return True if the loss stayed finite, and the seconds of a step once everything is compiled."""
         if not model.trainable_variables:
             raise ValueError("it has no weights that learn")
         model.compile(keras.optimizers.SGD(trial.arm.rate, momentum=0.9), self._loss(model))
@@ -146,7 +146,7 @@ class KerasTrainer:
             recalibrate(model, batches, upstream="inference" if trial.final else "batch", layers=names)
 
     def _outputs(self, model: Any, rows: Array) -> Array:
-        """In inference mode; probabilities of class 1 become logits, so that 0 parts the classes."""
+        """The outputs in inference mode; probabilities of class 1 become logits, so that 0 separates the classes."""
         found = [model(self._rows.inputs[part], training=False) for part in parts(rows, EXAMINED)]
         outputs: Array = np.concatenate([np.asarray(keras.ops.convert_to_numpy(each), np.float32) for each in found])
         if getattr(self, "_probabilities", False) and outputs.shape[-1] == 1:
@@ -155,7 +155,7 @@ class KerasTrainer:
 
 
 def _probabilities(outputs: Array) -> bool:
-    """Whether these are probabilities of the classes, or of class 1."""
+    """True if these are probabilities of the classes, or of class 1."""
     if outputs.min() < 0 or outputs.max() > 1:
         return False
     return outputs.shape[-1] == 1 or bool(np.allclose(outputs.sum(-1), 1, atol=1e-3))

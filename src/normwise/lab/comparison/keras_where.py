@@ -1,4 +1,4 @@
-"""Which batch norms of a Keras model stand before or behind an activation, and how to move them to its other side.
+"""Batch norms before or behind an activation in a Keras model, and the moves to the other side of the activation.
 
 Sequential and functional models say which layer follows which; what a subclassed model's ``call`` does cannot be told.
 """
@@ -26,7 +26,7 @@ NO_NEIGHBOUR = "no activation stands right beside it"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch norm stands.
+    """The place of a batch norm.
 
     Args:
         where: ``"before"`` or ``"after"`` the activation; None if that cannot be told or changed.
@@ -57,7 +57,7 @@ def places(model: Any) -> dict[str, Place]:
 
 
 def choices(found: dict[str, Place]) -> tuple[str, ...]:
-    """What can be compared: the model as it was built, and each side to which a batch norm can be moved."""
+    """The choices to compare: the model as it was built, and each side to which a batch norm can be moved."""
     sides = {"before": "after", "after": "before"}
     others = {sides[place.where] for place in found.values() if place.where is not None}
     return (AS_BUILT, *sorted(others))
@@ -88,7 +88,7 @@ def _in_graph(model: Any, neighbours: dict[int, tuple[Any, Any]]) -> None:
             users.setdefault(id(parent), []).append(node)
 
     def alone(node: Any) -> bool:
-        """Whether one other operation takes what this one gives, and this is its only call."""
+        """True if only one other operation takes the output of this node, and its operation has no other call."""
         seen = any(id(tensor) in outputs for tensor in node.output_tensors)
         return len(users.get(id(node), [])) == 1 and calls[id(node.operation)] == 1 and not seen
 
@@ -123,7 +123,7 @@ def _activates(layer: Any) -> bool:
 
 
 def _named(function: Any) -> bool:
-    """Whether this is one of Keras's functions that work value by value."""
+    """True if this is one of Keras's functions that work value by value."""
     name = getattr(function, "__name__", "")
     return name in ACTIVATIONS and function is getattr(keras.activations, name, None)
 

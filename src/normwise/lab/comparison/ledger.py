@@ -47,7 +47,7 @@ class Ledger:
         self.kept = 0
 
     def outcome(self, trial: Trial) -> Outcome:
-        """What a trial found, now or earlier."""
+        """The outcome of a trial, run now or earlier."""
         if trial not in self._known:
             found, seconds = self._kept(trial) or self._measured(trial)
             self._known[trial] = found, seconds
@@ -55,7 +55,7 @@ class Ledger:
         return self._known[trial][0]
 
     def knows(self, trial: Trial) -> bool:
-        """Whether the trial is done, in this run."""
+        """True if this run already has the outcome of the trial."""
         return trial in self._known
 
     def cost(self, arms: Iterable[Arm], steps: int) -> float:

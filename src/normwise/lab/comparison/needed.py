@@ -1,4 +1,4 @@
-"""How many paired seeds, or rows, a comparison that is undecided would take.
+"""The number of paired seeds, or of rows, that would decide a comparison that is undecided.
 
 The interval's width comes from three parts: how much the seeds differ, how much the rows do, and the rest. More seeds
 make the first and the last smaller, and leave that of the rows; Student's quantile falls with them too. An interval
@@ -26,7 +26,7 @@ MOST_SEEDS = 10_000
 def needed(
     differences: Differences, effect: Estimate, margin: float, *, budget: float, spent: float, pair: float
 ) -> Needed:
-    """What it would take to decide.
+    """The seeds with their budget, or the rows, that it would take to decide.
 
     Args:
         differences: shape (seeds, rows), of the two arms, paired; at least two seeds.
@@ -82,7 +82,7 @@ class Widths:
         return self._now * self._relative(seeds, self._rows)
 
     def rows_for(self, enough: float) -> float:
-        """How many times as many rows bring it below ``enough``, with so many seeds that only rows are left."""
+        """The factor on the rows that brings it below ``enough``, with so many seeds that only rows are left."""
         return (self.at(MOST_SEEDS) / enough) ** 2
 
     def _relative(self, seeds: int, rows: int) -> float:

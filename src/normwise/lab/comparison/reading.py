@@ -86,7 +86,7 @@ def _returned(place: str) -> tuple[Array, Array]:
 
 
 def model(place: str) -> tuple[Callable[[], Any], str]:
-    """What builds the user's model, and what tells it from others.
+    """The function that builds the user's model, and a text that tells the model from others.
 
     Args:
         place: ``FILE.py:CALLABLE`` or ``PACKAGE.MODULE:CALLABLE``; for PyTorch, also the name of a module.

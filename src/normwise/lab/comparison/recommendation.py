@@ -69,7 +69,7 @@ def evidence(
     margin: float,
     constant: float,
 ) -> list[str]:
-    """What was compared on what, and what each of the two scored with which inference statistics."""
+    """Sentences on the seeds, rows and arms compared, and on the scores of the two with each inference statistics."""
     lines = [
         f"{effect.n} paired seeds of {steps} steps on {rows} test rows; the 95 % intervals are for other seeds and "
         "other rows.",

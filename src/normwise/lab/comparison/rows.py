@@ -27,12 +27,12 @@ class Rows:
 
     @property
     def classes(self) -> bool:
-        """Whether the targets are classes."""
+        """True if the targets are classes."""
         return self.targets.dtype.kind in "iu"
 
     @property
     def unit(self) -> str:
-        """What differences of scores are measured in."""
+        """The unit of differences of scores."""
         return "points" if self.classes else "mean square"
 
     def split(self, seed: int) -> tuple[Array, Array, Array]:
@@ -63,7 +63,7 @@ class Rows:
         return around_the_mean
 
     def scores(self, outputs: Array, rows: Array) -> Array:
-        """What each row's output is worth, the higher the better: 100 or 0 for a class, or minus the mean square.
+        """The score of each row's output, the higher the better: 100 or 0 for a class, or minus the mean square.
 
         Args:
             outputs: the model's, for those rows; of one column and classes, what is above 0 is class 1.

@@ -97,7 +97,7 @@ class TorchTrainer:
         return torch.from_numpy(self._rows.inputs[rows]).to(_device(model))
 
     def _trained(self, model: nn.Module, batches: Batches, trial: Trial) -> tuple[bool, float]:
-        """Whether the loss stayed finite, and the seconds of a step."""
+        """Train the model; return True if the loss stayed finite, and the seconds of a step."""
         learning = [each for each in model.parameters() if each.requires_grad]
         if not learning:
             raise ValueError("it has no parameters that learn")

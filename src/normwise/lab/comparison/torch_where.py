@@ -1,4 +1,4 @@
-"""Which batch norms of a PyTorch model stand before or behind an activation, and how to move them to its other side.
+"""Batch norms before or behind an activation in a PyTorch model, and the moves to the other side of the activation.
 
 Modules in an ``nn.Sequential`` change places; in a forward that torch.fx can follow, the two calls do. A batch norm
 stays where it is, and the reason is told, where an addition, a reuse or a forward that cannot be followed stands
@@ -32,7 +32,7 @@ NO_NEIGHBOUR = "no activation stands right beside it"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch norm stands.
+    """The place of a batch norm.
 
     Args:
         where: ``"before"`` or ``"after"`` the activation; None if that cannot be told or changed.
@@ -77,14 +77,14 @@ def places(model: nn.Module) -> dict[str, Place]:
 
 
 def choices(found: dict[str, Place]) -> tuple[str, ...]:
-    """What can be compared: the model as it was built, and each side to which a batch norm can be moved."""
+    """The choices to compare: the model as it was built, and each side to which a batch norm can be moved."""
     sides = {"before": "after", "after": "before"}
     others = {sides[place.where] for place in found.values() if place.where is not None}
     return (AS_BUILT, *sorted(others))
 
 
 def moves(model: nn.Module, where: str) -> list[Callable[[], None]]:
-    """What has to be done to a model for its batch norms to stand there, after their places were taken by others."""
+    """The functions that move a model's batch norms there, after other modules took the places of the batch norms."""
     if where == AS_BUILT:
         return []
     return [place.move for place in places(model).values() if place.move is not None and place.where != where]
@@ -140,7 +140,7 @@ def _in_graphs(owner: nn.Module) -> dict[str, Place]:
 
 
 def _sides(owner: nn.Module, norm: Node) -> tuple[bool, bool]:
-    """Whether an activation that nothing else takes stands in front of a call, and whether one stands behind it."""
+    """True if an activation that only this call takes from stands in front of it, and True if one stands behind it."""
     source, users = norm.args[0], [*norm.users]
     if not isinstance(source, Node):
         return False, False
@@ -150,7 +150,7 @@ def _sides(owner: nn.Module, norm: Node) -> tuple[bool, bool]:
 
 
 def _may_move(owner: nn.Module, activation: Node, source: object) -> bool:
-    """Whether nobody else sees what would be changed by an activation that works in place."""
+    """True if the activation does not work in place, or nothing else takes the tensor that it changes."""
     if not isinstance(source, Node):
         return False
     module = owner.get_submodule(str(activation.target)) if activation.op == "call_module" else None

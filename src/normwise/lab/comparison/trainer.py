@@ -1,4 +1,4 @@
-"""What the comparison asks of a framework: build the user's model with an arm's normalization, train and examine it."""
+"""The work of a framework in a comparison: build the user's model with an arm's normalization, train and examine it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXAMINED = 256
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial found.
+    """The outcome of a trial.
 
     Args:
         validation: inference statistics -> mean score on the validation rows; None where it was not finite.
@@ -49,12 +49,12 @@ class Outcome:
 
     @property
     def rank(self) -> float:
-        """The higher the better; minus infinity where nothing was learned."""
+        """The best score on the validation rows, to sort by; minus infinity where nothing was learned."""
         found = [value for value in self.validation.values() if value is not None]
         return max(found, default=-math.inf)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The outcome as JSON holds it."""
         return asdict(self)
 
 
@@ -118,7 +118,7 @@ def nothing_learned(trial: Trial, per_step: float) -> Outcome:
 
 
 def where_remarks(found: dict[str, str | None], choices: tuple[str, ...]) -> tuple[str, ...]:
-    """What the output says about places.
+    """The sentences of the output about the places of batch norms.
 
     Args:
         found: batch norm -> why it stays where it is, or None if it can be moved.

@@ -63,7 +63,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """Which data set in which folder.
+    """A data set and the folder of its files.
 
     Args:
         name: of the data set.
@@ -79,7 +79,7 @@ class Source:
 
     @property
     def words(self) -> str:
-        """Which images these are, for a reader: ``mnist, 5000 images``."""
+        """The images in words, for a reader: ``mnist, 5000 images``."""
         return f"{self.name}, {self.count} images"
 
     @property
@@ -89,7 +89,7 @@ class Source:
 
     @property
     def options(self) -> str:
-        """What asks for them on the command line."""
+        """The command-line options that ask for these images."""
         return f"--data {self.name}" + ("" if self.folder is None else f" --data-dir {self.folder}")
 
 

@@ -6,7 +6,7 @@ import torch
 
 
 def rows_of_batches(order: str, labels: torch.Tensor, size: int, steps: int, seed: int) -> list[torch.Tensor]:
-    """Which images are in the batch of each step.
+    """The rows of the images in the batch of each step.
 
     Args:
         order: "shuffled", other batches in every pass; "fixed", always the same ones; or "sorted", few classes in each.

@@ -66,7 +66,7 @@ class Digits:
 
 
 def use(source: Source | None) -> None:
-    """From now on, in this process, take the images of a user's data set; None: the digits again."""
+    """Take the images of a user's data set from now on in this process; None: the digits again."""
     global _chosen  # noqa: PLW0603 - every function of this file answers for the data that the process works on
     _chosen = source
 
@@ -107,7 +107,7 @@ def digits(seed: int, *, binary: bool = False) -> Digits:
 
 
 def _rows(labels: Labels, seed: int) -> Sequence[Labels]:
-    """Which images are for training, for validation and for the test."""
+    """The rows of the images for training, for validation and for the test."""
     everything = np.arange(len(labels))
     whole = None if _chosen is None else read(_chosen.name, _chosen.folder)
     if whole is None or whole.test is None:

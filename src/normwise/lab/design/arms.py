@@ -1,4 +1,4 @@
-"""What each arm of an experiment measured, at the rate that was best on validation images."""
+"""The measurements of each arm of an experiment, at the rate that was best on validation images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ TIE = 0.002
 
 
 def pick(scores: Numbers, tie: float, accuracies: Numbers) -> int:
-    """Which of the rates suits an arm.
+    """The place of the rate that suits an arm.
 
-    It is the one of the highest score. Where that is the smallest or the largest rate, and one between is as good, it
+    It is the rate of the highest score. Where that is the smallest or the largest rate, and one between is as good, it
     is that one. An arm that did not train at any rate gets the rate in the middle, because its scores are chance.
 
     Args:
@@ -45,7 +45,7 @@ def pick(scores: Numbers, tie: float, accuracies: Numbers) -> int:
 
 
 def trains(accuracies: Numbers) -> bool:
-    """Whether an arm learns anything at one of its rates."""
+    """True if an arm learns anything at one of its rates."""
     return bool(np.max(accuracies) > LEARNT)
 
 
@@ -97,11 +97,11 @@ class Arm:
         return self.words[axis]
 
     def __len__(self) -> int:
-        """How many seeds."""
+        """The number of seeds."""
         return len(self._runs if isinstance(self._runs, Outcomes) else self._runs[0])
 
     def array(self, what: str) -> Numbers:
-        """What was measured: shape (seeds, rates, ...), or (seeds, ...) where there is one training."""
+        """The measured values: shape (seeds, rates, ...), or (seeds, ...) where there is one training."""
         if not isinstance(self._runs, Outcomes):
             return np.stack([runs.array(what) for runs in self._runs], axis=1)
         found = self._runs.array(what)
@@ -111,12 +111,12 @@ class Arm:
 
     @cached_property
     def best(self) -> int:
-        """Which of the rates is picked."""
+        """The place of the rate that is picked."""
         return self._choose(self) if self.at is None else self.at
 
     @cached_property
     def trained(self) -> bool:
-        """Whether it learnt anything at one of its rates, as far as it was looked at with validation images."""
+        """True if it learnt anything at one of its rates, or was not looked at with validation images."""
         try:
             accuracies = self.array("validation")
         except KeyError:
@@ -125,7 +125,7 @@ class Arm:
 
     @property
     def obstacle(self) -> str:
-        """Why its numbers bear no verdict: its rate was picked at the edge of the grid; or empty."""
+        """The reason why its numbers allow no verdict: its rate was picked at the edge of the grid; or empty."""
         if self.at is not None or len(self.rates) < 2 or 0 < self.best < len(self.rates) - 1 or not self.trained:
             return ""
         whose = ", ".join(self.words.values())
@@ -143,7 +143,7 @@ class Arm:
         return self._runs if isinstance(self._runs, Outcomes) else self._runs[self.best]
 
     def numbers(self, what: str = "test") -> Numbers:
-        """What was measured at the rate that is picked: shape (seeds, ...)."""
+        """The values measured at the rate that is picked: shape (seeds, ...)."""
         if not isinstance(self._runs, Outcomes):
             return self._runs[self.best].array(what)
         return self.array(what)[:, self.best]
@@ -180,7 +180,7 @@ class Arms:
 
     @property
     def seeds(self) -> int:
-        """How many seeds each arm has."""
+        """The number of seeds of each arm."""
         return len(next(iter(self)))
 
     @property
@@ -219,7 +219,7 @@ def gap(ours: Arm, theirs: Arm, what: str = "test") -> Estimate:
 
 
 def obstacle(*arms: Arm) -> str:
-    """Why a comparison of arms bears no verdict: the obstacle of the first that has one; or empty.
+    """The reason why a comparison of arms allows no verdict: the obstacle of the first that has one; or empty.
 
     Raises:
         ValueError: one had more rates to choose from than another, which favours it.

@@ -1,4 +1,4 @@
-"""What learning curves say: accuracies at looks, of shape (..., looks), in steps to a target."""
+"""Steps to a target, from learning curves: accuracies at looks, of shape (..., looks)."""
 
 from __future__ import annotations
 

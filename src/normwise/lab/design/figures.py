@@ -97,7 +97,7 @@ def by_measure(
     caption: str = "",
     x_scale: Scale = "linear",
 ) -> Figure:
-    """What was measured over some numbers: a panel for each measure, and in it a line for each arm.
+    """A figure of measures over some numbers: a panel for each measure, and in it a line for each arm.
 
     Args:
         name: of the figure.
@@ -130,7 +130,7 @@ def by_step(
     y_scale: Scale = "linear",
     marks: Marks = (),
 ) -> Figure:
-    """What was measured after so many steps, at the rate that is picked for each arm; otherwise as ``by_rate``."""
+    """A figure of a measure after so many steps, at the rate that is picked for each arm; otherwise as ``by_rate``."""
     shown = []
     for group in groups:
         lines = (line(_label(arm, group), steps, arm.numbers(what)) for arm in group)

@@ -59,7 +59,7 @@ class Grid(Generic[Trial]):
         choose: Callable[[Arm], int] | None = None,
         at: int | None = None,
     ) -> Arms:
-        """What each arm measured.
+        """The arms with their measurements.
 
         Args:
             settings: of the experiment.

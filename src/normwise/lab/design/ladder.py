@@ -21,11 +21,11 @@ FASTER = 1.5
 HIGHER = 0.2
 LOST = 50.0
 LESS = 0.01
-"""What the target lies below the highest accuracy of the baseline on validation images."""
+"""The distance of the target below the highest accuracy of the baseline on validation images."""
 
 
 class Rung(NamedTuple):
-    """What is changed against the baseline; the decay of the rate is 6 times as fast where the rate is higher."""
+    """The changes against the baseline; the decay of the rate is 6 times as fast where the rate is higher."""
 
     batch_norm: bool
     times: float
@@ -33,7 +33,7 @@ class Rung(NamedTuple):
 
     @property
     def speed(self) -> float:
-        """Of the decay of the rate."""
+        """The speed of the decay of the rate."""
         return 6.0 if self.times > 1 else 1.0
 
     def weight_decay(self, of_the_baseline: float) -> float:
@@ -63,7 +63,7 @@ def rungs_of(*, batch_norm: bool, activation: str) -> dict[str, Rung]:
 
 @dataclass(frozen=True)
 class Climb:
-    """What every rung measured at one rate of the baseline.
+    """The measurements of every rung at one rate of the baseline.
 
     Args:
         curves: test accuracies of each rung, shape (seeds, looks).

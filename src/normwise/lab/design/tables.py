@@ -49,7 +49,7 @@ def table(
 
 
 def _tried(row: Any) -> int:
-    """How many rates an arm, or each of a group of arms, had to choose from; 0 where none was picked."""
+    """The number of rates that an arm, or each of a group of arms, had to choose from; 0 where none was picked."""
     counts = {
         len(arm.rates) for arm in (row if isinstance(row, Arms) else [row]) if isinstance(arm, Arm) and arm.at is None
     }

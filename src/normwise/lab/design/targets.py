@@ -65,7 +65,7 @@ class Target:
         return found.reshape(len(found), -1)[:, -1]
 
     def shares(self, arm: Arm, what: str = "test") -> Numbers:
-        """What an arm learns at the rate that is picked for it, in shares: shape (seeds, ...)."""
+        """The shares that an arm learns at the rate that is picked for it: shape (seeds, ...)."""
         return shares(arm.numbers(what), self.ends(what))
 
     def at_every_rate(self, arm: Arm, what: str = "test") -> Numbers:
@@ -77,7 +77,7 @@ class Target:
         return fastest(self.at_every_rate(arm, "validation"), self.share, self.at)
 
     def steps(self, arm: Arm, what: str = "test") -> Numbers:
-        """To the target, or all: shape (seeds,)."""
+        """The steps to the target, or all: shape (seeds,)."""
         return steps_to(self.share, self.shares(arm, what), self.at)
 
     def steps_at_every_rate(self, arm: Arm, what: str = "test") -> Numbers:
@@ -85,17 +85,17 @@ class Target:
         return steps_to(self.share, self.at_every_rate(arm, what), self.at)
 
     def reached(self, arm: Arm) -> npt.NDArray[np.bool_]:
-        """Whether it gets there at some look: shape (seeds,)."""
+        """True where the arm gets there at some look: shape (seeds,)."""
         return np.asarray(np.any(self.shares(arm) >= self.share, axis=-1), dtype=np.bool_)
 
     @property
     def level(self) -> float:
-        """As a test accuracy, in the mean over seeds."""
+        """The target as a test accuracy, in the mean over seeds."""
         ones = np.ones(len(self.baseline))
         return float(GUESSED + self.share * np.mean((1 - GUESSED) / shares(ones, self.ends())))
 
     def obstacle(self, *arms: Arm) -> str:
-        """Why no verdict can rest on a comparison of arms in steps to the target; or empty.
+        """The reason why no verdict can rest on a comparison of arms in steps to the target; or empty.
 
         It is that the baseline does not train, that its rate or one of theirs was picked at the edge of its grid, or
         that in most of the seeds none of them gets there, or all of them are there at the first look.

@@ -1,4 +1,4 @@
-"""What the settings of a training have in common, and training at every rate of a grid."""
+"""The settings that trainings have in common, and training at every rate of a grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from normwise.lab.training.stacks import train_stack
 
 Module = TypeVar("Module", bound=nn.Module)
 Measures = dict[str, Callable[[Any], Any]]
-"""What is measured of a trained network, by name."""
+"""The functions that measure a trained network, by name."""
 
 
 def on_both(data: Digits) -> Measures:
@@ -78,7 +78,7 @@ class Training(Rates):
 
 @dataclass(frozen=True)
 class Looks:
-    """When training is looked at, for settings that have ``steps``: each look so many times as late as the one before.
+    """The looks at training, for settings that have ``steps``: each so many times as late as the one before.
 
     Example:
         >>> from dataclasses import dataclass
@@ -92,7 +92,7 @@ class Looks:
     growth: float = 1.1
 
     def looks(self) -> list[int]:
-        """After which steps."""
+        """The steps after which training is looked at."""
         return looks(vars(self)["steps"], growth=self.growth)
 
 

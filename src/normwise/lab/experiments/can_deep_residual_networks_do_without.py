@@ -90,7 +90,7 @@ trials = GRID.trials
 
 
 def network(trial: Trial, settings: Settings) -> Residual:
-    """As it is at the beginning."""
+    """The network as it is at the beginning."""
     return Residual(
         blocks=trial.blocks,
         width=settings.width,

@@ -123,7 +123,7 @@ def normalization(arm: str, channels: int) -> nn.Module:
 
 
 def parameters(width: int, depth: int) -> int:
-    """Of a network with batch norm."""
+    """The number of parameters of a network with batch norm."""
     return pixels() * width + (depth - 1) * width**2 + 2 * depth * width + CLASSES * (width + 1)
 
 

@@ -97,7 +97,7 @@ class Trial:
 
 
 def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
-    """Without normalization and with every part size, on every task, with every seed."""
+    """Trials without normalization and with every part size, on every task, with every seed."""
     return [
         Trial(task, part, seed)
         for task in settings.tasks

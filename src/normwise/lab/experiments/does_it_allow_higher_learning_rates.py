@@ -1,4 +1,4 @@
-"""Which learning rates train a small ReLU network, with and without batch normalization?
+"""The learning rates that train a small ReLU network, with and without batch normalization.
 
 Question:
     How much higher may the learning rate be with batch normalization, and what does batch normalization give at a rate

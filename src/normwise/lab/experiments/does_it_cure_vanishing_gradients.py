@@ -1,4 +1,4 @@
-"""How large is the gradient 30 layers below, with and without batch normalization, before any training?
+"""The size of the gradient 30 layers below, with and without batch normalization, before any training.
 
 Question:
     A gradient that each layer multiplies by 0.9 arrives 30 layers below as 0.9^30 = 0.04 of what it was. Does batch
@@ -70,7 +70,7 @@ PAPER = "Ioffe & Szegedy 2015, section 3.3"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is varied and how large the networks are."""
+    """The values that are varied, and the sizes of the networks."""
 
     layers: int = 30
     width: int = 256
@@ -155,7 +155,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         yield judge(text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0))
 
     def changes(batch_norm: bool) -> list[Numbers]:
-        """By larger weights, for each activation."""
+        """The changes of the factor by larger weights, for each activation."""
         pairs = ([arms[each, batch_norm, scale] for scale in (largest, smallest)] for each in settings.activations)
         return [np.abs(_log_factor(large) - _log_factor(small)) for large, small in pairs]
 

@@ -1,4 +1,4 @@
-"""How accurate is a network whose initial weights are 100 times too small or 30 times too large?
+"""The accuracy of a network whose initial weights are 100 times too small or 30 times too large.
 
 Question:
     How much does the scale of the initial weights matter, with and without batch normalization?

@@ -1,4 +1,4 @@
-"""How small may the batches be that are normalized together, and do the alternatives mind?
+"""The smallest batches that may be normalized together, with batch norm and with its alternatives.
 
 Question:
     How much accuracy does batch normalization lose when a layer's statistics are of 64, 16, 8, 4 or 2 images, with
@@ -102,7 +102,7 @@ def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
 
 
 def normalization(trial: Trial, settings: Settings) -> Normalization | None:
-    """What makes the layers of an arm."""
+    """The function that makes the normalization layers of an arm; None for the arm without any."""
     members, steps = len(settings.rates), settings.batch_steps
     schedule = RenormSchedule(warm_up=steps // 8, r_full=steps // 2, d_full=steps // 3)
     makes: dict[str, Normalization | None] = {

@@ -1,4 +1,4 @@
-"""How rough is the loss along the gradient, and how much does a gradient change when the layers below take a step?
+"""The roughness of the loss along the gradient, and the change of a gradient when the layers below take a step.
 
 Question:
     With batch normalization, does the loss vary less along a step, does the gradient stay closer to what it was, and

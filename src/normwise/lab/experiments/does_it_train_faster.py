@@ -81,7 +81,7 @@ HIGHER = 0.5
 
 @dataclass(frozen=True)
 class Settings(Looks, DenseTraining):
-    """What is swept, and how long training takes."""
+    """The values that are swept, and the length of training."""
 
     inputs: tuple[str, ...] = ("grey", "binary")
     deviations: tuple[float, ...] = (SMALL, 0.3)

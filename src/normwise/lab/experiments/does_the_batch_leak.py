@@ -1,4 +1,4 @@
-"""What an image's company tells a network: batches of few classes, and the difference between training and inference.
+"""Information from the rest of the batch: batches of few classes, and the difference between training and inference.
 
 Question:
     In training the output for an image depends on the other images of its batch. Is inference free of that? And where
@@ -104,7 +104,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 
 def _layers(seed: int) -> dict[str, float]:
-    """What holds exactly: in inference the answer does not depend on the batch, and a batch of one gives the shift."""
+    """Exact facts: in inference the answer does not depend on the batch, and a batch of one gives the shift."""
     data = digits(seed)
     model = Dense(depth=2, width=32, batch_norm=True, seed=seed)
     train(model, data.train, rate=0.1, steps=50, batch=30, seed=seed)

@@ -138,7 +138,7 @@ def _end(curves: Numbers) -> Numbers:
 
 
 def _of_rungs(outcomes: Outcomes, rate: int, name: str) -> dict[str, Numbers]:
-    """What every rung measured at that rate of the baseline: shape (seeds, ...)."""
+    """The measurements of every rung at that rate of the baseline: shape (seeds, ...)."""
     found = {}
     for place, rung in RUNGS.items():
         runs = outcomes.where(batch_norm=rung.batch_norm, activation=rung.activation)

@@ -143,7 +143,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 
 def slope(settings: Settings, spreads: Numbers) -> Numbers:
-    """Of the logarithm of the spread over that of the size, from ``FROM`` on: shape (seeds,)."""
+    """The slope of the logarithm of the spread over that of the size, from ``FROM`` on: shape (seeds,)."""
     places = [place for place, size in enumerate(settings.sizes) if size >= FROM]
     at = np.log(np.array([settings.sizes[place] for place in places]))
     away = at - at.mean()

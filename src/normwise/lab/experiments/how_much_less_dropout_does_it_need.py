@@ -1,4 +1,4 @@
-"""How strong is the best dropout with batch normalization and without it, and do both together underfit?
+"""The best strength of dropout with batch normalization and without it, and whether both together underfit.
 
 Question:
     When each has the strength of dropout that suits it, how much less does a network with batch normalization want, and

@@ -1,4 +1,4 @@
-"""What does whitening cost against dividing each unit alone, and does it train faster per step?
+"""The cost of whitening against dividing each unit alone, and whether it trains faster per step.
 
 Question:
     Batch normalization is a simplification of whitening. How much time does the simplification save, what does a batch

@@ -155,12 +155,12 @@ class End(Arm):
         self._of = arm
 
     def numbers(self, what: str = "test") -> Numbers:
-        """At the last look: shape (seeds,)."""
+        """The values at the last look: shape (seeds,)."""
         return self._of.numbers(what)[..., -1]
 
     @property
     def obstacle(self) -> str:
-        """That of the arm."""
+        """The obstacle of the arm."""
         return self._of.obstacle
 
 

@@ -1,4 +1,4 @@
-"""How far is the variance of a small batch from that of the data, and what does the factor m/(m-1) mend?
+"""The distance of the variance of a small batch from that of the data, and what the factor m/(m-1) corrects.
 
 Question:
     Algorithm 2 takes m/(m-1) times the mean variance of the mini-batches for inference. Is that the variance of the
@@ -87,7 +87,7 @@ def trials(settings: Settings, seeds: Sequence[int]) -> list[Trial]:
 
 
 def _batches_of(settings: Settings) -> list[tuple[str, int]]:
-    """How they are made, and their size."""
+    """The ways in which batches are made, each with a size."""
     return [*(("random", size) for size in settings.sizes), ("class", settings.size_of_class_batches)]
 
 

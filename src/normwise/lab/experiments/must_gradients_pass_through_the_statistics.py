@@ -1,4 +1,4 @@
-"""What happens when the gradient takes the mean and the variance of the batch for constants?
+"""Training with a gradient that takes the mean and the variance of the batch for constants.
 
 Question:
     Does training blow up when the statistics do not take part in back-propagation?

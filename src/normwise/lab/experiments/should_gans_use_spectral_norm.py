@@ -95,7 +95,7 @@ PAIRS = (*((name, "batch") for name in DISCRIMINATORS), *((name, "none") for nam
 LONGER = ("none", "mixed", "spectral")
 """The discriminators that go on at the first of the settings, the usual one."""
 HIGH_RATE = 1
-"""Which of the settings is the high rate."""
+"""The place of the high rate among the settings."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Settings:
     adam: tuple[tuple[float, float], ...] = ((0.001, 0.5), (0.005, 0.5), (0.001, 0.9))
     """Rate and momentum: the usual ones, a high rate, a high momentum."""
     looks: tuple[int, ...] = (50, 100, 200, 400, 700, 1000)
-    """After which steps; the last is the number of steps."""
+    """The numbers of steps at the looks; the last is the number of steps."""
     longer: tuple[int, ...] = (2000, 3000)
     """The same for those that go on."""
     batch: int = 60

@@ -1,4 +1,4 @@
-"""What become of scale and shift in training, what does batch normalization give without them, and is it ever worse?
+"""Scale and shift: their change in training, batch normalization without them, and whether it is ever worse.
 
 Question:
     Scale starts at 1 and shift at 0. How soon do they move, are both needed, and does a network that could undo its
@@ -119,7 +119,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 
 def moved(stack: Stack) -> tuple[list[float], list[float]]:
-    """How far each network's scales are from 1 and its shifts from 0, root mean square over all units."""
+    """The distance of each network's scales from 1 and of its shifts from 0, root mean square over all units."""
     layers = [layer for layer in stack.normalize if isinstance(layer, BatchNorm1d)]
     scales, shifts = ([getattr(layer, name).view(stack.members, -1) for layer in layers] for name in ("weight", "bias"))
     far = (torch.cat(scales, dim=1) - 1, torch.cat(shifts, dim=1))

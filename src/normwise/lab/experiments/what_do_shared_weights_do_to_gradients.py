@@ -1,4 +1,4 @@
-"""What becomes of a gradient on its way through many steps of the same weights, with and without batch normalization?
+"""The size of a gradient on its way through many steps of the same weights, with and without batch normalization.
 
 Question:
     A recurrent chain applies the same matrix W again and again, so that a gradient is multiplied by W^n. Does batch
@@ -149,7 +149,7 @@ def _factor(logs: Numbers, unit: str = "times the gradient") -> Estimate:
 
 
 def _per_step(arm: Arm, radius: float) -> Estimate:
-    """What the gradient is multiplied by per step, far from the output, over the eigenvalue."""
+    """The factor on the gradient per step, far from the output, over the eigenvalue."""
     norms = arm.array("log10_norm")
     far = norms.shape[1] // 2 + 1
     logs = -np.polyfit(np.arange(far), norms[:, :far].T, 1)[0] - np.log10(radius)

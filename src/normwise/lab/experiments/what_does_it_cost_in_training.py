@@ -1,4 +1,4 @@
-"""What batch norm costs ResNet50, InceptionV3 and Xception: parameters, memory for the backward pass, time of a step.
+"""Costs of batch norm in ResNet50, InceptionV3 and Xception: parameters, memory for the backward pass, time of a step.
 
 Question:
     How large is the share of batch norm in the parameters of large networks, in what is kept for the backward pass, and

@@ -185,5 +185,5 @@ def _more_with_tanh(network: Arms) -> Iterator[Statement]:
 
 
 def ratio_of(network: Arms, activation: str) -> Numbers:
-    """By what batch normalization before the activation multiplies the largest usable rate."""
+    """The factor by which batch normalization before the activation multiplies the largest usable rate."""
     return _largest(network[activation, "before"]) / _largest(network[activation, "none"])

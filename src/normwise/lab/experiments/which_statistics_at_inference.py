@@ -1,4 +1,4 @@
-"""Which statistics at inference: exact ones of the final network, a moving average, or those of the middle of training?
+"""Statistics at inference: exact ones of the final network, a moving average, or those of the middle of training?
 
 Question:
     A network has been trained for some steps. From what should its layers take mean and variance at inference: moving

@@ -36,7 +36,7 @@ class Unit(nn.Module):
         self.activate = ACTIVATIONS[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From shape (n, before, h, w) to (n, after, h, w)."""
+        """Map shape (n, before, h, w) to (n, after, h, w)."""
         z = self.convolution(x)
         out: torch.Tensor = (
             self.activate(self.normalize(z)) if self.place == "before" else self.normalize(self.activate(z))
@@ -73,7 +73,7 @@ class Inception(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From shape (n, before, h, w) to (n, 4 width, h, w)."""
+        """Map shape (n, before, h, w) to (n, 4 width, h, w)."""
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
@@ -174,7 +174,7 @@ def changed_behind(model: Chain, images: torch.Tensor) -> float:
 
 
 def dependence_on_contrast(norm: Norm, data: Split, seed: int) -> float:
-    """How much of a layer's output changes with the contrast of each image, by the largest output.
+    """The largest change of a layer's output with the contrast of each image, over the largest output.
 
     The images are what comes out of a convolution without a bias, which is where the layer stands.
 

@@ -57,7 +57,7 @@ def losses(model: Linear, x: Tensor, y: Tensor) -> Tensor:
 
 
 def gradients_of(model: Linear, x: Tensor, y: Tensor) -> list[list[Tensor]]:
-    """Of every parameter of every layer."""
+    """The gradients of every parameter of every layer."""
     flat = torch.autograd.grad(losses(model, x, y).sum(), [each for layer in model.layers for each in layer])
     left = iter(flat)
     return [[next(left) for _ in layer] for layer in model.layers]
@@ -85,7 +85,7 @@ def range_along(model: Linear, gradients: list[list[Tensor]], rates: Tensor, x: 
 
 
 def turns(model: Linear, gradients: list[list[Tensor]], rates: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """How the gradients of weights change when the layers below take their step; leaves the model as it was.
+    """The change of the gradients of weights when the layers below take their step; leaves the model as it was.
 
     Returns:
         For each member the mean over all layers but the first of the cosine between the two gradients, and of their

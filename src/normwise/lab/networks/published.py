@@ -215,7 +215,7 @@ PUBLISHED: dict[str, Callable[[Norm | None, int], nn.Module]] = {
 
 
 def fans(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
-    """How many inputs an output has, and how many outputs an input."""
+    """The number of inputs of an output, and the number of outputs of an input."""
     inside = layer.weight[0].numel()
     if isinstance(layer, nn.Linear):
         return inside, layer.out_features

@@ -16,7 +16,7 @@ ROWS = 8
 
 
 def sequence_shape() -> tuple[int, int]:
-    """How many rows an image has, and how many numbers a row holds, with those of all colours."""
+    """The number of rows of an image, and the number of values in a row, with those of all colours."""
     channels, height, width = shape()
     return height, channels * width
 

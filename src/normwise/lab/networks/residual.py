@@ -25,14 +25,14 @@ class Block(nn.Module):
         self.scale = None if scale is None else nn.Parameter(torch.tensor(scale))
 
     def branch(self, x: torch.Tensor) -> torch.Tensor:
-        """What is added to x."""
+        """The output of the branch, which is added to x."""
         y = x
         for normalize, linear in zip(self.normalize, self.linear, strict=True):
             y = linear(torch.relu(normalize(y)))
         return y if self.scale is None else self.scale * y
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Of the same shape as x, (n, width)."""
+        """The output of the block, of the same shape as x, (n, width)."""
         return x + self.branch(x)
 
 
@@ -72,7 +72,7 @@ class Residual(nn.Module):
 
 
 def ratios(model: Residual, images: torch.Tensor) -> list[float]:
-    """For each block the variance of what enters it, by that of what its branch adds, in training mode."""
+    """The variance of each block's input over the variance of what its branch adds, in training mode."""
     model.train()
     found = []
     with torch.no_grad():

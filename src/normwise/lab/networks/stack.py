@@ -104,7 +104,7 @@ class Stack(nn.Module):
         return self._linear(-1, x)
 
     def normalized(self, layer: int, x: Tensor) -> Tensor:
-        """What the normalization of a layer makes of (members, width, n)."""
+        """The output of the normalization of a layer for x of shape (members, width, n)."""
         channels = x.shape[0] * x.shape[1]
         out: Tensor = self.normalize[layer](x.reshape(1, channels, -1))
         return out.view(x.shape)

@@ -39,7 +39,7 @@ class NormOfBatch(nn.Module):
         self.size = torch.zeros(1, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """By the batch in training, by the averages in inference."""
+        """Normalize by the batch in training, by the averages in inference."""
         if self.training:
             mean = x.mean(dim=2, keepdim=True)
             size = self.norm(x - mean)
@@ -58,7 +58,7 @@ class Noise(nn.Module):
         super().__init__()
         self.inner, self.channels, self.strength = inner, channels, strength
         self.on = False
-        """Whether the noise is there in inference too."""
+        """True if the noise is there in inference too."""
         self.source = torch.Generator().manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Noise(nn.Module):
 
 @contextmanager
 def noise_in_inference(stack: Stack) -> Iterator[None]:
-    """While it is entered, the noise in a stack is there in inference too."""
+    """A context in which the noise in a stack is there in inference too."""
     layers = [layer for layer in stack.normalize if isinstance(layer, Noise)]
     for layer in layers:
         layer.on = True

@@ -1,4 +1,4 @@
-"""Trials worked off by the workers of a Dask cluster, on this machine or on others."""
+"""Trials that are run by the workers of a Dask cluster, on this machine or on others."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Cluster:
 
 
 def work_there(task: Task) -> tuple[str, Done]:
-    """On a worker: one trial at a time, whatever number of threads it has, since trials share global state."""
+    """Run a trial on a worker, one at a time whatever number of threads it has, since trials share global state."""
     with _one_at_a_time:
         try:
             origin = stamp.origin(task.experiment, task.folder or FOLDER)

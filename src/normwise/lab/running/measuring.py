@@ -22,7 +22,7 @@ class ConclusionFailed(NormwiseError):
 
 
 class Measuring:
-    """What is known of an experiment while its trials are worked off, in any order.
+    """The state of an experiment while its trials are run, in any order.
 
     Args:
         name: of the experiment.
@@ -54,7 +54,7 @@ class Measuring:
 
     @property
     def total(self) -> int:
-        """How many trials there are."""
+        """The number of trials."""
         return len(self.tasks)
 
     @property

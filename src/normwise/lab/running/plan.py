@@ -1,4 +1,4 @@
-"""What a run was asked for: how many seeds, which settings, whose images."""
+"""The plan of a run: the number of seeds, the settings, and the images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells whoever wants to know how far it is; the lab itself prints nothing."""
+"""The events of a run, for an observer of its progress; the lab itself prints nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from normwise.lab.results import Result
 
 
 class Progress(Protocol):
-    """What wants to know how far a run is."""
+    """An observer of the progress of a run."""
 
     def on_plan(self, trials: Mapping[str, tuple[int, int]], workers: int) -> None:
         """A run begins: of each experiment, how many trials it has and how many are there from an earlier run."""

@@ -1,4 +1,4 @@
-"""Which files of this package a file reaches by import, and a digest of their code.
+"""The files of this package that a file reaches by import, and a digest of their code.
 
 Imports are read from the syntax tree and not carried out, so that a digest costs milliseconds. All of them count: those
 inside functions, ``import_module("normwise...")``, and the ``__init__`` of every package on the way. Where the name is
@@ -38,7 +38,7 @@ class Import(NamedTuple):
 
 
 class Code(NamedTuple):
-    """What is known of a Python file: a digest of its code, and what it imports, before and behind its doors."""
+    """The facts about a Python file: a digest of its code, and its imports, before and behind its doors."""
 
     digest: str
     imports: frozenset[Import]
@@ -166,7 +166,7 @@ def _imports(node: ast.Import | ast.ImportFrom | ast.Call) -> Iterator[Import]:
 
 
 def _beginning(text: ast.JoinedStr) -> str:
-    """What an f-string begins with before the first value that is not known, ``__name__`` left as it is."""
+    """The beginning of an f-string, before the first value that is not known; ``__name__`` is left as it is."""
     known = ""
     for part in text.values:
         if isinstance(part, ast.Constant):

@@ -1,4 +1,4 @@
-"""What a result depends on and where it was made: versions, machine, date, and a digest of the code."""
+"""The stamp of a result: the versions and the digest of the code that it depends on, the machine and the date."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def origin(experiment: str, folder: Path = FOLDER) -> str:
 
 
 def stamp(*, origin: str, seconds: float, workers: int, device: str = devices.CPU) -> dict[str, Any]:
-    """Where and when a result was made.
+    """The stamp of a result: where and when it was made.
 
     Args:
         origin: see the function of this name.
@@ -69,7 +69,7 @@ def stamp(*, origin: str, seconds: float, workers: int, device: str = devices.CP
 
 @cache
 def commit() -> str:
-    """Of this package's repository, by which the rules can be looked up; empty where it was installed without one."""
+    """The commit of this package's repository, for looking up the rules; empty where it was installed without one."""
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         found = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

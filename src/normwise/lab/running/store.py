@@ -40,7 +40,7 @@ class Store:
                 raise NormwiseError(f"cannot write to the folder {str(folder)!r}: {error.strerror}.") from error
 
     def trial_file(self, task: Task, origin: str) -> Path:
-        """Where the outcome of a task belongs.
+        """The path of the file for the outcome of a task.
 
         Args:
             task: the trial with its settings.
@@ -55,7 +55,7 @@ class Store:
         return self.out / "trials" / task.experiment / f"{key}.json"
 
     def load_trial(self, path: Path) -> Done | None:
-        """What an earlier run left, or None when there is nothing, or nothing whole."""
+        """The outcome that an earlier run left, or None where its file is missing or damaged."""
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["digest"] == digest([kept["outcome"], kept["seconds"]]):
@@ -75,7 +75,7 @@ class Store:
         write(path, json.dumps(kept, allow_nan=False))
 
     def result_file(self, experiment: str) -> Path:
-        """Where the result of an experiment belongs."""
+        """The path of the file for the result of an experiment."""
         return self.out / "results" / f"{experiment}.json"
 
     def load_result(self, experiment: str) -> Result | None:

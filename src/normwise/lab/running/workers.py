@@ -46,7 +46,7 @@ class Task:
 
     experiment: str
     folder: Path | None
-    """Where the experiment is looked for; None: the package's own folder, which another machine has elsewhere."""
+    """The folder of the experiment; None: the package's own folder, which another machine has elsewhere."""
     settings: dict[str, Any]
     trial: dict[str, Any]
     data: Source | None = None
@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What a trial measured, and how long it took; ``error`` says why it measured nothing."""
+    """The measurements of a trial, and the time that it took; ``error`` says why it measured nothing."""
 
     outcome: dict[str, Any]
     seconds: float
@@ -67,7 +67,7 @@ class Done:
 
 
 class Pool(Protocol):
-    """Who works trials off: processes here, or a cluster."""
+    """The place where trials are run: processes here, or a cluster."""
 
     count: int
 
@@ -133,7 +133,7 @@ class Workers:
 
 
 def cores() -> int:
-    """How many cores this process may use, which can be fewer than the machine has."""
+    """The number of cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -157,7 +157,7 @@ def work(task: Task) -> Done:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: arrays and tensors become lists, and numbers that are not finite become None."""
+    """The value as JSON can hold it: arrays and tensors become lists, and numbers that are not finite become None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):

@@ -28,7 +28,7 @@ ITERATIONS = 1000
 
 
 class Generator(nn.Sequential):
-    """From noise of shape (n, noise) to images of shape (n, pixels) between 0 and 1.
+    """Maps noise of shape (n, noise) to images of shape (n, pixels) between 0 and 1.
 
     Args:
         noise: numbers that an image is made from.
@@ -49,7 +49,7 @@ class Generator(nn.Sequential):
 
 
 class Discriminator(nn.Sequential):
-    """From images of shape (n, pixels) to scores of shape (n, 1), high for real ones.
+    """Maps images of shape (n, pixels) to scores of shape (n, 1), high for real ones.
 
     It takes pixels between -1 and 1, as the published ones do; see ``signed``.
 
@@ -184,7 +184,7 @@ def converged(network: Discriminator, iterations: int) -> Discriminator:
 
 
 def of_discriminator(discriminator: Discriminator, images: Tensor) -> dict[str, float]:
-    """Its slopes at real and made images, and how far the singular values of its weights are from 1."""
+    """The slopes of a discriminator at real and made images, and the distance of its singular values from 1."""
     found = {"slope": largest_slope(discriminator, images)}
     if any(is_parametrized(layer) for layer in discriminator):
         exact = converged(discriminator, ITERATIONS)

@@ -1,4 +1,4 @@
-"""How alike the samples are to each layer of a stack: the mean cosine between two of them."""
+"""The similarity of the samples to each layer of a stack: the mean cosine between two of them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from normwise.lab.networks.dense import Dense
 
 
 def noisy(data: Split, size: float, seed: int) -> Split:
-    """With normal noise of a standard deviation, the same for all networks."""
+    """The images with normal noise of a standard deviation, the same for all networks."""
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(seed))
     return Split(data.images + size * noise, data.labels, data.rows)
 

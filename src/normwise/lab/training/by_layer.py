@@ -1,4 +1,4 @@
-"""What each layer of a dense network receives while it trains, and the rate that would suit each layer."""
+"""The signals that each layer of a dense network receives while it trains, and the rate that would suit each layer."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ class Received:
         self.deviations.append(received.std(dim=1).numpy())
 
     def drift(self) -> list[float]:
-        """Of each layer the median over units of the spread of the mean over time, over the mean deviation."""
+        """The drift of each layer: the median over units of the mean's spread over time, over the mean deviation."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # diverged networks, and dead units
             moved = spread_over_time(np.array(self.means), self.at, axis=0)
             drift = moved / over_time(np.array(self.deviations), self.at, axis=0)
             return [float(each) for each in np.median(drift, axis=1)]
 
     def sizes(self) -> list[float]:
-        """Of each layer the mean over units of the standard deviation, at the last look."""
+        """The size of the signals of each layer: the mean over units of the standard deviation, at the last look."""
         return [float(each) for each in self.deviations[-1].mean(axis=1)]
 
 
 def sizes(model: Dense, images: Tensor) -> list[float]:
-    """Of each layer the mean over units of the standard deviation of what activations receive, by batch statistics."""
+    """The mean over each layer's units of the standard deviation of what activations receive, by batch statistics."""
     twin = copy.deepcopy(model).train()
     with torch.no_grad():
         return [float(each) for each in _received(twin, images).std(dim=1).mean(dim=1)]
 
 
 def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[float] = RATES) -> list[float]:
-    """For each hidden layer the rate at which one step of that layer alone lowers the loss of the batch most.
+    """The rate for each hidden layer at which one step of that layer alone lowers the loss of the batch most.
 
     Args:
         model: stays as it is.
@@ -85,12 +85,12 @@ def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[flo
 
 
 def unevenness(rates: Numbers) -> Numbers:
-    """How many times the largest is the smallest: shape (..., layers) to (...)."""
+    """The largest rate over the smallest one: shape (..., layers) to (...)."""
     return np.asarray(rates.max(axis=-1) / rates.min(axis=-1))
 
 
 def _received(model: Dense, images: Tensor) -> Tensor:
-    """What the activations receive: shape (layers, images, units)."""
+    """The signals that the activations receive: shape (layers, images, units)."""
     received: list[Tensor] = []
     hooks = [each.register_forward_hook(lambda *seen: received.append(seen[-1])) for each in model.normalize]
     model(images)

@@ -1,4 +1,4 @@
-"""What statistics cost: bytes that are held at once, images that go through a network, and seconds."""
+"""The cost of statistics: bytes that are held at once, images that go through a network, and seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = 20
 
 
 class HeldBytes(TorchDispatchMode):
-    """While it is entered, counts the bytes of the tensors that operations make, until the last view of them is gone.
+    """Counts the bytes of the tensors that operations make while it is entered, until the last view of them is gone.
 
     ``peak`` is the most that was held at once. What an operation needs inside is not counted, nor is what was there
     before.
@@ -67,7 +67,7 @@ class HeldBytes(TorchDispatchMode):
 
 
 def costs(model: Dense, data: Split, batch: int, repeats: int) -> dict[str, float]:
-    """What a training step and exact statistics of a network cost.
+    """The costs of a training step and of exact statistics of a network.
 
     Args:
         model: is left with the statistics of the data.
@@ -106,7 +106,7 @@ def costs(model: Dense, data: Split, batch: int, repeats: int) -> dict[str, floa
 
 
 def _images_through(model: nn.Module, deed: Callable[[], object]) -> int:
-    """How many images a deed sends through a network."""
+    """The number of images that go through a network during ``deed``."""
     counts: list[int] = []
     hook = model.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
     deed()

@@ -74,7 +74,7 @@ def half_a_cosine(steps: int) -> Callable[[int], float]:
 
 
 def accuracies(model: nn.Module, data: Digits) -> dict[str, float]:
-    """On validation images, to choose by, and on test images, to report."""
+    """The accuracies on validation images, to choose by, and on test images, to report."""
     return {"validation": accuracy(model, data.validation), "test": accuracy(model, data.test)}
 
 

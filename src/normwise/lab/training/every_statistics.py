@@ -34,7 +34,7 @@ class EveryStatistics:
         self.images = {"few": data.train.images[:few], "exact": data.train.images}
         self.logs = [Log(layer) for layer in stack.normalize]
         self.found: dict[str, list[Any]] = {}
-        """By kind: lists over the looks, of one accuracy for each network."""
+        """The accuracies by kind: lists over the looks, of one accuracy for each network."""
 
     def __call__(self, step: int) -> None:  # noqa: ARG002  # the steps are known
         """Look once."""
@@ -52,7 +52,7 @@ class EveryStatistics:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """While it is entered, the statistics of the layers may change; then they are what they were."""
+        """A context in which the statistics of the layers may change; after it they are what they were."""
         before = copy.deepcopy([dict(log.layer.named_buffers()) for log in self.logs])
         yield
         for log, buffers in zip(self.logs, before, strict=True):

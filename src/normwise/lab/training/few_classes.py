@@ -38,7 +38,7 @@ def by_own_statistics(stack: Stack, source: Iterator[tuple[Tensor, Tensor]], cou
 
 
 def dependence_on_the_batch(model: Dense, images: Tensor) -> dict[str, float]:
-    """How far the logits of an image change with its batch.
+    """The change of an image's logits with the other images of its batch.
 
     Args:
         model: with batch normalization, in double precision.

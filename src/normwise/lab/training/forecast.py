@@ -36,7 +36,7 @@ class Forecast(nn.Module):
             draw(layer, glorot(layer.in_features), generator)
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From shape (n, window): the prediction in normalized units, and the location and scale to put back."""
+        """The prediction from shape (n, window) in normalized units, and the location and scale to put back."""
         if self.own:
             location, var = windows.mean(dim=1), windows.var(dim=1, correction=0)
             scale = (var + 1e-6 * location.square()).sqrt()  # a window of equal prices must not divide by 0
@@ -86,7 +86,7 @@ def best_of_rates(
 
 
 def scores(predicted: Numbers, actual: Numbers, last: Numbers, years: int) -> dict[str, Any]:
-    """How good predictions of prices are.
+    """The scores of predictions of prices.
 
     Args:
         predicted: shape (months,).

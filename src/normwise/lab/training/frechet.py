@@ -1,7 +1,7 @@
-"""How good made images are: their Fréchet distance to real ones, and how many classes they cover.
+"""The quality of generated images: their Fréchet distance to real ones, and the number of classes that they cover.
 
-Both are looked up in what a classifier makes of the images that was trained on the real ones, as Heusel et al. 2017 do
-with Inception's features. For features with mean m and covariance C the distance is that between two normal
+Both come from the outputs of a classifier that was trained on the real images, as Heusel et al. 2017 do with
+Inception's features. For features with mean m and covariance C the distance is that between two normal
 distributions:
 
     |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))
@@ -79,7 +79,7 @@ class Examiner:
         return found
 
     def classes(self, images: Tensor) -> int:
-        """How many classes the images cover; see ``SURE`` and ``SHARE``."""
+        """The number of classes that the images cover; see ``SURE`` and ``SHARE``."""
         with torch.no_grad():
             sureness, label = self.classifier(images).softmax(dim=1).max(dim=1)
         counts = torch.bincount(label[sureness >= SURE], minlength=CLASSES)

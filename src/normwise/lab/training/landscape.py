@@ -1,4 +1,4 @@
-"""How rough the loss of a stack of networks is around where they are: probes that leave the networks as they were."""
+"""The roughness of the loss around the weights of a stack of networks: probes that leave the networks as they were."""
 
 from __future__ import annotations
 
@@ -90,6 +90,6 @@ class Roughness:
 
 
 def layer_of(name: str, depth: int, only_readout_biased: bool) -> int:
-    """Which layer a parameter of a stack belongs to; the readout is ``depth``."""
+    """The number of the layer that a parameter of a stack belongs to; the readout is ``depth``."""
     kind, number = name.split(".")[:2]  # with a normalization only the readout has a bias, and that is number 0
     return depth if kind == "biases" and only_readout_biased else int(number)

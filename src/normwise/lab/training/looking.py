@@ -1,4 +1,4 @@
-"""What was seen at looks, over time: each look stands for the steps that it is nearest to.
+"""Values that were seen at looks, over time: each look stands for the steps that it is nearest to.
 
 Looks are close to each other early in training and far apart late; a plain mean over them would be one over the
 beginning, and would change with how many looks there are there.

@@ -12,7 +12,7 @@ from normwise.lab.networks.dense import Dense
 
 
 def in_random_batches(model: Dense, images: Tensor, size: int, times: int, seed: int) -> dict[str, Tensor]:
-    """What a network makes of images that are put into batches again and again.
+    """The outputs of a network for images that are put into random batches again and again.
 
     Args:
         model: in training mode or in inference mode; stays as it is.
@@ -42,7 +42,7 @@ def in_random_batches(model: Dense, images: Tensor, size: int, times: int, seed:
 
 
 def spread(values: Tensor) -> float:
-    """How far outputs of the same image lie apart, over how far those of different images do.
+    """The spread of the outputs of the same image, over the spread of those of different images.
 
     The root mean square of the deviations from the mean of an image's outputs (n - 1), over that of the deviations of
     the images' means from the mean of them all.

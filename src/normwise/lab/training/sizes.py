@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 TINY = 1e-30
-"""What a size of 0 counts as, where its logarithm is taken."""
+"""The size that 0 counts as, where its logarithm is taken."""
 
 
 def sizes(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What the layers with weights receive, and what their weights' gradients are, in training mode.
+    """The sizes of the inputs of layers with weights, and of the gradients by inputs and weights, in training mode.
 
     Args:
         model: of convolutions and linear layers, each of which is called once.

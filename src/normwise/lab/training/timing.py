@@ -1,4 +1,4 @@
-"""How long something takes."""
+"""Measurements of running time."""
 
 from __future__ import annotations
 

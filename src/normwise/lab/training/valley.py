@@ -14,7 +14,7 @@ from normwise.torch import BatchNorm1d
 END = 0.01
 """Of the loss above the minimum, what is left when the minimum counts as reached."""
 RATES = 200
-"""How many rates are tried."""
+"""The number of rates that are tried."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Valley:
 
     @classmethod
     def of(cls, x: Numbers, y: Numbers) -> Valley:
-        """Of these features and this target."""
+        """The valley of these features and this target."""
         hessian = x.T @ x / len(x)
         return cls(hessian, np.asarray(np.linalg.solve(hessian, x.T @ y / len(x)), float))
 
@@ -42,7 +42,7 @@ class Valley:
         return float(high / low)
 
     def above(self, w: Numbers) -> float:
-        """What the loss is above its minimum."""
+        """The height of the loss above its minimum."""
         return float((w - self.minimum) @ self.hessian @ (w - self.minimum) / 2)
 
     def path(self, rate: float, steps: int) -> Numbers:
@@ -89,7 +89,7 @@ class Valley:
         return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
     def found(self, shown: int) -> dict[str, Any]:
-        """All of that in numbers and lists; ``path`` is so many steps of descent at the best rate."""
+        """All properties of the valley in numbers and lists; ``path`` is so many steps of descent at the best rate."""
         rate, steps = self.best()
         return {
             "condition": self.condition,
@@ -102,7 +102,7 @@ class Valley:
         }
 
     def contour(self, level: float, far: float) -> tuple[Numbers, list[float | None]]:
-        """Where the loss is ``level`` times that at w = 0: points around the minimum in units of ``far``.
+        """The contour where the loss is ``level`` times that at w = 0: points around the minimum in units of ``far``.
 
         Returns:
             The first and the second coordinate; the second is None where the point lies outside of 1.5.

@@ -1,4 +1,4 @@
-"""How far the running variances of a stack are from what its layers get in inference, and how that is mended."""
+"""The distance of the running variances of a stack from what its layers get in inference, and its correction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shifts(stack: Stack, data: Split) -> list[list[float]]:
 
 
 def estimate_again(stack: Stack, data: Split) -> None:
-    """Give every layer the statistics of the training images in inference mode; each layer sees the mended ones."""
+    """Give every layer the statistics of the training images in inference mode; each layer sees the corrected ones."""
     stack.eval()
     for layer in stack.normalize:
 
@@ -51,7 +51,7 @@ def estimate_again(stack: Stack, data: Split) -> None:
 
 
 def from_truth(model: Dense, images: torch.Tensor) -> float:
-    """How far the statistics are from the moments of what the layers get at inference; NaN where that is not finite."""
+    """The distance of the statistics from the moments of what the layers get at inference; NaN if it is not finite."""
     model.eval()
     x, far = images, []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What is looked at while a stack trains: accuracies, and the drift of what its last hidden activations receive."""
+"""Measurements while a stack trains: accuracies, and the drift of what its last hidden activations receive."""
 
 from __future__ import annotations
 

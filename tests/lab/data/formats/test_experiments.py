@@ -54,7 +54,7 @@ def tiny(name: str) -> Any:
 
 
 def count(value: Any) -> int:
-    """How many numbers an outcome holds, in lists of whatever lengths."""
+    """The number of values that an outcome holds, in lists of any lengths."""
     return sum(count(each) for each in value) if isinstance(value, list | tuple) else np.size(value)
 
 

@@ -1,4 +1,4 @@
-"""What was written is what is read, whatever the format; and what is damaged is named."""
+"""Reading gives what was written, whatever the format, and an error names what is damaged."""
 
 from __future__ import annotations
 

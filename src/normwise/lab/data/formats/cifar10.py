@@ -58,7 +58,7 @@ class _ArraysOnly(pickle.Unpickler):
     """Reads bytes, numbers, lists, dictionaries and NumPy's arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What NumPy's arrays are made with; anything else is refused."""
+        """The class or function, by its name, that makes NumPy's arrays; anything else is refused."""
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return super().find_class(*ALLOWED[module, name])
