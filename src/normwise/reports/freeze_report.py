@@ -1,4 +1,4 @@
-"""What ``freeze`` and ``unfreeze`` did, layer by layer."""
+"""The report of ``freeze`` and ``unfreeze``, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AFFINE = "affine parameters"
 
 @dataclass(frozen=True)
 class FreezeReport:
-    """What ``freeze`` or ``unfreeze`` did; every normalization layer stands in exactly one of the first three.
+    """The report of ``freeze`` or ``unfreeze``; every normalization layer stands in exactly one of the first three.
 
     Args:
         layers: the layer's name -> what of it was frozen or unfrozen, ``"statistics"`` or ``"affine parameters"`` or

@@ -77,7 +77,7 @@ def _share(layer: LayerFacts) -> float:
 
 
 def _closer(layer: LayerFacts) -> float:
-    """How much of the distance to the data is left when the share of the start is taken out."""
+    """The share of the distance to the data that is left when the share of the start is taken out."""
     share, before = _share(layer), gap(layer)
     if share <= LIMITS["share"][0] or before is None:
         return 1.0
