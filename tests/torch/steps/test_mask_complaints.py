@@ -1,4 +1,4 @@
-"""What padding does to PyTorch's batch norm, and does not to ours behind a mask."""
+"""The effects of padding on PyTorch's batch norm, which ours does not have with a mask."""
 
 from __future__ import annotations
 
