@@ -141,6 +141,6 @@ def keep(found: dict[str, Any]) -> None:
 
 
 def kept() -> dict[str, Any]:
-    """What the file holds."""
+    """The contents of the file."""
     found: dict[str, Any] = json.loads(KEPT.read_text("utf-8"))
     return found
