@@ -110,7 +110,7 @@ def variant(name: str, model: nn.Module) -> nn.Module:
 
 
 def network(name: str) -> nn.Module:
-    """With random weights, in training mode."""
+    """A network with random weights, in training mode."""
     torch.manual_seed(0)
     return build(Architecture("torchvision", name, name)).train()
 
@@ -160,7 +160,7 @@ def _status(field: str) -> int:
 
 
 def peaks(name: str, samples: int, side: int) -> dict[str, int]:
-    """Of each variant in a fresh process."""
+    """The peak of each variant in a fresh process."""
     context = multiprocessing.get_context("spawn")
     found = {}
     for treated in VARIANTS:

@@ -54,7 +54,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of one value or more."""
+    """The spread of one value or more."""
     lower, upper = values[0], values[0]
     if len(values) > 1:
         lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
@@ -82,7 +82,7 @@ def calmest(attempt: Callable[[], Found], width: Callable[[Found], float]) -> Fo
 
 
 def geometric_mean(values: Iterable[tuple[float, float]]) -> float:
-    """Of (value, weight); NaN where there is none.
+    """The geometric mean of (value, weight); NaN where there is none.
 
     >>> geometric_mean([(2.0, 1), (8.0, 1)])
     4.0

@@ -48,7 +48,7 @@ class Language:
 
     @property
     def up(self) -> str:
-        """From a page to docs/learn/."""
+        """The path from a page to docs/learn/."""
         return "../" * len(self.folder.relative_to(LEARN).parts)
 
     def said(self, text: str) -> str:

@@ -65,7 +65,7 @@ def numbers(root: Path, page: dict[str, Any]) -> Figure | None:
 
 
 def fingerprint(figure: Figure | None) -> str:
-    """Of the numbers that a file is drawn from."""
+    """The digest of the numbers that a file is drawn from."""
     return tour.digest(json.dumps(asdict(figure)) if figure else relatives(""))
 
 

@@ -35,7 +35,7 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 class Counts(NamedTuple):
-    """Of a tile: accesses per element, and the bytes of the narrowest of them."""
+    """The counts of a tile: accesses per element, and the bytes of the narrowest of them."""
 
     loads: float
     stores: float

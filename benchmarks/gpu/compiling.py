@@ -25,7 +25,7 @@ SOURCES = ROOT / "src/normwise/kernels/triton_gpu"
 
 
 def digest() -> str:
-    """Of what is compiled and how tensors are cut, without comments and docstrings."""
+    """The digest of what is compiled and how tensors are cut, without comments and docstrings."""
     found = hashlib.sha256()
     for name in COMPILED:
         tree = ast.parse((SOURCES / f"{name}.py").read_text("utf-8"))

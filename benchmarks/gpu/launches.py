@@ -78,7 +78,7 @@ class Asked(NamedTuple):
 
 
 class _Recorder:
-    """In the place of a kernel."""
+    """A stand-in for a kernel."""
 
     def __init__(self, name: str, kernel: Any, into: list[Launch]) -> None:
         self.name, self.kernel, self.into = name, kernel, into

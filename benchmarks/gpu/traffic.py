@@ -24,7 +24,7 @@ INDUCTOR = {False: (3.0, 5.0), True: (4.0, 6.0)}
 
 
 class Traffic(NamedTuple):
-    """Of one layer, forward and backward: tensors moved, and launches."""
+    """The traffic of one layer, forward and backward: tensors moved, and launches."""
 
     forward: float
     backward: float

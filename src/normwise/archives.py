@@ -24,7 +24,7 @@ def arrays_of(path: Path, names: Collection[str], tell: Callable[[str], None]) -
     Args:
         path: of a file without pickled objects.
         names: of a model's inputs.
-        tell: hears which array was taken, where there are several and none has one of the names.
+        tell: called with a sentence on the array taken, where there are several and none has one of the names.
 
     Raises:
         NormwiseError: there is no such file, it holds something else, or its arrays do not have one row per sample.

@@ -168,7 +168,7 @@ def _kept_from_click() -> Iterator[None]:
 
 
 def interrupted() -> NoReturn:
-    """End after Ctrl-C; another one while Python puts everything away is not heard any more."""
+    """End after Ctrl-C; another one while Python puts everything away is ignored."""
     streams.deaf()
     click.echo("normwise: interrupted.", err=True)
     sys.exit(INTERRUPTED)

@@ -45,7 +45,7 @@ def is_output(error: OSError) -> bool:
 
 
 def flush() -> None:
-    """Write what standard output still holds back, so that an error of that is heard of."""
+    """Write what standard output still holds back, so that an error of it is reported."""
     sys.stdout.flush()
 
 
@@ -106,6 +106,6 @@ def print_json(text: str) -> None:
 
 
 def deaf() -> None:
-    """Hear Ctrl-C no more; the process is about to end."""
+    """Ignore Ctrl-C from here on; the process is about to end."""
     with suppress(ValueError):  # not in the main thread, as in a test
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -19,7 +19,7 @@ class FreezeReport:
             both.
         skipped: the layer's name -> why it is as it was.
         not_reached: places of normalization that is code and no layer, with the reason.
-        partly: for layers of which one part was changed and the other was not: the layer's name -> why not.
+        partly: for layers with one part that was changed and one that was not: the layer's name -> why not.
         deed: ``"frozen"`` or ``"unfrozen"``.
         remark: what is left for the caller to do; empty where that is nothing.
 

@@ -15,7 +15,7 @@ SIZE = 32
 
 
 def by_a_loop(layer: nn.Module, x: Tensor, size: int = SIZE) -> Tensor:
-    """As TabNet has it: ``torch.chunk`` into virtual batches, and the layer on each."""
+    """The loop as TabNet has it: ``torch.chunk`` into virtual batches, and the layer on each."""
     return torch.cat([layer(part) for part in x.chunk(math.ceil(len(x) / size))])
 
 

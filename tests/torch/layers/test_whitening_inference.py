@@ -84,7 +84,7 @@ def assigned(layer: Any) -> None:
 
 
 def by_numpy(layer: Any) -> None:
-    layer.running_covariance.numpy()[:] *= 2  # PyTorch hears nothing of it
+    layer.running_covariance.numpy()[:] *= 2  # PyTorch does not notice it
 
 
 def with_another_eps(layer: Any) -> None:

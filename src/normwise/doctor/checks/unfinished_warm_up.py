@@ -89,7 +89,7 @@ def _closer(layer: LayerFacts) -> float:
 
 
 def sick() -> ModelFacts:
-    """A layer of which five batches are all that it has."""
+    """A layer that has seen five batches only."""
     share = 0.9**5
     return model(layer("bn", mean=3 * (1 - share), var=1.0, updates=5, own=_at_three(), served=_at_three()), apart=1.0)
 
