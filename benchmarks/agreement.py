@@ -32,7 +32,7 @@ def judged_channels(size: tuple[int, ...]) -> list[int]:
 
 
 def disagreement(case: Case, i: Inputs) -> str:
-    """What is wrong with our call, or nothing; changes ``i.dy`` where rounding decides on the side of a kink.
+    """The error of our call, in words, or nothing; changes ``i.dy`` where rounding decides on the side of a kink.
 
     The bounds are those of the tests. Batch normalization goes channel by channel, so some channels of the whole call
     are compared with the reference on these channels alone.

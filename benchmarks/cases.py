@@ -1,4 +1,4 @@
-"""What one row of the table is: a shape, how it lies in memory, what is computed, and the tensors for it."""
+"""The case of one row of the table: a shape, its layout in memory, the computation, and the tensors for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What ``--only`` looks in."""
+        """The text that ``--only`` looks in."""
         parts = (self.shape.network, self.shape.name, self.dtype, f"channels {self.layout}", self.operation)
         return ", ".join((*parts, self.phase, self.memory))
 
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def weight(self) -> int:
-        """How many layers of its network the row stands for."""
+        """The number of layers of its network that the row stands for."""
         return self.shape.adding if self.adds else self.shape.count
 
     @property

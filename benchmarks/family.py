@@ -1,4 +1,4 @@
-"""What each layer of the family costs against PyTorch's batch norm: ``python -m benchmarks.family``.
+"""The cost of each layer of the family against PyTorch's batch norm: ``python -m benchmarks.family``.
 
 Two shapes of ResNet-50 in both layouts, one thread, float32, everyone in turn, memory kept between calls for everyone.
 The time is the thread's own on the processor, so that the turns of other processes are not in it.
@@ -71,7 +71,7 @@ def whitening_layers(shape: tuple[int, ...], size: int, *, training: bool) -> di
 
 
 def calls(shape: tuple[int, ...], layout: str, phase: str) -> dict[str, Callable[[], object]]:
-    """What is timed of all layers: inference, or forward and backward."""
+    """The calls that are timed, of all layers: inference, or forward and backward."""
     x, dy = (torch.randn(shape).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2))
     return timed_calls(layers(shape, training=phase == "training"), x, dy, training=phase == "training")
 
@@ -79,7 +79,7 @@ def calls(shape: tuple[int, ...], layout: str, phase: str) -> dict[str, Callable
 def timed_calls(
     layers: Mapping[str, tuple[nn.Module, Layer]], x: Tensor, dy: Tensor, *, training: bool
 ) -> dict[str, Callable[[], object]]:
-    """What is timed of these."""
+    """The calls that are timed, of these layers."""
 
     def timed(layer: nn.Module, call: Layer) -> Callable[[], object]:
         learns = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()

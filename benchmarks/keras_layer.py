@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def calls() -> Iterator[tuple[str, int, Callable[..., Callable[[], Any]]]]:
-    """What is measured: its name, how many such layers a ResNet-50 has, and what makes the call of either side."""
+    """The layers to measure: name, number in a ResNet-50, and the function that makes the call of either side."""
     for shape in RESNET50_LAYERS:
         size = (8, *shape.size[2:], shape.size[1])
         yield "x".join(map(str, size)), shape.count, partial(layer_pass, size)

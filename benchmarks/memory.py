@@ -1,4 +1,4 @@
-"""Where outputs come from, the same for both sides: page faults of fresh blocks cost as much as the arithmetic."""
+"""The memory that outputs come from, alike for both: page faults of fresh blocks cost as much as the arithmetic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
 
 @dataclass
 class _Process:
-    """What was done to this process."""
+    """The changes that were made to this process."""
 
     pool_limit: int | None = None  # what the user has it at
     heap_keeps: bool = False

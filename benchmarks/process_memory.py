@@ -1,4 +1,4 @@
-"""What it brings to a training step that the process keeps its memory: ``normwise.process_memory.keep()``.
+"""The gain of a training step from a process that keeps its memory: ``normwise.process_memory.keep()``.
 
     python -m benchmarks.process_memory [--quick]
 

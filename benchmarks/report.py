@@ -42,7 +42,7 @@ class Run:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on: versions, processor, threads."""
+    """The conditions that the numbers depend on: versions, processor, threads."""
     found = {name: version for name, version in stamp.versions().items() if version and name != "sklearn"}
     huge = re.search(r"\[(\w+)\]", HUGE_PAGES.read_text("ascii")) if HUGE_PAGES.exists() else None
     return {

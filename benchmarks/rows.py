@@ -18,7 +18,7 @@ Attempt = tuple[dict[str, list[float]], dict[str, int], dict[str, Spread]]
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured for a case.
+    """The measurements of a case.
 
     Args:
         case: what.

@@ -1,4 +1,4 @@
-"""How fast is it, and is it right at that speed? From the repository: python -m benchmarks.run --quick.
+"""Measure how fast it is, and whether it is right at that speed. From the repository: python -m benchmarks.run --quick.
 
 Every shape of ``shapes.py`` in every dtype, layout, operation, pass and memory treatment, against the peers, in turn.
 Ends with 1 where a call does not agree with the float64 formulas; such a call is not timed.

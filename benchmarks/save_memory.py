@@ -1,4 +1,4 @@
-"""What ``normwise.save_memory`` saves and costs in whole networks: ``python -m benchmarks.save_memory``.
+"""The gain and the cost of ``normwise.save_memory`` in whole networks: ``python -m benchmarks.save_memory``.
 
 For each of torchvision's networks: the bytes that autograd keeps between forward and backward, the peak of a process
 that does nothing else, and the time of a training step, for PyTorch's own layers, for the network after
@@ -110,7 +110,7 @@ def variant(name: str, model: nn.Module) -> nn.Module:
 
 
 def network(name: str) -> nn.Module:
-    """With random weights, in training mode."""
+    """A network with random weights, in training mode."""
     torch.manual_seed(0)
     return build(Architecture("torchvision", name, name)).train()
 
@@ -160,7 +160,7 @@ def _status(field: str) -> int:
 
 
 def peaks(name: str, samples: int, side: int) -> dict[str, int]:
-    """Of each variant in a fresh process."""
+    """The peak of each variant in a fresh process."""
     context = multiprocessing.get_context("spawn")
     found = {}
     for treated in VARIANTS:
@@ -173,7 +173,7 @@ def peaks(name: str, samples: int, side: int) -> dict[str, int]:
 
 
 def same_gradients(fused: nn.Module, saved: nn.Module, images: Tensor, labels: Tensor) -> bool:
-    """Whether a step from the same weights and random numbers gives the same bits."""
+    """True if a step from the same weights and random numbers gives the same bits."""
     found = []
     for model in (copy.deepcopy(fused), copy.deepcopy(saved)):
         torch.manual_seed(2)
@@ -242,7 +242,7 @@ def told(row: Row) -> str:
 
 
 def missed(row: Row) -> list[str]:
-    """What falls short of the targets."""
+    """The results that fall short of the targets."""
     found = [] if row.same_gradients else ["the gradients are not the same"]
     if row.ratio_of_bytes > row.target:
         found.append(f"bytes {row.ratio_of_bytes:.2f}, wanted {row.target}")

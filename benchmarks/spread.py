@@ -1,4 +1,4 @@
-"""What is said of times taken in turn: medians of paired ratios, and nothing where these are too far apart."""
+"""The words for times taken in turn: medians of paired ratios, and nothing where these are too far apart."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Spread:
 
     @property
     def calm(self) -> bool:
-        """Whether the median may be published.
+        """True if the median may be published.
 
         >>> spread([0.9, 1.0, 1.1]).calm, spread([0.5, 1.0, 2.0]).calm
         (True, False)
@@ -46,7 +46,7 @@ class Spread:
 
     @property
     def said(self) -> str:
-        """What is published: the numbers, or why there are none."""
+        """The text that is published: the numbers, or why there are none."""
         return str(self) if self.calm else f"{TOO_BUSY}: the quartiles were {self.lower:.2f} and {self.upper:.2f}"
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of one value or more."""
+    """The spread of one value or more."""
     lower, upper = values[0], values[0]
     if len(values) > 1:
         lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
@@ -62,12 +62,12 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
-    """How many times longer they took than we did, each of theirs against ours of the same round."""
+    """The ratio of their time to ours, each of theirs against ours of the same round."""
     return spread([a / b for a, b in zip(theirs, ours, strict=True)])
 
 
 def calmest(attempt: Callable[[], Found], width: Callable[[Found], float]) -> Found:
-    """What ``attempt`` measures; again where it is too wide, ``ATTEMPTS`` times at most. The narrowest of them.
+    """The narrowest result of ``attempt``, which is called again where one is too wide, ``ATTEMPTS`` times at most.
 
     >>> widths = iter([2.0, 1.5, 1.2])
     >>> calmest(lambda: next(widths), lambda found: found)
@@ -82,7 +82,7 @@ def calmest(attempt: Callable[[], Found], width: Callable[[Found], float]) -> Fo
 
 
 def geometric_mean(values: Iterable[tuple[float, float]]) -> float:
-    """Of (value, weight); NaN where there is none.
+    """The geometric mean of (value, weight); NaN where there is none.
 
     >>> geometric_mean([(2.0, 1), (8.0, 1)])
     4.0

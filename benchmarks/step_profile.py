@@ -1,4 +1,4 @@
-"""Where a training step's time goes, and what of a layer's gain reaches it: ``python -m benchmarks.step_profile``.
+"""The parts of a training step's time, and the gain of layers that reaches it: ``python -m benchmarks.step_profile``.
 
 For ResNet-50 and MobileNetV2, with PyTorch's layers and after ``normwise.fuse``, in both layouts, eager and in float32:
 
@@ -45,7 +45,7 @@ KINDS = {
 
 
 def kind_of(operator: str) -> str:
-    """Which kind of work one of the profiler's names is.
+    """The kind of work that one of the profiler's names is.
 
     >>> kind_of("aten::mkldnn_convolution"), kind_of("aten::native_batch_norm"), kind_of("aten::max_pool2d")
     ('convolutions', 'batch norm, activation, addition', 'everything else')
@@ -138,7 +138,7 @@ def measured(network: Network, layout: str, *, rounds: int, pairs: int) -> dict[
 
 
 def said(found: dict[str, Any]) -> Iterable[str]:
-    """What is printed of one network."""
+    """The lines that are printed of one network."""
     yield f"{found['network']}, channels {found['layout']}"
     for name, taken in found["seconds"].items():
         kinds = ", ".join(f"{kind} {value:.0f}" for kind, value in found["milliseconds by kind"][name].items())

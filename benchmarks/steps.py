@@ -73,7 +73,7 @@ class Step:
 
 
 def settings(networks: Sequence[Network], layouts: Sequence[str], dtypes: Sequence[str]) -> Iterator[Setting]:
-    """What there is of each network: sound and rows of features have one layout."""
+    """The settings that there are of each network: sound and rows of features have one layout."""
     for network in networks:
         for layout in layouts if len(network.sample) == 3 else layouts[:1]:
             for dtype in dtypes:
@@ -148,7 +148,7 @@ def step(model: nn.Module, inputs: Tensor, labels: Tensor, *, dtype: str = "floa
 
 
 def _disagreement(calls: dict[str, Callable[[], Tensor]], models: dict[str, nn.Module], within: float) -> str:
-    """Whether the first step of one is another's, to what so many layers make of rounding."""
+    """The disagreement of the first steps beyond what so many layers make of rounding, in words; empty without one."""
     found = {name: (float(call()), _size_of_gradients(models[name])) for name, call in calls.items()}
     for name, each in found.items():
         apart = max(abs(mine / theirs - 1) for mine, theirs in zip(each, found[EAGER], strict=True))

@@ -1,4 +1,4 @@
-"""What is aimed at, and whether it is met: ratios over ResNet-50's layers, weighted by count."""
+"""The targets, and whether they are met: ratios over ResNet-50's layers, weighted by count."""
 
 from __future__ import annotations
 

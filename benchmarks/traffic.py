@@ -12,7 +12,7 @@ _MASKS = {"forward": 1, "inference": 0, "forward+backward": 2}
 
 
 def least_bytes(case: Case) -> float:
-    """What has to be read and written, by the scheme that reads x once in the forward, and x and dy in the backward."""
+    """The bytes to read and write, by the scheme that reads x once in the forward, and x and dy in the backward."""
     if not case.adds:
         return float(_TENSORS[case.phase] * case.bytes)
     bits: int = DTYPES[case.dtype].itemsize * 8

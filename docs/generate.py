@@ -88,7 +88,7 @@ def member_pages(root: Path, folder: Path, family: str, title: str) -> dict[Path
 
 
 def title_of(page: str) -> str:
-    """What stands in a page's first heading."""
+    """The text of a page's first heading."""
     return page.partition("\n# ")[2].partition("\n")[0]
 
 
@@ -224,7 +224,7 @@ def exported(door: Path, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def defines(node: ast.stmt, name: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
-    """Whether the statement is the class or the function of that name."""
+    """True if the statement is the class or the function of that name."""
     return isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
 
 
@@ -287,7 +287,7 @@ def found(source: Path, root: Path) -> str:
 
 
 def claims_page(root: Path) -> str:
-    """What the lab's last full runs concluded, from their results as they are kept."""
+    """The conclusions of the lab's last full runs, from their results as they are kept."""
     from normwise.report import markdown
 
     source = f"the results in {KEPT.as_posix()}/, which `normwise lab run --keep {KEPT.as_posix()}` writes,"

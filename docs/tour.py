@@ -33,7 +33,7 @@ NOTICE = "<!-- Generated from {source} by `make docs`; edit it there. -->\n\n"
 
 @dataclass(frozen=True)
 class Language:
-    """Where the pages of a language stand, and the words that are the same on all of them: see ``languages.toml``."""
+    """The place of the pages of a language, and the words that are the same on all of them: see ``languages.toml``."""
 
     name: str
     folder: Path
@@ -48,7 +48,7 @@ class Language:
 
     @property
     def up(self) -> str:
-        """From a page to docs/learn/."""
+        """The path from a page to docs/learn/."""
         return "../" * len(self.folder.relative_to(LEARN).parts)
 
     def said(self, text: str) -> str:
@@ -98,7 +98,7 @@ def source(root: Path, language: Language, page: str) -> str:
 
 
 def source_of(language: Language, page: str) -> Path:
-    """Where that text stands."""
+    """The place of that text."""
     return SOURCE / (f"index.{language.name}.md" if page == "index" else f"{page}/{language.name}.md")
 
 
@@ -125,7 +125,7 @@ def code(root: Path, page: str, printed: dict[str, dict[str, str]]) -> str:
 
 
 def measured(page: dict[str, Any], runs: Sequence[Runs], language: Language) -> str:
-    """What the lab found about each claim of a page, on each data set: a table, with links to the experiments."""
+    """The results of the lab about each claim of a page, on each data set: a table, with links to the experiments."""
     rows = [f"| {' | '.join(language.columns)} |", "|---|---|---|---|"]
     for claim in page["claim"]:
         for place, (on, line) in enumerate(lines_of(claim, runs)):
@@ -138,14 +138,14 @@ def measured(page: dict[str, Any], runs: Sequence[Runs], language: Language) -> 
 
 
 def verdict(line: Line, language: Language) -> str:
-    """What all runs together say of a statement; why they say nothing, where they do not."""
+    """The verdict of all runs together on a statement, with the reason where they have none."""
     statement = line.statement
     why = f" ({language.said(statement.why)})" if statement.why else ""
     return cell(f"{wording.SYMBOLS[statement.verdict]} {language.said(statement.verdict.value)}{why}")
 
 
 def numbers(line: Line, language: Language) -> str:
-    """What the first run measured and, behind a semicolon, the second one."""
+    """The result of the first run and, behind a semicolon, that of the second one."""
     effects = [each.effect for each in (line.first, line.second) if each]
     both = (f"{language.said(wording.value(each))} [{language.said(wording.interval(each))}]" for each in effects)
     return cell("; ".join(both))
@@ -199,14 +199,14 @@ def digest(text: str) -> str:
 
 
 def kept_prints(root: Path) -> dict[str, dict[str, str]]:
-    """What each program printed, with the digest of the program that did."""
+    """The output of each program, with the digest of the program that printed it."""
     path = root / SOURCE / "printed.json"
     found: dict[str, dict[str, str]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return found
 
 
 def run(programs: dict[str, str], framework: str) -> dict[str, str]:
-    """What programs print, each pasted alone into one fresh process of a framework.
+    """The output of programs, each pasted alone into one fresh process of a framework.
 
     Raises:
         SystemExit: one of them failed.

@@ -35,7 +35,7 @@ def by_hand() -> Figure:
 
 
 def training_and_inference() -> Figure:
-    """How near a moving average has come that begins at 0."""
+    """A figure of a moving average that begins at 0: how near to the true mean it has come."""
     steps = np.arange(1, 401)
     series = tuple(
         Series(f"old weighs {old}", tuple(steps.tolist()), tuple((100 * (1 - old**steps)).tolist()))
@@ -65,7 +65,7 @@ def numbers(root: Path, page: dict[str, Any]) -> Figure | None:
 
 
 def fingerprint(figure: Figure | None) -> str:
-    """Of the numbers that a file is drawn from."""
+    """The digest of the numbers that a file is drawn from."""
     return tour.digest(json.dumps(asdict(figure)) if figure else relatives(""))
 
 
@@ -144,7 +144,7 @@ def file(title: str, mark: str, style: str, size: tuple[float, float], parts: li
 
 
 def relatives(mark: str, style: str = "") -> str:
-    """Which values of a batch share a mean: samples downwards, channels across."""
+    """A picture of the values of a batch that share a mean: samples downwards, channels across."""
     kinds: dict[str, Callable[[int, int], bool]] = {
         "batch norm": lambda _, channel: channel == 0,
         "layer norm": lambda sample, _: sample == 0,

@@ -51,7 +51,7 @@ def find() -> str:
 
 
 class Page:
-    """What came of opening a file: the messages of the console, and every address that was asked for."""
+    """The outcome of opening a file: the messages of the console, and every address that was asked for."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser, self._session = browser, session

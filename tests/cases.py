@@ -83,7 +83,7 @@ class Problem(NamedTuple):
 
 
 class Law(NamedTuple):
-    """What the reference says about a problem."""
+    """The results of the reference for a problem."""
 
     y: F64
     batch: Moments
@@ -138,7 +138,7 @@ def array(tensor: Tensor) -> F64:
 
 
 def _sizes(p: Problem, batch: Moments) -> Sizes:
-    """What decides how exact the computation can be."""
+    """The sizes that decide how exact the computation can be."""
     along = (1, -1, *[1] * (p.x.dim() - 2))
     mean, var = (batch.mean, batch.var) if p.training else (array(p.mean), array(p.var))
     inv = (1 / np.sqrt(var + p.eps)).reshape(along)
@@ -157,7 +157,7 @@ def _sizes(p: Problem, batch: Moments) -> Sizes:
 
 
 def law(p: Problem) -> tuple[Law, Tensor]:
-    """What the reference says, and the gradient of the loss for y for which it says it.
+    """The results of the reference, and the gradient of the loss for y that they belong to.
 
     The gradient is 0 where rounding decides on which side of an activation's kink a value falls.
     """

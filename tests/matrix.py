@@ -33,7 +33,7 @@ BARE = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where the wheel is tried.
+    """A place where the wheel is tried.
 
     Args:
         name: of its folder too.
@@ -100,7 +100,7 @@ def answer(python: Path, program: str) -> str:
 
 
 def called(python: Path) -> list[str]:
-    """What the bare command line does otherwise than it should."""
+    """The calls of the bare command line that do not do what they should."""
     wrong = []
     for arguments, (code, words) in BARE.items():
         command = [str(python.with_name("normwise")), *arguments.split()]

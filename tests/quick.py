@@ -50,7 +50,7 @@ def name_of(case: str) -> str:
 
 
 class Times:
-    """How long each test took, its slowest case."""
+    """The time that each test took: that of its slowest case."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""How tests run the scripts in examples/cases/, and what they hold them to."""
+"""The way that tests run the scripts in examples/cases/, and the results that the scripts must give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY |= {"8", *(f"{block}.inner.{place}" for block in range(2, 8) for place in 
 
 
 class Case(NamedTuple):
-    """What has to be found first.
+    """The fault that has to be found first.
 
     Attributes:
         check: its name.

@@ -1,4 +1,4 @@
-"""Which share of each room's lines the tests ran, as a table: the end of ``make coverage``.
+"""The share of each room's lines that the tests ran, as a table: the end of ``make coverage``.
 
 Code that the compilers of Triton and PyTorch take up runs in no interpreter, so its lines count as not run.
 """

@@ -42,12 +42,12 @@ def relative(paths: list[Path]) -> list[str]:
 
 
 def lines(path: Path) -> int:
-    """How long a file is."""
+    """The number of lines of a file."""
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def exists(module: str) -> bool:
-    """Whether normwise has this module, by the look of its folder."""
+    """True if normwise has this module, by the look of its folder."""
     path = SOURCE.joinpath(*module.split("."))
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
@@ -104,7 +104,7 @@ def test_every_folder_of_the_source_is_a_package() -> None:
 
 
 def asserts_something(function: ast.AST) -> bool:
-    """Whether a test could fail by its own judgement: assert, raises, warns, or a function that says it checks."""
+    """True if a test could fail by its own judgement: assert, raises, warns, or a function that says it checks."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
             return True
@@ -127,7 +127,7 @@ def test_every_test_asserts_something() -> None:
 
 
 def imported_by(module: str, libraries: set[str]) -> list[str]:
-    """Which of the libraries a fresh process has after importing the module."""
+    """The libraries among these that a fresh process has after importing the module."""
     program = f"import sys, {module}; print(*sorted({libraries!r} & set(sys.modules)))"
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr

@@ -12,7 +12,7 @@ from normwise.failures import LONG, first_words, sentence
 
 
 def error_of(text: str, folder: Path) -> BaseException:
-    """What running a file raises."""
+    """The error that running a file raises."""
     path = folder / "users.py"
     path.write_text(text, encoding="utf-8")
     try:

@@ -1,4 +1,4 @@
-"""Which libraries are installed, under whatever name the distribution has that brings them."""
+"""The libraries that are installed, under whatever name their distribution has."""
 
 from __future__ import annotations
 

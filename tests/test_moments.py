@@ -114,7 +114,7 @@ def test_the_correction_is_written_once() -> None:
 
 
 def _is_less_one(node: ast.expr) -> bool:
-    """Whether this is ``something - 1``."""
+    """True if this is ``something - 1``."""
     return (
         isinstance(node, ast.BinOp)
         and isinstance(node.op, ast.Sub)

@@ -18,7 +18,7 @@ def items(*names: str) -> list[Any]:
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, slow: Path, given: list[Any], *, fast: bool) -> tuple[list[str], list[str]]:
-    """Which cases stay, and which pytest is told of as deselected."""
+    """The cases that stay, and those that are reported to pytest as deselected."""
     monkeypatch.setattr(quick, "SLOW", slow)
     gone: list[str] = []
     hook = SimpleNamespace(pytest_deselected=lambda items: gone.extend(item.nodeid for item in items))

@@ -1,4 +1,4 @@
-"""What the README shows runs, and prints what its comments say."""
+"""The examples of the README run, and print what their comments say."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STEPS = ("2026-11-29-intel-xeon-2-threads-steps", "2026-11-29-intel-xeon-2-threa
 
 
 def whole_steps(name: str) -> dict[tuple[str, bool], list[dict[str, float]]]:
-    """What both results hold of a network: by layout (the last one or not), then eager and compiled."""
+    """The ratios of a network in both results: by eager or compiled and by layout (channels last or not)."""
     found: dict[tuple[str, bool], list[dict[str, float]]] = {}
     for result in STEPS:
         for step in json.loads((ROOT / f"benchmarks/results/{result}.json").read_text("utf-8"))["steps"]:

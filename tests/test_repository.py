@@ -19,7 +19,7 @@ MACHINE_PATHS = re.compile("|".join(rf"(?<![\w.])/{folder}/" for folder in ("roo
 
 
 def tracked_files() -> list[Path]:
-    """What git holds or would hold, or nothing where the sources did not come by git."""
+    """The files that git holds or would hold; skips the test where the sources did not come by git."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so nothing tells the project's files from others")
     command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

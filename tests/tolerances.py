@@ -1,4 +1,4 @@
-"""How far an implementation may be from the reference: the one table, from the dtype, the count and the mean.
+"""The distance that an implementation may have from the reference: one table, from the dtype, the count and the mean.
 
 Every bound is a sum of causes, each a unit roundoff times the size of what is rounded, in the unit of the result:
 
@@ -35,7 +35,7 @@ SMALLEST = {  # below it float16 has no digits left; the others never get there
 
 
 class Sizes(NamedTuple):
-    """What of a computation decides how exact it can be; every array has the shape of x or broadcasts to it."""
+    """The sizes that decide how exact a computation can be; every array has the shape of x or broadcasts to it."""
 
     normalized: F64  # (x - mean) / s
     linear: F64  # normalized * scale + shift

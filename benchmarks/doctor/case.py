@@ -1,4 +1,4 @@
-"""What a fault is: an operator that makes a sick model beside its healthy twin, and the harm that it does."""
+"""The faults of the corpus: operators that make a sick model beside its healthy twin, and the harm that they do."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def loss_harm(
 
 
 def does_harm(loss: float, before: float, lost: float) -> bool:
-    """Whether a loss after another one, and the share of the answers that is lost, are harm."""
+    """True if a loss after another one, and the share of the answers that is lost, are harm."""
     return not loss <= WORSE_LOSS * before or (loss >= WORSE_LOSS_TOO * before and lost >= WORSE_ACCURACY)
 
 

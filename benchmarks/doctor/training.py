@@ -22,7 +22,7 @@ EPOCHS = 5
 
 @cache
 def folder() -> Path:
-    """Where trained weights are kept: another one for another version of what trains them."""
+    """The folder of the trained weights: another one for another version of what trains them."""
     here = Path(__file__).parent
     sources = b"".join(
         (here / name).read_bytes()
@@ -35,7 +35,7 @@ def folder() -> Path:
 
 
 def with_adam(seed: int) -> bool:
-    """Whether a seed trains with AdamW, and not with SGD: two seeds in turns, because operators ask ``seed % 2``."""
+    """True if a seed trains with AdamW, and not with SGD: two seeds in turns, because operators ask ``seed % 2``."""
     return seed // 2 % 2 == 1
 
 

@@ -1,1 +1,1 @@
-"""What can be said of the Triton kernels without a GPU, and what is measured where there is one."""
+"""Facts about the Triton kernels that need no GPU, and measurements where there is one."""

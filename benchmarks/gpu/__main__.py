@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results/gpu"
 
 @click.group()
 def main() -> None:
-    """What can be said of the Triton kernels without a GPU, and what is measured where there is one."""
+    """Facts about the Triton kernels that need no GPU, and measurements where there is one."""
 
 
 @main.command("compile")

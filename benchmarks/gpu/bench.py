@@ -1,4 +1,4 @@
-"""What is measured where there is a GPU, in one go and under ten minutes: layers, whole steps, memory, and a copy.
+"""Measurements where there is a GPU, in one run of under ten minutes: layers, whole steps, memory, and a copy.
 
 Every call is first compared with the float64 formulas by plain PyTorch operations; what does not agree is not timed.
 """
@@ -59,7 +59,7 @@ class Inputs(NamedTuple):
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
-        """What has a gradient."""
+        """The tensors that have a gradient."""
         return tuple(tensor for tensor in self[:4] if tensor is not None)
 
 

@@ -1,4 +1,4 @@
-"""What a launch is compiled to, for GPUs that are not here: registers, spills, shared memory, and memory accesses.
+"""The code that a launch is compiled to, for GPUs that are not here: registers, spills, shared memory, memory accesses.
 
 Accesses are counted in PTX, where a loop stands once; that they are as wide in the machine's own code is seen in SASS.
 """
@@ -35,7 +35,7 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 class Counts(NamedTuple):
-    """Of a tile: accesses per element, and the bytes of the narrowest of them."""
+    """The counts of a tile: accesses per element, and the bytes of the narrowest of them."""
 
     loads: float
     stores: float
@@ -44,7 +44,7 @@ class Counts(NamedTuple):
 
 
 class Binary(NamedTuple):
-    """What one launch was compiled to for one target."""
+    """The code that one launch was compiled to for one target."""
 
     target: int
     registers: int
@@ -60,7 +60,7 @@ class Binary(NamedTuple):
 
 
 def source_of(launch: Launch, *, aligned: bool = True) -> ASTSource:
-    """What Triton compiles for a launch: types for what is passed, values for what is compiled in."""
+    """The source that Triton compiles for a launch: types for what is passed, values for what is compiled in."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}

@@ -25,7 +25,7 @@ SOURCES = ROOT / "src/normwise/kernels/triton_gpu"
 
 
 def digest() -> str:
-    """Of what is compiled and how tensors are cut, without comments and docstrings."""
+    """The digest of what is compiled and how tensors are cut, without comments and docstrings."""
     found = hashlib.sha256()
     for name in COMPILED:
         tree = ast.parse((SOURCES / f"{name}.py").read_text("utf-8"))
@@ -141,6 +141,6 @@ def keep(found: dict[str, Any]) -> None:
 
 
 def kept() -> dict[str, Any]:
-    """What the file holds."""
+    """The contents of the file."""
     found: dict[str, Any] = json.loads(KEPT.read_text("utf-8"))
     return found

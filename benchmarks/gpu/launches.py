@@ -1,4 +1,4 @@
-"""What the kernels' launcher would launch for a tensor, found by running it on tensors without memory."""
+"""The launches that the kernels' launcher would make for a tensor, found by running it on tensors without memory."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Launch(NamedTuple):
 
     @property
     def tile(self) -> Tile | None:
-        """How its tile lies; None of a launch that only puts partial results together."""
+        """The layout of its tile; None for a launch that only puts partial results together."""
         return self.arguments.get("TILE")
 
     @property
     def line(self) -> Line:
-        """What it computes of a normalized value."""
+        """The function that it computes of a normalized value."""
         found: Line = self.arguments.get("LINE", Line(0, False, False, False, False))
         return found
 
@@ -78,7 +78,7 @@ class Asked(NamedTuple):
 
 
 class _Recorder:
-    """In the place of a kernel."""
+    """A stand-in for a kernel."""
 
     def __init__(self, name: str, kernel: Any, into: list[Launch]) -> None:
         self.name, self.kernel, self.into = name, kernel, into

@@ -157,7 +157,7 @@ def _summary(found: dict[str, Any]) -> str:
 
 
 def is_wide(row: dict[str, Any]) -> bool:
-    """Whether all accesses to tensors are 16 bytes wide, or as wide as a thread's part of a tile."""
+    """True if all accesses to tensors are 16 bytes wide, or as wide as a thread's part of a tile."""
     return bool(row["narrowest"] >= min(16, row["elements"] // row["threads"] * _size(row)))
 
 

@@ -24,7 +24,7 @@ INDUCTOR = {False: (3.0, 5.0), True: (4.0, 6.0)}
 
 
 class Traffic(NamedTuple):
-    """Of one layer, forward and backward: tensors moved, and launches."""
+    """The traffic of one layer, forward and backward: tensors moved, and launches."""
 
     forward: float
     backward: float
@@ -81,7 +81,7 @@ def moved(launch: Launch) -> tuple[float, float, float]:
 
 
 def _again(launch: Launch, launches: list[Launch]) -> int:
-    """How many tensors a launch reads that a sweep before it has read."""
+    """The number of tensors that a launch reads and that a sweep before it has read."""
     swept = any(one.name in ("gather", "sum_gradients") for one in launches)
     again = {"normalize": 1, "normalize_gradients": 2} if swept else {"normalize_by_last": 1, "gradients_by_last": 2}
     return again.get(launch.name, 0)
@@ -110,6 +110,6 @@ def rows(dtype: torch.dtype, *, last: bool, settings: Settings = DEFAULT) -> lis
 
 
 def _adding(shape: object) -> int:
-    """How many layers of the shape have an addition behind them; a shape's default says 1 where it is 0."""
+    """The number of layers of the shape that have an addition behind them; a shape's default says 1 where it is 0."""
     adding: int = getattr(shape, "adding", 0)
     return adding

@@ -1,1 +1,1 @@
-"""Whether the operations on whole models are right on the architectures that people use: ``make zoo``."""
+"""Checks that the operations on whole models are right on the architectures that people use: ``make zoo``."""

@@ -146,7 +146,7 @@ def _asked(architecture: Architecture, only: tuple[str, ...]) -> bool:
 
 
 def _kept(out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an earlier run found: results, and the survey."""
+    """The findings of an earlier run: results, and the survey."""
     found = json.loads(out.read_text("utf-8")) if out.exists() else {}
     if found.get("format") != page.FORMAT:
         return {}, {}

@@ -39,7 +39,7 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where it comes from, what it belongs to, and its name there."""
+    """The source of an architecture, the family that it belongs to, and its name there."""
 
     source: str
     family: str
@@ -47,7 +47,7 @@ class Architecture:
 
     @property
     def key(self) -> str:
-        """What it is called in the results."""
+        """The name of the architecture in the results."""
         return f"{self.source}/{self.name}"
 
 
@@ -104,7 +104,7 @@ def in_turn(
 
 
 def survey(task: dict[str, Any]) -> dict[str, Any]:
-    """How many batch norms and parameters architectures have, or why they are ``absent``.
+    """The numbers of batch norms and parameters that architectures have, or why they are ``absent``.
 
     Args:
         task: ``source``, ``family``, ``names``, and ``parameters``, the bound in millions.

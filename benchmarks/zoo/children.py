@@ -22,7 +22,7 @@ _STARTING = threading.Lock()
 
 
 def apart(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What ``work`` returned in a process of its own, or ``error``: why nothing came back.
+    """The result of ``work`` in a process of its own, or ``error``: why nothing came back.
 
     Args:
         work: a function of a module; what it returns goes through JSON.

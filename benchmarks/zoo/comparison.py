@@ -1,4 +1,4 @@
-"""What a PyTorch model computes, in inference and in a step of training, and whether another computes the same."""
+"""The results of a PyTorch model, in inference and in a step of training, and whether another computes the same."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def compared(before: Measured, after: Measured) -> dict[str, float | str]:
 
 
 def changed_state(before: Tensors, after: Tensors) -> str:
-    """In which keys or bytes two ``state_dict`` differ; empty where they do not."""
+    """The keys or bytes in which two ``state_dict`` differ; empty where they do not."""
     if [*before] != [*after]:
         odd = sorted(before.keys() ^ after.keys())
         return f"other keys: {odd[0]}" if odd else "the keys are in another order"
@@ -107,7 +107,7 @@ def difference(before: Tensors, after: Tensors) -> float | str:
 
 
 def finite(tensors: Tensors) -> bool:
-    """Whether all values are."""
+    """True if all values are finite."""
     return all(bool(each.isfinite().all()) for each in tensors.values())
 
 

@@ -1,4 +1,4 @@
-"""Which batch norms of a model are followed by an activation: seen in a forward pass, not asked of ``fuse``."""
+"""The batch norms of a model that are followed by an activation: seen in a forward pass, not asked of ``fuse``."""
 
 from __future__ import annotations
 

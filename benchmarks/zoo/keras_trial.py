@@ -32,7 +32,7 @@ class Measured:
 
 @dataclass
 class Trying:
-    """What an operation is given.
+    """The arguments of an operation.
 
     Args:
         make: a new model with the same weights every time.
@@ -48,7 +48,7 @@ class Trying:
 
 
 def tried(architecture: Architecture, task: dict[str, Any]) -> dict[str, Any]:
-    """What came of one architecture; see ``trial.main``."""
+    """The results of one architecture; see ``trial.main``."""
     from benchmarks.zoo.trial import operated
 
     keras.config.set_floatx("float64")
@@ -166,7 +166,7 @@ def difference(before: Arrays, after: Arrays) -> float | str:
 
 
 def _conditioning(trying: Trying, dtype: str) -> dict[str, float]:
-    """How far everything moves where the input is rounded to another digit."""
+    """The distance that everything moves by where the input is rounded to another digit."""
     x = trying.batches[0]
     noise = np.random.default_rng(0).normal(size=x.shape)
     moved = measured(trying.make(), x * (1 + np.finfo(dtype).eps * noise))

@@ -25,7 +25,7 @@ NEEDS_US = "needs normwise"
 
 @dataclass(frozen=True)
 class Trying:
-    """What an operation is given, and takes copies of.
+    """The things that an operation is given, and takes copies of.
 
     Args:
         model: in training mode, of float64 where it can be.
@@ -50,7 +50,7 @@ class Trying:
 
     @property
     def norms(self) -> int:
-        """How many batch norms there are."""
+        """The number of batch norms."""
         return len(norms_of(self.model))
 
     def groups(self, reasons: Mapping[str, str]) -> dict[str, int]:
@@ -60,7 +60,7 @@ class Trying:
         return grouped(reasons.values(), names, [kind.__name__ for kind in own])
 
     def times(self, changed: nn.Module) -> dict[str, Any]:
-        """How long inference takes, before and after, in float32 and without gradients."""
+        """The time that inference takes, before and after, in float32 and without gradients."""
         if not self.seconds:
             return {}
         before, after, x = copy.deepcopy(self.single).eval(), changed.eval(), self.x.float()

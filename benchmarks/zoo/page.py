@@ -1,4 +1,4 @@
-"""What the zoo measured, as docs/zoo.md and as JSON; each is written at once or not at all."""
+"""The measurements of the zoo, as docs/zoo.md and as JSON; each is written at once or not at all."""
 
 from __future__ import annotations
 

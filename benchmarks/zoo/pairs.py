@@ -15,7 +15,7 @@ FEWEST, MOST = 7, 25
 
 
 def paired(before: Call, after: Call, *, seconds: float = 2.0) -> dict[str, Any]:
-    """How many times the time of ``before`` the time of ``after`` is.
+    """The ratio of the time of ``after`` to the time of ``before``.
 
     The threads of this process are timed, not the clock on the wall, because other processes on the machine disturb
     that less. The order changes with every pair.

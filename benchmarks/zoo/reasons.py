@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z_0-9]+(?:\.[A-Za-z_0-9]+)*")
 
 
 def grouped(reasons: Iterable[str], names: Iterable[str] = (), classes: Iterable[str] = ()) -> dict[str, int]:
-    """How many layers each reason holds for, the most frequent first.
+    """The number of layers that each reason holds for, the most frequent first.
 
     Args:
         reasons: one for each layer.

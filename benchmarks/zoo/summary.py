@@ -40,7 +40,7 @@ def table(rows: Results, operations: Sequence[str]) -> str:
 
 
 def sentences(rows: Results) -> list[str]:
-    """What the table does not say."""
+    """Sentences about what the table does not say."""
     found = [row for row in rows.values() if row.get("followed") is not None]
     found = [row for row in found if "missed" in row["operations"].get("fuse", {})]
     said = []
@@ -73,7 +73,7 @@ def sentences(rows: Results) -> list[str]:
 
 
 def _unfolded(folds: Sequence[Mapping[str, Any]]) -> str:
-    """How far float32 alone is off, which bounds what folding can be asked for."""
+    """The error of float32 alone, in words, which bounds what folding can be asked for."""
     both = [(each["output_error"], own) for each in folds if (own := each.get("float32_error_unfolded")) is not None]
     both = [(folded, own) for folded, own in both if not isinstance(own, str)]
     if not both:
@@ -87,7 +87,7 @@ def _unfolded(folds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def reasons(rows: Results, operation: str) -> str:
-    """How many layers of how many architectures stayed as they were, by reason; empty where none did."""
+    """The numbers of layers and of architectures that stayed as they were, by reason; empty where none did."""
     layers: Counter[str] = Counter()
     where: dict[str, list[str]] = {}
     for name, row in rows.items():
@@ -111,7 +111,7 @@ def reasons(rows: Results, operation: str) -> str:
 
 
 def left_out(surveyed: Mapping[str, Any], results: Results, listed: int) -> list[str]:
-    """Which architectures were not tried, by the bound or reason."""
+    """The architectures that were not tried, by the bound or reason."""
     lines: Counter[str] = Counter()
     example: dict[str, str] = {}
     for name in {*surveyed, *results}:

@@ -26,7 +26,7 @@ Conditioning = Callable[[], dict[str, float]]
 
 
 def main(task: dict[str, Any]) -> dict[str, Any]:
-    """What came of one architecture.
+    """The results of one architecture.
 
     Args:
         task: ``source``, ``name``, ``family``, ``sizes``, ``seed``, ``batch``, ``operations``, ``memory`` in GiB,
@@ -89,7 +89,7 @@ def _tried(architecture: Architecture, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def operated(apply: Callable[[], dict[str, Any]], dtype: str, conditioning: Conditioning) -> dict[str, Any]:
-    """What came of one operation: what it returned and what of it is ``wrong``, or ``refused``, or ``error``."""
+    """The result of one operation: what it returned and what of it is ``wrong``, or ``refused``, or ``error``."""
     began = time.perf_counter()
     try:
         with warnings.catch_warnings():
@@ -108,7 +108,7 @@ def operated(apply: Callable[[], dict[str, Any]], dtype: str, conditioning: Cond
 
 
 def judged(found: dict[str, Any], dtype: str, conditioning: Conditioning) -> tuple[list[str], str]:
-    """What is wrong of differences, in words; and what is large only because the model multiplies rounding."""
+    """The differences that are wrong, in words; and those that are large only because the model multiplies rounding."""
     wrong, rounding = [f"{what}: {value}" for what, value in found.items() if isinstance(value, str)], ""
     large = {what: value for what, value in found.items() if not isinstance(value, str) and value > CLOSE[dtype]}
     if large:
@@ -127,7 +127,7 @@ def images(batch: int, size: int, seed: int, dtype: torch.dtype) -> Tensor:
 
 
 def _conditioning(trying: Trying) -> dict[str, float]:
-    """How far everything moves where the last digit of the input does."""
+    """The distance that everything moves by where the last digit of the input does."""
     x = trying.x * (1 + torch.finfo(trying.x.dtype).eps * torch.randn_like(trying.x))
     found = compared(trying.plain, measured(trying.model, x))
     return {what: value for what, value in found.items() if what in WHAT and not isinstance(value, str)}

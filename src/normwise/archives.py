@@ -24,7 +24,7 @@ def arrays_of(path: Path, names: Collection[str], tell: Callable[[str], None]) -
     Args:
         path: of a file without pickled objects.
         names: of a model's inputs.
-        tell: hears which array was taken, where there are several and none has one of the names.
+        tell: called with a sentence on the array taken, where there are several and none has one of the names.
 
     Raises:
         NormwiseError: there is no such file, it holds something else, or its arrays do not have one row per sample.
@@ -49,12 +49,12 @@ def arrays_of(path: Path, names: Collection[str], tell: Callable[[str], None]) -
 
 
 class Cast:
-    """How the arrays of an ``.npz`` become numbers of a model's dtype.
+    """The conversion of the arrays of an ``.npz`` into numbers of a model's dtype.
 
     Args:
         path: of the file.
         scale: what they are multiplied by; None for nothing.
-        tell: hears a sentence for each array that is not taken as it is.
+        tell: called with a sentence for each array that is not taken as it is.
 
     Example:
         >>> cast = Cast(Path("rows.npz"), 0.25, print)
@@ -104,7 +104,7 @@ class Cast:
                 self.tell(f"the array {name!r} of {str(self.path)!r} is {' and '.join(done)}{self._remark(array)}.")
 
     def _remark(self, array: np.ndarray[Any, Any]) -> str:
-        """Where values are from and to, if a user should look at that."""
+        """The range of the values, in words, if a user should look at it; else an empty text."""
         least, most = float(array.min()), float(array.max())
         if self.scale is not None:
             least, most = sorted((least * self.scale + 0.0, most * self.scale + 0.0))  # which makes 0 of -0
@@ -120,7 +120,7 @@ class Cast:
 
 
 def _changes(array: np.ndarray[Any, Any], dtype: str) -> bool:
-    """Whether an array is one of values, for a model that takes floating-point numbers."""
+    """True if an array holds values and the model takes floating-point numbers."""
     values = array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize < 4)
     return values and np.dtype(dtype).kind == "f"
 

@@ -72,7 +72,7 @@ class StatisticsCaptured(NormwiseError, RuntimeError):
 
 
 class CallFailed(NormwiseError, RuntimeError):
-    """What an operation was given (a model, batches, a loss) failed when it was called; ``__cause__`` is its error."""
+    """A call of something that an operation was given (a model, batches, a loss) failed; ``__cause__`` is its error."""
 
 
 class NothingChanged(UserWarning):
@@ -80,4 +80,4 @@ class NothingChanged(UserWarning):
 
 
 class UnhealthyModel(UserWarning):
-    """What normalization does wrong in a model that is being trained; the message is the diagnosis."""
+    """A fault of normalization in a model that is being trained; the message is the diagnosis."""

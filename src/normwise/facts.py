@@ -1,4 +1,4 @@
-"""What was observed about a model and its data: plain arrays, which the checks of the doctor read and nothing else."""
+"""The facts that were observed about a model and its data: plain arrays, all that the doctor's checks read."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Input:
-    """What of a layer's input in one batch moments do not tell.
+    """The facts about a layer's input in one batch that moments do not tell.
 
     Args:
         shape: of the batch.
@@ -120,7 +120,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What stands around a layer.
+    """The surroundings of a layer.
 
     Args:
         bias_in_front: whether the layer right in front adds a bias.
@@ -190,7 +190,7 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model gives for the data in one state of its statistics.
+    """The results of a model for the data in one state of its statistics.
 
     Args:
         outputs: shape (n, k), of the first samples.
@@ -216,12 +216,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Company:
-    """How much a prediction depends on the samples beside it.
+    """The dependence of a prediction on the other samples of its batch.
 
     Args:
-        apart: the largest difference of a sample's output with other companions, relative to the largest output.
+        apart: the largest difference of a sample's output beside other samples, relative to the largest output.
         first: the first layer whose output differs, or None.
-        companions: how many different companies were tried.
+        companions: how many different sets of other samples were tried.
         by_chance: how much the output of one and the same input differs from call to call.
     """
 
@@ -233,7 +233,7 @@ class Company:
 
 @dataclass(frozen=True)
 class Steps:
-    """What some steps of training did to each layer.
+    """The effects of some steps of training on each layer.
 
     Args:
         number: how many steps.

@@ -63,7 +63,7 @@ def installed_version(library: str) -> str | None:
 
 
 def _can_be_imported(library: str) -> bool:
-    """Whether there is a package of that name; a folder that merely is called so, without code, is none."""
+    """True if there is a package of that name; a folder that merely has that name, without code, is none."""
     try:
         found = find_spec(library)
     except (ImportError, ValueError):
@@ -88,7 +88,7 @@ def framework_of(model: object) -> str | None:
 
 
 def instead_of(operation: str, framework: str = "keras") -> str:
-    """What to do with a model of one framework in the place of an operation for the other.
+    """The advice for a model of one framework in the place of an operation for the other.
 
     Args:
         operation: its name.

@@ -1,4 +1,4 @@
-"""How this installation came here, and the commands that add to it: libraries of an extra, the compiled kernels.
+"""The origin of this installation, and the commands that add to it: libraries of an extra, the compiled kernels.
 
 pip writes down where a package came from unless that was the index, in ``direct_url.json`` beside the metadata
 (https://packaging.python.org/en/latest/specifications/direct-url/). So a command here works for a clone, a wheel file
@@ -27,7 +27,7 @@ COMPILERS = ("c++", "g++", "clang++")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the installed package came from.
+    """The place that the installed package came from.
 
     Args:
         place: a path or a URL as pip takes it; None: the index.
@@ -39,7 +39,7 @@ class Origin:
 
     @classmethod
     def found(cls) -> Origin:
-        """That of this installation."""
+        """The origin of this installation."""
         try:
             written = distribution(NAME).read_text("direct_url.json")
         except PackageNotFoundError:
@@ -48,7 +48,7 @@ class Origin:
 
     @classmethod
     def of(cls, direct_url: dict[str, Any]) -> Origin:
-        """From what pip wrote down.
+        """The origin that pip wrote down.
 
         Example:
             >>> Origin.of({"url": "file:///srv/normwise", "dir_info": {"editable": True}})
@@ -64,16 +64,16 @@ class Origin:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the sources are on this machine."""
+        """True if the sources are on this machine."""
         return self.place is not None and Path(self.place).is_dir()
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was a file or folder of this machine that is there no more."""
+        """True if it was a file or folder of this machine that is no longer there."""
         return self.place is not None and "://" not in self.place and not Path(self.place).exists()
 
     def with_extra(self, extra: str) -> str:
-        """What pip installs the libraries of an extra from.
+        """The requirement from which pip installs the libraries of an extra.
 
         Example:
             >>> Origin("/srv/normwise").with_extra("torch")
@@ -143,7 +143,7 @@ def how_to_build() -> str:
 
 
 def libraries_of(extra: str) -> list[str]:
-    """What an extra installs, as its requirements stand in the metadata, those of extras within it too.
+    """The requirements of an extra, as they stand in the metadata, those of extras within it too.
 
     Example:
         >>> [each.partition(">")[0] for each in libraries_of("torch")]
@@ -160,12 +160,12 @@ def libraries_of(extra: str) -> list[str]:
 
 
 def has_kernels() -> bool:
-    """Whether an extension was compiled into this installation, for whichever framework."""
+    """True if an extension was compiled into this installation, for any framework."""
     return any((Path(__file__).parent / "kernels").glob("_*_kernels.*"))
 
 
 def pip() -> str:
-    """How pip of this Python is called from the shell that called us."""
+    """The command that calls pip of this Python from the shell that called us."""
     found = shutil.which("pip")
     same = found is not None and Path(found).parent == Path(sys.executable).parent
     return "pip" if same else f"{shlex.quote(sys.executable)} -m pip"

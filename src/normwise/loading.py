@@ -1,4 +1,4 @@
-"""What the command line is given by name: found, imported, called; arrays read, and files written whole."""
+"""Objects and files that the command line is given by name: found, imported, called; read, and written whole."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_place(place: str, what: str, *, file: bool = True) -> None:
 
 
 def named_object(place: str, what: str) -> Any:
-    """What stands under a name in a file or a module, whatever it is.
+    """The object of that name in a file or a module, whatever it is.
 
     Args:
         place: ``file.py:name`` or ``package.module:name``.
@@ -137,7 +137,7 @@ def _imported(source: str) -> ModuleType:
 
 
 def called(found: Any, place: str) -> Any:
-    """What the user's callable returns.
+    """The result of the user's callable.
 
     Raises:
         NormwiseError: it is none, needs arguments, or failed.
@@ -163,7 +163,7 @@ def _needed(found: Callable[..., Any]) -> list[str]:
 
 
 def attempt(work: Callable[[], Result], place: str) -> Result:
-    """What the user's code returns; its error in one sentence.
+    """The result of the user's code; its error in one sentence.
 
     Raises:
         NormwiseError: ``work`` failed; an error of normwise's own says enough and stays.
@@ -179,7 +179,7 @@ def attempt(work: Callable[[], Result], place: str) -> Result:
 
 
 def _given(error: Exception) -> str:
-    """What of a batch the model was given when it failed, where a batch is no plain array."""
+    """The part of a batch that the model was given when it failed, where a batch is no plain array."""
     for note in getattr(error, "__notes__", ()):
         what, rule, _ = note.partition(": pass forward_fn=")
         if rule and not what.startswith(_ARRAYS):

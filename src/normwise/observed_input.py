@@ -1,4 +1,4 @@
-"""What of a layer's input its moments do not tell: constant ends, and how it varies along each axis."""
+"""The facts about a layer's input that its moments do not tell: constant ends, and how it varies along each axis."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _holders: set[int] = set()
 
 
 class Kept:
-    """What ``keep`` gives: the memory is kept until ``undo()``, or the end of a ``with`` block.
+    """The result of ``keep``: the memory is kept until ``undo()``, or the end of a ``with`` block.
 
     Example:
         >>> with keep():
@@ -99,7 +99,7 @@ def _give_back(libc: Any) -> None:
 
 
 def _serves_from_the_heap(libc: Any) -> bool:
-    """Whether malloc obeys: another one, loaded in front of glibc's, has a mallopt behind it that does nothing."""
+    """True if malloc obeys: another one, loaded in front of glibc's, has a mallopt behind it that does nothing."""
     libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
     libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
     block = libc.malloc(_PROBE)

@@ -1,4 +1,4 @@
-"""What ``swap`` is asked for, checked in the same way for every framework."""
+"""The arguments of ``swap``, checked in the same way for every framework."""
 
 from __future__ import annotations
 

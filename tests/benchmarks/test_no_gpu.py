@@ -1,4 +1,4 @@
-"""What `make bench DEVICE=cuda` and `make test DEVICE=cuda` say where there is no GPU: one sentence."""
+"""The message of `make bench DEVICE=cuda` and `make test DEVICE=cuda` where there is no GPU: one sentence."""
 
 from __future__ import annotations
 

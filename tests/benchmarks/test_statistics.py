@@ -1,4 +1,4 @@
-"""What the benchmarks say of their times."""
+"""The statistics that the benchmarks report of their times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `.npz` files hold in any dtype, and what the command says that it did with it."""
+"""The arrays of any dtype in `.npz` files, and what the command says that it did with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every ``--help`` says: each option's default, in plain words, with an example that is right."""
+"""The ``--help`` of every command: each option's default, in plain words, with an example that is right."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import warnings
 
 
 def paste(blocks: dict[str, str]) -> dict[str, str]:
-    """What went wrong, by the name of the block; a warning counts unless the code that is imported gives it."""
+    """The errors, by the name of the block; a warning counts unless the code that is imported gives it."""
     wrong = {}
     for name, block in blocks.items():
         started, printed = time.perf_counter(), io.StringIO()

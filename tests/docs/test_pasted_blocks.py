@@ -44,7 +44,7 @@ def process_of(block: str) -> str:
 
 
 def missing(block: str) -> list[str]:
-    """What the block imports and is not there."""
+    """The libraries that the block imports and that are not installed."""
     return [
         each
         for word, names in NEEDS.items()

@@ -146,5 +146,5 @@ def examined(model: nn.Module, batches: Batches | None = None, **given: Any) -> 
 
 
 def serious(diagnosis: Diagnosis) -> list[tuple[str, tuple[str, ...]]]:
-    """What is more than a note: checks and layers."""
+    """The findings that are more than a note: checks and layers."""
     return [(found.check, found.layers) for found in diagnosis.findings if found.severity != "note"]

@@ -19,7 +19,7 @@ LABELED = {"loss": cross_entropy, "metric": accuracy}
 
 
 def case(model: Any, batches: Any = None, **given: Any) -> Case:
-    """What a user has at hand, and what of it goes into ``examine``."""
+    """The objects that a user has at hand, and those of them that go into ``examine``."""
     batches = held_out() if batches is None else batches
     dataset = TensorDataset(*(torch.cat([batch[part] for batch in held_out()]) for part in (0, 1)))
     return {"model": model, "batches": batches, "dataset": dataset, "given": {**LABELED, **given}}

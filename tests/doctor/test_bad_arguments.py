@@ -1,4 +1,4 @@
-"""What ``examine`` is given beside a model and batches, and cannot work with: one sentence, and nothing is changed."""
+"""Arguments of ``examine`` beside model and batches that it cannot work with: one sentence, and nothing is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``examine`` cannot work with: one sentence, its own error chained, and nothing is changed."""
+"""Input that ``examine`` cannot work with: one sentence, its own error chained, and nothing is changed."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_shallow_network_without_norms_is_healthy() -> None:
 
 
 def everything(model: nn.Module) -> dict[str, Any]:
-    """What a model is: bytes, modes, what learns, hooks, momentum; and the random state."""
+    """The state of a model: bytes, modes, what learns, hooks, momentum; and the random state."""
     state: dict[str, Any] = {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
     for name, module in model.named_modules():
         hooks = (len(module._forward_hooks), len(module._forward_pre_hooks))

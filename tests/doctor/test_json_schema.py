@@ -25,7 +25,7 @@ TYPES = {
 
 
 def troubles(value: Any, part: dict[str, Any], path: str = "$") -> list[str]:
-    """Where a value is not what a schema says, or holds a key that it does not know."""
+    """The places where a value is not what a schema says, or holds a key that the schema does not know."""
     if "const" in part and value != part["const"]:
         return [f"{path} is {value!r}"]
     kinds = part.get("type", [])

@@ -1,4 +1,4 @@
-"""Each remedy, pasted as it is printed: it runs, and examining again finds the fault no more."""
+"""Each remedy, pasted as it is printed: it runs, and examining again no longer finds the fault."""
 
 from __future__ import annotations
 

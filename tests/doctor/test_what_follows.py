@@ -1,4 +1,4 @@
-"""What merely follows from a finding is not named beside it, and what has a cause of its own still is."""
+"""A fault that merely follows from a finding is not named beside it, and one that has a cause of its own still is."""
 
 from __future__ import annotations
 

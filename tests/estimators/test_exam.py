@@ -95,7 +95,7 @@ def test_an_empty_first_batch_leaves_the_start(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counts_batches_and_values(name: str) -> None:
-    """What carries on a stream after a pause is right."""
+    """The numbers that carry on a stream after a pause are right."""
     statistics = run(name, [batch for _, batch in stream([8, 4, 2])])
     assert (statistics.updates, statistics.count) == (3, 14)
 

@@ -108,7 +108,7 @@ def norms(model: Any) -> list[Any]:
 
 
 def inputs_of_norms(model: Any, x: Any, training: bool = False) -> list[F64]:
-    """What comes into every batch norm at inference, or in training, all of it at once: (values, channels)."""
+    """The input of every batch norm at inference, or in training, all of it at once: (values, channels)."""
     caught: dict[int, list[F64]] = {id(layer): [] for layer in norms(model)}
     with contextlib.ExitStack() as covered:
         for layer in norms(model):

@@ -27,7 +27,7 @@ WITH_SETTINGS = ["elu:0.5", "elu:-1.5", "leaky_relu:0.2", "leaky_relu:-0.1", "le
 
 
 class Outcome(NamedTuple):
-    """What an implementation made of a problem; the moments where it gives them, else the running statistics."""
+    """The results of an implementation for a problem; the moments where it gives them, else the running statistics."""
 
     y: Tensor
     batch: Moments | None = None
@@ -100,7 +100,7 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def can(implementation: str, p: Problem) -> bool:
-    """Whether the problem is one for it: PyTorch's operator knows no mask."""
+    """True if the problem is one for the implementation: PyTorch's operator knows no mask."""
     return implementation != "aten" or p.mask is None
 
 

@@ -33,7 +33,7 @@ def column() -> Tensor:
 
 
 def wrong_by(function: Function, x: Tensor, training: bool) -> float:
-    """How far the gradient for x is from the reference's."""
+    """The largest distance of the gradient for x from the reference's."""
     leaf = x.detach().requires_grad_()
     mean, var = torch.zeros(3).double(), torch.ones(3).double()
     dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

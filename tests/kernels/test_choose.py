@@ -133,7 +133,7 @@ def test_the_environment_is_read_when_the_program_starts() -> None:
 
 
 def test_every_implementation_says_why() -> None:
-    """What `normwise info` prints."""
+    """The reasons that `normwise info` prints."""
     found = {one.name: one for one in implementations()}
     assert {*found} == {"reference", *choose.BY_NAME, "jax"}
     assert all(one.reason for one in found.values())

@@ -44,7 +44,7 @@ def said(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def here(name: str) -> bool:
-    """Whether this processor has it, by what the system says."""
+    """True if this processor has the instruction set, by what the system says."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.exists() else set()
     return NEEDS[name] <= flags

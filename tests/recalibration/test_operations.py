@@ -1,4 +1,4 @@
-"""What ``recalibrate`` and ``adapt`` do in any framework: the report, and writing all or nothing."""
+"""The work of ``recalibrate`` and ``adapt`` in any framework: the report, and writing all or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on: lines for a log, a live picture for a terminal."""
+"""The progress that a run shows while it goes on: lines for a log, a live picture for a terminal."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from normwise.frameworks import framework_of, instead_of
 
 
 class Layer:
-    """What stands for a Keras layer."""
+    """A class that stands for a Keras layer."""
 
 
 def run(program: str) -> str:
@@ -43,7 +43,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 
 
 def made() -> None:
-    """What stands for a function that makes a model."""
+    """A function that stands for one that makes a model."""
 
 
 NO_MODELS: list[tuple[Any, str]] = [

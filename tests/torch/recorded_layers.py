@@ -19,7 +19,7 @@ NAMES = [
 
 
 def axes(name: str) -> int:
-    """How many spatial axes the layer takes."""
+    """The number of spatial axes that the layer takes."""
     found = re.search(r"(\d)d$", name)
     return int(found[1]) if found else 2
 

@@ -70,7 +70,7 @@ def frozen_by_gradient_without_a_step(kind: str, seed: int) -> Patient:
 
 
 def _forgotten(kind: str, seed: int, how: Step) -> Harm:
-    """How far fine-tuning moves what was frozen: the loss on the old images with the old layers behind."""
+    """The harm of moving frozen layers in fine-tuning: the loss on the old images with the old layers behind."""
     old, new = trained(kind, seed), without_gradient(trained(kind, seed))
     gone_on(new, how, negative(to_learn(seed)))
     moved = trained(kind, seed)

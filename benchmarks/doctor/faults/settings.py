@@ -171,7 +171,7 @@ def places_as_features(kind: str, seed: int) -> Patient:
 
 
 def _features_apart(model: nn.Module) -> Harm:
-    """How unequal the sizes of the features are, behind the norm that ought to make them equal."""
+    """The ratio of the largest to the smallest size of a feature, behind the norm that ought to make them equal."""
     kept: list[Tensor] = []
     handle = norms(model)["norm"].register_forward_hook(lambda *call: kept.append(call[-1].detach()))
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""What the command line is made of: the program, and groups of commands that have a file of their own."""
+"""The parts of the command line: the program, and groups of commands that have a file of their own."""

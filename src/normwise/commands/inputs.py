@@ -183,7 +183,7 @@ class Inputs:
 
 
 def _is_given(name: str) -> bool:
-    """Whether the command has such a parameter, and it was typed."""
+    """True if the command has such a parameter and it was typed."""
     return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 

@@ -139,7 +139,7 @@ class Program(Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def _usage(self, error: click.UsageError) -> str:
-        """What is wrong with the command line; where click's own words do not say what to do, ours."""
+        """The error in the command line; in our words where click's own do not say what to do."""
         path = error.ctx.command_path if error.ctx else "normwise"
         command = error.ctx.command if error.ctx else self
         if isinstance(error, click.NoSuchOption):
@@ -168,7 +168,7 @@ def _kept_from_click() -> Iterator[None]:
 
 
 def interrupted() -> NoReturn:
-    """End after Ctrl-C; another one while Python puts everything away is not heard any more."""
+    """End after Ctrl-C; another one while Python puts everything away is ignored."""
     streams.deaf()
     click.echo("normwise: interrupted.", err=True)
     sys.exit(INTERRUPTED)
@@ -203,6 +203,6 @@ def _stopped(sentence: str) -> str:
 
 
 def help_alone(ctx: click.Context) -> None:
-    """What a group prints that is called without a command."""
+    """Print the help of a group that is called without a command."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -34,7 +34,7 @@ def prepare() -> bool:
 
 
 def is_output(error: OSError) -> bool:
-    """Whether it was raised by writing to standard output."""
+    """True if the error was raised by writing to standard output."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -45,7 +45,7 @@ def is_output(error: OSError) -> bool:
 
 
 def flush() -> None:
-    """Write what standard output still holds back, so that an error of that is heard of."""
+    """Write what standard output still holds back, so that an error of it is reported."""
     sys.stdout.flush()
 
 
@@ -74,7 +74,7 @@ class Progress(io.TextIOBase):
             discard(sys.stderr)
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """True if a person reads it."""
         return sys.stderr.isatty()
 
     def fileno(self) -> int:
@@ -83,7 +83,7 @@ class Progress(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # TextIOBase has it as a variable
-        """That of standard error."""
+        """The encoding of standard error."""
         return sys.stderr.encoding
 
 
@@ -106,6 +106,6 @@ def print_json(text: str) -> None:
 
 
 def deaf() -> None:
-    """Hear Ctrl-C no more; the process is about to end."""
+    """Ignore Ctrl-C from here on; the process is about to end."""
     with suppress(ValueError):  # not in the main thread, as in a test
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -107,6 +107,6 @@ def _tuned(shape: str, dtype: str, *, channels_last: bool) -> Any:
 
 
 def _line(found: Any) -> str:
-    """What was chosen for one kind of tensor, in words."""
+    """The settings that were chosen for one kind of tensor, in words."""
     chosen = ", ".join(f"{name} {value:g}" for name, value in found.settings._asdict().items())
     return f"{found.key}: {found.milliseconds:.3f} ms with {chosen}; {found.default:.3f} ms with the default"

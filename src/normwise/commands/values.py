@@ -1,4 +1,4 @@
-"""What an option or an argument takes, and the one sentence for what it does not take."""
+"""The values that an option or an argument takes, and the one sentence for a value that it does not take."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refuse(param: click.Parameter | None, words: str, received: object) -> NoRet
 
 
 def title(param: click.Parameter | None) -> str:
-    """What the user calls it: ``--batches``, ``MODEL``."""
+    """The user's name for it: ``--batches``, ``MODEL``."""
     if param is None:
         return "it"
     return param.opts[-1] if isinstance(param, click.Option) else (param.metavar or str(param.name).upper()).strip("[]")
@@ -120,7 +120,7 @@ class File(_Type):
 
 
 class Place(_Type):
-    """Where a model or data are found; ``check`` raises a ``NormwiseError`` for what cannot be a place."""
+    """The place of a model or of data; ``check`` raises a ``NormwiseError`` for what cannot be a place."""
 
     name = "PLACE"
 

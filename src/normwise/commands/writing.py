@@ -1,4 +1,4 @@
-"""What commands share that change a model: the work is done, the result written whole, and the report printed."""
+"""The steps of each command that changes a model: do the work, write the result whole, and print the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the report as
 
 
 class Task(NamedTuple):
-    """What is to be done with a model and data, and where the result goes.
+    """The work to do with a model and data, and the place of the result.
 
     Args:
         inputs: the model and the data.
@@ -118,7 +118,7 @@ def _worked(task: Task, network: Any, source: Any, **more: Any) -> Any:
 
 
 def _clause(report: Any) -> str:
-    """What a report says, on one line."""
+    """The report on one line."""
     if hasattr(report, "in_a_sentence"):
         return str(report.in_a_sentence())
     from normwise.recalibration.report import clause

@@ -1,4 +1,4 @@
-"""Whether batches are drawn alike, told from how much their means differ."""
+"""A test of whether batches are drawn alike, by the differences of their means."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOGETHER = 0.02
 
 
 class Apart(NamedTuple):
-    """How the batches of one layer's input differ.
+    """The differences between the batches of one layer's input.
 
     Attributes:
         ratio: of the variance of the batches' means to that of independent samples, at the median channel.
@@ -37,7 +37,7 @@ class Apart(NamedTuple):
 
 
 def seen_of(layer: LayerFacts) -> Seen | None:
-    """What came into a layer at inference, where that is finite; else with batch statistics."""
+    """The moments of a layer's input at inference, where these are finite; else those with batch statistics."""
     served = layer.served
     if served is not None and np.isfinite(served.mean).all():
         return served
@@ -45,7 +45,7 @@ def seen_of(layer: LayerFacts) -> Seen | None:
 
 
 def apart(layer: LayerFacts) -> Apart | None:
-    """How far the batches of one layer's input are from being drawn alike; None for a few batches.
+    """The distance of the batches of one layer's input from being drawn alike; None for a few batches.
 
     The samples of a batch are independent if the loader shuffles, so that its mean is worth at least as many values as
     it has samples, however alike the values of one sample are.
@@ -72,12 +72,12 @@ def clustered(facts: ModelFacts) -> list[LayerFacts]:
 
 
 def drawn_alike(facts: ModelFacts) -> bool:
-    """Whether batches can be judged by the statistics of the others: neither their means nor their labels say no."""
+    """True if batches can be judged by the statistics of the others: neither their means nor their labels say no."""
     return not clustered(facts) and not labels_tell(facts)
 
 
 def learned_the_batch(facts: ModelFacts) -> bool:
-    """Whether the model does far better with batch statistics than at inference, by the user's loss or metric."""
+    """True if the model does far better with batch statistics than at inference, by the user's loss or metric."""
     now, then = facts.stored, facts.by_batch
     if now is None or then is None:
         return False
@@ -87,7 +87,7 @@ def learned_the_batch(facts: ModelFacts) -> bool:
 
 
 def labels_tell(facts: ModelFacts) -> bool:
-    """Whether the labels differ between batches by more than chance: the data are sorted by them."""
+    """True if the labels differ between batches by more than chance: the data are sorted by them."""
     share = sorted_share(facts)
     return share is not None and share > TOGETHER
 

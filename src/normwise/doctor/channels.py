@@ -1,4 +1,4 @@
-"""What becomes of single channels: their gain, and those that carry nothing."""
+"""Facts about single channels: their gain, and the channels that carry nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE_SIDE = 0.95
 
 
 def gain(layer: LayerFacts) -> Array:
-    """What the layer multiplies each channel by at inference, without the sign, shape (C,)."""
+    """The factor by which the layer multiplies each channel at inference, without the sign, shape (C,)."""
     assert layer.var is not None  # a layer with running statistics
     with np.errstate(all="ignore"):
         plain: Array = 1 / np.sqrt(layer.var + layer.eps)
@@ -34,7 +34,7 @@ def gain(layer: LayerFacts) -> Array:
 
 
 def constant(layer: LayerFacts) -> Mask:
-    """Which channels' input is the same for every sample, but for rounding, shape (C,)."""
+    """A mask of the channels whose input is the same for every sample, except for rounding, shape (C,)."""
     seen = [each for each in (layer.own, layer.served) if each is not None and np.isfinite(each.var).all()]
     if layer.on_data or not seen:
         seen = seen[:1]
@@ -57,7 +57,7 @@ def _constant_in(seen: Seen, layer: LayerFacts) -> Mask:
 
 
 def exploding(layer: LayerFacts) -> Mask:
-    """Which channels are multiplied so that their smallest noise outweighs the others' signal, shape (C,)."""
+    """A mask of the channels whose gain makes their smallest noise outweigh the others' signal, shape (C,)."""
     size = gain(layer)
     with np.errstate(all="ignore"):
         out = size if layer.own is None else size * np.sqrt(np.asarray(layer.own.pooled().var))
@@ -66,7 +66,7 @@ def exploding(layer: LayerFacts) -> Mask:
 
 
 def lost_scale(layer: LayerFacts) -> Mask:
-    """Which channels' scale is next to 0, shape (C,); none where all are exactly 0, as some layers start."""
+    """A mask of the channels with a scale next to 0, shape (C,); none where all are exactly 0, as some layers start."""
     assert layer.mean is not None  # a layer with running statistics
     if layer.scale is None or not layer.scale.any():
         return np.zeros(len(layer.mean), dtype=bool)

@@ -75,7 +75,7 @@ def load(name: str) -> Check:
 
 
 def left(name: str) -> str:
-    """What the remedy of a check leaves to the user, and why; empty where examining again finds nothing."""
+    """The work that the remedy of a check leaves to the user, and why; empty where examining again finds nothing."""
     return str(getattr(load(name), "LEFT", ""))
 
 
@@ -113,7 +113,7 @@ def chosen(only: Iterable[str] | None, allow: Iterable[str] | None) -> list[str]
 
 
 def run(wanted: Iterable[str], facts: ModelFacts) -> tuple[list[Finding], list[Skipped]]:
-    """What the checks find, without what merely follows from another finding, the most expensive first.
+    """The findings of the checks, without those that merely follow from another finding, the most expensive first.
 
     Args:
         wanted: names of checks.
@@ -141,7 +141,7 @@ def _without_what_follows(finding: Finding, found: list[Finding]) -> Finding | N
 
 
 def _weighs(one: Finding, other: Finding) -> bool:
-    """What costs little explains no harm."""
+    """True if a finding may explain another one: what costs little explains no harm."""
     return one.severity is not Severity.NOTE or other.severity is Severity.NOTE
 
 

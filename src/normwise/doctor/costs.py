@@ -1,4 +1,4 @@
-"""What a fault costs in the user's own numbers, where a loss or a metric was given."""
+"""The cost of a fault in the user's own numbers, where a loss or a metric was given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an examination came to: findings, what could not be checked, and the facts behind them."""
+"""The result of an examination: findings, checks that could not be carried out, and the facts behind them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Diagnosis:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML that a notebook shows."""
         return f'<pre style="white-space: pre-wrap">{escape(str(self))}</pre>'
 
     def to_html(self, title: str = "the model") -> str:

@@ -1,4 +1,4 @@
-"""How far stored statistics are from those of the data, layer by layer."""
+"""The distance of stored statistics from those of the data, layer by layer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FEW_BATCHES = 4
 
 
 class Gap(NamedTuple):
-    """How a layer's stored statistics differ from those of its own input.
+    """The difference of a layer's stored statistics from those of its own input.
 
     Attributes:
         z: shape (C,), of the mean, in standard deviations.
@@ -117,7 +117,7 @@ def variance_shift(layer: LayerFacts) -> float:
 
 
 def shifted_by_dropout(layer: LayerFacts) -> bool:
-    """Whether a layer's statistics are off without dropout, and right with it."""
+    """True if a layer's statistics are off without dropout, and right with it."""
     if variance_shift(layer) < FAR_LOG2 / 2:
         return False
     off, on = gap(layer), gap(layer, layer.noisy)
@@ -132,9 +132,9 @@ def harm(facts: ModelFacts) -> float | None:
 
 
 def off_at_inference(facts: ModelFacts) -> bool:
-    """Whether, as the model is used, some layer's input is not what its statistics say.
+    """True if, as the model is used, some layer's input is not what its statistics say.
 
-    Where sorted data were measured with batch statistics, layers look wrong which at inference are right.
+    Where sorted data were measured with batch statistics, layers that are right at inference look wrong.
     """
     served = [found for layer in facts.tracked() if (found := gap(layer, layer.served)) is not None]
     return any(found.wrong > CHANNELS for found in served)
@@ -165,14 +165,14 @@ def lagging(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> list[str]:
 
 
 def harmful(facts: ModelFacts) -> bool:
-    """Whether the statistics of these data would change the user's own numbers; the output, where there are none."""
+    """True if the statistics of these data would change the user's own numbers, or the output where there are none."""
     cost = costs(facts)
     done = harm(facts)
     return (done is not None and done > HARM) if cost is None else cost
 
 
 def outdone(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> float | None:
-    """How many times the loss it is, in ratio, with the statistics of other batches of these data.
+    """The ratio of the loss to the loss with the statistics of other batches of these data.
 
     A model's own statistics are of more samples than those of half of these data, which are not the samples that are
     judged: where they do worse in batch after batch, they are those of something else.
@@ -195,7 +195,7 @@ def outdone(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> float | None:
 
 
 def costs(facts: ModelFacts) -> bool | None:
-    """Whether the loss or the metric says that the stored statistics do harm; None where there is neither."""
+    """True if the loss or the metric says that the stored statistics do harm; None where there is neither."""
     now, then = facts.stored, facts.recalibrated
     if now is None or then is None:
         return None

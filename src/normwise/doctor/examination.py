@@ -104,7 +104,7 @@ def _subject(model: Any, forward_fn: Callable[[Any, Any], Any] | None) -> Subjec
 
 
 def _processes(model: Any, distributed: Any, subject: Subject) -> Processes | str | None:
-    """How far processes are apart, before anything that could fail in one of them alone; or why it is not known."""
+    """The differences of processes, before anything that could fail in one of them alone; or why they are not known."""
     if subject.framework == "torch":
         from normwise.torch.models.ranks_apart import processes
 

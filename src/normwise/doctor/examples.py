@@ -14,7 +14,7 @@ CHANNELS = 8
 def seen(
     mean: float | Array = 0.0, var: float | Array = 1.0, *, batches: int = 8, count: float = 512, effective: float = 64
 ) -> Seen:
-    """What came into a layer: batches whose means differ as those of so many independent values do.
+    """The moments of a layer's input: batches whose means differ as those of so many independent values do.
 
     Args:
         mean: of the values, one number or shape (C,).

@@ -1,4 +1,4 @@
-"""What a check says: a finding with the numbers that prove it, or why it could not be carried out."""
+"""The result of a check: a finding with the numbers that prove it, or why it could not be carried out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How bad a finding is: an error makes results wrong, a warning puts them at risk, a note costs little."""
+    """The severity of a finding: an error makes results wrong, a warning puts them at risk, a note costs little."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -40,7 +40,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a finding costs: a number of the user's as it is, and with the remedy.
+    """The cost of a finding: a number of the user's as it is, and with the remedy.
 
     Args:
         of: ``"loss"`` or ``"metric"``.

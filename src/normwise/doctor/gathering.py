@@ -211,7 +211,7 @@ class Gathering:
     def _corrected(
         self, restore: Callable[[], None], layers: Sequence[LayerFacts], stored: Outcome | None
     ) -> tuple[Outcome | None, dict[str, float]]:
-        """What the model gives with the statistics of these data in all layers, and each suspect's share in it."""
+        """The outcome with the statistics of these data in all layers, and the share of each suspect in the change."""
         own = {layer.name: layer.own for layer in layers if layer.own is not None}
         targets = {layer.name: layer for layer in self.subject.layers if layer.name in own}
         before = {name: layer.read() for name, layer in targets.items()}
@@ -235,7 +235,7 @@ class Gathering:
         return together, shares
 
     def _crossed(self, restore: Callable[[], None], layers: Sequence[LayerFacts]) -> Outcome | None:
-        """What the model gives when every second batch is normalized by the statistics of the batches between.
+        """The outcome when every second batch is normalized by the statistics of the batches between.
 
         The statistics of all of the data know each of its samples and are better for them than any others; these are
         not, so that a healthy model's stored ones, of more samples, do no worse.
@@ -330,7 +330,7 @@ class _Outcomes:
         self.samples = 0
 
     def add(self, result: Any, batch: Any, place: int) -> None:
-        """What the model gave for the batch at a place, counted from 1."""
+        """Add the result of the model for the batch at a place, counted from 1."""
         subject = self.gathering.subject
         outputs = subject.outputs(result)
         if outputs is not None and sum(map(len, self.outputs)) < KEPT_OUTPUTS:

@@ -1,4 +1,4 @@
-"""What ``Diagnosis.to_json`` writes, as a JSON Schema; docs/diagnosis_json.md and the .json beside it come from it."""
+"""The JSON Schema of what ``Diagnosis.to_json`` writes; docs/diagnosis_json.md and the .json beside it come from it."""
 
 from __future__ import annotations
 

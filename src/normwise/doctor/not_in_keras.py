@@ -1,4 +1,4 @@
-"""What of the checks Keras's models cannot show, with the reason."""
+"""The checks that say nothing about Keras models, with the reason."""
 
 NOT_IN_KERAS = {
     "disagreeing_ranks": "Keras's replicas share one set of running statistics: there are no two to compare",

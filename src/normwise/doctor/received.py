@@ -1,4 +1,4 @@
-"""What the user gave, as an error tells of it, and calls of it: a failure is one sentence, with its error chained."""
+"""Descriptions, for errors, of what the user gave, and calls of it: a failure is one sentence, its error chained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Function = Callable[[Any, Any], Any]
 
 
 def described(thing: Any, depth: int = 2) -> str:
-    """What it is, with shape and dtype where it has them.
+    """The description of a thing, with shape and dtype where it has them.
 
     Args:
         thing: a batch, or what a function returned.
@@ -163,7 +163,7 @@ def check_functions(**given: Any) -> None:
 
 
 def finite(batch: Any) -> bool:
-    """Whether all numbers in a batch are."""
+    """True if all numbers in a batch are finite."""
     return all(np.isfinite(_values(array)).all() for array in _arrays(batch))
 
 
@@ -191,7 +191,7 @@ def _in_layer(subject: Subject, error: Exception) -> str:
 
 
 def _entered(error: Exception) -> str:
-    """What of a batch the model was given, as the rule that chose it has noted."""
+    """The part of a batch that the model was given, as noted by the rule that chose it."""
     for note in getattr(error, "__notes__", ()):
         what, rule, _ = note.partition(": pass forward_fn=")
         if rule:

@@ -49,7 +49,7 @@ class Subject(Protocol):
         """One batch through the model, without gradients."""
 
     def takes(self) -> str:
-        """What a batch has to hold, in words: its kind, and the dtype of the weights."""
+        """The contents that a batch must have, in words: its kind, and the dtype of the weights."""
 
     def place_of(self, error: Exception) -> str:
         """The innermost layer that an error came out of, in words; empty where that is not known."""
@@ -64,13 +64,13 @@ class Subject(Protocol):
         """Call ``hear`` with a layer's path and its input before each of its calls; gives a function that ends it."""
 
     def outputs(self, result: Any) -> Any:
-        """What the model gave, as a NumPy array of float64, shape (N, k); None where there is no such array in it."""
+        """The model's output, as a NumPy array of float64, shape (N, k); None where there is no such array in it."""
 
     def part(self, batch: Any, rows: Sequence[int]) -> Any:
         """A batch of some samples of a batch; None where it cannot be cut."""
 
     def targets(self, batch: Any) -> Any:
-        """What in a batch is not the model's input; None where there is nothing."""
+        """The part of a batch that is not the model's input; None where there is none."""
 
     def labels(self, targets: Any) -> Any:
         """The targets as a NumPy array of one number per sample, or None where they are none."""
@@ -91,10 +91,10 @@ class Subject(Protocol):
         """
 
     def neighbours(self, batch: Any) -> Mapping[str, Neighbours]:
-        """What stands around the layers, as far as it can be told from running a batch in inference mode."""
+        """The surroundings of the layers, as far as running a batch in inference mode shows them."""
 
     def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
-        """What some steps of training do, on a copy.
+        """The effects of some steps of training, on a copy.
 
         The copy comes in the modes that the model has; where it is in inference mode as a whole and the steps leave it
         there, they are done once more in training mode, and the result says so. None where that is of no use.
@@ -107,4 +107,4 @@ class Subject(Protocol):
         """
 
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
-        """How the model differs from the one that it was derived from."""
+        """The differences of the model from the one that it was derived from."""

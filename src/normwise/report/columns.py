@@ -1,4 +1,4 @@
-"""Which columns of a table hold numbers, to be set flush right on the page and in the terminal."""
+"""The columns of a table that hold numbers, to be set flush right on the page and in the terminal."""
 
 from __future__ import annotations
 

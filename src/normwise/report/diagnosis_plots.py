@@ -33,7 +33,7 @@ class Plot:
 
 
 def plots(finding: Finding, facts: ModelFacts) -> list[Plot]:
-    """What proves a finding, as its check says in ``PROOF``; else its numbers against their limits."""
+    """The plots that prove a finding, as its check says in ``PROOF``; else its numbers against their limits."""
     return DRAWN[load(finding.check).PROOF](finding, facts) or _limits(finding, facts)
 
 
@@ -196,7 +196,7 @@ def bars(values: Mapping[str, float], label: str, *, mark: float | None = None, 
 
 
 def histogram(values: Array, label: str) -> str:
-    """How many channels have which value."""
+    """A plot of how many channels have which value."""
     values = values[np.isfinite(values)]
     counts, edges = np.histogram(values if len(values) else np.zeros(1), bins=16)
     left, right, top, bottom = 12, WIDTH - 12, 26, HEIGHT - 40

@@ -167,7 +167,7 @@ def _svg(canvas: Canvas, prefix: str, title: str, description: str = "") -> str:
 
 
 def _describe(figure: Figure, panel: Panel) -> str:
-    """What a listener gets instead of the picture: the axes and the ends of every line."""
+    """The text that a listener gets instead of the picture: the axes and the ends of every line."""
     said = [f"{figure.y_label} against {figure.x_label}."]
     for line in panel.series:
         points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]

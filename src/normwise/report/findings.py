@@ -20,7 +20,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Finding:
-    """What to do, and the statement that it follows from.
+    """Advice, and the statement that it follows from.
 
     Args:
         advice: one sentence, without numbers.
@@ -144,7 +144,7 @@ class Shown:
 
     @property
     def everywhere(self) -> bool:
-        """Whether the verdict on all other data bears it too."""
+        """True if the verdicts on all other data bear it too."""
         return all(each.statement.verdict in self.finding.bears for each in self.elsewhere.values())
 
 

@@ -1,4 +1,4 @@
-"""How lines look: colours for light and dark pages, dashes and markers for pages without colour."""
+"""The looks of lines: colours for light and dark pages, dashes and markers for pages without colour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPLACED = {INK: "currentColor", PAPER: "var(--paper, #ffffff)"} | {
 
 @dataclass(frozen=True)
 class Style:
-    """How a label is drawn: the same in all panels and all figures of an experiment."""
+    """The style of a label: the same in all panels and all figures of an experiment."""
 
     colour: str
     dash: Any
@@ -71,7 +71,7 @@ def settings(size: float) -> Iterator[None]:
 
 
 def line_arguments(style: Style) -> dict[str, Any]:
-    """How matplotlib is asked for a line of this style."""
+    """The arguments of matplotlib for a line of this style."""
     return {
         "color": style.colour,
         "linestyle": style.dash,
@@ -84,7 +84,7 @@ def line_arguments(style: Style) -> dict[str, Any]:
 
 
 def mark_arguments(dash: Any) -> dict[str, Any]:
-    """How matplotlib is asked for a reference line."""
+    """The arguments of matplotlib for a reference line."""
     return {"color": INK, "linestyle": dash, "linewidth": 1.1, "alpha": 0.65}
 
 

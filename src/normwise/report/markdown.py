@@ -74,12 +74,12 @@ def claims(results: Sequence[Result]) -> str:
 
 
 def caveats(results: Sequence[Result]) -> list[str]:
-    """What the numbers of an experiment cannot say, once each, from all of its runs."""
+    """The limits of what an experiment's numbers can say, once each, from all of its runs."""
     return list(dict.fromkeys(text for result in results for text in result.conclusion.caveats))
 
 
 def _findings(runs: Sequence[Runs]) -> list[str]:
-    """What somebody can act on, each with both runs and all data; or that nothing is settled yet."""
+    """The findings that somebody can act on, each with both runs and all data; or that nothing is settled yet."""
     rows = []
     for place, each in enumerate(findings.shown(runs), start=1):
         name = each.finding.experiment
@@ -101,7 +101,7 @@ def _architectures(runs: Sequence[Runs]) -> str:
 
 
 def _verdicts(statements: Sequence[Statement]) -> str:
-    """How many statements have which verdict, how many of them all together bear, and what each verdict means."""
+    """The number of statements with each verdict, how many are left after correction, and what each verdict means."""
     head = ["| verdict | statements | after correction | what it says |", "|---|--:|--:|---|"]
     rows = [
         f"| {wording.SYMBOLS[verdict]} {verdict.value} | {all_} | {left if verdict in FOUND else ''} | "

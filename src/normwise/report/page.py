@@ -90,7 +90,7 @@ def render(results: Sequence[Result]) -> str:
 
 
 def _discovered(results: Sequence[Result]) -> str:
-    """How many of the verdicts are left when all of the page are taken into account."""
+    """The number of verdicts that are left when all of the page are taken into account."""
     counts = [numbers for verdict, numbers in runs.count(wording.statements(results)).items() if verdict in FOUND]
     alone, together = (sum(numbers) for numbers in zip(*counts, strict=True))
     return (

@@ -103,6 +103,6 @@ class Bars:
 
 
 def _verdicts(results: list[Result]) -> str:
-    """How many statements got which verdict, those that none got left out."""
+    """The number of statements with each verdict; verdicts that no statement got are left out."""
     counts = wording.count(results).items()
     return ", ".join(f"{amount} {wording.SYMBOLS[verdict]} {verdict.value}" for verdict, amount in counts if amount)

@@ -39,12 +39,12 @@ class Runs:
 
     @property
     def data(self) -> str:
-        """What they are measured on, in a few words."""
+        """The data that they are measured on, in a few words."""
         return self.first.data or f"{DIGITS}, or data of its own"
 
     @property
     def outdated(self) -> bool:
-        """Whether the verdicts are by other rules than the present ones, so that they are none."""
+        """True if the verdicts are by older rules than the present ones, so that they are none."""
         return self.first.edition < EDITION
 
     @cached_property
@@ -101,7 +101,7 @@ def by_experiment(runs: Iterable[Runs]) -> list[list[Runs]]:
 
 
 def count(statements: Sequence[Statement]) -> dict[Verdict, tuple[int, int]]:
-    """How many statements have each verdict, and how many of them keep it when all are taken into account."""
+    """The number of statements with each verdict, and of those that keep it when all are taken into account."""
     kept = discoveries(statements)
     found = {
         verdict: [place for place, each in enumerate(statements) if each.verdict is verdict] for verdict in Verdict

@@ -1,4 +1,4 @@
-"""How long a run will take yet, from how long its finished trials took."""
+"""The time that a run will still take, from the times that its finished trials took."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def statements(results: Iterable[Result]) -> list[Statement]:
 
 
 def count(results: Iterable[Result]) -> dict[Verdict, int]:
-    """How many statements got each verdict; verdicts that nothing got are listed with 0."""
+    """The number of statements with each verdict; verdicts that nothing got are listed with 0."""
     found = Counter(statement.verdict for statement in statements(results))
     return {verdict: found[verdict] for verdict in Verdict}
 

@@ -1,1 +1,1 @@
-"""What operations on a whole model of either framework report: plain data, without a framework."""
+"""The reports of operations on a whole model of either framework: plain data, without a framework."""

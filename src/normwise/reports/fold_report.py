@@ -1,4 +1,4 @@
-"""What ``fold`` did, layer by layer, and how far the outputs moved."""
+"""The report of ``fold``: what it did, layer by layer, and how far the outputs moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Folded:
-    """Where a batch norm went.
+    """The layer that a batch norm was folded into.
 
     Args:
         into: the layer that does its work now.
@@ -27,7 +27,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What ``fold`` did; every batch norm of the model stands in exactly one of the first three.
+    """The report of ``fold``; every batch norm of the model stands in exactly one of the first three.
 
     Args:
         folded: the layer's name -> where it went.

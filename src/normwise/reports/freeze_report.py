@@ -1,4 +1,4 @@
-"""What ``freeze`` and ``unfreeze`` did, layer by layer."""
+"""The report of ``freeze`` and ``unfreeze``, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ AFFINE = "affine parameters"
 
 @dataclass(frozen=True)
 class FreezeReport:
-    """What ``freeze`` or ``unfreeze`` did; every normalization layer stands in exactly one of the first three.
+    """The report of ``freeze`` or ``unfreeze``; every normalization layer stands in exactly one of the first three.
 
     Args:
         layers: the layer's name -> what of it was frozen or unfrozen, ``"statistics"`` or ``"affine parameters"`` or
             both.
         skipped: the layer's name -> why it is as it was.
         not_reached: places of normalization that is code and no layer, with the reason.
-        partly: for layers of which one part was changed and the other was not: the layer's name -> why not.
+        partly: for layers with one part that was changed and one that was not: the layer's name -> why not.
         deed: ``"frozen"`` or ``"unfrozen"``.
         remark: what is left for the caller to do; empty where that is nothing.
 

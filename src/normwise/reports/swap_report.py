@@ -1,4 +1,4 @@
-"""What ``swap`` did, layer by layer."""
+"""The report of ``swap``, layer by layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Swap:
-    """What became of one layer.
+    """The change of one layer.
 
     Args:
         was: the name of its class before.
@@ -33,7 +33,7 @@ class Swap:
 
 @dataclass(frozen=True)
 class SwapReport:
-    """What ``swap`` did; every normalization layer of the model stands in exactly one of the first two.
+    """The report of ``swap``; every normalization layer of the model stands in exactly one of the first two.
 
     Args:
         swapped: the layer's name -> what became of it.

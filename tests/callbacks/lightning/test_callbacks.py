@@ -33,7 +33,7 @@ MEAN = X.double().mean(0)
 
 
 class Model(lightning.LightningModule):
-    """What Lightning trains; it notes whether the statistics are the data's where the validation begins."""
+    """The model that Lightning trains; it notes whether the statistics are the data's where the validation begins."""
 
     def __init__(self, momentum: float = 0.4) -> None:
         super().__init__()

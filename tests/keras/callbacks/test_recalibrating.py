@@ -28,7 +28,7 @@ def model_of(norm: Any = BatchNormalization, **settings: Any) -> Any:
 
 
 class Means(keras.callbacks.Callback):
-    """What the first layer's moving mean is where the validation begins, and where the epoch ends."""
+    """Notes whether the first layer's moving mean is ``MEAN`` where the validation begins, and where the epoch ends."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def layer_for(shape: tuple[int, ...], dtype: str, **settings: Any) -> Any:
 
 
 def by_reference(layer: Any, x: Array, dy: Array, **options: Any) -> tuple[Result, Any]:
-    """What the formulas say, and the batch's moments."""
+    """The results of the formulas, and the batch's moments."""
     gamma = values(layer.gamma) if layer.scale else None
     beta = values(layer.beta) if layer.center else None
     options = {"axis": layer.axis, **options}

@@ -1,4 +1,4 @@
-"""What is wrong with Keras's layer, each shown with it first, so that a repair there is noticed; then ours."""
+"""The errors of Keras's layer, each shown with it first, so that a repair there is noticed; then ours."""
 
 from __future__ import annotations
 

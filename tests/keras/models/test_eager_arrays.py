@@ -1,4 +1,4 @@
-"""What a forward holds on JAX and TensorFlow, and what keeps batches from going in step there."""
+"""The arrays that a forward holds on JAX and TensorFlow, and the reasons why batches do not go in step there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``examine`` cannot work with in Keras: one sentence on each backend, and the model is as before."""
+"""Input that ``examine`` cannot work with in Keras: one sentence on each backend, and the model is as before."""
 
 from __future__ import annotations
 

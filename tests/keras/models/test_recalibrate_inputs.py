@@ -1,4 +1,4 @@
-"""How batches of every make enter a Keras model."""
+"""Batches of every kind, and their way into a Keras model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model_of_one() -> Any:
 
 
 class Sequence(keras.utils.PyDataset):
-    """With the end that Keras gives it, and a slice behind it that is empty."""
+    """A data set with the end that Keras gives it, and a slice behind it that is empty."""
 
     def __len__(self) -> int:
         return 3
@@ -33,7 +33,7 @@ class Sequence(keras.utils.PyDataset):
 
 
 class Endless(keras.utils.PyDataset):
-    """Of which Keras knows that it has no end."""
+    """A data set of which Keras knows that it has no end."""
 
     @property
     def num_batches(self) -> None:

@@ -43,7 +43,7 @@ def data(samples: int = 32) -> Any:
 
 
 def moving(model: Any) -> list[int]:
-    """Which of its variables are moving statistics."""
+    """The numbers of the variables that are moving statistics."""
     found = {id(v) for layer in norms(model) for v in (layer.moving_mean, layer.moving_variance)}
     return [number for number, variable in enumerate(model.variables) if id(variable) in found]
 

@@ -1,4 +1,4 @@
-"""Each remedy for a Keras model, pasted as it is printed: it runs, and examining again finds the fault no more."""
+"""Each remedy for a Keras model, pasted as it is printed: it runs, and examining again no longer finds the fault."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def policy() -> Iterator[None]:
 
 
 def case(made: Callable[[], Diagnosis], monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], Diagnosis]:
-    """What the user of a sick model has at hand, with what ``examine`` was given, and its diagnosis."""
+    """The objects that the user of a sick model has at hand, with what ``examine`` was given, and its diagnosis."""
     given: dict[str, Any] = {}
 
     def recorded(model: Any, batches: Any, **rest: Any) -> Diagnosis:

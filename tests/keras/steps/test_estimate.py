@@ -1,4 +1,4 @@
-"""What enters moving statistics: by every estimator, of tiny batches, of masks, over replicas."""
+"""The estimates that enter moving statistics: by every estimator, of tiny batches, of masks, over replicas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ESTIMATORS: dict[str, Any] = {**{name: name for name in names() if name != "wind
 
 
 def batches() -> list[Any]:
-    """Of different sizes, and the third of them sick in a channel."""
+    """Batches of different sizes, the third of them with a NaN in one channel."""
     rng = np.random.default_rng(0)
     found = [rng.normal(5, 2, (size, 3)).astype("float32") for size in (8, 3, 6, 12)]
     found[2][0, 1] = np.nan

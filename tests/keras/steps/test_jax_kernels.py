@@ -136,7 +136,7 @@ def test_second_derivatives_in_double_precision(axis: int, activation: str, resi
 
 
 def calls_in(layer: Any, x: Any, **how: Any) -> bool:
-    """Whether the layer's program has a custom call of ours."""
+    """True if the layer's program has a custom call of ours."""
     layer.build(x.shape)
     learned, fixed = ([v.value for v in some] for some in (layer.trainable_variables, layer.non_trainable_variables))
     program = jax.jit(lambda x: layer.stateless_call(learned, fixed, x, **how)).lower(x)

@@ -13,7 +13,7 @@ LANGUAGES = (tl, tl.core)
 
 
 class Scope(NamedTuple):
-    """What has been replaced in Triton's language, and what to do when it is put back."""
+    """The replacement in Triton's language, and the function to call when it is undone."""
 
     replaced: Any
     forget: Callable[[], None]

@@ -1,4 +1,4 @@
-"""What only a GPU has: streams, captured graphs, Inductor's code beside the kernels, and two processes with NCCL."""
+"""Features that only a GPU has: streams, captured graphs, Inductor's code beside the kernels, two NCCL processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tensors are cut: every value once, pieces that fit the cache, and enough programs for the chip."""
+"""The plan that cuts tensors: every value once, pieces that fit the cache, and enough programs for the chip."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Guarded:
         return block.as_strided(x.shape, x.stride(), EDGE)
 
     def whole(self) -> bool:
-        """Whether every edge is as it was, and everything between is written."""
+        """True if every edge is as it was, and everything between is written."""
         return all(
             bool((block[:EDGE] == 77).all() and (block[-EDGE:] == 77).all() and not block.isnan().any())
             for block in self.blocks

@@ -44,7 +44,7 @@ def same(found: Any, right: Any, kernel: str) -> None:
 
 
 def differentiable(x: Tensor, args: tuple[Any, ...]) -> list[Tensor]:
-    """What of the arguments takes a gradient."""
+    """The tensors among the arguments that take a gradient."""
     return [tensor for tensor in (x, *args) if isinstance(tensor, Tensor) and tensor.requires_grad]
 
 

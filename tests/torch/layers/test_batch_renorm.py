@@ -171,7 +171,7 @@ def test_the_clipping_rate_is_the_share_of_channels() -> None:
 
 
 def kept_for_the_backward(layer: nn.Module, x: Tensor) -> int:
-    """How many numbers of the size of the input."""
+    """The number of values in the kept tensors that are at least as large as the input."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

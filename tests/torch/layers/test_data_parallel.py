@@ -85,7 +85,7 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What both processes found; they are ended if they take more than a minute."""
+    """The results of both processes, which are ended if they take more than a minute."""
     folder = Path(tmp_path_factory.mktemp("ranks"))
     processes = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)

@@ -72,7 +72,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
 
 
 def alone(scene: str, rank: int) -> Found:
-    """What the process would have by itself."""
+    """The results that the process would have by itself."""
     if scene == "ghost":
         ghost = nt.GhostBatchNorm1d(4, virtual_batch_size=3, activation="relu")
         return trained(ghost, rank, ["day"] * STEPS, together=False)

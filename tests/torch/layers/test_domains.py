@@ -106,7 +106,7 @@ def test_parameters_of_their_own() -> None:
 
 
 def chosen(layer: nt.PerDomain) -> str:
-    """Which set the last training batch moved."""
+    """The name of the set that a training batch moves."""
     before = {name: int(layer.of(name).num_batches_tracked) for name in layer.domains}
     layer(data(0))
     moved = [name for name in layer.domains if int(layer.of(name).num_batches_tracked) > before[name]]

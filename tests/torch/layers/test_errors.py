@@ -68,7 +68,7 @@ def made(module: Any, name: str, settings: dict[str, Any], training: bool) -> nn
 
 
 def cases(training: bool) -> Iterator[tuple[str, str, bool]]:
-    """What torch refuses, on every path of ours."""
+    """The cases that torch refuses, on every path of ours."""
     for case, path, masked in product(LAYERS, PATHS, (False, True)):
         name, settings, shape, dtype = LAYERS[case]
         try:

@@ -1,4 +1,4 @@
-"""What users of virtual batches suffer from with PyTorch's own layer in a loop, and how it is here."""
+"""The problems of virtual batches with PyTorch's own layer in a loop, and the same cases with ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = 32
 
 
 def by_a_loop(layer: nn.Module, x: Tensor, size: int = SIZE) -> Tensor:
-    """As TabNet has it: ``torch.chunk`` into virtual batches, and the layer on each."""
+    """The loop as TabNet has it: ``torch.chunk`` into virtual batches, and the layer on each."""
     return torch.cat([layer(part) for part in x.chunk(math.ceil(len(x) / size))])
 
 
@@ -77,7 +77,7 @@ def what_a_network_can_tell(x: Tensor, y: Tensor) -> Tensor:
 
 
 def leak(queries: nn.Module, keys: nn.Module, chunks: int | None = None) -> float:
-    """How often the key whose statistics are nearest to a query's is in the virtual batch of that query's other view.
+    """The share of queries for which the key with the nearest statistics is in the virtual batch of the other view.
 
     Two views of each of 256 samples, as contrastive learning takes them; chance is 1 in 8.
     """

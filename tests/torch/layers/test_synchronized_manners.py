@@ -111,7 +111,7 @@ def groups(rank: int) -> Found:
 
 
 def frozen_input(rank: int) -> Found:
-    """Where no input has a gradient, nothing is exchanged for it; rank 1 does not go backwards."""
+    """Nothing is exchanged for the gradient where no input has one; rank 1 does not go backwards."""
     layer = nt.SyncBatchNorm(3, dtype=F64)
     loss = layer(numbers(rank)).pow(3).sum()
     if rank == 0:

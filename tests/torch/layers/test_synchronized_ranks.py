@@ -89,7 +89,7 @@ def problem(case: Case) -> Problem:
 
 
 def own_part(case: Case, rank: int, group: Any) -> dict[str, Tensor | None]:
-    """What one process has of the outcome."""
+    """The part of the outcome that one process has."""
     choose._ASKED = case.kernel or None
     start = sum(case.shares[:rank])
     part = slice(start, start + case.shares[rank])
@@ -122,7 +122,7 @@ def own_part(case: Case, rank: int, group: Any) -> dict[str, Tensor | None]:
 
 
 def sequence(group: Any) -> int:
-    """How many collective calls the group has seen."""
+    """The number of collective calls that the group has made."""
     world: Any = distributed.group.WORLD
     return int((group or world)._get_sequence_number_for_group())
 

@@ -35,7 +35,7 @@ def trained(model: nn.Module, inner: nn.Module, rank: int | None) -> dict[str, t
 
 
 def main(folder: str) -> None:
-    """What each of the processes does, as a user's script would."""
+    """The work of each of the processes, as a user's script would do it."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()

@@ -56,7 +56,7 @@ def start(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
-    """What it found, after its own end; else torchrun is told to end its workers."""
+    """The results of a process that has ended by itself; else torchrun is told to end its workers."""
     try:
         code = process.wait(timeout=LONGEST)
     finally:

@@ -49,7 +49,7 @@ def made(kind: str = "DecorrelatedBatchNorm", axes: str = "1d", dtype: torch.dty
 
 
 def law(layer: Any, x: Tensor) -> Any:
-    """What the output has to be for what the layer holds now."""
+    """The output that the layer must have with what it holds now."""
     function = KINDS[type(layer).__name__[:-2]]
     weight, bias = (np.asarray(array(part)) for part in (layer.weight, layer.bias))
     held = array(layer.running_mean), array(layer.running_covariance)
@@ -57,7 +57,7 @@ def law(layer: Any, x: Tensor) -> Any:
 
 
 class Roots:
-    """How many matrices were made."""
+    """A count of the matrices that were made."""
 
     def __init__(self, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made, before = 0, layer._root
@@ -84,7 +84,7 @@ def assigned(layer: Any) -> None:
 
 
 def by_numpy(layer: Any) -> None:
-    layer.running_covariance.numpy()[:] *= 2  # PyTorch hears nothing of it
+    layer.running_covariance.numpy()[:] *= 2  # PyTorch does not notice it
 
 
 def with_another_eps(layer: Any) -> None:

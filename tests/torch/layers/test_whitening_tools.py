@@ -1,4 +1,4 @@
-"""What PyTorch's tools for batch norm do to whitening layers: the right thing, or they are refused; never another."""
+"""PyTorch's tools for batch norm on whitening layers: they do the right thing, or are refused; never anything else."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ import torch  # noqa: E402  # after the blocker
 
 
 def loaded(kind: str, file: Path) -> Any:
-    """What the file holds, ready to be called."""
+    """The model in the file, ready to be called."""
     if kind == "pickle":
         return torch.load(file, weights_only=False)
     if kind == "export":

@@ -108,7 +108,7 @@ def test_sweeps_with_the_moments_of_all_parts_need_one_for_every_batch_norm() ->
 
 
 def input_means(parts: list[Part]) -> dict[str, Tensor]:
-    """What comes to both batch norms of a block, of parts of one size: the mean over all of them for every channel."""
+    """The input of both batch norms of a block, of parts of one size: the mean over all of them for every channel."""
     model = network("torch", blocks=1)
     found: dict[str, list[Tensor]] = {"bn1": [], "bn2": []}
 

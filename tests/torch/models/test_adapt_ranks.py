@@ -54,7 +54,7 @@ SCENES = ["both", "one has nothing", "alone", "one fails"]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What both processes came to."""
+    """The results of both processes."""
     return outcomes(__name__, tmp_path_factory.mktemp("ranks"), 2)
 
 

@@ -28,7 +28,7 @@ def network() -> Any:
 
 
 def drift(steps: int, seed: int = 1) -> list[Tensor]:
-    """Batches of which each is a little further away."""
+    """Batches, each a little further away."""
     generator = torch.Generator().manual_seed(seed)
     return [step / 4 + torch.randn(8, 2, 5, 5, generator=generator) for step in range(steps)]
 

@@ -1,4 +1,4 @@
-"""Which layers ``with domain(model, ...)`` is about, what its old call does, and that it is called as Keras's."""
+"""The layers that ``with domain(model, ...)`` acts on, its old call, and that it is called as Keras's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How batches enter a model: which of their parts are its arguments, where they lie, and how often they are there."""
+"""Batches that enter a model: which of their parts are its arguments, where they lie, and how often they are there."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_the_bar_is_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> No
 
 
 class Bar:
-    """What stands in for tqdm's bar and notes what happens to it."""
+    """A stand-in for tqdm's bar that notes what happens to it."""
 
     made: ClassVar[list[Bar]] = []
 

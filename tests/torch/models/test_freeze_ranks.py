@@ -65,7 +65,7 @@ def work_of(rank: int, world: int) -> Any:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What both processes came to."""
+    """The results of both processes."""
     return outcomes(__name__, tmp_path_factory.mktemp("ranks"), 2)
 
 

@@ -24,7 +24,7 @@ class ConvNorm(nn.Module):
 
 
 class Around(nn.Module):
-    """What a forward does with a module that ends in a batch norm."""
+    """A module whose forward does something with a module that ends in a batch norm."""
 
     def __init__(self, inner: nn.Module, way: Callable[[Any, Tensor], Any]) -> None:
         super().__init__()

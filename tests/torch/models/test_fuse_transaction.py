@@ -44,7 +44,7 @@ def network() -> Any:
 
 
 def seen(model: nn.Module) -> list[tuple[str, list[Any]]]:
-    """Which object is what in every module, in which order, and every byte."""
+    """The identity of every object in every module, in order, and every byte."""
     found = []
     for name, module in model.named_modules():
         kept: list[Any] = [type(module), module.training]

@@ -1,4 +1,4 @@
-"""Where recalibrate and adapt change nothing, a warning says so."""
+"""The warning of recalibrate and adapt where they change nothing."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def names(model: nn.Module, group: dict[str, Any]) -> set[str]:
 
 
 def spared(model: nn.Module, **settings: Any) -> set[str]:
-    """What does not decay; that every parameter is in one group, once, is looked at every time."""
+    """The names of the parameters that do not decay; each call checks that every parameter is in one group, once."""
     groups = param_groups(model, 0.1, **settings)
     everything = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(everything) == sorted({id(parameter) for parameter in model.parameters()})

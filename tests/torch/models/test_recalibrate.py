@@ -61,7 +61,7 @@ def norms(model: nn.Module) -> dict[str, Any]:
 
 
 def inputs_of(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[str, np.ndarray]:
-    """What comes into every batch norm at inference, all of it at once: (values, channels)."""
+    """The input of every batch norm at inference, all of it at once: (values, channels)."""
     caught: dict[str, list[Tensor]] = {name: [] for name in norms(model)}
     probe = copy.deepcopy(model).eval()
     for name, norm in norms(probe).items():

@@ -30,7 +30,7 @@ GLOBAL = torch.linspace(-1, 1, 25).reshape(1, 1, 5, 5).clone()  # so that nobody
 
 
 class Spy:
-    """What went to the host."""
+    """The numbers of forwards that were counted and of bytes that went to the host."""
 
     def __init__(self) -> None:
         self.forwards, self.bytes = 0, 0

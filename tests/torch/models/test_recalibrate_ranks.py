@@ -116,7 +116,7 @@ def run(folder: Path, *more: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What both processes found."""
+    """The results of both processes."""
     folder = Path(tmp_path_factory.mktemp("ranks"))
     assert run(folder) == [0] * WORLD
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]

@@ -93,7 +93,7 @@ FROZEN = ("param_groups", "frozen")  # without parameters
 
 @functools.cache
 def strange(kind: str) -> Any:
-    """What nothing changes, made once."""
+    """The object that no operation changes, made once."""
     return (NO_MODELS | CODE)[kind][0]()
 
 

@@ -32,7 +32,7 @@ class Bare(nn.BatchNorm2d):
 
 
 class Doubled(nn.BatchNorm2d):
-    """What no layer of normwise does."""
+    """A layer that does what no layer of normwise does."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * 2

@@ -23,7 +23,7 @@ def network() -> Any:
 
 
 class Spoilt(Exception):
-    """What ends a block."""
+    """The error that ends a block."""
 
 
 def spoil(model: Any) -> None:

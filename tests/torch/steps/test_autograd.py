@@ -174,7 +174,7 @@ def test_the_inputs_are_left_as_they_are(
 
 
 def saved(layer: torch.nn.Module, x: Tensor, **extras: Any) -> int:
-    """How many values of the size of x are kept for the backward pass, each storage once."""
+    """The number of tensors of the size of x that are kept for the backward pass, each storage once."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def estimator(name: str, weight: float = 0.1) -> Estimator:
 
 
 def by_name(name: str) -> str | Estimator:
-    """What a user passes: the name where it is enough."""
+    """The argument that a user passes: the name where it is enough."""
     return estimator(name) if name in SETTINGS else name
 
 

@@ -1,4 +1,4 @@
-"""What padding does to PyTorch's batch norm, and does not to ours behind a mask."""
+"""The effects of padding on PyTorch's batch norm, which ours does not have with a mask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VALID = 600
 
 
 def padded(share: float) -> tuple[Tensor, Tensor]:
-    """One sequence of three channels of mean 0, of which this share of the frames is padding; and its mask."""
+    """One sequence of three channels of mean 0, with this share of the frames as padding; and its mask."""
     frames = round(VALID / (1 - share))
     x = torch.randn((1, 3, VALID), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = x - x.mean(2, keepdim=True)

@@ -1,4 +1,4 @@
-"""How many bytes a batch norm with ReLU keeps for its backward, by PyTorch's operator and by the kernels.
+"""The bytes that a batch norm with ReLU keeps for its backward, by PyTorch's operator and by the kernels.
 
 A tensor without memory (meta) goes the way of a GPU's: PyTorch's operator. Bytes are those of the storages that
 autograd keeps, each counted once, however many nodes keep it.

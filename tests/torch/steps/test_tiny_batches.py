@@ -134,7 +134,7 @@ def test_the_threshold_is_where_the_gain_of_normal_values_is_four_percent_off() 
 
 
 def mask_of(count: int, per_channel: bool = False) -> Tensor:
-    """Which of (4, 3, 7) count: as many as said, in all channels or only in the first, where the others have ten."""
+    """The mask of (4, 3, 7) that leaves ``count`` values, in all channels or only in the first, the others ten."""
     mask = torch.zeros(4, 3 if per_channel else 1, 7, dtype=torch.bool)
     flat = torch.arange(28).view(4, 7)
     mask[:, :] = (flat < 10)[:, None] if per_channel else (flat < count)[:, None]

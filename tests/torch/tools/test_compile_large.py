@@ -31,7 +31,7 @@ def _forget_compiled_code() -> None:
 
 
 def nodes(call: Callable[..., Any], *inputs: Any, **options: Any) -> list[str]:
-    """What the graph of a call consists of."""
+    """The functions that the graph of a call consists of."""
     found: list[str] = []
 
     def keep(graph: torch.fx.GraphModule, _: Any) -> Any:

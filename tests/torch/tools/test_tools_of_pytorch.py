@@ -1,4 +1,4 @@
-"""What PyTorch does to models that hold batch norm: averaging, converting, parametrizing, tracing; as with its own."""
+"""PyTorch's tools on models that hold batch norm: averaging, converting, parametrizing, tracing; as with its own."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def traced(module: nn.Module, *inputs: Any, check: bool = True) -> Any:
 
 
 def operators(found: Any) -> set[str]:
-    """What the graph calls, without the PyTorch namespaces."""
+    """The operators that the graph calls, without those of the PyTorch namespaces."""
     kinds = {node.kind().split("::")[0] for node in found.inlined_graph.nodes()}
     return kinds - {"aten", "prim"}
 

@@ -77,7 +77,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def _untracked(facts: ModelFacts) -> bool:
-    """Whether the layer is a PyTorch batch norm that has no running statistics."""
+    """True if the layer is a PyTorch batch norm that has no running statistics."""
     first = next((each for each in facts.layers if facts.company and each.name == facts.company.first), None)
     return (
         facts.framework == "torch" and first is not None and first.kind.startswith("BatchNorm") and first.mean is None

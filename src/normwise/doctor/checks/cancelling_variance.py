@@ -81,7 +81,7 @@ def _remedy(facts: ModelFacts) -> str:
 
 
 def _ratio(layer: LayerFacts) -> float:
-    """What all but a few of the channels stay below, as it would be in float32."""
+    """The ratio of mean to spread that all but a few of the channels stay below, as it would be in float32."""
     if layer.own is None:
         return 0.0
     pooled, alive = layer.own.pooled(), ~constant(layer)

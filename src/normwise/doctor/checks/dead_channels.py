@@ -68,11 +68,11 @@ def _share(layer: LayerFacts) -> float:
 
 
 def sick() -> ModelFacts:
-    """A layer of which half of the channels are constant."""
+    """A layer with half of its channels constant."""
     var = np.where(np.arange(8) < 4, 0.0, 1.0)
     return model(layer("bn", var=var, own=seen(var=var), served=seen(var=var)))
 
 
 def healthy() -> ModelFacts:
-    """A layer of which none is."""
+    """A layer with no constant channel."""
     return model(layer("bn"))

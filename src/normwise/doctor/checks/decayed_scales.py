@@ -67,7 +67,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def sick() -> ModelFacts:
-    """A layer of which half of the scales are a hundredth."""
+    """A layer with half of its scales at a hundredth."""
     return model(layer("bn", scale=np.where(np.arange(8) < 4, 0.01, 1.0)))
 
 

@@ -80,7 +80,7 @@ def _remedy(facts: ModelFacts, names: list[str]) -> str:
 
 
 def _by_variance(layer: LayerFacts) -> bool:
-    """Whether all is well with the variance of the data."""
+    """True if no channel explodes with the variance of the data."""
     if layer.own is None:
         return True
     return not exploding(replace(layer, mean=layer.own.pooled().mean, var=np.asarray(layer.own.pooled().var))).any()

@@ -68,7 +68,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def _others_learn(facts: ModelFacts) -> bool:
-    """Whether something is trained at all: a model of which nothing learns is not frozen, but at rest."""
+    """True if something is trained at all: a model in which nothing learns is not frozen, but at rest."""
     return facts.steps is not None or any(each.frozen or each.learns for each in facts.layers)
 
 

@@ -69,7 +69,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def at_the_start(layer: LayerFacts) -> bool:
-    """Whether the running statistics are exactly those of a new layer."""
+    """True if the running statistics are exactly those of a new layer."""
     return layer.mean is not None and layer.var is not None and bool((layer.mean == 0).all() and (layer.var == 1).all())
 
 

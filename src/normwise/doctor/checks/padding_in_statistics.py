@@ -81,7 +81,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def _effect(layer: LayerFacts) -> tuple[Array, Array] | None:
-    """How far the padding moves the mean, and the variance; None where there is none, or a mask keeps it out."""
+    """The distances that padding moves the mean and the variance by; None without it, or where a mask keeps it out."""
     seen, now = layer.input, layer.served or layer.own
     if seen is None or seen.heads is None or seen.whole is None or seen.without_tails is None or now is None:
         return None

@@ -119,13 +119,13 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def _better(facts: ModelFacts) -> bool:
-    """Whether the user's loss gains from the statistics of all of the data."""
+    """True if the user's loss gains from the statistics of all of the data."""
     now, then = (None if each is None else each.loss for each in (facts.stored, facts.recalibrated))
     return now is not None and then is not None and now > LOSS * then
 
 
 def _answers(facts: ModelFacts) -> bool:
-    """Whether the user's metric changes with the statistics of all of the data, by more than a healthy model's."""
+    """True if the user's metric changes with the statistics of all of the data, by more than a healthy model's."""
     now, then = (None if each is None else each.metric for each in (facts.stored, facts.recalibrated))
     if now is None or then is None:
         return False
@@ -139,7 +139,7 @@ def _measured(facts: ModelFacts) -> list[LayerFacts]:
 
 
 def _within(layer: LayerFacts) -> bool:
-    """Whether the stored variance is rather that within batches than that of all data."""
+    """True if the stored variance is nearer to that within batches than to that of all data."""
     if layer.served is None or layer.var is None or not np.isfinite(layer.served.var).all():
         return False
     within, total = layer.served.var.mean(0) + layer.eps, np.asarray(layer.served.pooled().var) + layer.eps

@@ -155,7 +155,7 @@ def _behind_shrinking_scales(facts: ModelFacts) -> set[str]:
 
 
 def _other_cause(layer: LayerFacts) -> bool:
-    """Whether a layer's statistics are off for a reason that another check names."""
+    """True if a layer's statistics are off for a reason that another check names."""
     assert layer.mean is not None  # it is one of those that have statistics
     assert layer.var is not None
     return not np.isfinite(layer.mean + layer.var).all() or bool((layer.var < 0).any()) or shifted_by_dropout(layer)

@@ -81,7 +81,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def _gathers(layer: LayerFacts, facts: ModelFacts) -> bool:
-    """Whether training uses batch statistics here."""
+    """True if training uses batch statistics in this layer."""
     if facts.steps is not None:
         return layer.name in facts.steps.counts
     return layer.frozen is None

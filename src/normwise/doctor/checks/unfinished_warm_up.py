@@ -77,7 +77,7 @@ def _share(layer: LayerFacts) -> float:
 
 
 def _closer(layer: LayerFacts) -> float:
-    """How much of the distance to the data is left when the share of the start is taken out."""
+    """The share of the distance to the data that is left when the share of the start is taken out."""
     share, before = _share(layer), gap(layer)
     if share <= LIMITS["share"][0] or before is None:
         return 1.0
@@ -89,7 +89,7 @@ def _closer(layer: LayerFacts) -> float:
 
 
 def sick() -> ModelFacts:
-    """A layer of which five batches are all that it has."""
+    """A layer that has seen five batches only."""
     share = 0.9**5
     return model(layer("bn", mean=3 * (1 - share), var=1.0, updates=5, own=_at_three(), served=_at_three()), apart=1.0)
 
