@@ -1,9 +1,10 @@
 """Finds words that the project does not use, in code, docstrings, messages and pages; `make check` runs it.
 
 Readers have English as a second language. A word is here because somebody stumbled over it: an idiom, a word that means
-the opposite in the field, or a second name for one thing.
+the opposite in the field, or a second name for one thing. A docstring begins with a verb or a noun phrase.
 """
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ INSTEAD = {
         "the framework in front of the thing: a Keras layer, a PyTorch model"
     ),
 }
+# No first word of a docstring, which names a thing or says what is done.
+QUESTIONS = {"What", "Which", "How", "Whether", "Where", "That"}
 # Words may go on in the next line, which begins with a sign of a comment or a list.
 PATTERNS = {re.compile(pattern.replace(" ", r"[\s#*]+"), re.IGNORECASE): words for pattern, words in INSTEAD.items()}
 FOLDERS = ("src", "docs", "tests", "examples", "benchmarks", "changes", ".github")
@@ -63,12 +66,23 @@ def troubles(text: str) -> Iterator[tuple[int, str, str]]:
             yield text.count("\n", 0, found.start()) + 1, " ".join(found[0].split()), instead
 
 
+def questions(source: str) -> Iterator[tuple[int, str, str]]:
+    """The same for each docstring that begins with one of ``QUESTIONS``; of Triton kernels every byte is compiled."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and "triton.jit" not in map(ast.unparse, getattr(node, "decorator_list", ())):
+            first = (ast.get_docstring(node) or "").split(" ", 1)[0]
+            if first in QUESTIONS:
+                yield node.body[0].lineno, first, "a docstring that begins with a verb or a noun phrase"
+
+
 def main(root: Path) -> int:
     """Prints one line for each place; returns the exit code."""
     found = [
         f"{path.relative_to(root).as_posix()}:{line}: {words!r}: write {instead}"
         for path in files(root)
-        for line, words, instead in sorted(troubles(path.read_text(encoding="utf-8")))
+        for text in [path.read_text(encoding="utf-8")]
+        for line, words, instead in sorted([*troubles(text), *(questions(text) if path.suffix == ".py" else ())])
     ]
     print("\n".join(found) or "No word is used that docs/words.py has another one for.")
     return 1 if found else 0

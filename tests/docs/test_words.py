@@ -37,3 +37,24 @@ def test_a_place_is_named_and_other_words_are_given(tmp_path: Path, capsys: pyte
     (tmp_path / "docs/experiments/page.md").write_text("It starts anew.\n")
     assert words.main(tmp_path) == 1
     assert capsys.readouterr().out == "docs/page.md:3: 'anew': write again\n"
+
+
+def test_a_docstring_begins_with_a_verb_or_a_noun_phrase() -> None:
+    source = '''"""Sizes."""
+
+
+class Box:
+    """What holds things."""
+
+    def size(self):
+        """The number of things."""
+
+        def inner():
+            """How many."""
+
+
+@triton.jit
+def kernel():
+    """What is compiled by its text."""
+'''
+    assert sorted((line, word) for line, word, _ in words.questions(source)) == [(5, "What"), (11, "How")]

@@ -175,7 +175,8 @@ def choose(
 def _large_in_graph(x: Tensor) -> bool:
     """True if a graph of ``torch.compile`` is to call the compiled kernels; a size not known yet is small.
 
-    What is exported holds PyTorch's operators only, which run where normwise is not installed.
+    What is exported holds PyTorch's operators only, which run where normwise is not installed. PyTorch 2.11 takes every
+    graph for one that is exported, so that Inductor computes there.
     """
     from torch import compiler  # only where something compiles, PyTorch being there
     from torch.fx.experimental.symbolic_shapes import guard_or_false

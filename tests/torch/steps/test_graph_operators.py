@@ -91,8 +91,16 @@ class Residual(nn.Module):
         return y
 
 
+def compilation_counts_as_export() -> bool:
+    """True with PyTorch 2.11, whose ``is_exporting`` is true in every graph: it then gets no kernels."""
+    asked = torch.compile(lambda x: x + int(torch.compiler.is_exporting()), backend="eager")
+    return bool(asked(torch.zeros(1)) > 0)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_inductor_lays_a_network_as_its_convolutions_want_it_and_copies_nothing_for_the_kernels() -> None:
+    if compilation_counts_as_export():
+        pytest.skip("this PyTorch takes every graph for one that is exported, where Inductor computes")
     from torch._inductor.utils import run_fw_bw_and_get_code
 
     torch.compiler.reset()

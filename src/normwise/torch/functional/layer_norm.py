@@ -16,6 +16,7 @@ from normwise.kernels.torch_activations import activate
 from normwise.torch.steps.any_order_layer import differentiable
 from normwise.torch.steps.buffers import transformed
 from normwise.torch.steps.checks import check_activation, check_dense, check_residual
+from normwise.torch.steps.checks_mask import stretches_to
 from normwise.torch.steps.normalize_samples import finished, rows_normalized
 
 
@@ -99,9 +100,7 @@ def check_positions(mask: Tensor | None, input: Tensor) -> Tensor | None:
             f"mask must be on the device of the input, {input.device}, received {mask.device}: move it first."
         )
     wide = mask.unsqueeze(-1) if mask.dim() == input.dim() - 1 else mask
-    if wide.dim() != input.dim() or any(
-        mine not in (1, theirs) for mine, theirs in zip(wide.shape, input.shape, strict=True)
-    ):
+    if not stretches_to(wide, input):
         raise ValueError(
             f"mask must broadcast to the input, {tuple(input.shape)}, or to it without its last axis, "
             f"{tuple(input.shape[:-1])}, received {tuple(mask.shape)}: one entry per position, or one per value."

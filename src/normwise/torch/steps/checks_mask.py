@@ -48,9 +48,7 @@ def _along_input(name: str, mask: Tensor, input: Tensor, meaning: str) -> Tensor
             f"{name} must be on the device of the input, {input.device}, received {mask.device}: move it first."
         )
     wide = mask.unsqueeze(1) if mask.dim() == input.dim() - 1 else mask
-    if wide.dim() != input.dim() or any(
-        mine not in (1, theirs) for mine, theirs in zip(wide.shape, input.shape, strict=True)
-    ):
+    if not stretches_to(wide, input):
         without = (input.shape[0], *input.shape[2:])
         raise ValueError(
             f"{name} must broadcast to the input, {tuple(input.shape)}, or to it without its channels, "
@@ -80,3 +78,10 @@ def check_masked_count(mask: Tensor, input: Tensor) -> None:
             f"Expected more than 1 value per channel when training, got 1 value where the {what} "
             f"in input size {input.size()}"
         )
+
+
+def stretches_to(mask: Tensor, input: Tensor) -> bool:
+    """True if every axis of the mask has one entry or as many as the input."""
+    # Not by `in`, by which PyTorch 2.11's compiler finds no size that is not known yet.
+    sizes = zip(mask.shape, input.shape, strict=False)
+    return mask.dim() == input.dim() and all(mine == 1 or mine == theirs for mine, theirs in sizes)
