@@ -27,7 +27,7 @@ from normwise.lab.data.photographs import patches
 Labels = npt.NDArray[np.int64]
 
 __all__ = ["CLASSES", "PIXELS", "Digits", "Split", "batches", "digits", "digits_on_photos", "first", "pixels", "shape"]
-__all__ += ["in_float64", "some_wrong", "use"]
+__all__ += ["in_float64", "in_pixels", "one_image", "sizes", "some_wrong", "use"]
 
 PIXELS = 64
 """Of a digit; of the user's images ``pixels()``."""
@@ -79,10 +79,38 @@ def shape() -> tuple[int, int, int]:
     return channels, height, width
 
 
+def in_pixels() -> str:
+    """Height and width of the images, as a caveat says them.
+
+    Example:
+        >>> in_pixels()
+        '8 x 8'
+    """
+    _, height, width = shape()
+    return f"{height} x {width}"
+
+
 def pixels() -> int:
     """Numbers per image."""
     channels, height, width = shape()
     return channels * height * width
+
+
+def sizes() -> tuple[int, int, int]:
+    """The numbers of images for training, for validation and for the test."""
+    train, validation, test = map(len, _rows(_whole()[1].numpy(), 0))
+    return train, validation, test
+
+
+def one_image() -> str:
+    """The share of one test image in an accuracy, as the beginning of a caveat.
+
+    Example:
+        >>> one_image()
+        'One of 450 test images is 0.22 points'
+    """
+    *_, test = sizes()
+    return f"One of {test} test images is {100 / test:.2g} points"
 
 
 def digits(seed: int, *, binary: bool = False) -> Digits:

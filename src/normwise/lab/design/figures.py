@@ -64,7 +64,7 @@ def by_rate(
     caption: str = "",
     x_label: str = "learning rate",
     y_label: str = "test accuracy",
-    marks: Marks = (),
+    marks: Marks | Callable[[Arms], Marks] = (),
 ) -> Figure:
     """Test accuracy at every rate: a panel for each group of arms, and in it a line for each arm.
 
@@ -76,12 +76,12 @@ def by_rate(
         caption: what to see, in front of what lines and bands are.
         x_label: of the rates.
         y_label: of what was measured.
-        marks: horizontal lines in every panel.
+        marks: horizontal lines in every panel, or a function of its group of arms that gives them.
     """
     shown = []
     for group in groups:
         lines = (line(_label(arm, group), arm.rates, arm.array(what)) for arm in group)
-        shown.append(panel(_title(panels, group), lines, marks))
+        shown.append(panel(_title(panels, group), lines, marks(group) if callable(marks) else marks))
     return figure("accuracy_by_rate", title, shown, x_label=x_label, y_label=y_label, caption=caption, x_scale="log")
 
 
@@ -128,13 +128,13 @@ def by_step(
     caption: str = "",
     y_label: str = "test accuracy",
     y_scale: Scale = "linear",
-    marks: Marks = (),
+    marks: Marks | Callable[[Arms], Marks] = (),
 ) -> Figure:
     """A figure of a measure after so many steps, at the rate that is picked for each arm; otherwise as ``by_rate``."""
     shown = []
     for group in groups:
         lines = (line(_label(arm, group), steps, arm.numbers(what)) for arm in group)
-        shown.append(panel(_title(panels, group), lines, marks))
+        shown.append(panel(_title(panels, group), lines, marks(group) if callable(marks) else marks))
     return figure(name, title, shown, x_label="steps", y_label=y_label, caption=caption, x_scale="log", y_scale=y_scale)
 
 

@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, one_image
 from normwise.lab.design import Arms, DenseTraining, Grid, average, by_rate, gap, table
 from normwise.lab.intervals import Numbers
 from normwise.lab.networks.dense import glorot, he
@@ -105,8 +105,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         table=_table(settings, activations),
         figures=(every_rate,),
         caveats=(
-            "One of the digits' 450 test images is 0.22 points, so that differences below half a point take many "
-            "seeds to see.",
+            f"{one_image()}, so that differences below half a point take many seeds to see.",
             "After the activation the layers have biases besides scale and shift, 5 x 64 parameters more.",
             "Residual networks ask another question, whether the sum or the branch is normalized; this is not it.",
         ),

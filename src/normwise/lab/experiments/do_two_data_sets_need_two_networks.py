@@ -153,7 +153,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(by_rate,),
         caveats=(
-            "The two data sets are the same digits, with and without a background: nearer to each other than two "
+            "The two data sets are the same images, with and without a background: nearer to each other than two "
             "data sets of different origin, and of one set of classes.",
             "Both networks of an arm are trained at one rate, as one network is; each could have its own.",
             "One network takes as many steps as each of the two, with twice as many images in each.",

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 
 from normwise.lab.data.shifts import SHIFTS
-from normwise.lab.data.splits import Digits, Split, digits, first
+from normwise.lab.data.splits import Digits, Split, digits, first, sizes
 from normwise.lab.design import Arms, DenseTraining, Grid, average, figure, line, panel, table
 from normwise.lab.design.arms import TIE, at_an_edge, pick
 from normwise.lab.intervals import Numbers, difference
@@ -155,7 +155,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(_figure(settings, arms),),
         caveats=(
-            "Training again takes labels, also those of 270 changed validation images by which its rate is picked. "
+            f"Training again takes labels, also those of {sizes()[1]} changed validation images by which its rate is "
+            "picked. "
             "Fresh statistics take none.",
             "New images are more images: how much further training gains from that is in the rows without a change.",
             "All classes are as often among the new images as among the old ones.",

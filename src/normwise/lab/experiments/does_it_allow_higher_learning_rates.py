@@ -38,7 +38,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, one_image
 from normwise.lab.design import WITH_AND_WITHOUT, Arm, Arms, DenseTraining, Grid, average, gap, geometric, table
 from normwise.lab.design.curves import largest_usable
 from normwise.lab.design.figures import by_rate
@@ -117,8 +117,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             f"The mark is the mean over seeds; each seed has a mark of its own, {target.words}.",
             f"Every rate gets {settings.steps} steps. Bjorck et al. trained until the loss no longer fell; at small "
             "rates a fixed number of steps favours whatever moves faster per step.",
-            "The digits are small data: one of 450 test images is 0.22 points. Seeds share images, for which the "
-            "intervals allow.",
+            f"{one_image()}. Seeds share images, for which the intervals allow.",
         ),
     )
 

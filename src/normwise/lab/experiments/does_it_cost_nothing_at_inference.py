@@ -43,7 +43,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels import reference
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, sizes
 from normwise.lab.design import Grid, OneNetwork, average, figure, line, panel
 from normwise.lab.intervals import cell, largest, ratio
 from normwise.lab.networks.dense import Dense
@@ -148,7 +148,10 @@ def _table(settings: Settings, outcomes: Outcomes) -> Table:
         (f"logits, {name}", f"{outcomes.array(name).max():.1e} of the largest logit at most") for name in PRECISIONS
     ]
     rows += [
-        (f"classes of 450 test images, {name}", f"{outcomes.array(f'changed_{name}').max():.0f} changed at most")
+        (
+            f"classes of {sizes()[2]} test images, {name}",
+            f"{outcomes.array(f'changed_{name}').max():.0f} changed at most",
+        )
         for name in PRECISIONS
     ]
     seconds = outcomes.array("seconds")

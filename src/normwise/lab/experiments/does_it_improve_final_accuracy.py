@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, one_image, sizes
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, SideBySide, by_rate, gap, table
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
@@ -94,6 +94,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     title = f"Test accuracy after {settings.steps} steps, at every initial rate"
     show = partial(by_rate, x_label="initial learning rate", caption="The rate falls to 0 along half a cosine.")
     by_initial_rate = show(title, arms.by("depth"), "{depth} hidden layers")
+    error = 100 * (0.98 * 0.02 / sizes()[2]) ** 0.5
     return Conclusion(
         statements=tuple(_statements(settings, arms)),
         table=table(
@@ -107,8 +108,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(by_initial_rate,),
         caveats=(
-            "One of the digits' 450 test images is 0.22 points and the standard error of an accuracy near .98 is .66 "
-            "points for one split; only the pairing and the number of seeds make half a point visible.",
+            f"{one_image()} and the standard error of an accuracy near .98 is {error:.2f} points for one "
+            "split; only the pairing and the number of seeds make half a point visible.",
             "Both networks reach the training accuracy that the table shows, so that what is compared is "
             "generalization where that is near 100, and optimization where it is not.",
         ),

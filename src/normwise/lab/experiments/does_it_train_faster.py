@@ -44,7 +44,7 @@ from typing import Any
 
 import numpy as np
 
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, in_pixels, one_image, sizes
 from normwise.lab.design import (
     WITH_AND_WITHOUT,
     DenseTraining,
@@ -151,8 +151,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(_curves(every), _percentiles(*list(every.items())[-1]), _sweep(every, settings.steps)),
         caveats=(
-            "The digits are small data: 1077 training images of 8 x 8 pixels against MNIST's 60,000 of 28 x 28; one of "
-            "450 test images is 0.22 points. Seeds share images, for which the intervals allow.",
+            f"These are small data: {sizes()[0]} training images of {in_pixels()} pixels against MNIST's 60,000 "
+            f"of 28 x 28. {one_image()}. Seeds share images, for which the intervals allow.",
             "The accuracies in the figures are means over seeds; each seed has one of its own to reach.",
             "Looks are 10 % apart, so single numbers of steps are known to 10 %; the first crossing counts.",
             "The rates are swept in coarse steps: the best rate of an arm may lie between two of them.",

@@ -38,7 +38,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data.splits import batches, digits
+from normwise.lab.data.splits import batches, digits, sizes
 from normwise.lab.design import Grid, Looks, Training
 from normwise.lab.design.curves import ends_best
 from normwise.lab.design.ladder import RUNGS, Climb, target_of
@@ -127,7 +127,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "baseline to BN-Baseline is owed to batch normalization alone.",
             f"{settings.steps} steps are too few for the baseline to end where it could; the paper's 31 million were "
             "enough. The ladder in steps is therefore to a target that a better trained baseline would exceed.",
-            "A network of 13 convolutions, and of the digits 1077 training images; the published one had 13.6 million "
+            f"A network of 13 convolutions, and {sizes()[0]} training images; the published one had 13.6 million "
             "parameters and ImageNet.",
             "Looks are 10 % apart, so single numbers of steps are known to 10 %.",
         ),

@@ -46,7 +46,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data.shifts import SHIFTS
-from normwise.lab.data.splits import Split, digits
+from normwise.lab.data.splits import Split, digits, in_pixels
 from normwise.lab.design import average, figure, line, panel
 from normwise.lab.intervals import Numbers, difference
 from normwise.lab.networks.convolutional import Convolutional
@@ -149,10 +149,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "other data are altogether fresh.",
             "A mean over shifts weighs them as they stand here. Where much is shifted, as contrast is, a smaller prior "
             "is better; where hardly anything is, a larger one.",
-            "Inverted digits are not repaired: shapes are others then, and not only their moments.",
+            "Inverted images are not repaired: shapes are others then, and not only their moments.",
             "The samples are drawn at random. Those that come in order, as one class after the other, need a larger "
             "prior or more of them.",
-            "Images of 8 x 8 pixels: one large image has more values per channel than a small one.",
+            f"Images of {in_pixels()} pixels: one large image has more values per channel than a small one.",
         ),
     )
 

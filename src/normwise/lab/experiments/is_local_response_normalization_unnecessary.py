@@ -44,7 +44,7 @@ from typing import Any
 
 from torch import nn
 
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, one_image
 from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, Training, average, by_rate, gap, table
 from normwise.lab.networks.convolutional import Chain, changed_behind
 from normwise.lab.outcomes import Outcomes
@@ -126,8 +126,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "With alpha of 1e-4 and pixels between 0 and 1 local response normalization hardly changes what passes "
             "through it (the column 'changed'), so that 'no difference' says little there; the arms with alpha of 1 "
             "are the ones in which it does something.",
-            "A difference of half a point is about two of the digits' 450 test images; the published gains are of one "
-            "to two points.",
+            f"{one_image()}; the published gains are of one to two points.",
             "Both networks are small and trained for few steps; whether it would help larger ones is not asked.",
         ),
     )

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from normwise.lab.data.changes import with_contrasts
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, in_pixels, shape
 from normwise.lab.design import Arms, Grid, Training, by_rate, gap, obstacle, on_both, table
 from normwise.lab.intervals import difference, largest
 from normwise.lab.networks.convolutional import Chain, dependence_on_contrast
@@ -113,6 +113,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the normalizations at each one's best rate."""
     arms = GRID.arms(settings, outcomes)
+    _, height, width = shape()
+    values = height * width
     steps = {str(batch): times * settings.steps for batch, times in zip(settings.batches, settings.longer, strict=True)}
     title = "A convolutional network's test accuracy at every rate"
 
@@ -133,11 +135,13 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(by_rate(title, arms.by("batch"), panels),),
         caveats=(
-            "Images of 8 x 8 pixels: an instance has 64 values where ImageNet's layers have thousands, and what "
-            "instance norm takes out, the mean over positions of a channel, is what the readout behind it would read.",
+            f"Images of {in_pixels()} pixels: an instance has {values} values where ImageNet's layers have thousands, "
+            "and what instance norm takes out, the mean over positions of a channel, is what the readout behind it "
+            "would read.",
             "Steps differ with the size of the batches: arms are compared at one size, not sizes with each other.",
-            "With batches of 2 a channel still has 2 x 64 values behind the first convolution and 2 x 16 behind the "
-            "second, and the published 34.7 % are of a network 50 layers deep, in which the noise of each adds up.",
+            f"With batches of 2 a channel still has 2 x {values} values behind the first convolution and "
+            f"2 x {values // 4} behind the second, and the published 34.7 % are of a network 50 layers deep, in which "
+            "the noise of each adds up.",
         ),
     )
 

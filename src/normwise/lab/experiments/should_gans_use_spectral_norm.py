@@ -55,7 +55,7 @@ from typing import Any
 
 import numpy as np
 
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import digits, in_pixels
 from normwise.lab.design import average, figure, geometric, line, panel, table
 from normwise.lab.intervals import Numbers, difference, largest, mean, ratio
 from normwise.lab.networks.dense import Norm
@@ -170,7 +170,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         table=_table(settings, outcomes),
         figures=(_figure(settings, outcomes),),
         caveats=(
-            f"Dense networks, {settings.looks[-1]} steps and images of 8 x 8: the published networks are "
+            f"Dense networks, {settings.looks[-1]} steps and images of {in_pixels()}: the published networks are "
             "convolutional, for images of 32 x 32 and more, and get tens of thousands of steps. The distances here and "
             "Inception's are in different units, and only the order of arms can be compared.",
             "Both networks have the same rate, and the discriminator one step for each of the generator's; the "

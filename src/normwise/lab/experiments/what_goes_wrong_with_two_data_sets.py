@@ -144,7 +144,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(by_rate,),
         caveats=(
-            "The two data sets are the same digits, with and without a background: nearer to each other than two "
+            "The two data sets are the same images, with and without a background: nearer to each other than two "
             "data sets of different origin, and of one set of classes.",
             "Averages of their own need to know at inference which data set an image is from; mixed batches do not.",
         ),

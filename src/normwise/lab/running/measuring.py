@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,7 @@ class Measuring:
         done = [kept for file in self.files if (kept := self.found[file]) is not None]
         share = self._share()
         try:
-            with resampled(share):
+            with self._data(), resampled(share):
                 outcomes = Outcomes(self.trials, [each.outcome for each in done])
                 conclusion = settled(self.experiment.conclude(self.settings, outcomes), self.experiment.REGIME)
         except Exception as error:
@@ -126,15 +128,25 @@ class Measuring:
         """Test images over all others, where each seed draws its own; else what the experiment says, or 0."""
         if not getattr(self.experiment, "TESTS", False):
             return float(getattr(self.experiment, "SHARE", 0.0))
-        from normwise.lab.data.splits import digits, use
+        from normwise.lab.data.splits import sizes
+
+        with self._data():
+            train, validation, test = sizes()
+        return round(test / (train + validation), 3)
+
+    @contextmanager
+    def _data(self) -> Iterator[None]:
+        """The images of the plan in the place of the digits."""
+        if self.plan.data is None:
+            yield
+            return
+        from normwise.lab.data.splits import use  # an experiment that needs no torch needs no data of ours
 
         use(self.plan.data)
         try:
-            parts = digits(0)
+            yield
         finally:
             use(None)
-        others = len(parts.train.labels) + len(parts.validation.labels)
-        return round(len(parts.test.labels) / others, 3)
 
     def _finished(self) -> Result | None:
         kept, told = self.store.load_result(self.name), self.description

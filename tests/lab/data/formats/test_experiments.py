@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from normwise.lab.data import images, splits
-from normwise.lab.experiment import load, names, takes_data
+from normwise.lab.experiment import FOLDER, load, names, takes_data
 from tests.lab.data.formats.conftest import write_cifar10, write_mnist, write_rows, write_svhn
 
 TAKING = [name for name in names() if takes_data(load(name))]
@@ -70,6 +72,28 @@ def test_all_take_a_users_images_but_those_that_are_about_no_images_or_need_larg
         "what_does_it_cost_in_training",
         "what_happens_to_large_networks_without_it",
     }
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_what_limits_its_numbers_names_no_property_of_the_digits(name: str) -> None:
+    """Such a sentence would stand on pages about other images."""
+    tree = ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))
+    (caveats,) = (node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "caveats")
+    words = [str(node.value) for node in ast.walk(caveats) if isinstance(node, ast.Constant)]
+    assert words
+    assert not re.search(r"\bdigits\b|\b8 x 8\b|\b(450|270|1077|1797)\b", " ".join(words))
+
+
+def test_counts_in_sentences_are_those_of_the_data(tmp_path: Path) -> None:
+    assert splits.sizes() == (1077, 270, 450)
+    assert splits.in_pixels() == "8 x 8"
+    write_cifar10(tmp_path)
+    splits.use(images.source("cifar10", tmp_path))
+    data = splits.digits(0)
+    train, validation, test = splits.sizes()
+    assert (train, validation, test) == (len(data.train.rows), len(data.validation.rows), len(data.test.rows))
+    assert splits.in_pixels() == "32 x 32"
+    assert splits.one_image() == f"One of {test} test images is {100 / test:.2g} points"
 
 
 @pytest.mark.parametrize("name", TAKING)
