@@ -14,6 +14,7 @@ from normwise.errors import NormwiseError
 from normwise.lab.comparison.arms import Arm, Trial
 from normwise.lab.comparison.rows import Rows
 from normwise.lab.comparison.trainer import Outcome, Trainer
+from normwise.lab.running.reach import digest
 from normwise.lab.running.stamp import versions
 from normwise.lab.running.store import Store
 from normwise.lab.running.workers import Done, Task
@@ -110,7 +111,6 @@ def _digest_of(rows: Rows) -> str:
 
 
 def _origin(framework: str) -> str:
-    """A digest of what else a trial's numbers depend on: this folder's text, and versions."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
-    parts = [framework, repr(sorted(versions().items())), *texts]
+    """A digest of everything else that a trial's numbers depend on: the code of a comparison, and versions."""
+    parts = [framework, repr(sorted(versions().items())), digest(Path(__file__).with_name("comparing.py"))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
