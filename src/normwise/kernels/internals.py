@@ -47,6 +47,13 @@ def constant_in_graph(function: Function) -> Function:
 # The storage that a weak reference to one knows, or None.
 storage_of: Any = torch.UntypedStorage._new_with_weak_ptr
 
+
+def storage_number(tensor: torch.Tensor) -> int:
+    """The number of a tensor's storage, which no other living one has, also where addresses are 0: on meta."""
+    number: int = tensor.untyped_storage()._cdata
+    return number
+
+
 # Of autograd: the number of the backward that is going on in this thread, -1 outside of one; its present node; a block
 # in which operators do not reach autograd; the hooks that saved tensors go through; a gradient that is an error.
 running_backward: Any = torch._C._current_graph_task_id

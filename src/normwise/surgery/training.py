@@ -167,8 +167,8 @@ def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
     other hooks on saved tensors; what ``torch.compile`` compiles is left to it.
 
     Args:
-        model: a ``torch.nn.Module`` on any device. It gets forward hooks, and forwards of the model count, not calls of
-            its parts from outside.
+        model: a ``torch.nn.Module`` on any device; on meta, the report is of a model for which there is no memory. It
+            gets forward hooks, and forwards of the model count, not calls of its parts from outside.
         example: a batch, as ``recalibrate`` takes them. With it, two forwards that leave the model as it is measure the
             bytes and find out what becomes of each layer.
 

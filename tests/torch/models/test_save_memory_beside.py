@@ -136,3 +136,16 @@ def test_torch_compile_has_its_own_way() -> None:
     found = trained(compiled, x)  # type: ignore[arg-type]  # it is a module all the same
     torch.testing.assert_close(found["y"], expected["y"])
     torch.testing.assert_close(found["x"], expected["x"])
+
+
+def test_on_the_meta_device_the_bytes_are_about_those_of_a_real_one() -> None:
+    model, x = fused(NETWORKS["residual"]), images()
+    real = save_memory(copy.deepcopy(model), x)
+    planned = copy.deepcopy(model).to("meta")
+    found = save_memory(planned, x.to("meta"))
+    for planned_bytes, real_bytes in ((found.bytes_before, real.bytes_before), (found.bytes_after, real.bytes_after)):
+        assert planned_bytes == pytest.approx(
+            real_bytes, rel=0.02
+        )  # PyTorch's operator keeps other small tensors there
+    assert found.saved.keys() == real.saved.keys()
+    planned(x.to("meta")).sum().backward()

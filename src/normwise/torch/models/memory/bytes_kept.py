@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from normwise.kernels.internals import storage_number
+
 
 def bytes_kept(model: nn.Module, forward: Callable[[], Any]) -> int:
     """Run a forward, and count what it saves for its backward; the model's own tensors do not count.
@@ -24,7 +26,7 @@ def bytes_kept(model: nn.Module, forward: Callable[[], Any]) -> int:
         >>> bytes_kept(layer, lambda: layer(torch.ones(5, 2)).exp())
         100
     """
-    kept: list[Tensor] = []  # they live until they are counted, so that no address comes twice
+    kept: list[Tensor] = []  # they live until they are counted, so that no number comes twice
 
     def pack(tensor: Tensor) -> Tensor:
         kept.append(tensor if tensor.grad_fn is None else tensor.detach())
@@ -32,7 +34,7 @@ def bytes_kept(model: nn.Module, forward: Callable[[], Any]) -> int:
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         y = forward()
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}
+    own = {storage_number(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    storages = {storage_number(each): each.untyped_storage().nbytes() for each in kept}
     del y
-    return sum(size for address, size in storages.items() if address not in own)
+    return sum(size for number, size in storages.items() if number not in own)

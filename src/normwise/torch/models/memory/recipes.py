@@ -13,6 +13,7 @@ made again on the spot and compared, and where a bit differs, outputs of this ki
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.kernels import cpu
-from normwise.kernels.internals import below_autograd
+from normwise.kernels.internals import below_autograd, storage_number
 from normwise.kernels.torch_activations import activate
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.memory.packing import (
@@ -113,7 +114,7 @@ class Steps(NamedTuple):
 
     def run(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """All of it, without autocast, which had no part in the forward or its steps would be others."""
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             y = self.kernel.run(x, None if self.adds_behind else residual)
             return activate(y, self.activation, residual if self.adds_behind else None)
 
@@ -198,14 +199,19 @@ def look(layer: _BatchNorm, y: Any, residual: Any, frame: list[Packed]) -> str:
 
 def _is(kept: Tensor | None, x: Tensor) -> bool:
     """True if two living tensors are the same one."""
-    return kept is not None and kept.data_ptr() == x.data_ptr() and kept.shape == x.shape and kept.dtype is x.dtype
+    return kept is not None and _start(kept) == _start(x) and kept.shape == x.shape and kept.dtype is x.dtype
+
+
+def _start(tensor: Tensor) -> tuple[int, int | torch.SymInt]:
+    """The place of its first value: the storage, and the offset there."""
+    return storage_number(tensor), tensor.storage_offset()
 
 
 def _known_residual(residual: Tensor) -> tuple[Known | ReferenceType[Packed] | None, int]:
     """The source of the residual in the backward, if there is one, and how many residuals stand in a row then."""
     base = residual._base  # ``fuse`` writes residual.expand_as(x), which is the same tensor as a rule
     if base is not None and base.shape == residual.shape and base.stride() == residual.stride():
-        residual = base if base.data_ptr() == residual.data_ptr() else residual
+        residual = base if _start(base) == _start(residual) else residual
     known = known_of(residual)
     if known is None:
         return None, 0
@@ -303,7 +309,12 @@ def _aten(node: Any, layer: _BatchNorm) -> Aten:
 
 
 def _proved(steps: Steps, x: Tensor, residual: Tensor | None, y: Tensor) -> bool:
-    """True if outputs of this kind come out the same, bit for bit; checked once for each kind."""
+    """True if outputs of this kind come out the same, bit for bit; checked once for each kind.
+
+    On the meta device there are no bits, and sizes alone are asked for.
+    """
+    if x.is_meta:
+        return True
     kind = (
         type(steps.kernel),
         *steps.kernel.kind(),
