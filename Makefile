@@ -8,7 +8,7 @@ PINS := requirements/constraints.txt
 EXTRAS := lab,keras,lightning,dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 REPORT := report
-DEMO := does_it_train_faster does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients
+DEMO := does_it_allow_higher_learning_rates does_it_cure_vanishing_gradients which_statistics_at_inference
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test bench coverage zoo evidence check sanitize wheel matrix format docs site quick pins clean
