@@ -6,7 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "reports"
 # Those of `make demo`.
-EXPERIMENTS = ("does_it_train_faster", "does_it_allow_higher_learning_rates", "does_it_cure_vanishing_gradients")
+EXPERIMENTS = (
+    "does_it_allow_higher_learning_rates",
+    "does_it_cure_vanishing_gradients",
+    "which_statistics_at_inference",
+)
 TITLES = {"lab": "The lab's report", "doctor": "The doctor's report"}
 
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from docs.site import embedded
 from tests.browser import Browser, find
 
 ROOT = Path(__file__).parents[2]
@@ -108,3 +109,7 @@ def test_every_page_leads_on(site: Path) -> None:
     for page in PAGES:
         text = (site / f"{page}.html").read_text("utf-8")
         assert 'class="next-page"' in text, page
+
+
+def test_the_reports_of_the_lab_are_those_of_the_demo() -> None:
+    assert f"\nDEMO := {' '.join(embedded.EXPERIMENTS)}\n" in (ROOT / "Makefile").read_text("utf-8")
