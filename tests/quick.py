@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         first.setdefault(name_of(item.nodeid), item)
     kept = [item for name, item in first.items() if name not in slow]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    places = {id(item) for item in kept}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in places])
     items[:] = kept
 
 

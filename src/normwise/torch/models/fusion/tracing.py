@@ -149,30 +149,31 @@ def _unchanged(module: nn.Module, training: bool) -> Iterator[None]:
     """Every attribute as it was afterwards; a forward that changes one cannot be rewritten."""
     # What torch.jit made keeps its attributes elsewhere, and is only called here.
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    before = [(part, dict(part.__dict__), _copies(part)) for part in parts]
+    before = [(part, dict(part.__dict__), *_copies(part)) for part in parts]
     changed = False
     try:
         for part in parts:
             part.training = training
         yield
     finally:
-        for part, attributes, copies in before:
+        for part, attributes, copies, empty in before:
             part.training = attributes["training"]
             changed |= _restored(part.__dict__, attributes)
-            for name, items in copies:
-                changed |= _restored(attributes[name], items)
+            for held, items in copies:
+                changed |= _restored(held, items)
+            if any(empty):
+                changed = True
+                for held in empty:
+                    held.clear()
     if changed:
         raise CannotFollow("changes attributes of the module")
 
 
-def _copies(module: nn.Module) -> list[tuple[str, Any]]:
-    """The lists and dictionaries among the attributes, copied."""
-    attributes = module.__dict__.items()
-    return [
-        (name, dict(value) if isinstance(value, dict) else [*value])
-        for name, value in attributes
-        if isinstance(value, list | dict)
-    ]
+def _copies(module: nn.Module) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    """The lists and dictionaries among the attributes: those with items and copies of them, and the empty ones."""
+    held = [value for value in module.__dict__.values() if isinstance(value, list | dict)]
+    full = [(each, dict(each) if isinstance(each, dict) else [*each]) for each in held if each]
+    return full, [each for each in held if not each]
 
 
 def _restored(value: Any, items: Any) -> bool:
