@@ -6,9 +6,9 @@ Question:
 
 Claim:
     Dropout in front of batch normalization shifts the variance: in training it is larger by 1 / (1 - p) of what
-    inference meets, layer by layer more, so that the two "disharmonize": DenseNet on CIFAR-100 reached 77.42 % without
-    dropout and 68.55 % with dropout of .5 in front of every normalization. Dropout behind the last normalization does
-    not do this (Li et al. 2019).
+    inference meets, layer by layer more, so that there is "disharmony" between the two: DenseNet on CIFAR-100 reached
+    77.42 % without dropout and 68.55 % with dropout of .5 in each bottleneck. Dropout behind the last normalization
+    does not do this (Li et al. 2019).
 
 What would refute it:
     The ratio of the variances does not grow with dropout, or accuracy does not rise when the statistics are estimated

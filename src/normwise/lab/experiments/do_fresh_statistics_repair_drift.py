@@ -9,7 +9,8 @@ Claim:
     Statistics of the target domain repair much of a shift (Li et al. 2016: 75.5 to 76.7 % on Office-31); on ImageNet-C
     the mean corruption error of ResNet-50 falls from 76.7 to 62.2, and to 65.0 from few images held by a prior of the
     training's statistics (Schneider et al. 2020); by the batch in prediction to 60.28 % (Nado et al. 2020, another
-    network). With natural shifts the results are mixed (Nado et al. 2020).
+    network). With pre-training the results are mixed, and with natural shifts it does not do as well (Nado et al.
+    2020).
 
 What would refute it:
     The error falls by less than 30 %.

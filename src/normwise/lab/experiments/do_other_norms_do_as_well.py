@@ -7,7 +7,7 @@ Question:
 Claim:
     Normalizing by the l1, l2 or l-infinity norm of the batch instead of the variance trains a VGG on CIFAR-10 as well
     as batch normalization or better, and a deep linear network best with l1, although the distributions then shift
-    more (Santurkar et al. 2018, section 4 and appendix). Stability of moments is then not what matters.
+    more (Santurkar et al. 2018, section 3.3 and appendix). Stability of moments is then not what matters.
 
 What would refute it:
     Another norm needs twice as many steps, or ends half a point lower.

@@ -9,7 +9,7 @@ Claim:
     than, a number of specialized networks", which "requires to carefully normalize the information in the network, by
     using domain-specific scaling factors" (Bilen & Vedaldi 2017, abstract). With statistics of its own for each data
     set a network is at 78.7 %, with mixed batches and one set of statistics at 78.2 % (Irpan 2017; medians of five
-    seeds, two data sets that the text does not name).
+    seeds on one of two data sets that the text does not name, read off the figures).
 
 What would refute it:
     Two networks are more accurate by more than a point; or one network is as good without statistics for each data set.
@@ -29,7 +29,7 @@ References:
     - H. Bilen and A. Vedaldi, Universal representations: The missing link between faces, text, planktons, and cat
       breeds, 2017, arXiv:1701.07275.
     - A. Irpan, On the Perils of Batch Norm, 2017, alexirpan.com/2017/04/26/perils-batch-norm.html.
-    - W. Chang, T. You, S. Seo, S. Kwak and B. Han, Domain-Specific Batch Normalization for Unsupervised Domain
+    - W.-G. Chang, T. You, S. Seo, S. Kwak and B. Han, Domain-Specific Batch Normalization for Unsupervised Domain
       Adaptation, 2019, arXiv:1906.03950.
 """
 

@@ -5,8 +5,8 @@ Question:
     accuracy, and is batch normalization then as good as dropout?
 
 Claim:
-    "A training example is seen in conjunction with other examples in the mini-batch [...] we have found this effect to
-    be advantageous to the generalization of the network. Whereas dropout is typically used to reduce over-fitting, in
+    "A training example is seen in conjunction with other examples in the mini-batch [...] we found this effect to be
+    advantageous to the generalization of the network. Whereas Dropout [...] is typically used to reduce overfitting, in
     a batch-normalized network we found that it can be either removed or reduced in strength" (Ioffe & Szegedy 2015,
     section 3.4). To it: the error of ResNet-50 on ImageNet is smallest when 64 images are normalized together, 23.2 %
     against 23.7 % for 1024 (read off figure 6, Wu & Johnson 2021); with batch normalization CaffeNet is best at a

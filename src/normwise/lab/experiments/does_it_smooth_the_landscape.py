@@ -8,8 +8,8 @@ Claim:
     Batch normalization makes the landscape smoother: along the gradient the loss varies less and the gradient is more
     predictive, by about two orders of magnitude early in the training of a VGG on CIFAR-10; while internal covariate
     shift, measured as the change of a layer's gradient by the update of the layers below, is no smaller, in a deep
-    linear network much larger (Santurkar et al. 2018, sections 2.2 and 3.1). At initialization the opposite: gradients
-    explode with depth (Yang et al. 2019).
+    linear network much larger (Santurkar et al. 2018, sections 2.2, 3.1 and 3.2). At initialization the opposite:
+    gradients explode with depth (Yang et al. 2019).
 
 What would refute it:
     Without batch normalization the loss varies less than twice as much along the gradient.

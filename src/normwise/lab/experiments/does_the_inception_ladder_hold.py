@@ -7,8 +7,9 @@ Question:
 Claim:
     Inception reaches 72.2 % after 31.0 million steps; with batch normalization and nothing else changed after 13.3
     million; at 5 times the rate after 2.1 million, which is "14 times fewer", at 30 times after 2.7 million, and ends
-    at 72.2, 72.7, 73.0 and 74.8 %. At 5 times the rate the original "reached machine infinity". With sigmoids it stays
-    at chance without batch normalization and reaches 69.8 % with it (Ioffe & Szegedy 2015, figures 2 and 3).
+    at 72.2, 72.7, 73.0 and 74.8 %. At 5 times the rate the parameters of the original "reach machine infinity". With
+    sigmoids it stays at chance without batch normalization and reaches 69.8 % with it (Ioffe & Szegedy 2015, section
+    4.2.2, figures 2 and 3).
 
 What would refute it:
     A rung needs more steps than the one below or ends lower, or the baseline trains at 5 times its rate.

@@ -5,7 +5,7 @@ Question:
     in front of a normalization anything else than another learning rate?
 
 Claim:
-    With batch normalization "we reduce the L2 weight regularization by a factor of 5", because "this improves the
+    With batch normalization the weight of the L2 loss "is reduced by a factor of 5. We find that this improves the
     accuracy on the held-out validation data" (Ioffe & Szegedy 2015, section 4.2.1). Against it: "L2 regularization has
     no regularizing effect when combined with normalization"; it only sets the scale of the weights and with it the
     effective learning rate (van Laarhoven 2017).

@@ -8,7 +8,7 @@ Claim:
     Normalizing the inputs of a sigmoid would keep them where it is nearly linear, which is why there are a scale and a
     shift for each unit, by which the layer can be undone (Ioffe & Szegedy 2015, section 3). Teaching material adds that
     it is therefore never worse than no batch normalization, and that scale and shift, which begin at 1 and 0, leave
-    these values slowly, when training is well under way. "When the next layer is linear, [the scale] can be disabled
+    these values slowly, when training is well under way. "When the next layer is linear [the scale] can be disabled
     since the scaling will be done by the next layer" (documentation of Keras's layer, Chollet et al. 2015).
 
 What would refute it:
