@@ -1,7 +1,8 @@
 """A copy of the package in which a recipe of docs/recipes.md is followed, by its numbered steps.
 
 A step begins with the file that it is about, or with several of which one is taken. Only those files can be written
-here, and no exam is held before every step is taken: a recipe that forgets a file, and a test that forgets a step, fail.
+here, and no exam is held before every step is taken. So a recipe that forgets a file fails, and so does a test that
+forgets a step.
 """
 
 from __future__ import annotations

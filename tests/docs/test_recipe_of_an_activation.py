@@ -7,7 +7,6 @@ compiler does. The GPU kernels are interpreted.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path

@@ -146,9 +146,7 @@ class Gradients(NamedTuple):
         return (self.x, self.residual, None, self.scale, self.shift, *[None] * 6)
 
 
-def save(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], operator: str = "batch_norm_backward"
-) -> None:
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], operator: str = "batch_norm_backward") -> None:
     """Keep what the backward needs, and the operator that computes it."""
     x, residual, mask, scale, shift, mean, _, eps, activation, save_bits, groups = inputs
     _, used_mean, used_var, bits = output
