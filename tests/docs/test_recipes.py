@@ -42,7 +42,7 @@ def test_every_file_that_a_recipe_names_is_there() -> None:
 
 MADE_UP = """## Add a pear: two files
 
-1. `fruit/<name>.py`: a pear, which `fruit/stone.py` calls.
+1. `fruit/new_<name>.py`: a pear, which `fruit/stone.py` calls.
 2. `fruit/plum.py` or `fruit/other/`: its line. More in `fruit/apple.py`.
 
 ## Add a plum
@@ -52,7 +52,7 @@ MADE_UP = """## Add a pear: two files
 
 
 def test_a_step_is_about_the_files_that_it_begins_with() -> None:
-    assert steps_of("Add a pear", MADE_UP) == [["fruit/<name>.py"], ["fruit/plum.py", "fruit/other/"]]
+    assert steps_of("Add a pear", MADE_UP) == [["fruit/new_<name>.py"], ["fruit/plum.py", "fruit/other/"]]
     assert steps_of("Add a plum", MADE_UP) == [["fruit/cherry.py"]]
 
 
@@ -75,7 +75,7 @@ def test_a_recipe_that_forgets_a_file_and_a_step_that_nobody_takes_are_noticed(t
     copy = Copy(tmp_path, "Add a pear", steps=steps_of("Add a pear", MADE_UP))
     with pytest.raises(AssertionError, match=r"^no step of the recipe begins with src/fruit/apple\.py"):
         copy.write("src/fruit/apple.py", "")
-    copy.write("src/fruit/pear.py", "")
+    copy.write("src/fruit/new_pear.py", "")
     with pytest.raises(AssertionError, match=r"^steps of the recipe that nobody took: .*plum\.py"):
         copy.check_tests("tests/docs", only="pear", at_least=1)
     copy.write("src/fruit/other/pears.txt", "")
