@@ -7,6 +7,7 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
+from normwise import estimators
 from normwise.cli import main
 from normwise.lab import names
 
@@ -195,8 +196,8 @@ WRONG: list[tuple[str, str]] = [
     ("recalibrate nets.py:net --data rows.npy --out new.pt", DATA.partition(": write")[0].format("rows.npy")
      + ": save the array with numpy.savez."),
     # settings of recalibrate and adapt
-    (f"{RECALIBRATE} --estimator poled", "unknown estimator 'poled': did you mean 'pooled'? Known: cumulative, "
-                                         "debiased_ema, ema, pooled, window."),
+    (f"{RECALIBRATE} --estimator poled", "unknown estimator 'poled': did you mean 'pooled'? Known: "
+                                         f"{', '.join(estimators.names())}."),
     (f"{RECALIBRATE} --estimator window", "estimator 'window' has settings (start, stop) that no option is for: choose "
                                           "another, or call normwise.recalibrate from Python."),
     (f"{RECALIBRATE} --estimator ema --tolerance 0.1", "tolerance needs an estimator that knows more with every batch, "

@@ -33,7 +33,7 @@ def pasted(page: str) -> list[tuple[str, str]]:
 
 
 def test_the_tour_has_a_page_for_every_part_of_the_course() -> None:
-    assert len(PAGES) == 11
+    assert len(PAGES) >= 11
     assert list(FOLDERS) == ["en", "zh_tw"]
     for folder in FOLDERS.values():
         assert {path.stem for path in folder.glob("*.md")} == {*PAGES, "index"}

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import normwise
+from normwise.doctor import names
 from tests.doctor.test_bad_input import data, net, pairs, ran, refused
 
 OUTPUTS = (
@@ -97,11 +98,11 @@ def test_steps_of_a_model_that_cannot_be_copied_are_left_out() -> None:
         (
             {"only": ["stale_statistics"]},
             "unknown check 'stale_statistics': did you mean 'stale_running_statistics', 'non_finite_statistics' or "
-            "'low_precision_statistics'? normwise.doctor.names() shows all 29.",
+            f"'low_precision_statistics'? normwise.doctor.names() shows all {len(names())}.",
         ),
         (
             {"allow": "wrong_axes"},
-            "unknown check 'wrong_axes': did you mean 'wrong_axis'? normwise.doctor.names() shows all 29.",
+            f"unknown check 'wrong_axes': did you mean 'wrong_axis'? normwise.doctor.names() shows all {len(names())}.",
         ),
         ({"only": 3}, "only takes names of checks, received 3: pass a list of them."),
         ({"at_most": 0}, "examine needs at least one batch, received 0: state how many, or None."),

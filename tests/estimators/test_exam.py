@@ -124,9 +124,7 @@ def test_names_lead_to_members() -> None:
     assert estimators.named("pooled") == estimators.Pooled()
     with pytest.raises(UnknownName) as unknown:
         estimators.named("poold")
-    assert str(unknown.value) == (
-        "unknown estimator 'poold': did you mean 'pooled'? Known: cumulative, debiased_ema, ema, pooled, window."
-    )
+    assert str(unknown.value) == (f"unknown estimator 'poold': did you mean 'pooled'? Known: {', '.join(NAMES)}.")
     with pytest.raises(NormwiseError) as missing:
         estimators.named("window")
     assert str(missing.value) == (

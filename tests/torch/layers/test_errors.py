@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import normwise.torch as nt
+from normwise import estimators
 from normwise.errors import NormwiseError, UnknownName
+from normwise.kernels.reference_activations import ACTIVATIONS
 from normwise.torch.functional import batch_norm
 
 
@@ -154,11 +156,10 @@ def test_the_functions_words_are_torchs(case: str, values: int, masked: bool) ->
 @pytest.mark.parametrize("module", [nt.BatchNorm1d, nt.BatchNorm2d, nt.BatchNorm3d, nt.LazyBatchNorm2d])
 def test_an_activation_that_does_not_exist(module: Any) -> None:
     arguments = () if module is nt.LazyBatchNorm2d else (3,)
-    known = "Known: elu, gelu, gelu_tanh, hardsigmoid, hardswish, leaky_relu, mish, relu, relu6, sigmoid, silu, tanh."
-    words = f"unknown activation 'rellu': did you mean 'relu'? {known}"
+    words, far = (str(UnknownName("activation", name, sorted(ACTIVATIONS))) for name in ("rellu", "zzz"))
+    assert words.startswith("unknown activation 'rellu': did you mean 'relu'")
     assert refusal(lambda: module(*arguments, activation="rellu")) == (UnknownName, words)
-    far = refusal(lambda: module(*arguments, activation="zzz"))
-    assert far == (UnknownName, f"unknown activation 'zzz': {known}")
+    assert refusal(lambda: module(*arguments, activation="zzz")) == (UnknownName, far)
     x = torch.ones(4, 3)
     assert refusal(lambda: batch_norm(x, None, None, training=True, activation="rellu")) == (UnknownName, words)
     assert issubclass(UnknownName, ValueError)
@@ -178,7 +179,7 @@ def test_an_activation_set_later_that_does_not_exist(path: str, training: bool) 
 def test_an_estimator_that_does_not_exist() -> None:
     assert refusal(lambda: nt.BatchNorm1d(3, estimator="poold")) == (
         UnknownName,
-        "unknown estimator 'poold': did you mean 'pooled'? Known: cumulative, debiased_ema, ema, pooled, window.",
+        f"unknown estimator 'poold': did you mean 'pooled'? Known: {', '.join(estimators.names())}.",
     )
     wrong: Any = 3
     assert refusal(lambda: nt.BatchNorm1d(3, estimator=wrong)) == (

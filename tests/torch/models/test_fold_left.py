@@ -183,7 +183,7 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "whitening": (
         lambda: chain(norm=nt.IterativeNorm2d(4)),
         "1",
-        "it whitens: what it computes is a matrix and not a factor for each channel",
+        "it whitens groups of channels, which is not what a batch norm does in inference",
     ),
     "domains": (
         lambda: chain(norm=nt.PerDomain(nn.BatchNorm2d(4), ["day"])),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import normwise.torch as nt
+from normwise import estimators
 from normwise.errors import NormwiseError
 from normwise.estimators import Ema
 from normwise.torch.models.recalibration.recalibrate import recalibrate
@@ -230,8 +231,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"at_most": 0}, "recalibrate needs at least one batch, received 0: state how many, or None."),
     ({"upstream": "bach"}, "unknown upstream 'bach': did you mean 'batch'? Known: batch, inference."),
-    ({"estimator": "poled"}, "unknown estimator 'poled': did you mean 'pooled'? Known: cumulative, debiased_ema, ema, "
-                             "pooled, window."),
+    (
+        {"estimator": "poled"},
+        f"unknown estimator 'poled': did you mean 'pooled'? Known: {', '.join(estimators.names())}.",
+    ),
     (
         {"tolerance": -1.0},
         "tolerance must be a standard error in standard deviations, received -1.0: pass for example 0.01, or 0 to use "

@@ -86,11 +86,13 @@ def check_pairing(layer: Any) -> None:
 
     ``torch.ao.quantization.fuse_modules`` and ``fuse_modules_qat`` look for a pair of classes in a table, and the pairs
     of ``torch.ao.nn.intrinsic`` compare classes; in both, PyTorch's words name classes and no way out. A table of the
-    caller's own may well have these layers.
+    caller's own may well have these layers. Of a layer that does something else at inference PyTorch's words are right.
 
     Raises:
         NormwiseError: says which layers to put there.
     """
+    if layer.unlike_torch is not None:
+        return
     asking = sys._getframe(4)  # behind __getattr__, is_parametrized, type_before_parametrizations
     if asking.f_code.co_name == "<genexpr>" and asking.f_back is not None:
         asking = asking.f_back

@@ -32,7 +32,6 @@ from normwise.torch.layers.lazy_batch_norm import LazyBatchNorm1d, LazyBatchNorm
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
 from normwise.torch.layers.tracked import TrackedBatchNorm
-from normwise.torch.layers.whitening import Whitening
 from normwise.torch.steps.buffers import STATISTICS
 
 Kind = type[nn.Module]
@@ -81,10 +80,8 @@ def reason_against_torch(layer: nn.Module, kind: Kind | None = None) -> str | No
         if too_large:
             return f"its {too_large[0]} does not fit {_dtype(layer)}, in which torch.nn keeps it: call float() before"
         return None
-    if isinstance(layer, Whitening):
-        return (
-            f"a {type(layer).__name__} whitens groups of channels, which no layer of torch.nn does: keep normwise there"
-        )
+    if (unlike := getattr(layer, "unlike_torch", None)) is not None:
+        return f"a {type(layer).__name__} {unlike}, which no layer of torch.nn does: keep normwise there"
     return f"{type(layer).__name__} is a class of its own, which may do something else: change it by hand"
 
 

@@ -45,6 +45,9 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     _met: StatisticsMet | None = None
     # Why ``convert_to_synchronized`` leaves such a layer; None where it does not.
     why_not_joined: ClassVar[str | None] = None
+    # What it does at inference where that is not what PyTorch's batch norm does, a clause that begins with a verb: no
+    # layer of ``torch.nn`` can take its place then, and no convolution can take it over.
+    unlike_torch: ClassVar[str | None] = None
     # Buffers that no checkpoint holds, and the value that each starts from.
     _unsaved: ClassVar[dict[str, float]] = {"num_batches_skipped": 0}
     # By which torch's conversion to its ``SyncBatchNorm`` is noticed.

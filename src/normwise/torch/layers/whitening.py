@@ -42,6 +42,7 @@ class Whitening(TrackedBatchNorm):
     """The normalize step by a matrix for each group of channels. Not for direct use."""
 
     why_not_joined = "it whitens by a covariance, and only means and variances are joined"
+    unlike_torch = "whitens groups of channels"
     running_covariance: Tensor | None
 
     def __init__(

@@ -146,14 +146,14 @@ class Gradients(NamedTuple):
         return (self.x, self.residual, None, self.scale, self.shift, *[None] * 6)
 
 
-def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Keep what the backward needs."""
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], operator: str = "batch_norm_backward") -> None:
+    """Keep what the backward needs, and the operator that computes it."""
     x, residual, mask, scale, shift, mean, _, eps, activation, save_bits, groups = inputs
     _, used_mean, used_var, bits = output
     ctx.mark_non_differentiable(used_mean, used_var, bits)
     ctx.eps, ctx.activation, ctx.by_batch = eps, activation, mean is None
     ctx.uses_bitmask, ctx.groups = save_bits, groups
-    ctx.operator = torch.ops.normwise.batch_norm_backward
+    ctx.operator = getattr(torch.ops.normwise, operator)
     kept = None if save_bits or activation == cpu.ACTIVATIONS[None] else residual
     ctx.save_for_backward(*Saved(x, kept, mask, scale, shift, used_mean, used_var, bits))
 

@@ -87,8 +87,7 @@ def _fake_forward(
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep what the backward needs, and the operator that computes it."""
-    operators.save(ctx, inputs, output)
-    ctx.operator = torch.ops.normwise.triton_backward
+    operators.save(ctx, inputs, output, "triton_backward")
 
 
 class TritonBatchNorm(torch.autograd.Function):

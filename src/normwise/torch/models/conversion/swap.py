@@ -23,7 +23,6 @@ from normwise.torch.layers.counterparts import (
 )
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.tracked import TrackedBatchNorm
-from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.conversion.swap_calibration import Calibration
 from normwise.torch.models.conversion.swap_norms import Change, NotPossible, Settings, change_to, moments_differ
 from normwise.torch.models.conversion.swap_out import carry_out, plan, restore_forwards
@@ -222,7 +221,7 @@ def _to_torch(
         elif (own := own_class(norm)) is not None:
             if (why := reason_against_torch(norm, own)) is not None:
                 skipped[name] = why
-        elif not isinstance(norm, (*THEIRS, Whitening)):
+        elif not isinstance(norm, tuple(THEIRS)) and getattr(norm, "unlike_torch", None) is None:
             skipped[name] = f"{type(norm).__name__} is no layer of normwise"
         elif (why := reason_against_torch(norm)) is not None:
             skipped[name] = why

@@ -21,7 +21,6 @@ from normwise.torch.layers.instance_norm import InstanceNorm1d, InstanceNorm2d, 
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.per_domain import reason_against as reason_against_domains
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
-from normwise.torch.layers.whitening import Whitening
 
 GHOSTS: dict[str, type[nn.Module]] = {"1d": GhostBatchNorm1d, "2d": GhostBatchNorm2d, "3d": GhostBatchNorm3d}
 RENORMS: dict[str, type[nn.Module]] = {"1d": BatchRenorm1d, "2d": BatchRenorm2d, "3d": BatchRenorm3d}
@@ -73,7 +72,8 @@ def change_to(to: str, name: str, norm: Any, settings: Settings, axes: int | Non
         )
     if to == "sync":
         return _to_synchronized(name, norm, settings)
-    if type(norm) not in OURS and type(norm) not in THEIRS and not isinstance(norm, Whitening):
+    unlike_torch = getattr(norm, "unlike_torch", None) is not None
+    if type(norm) not in OURS and type(norm) not in THEIRS and not unlike_torch:
         raise NotPossible(f"{type(norm).__name__} is a class of its own, which may do something else")
     if to in ("ghost", "renorm"):
         return _to_another_training(to, norm, settings)
@@ -147,7 +147,8 @@ def _to_another_training(to: str, norm: Any, settings: Settings) -> Change:
         raise NotPossible(f"it is a {type(norm).__name__} already")
     if isinstance(norm, nn.SyncBatchNorm | SyncBatchNorm):
         raise NotPossible("it is synchronized: make it plain with convert_from_synchronized first")
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or isinstance(norm, Whitening) or axes not in kinds:
+    unlike_torch = getattr(norm, "unlike_torch", None) is not None
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or unlike_torch or axes not in kinds:
         raise NotPossible(
             f"{with_article(type(norm).__name__)} has no statistics of batches that a {to} norm could go on with"
         )
