@@ -387,9 +387,8 @@ def test_timms_own_batch_norm_with_an_activation() -> None:
 
 
 def test_an_error_of_folding_stands_beside_that_of_float32_itself() -> None:
-    row = _row()
+    row, other = _row(), _row()
     row["operations"]["fold"] |= {"output_error": 0.5, "float32_error_unfolded": 0.4}
-    other = _row()
     other["operations"]["fold"] |= {"output_error": 5e-6, "float32_error_unfolded": 1e-7}
     text = page.page({"listed": 2}, {}, {"timm/a": row, "timm/b": other}, {"PyTorch": ["fuse", "fold"]})
     assert "* `timm/a`, fold: outputs in float32 by 5e-01, and by 4e-01 between float32 and float64 without it" in text
