@@ -121,10 +121,10 @@ def left_out(surveyed: Mapping[str, Any], results: Results, listed: int) -> list
         why = (result or {}).get("error") or (result or {}).get("absent") or known.get("absent") or "not reached yet"
         lines[why] += 1
         example[why] = min(name, example.get(why, name))
-    tried = sum("operations" in result for result in results.values())
-    first = f"{tried} architectures of the {max(listed, tried)} that were asked for were tried."
-    if more := listed - len({*surveyed, *results}):
-        lines["not reached yet"] += more
+    tried, seen = sum("operations" in result for result in results.values()), len({*surveyed, *results})
+    first = f"{tried} architectures of the {max(listed, seen)} that were asked for were tried."
+    if listed > seen:
+        lines["not reached yet"] += listed - seen
         example.setdefault("not reached yet", "and so on")
     return [first, *[f"{number}: {why} (`{example[why]}`)" for why, number in lines.most_common(MOST)]]
 
