@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import entry_points, metadata, requires
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, entry_points, metadata, requires
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import normwise
 
@@ -117,3 +119,17 @@ def test_what_is_pinned_is_what_the_package_asks_for() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     asked = {re.split(r"[^\w-]", line)[0].lower() for line in requires("normwise") or []}
     assert asked - pinned == {"normwise"}  # the package is the clone
+
+
+def test_every_pinned_package_installs_on_the_first_python_that_is_promised() -> None:
+    """Some packages ask for a later bug-fix release, such as 3.11.5, which a distribution's own Python may not be."""
+    first = (
+        tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"].strip(">= ") + ".0"
+    )
+    asked, pins = {}, (ROOT / "requirements/constraints.txt").read_text("utf-8")
+    for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", pins, re.MULTILINE):
+        with suppress(PackageNotFoundError):
+            if (installed := metadata(name))["Version"] == version:
+                asked[name] = installed["Requires-Python"] or ""
+    assert len(asked) > 50
+    assert {name: words for name, words in asked.items() if not SpecifierSet(words).contains(first)} == {}
