@@ -283,7 +283,8 @@ def _built(architecture: Architecture, task: Mapping[str, Any]) -> tuple[Any, in
     for size in [*task["sizes"], 224, 331]:
         keras.utils.clear_session()  # the same names every time
         try:
-            model = make(weights=None, input_shape=(size, size, 3))
+            # Logits: a softmax of random weights is 0 or 1, which hides small differences and magnifies others.
+            model = make(weights=None, input_shape=(size, size, 3), classifier_activation=None)
         except (ValueError, TypeError) as error:
             why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
             continue
