@@ -31,7 +31,7 @@ from normwise.torch.layers.layer_norm import LayerNorm
 from normwise.torch.layers.lazy_batch_norm import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
-from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.layers.tracked import TrackedBatchNorm, unlike_torch
 from normwise.torch.steps.buffers import STATISTICS
 
 Kind = type[nn.Module]
@@ -80,7 +80,7 @@ def reason_against_torch(layer: nn.Module, kind: Kind | None = None) -> str | No
         if too_large:
             return f"its {too_large[0]} does not fit {_dtype(layer)}, in which torch.nn keeps it: call float() before"
         return None
-    if (unlike := getattr(layer, "unlike_torch", None)) is not None:
+    if (unlike := unlike_torch(layer)) is not None:
         return f"a {type(layer).__name__} {unlike}, which no layer of torch.nn does: keep normwise there"
     return f"{type(layer).__name__} is a class of its own, which may do something else: change it by hand"
 

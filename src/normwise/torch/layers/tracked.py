@@ -29,6 +29,12 @@ from normwise.torch.steps.normalize_small import normalize_small
 from normwise.torch.steps.normalize_tiny import POLICIES, check_policy
 
 
+def unlike_torch(norm: torch.nn.Module) -> str | None:
+    """The clause of a layer that does something else at inference than PyTorch's batch norm; None for all others."""
+    clause: str | None = getattr(norm, "unlike_torch", None)
+    return clause
+
+
 class TrackedBatchNorm(Recordable, _BatchNorm):
     """The common part of all layers here: the forward, and the estimator's state. Not for direct use."""
 

@@ -14,7 +14,7 @@ from normwise.frameworks import with_article
 from normwise.torch.layers.class_change import PLAIN
 from normwise.torch.layers.frozen import is_frozen
 from normwise.torch.layers.per_domain import PerDomain
-from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.layers.tracked import TrackedBatchNorm, unlike_torch
 from normwise.torch.models.conversion.fold_weights import (
     LINEAR,
     Affine,
@@ -209,7 +209,7 @@ class Plan:
             return "it is of a PerDomain layer: leave it one domain by normwise.torch.convert_from_domains before"
         if isinstance(norm, _LazyNormBase):
             return "it has not seen an input yet"
-        if (unlike := getattr(norm, "unlike_torch", None)) is not None:
+        if (unlike := unlike_torch(norm)) is not None:
             return f"it {unlike}, which is not what a batch norm does in inference"
         kind = type(norm).__bases__[1] if is_frozen(norm) else type(norm)
         ours = issubclass(kind, TrackedBatchNorm) and kind.__module__.startswith("normwise.")

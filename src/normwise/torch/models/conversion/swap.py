@@ -22,7 +22,7 @@ from normwise.torch.layers.counterparts import (
     reason_against_torch,
 )
 from normwise.torch.layers.per_domain import PerDomain
-from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.layers.tracked import TrackedBatchNorm, unlike_torch
 from normwise.torch.models.conversion.swap_calibration import Calibration
 from normwise.torch.models.conversion.swap_norms import Change, NotPossible, Settings, change_to, moments_differ
 from normwise.torch.models.conversion.swap_out import carry_out, plan, restore_forwards
@@ -221,7 +221,7 @@ def _to_torch(
         elif (own := own_class(norm)) is not None:
             if (why := reason_against_torch(norm, own)) is not None:
                 skipped[name] = why
-        elif not isinstance(norm, tuple(THEIRS)) and getattr(norm, "unlike_torch", None) is None:
+        elif not isinstance(norm, tuple(THEIRS)) and unlike_torch(norm) is None:
             skipped[name] = f"{type(norm).__name__} is no layer of normwise"
         elif (why := reason_against_torch(norm)) is not None:
             skipped[name] = why

@@ -21,6 +21,7 @@ from normwise.torch.layers.instance_norm import InstanceNorm1d, InstanceNorm2d, 
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.per_domain import reason_against as reason_against_domains
 from normwise.torch.layers.sync_batch_norm import SyncBatchNorm
+from normwise.torch.layers.tracked import unlike_torch
 
 GHOSTS: dict[str, type[nn.Module]] = {"1d": GhostBatchNorm1d, "2d": GhostBatchNorm2d, "3d": GhostBatchNorm3d}
 RENORMS: dict[str, type[nn.Module]] = {"1d": BatchRenorm1d, "2d": BatchRenorm2d, "3d": BatchRenorm3d}
@@ -72,8 +73,7 @@ def change_to(to: str, name: str, norm: Any, settings: Settings, axes: int | Non
         )
     if to == "sync":
         return _to_synchronized(name, norm, settings)
-    unlike_torch = getattr(norm, "unlike_torch", None) is not None
-    if type(norm) not in OURS and type(norm) not in THEIRS and not unlike_torch:
+    if type(norm) not in OURS and type(norm) not in THEIRS and unlike_torch(norm) is None:
         raise NotPossible(f"{type(norm).__name__} is a class of its own, which may do something else")
     if to in ("ghost", "renorm"):
         return _to_another_training(to, norm, settings)
@@ -147,8 +147,7 @@ def _to_another_training(to: str, norm: Any, settings: Settings) -> Change:
         raise NotPossible(f"it is a {type(norm).__name__} already")
     if isinstance(norm, nn.SyncBatchNorm | SyncBatchNorm):
         raise NotPossible("it is synchronized: make it plain with convert_from_synchronized first")
-    unlike_torch = getattr(norm, "unlike_torch", None) is not None
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or unlike_torch or axes not in kinds:
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or unlike_torch(norm) or axes not in kinds:
         raise NotPossible(
             f"{with_article(type(norm).__name__)} has no statistics of batches that a {to} norm could go on with"
         )

@@ -152,7 +152,7 @@ class Adaptation:
 
 
 class _Stream:
-    """One layer: what came to it so far, where older data count less."""
+    """The inputs of one layer so far, of which older ones count less."""
 
     def __init__(self, layer: TorchLayer, prior: float, memory: float) -> None:
         self.layer, self._prior, self._memory = layer, prior, memory
