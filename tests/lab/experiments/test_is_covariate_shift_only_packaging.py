@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from normwise.lab.experiments import is_covariate_shift_only_packaging as experiment
+from normwise.lab.networks.variants import Noise
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training.descent import looks
@@ -13,6 +14,18 @@ SETTINGS = experiment.Settings(rates=(0.1, 0.3), steps=60, depth=2, width=24)
 def test_noise_makes_the_inputs_drift(outcomes: Outcomes) -> None:
     drift = {arm: outcomes.where(arm=arm).array("drift").min() for arm in experiment.ARMS}
     assert drift["noisy_batch_norm"] > 1.5 * drift["batch_norm"]
+
+
+def test_every_layer_has_noise_of_its_own() -> None:
+    """Layers whose noise comes from one seed would all get the same at every step."""
+    seeds = [0, 1, 1000]
+    drawn = []
+    for seed in seeds:
+        stack = SETTINGS.stack(seed, experiment.normalization("noisy_batch_norm", seed))
+        layers = [layer for layer in stack.normalize if isinstance(layer, Noise)]
+        drawn += [layer.source.initial_seed() for layer in layers]
+    assert len(drawn) == len(set(drawn)) == SETTINGS.depth * len(seeds)
+    assert not set(drawn) & set(range(2000))  # the weights' and the batches'
 
 
 def test_verdicts_follow_hand_made_numbers() -> None:

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from torch import nn
@@ -48,7 +49,7 @@ from normwise.lab.design import Arms, DenseTraining, Grid, Looks, average, table
 from normwise.lab.design.curves import accuracy_by_step, ends_best
 from normwise.lab.design.targets import Target
 from normwise.lab.intervals import mean, ratio
-from normwise.lab.networks.stack import batch_norm
+from normwise.lab.networks.stack import Normalization, batch_norm
 from normwise.lab.networks.variants import Noise, noise_in_inference
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
@@ -101,16 +102,22 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate, and look at accuracies and at what the last hidden activation receives."""
     data = digits(trial.seed)
-
-    def normalize(channels: int) -> nn.Module:
-        inner = batch_norm(channels) if "batch_norm" in trial.arm else nn.Identity()
-        strength = next((float(times) for times in STRONG if trial.arm.endswith(f"_{times}")), 1.0)
-        return Noise(inner, channels, trial.seed, strength) if "noisy" in trial.arm else inner
-
-    stack = settings.stack(trial.seed, None if trial.arm == "plain" else normalize)
+    stack = settings.stack(trial.seed, normalization(trial.arm, trial.seed))
     watch = Watch(stack, data, lambda: noise_in_inference(stack))
     settings.train(stack, data.train, trial.seed, look=watch, look_at=settings.looks())
     return watch.found()
+
+
+def normalization(arm: str, seed: int) -> Normalization | None:
+    """The function that makes the layers of an arm, each with noise of its own; None for the plain network."""
+    noises = count(10_000 * (seed + 1))  # which no weights begin with
+    strength = next((float(times) for times in STRONG if arm.endswith(f"_{times}")), 1.0)
+
+    def normalize(channels: int) -> nn.Module:
+        inner = batch_norm(channels) if "batch_norm" in arm else nn.Identity()
+        return Noise(inner, channels, next(noises), strength) if "noisy" in arm else inner
+
+    return None if arm == "plain" else normalize
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
