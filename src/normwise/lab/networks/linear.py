@@ -11,7 +11,7 @@ from normwise.lab.networks.dense import glorot
 from normwise.torch import BatchNorm1d
 
 PROBES = (0.5, 1.0, 2.0, 4.0)
-"""Along the gradient, in multiples of the rate."""
+"""The steps along the gradient, in multiples of the rate."""
 
 
 class Linear(nn.Module):
