@@ -44,7 +44,7 @@ class _InAFile:
         _InAFile._end += os.pwrite(self._file.fileno(), values, self.place)
 
     def to(self, *_: Any, **__: Any) -> Tensor:
-        """As a tensor's, back to the device."""
+        """Read the values back into a tensor, as a tensor's ``to`` brings one back to the device."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
         os.preadv(self._file.fileno(), [memoryview(tensor.numpy().reshape(-1).view(np.uint8).data)], self.place)
         return tensor

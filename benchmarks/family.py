@@ -148,7 +148,7 @@ Read next: [speed](speed.md), [all layers](layers/index.md), [GPUs](speed_on_gpu
 
 
 def whitening_rows() -> list[str]:
-    """Of the table in ``DecorrelatedBatchNorm1d``: training, then inference, against torch's and ours."""
+    """The rows of the table in ``DecorrelatedBatchNorm1d``: training, then inference, against torch's and ours."""
     rows = []
     for shape in (*SHAPES, FEATURES):
         for size in GROUPS:

@@ -53,7 +53,7 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def mean(rows: list[dict[str, Any]]) -> str:
-    """Of the layers of a ResNet-50 that were calm, and how many of them were."""
+    """The mean ratio over the calm layers of a ResNet-50, and how many of them were calm."""
     of = [row for row in rows if row["count"]]
     calm = [(spread_of(row).median, row["count"]) for row in of if spread_of(row).calm]
     value = geometric_mean(calm)

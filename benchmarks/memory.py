@@ -24,7 +24,7 @@ TREATMENTS = {
         "released block serves the next output. A plain copy goes into a tensor that exists"
     ),
 }
-"""In the order in which one process can apply them: glibc's own settings do not come back once they were changed."""
+"""The treatments, in the order in which one process can apply them: glibc's own settings do not come back."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
 

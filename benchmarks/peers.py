@@ -68,14 +68,14 @@ def _our_layer(case: Case, i: Inputs) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 
 def _ours_compiled(case: Case, i: Inputs) -> Made:
-    """Behind ``_compiled``, which starts the compiler afresh."""
+    """Our layer, compiled. It stands behind ``_compiled``, which starts the compiler afresh."""
     layer, leaves = _our_layer(case, i)
     compiled = torch.compile(layer, dynamic=False, fullgraph=True)
     return (lambda: compiled(i.x, i.residual)), leaves
 
 
 def _eager(case: Case, i: Inputs) -> Made:
-    """As the usual networks are written: the addition and the relu in place."""
+    """The layers as the usual networks are written: the addition and the relu in place."""
     layers = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     layer = layers[i.x.dim()](i.x.shape[1], EPS, MOMENTUM)
     leaves = _filled(layer, case, i)

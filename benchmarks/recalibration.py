@@ -26,7 +26,7 @@ from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 BATCHES = 16
 WITHIN = 1.5
-"""So many times ``update_bn``'s time at most."""
+"""The most times of ``update_bn``'s time that it may take."""
 UPDATE_BN, IN_STEP, BY_LAYER = "update_bn", "in step", "layer by layer"
 
 
@@ -92,7 +92,7 @@ def _over_update_bn(times: dict[str, list[float]]) -> dict[str, Spread]:
 
 
 def lines(found: Recalibration) -> list[str]:
-    """For a person."""
+    """The lines for a person to read."""
     said = [found.setting]
     for name, seconds in found.seconds.items():
         words = f"  {name:15} {seconds.median:7.2f} s [{seconds.low:.2f}, {seconds.high:.2f}], n = {seconds.pairs}"

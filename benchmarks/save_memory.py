@@ -36,9 +36,9 @@ from benchmarks.zoo.architectures import Architecture, build
 from normwise.torch.models.memory.bytes_kept import bytes_kept
 
 TARGETS = {"mobilenet_v2": 0.45, "densenet121": 0.6, "vgg16_bn": 0.6, "resnet50": 0.75, "efficientnet_b0": 0.5}
-"""By network: so many of the bytes of PyTorch's layers at most."""
+"""The share of the bytes of PyTorch's layers that each network may take at most."""
 SLOWER = 1.15
-"""So many times the fused network's step at most."""
+"""The most times of the fused network's step that it may take."""
 PLAIN, FUSED, SAVED, CHECKPOINTED = "PyTorch", "fused", "save_memory", "checkpoint"
 VARIANTS = (PLAIN, FUSED, SAVED, CHECKPOINTED)
 BLOCKS = ("InvertedResidual", "_DenseLayer", "Bottleneck", "MBConv")

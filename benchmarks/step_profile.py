@@ -66,7 +66,7 @@ def by_kind(call: Callable[[], object], calls: int = 5) -> dict[str, float]:
 
 
 def counters(call: Callable[[], object], calls: int = 3) -> dict[str, float]:
-    """Per call: page faults, seconds within the system, and waits of a thread for another one or for the disk."""
+    """The counts of one call: page faults, seconds in the system, waits of a thread for another one or for the disk."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     for _ in range(calls):
         call()

@@ -164,7 +164,7 @@ def lines_of(claim: dict[str, str], runs: Sequence[Runs]) -> list[tuple[str, Lin
 
 
 def cell(text: str) -> str:
-    """Without what Markdown would take for a column, a tag or emphasis."""
+    """The text without what Markdown would take for a column, a tag or emphasis."""
     return " ".join(re.sub(r"([\\|<>*_`])", r"\\\1", text).split())
 
 

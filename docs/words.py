@@ -36,8 +36,15 @@ INSTEAD = {
         "the framework in front of the thing: a Keras layer, a PyTorch model"
     ),
 }
-# No first word of a docstring, which names a thing or says what is done.
+# No first word of a docstring, which names a thing or says what is done: a reader who opens the function alone cannot
+# tell what "Of the layer in the model." or "As above." is.
 QUESTIONS = {"What", "Which", "How", "Whether", "Where", "That"}
+# Nor one of these, but in a test, whose name is the sentence that its docstring goes on with.
+PREPOSITIONS = {
+    *("Of", "As", "In", "For", "On", "By", "From", "With", "At", "To"),
+    *("After", "Around", "Before", "Behind", "Beside", "Between", "Beyond", "Inside", "Into", "Over", "Per", "Through"),
+    *("Under", "Until", "Within", "Without"),
+}
 # Words may go on in the next line, which begins with a sign of a comment or a list.
 PATTERNS = {re.compile(pattern.replace(" ", r"[\s#*]+"), re.IGNORECASE): words for pattern, words in INSTEAD.items()}
 FOLDERS = ("src", "docs", "tests", "examples", "benchmarks", "changes", ".github")
@@ -66,14 +73,23 @@ def troubles(text: str) -> Iterator[tuple[int, str, str]]:
             yield text.count("\n", 0, found.start()) + 1, " ".join(found[0].split()), instead
 
 
-def questions(source: str) -> Iterator[tuple[int, str, str]]:
-    """The same for each docstring that begins with one of ``QUESTIONS``; of Triton kernels every byte is compiled."""
+def beginnings(source: str) -> Iterator[tuple[int, str, str]]:
+    """The same for each docstring whose first word is one of ``QUESTIONS`` or ``PREPOSITIONS``."""
+    for name, line, text in docstrings(source):
+        first = "".join(text.split()[:1]).rstrip(",;:")
+        if first in QUESTIONS or (first in PREPOSITIONS and not name.startswith("test_")):
+            yield line, first, "a docstring that begins with a verb or a noun phrase"
+
+
+def docstrings(source: str) -> Iterator[tuple[str, int, str]]:
+    """The name around, line and text of each docstring, values' too; not of Triton kernels, whose text is compiled."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, documented) and "triton.jit" not in map(ast.unparse, getattr(node, "decorator_list", ())):
-            first = (ast.get_docstring(node) or "").split(" ", 1)[0]
-            if first in QUESTIONS:
-                yield node.body[0].lineno, first, "a docstring that begins with a verb or a noun phrase"
+            for before, each in zip([None, *node.body], node.body, strict=False):
+                named = before is None or isinstance(before, ast.Assign | ast.AnnAssign)
+                if named and isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
+                    yield getattr(node, "name", ""), each.lineno, str(each.value.value)
 
 
 def main(root: Path) -> int:
@@ -82,7 +98,7 @@ def main(root: Path) -> int:
         f"{path.relative_to(root).as_posix()}:{line}: {words!r}: write {instead}"
         for path in files(root)
         for text in [path.read_text(encoding="utf-8")]
-        for line, words, instead in sorted([*troubles(text), *(questions(text) if path.suffix == ".py" else ())])
+        for line, words, instead in sorted([*troubles(text), *(beginnings(text) if path.suffix == ".py" else ())])
     ]
     print("\n".join(found) or "No word is used that docs/words.py has another one for.")
     return 1 if found else 0

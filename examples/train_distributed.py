@@ -53,7 +53,7 @@ def share(batch: Tensor) -> Tensor:
 
 
 def summed(value: Tensor) -> float:
-    """Over all processes."""
+    """The sum of a value over all processes."""
     distributed.all_reduce(value)
     return value.item()
 

@@ -132,7 +132,7 @@ def problem(
 
 
 def array(tensor: Tensor) -> F64:
-    """In float64."""
+    """The tensor as an array in float64."""
     found: F64 = tensor.detach().double().numpy()
     return found
 

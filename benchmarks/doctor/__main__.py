@@ -46,7 +46,7 @@ PAGE = ROOT / "docs" / "evidence_of_the_doctor.md"
 RESULTS = ROOT / "benchmarks" / "results" / "doctor.json"
 FROZEN = ("benchmarks/doctor", "src/normwise")
 Case = tuple[Callable[..., Any], tuple[Any, ...]]
-"""What examines, and what it is given."""
+"""The function that examines, and what it is given."""
 
 
 @click.command(help=__doc__)

@@ -15,7 +15,7 @@ from benchmarks.doctor.training import evaluate
 WORSE_LOSS = 1.2
 """A fault has done harm when the loss is so many times the twin's."""
 WORSE_ACCURACY = 0.02
-"""Or when so large a share of the answers is not right any more, and the loss says so too."""
+"""The share of the answers that is no longer right from which a fault has done harm, if the loss says so too."""
 WORSE_LOSS_TOO = 1.05
 """The loss says so too when it is so many times the twin's: in a model that knows nothing, answers change by chance."""
 

@@ -18,7 +18,7 @@ IMAGES, LEARNED = 1797, 1400
 
 
 DATA: ContextVar[str] = ContextVar("DATA", default="digits")
-"""Which data set the images are of: ``"digits"``, scikit-learn's, or ``"mnist"``, for judging."""
+"""The data set of the images: ``"digits"``, scikit-learn's, or ``"mnist"``, for judging."""
 
 
 def images() -> Batch:

@@ -38,34 +38,34 @@ Build = Callable[[str, int], Healthy]
 
 
 def as_trained(kind: str, seed: int) -> Healthy:
-    """As it was trained."""
+    """The model as it was trained."""
     return Healthy(trained(kind, seed))
 
 
 def without_loss(kind: str, seed: int) -> Healthy:
-    """Without a loss and a metric."""
+    """An examination without a loss and a metric."""
     return Healthy(trained(kind, seed), given={"loss": None, "metric": None})
 
 
 def in_training_mode(kind: str, seed: int) -> Healthy:
-    """In training mode, as it comes out of a loop."""
+    """The model in training mode, as it comes out of a loop."""
     return Healthy(trained(kind, seed).train())
 
 
 def on_what_it_learned(kind: str, seed: int) -> Healthy:
-    """On the images that it learned from."""
+    """An examination on the images that the model learned from."""
     return Healthy(trained(kind, seed), to_learn(seed))
 
 
 def ragged(kind: str, seed: int) -> Healthy:
-    """In batches of 66, with a last one of a single sample."""
+    """An examination on batches of 66, with a last one of a single sample."""
     x, y = images()
     batches = cut(x, y, torch.arange(LEARNED, len(x)), 66)
     return Healthy(trained(kind, seed), [*batches, (x[-1:], y[-1:])])
 
 
 def few_batches(kind: str, seed: int) -> Healthy:
-    """On two batches of 150."""
+    """An examination on two batches of 150."""
     return Healthy(trained(kind, seed), held_out(150)[:2])
 
 
@@ -75,17 +75,17 @@ def sorted_evaluation(kind: str, seed: int) -> Healthy:
 
 
 def ordinary_steps(kind: str, seed: int) -> Healthy:
-    """With an ordinary step of training."""
+    """An examination with an ordinary step of training."""
     return Healthy(trained(kind, seed).train(), given={"train_step": training_step})
 
 
 def rightly_frozen(kind: str, seed: int) -> Healthy:
-    """With the first half frozen, parameters and statistics."""
+    """The model with its first half frozen, parameters and statistics."""
     return Healthy(without_gradient(trained(kind, seed)).train(), given={"train_step": right_step})
 
 
 def paused_second_forward(kind: str, seed: int) -> Healthy:
-    """With a step that runs a second forward inside of a pause."""
+    """An examination with a step that runs a second forward inside of a pause."""
 
     def how(model: nn.Module, batch: Batch) -> None:
         training_step(model, batch)
@@ -96,7 +96,7 @@ def paused_second_forward(kind: str, seed: int) -> Healthy:
 
 
 def accumulated_rightly(kind: str, seed: int) -> Healthy:
-    """With a step that accumulates over two parts, of which the first alone moves the statistics."""
+    """An examination with a step that accumulates over two parts, of which the first alone moves the statistics."""
 
     def how(model: nn.Module, batch: Batch) -> None:
         model.train()
@@ -112,20 +112,20 @@ def accumulated_rightly(kind: str, seed: int) -> Healthy:
 
 
 def right_fold(kind: str, seed: int) -> Healthy:
-    """With all norms folded, beside its source."""
+    """The model with all norms folded, beside its source."""
     source = trained(kind, seed)
     return Healthy(folded(source), given={"source_model": source})
 
 
 def fused(kind: str, seed: int) -> Healthy:
-    """After ``normwise.fuse``, beside its source."""
+    """The model after ``normwise.fuse``, beside its source."""
     model = trained(kind, seed)
     normwise.fuse(model)
     return Healthy(model, given={"source_model": trained(kind, seed)})
 
 
 def recalibrated(kind: str, seed: int) -> Healthy:
-    """After ``normwise.recalibrate`` on what it learned."""
+    """The model after ``normwise.recalibrate`` on what it learned."""
     model = trained(kind, seed)
     normwise.recalibrate(model, to_learn(seed))
     return Healthy(model)

@@ -41,7 +41,7 @@ class Part(NamedTuple):
 
 
 DEVELOPMENT = (Part("digits", (*KINDS, *judged_before.KINDS, *keras_cases.DEVELOPMENT), (31, 32)),)
-"""What limits and rules may be chosen on."""
+"""The cases that limits and rules may be chosen on."""
 JUDGING = (
     Part("digits", ("tapered", "keras wide"), (40,)),
     Part("digits", ("bottlenecks",), (41,)),
@@ -52,7 +52,7 @@ JUDGING = (
     Part("mnist", ("tapered", "keras wide"), (46,)),
     Part("mnist", ("bottlenecks",), (47,)),
 )
-"""What nothing is chosen on. After a change of a rule, these seeds are used up.
+"""The cases that nothing is chosen on. After a change of a rule, these seeds are used up.
 
 Each kind is seen on both data sets and with both optimizers (``training.with_adam``), each data set with both
 optimizers, and each of these four with both variants of the operators that ask whether a seed is odd.
@@ -64,7 +64,7 @@ Where = tuple[str, str, str, int]
 
 
 LATE = "late"
-"""What becomes of a case that there was no time for; a text, because no object stays itself between processes."""
+"""The result of a case that there was no time for; a text, because no object stays itself between processes."""
 
 
 def in_time(until: float | None, examine: Callable[..., Any], case: tuple[Any, ...]) -> Any:
@@ -73,7 +73,7 @@ def in_time(until: float | None, examine: Callable[..., Any], case: tuple[Any, .
 
 
 def one_thread() -> None:
-    """For processes side by side."""
+    """Let a process compute in one thread, because processes run side by side."""
     torch.set_num_threads(1)
 
 

@@ -126,7 +126,7 @@ def held_out(size: int = 32) -> Batches:
 
 
 def changed(batches: Batches) -> Batches:
-    """In another brightness and contrast."""
+    """The batches in another brightness and contrast."""
     return [((0.4 * x + 0.5).astype("float32"), y) for x, y in batches]
 
 

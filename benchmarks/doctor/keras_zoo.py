@@ -61,7 +61,7 @@ def healthy(name: str) -> Case:
 
 
 def why_unhealthy(case: Case) -> str:
-    """As ``zoo.why_unhealthy``: statistics that are the plain average over forward passes in training mode."""
+    """Do what ``zoo.why_unhealthy`` does, by statistics that are the plain average over forwards in training mode."""
     import keras
 
     model = case.model

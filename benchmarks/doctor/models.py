@@ -76,7 +76,7 @@ class Inverted(nn.Module):
 
 
 class Separable(nn.Module):
-    """As small networks for telephones are built; no Sequential at the top, another activation."""
+    """A network as small ones for telephones are built; no Sequential at the top, another activation."""
 
     def __init__(self) -> None:
         super().__init__()

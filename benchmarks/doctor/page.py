@@ -40,7 +40,7 @@ class Corpus:
     about: Mapping[str, Any]
 
     def scores(self) -> list[Score]:
-        """Of each check, and of all together at the end."""
+        """The scores of each check, and of all together at the end."""
         dropped = Counter(CHECKS[name] for _, name, _, _ in self.dropped)
         checks = sorted({each.check for each in self.sick} | {*dropped})
         well = [*self.healthy, *self.networks]

@@ -60,7 +60,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many, with the Wilson interval.
+    """A share, so many of so many, with the Wilson interval.
 
     Example:
         >>> print(Share(9, 10))

@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In a table."""
+        """The name of the case in a table."""
         order = "last" if self.last else "first"
         return f"{self.size[1]}@{self.size[-1]}, {self.dtype}, channels {order}, {'add, relu' if self.adds else 'relu'}"
 

@@ -99,7 +99,7 @@ def compile_all(*, every: bool = False, workers: int = 1) -> dict[str, Any]:
 
 
 def _name(name: tuple[str, bool, tuple[int, ...], str], launch: Launch) -> tuple[Any, ...]:
-    """Of a variant, as ``_name_of_row`` gives it."""
+    """The name of a variant, as ``_name_of_row`` gives it."""
     return _name_of_row(
         {
             "kernel": launch.name,
@@ -128,7 +128,7 @@ def _compiled(number: int) -> dict[str, Any]:
 
 @cache
 def _variants(every: bool) -> list[tuple[tuple[str, bool, tuple[int, ...], str], Launch]]:
-    """In each process once: a launch holds a kernel, which cannot be sent."""
+    """The variants, made in each process once: a launch holds a kernel, which cannot be sent."""
     return variants(every=every)
 
 

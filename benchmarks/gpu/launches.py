@@ -55,12 +55,12 @@ class Launch(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Of its tile: values of the tensor, or channels whose partial results it puts together."""
+        """The elements of its tile: values of the tensor, or channels whose partial results it puts together."""
         return self.tile.elements if self.tile else 0
 
     @property
     def threads(self) -> int:
-        """Of a program."""
+        """The number of threads of a program."""
         return 32 * int(self.options.get("num_warps", 4))
 
 
@@ -103,7 +103,7 @@ def recorded(device: Device = H200, settings: Settings = DEFAULT) -> Iterator[li
 
 
 def tensor(size: tuple[int, ...], dtype: torch.dtype, *, last: bool) -> Tensor:
-    """Without memory, in a layout."""
+    """A tensor without memory, in a layout."""
     x = torch.empty(size, dtype=dtype, device="meta")
     return x.contiguous(memory_format=FORMATS[len(size)]) if last and len(size) > 2 else x
 

@@ -33,7 +33,7 @@ class Traffic(NamedTuple):
 
     @property
     def launches(self) -> int:
-        """Of both."""
+        """The launches of both, forward and backward."""
         return self.forward_launches + self.backward_launches
 
 
@@ -45,7 +45,7 @@ def traffic(asked: Asked, device: Device = H200) -> Traffic:
 
 
 def _moved(launches: list[Launch], room: float) -> float:
-    """In units of the tensor: what the launches read and write, less what the second sweep finds in the cache."""
+    """The reads and writes of the launches, less what the second sweep finds in the cache, in units of the tensor."""
     x = launches[0].arguments["x"]
     whole = x.numel() * x.element_size()
     found = 0.0

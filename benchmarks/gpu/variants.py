@@ -53,7 +53,7 @@ USUAL = (
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """As in a table."""
+    """The name of a dtype, as in a table."""
     return str(dtype).removeprefix("torch.")
 
 

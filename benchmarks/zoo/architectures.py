@@ -77,7 +77,7 @@ def listed(sources: Iterable[str], backends: Iterable[str] = ("torch",)) -> list
 def in_turn(
     architectures: Iterable[Architecture], surveyed: Mapping[str, Mapping[str, Any]], *, family: bool
 ) -> list[list[Architecture]]:
-    """In which order to try them: the smallest of each family first, then the second of each.
+    """The order in which to try them: the smallest of each family first, then the second of each.
 
     Args:
         architectures: all that are asked for; those that the survey leaves out are dropped.

@@ -16,7 +16,7 @@ from typing import Any
 
 _PRELOADED = ["benchmarks.zoo.preloaded"]
 _WAIT = 10
-"""So many times its seconds a process may take on the wall clock, for other work on the machine."""
+"""The factor on its seconds that a process may take on the wall clock, for other work on the machine."""
 _STARTING = threading.Lock()
 """One at a time: a process takes the environment, and with it Keras's backend, from this one."""
 

@@ -35,7 +35,7 @@ class Measured:
 
 
 def measured(model: nn.Module, x: Tensor) -> Measured:
-    """On a copy: the model stays as it is."""
+    """The measurements of a copy: the model stays as it is."""
     twin = copy.deepcopy(model)
     state = {name: each.detach().clone() for name, each in twin.state_dict().items()}
     with torch.no_grad():

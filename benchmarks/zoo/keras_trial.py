@@ -150,7 +150,7 @@ def compared(before: Measured, after: Measured) -> dict[str, float | str]:
 
 
 def difference(before: Arrays, after: Arrays) -> float | str:
-    """As ``comparison.difference``."""
+    """The largest difference between arrays, as ``comparison.difference`` has it for tensors."""
     if missing := before.keys() ^ after.keys():
         return f"not the same arrays: {min(missing)}"
     largest = 0.0

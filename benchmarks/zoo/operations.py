@@ -20,7 +20,7 @@ from benchmarks.zoo.reasons import grouped
 from benchmarks.zoo.reference import norms_of, settle
 
 NEEDS_US = "needs normwise"
-"""What a report of swap says where a file of the whole model cannot do without us."""
+"""The words in a report of swap where a file of the whole model cannot do without us."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from benchmarks.zoo import summary
 Results = Mapping[str, Mapping[str, Any]]
 FORMAT = 2
 VISIBLE = 1e-3
-"""From this error of an output in float32 on, the page says what float32 itself comes to."""
+"""The error of an output in float32 from which the page says what float32 itself comes to."""
 OPENING = (
     "Written by `make zoo`: architectures of timm, torchvision and keras.applications, with random weights and "
     "statistics of data, each in a process of its own, and what the operations on whole models did to them. Outputs in "

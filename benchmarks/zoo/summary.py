@@ -11,13 +11,13 @@ from typing import Any
 Results = Mapping[str, Mapping[str, Any]]
 STATUSES = ("same", "refused", "differs", "crashed")
 BEYOND = 10
-"""So many times the rounding of the model itself is more than rounding."""
+"""The factor on the rounding of the model itself above which an error is more than rounding."""
 MOST = 25
-"""So many reasons of an operation are printed, those of most layers first."""
+"""The number of reasons of an operation that are printed, those of most layers first."""
 
 
 def status(found: Mapping[str, Any]) -> str:
-    """Of one operation on one architecture: one of ``STATUSES``."""
+    """The status of one operation on one architecture: one of ``STATUSES``."""
     if "error" in found:
         return "crashed"
     if found.get("wrong"):

@@ -22,7 +22,7 @@ from benchmarks.zoo.reference import norms_of, settle
 from normwise.errors import NormwiseError, UnsuitableModel
 
 Conditioning = Callable[[], dict[str, float]]
-"""How far each kind of number of a model moves where the last digit of its input does."""
+"""The distance that each kind of number of a model moves where the last digit of its input does."""
 
 
 def main(task: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ train, test = images[:1440], images[1440:]
 
 
 def trained() -> nn.Module:
-    """In eval mode: the running statistics normalize from here on."""
+    """The trained network in eval mode: the running statistics normalize from here on."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False),

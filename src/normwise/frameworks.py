@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from os import PathLike
 
 UNKNOWN = "of unknown version"
-"""In the place of a version: the library can be imported, and no distribution says that it brought it."""
+"""The words in the place of a version: the library can be imported, and no distribution says that it brought it."""
 
 # Distributions that bring a library under its own import name: the usual one first, as it is looked up on every start.
 _DISTRIBUTIONS = {

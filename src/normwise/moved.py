@@ -148,7 +148,7 @@ SUCCESSORS = {
         "workers": "running.workers",
     },
 }
-"""By room: the old name -> the new one."""
+"""The old names by room -> the new ones."""
 
 NAMES = {
     "normwise.lab.data": (

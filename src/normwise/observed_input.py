@@ -47,7 +47,7 @@ def input_of(some: NDArray[Any], shape: tuple[int, ...], axis: int, largest: flo
 
 
 def _constant(x: Array, axis: int) -> Array:
-    """For each sample, at how many places of an axis, from its beginning, all channels repeat the first value."""
+    """The number of places of an axis, from its beginning, at which all channels of a sample repeat the first value."""
     lines = np.moveaxis(x, axis, -1).reshape(len(x), -1, x.shape[axis])
     same = np.cumprod((lines == lines[..., :1]).all(1), axis=-1).sum(-1)
     return np.where(same > 1, same, 0).astype(np.float64)

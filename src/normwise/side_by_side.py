@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 NAME = "normwise, side by side"
-"""Of the threads."""
+"""The name of the threads."""
 EnterState = Callable[[ExitStack], None]
 """A function that puts a new thread into some state, by what it enters into the stack."""
 
@@ -104,7 +104,7 @@ class SideBySide:
         return found
 
     def wait(self, at: Any, brought: Any = None) -> None:
-        """From within a piece of work: wait until it is its turn again.
+        """Wait, from within a piece of work, until it is its turn again.
 
         Args:
             at: where it is.
@@ -181,7 +181,7 @@ class SideBySide:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """To the next one, or to whoever waits for all of them."""
+        """Give the turn to the next piece of work, or to whoever waits for all of them."""
         try:
             work = self._next.popleft()
         except IndexError:

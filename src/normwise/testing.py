@@ -1,4 +1,4 @@
-"""For your own tests: ``assert_healthy(model, batches)``."""
+"""The check for your own tests: ``assert_healthy(model, batches)``."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_what_is_right_is_not_refused(operation: str, phase: str, dtype: str) ->
 
 
 def let_outputs_be(change: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the place of normwise's layers, some that are wrong."""
+    """Put layers whose outputs are wrong in the place of normwise's."""
 
     class Wrong1d(BatchNorm1d):
         def forward(self, *arguments: Any, **keywords: Any) -> torch.Tensor:

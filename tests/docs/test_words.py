@@ -42,6 +42,11 @@ def test_a_place_is_named_and_other_words_are_given(tmp_path: Path, capsys: pyte
 def test_a_docstring_begins_with_a_verb_or_a_noun_phrase() -> None:
     source = '''"""Sizes."""
 
+MOST = 2
+"""How many things a box holds."""
+print(MOST)
+"""What is no docstring, because it stands behind no value."""
+
 
 class Box:
     """What holds things."""
@@ -57,4 +62,55 @@ class Box:
 def kernel():
     """What is compiled by its text."""
 '''
-    assert sorted((line, word) for line, word, _ in words.questions(source)) == [(5, "What"), (11, "How")]
+    assert sorted((line, word) for line, word, _ in words.beginnings(source)) == [(4, "How"), (10, "What"), (16, "How")]
+
+
+@pytest.mark.parametrize("first", sorted(words.PREPOSITIONS))
+def test_a_docstring_begins_with_no_preposition_but_in_a_test(first: str) -> None:
+    source = f'''"""{first} the box."""
+
+MOST: int = 2
+"""{first}, or so.
+
+{first} it.
+"""
+
+
+class Box:
+    """
+    {first} the shelf."""
+
+    name: str
+    """The name. {first} the box."""
+
+    @property
+    async def size(self):
+        r"""{first}: the box."""
+        return "{first}"
+
+
+def test_a_box_holds_things():
+    """{first} a shelf."""
+
+
+@triton.jit
+def kernel():
+    """{first} each program."""
+'''
+    assert sorted((line, word) for line, word, _ in words.beginnings(source)) == [
+        (1, first),
+        (4, first),
+        (11, first),
+        (19, first),
+    ]
+
+
+def test_the_docstring_is_named_in_the_folders_of_the_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("src/normwise/a.py", "src/normwise/lab/experiments/b.py", "benchmarks/c.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('def name() -> str:\n    """Of the layer."""\n')
+    assert words.main(tmp_path) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{place}:2: 'Of': write a docstring that begins with a verb or a noun phrase"
+        for place in ("benchmarks/c.py", "src/normwise/a.py")
+    ]

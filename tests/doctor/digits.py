@@ -41,7 +41,7 @@ class Residual(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As ResNet's."""
+        """The block's output, the input added as ResNet does it."""
         y: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         return (x + y).relu()
 

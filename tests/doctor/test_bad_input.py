@@ -268,7 +268,7 @@ class WholeBatches(nn.Module):
         self.inner = net()
 
     def forward(self, x: Tensor) -> Tensor:
-        """As above."""
+        """The model's output for a batch of 64 samples; an error for any other number."""
         if len(x) != 64:
             raise RuntimeError(f"needs 64 samples, not {len(x)}")
         found: Tensor = self.inner(x)

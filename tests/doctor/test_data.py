@@ -69,7 +69,7 @@ class Untracked(nn.Module):
         self.front, self.norm, self.rest = model[:5], nn.BatchNorm2d(32, track_running_stats=False), model[6:]
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the model's."""
+        """The model's output, with batch statistics in the second norm."""
         found: Tensor = self.rest(self.norm(self.front(x)))
         return found
 
@@ -118,7 +118,7 @@ class Places(nn.Module):
         self.hidden, self.out = nn.Linear(8, 16), nn.Linear(128, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As above."""
+        """The classes of images, with the rows turned in front of the norm or not."""
         x = self.into(x.reshape(-1, 8, 8))
         x = self.norm(x.transpose(1, 2)).transpose(1, 2) if self.turn else self.norm(x)
         found: Tensor = self.out(self.hidden(x.relu()).relu().flatten(1))

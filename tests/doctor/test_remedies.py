@@ -29,7 +29,7 @@ def checks(diagnosis: Diagnosis) -> list[str]:
 
 
 def paste(code: str, at_hand: dict[str, Any]) -> None:
-    """As into a notebook in which these names are defined."""
+    """Run code as if it were pasted into a notebook in which these names are defined."""
     at_hand |= {"normwise": normwise, "torch": torch, "np": np, "source_model": at_hand["given"].get("source_model")}
     exec(code, at_hand)
 

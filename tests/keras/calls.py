@@ -33,7 +33,7 @@ def values(tensor: Any) -> Array:
 
 @contextlib.contextmanager
 def double_precision() -> Iterator[None]:
-    """Inside, JAX has float64, as the others have it anyway."""
+    """Let JAX have float64 in the block, as the others have it anyway."""
     if BACKEND != "jax":
         yield
         return

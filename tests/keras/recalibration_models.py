@@ -18,7 +18,7 @@ F64 = NDArray[np.float64]
 
 
 def images(samples: int = 20) -> NDArray[np.float32]:
-    """Not centred, and not alike."""
+    """Images that are not centred, and not alike."""
     rng = np.random.default_rng(1)
     return (rng.normal(3, 2, (samples, 6, 6, 2)) * (1 + np.arange(samples)[:, None, None, None] / 8)).astype("float32")
 

@@ -78,7 +78,7 @@ def numbers(tensor: Any) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def trainer(rows: Rows) -> KerasTrainer:
-    """Of the first network."""
+    """The trainer of the first network."""
     return KerasTrainer(net, rows, "")
 
 

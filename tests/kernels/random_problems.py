@@ -102,7 +102,7 @@ def shapes(draw: st.DrawFn, smallest: int = 1, most: int = MOST) -> tuple[int, .
 
 @st.composite
 def _split(draw: st.DrawFn, n: int, channels: int, run: int) -> tuple[int, ...]:
-    """So many values in a run, as up to three spatial axes; none where it is one value."""
+    """The shape of as many values in a run, as up to three spatial axes; none where it is one value."""
     spatial = []
     for _ in range(draw(st.integers(0 if run == 1 else 1, 3)) - 1):
         size = draw(st.sampled_from([size for size in (1, 2, 3, 4, 5, 7, 8, 16) if run % size == 0]))
@@ -125,7 +125,7 @@ def masks(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
 
 
 def values_that_count(shape: tuple[int, ...], mask: Tensor | None) -> int:
-    """Per channel."""
+    """The number of values that count, per channel."""
     values = math.prod(shape) // shape[1]
     return values if mask is None else int(mask.sum()) * (values // mask.numel())
 

@@ -160,7 +160,7 @@ def assert_statistics(p: Problem, found: tuple[Tensor, ...], right: tuple[object
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As in a test's name."""
+    """The name of a dtype, as in a test's name."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -46,7 +46,7 @@ def off_by(y: Tensor, x: Tensor) -> float:
 
 
 def limit(far: float) -> float:
-    """For a layer, at this |mean| / std."""
+    """The error that a layer may have at this |mean| / std."""
     return PROMISED * max(1.0, far / 300) + SAFETY * unit(torch.float32) * (8 + far)
 
 

@@ -24,7 +24,7 @@ MASK = torch.ones(2, 1, 3, dtype=torch.bool)
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``NORMWISE_KERNEL=triton`` asks, in a process in which the interpreter runs the kernels."""
+    """Ask for Triton as ``NORMWISE_KERNEL=triton`` does, in a process in which the interpreter runs the kernels."""
     monkeypatch.setattr(choose, "_ASKED", "triton")
     monkeypatch.setattr(choose_triton, "INTERPRETED", True)
 

@@ -27,7 +27,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of 
 
 
 def output(megabytes: int = 8, value: float = 1.0) -> Tensor:
-    """Of so many MB, all equal to the value."""
+    """An output of so many MB, all equal to the value."""
     x = torch.zeros(2, 4, megabytes * MB // 32)
     shift = torch.full((4,), value)
     return cpu.forward(x, None, None, None, shift, None, None, 1e-5, None, False).y

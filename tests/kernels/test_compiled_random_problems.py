@@ -133,7 +133,7 @@ def assert_done_right(a: Asked, channels: list[int] | None = None) -> None:
 
 
 def assert_near(what: str, found: Tensor, right: F64, bound: F64) -> None:
-    """As near to the reference as rounding explains."""
+    """Assert that values are as near to the reference as rounding explains."""
     share = worst(found, right, bound)
     assert share <= 1, f"{what} is off by {share:.3g} times what rounding explains"
 

@@ -58,7 +58,7 @@ class NumpyStepping:
 
 
 def gone_through(model: NumpyModel, stepping: NumpyStepping | None, **settings: Any) -> tuple[Passes, list[Any]]:
-    """And the statistics; by an estimator that knows the order of the batches."""
+    """The passes and the statistics, by an estimator that knows the order of the batches."""
     sites = [Site(layer, Ema(0.3)) for layer in dict.fromkeys(model.layers)]
     source = Batches(data(), called="recalibrate")
     settings.setdefault("upstream", "inference")

@@ -1,4 +1,4 @@
-"""Once through the data: how many batches and samples, and when enough is known."""
+"""One pass through the data: how many batches and samples, and when enough is known."""
 
 from __future__ import annotations
 

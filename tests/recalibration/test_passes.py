@@ -1,4 +1,4 @@
-"""Through the data layer by layer, on a model in which every step can be seen."""
+"""Passes through the data layer by layer, on a model in which every step can be seen."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ IN_ROOMS = {"domain"}
 
 
 class Parameter(NamedTuple):
-    """As it stands in the source."""
+    """A parameter as it stands in the source."""
 
     annotation: str
     default: str | None

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class BasicBlock(nn.Module):
-    """As torchvision writes it: one relu for both places, the addition in place."""
+    """The block as torchvision writes it: one relu for both places, the addition in place."""
 
     expansion = 1
 
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """As torchvision writes it."""
+    """The block as torchvision writes it."""
 
     expansion = 4
 

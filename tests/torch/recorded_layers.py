@@ -25,7 +25,7 @@ def axes(name: str) -> int:
 
 
 def batch(name: str, size: str = "small", samples: int = SAMPLES) -> Tensor:
-    """Of mean 5 and deviation 2."""
+    """A batch of mean 5 and deviation 2."""
     return 2 * torch.randn(samples, CHANNELS, *SPATIAL[size][axes(name)]) + 5
 
 

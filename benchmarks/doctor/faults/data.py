@@ -45,7 +45,7 @@ def padded(first: int, last: int, seed: int, *, whole: bool) -> Batches:
 
 
 def sequences(seed: int) -> nn.Module:
-    """Of 8 features; one norm on the data, one behind a convolution."""
+    """A network for sequences of 8 features; one norm on the data, one behind a convolution."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.BatchNorm1d(8), nn.Conv1d(8, 16, 3 + 2 * (seed % 2), padding=1 + seed % 2, bias=False), nn.BatchNorm1d(16),

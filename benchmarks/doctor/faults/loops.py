@@ -97,7 +97,7 @@ def steps_inside_of_a_pause(kind: str, seed: int) -> Patient:
 
 @fault("repeated_updates")
 def a_second_forward_of_noise(kind: str, seed: int) -> Patient:
-    """In every step a second forward, of noise, for a loss of its own."""
+    """A second forward, of noise, in every step, for a loss of its own."""
 
     def how(model: nn.Module, batch: Batch) -> None:
         model.train()
@@ -110,7 +110,7 @@ def a_second_forward_of_noise(kind: str, seed: int) -> Patient:
 
 @fault("repeated_updates")
 def a_second_forward_in_one_layer(kind: str, seed: int) -> Patient:
-    """In every step one layer is called once more with a dummy input of zeros, to see a shape."""
+    """One layer is called once more in every step with a dummy input of zeros, to see a shape."""
     names = list(norms(trained(kind, seed)))
     name = names[seed % len(names)]
 

@@ -83,7 +83,7 @@ def ten_steps(kind: str, seed: int) -> Patient:
 
 @fault("half_frozen_layer")
 def statistics_that_are_not_tracked(kind: str, seed: int) -> Patient:
-    """From the first epoch on, one layer has ``track_running_stats = False`` and keeps its buffers."""
+    """One layer has ``track_running_stats = False`` from the first epoch on and keeps its buffers."""
     name = one_of(build(kind, seed), seed)
     return differently(kind, seed, lambda model: setattr(norms(model)[name], "track_running_stats", False), name)
 
@@ -105,7 +105,7 @@ def statistics_in_bfloat16(kind: str, seed: int) -> Patient:
 
 
 def _round(model: nn.Module) -> None:
-    """To bfloat16 after every step, as a buffer of that dtype does: PyTorch refuses these beside float32 on a CPU."""
+    """Round to bfloat16 after a step, as a buffer of that dtype does: PyTorch refuses these beside float32 on a CPU."""
     for norm in norms(model).values():
         for value in (norm.running_mean, norm.running_var):
             assert value is not None
@@ -199,7 +199,7 @@ def last_epoch_in_the_order_of_the_labels(kind: str, seed: int) -> Patient:
 
 
 def _in_order(model: nn.Module, seed: int) -> Patient:
-    """Beside the same weights with statistics of shuffled batches: what these do not cure has another cause."""
+    """The model beside its weights with statistics of shuffled batches: what these do not cure has another cause."""
     twin = copy.deepcopy(model)
     torch.optim.swa_utils.update_bn(to_learn(seed), twin)
     data = by_label(learned=False)

@@ -182,7 +182,7 @@ class ByBatch(nn.Module):
 
 @fault("batch_dependent_output")
 def input_centred_by_the_batch(kind: str, seed: int) -> Patient:
-    """In front of the model a step of the preparation subtracts the mean of the batch, in training and after."""
+    """A step of the preparation in front of the model subtracts the mean of the batch, in training and after."""
     model = nn.Sequential()
     model.add_module("centre", ByBatch())
     model.add_module("model", build(kind, seed))

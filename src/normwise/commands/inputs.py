@@ -145,7 +145,7 @@ class Inputs:
         return network, batches, more
 
     def _of_keras(self, others: Sequence[str]) -> tuple[Any, Any, list[Any]]:
-        """On the backend that KERAS_BACKEND names."""
+        """Load what ``load`` says for a Keras model, on the backend that KERAS_BACKEND names."""
         for option, given in (("--weights", self.weights), ("--device", self.device)):
             if given is not None:
                 raise click.UsageError(

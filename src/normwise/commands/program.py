@@ -26,7 +26,7 @@ EXIT_CODES = {
     "code in MODEL or DATA failed, an environment variable is wrong, or a result could not be written.",
     INTERRUPTED: "Ctrl-C ended it. What `normwise lab` has finished is kept, and the same command continues from it.",
 }
-"""What the program's exit codes mean; ``docs/command_line.md`` is generated from it."""
+"""The meanings of the program's exit codes; ``docs/command_line.md`` is generated from it."""
 
 NO_COMMANDS = {
     "convert": "`normwise swap` puts other layers into a model: give it --to normwise, or --to torch, or --to keras.",

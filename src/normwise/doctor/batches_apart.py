@@ -11,13 +11,13 @@ from normwise.doctor.distances import FAR, FEW_BATCHES, LOSS, METRIC
 from normwise.facts import Array, LayerFacts, ModelFacts, Seen
 
 APART = 4.0
-"""How many times more the means of batches may differ than those of independent samples would."""
+"""The factor by which the means of batches may differ more than those of independent samples would."""
 RARE = 3.72
 """Standard deviations of a normal distribution that one in ten thousand exceeds."""
 CLUSTERS = 8.0
 """Two groups of batches are clusters when they are so many times further apart than what lies within them."""
 TOGETHER = 0.02
-"""How much of the labels' variance may lie between batches, beyond chance, before they count as sorted."""
+"""The share of the labels' variance, beyond chance, that may lie between batches before they count as sorted."""
 
 
 class Apart(NamedTuple):

@@ -16,7 +16,7 @@ from normwise.facts import ModelFacts
 
 FOLDER = Path(__file__).parent / "checks"
 MEASURED = "python -m benchmarks.doctor limits measures healthy models, docs/evidence_of_the_doctor.md judges"
-"""Where the limits come from."""
+"""The origin of the limits."""
 
 
 class Check(Protocol):

@@ -114,7 +114,7 @@ class Gathering:
         return replace(facts, missing={**missing, **subject.missing})  # it learned more on the way
 
     def _pass(self, restore: Callable[[], None], state: str) -> tuple[dict[str, Seen], Outcome | None]:
-        """Once through the data: what came into each layer, and what the model gave.
+        """Run the model once through the data, and return what came into each layer and what the model gave.
 
         Args:
             restore: sets the random state to that of the beginning, so that a loader gives the same again.
@@ -259,7 +259,7 @@ class Gathering:
         return found
 
     def _outcome(self, restore: Callable[[], None], prepare: Callable[[int], None] | None = None) -> Outcome | None:
-        """Once through the data; ``prepare`` is called with the place of each batch before it enters the model."""
+        """Run the model once through the data; ``prepare`` gets the place of each batch before it enters the model."""
         restore()
         outcome = _Outcomes(self)
         for number, batch in numbered(self.batches):
@@ -346,7 +346,7 @@ class _Outcomes:
                     self.losses.append(found)
 
     def mean(self) -> Outcome | None:
-        """Over the samples; None where the model gave no array."""
+        """The outputs kept, and the mean loss and metric over the samples; None where the model gave no array."""
         if not self.outputs or len({each.shape[1] for each in self.outputs}) > 1:
             return None
         known = self.samples > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 VERSION = 1
-"""Of the schema; it grows when a key disappears, or its type or meaning changes, and at no other time."""
+"""The version of the schema; it grows when a key disappears, or its type or meaning changes, and at no other time."""
 
 STAYS = (
     "Within a version nothing disappears and nothing changes its type or its meaning.",
@@ -15,7 +15,7 @@ STAYS = (
     "find what. A program asks for `check`, `severity` and `layers`, not for words.",
     "A key that is to disappear is named in the changelog one release before the version grows.",
 )
-"""What may change between releases, and what not."""
+"""The rules on what may change between releases, and what not."""
 
 _NUMBER: dict[str, Any] = {"type": ["number", "null"]}
 

@@ -28,18 +28,18 @@ class Subject(Protocol):
 
     @property
     def layers(self) -> Sequence[Layer]:
-        """As above."""
+        """The layers with running statistics of channels, which the doctor may write to inside ``unchanged``."""
 
     @property
     def facts(self) -> Mapping[str, LayerFacts]:
-        """As above."""
+        """The settings and state of all normalization layers by their paths, without what comes into them."""
 
     @property
     def missing(self) -> Mapping[str, str]:
-        """As above."""
+        """The facts that cannot be known of this model -> why."""
 
     def unchanged(self) -> AbstractContextManager[Callable[[], None]]:
-        """Inside, the model runs in inference mode; afterwards it is as before, and so is the random state.
+        """Put the model into inference mode for a block; afterwards it is as before, and so is the random state.
 
         Returns:
             a context manager, which gives a function that sets the random state to that of the beginning.
@@ -58,7 +58,7 @@ class Subject(Protocol):
         """The path of the first weight that holds NaN or infinite values; None where there is none."""
 
     def with_dropout(self) -> AbstractContextManager[None]:
-        """Inside, dropout is on."""
+        """Turn dropout on for a block."""
 
     def look(self, hear: Callable[[str, Input], object]) -> Callable[[], None]:
         """Call ``hear`` with a layer's path and its input before each of its calls; gives a function that ends it."""

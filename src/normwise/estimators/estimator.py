@@ -30,7 +30,7 @@ class RunningStatistics:
 
     @classmethod
     def start(cls, channels: int) -> RunningStatistics:
-        """Before the first batch: mean 0, variance 1, as every framework starts.
+        """The statistics before the first batch: mean 0, variance 1, as every framework starts.
 
         Example:
             >>> from normwise.estimators import RunningStatistics

@@ -21,7 +21,7 @@ class Aten:
     name = "aten"
 
     def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
-        """As ``Kernel``."""
+        """Normalize with the batch's own statistics by PyTorch's operator; returns these too, without a gradient."""
         x = call.x
         parameters = [tensor for tensor in (call.scale, call.shift) if tensor is not None]
         dtype = parameters[0].dtype if parameters else torch.promote_types(x.dtype, torch.float32)
@@ -39,7 +39,7 @@ class Aten:
         return y
 
     def forward_running(self, call: Call) -> Tensor:
-        """As ``Kernel``."""
+        """Normalize with running statistics by PyTorch's operator, with copies of them where a backward may follow."""
         mean, var = call.mean, call.var
         if torch.is_grad_enabled() and mean is not None and var is not None and not recording():
             mean, var = mean.clone(), var.clone()  # the operator would look at them again
@@ -50,7 +50,7 @@ class Aten:
 
     @torch.no_grad()
     def moments(self, call: Call) -> Moments:
-        """As ``Kernel``."""
+        """The batch's statistics alone, without a gradient, in float32 or wider."""
         x = call.x.detach()  # what records the call records no grad mode
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         axes, count = [axis for axis in range(x.dim()) if axis != 1], x.numel() // max(x.shape[1], 1)

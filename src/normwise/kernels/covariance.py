@@ -27,7 +27,7 @@ class Gathered(NamedTuple):
 
 
 def matrix_dtype(x: Tensor) -> torch.dtype:
-    """Of the small matrices."""
+    """The dtype of the small matrices."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 

@@ -31,7 +31,7 @@ class Kernel(Protocol):
     """One implementation of gather, normalize and activate on tensors; it agrees with ``reference`` in all of it."""
 
     name: str
-    """What ``choose`` and ``NORMWISE_KERNEL`` call it."""
+    """The name by which ``choose`` and ``NORMWISE_KERNEL`` call it."""
 
     def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
         """Normalize with the batch's own statistics; returns these too, without a gradient."""

@@ -182,7 +182,7 @@ def _prepare(x: Any, mask: Any) -> tuple[F64, F64]:
 
 
 def _summed(values: F64, shape: tuple[int, ...]) -> F64:
-    """Over the axes along which ``shape`` has 1, or is not there."""
+    """The sums over the axes along which ``shape`` has 1, or is not there."""
     missing = values.ndim - len(shape)
     ones = tuple(missing + axis for axis, size in enumerate(shape) if size == 1)
     return np.asarray(values.sum((*range(missing), *ones), keepdims=True)).reshape(shape)

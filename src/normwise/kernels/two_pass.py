@@ -123,12 +123,12 @@ class TwoPass:
     name = "two_pass"
 
     def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
-        """As ``Kernel``; differentiable to any order."""
+        """Normalize with the batch's own statistics, differentiable to any order; gives these too, without gradient."""
         gathered = gather(call.x, call.weights)
         return normalize(gathered, call), gathered.moments()
 
     def forward_running(self, call: Call) -> Tensor:
-        """As ``Kernel``; differentiable to any order."""
+        """Normalize with running statistics; differentiable to any order."""
         x, mask = call.x, call.weights
         assert call.mean is not None
         assert call.var is not None
@@ -145,7 +145,7 @@ class TwoPass:
 
     @torch.no_grad()
     def moments(self, call: Call) -> Moments:
-        """As ``Kernel``; the mean in float64, wherever the device has it."""
+        """The batch's statistics alone, without a gradient; the mean in float64, wherever the device has it."""
         found = gather(call.x.detach(), call.weights)  # what records the call records no grad mode
         mean = found.mean if call.x.device.type == "mps" else found.mean.double()
         return Moments((mean + found.low).flatten(), found.var.flatten(), found.number)

@@ -37,7 +37,7 @@ _share: ContextVar[float] = ContextVar("_share", default=0.0)
 
 @contextmanager
 def resampled(share: float) -> Iterator[None]:
-    """Inside, the variance of a mean is that of seeds which draw their test images from one set.
+    """Take the variance of a mean in the block to be that of seeds which draw their test images from one set.
 
     Args:
         share: test images over all others; 0 where seeds are independent.

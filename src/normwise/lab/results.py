@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 Scale = Literal["linear", "log"]
 DIGITS = "scikit-learn's digits, 8 x 8"
 EDITION = 2
-"""Of the rules that verdicts follow from."""
+"""The edition of the rules that verdicts follow from."""
 TOPICS = (
     "what the layer is",
     "optimization",

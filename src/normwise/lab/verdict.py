@@ -15,7 +15,7 @@ from normwise.lab.results import Estimate, Regime, Statement, Verdict
 
 @dataclass(frozen=True)
 class AtLeast:
-    """For "the effect is there", where effects below some size are of no interest.
+    """The rule for "the effect is there", where effects below some size are of no interest.
 
     *Reproduced*: the interval lies wholly above ``nothing``, and the estimate is at least ``size``. *Smaller than
     required*: the interval lies wholly above ``nothing`` and the estimate is below ``size``, or the whole interval is
@@ -75,7 +75,7 @@ class AtMost:
 
 @dataclass(frozen=True)
 class Reaches:
-    """For a statement that names the size itself, "at least five times": less than that refutes it.
+    """The rule for a statement that names the size itself, "at least five times": less than that refutes it.
 
     *Reproduced*: the whole interval is at ``size`` or above. *Contradicted*: the whole interval is below. *Not
     visible*: it contains ``size``, or is NaN.
@@ -123,7 +123,7 @@ class StaysBelow:
 
 @dataclass(frozen=True)
 class Within:
-    """For "there is no difference": an interval that contains 0 proves nothing, a narrow one around 0 does.
+    """The rule for "there is no difference": an interval that contains 0 proves nothing, a narrow one around 0 does.
 
     *Reproduced*: the whole interval lies between ``low`` and ``high``. *Contradicted*: the whole interval lies outside,
     on one side. *Not visible*: it crosses an edge, so that it is too wide to say, or is NaN.
@@ -150,7 +150,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Exact:
-    """For an identity, which is to be met by every seed: its largest deviation, from ``intervals.largest``.
+    """The rule for an identity, which every seed is to meet: its largest deviation, from ``intervals.largest``.
 
     *Exact*: no deviation is above ``rounding``. *Contradicted*: one is, or is NaN.
 

@@ -303,7 +303,7 @@ def _alike(site: Site, one: Moments, other: Moments) -> bool:
 
 @contextmanager
 def _heard(sites: Sequence[Site], hear: Callable[[Site, Moments, float], None]) -> Iterator[None]:
-    """Inside, every call of a layer also calls ``hear``, with the site as the first argument."""
+    """Call ``hear`` at every call of a layer inside the block, with the site as the first argument."""
     with ExitStack() as ends:
         for site in sites:
             ends.callback(site.layer.listen(partial(hear, site)))

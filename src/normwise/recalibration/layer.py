@@ -21,7 +21,7 @@ class Layer(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the layer in the model."""
+        """The name of the layer in the model."""
 
     @property
     def eps(self) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from normwise.errors import NormwiseError
 
 SHARE = 0.25
-"""Of the free memory, if the caller says nothing."""
+"""The share of the free memory that is used if the caller says nothing."""
 
 
 def check_memory(memory: float | None, *, called: str) -> None:

@@ -24,7 +24,7 @@ class Model(Protocol):
     rank: int
 
     def unchanged(self) -> AbstractContextManager[Callable[[], None]]:
-        """Inside, the model runs in inference mode; afterwards it is as before, and so is the random state.
+        """Put the model into inference mode for a block; afterwards it is as before, and so is the random state.
 
         Returns:
             a context manager, which gives a function that sets the random state to that of the beginning.

@@ -1,4 +1,4 @@
-"""Once through the data, every layer that gathers taking part, to their end or until enough is known."""
+"""One pass through the data, every layer that gathers taking part, to the data's end or until enough is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECK_EVERY = 8
 GOOD_ENOUGH = 0.01
 """Standard error, in standard deviations, at which a shuffled loader is left: at most 10 000 independent samples."""
 UPSTREAM = ("inference", "batch")
-"""How the layers below one that gathers may normalize."""
+"""The two ways in which the layers below one that gathers may normalize."""
 
 
 class StopForward(BaseException):
@@ -40,7 +40,7 @@ class Gatherer(Protocol):
 
 @dataclass
 class Pass:
-    """Once through the data of one process, or of all."""
+    """The record of one pass through the data, of one process or of all."""
 
     batches: int = 0
     samples: int = 0

@@ -1,4 +1,4 @@
-"""Through the data, in step or layer by layer, until every layer has gathered what it will meet at inference."""
+"""Passes through the data, in step or layer by layer, until every layer has gathered what it will meet at inference."""
 
 from __future__ import annotations
 

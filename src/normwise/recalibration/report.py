@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FEW = 12
-"""So many layers are printed at most, those that moved furthest first."""
+"""The number of layers that are printed at most, those that moved furthest first."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Movement:
 
     @classmethod
     def of(cls, far: Any, not_finite: int = 0) -> Movement:
-        """From how far each channel moved, an array or tensor of shape (C,)."""
+        """The movement from how far each channel moved, an array or tensor of shape (C,)."""
         return cls(float((far * far).mean() ** 0.5), float(far.max()), not_finite)
 
 

@@ -53,7 +53,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        """Of the layer in the model."""
+        """The name of the layer in the model."""
         return self.layer.name
 
     @property

@@ -99,5 +99,5 @@ def distance(mean: Array, var: Array, new_mean: Array, new_var: Array, eps: floa
 
 
 def _larger(one: Array, other: Array) -> Array:
-    """Of two arrays, element by element; NaN where either is."""
+    """The larger of two arrays, element by element; NaN where either is."""
     return where((one > other) | (one != one), one, other)  # NaN is not itself

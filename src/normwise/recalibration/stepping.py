@@ -26,7 +26,7 @@ class Parking(Protocol):
     bound: float
 
     def around(self, batch: Any) -> AbstractContextManager[Callable[[Iterable[Any]], AbstractContextManager[None]]]:
-        """Around the forward of a batch, in its thread.
+        """The context that has to be around the forward of a batch, in its thread.
 
         Returns:
             a context manager, which gives a function: of the arrays that others need during a wait, it makes the
@@ -56,13 +56,13 @@ class Stepping(Protocol):
         """The memory besides the model's device for batches that wait; None where there is no such memory."""
 
     def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:
-        """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""
+        """Give the block a function that counts the live bytes of what this thread made, those of a batch left out."""
 
     def places(self, batch: Any) -> Iterator[Place]:
         """Those of all arrays in a batch."""
 
     def random_state(self) -> Hashable:
-        """Of all generators that running a model may move; equal to another one if none has moved in between."""
+        """The state of all generators that running a model may move; equal to another if none moved in between."""
 
     def restore(self) -> None:
         """Make the model what it was at the beginning, in inference mode, and the random state too."""

@@ -11,7 +11,7 @@ _EMPTY = {"", "–", "—", "-", "∞", "n/a"}
 
 
 def numeric(table: Table) -> list[bool]:
-    """For every column, whether all its cells begin with a number or stand for a missing one.
+    """Say for every column whether all its cells begin with a number or stand for a missing one.
 
     Example:
         >>> numeric(Table("", ("network", "accuracy"), (("plain", "0.97 ± 0.01"), ("normed", "–"))))

@@ -15,7 +15,7 @@ from normwise.report.runs import Line, Runs, by_experiment
 HOLDS = (Verdict.REPRODUCED, Verdict.EXACT)
 FAILS = (Verdict.CONTRADICTED, Verdict.ELSEWHERE)
 SHOWN = 10
-"""So many are on a page."""
+"""The number of findings on a page, at most."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from normwise.report.runs import FIRST_EDITION, Line, Runs, by_experiment, count
 
 _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
 HEADS = ("claim", "who says it", "measured on", "verdict", "first run", "second run")
-"""Of the columns in front of those for other data."""
+"""The heads of the columns in front of those for other data."""
 LAST = ("neighbouring settings", "published")
 
 
@@ -243,7 +243,7 @@ def _numbers(effect: Estimate) -> str:
 
 
 def _cell(text: str) -> str:
-    """Without what Markdown would take for a column, a tag or emphasis."""
+    """The text without what Markdown would take for a column, a tag or emphasis."""
     for letter in "\\|<>*_`":
         text = text.replace(letter, f"\\{letter}")
     return " ".join(text.split())

@@ -24,7 +24,7 @@ LEADING = (
 )
 """Experiments whose first figures stand on the first screen, where they are on the page."""
 FIRST = 3
-"""So many figures."""
+"""The number of figures on the first screen."""
 
 
 def require() -> None:

@@ -30,7 +30,7 @@ MEANINGS = {
     Verdict.ELSEWHERE: "the same for a claim that was made for another kind of network, data or training",
     Verdict.OPEN: "the runs cannot decide, and the row says why",
 }
-"""What a verdict says of a statement."""
+"""The meaning of each verdict on a statement."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BEFORE = {"ratio": "ratio", "log10": "log₁₀"}  # units that are no units and read better in front
 _NARROW_SPACE = "\u202f"
@@ -67,7 +67,7 @@ def number(value: float, decimals: int) -> str:
 
 
 def decimals_for(estimate: Estimate) -> int:
-    """As many decimals as the interval deserves, and enough that an end that is not zero does not look like it."""
+    """The number of decimals that the interval deserves, enough that an end that is not zero does not look like it."""
     half = (estimate.high - estimate.low) / 2
     if not (math.isfinite(half) and half > 0):
         size = abs(estimate.value)

@@ -54,7 +54,7 @@ def lazy_import_module(module: str, name: str) -> Behind:
 
 
 TABLE: dict[str, Mapping[str, Behind]] = {}
-"""By operation and framework: the function behind the door."""
+"""The function behind the door, by operation and framework."""
 
 
 def door(

@@ -21,7 +21,7 @@ __all__ = ["paused_statistics", "pool_statistics", "statistics_from"]
 
 @door(torch=lazy_import_module("normwise.torch.models.paused", "paused_statistics"))
 def paused_statistics(model: nn.Module) -> AbstractContextManager[None]:
-    """Inside the block, forward passes of a PyTorch model leave every running statistic as it is, in training mode too.
+    """Pause the running statistics of a PyTorch model for a block: forward passes leave each as it is, in training too.
 
     A layer in training mode normalizes by the batch as always, with the same output and gradient, and does not update
     its statistics: for shape inference, profiling, a second forward for a loss, an evaluation of the training loss.
@@ -85,7 +85,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
 
 @door(torch=lazy_import_module("normwise.torch.models.domain_statistics", "statistics_from"))
 def statistics_from(model: nn.Module, domain: str) -> AbstractContextManager[None]:
-    """Inside the block, every ``PerDomain`` layer of a PyTorch model is in inference, with the statistics of a domain.
+    """Put every ``PerDomain`` layer of a PyTorch model into inference for a block, with the statistics of a domain.
 
     Whatever the mode of the model is and whatever domain is chosen around a call; afterwards all is as it was. It holds
     for the model, in all threads.

@@ -183,7 +183,7 @@ def adapt(
 def adapting(
     model: nn.Module, *, prior: float = PRIOR, memory: float = math.inf, layers: Collection[str] | None = None
 ) -> Adaptation:
-    r"""Inside the block, every batch adapts the batch norms of a PyTorch model before they normalize it.
+    r"""Adapt the batch norms of a PyTorch model to every batch of a block, before they normalize it.
 
     .. math:: n \leftarrow n e^{-b/m} + b, \quad \mu = \frac{N_0 \mu_0 + n \mu_1}{N_0 + n}, \quad
         v = \frac{N_0 v_0 + n v_1}{N_0 + n} + \frac{N_0 n}{(N_0 + n)^2} (\mu_1 - \mu_0)^2

@@ -21,7 +21,7 @@ class Own(keras.layers.BatchNormalization):
 
 
 class Subclassed(keras.Model):
-    """With layers in attributes, in a list, in a model and in a wrapper; the last is not built yet."""
+    """A model with layers in attributes, in a list, in a model and in a wrapper; the last is not built yet."""
 
     def __init__(self) -> None:
         super().__init__()

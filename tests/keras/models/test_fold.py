@@ -21,7 +21,7 @@ TOLERANCE = SAFETY * float(np.finfo(np.float32).eps) * 4
 
 
 def trained(model: Any) -> Any:
-    """With statistics, scales and shifts that are not those at the beginning."""
+    """The model with statistics, scales and shifts that are not those at the beginning."""
     rng = np.random.default_rng(3)
     for layer in model._flatten_layers():
         if isinstance(layer, kl.BatchNormalization):

@@ -37,7 +37,7 @@ def network(make: Callable[[], Any]) -> Any:
 
 
 def fitted(model: Any, epochs: int = 2) -> Any:
-    """By an optimizer whose momentum and decay move whatever is handed to it."""
+    """The model after ``fit``, by an optimizer whose momentum and decay move whatever is handed to it."""
     if not model.compiled or _of_optimizer(model):  # as the report says it
         model.compile(keras.optimizers.SGD(0.001, momentum=0.9, weight_decay=0.1), loss="mse")
     model.fit(images(16), np.zeros((16, 6, 6, 1), "float32"), epochs=epochs, batch_size=8, verbose=0, shuffle=False)

@@ -20,7 +20,7 @@ SAMPLES = 6
 
 
 def network(name: str) -> tuple[Any, Any]:
-    """And a batch of images for it, of which one channel is brighter."""
+    """A network and a batch of images for it, of which one channel is brighter."""
     size, _ = NETWORKS[name]
     made: Any = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(size, size, 3))
     x = np.random.default_rng(0).normal((0, 1, 3), 1, (SAMPLES, size, size, 3)).astype("float32")

@@ -29,7 +29,7 @@ TRAINED_ON = {"decayed_scales"}
 """Their remedy changes the training that follows."""
 STAYS_AS_A_NOTE = {"dropout_before_normalization"}
 QUICK = {"changed_eps", "stale_running_statistics", "zero_momentum", "low_precision_statistics", "repeated_updates"}
-"""On each backend; the others on torch alone, because no code of a remedy asks for the backend."""
+"""The remedies that run on each backend; the others on torch alone, because none of their code asks for the backend."""
 
 
 def tried(names: set[str]) -> list[str]:

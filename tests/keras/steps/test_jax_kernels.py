@@ -49,7 +49,7 @@ def assert_close(found: Any, right: Any, tolerance: float) -> None:
 
 
 def gradients(function: Function) -> Function:
-    """Of a sum whose second derivatives are not those of the identity."""
+    """The gradients of a sum whose second derivatives are not those of the identity."""
 
     def total(*given: Any) -> Any:
         y = function(*given)
@@ -69,7 +69,7 @@ def squared(function: Function) -> Function:
 
 
 def mapped(function: Function) -> Function:
-    """Over three inputs, with the other arguments in common."""
+    """The function mapped over three inputs, with the other arguments in common."""
     return lambda x, *others: jax.vmap(lambda one: function(one, *others))(jnp.stack([x, 2 * x - 1, x**2]))
 
 

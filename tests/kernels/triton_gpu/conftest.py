@@ -27,7 +27,7 @@ class Scope(NamedTuple):
 
 @pytest.fixture(autouse=True, scope="session")
 def _language_is_replaced_once_for_a_launch() -> Iterator[None]:
-    """Not again for every function that a kernel calls, which takes more than half of the interpreter's time."""
+    """Replace the language once a launch: for every function it takes more than half of the interpreter's time."""
     replace, done = interpreter._patch_lang, set[frozenset[int]]()
 
     def once(function: Any) -> Scope:

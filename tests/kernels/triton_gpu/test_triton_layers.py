@@ -25,7 +25,7 @@ SHAPE = (3, 4, 5, 7)
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``NORMWISE_KERNEL=triton`` asks, which is read once."""
+    """Ask for Triton as ``NORMWISE_KERNEL=triton`` does, which is read once."""
     monkeypatch.setattr(choose, "_ASKED", "triton")
 
 
@@ -156,7 +156,7 @@ class Alone:
         return Parts()
 
     def summed(self, sums: Tensor) -> Tensor:
-        """Over all processes."""
+        """The sums over all processes."""
         return sums
 
 

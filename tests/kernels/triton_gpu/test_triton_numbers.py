@@ -32,7 +32,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def relative_errors(x: Tensor, mask: Tensor | None = None) -> tuple[float, float]:
-    """Of the mean in standard deviations, and of the variance."""
+    """The relative errors of the mean, in standard deviations, and of the variance."""
     found = KERNEL.moments(Call(x, mask))
     wide = x.double()
     weights = torch.ones_like(wide) if mask is None else mask.expand(x.shape).double()
@@ -148,7 +148,7 @@ class Guarded:
         self.blocks: list[Tensor] = []
 
     def like(self, x: Tensor, **how: Any) -> Tensor:
-        """In the place of ``torch.empty_like``, for a dense tensor."""
+        """Memory for a dense tensor, in the place of ``torch.empty_like``."""
         dtype = how.get("dtype", x.dtype)
         block = torch.full((x.numel() + 2 * EDGE,), math.nan, dtype=dtype, device=x.device)
         block[:EDGE] = block[-EDGE:] = 77.0

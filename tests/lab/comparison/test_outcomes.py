@@ -73,7 +73,7 @@ POINTS = rf"{NUMBER} points \[{NUMBER}, {NUMBER}\]"
 
 
 def right(share: float, better: float = 0.0) -> Row:
-    """So many rows are right, each by chance alone; of group norm more."""
+    """A row of which a share is right, each row by chance alone; of group norm more."""
 
     def rows(trial: Trial, generator: np.random.Generator) -> np.ndarray:
         return 100.0 * (generator.random(100) < share + better * (trial.arm.normalizer == "group"))

@@ -10,7 +10,7 @@ from normwise.lab.networks.published import PUBLISHED, fans, published
 from normwise.torch import BatchNorm2d
 
 PARAMETERS = {"ResNet50": 25_557_032, "InceptionV3": 23_834_568, "Xception": 22_855_952}
-"""Of torchvision's first two without auxiliary outputs, and the trainable ones of Keras's Xception."""
+"""The parameters of torchvision's first two without auxiliary outputs, and the trainable ones of Keras's Xception."""
 NORMALIZED = {"ResNet50": 53, "InceptionV3": 94, "Xception": 40}
 
 

@@ -36,7 +36,7 @@ def samples(dtype: torch.dtype) -> list[tuple[Tensor, tuple[Any, ...], dict[str,
 
 
 def same(found: Any, right: Any, kernel: str) -> None:
-    """To the bit, or within rounding where the kernel is another one."""
+    """Assert that results are equal to the bit, or within rounding where the kernel is another one."""
     if kernel:
         torch.testing.assert_close(found, right)
     else:

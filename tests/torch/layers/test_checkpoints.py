@@ -27,7 +27,7 @@ def trained(layer: nn.Module, name: str) -> nn.Module:
 
 
 def through_a_file(state: dict[str, Any]) -> Any:
-    """As read by someone who trusts nobody."""
+    """The state as somebody reads it who trusts nobody: through a file, weights only."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

@@ -104,7 +104,7 @@ def by_swapping(layer: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def one_by_one(layer: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """As tools that load weights piece by piece do it, which write into a module's dictionaries."""
+    """Load weights piece by piece, as tools do that write into a module's dictionaries."""
     for key, value in state.items():
         place, _, name = key.rpartition(".")
         module = layer.get_submodule(place)

@@ -42,7 +42,7 @@ class FusedBlock(Block):
 
 
 class ResNet(nn.Module):
-    """For images of 16 x 16."""
+    """A residual network for images of 16 x 16."""
 
     def __init__(self) -> None:
         super().__init__()

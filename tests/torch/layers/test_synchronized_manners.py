@@ -32,7 +32,7 @@ def both(samples: int = 4, seed: int = 0) -> Tensor:
 
 
 def words(deed: Callable[[], object]) -> str:
-    """Of the error that it ends with."""
+    """The words of the error that a deed ends with."""
     try:
         deed()
     except Exception as error:

@@ -36,7 +36,7 @@ def state(layer: nn.Module) -> Found:
 
 
 def words(deed: Callable[[], object]) -> str:
-    """Of the error that it ends with."""
+    """The words of the error that a deed ends with."""
     try:
         deed()
     except Exception as error:
@@ -65,7 +65,7 @@ def tiny(rank: int, policy: str, samples: int) -> Found:
 
 
 def prepare(layer: Any) -> None:
-    """As if it had been trained."""
+    """Give the layer numbers as if it had been trained."""
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
@@ -114,7 +114,7 @@ def mixed_masks(rank: int) -> Found:
 
 
 def without_a_look(rank: int) -> Found:
-    """As on devices where Python does not look at numbers, because it would have to wait for them."""
+    """The outcomes as on devices where Python does not look at numbers, because it would have to wait for them."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("layers.joint_forward", "steps.normalize_joined_tiny"):
             patch.setattr(f"normwise.torch.{module}.readable", lambda _: False)

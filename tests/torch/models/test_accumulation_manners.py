@@ -40,7 +40,7 @@ def everything(model: nn.Module) -> dict[str, Any]:
 
 
 class Fails(nn.Module):
-    """In the middle of the model, for one of the parts."""
+    """A layer that fails in the middle of the model, for one of the parts."""
 
     def __init__(self, error: type[BaseException], at: int) -> None:
         super().__init__()

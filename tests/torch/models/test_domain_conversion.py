@@ -1,4 +1,4 @@
-"""From one set of statistics to one per domain and back: what stays, and what checkpoints hold."""
+"""Conversion from one set of statistics to one per domain and back: what stays, and what checkpoints hold."""
 
 from __future__ import annotations
 

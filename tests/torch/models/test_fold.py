@@ -26,12 +26,12 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def tolerance(dtype: torch.dtype, layers: int = 1) -> float:
-    """Of the largest output: roundings of both ways, in as many layers."""
+    """The tolerance, a share of the largest output: roundings of both ways, in as many layers."""
     return EXACT if dtype == torch.float64 else SAFETY * unit(dtype) * 4 * layers
 
 
 def trained(model: nn.Module, dtype: torch.dtype) -> Any:
-    """In inference mode, with statistics, scales and shifts that are not those at the beginning."""
+    """The model in inference mode, with statistics, scales and shifts that are not those at the beginning."""
     torch.manual_seed(0)
     for module in model.modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):

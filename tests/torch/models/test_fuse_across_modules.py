@@ -166,7 +166,7 @@ def test_a_module_that_cannot_be_followed_does_not_stop_the_others() -> None:
 
 
 class Summed(nn.Module):
-    """As MobileOne writes it: branches are added, and an identity stands between the sum and the activation."""
+    """The block of MobileOne: branches are added, and an identity stands between the sum and the activation."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from normwise.torch.models.fusion.fuse import fuse
 
 
 class OptionalBlock(nn.Module):
-    """As timm's DLA writes it: a shortcut that may be absent, and a list that it does not use."""
+    """The block of timm's DLA: a shortcut that may be absent, and a list that it does not use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Required(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """As timm writes it: it asks what a local name is, which an attribute decides."""
+    """A block as timm writes it: it asks what a local name is, which an attribute decides."""
 
     def __init__(self, aa: nn.Module | None = None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ConvNorm(nn.Module):
 
 
 class ConvNormInOrder(nn.Sequential):
-    """As torchvision writes it: a class of its own with the forward of a sequence."""
+    """A block as torchvision writes it: a class of its own with the forward of a sequence."""
 
     def __init__(self, last: nn.Module | None = None) -> None:
         super().__init__(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), *([] if last is None else [last]))
@@ -98,7 +98,7 @@ class Block(nn.Module):
 
 
 class Asking(nn.Module):
-    """As timm's HRNet writes it: of a child, and of each in a list, it asks what they are."""
+    """A block of timm's HRNet: of a child, and of each in a list, it asks what they are."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from normwise.torch.models.fusion.fuse import fuse
 
 
 class BatchNormAct(nn.BatchNorm2d):
-    """As timm writes it: torch's forward once more, then dropout and activation."""
+    """A norm as timm writes it: torch's forward once more, then dropout and activation."""
 
     def __init__(self, channels: int, act: nn.Module | None = None, drop: nn.Module | None = None) -> None:
         super().__init__(channels)
@@ -51,7 +51,7 @@ class BatchNormAct(nn.BatchNorm2d):
 
 
 class OnTop(nn.BatchNorm2d):
-    """By the forward of the class above, with a function."""
+    """A norm that calls the forward of the class above, and then a function."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.leaky_relu(super().forward(input), 0.2)
@@ -70,7 +70,7 @@ class Twice(OnTop):
 
 
 class Switched(nn.BatchNorm2d):
-    """With a setting that says whether there is an activation."""
+    """A norm with a setting that says whether there is an activation."""
 
     def __init__(self, channels: int, active: bool = True) -> None:
         super().__init__(channels)

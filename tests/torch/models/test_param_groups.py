@@ -46,7 +46,7 @@ NORMS: dict[str, nn.Module] = {
 
 
 class LlamaRMSNorm(nn.Module):
-    """As in other packages: known by its name."""
+    """A norm as other packages have it: known by its name."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ SYNCED = SYNCED if SYNCED in inspect.signature(DistributedDataParallel).paramete
 
 
 def trained(layer: nn.Module, rank: int, **settings: Any) -> Any:
-    """In ``DistributedDataParallel``, with data that differ by rank."""
+    """The layer trained in ``DistributedDataParallel``, with data that differ by rank."""
     model: Any = DistributedDataParallel(nn.Sequential(nn.Identity(), layer).double(), **settings)
     for step in range(STEPS):
         model(shifted(rank, step)).sum().backward()
@@ -47,7 +47,7 @@ def statistics(layer: Any) -> Found:
 
 
 def in_parallel(rank: int) -> Found:
-    """As users train, and what they save."""
+    """Train as users do, and return what they save."""
     theirs = trained(nn.BatchNorm1d(1), rank)
     alone = trained(nn.BatchNorm1d(1), rank, **{SYNCED: False})
     before = statistics(alone)
@@ -65,7 +65,7 @@ def in_parallel(rank: int) -> Found:
 
 
 def words(deed: Callable[[], object]) -> str:
-    """Of the error that it ends with."""
+    """The words of the error that a deed ends with."""
     try:
         deed()
     except NormwiseError as error:

@@ -109,7 +109,7 @@ def network(name: str) -> Any:
 
 
 def images() -> list[Tensor]:
-    """Of several sizes, the last one of one sample; the means tell them apart."""
+    """Images of several sizes, the last batch of one sample; the means tell them apart."""
     draw = torch.Generator().manual_seed(1)
     return [torch.randn(n, 2, 5, 5, generator=draw) * (1 + k) + k for k, n in enumerate((6, 6, 3, 1))]
 
@@ -224,7 +224,7 @@ class Shared(nn.Module):
 
 
 class SharedBySome(Shared):
-    """By some batches only, and by the last of them."""
+    """A layer that is called twice by some batches only, and by the last of them."""
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.after(self.norm(x))

@@ -57,7 +57,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spy]:
 
 
 def room_for(batches: list[Any], more: float = 2.0) -> float:
-    """So many bytes that the batches have a place, and no forward but the one that runs."""
+    """The bytes in which the batches have a place, and no forward but the one that runs."""
     return float(len(batches) * max(x.nbytes for x in batches)) + more
 
 

@@ -61,7 +61,7 @@ def trained(scene: str, rank: int, saving: bool) -> dict[str, Tensor]:
 
 
 def find(rank: int, world: int) -> dict[str, list[str]]:
-    """By scene: what differs in any bit with and without."""
+    """The names of what differs in any bit with and without, by scene."""
     assert world == WORLD
     recipes.FEWEST_BYTES = 0
     make, found, made = recipes.Again.make, {}, []

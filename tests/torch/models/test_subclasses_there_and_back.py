@@ -17,7 +17,7 @@ from normwise.torch.models.fusion.fuse import fuse
 
 
 class Activated(nn.BatchNorm2d):
-    """As timm's BatchNormAct2d: dropout's place and an activation, both modules."""
+    """A norm like timm's BatchNormAct2d: dropout's place and an activation, both modules."""
 
     def __init__(self, channels: int, activation: nn.Module) -> None:
         super().__init__(channels)

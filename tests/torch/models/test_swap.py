@@ -34,7 +34,7 @@ WRITTEN: dict[str, Callable[[], nn.Module]] = {
 
 
 def prepared(make: Callable[[], nn.Module]) -> Any:
-    """With scales, shifts and running statistics that are not those at the start."""
+    """The model with scales, shifts and running statistics that are not those at the start."""
     torch.manual_seed(0)
     model = make().double()
     for module in model.modules():

@@ -31,7 +31,7 @@ SAME: dict[str, dict[str, Any]] = {
 
 
 def moments(model: nn.Module, batches: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Of what each layer puts out before its activation, per channel, in inference mode."""
+    """The moments of what each layer puts out before its activation, per channel, in inference mode."""
     found: dict[str, list[Tensor]] = {}
     twin = copy.deepcopy(model).eval()
     for name, module in twin.named_modules():

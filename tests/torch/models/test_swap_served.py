@@ -27,7 +27,7 @@ SERVED: dict[str, Callable[[], nn.Module]] = {
 
 
 def trained(name: str) -> nn.Module:
-    """After a few steps, ready to be shipped."""
+    """The model after a few steps, ready to be shipped."""
     torch.manual_seed(0)
     model = SERVED[name]().double()
     if hasattr(networks_to_fuse, name):

@@ -1,4 +1,4 @@
-"""From plain to synchronized batch norms and back: what stays, what is left, what PyTorch's conversion would lose."""
+"""Conversion from plain to synchronized batch norms and back: what stays, what is left, what PyTorch's would lose."""
 
 from __future__ import annotations
 

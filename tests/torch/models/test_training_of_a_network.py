@@ -62,7 +62,7 @@ def network() -> nn.Module:
 
 
 def trained(images: Tensor, *, fused: bool = False, layout: torch.memory_format = FIRST) -> Training:
-    """From the same weights, on the same batches."""
+    """The training from the same weights, on the same batches."""
     model = network()
     if fused:
         report = normwise.fuse(model)
@@ -94,7 +94,7 @@ def off_by_the_last_bit(images: Tensor, seed: int) -> Tensor:
 
 @cache
 def by_pytorch() -> tuple[Training, ...]:
-    """In float32, on the images and on three that are off by the last bit."""
+    """The trainings by PyTorch in float32, on the images and on three that are off by the last bit."""
     images = digits()[0].float()
     return (trained(images), *(trained(off_by_the_last_bit(images, seed)) for seed in range(3)))
 

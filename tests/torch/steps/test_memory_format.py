@@ -33,7 +33,7 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 
 
 def assert_same_layout(found: Tensor, right: Tensor) -> None:
-    """As far as one can tell: axes of one entry have no stride of their own."""
+    """Assert the same layout, as far as one can tell: axes of one entry have no stride of their own."""
     strides = [
         [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
         for tensor in (found, right)

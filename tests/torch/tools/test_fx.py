@@ -132,7 +132,7 @@ def test_keywords_are_in_the_node() -> None:
 
 
 class FeatureTracer(fx.Tracer):
-    """As torchvision's extractor of features has it: leaves of the user's, functions wrapped, and names of nodes."""
+    """A tracer like torchvision's of features: leaves of the user's, functions wrapped, and names of nodes."""
 
     def __init__(self, leaves: tuple[type[nn.Module], ...], functions: tuple[Callable[..., Any], ...]) -> None:
         super().__init__(autowrap_modules=(operator,), autowrap_functions=functions)

@@ -47,7 +47,7 @@ class Subclass(Tensor):
 
 
 def built(case: Case) -> Any:
-    """After one batch, so that nothing is at its beginning or lazy."""
+    """The layer after one batch, so that nothing is at its beginning or lazy."""
     torch.manual_seed(0)
     layer = case.make()
     layer(case.input(5))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:Depre
 
 
 def traced(module: nn.Module, *inputs: Any, check: bool = True) -> Any:
-    """Of a copy, saved and loaded, with the numbers of the module as they are now."""
+    """The trace of a copy, saved and loaded, with the numbers of the module as they are now."""
     before = numbers(module)
     with warnings.catch_warnings():
         if any(

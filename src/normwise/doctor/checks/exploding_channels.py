@@ -71,7 +71,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
 
 
 def _remedy(facts: ModelFacts, names: list[str]) -> str:
-    """For variances that are wrong the right ones; for scales that are too large those of the other channels."""
+    """The code that sets right variances where these are wrong, other channels' scales where scales are too large."""
     layers = {each.name: each for each in facts.tracked()}
     if all(_by_variance(layers[name]) for name in names):
         return REMEDY.format(layers=names)

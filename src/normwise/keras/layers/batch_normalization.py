@@ -160,7 +160,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.on_tiny_batch = on_tiny_batch
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's; what does not learn, the statistics, is in float32 where the layer is in half precision."""
+        """Add a weight as Keras does; the statistics are in float32 where the layer is in half precision."""
         if kwargs.get("trainable") is False and kwargs.get("dtype") is None:
             kwargs["dtype"] = wide(self.variable_dtype)
         return super().add_weight(*args, **kwargs)

@@ -121,14 +121,14 @@ class PerDomainBatchNormalization(BatchNormalization):
             rows.assign(ops.where(enters, ops.cast(value, old.dtype), old))
 
     def get_config(self) -> dict[str, Any]:
-        """With the domains."""
+        """The settings from which Keras builds the layer again, with the domains."""
         config = {**super().get_config(), "domains": list(self.domains)}
         return {name: value for name, value in config.items() if not name.startswith("renorm")}
 
 
 @contextmanager
 def domain(model: Any, name: str) -> Iterator[None]:
-    """Inside the block, every ``PerDomainBatchNormalization`` of a model takes the statistics of this domain.
+    """Choose for a block the domain whose statistics every ``PerDomainBatchNormalization`` of a model takes.
 
     Compiled functions follow it, in ``fit``, ``evaluate`` and ``predict`` too. Afterwards every layer has the domain
     that it had.

@@ -87,7 +87,7 @@ class GhostBatchNormalization(BatchNormalization):
             self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape: Any) -> None:
-        """As ``BatchNormalization``."""
+        """Build the layer as ``BatchNormalization`` does; refuse the samples' axis as that of the channels."""
         check_shape(input_shape, self.axis, type(self).__name__)
         if self.axis % len(input_shape) == 0:
             raise ValueError(f"samples lie along axis 0, received axis={self.axis} for it: name the channels' axis.")
@@ -116,7 +116,7 @@ class GhostBatchNormalization(BatchNormalization):
         return False
 
     def get_config(self) -> dict[str, Any]:
-        """With the arguments of this layer."""
+        """The settings from which Keras builds the layer again, with the arguments of this layer."""
         config = {**super().get_config(), **self.sizes._asdict(), "order": self.order, "seed": self.seed}
         return {
             name: value for name, value in config.items() if not name.startswith("renorm") and name != "synchronized"

@@ -99,7 +99,7 @@ def adapt(
 
 
 def _without_domains(model: Any, layers: Collection[str] | None) -> dict[str, str]:
-    """Of a model that has layers with domains, those without, which nobody named."""
+    """The layers without domains, which nobody named, of a model that has layers with them -> why they are left."""
     norms = norms_of(model)
     if not any(isinstance(layer, PerDomainBatchNormalization) for layer in norms.values()):
         return {}

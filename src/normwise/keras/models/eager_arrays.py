@@ -55,7 +55,7 @@ class EagerArrays:
         """Neither JAX nor TensorFlow lets an array's memory go while somebody holds the array."""
 
     def held(self, batch: Any) -> Any:
-        """Inside, a function says how many bytes of what was made since are alive; those of a batch left out."""
+        """Give the block a function that counts the live bytes of what was made since, those of a batch left out."""
         raise NotImplementedError
 
     def state(self) -> object:
@@ -77,12 +77,12 @@ class EagerArrays:
 
 
 class JaxArrays(EagerArrays):
-    """On JAX, which knows every array that is alive."""
+    """The arrays of JAX, which knows every array that is alive."""
 
     called = "JAX"
 
     def why_not(self) -> str:
-        """Also where a device does not say how much memory is free."""
+        """The clause of the base, or one on a device that does not say how much memory is free."""
         if self._on_devices() and None in self._statistics():
             return "a device does not say how much memory is free"
         return super().why_not()
@@ -93,14 +93,14 @@ class JaxArrays(EagerArrays):
         return [(name, str(getattr(jax.config, name, None))) for name in sorted(jax.config.values)]
 
     def free(self) -> float:
-        """On the fullest device, or in the host's memory."""
+        """The number of free bytes on the fullest device, or in the host's memory."""
         if not self._on_devices():
             return free_memory()
         return min(float(each["bytes_limit"] - each["bytes_in_use"]) for each in self._statistics() if each)
 
     @contextmanager
     def held(self, batch: Any) -> Iterator[Callable[[], int]]:
-        """As the base says."""
+        """Give the block the base's function: it counts the arrays that are alive and were not when the block began."""
         live: Callable[[], list[Any]] = sys.modules["jax"].live_arrays
         before = [*live(), *_arrays_in(batch)]  # kept, so that no other array gets the number of one of them
         known = {id(each) for each in before}
@@ -116,12 +116,12 @@ class JaxArrays(EagerArrays):
 
 
 class TensorFlowArrays(EagerArrays):
-    """On TensorFlow, where Python's garbage collector knows every tensor that was made since it last ran."""
+    """The tensors of TensorFlow; Python's garbage collector knows every one that was made since it last ran."""
 
     called = "TensorFlow"
 
     def why_not(self) -> str:
-        """Also in graphs, in strategies, and on GPUs, whose free memory TensorFlow does not report."""
+        """The clause of the base, or one on a graph, a strategy or a GPU: TensorFlow reports no free memory of GPUs."""
         tf = sys.modules["tensorflow"]
         if not tf.executing_eagerly():
             return "the call is inside of a TensorFlow graph"
@@ -138,7 +138,7 @@ class TensorFlowArrays(EagerArrays):
 
     @contextmanager
     def held(self, batch: Any) -> Iterator[Callable[[], int]]:
-        """As the base says: while the collector does not run, what was made since is in its youngest generation."""
+        """Give the block the base's function: with the collector off, what is made is in its youngest generation."""
         kind, ran = sys.modules["tensorflow"].Tensor, gc.isenabled()
         known = {id(item) for item in _arrays_in(batch)}
         gc.collect()

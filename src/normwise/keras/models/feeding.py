@@ -123,7 +123,7 @@ def number_of_inputs(model: Any) -> int:
 
 
 def _inputs(model: Any) -> list[Any]:
-    """Of a functional or sequential model; none of others."""
+    """The inputs of a functional or sequential model; none of others."""
     try:
         return list(getattr(model, "inputs", None) or ())
     except (AttributeError, ValueError):  # a sequential one that does not know its input yet
@@ -156,7 +156,7 @@ def call(model: Any, batch: Any, forward_fn: ForwardFn | None = None) -> Any:
 
 
 def forward(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
-    """As ``call``, with gradients where the caller wants some."""
+    """Do what ``call`` does, with gradients where the caller wants some."""
     batch = as_this_backends(batch)
     if forward_fn is not None:
         return forward_fn(model, batch)
@@ -187,7 +187,7 @@ def as_this_backends(batch: Any) -> Any:
 
 
 def without_gradients() -> AbstractContextManager[Any]:
-    """On torch, outputs that do not keep their inputs."""
+    """A context in which outputs on torch do not keep their inputs; one that does nothing on other backends."""
     if keras.backend.backend() != "torch":
         return nullcontext()
     found: AbstractContextManager[Any] = sys.modules["torch"].no_grad()

@@ -75,7 +75,7 @@ def _on_tensorflow(layers: list[Layer], loss: Callable[[], Any]) -> Iterator[tup
 
 
 def _on_jax(layers: list[Layer], loss: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
-    """By zeros that are added to the inputs: JAX differentiates by arguments only."""
+    """The gradients by zeros that are added to the inputs: JAX differentiates by arguments only."""
     names: list[str] = []
     zeros: list[Any] = []
 
@@ -96,7 +96,7 @@ def _on_jax(layers: list[Layer], loss: Callable[[], Any]) -> Iterator[tuple[str,
 
 @contextmanager
 def _training(layers: list[Layer], probe: Probe) -> Iterator[None]:
-    """Inside, layers are called with what the probe makes of their inputs, batch norms in training mode."""
+    """Call layers in the block with what the probe makes of their inputs, batch norms in training mode."""
     with ExitStack() as ends:
         for name, layer, norm in layers:
 

@@ -24,7 +24,7 @@ from normwise.recalibration.standard_error import distance
 F64 = NDArray[np.float64]
 
 AT_ONCE = 1 << 20
-"""So many values are taken to float64 at a time: a piece that the processor's cache can hold."""
+"""The number of values that are taken to float64 at a time: a piece that the processor's cache can hold."""
 
 
 class KerasLayer:
@@ -176,7 +176,7 @@ def cover(layer: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _cast(value: NDArray[Any], dtype: str) -> Any:
-    """In a variable's dtype; infinite where that is too narrow."""
+    """The value in a variable's dtype; infinite where that is too narrow."""
     with np.errstate(over="ignore"):
         return ops.cast(value, dtype)
 

@@ -38,7 +38,7 @@ class KerasModel:
         self._snapshot = None
 
     def restore(self) -> None:
-        """Inside of ``unchanged``: make everything what it was at the beginning of the block."""
+        """Make everything what it was at the beginning of the block of ``unchanged``, inside of that block."""
         assert self._snapshot is not None
         self._snapshot.restore()
 

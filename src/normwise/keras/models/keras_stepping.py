@@ -67,7 +67,7 @@ class KerasStepping:
         return self._arrays.parking()
 
     def held(self, batch: Any) -> AbstractContextManager[Callable[[], int]]:
-        """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""
+        """Give the block a function that counts the live bytes of what this thread made, those of a batch left out."""
         return self._arrays.held(batch)
 
     def places(self, batch: Any) -> Iterator[Place]:
@@ -75,7 +75,7 @@ class KerasStepping:
         return self._arrays.places(batch)
 
     def random_state(self) -> Hashable:
-        """Of Keras's, NumPy's, Python's and PyTorch's generators, and of the model's own."""
+        """The state of Keras's, NumPy's, Python's and PyTorch's generators, and of the model's own."""
         seeds = [each for each in self._model.variables if each.path.endswith("seed_generator_state")]
         return RandomState().bytes(), *(ops.convert_to_numpy(seed.value).tobytes() for seed in seeds)
 

@@ -69,7 +69,7 @@ def load_batches(place: str, model: Any, *, scale: float | None = None, tell: Te
 
 
 def _dtype_of(tensor: Any) -> str:
-    """Of an input of a model, as NumPy knows it."""
+    """The dtype of an input of a model, as NumPy knows it."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return "float32" if dtype == "bfloat16" else dtype
 

@@ -65,32 +65,32 @@ class KerasSubject:
 
     @contextmanager
     def unchanged(self) -> Iterator[Callable[[], None]]:
-        """As ``Subject``."""
+        """Put the model back behind a block as it was before it; a Keras model has no mode to be set."""
         with unchanged(self.model) as snapshot:
             yield snapshot.random.restore
 
     def forward(self, batch: Any) -> Any:
-        """As ``Subject``."""
+        """Run one batch through the model without gradients, by ``forward_fn`` or with ``training=False``."""
         return call(self.model, batch, self.forward_fn)
 
     def takes(self) -> str:
-        """As ``Subject``."""
+        """The contents that a batch must have, in words, with the dtype in which the model computes."""
         return f"arrays of the shape and dtype that it needs (it computes in {self.model.compute_dtype})"
 
     def place_of(self, error: Exception) -> str:
-        """As ``Subject``, by Keras's own words."""
+        """The layer or the class that Keras names in its message; empty where it names none."""
         named = re.search(r"\blayer ['\"]([^'\"]+)['\"]", str(error))
         called = re.match(r"Exception encountered when calling (\w+\.call\(\))", str(error))
         return f"layer {named[1]!r}" if named else called[1] if called else ""
 
     def not_finite(self) -> str | None:
-        """As ``Subject``."""
+        """The path of the first trainable variable that holds NaN or infinite values; None where there is none."""
         named = ((each.path, _values(each.value)) for each in self.model.trainable_variables)
         return next((path for path, values in named if not np.isfinite(values).all()), None)
 
     @contextmanager
     def with_dropout(self) -> Iterator[None]:
-        """As ``Subject``."""
+        """Turn dropout on for a block: its layers are called with ``training=True``, and no others."""
 
         def around(below: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **named: Any) -> Any:
@@ -105,49 +105,49 @@ class KerasSubject:
             yield
 
     def look(self, hear: Callable[[str, Input], object]) -> Callable[[], None]:
-        """As ``Subject``."""
+        """Call ``hear`` before each call of a layer, with its path and its input; returns a function that ends it."""
         return self._listen(lambda layer, x, masked: hear(layer.name, _input_of(x, layer.norm.axis, masked=masked)))
 
     def outputs(self, result: Any) -> NDArray[np.float64] | None:
-        """As ``Subject``."""
+        """The first floating-point array of the output, as float64 of shape (N, k); None where there is none."""
         return outputs_in(result)
 
     def part(self, batch: Any, rows: Sequence[int]) -> Any:
-        """As ``Subject``."""
+        """A batch of some samples of a batch; None where it cannot be cut."""
         return part_of(batch, rows)
 
     def targets(self, batch: Any) -> Any:
-        """As ``Subject``."""
+        """The part of a batch that is not the model's input, by the rules of ``fit``; None where there is none."""
         return targets_of(self.model, batch, self.forward_fn)
 
     def labels(self, targets: Any) -> NDArray[np.float64] | None:
-        """As ``Subject``; of one-hot rows, the classes."""
+        """The targets as one number per sample, of one-hot rows the classes; None where they are no such numbers."""
         return labels_in(targets)
 
     def number(self, value: Any) -> float:
-        """As ``Subject``: Keras's plain functions give one for each sample, whose mean it is."""
+        """The mean of a loss or metric: Keras's plain functions give one number for each sample."""
         return float(np.mean(ops.convert_to_numpy(value)))
 
     def samples_in(self, batch: Any) -> int:
-        """As ``Subject``."""
+        """The length of the first array in a batch; 0 where there is none."""
         return samples_in(batch)
 
     def first_that_differs(self, one: Any, other: Any, limit: float) -> str | None:
-        """As ``Subject``."""
+        """The first layer whose output for the first sample differs between two batches by more than the limit."""
         first, second = (self._first_samples(batch) for batch in (one, other))
         both = ((name, x, second[name]) for name, x in first.items() if name in second)
         return next((name for name, x, y in both if x.shape == y.shape and _apart(x, y) > limit), None)
 
     def neighbours(self, batch: Any) -> Mapping[str, Neighbours]:
-        """As ``Subject``."""
+        """The surroundings of the layers, as far as a run of the batch in inference mode shows them."""
         return neighbours(self.model, self.layers, lambda: self.forward(batch))
 
     def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
-        """As ``Subject``: on the model itself, which is put back, because not every Keras model can be copied."""
+        """The effects of some steps on the model itself, which is put back; not every Keras model can be copied."""
         return steps_of(self.model, self.norms, train_step, batches)
 
     def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
-        """As ``Subject``: with batch statistics, as in training, and dropout off; on the model, which is put back."""
+        """The gradients on the model, which is put back: with batch statistics, as in training, and dropout off."""
         with unchanged(self.model):
             try:
                 found = input_gradients(
@@ -163,7 +163,7 @@ class KerasSubject:
         return found
 
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
-        """As ``Subject``."""
+        """The differences of the model from the one that it was derived from, on the same batches."""
         other = KerasSubject(source, self.forward_fn, called="examine, for source_model,")
         outputs = []
         for subject in (self, other):

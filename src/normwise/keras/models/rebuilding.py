@@ -166,7 +166,7 @@ class Rebuilding:
             target.assign(value)
 
     def _compile(self, model: Any) -> bool:
-        """As the model was, with the optimizer's state where it fits."""
+        """Compile the new model as the old one was, with the optimizer's state where it fits; False where it failed."""
         try:
             self.model.compile_from_config(model.get_compile_config())
             ours, theirs = self.model.optimizer, model.optimizer

@@ -53,7 +53,7 @@ def _inside(path: str, model: Any) -> str:
 
 
 def _weights_apart(mine: Any, theirs: Any) -> float:
-    """Of the weights that both have, in their order where there are as many, or else by their paths."""
+    """The distance of the weights that both have, in their order where there are as many, or else by their paths."""
     sides = [{_inside(each.path, model): each for each in model.trainable_variables} for model in (mine, theirs)]
     if [v.shape for v in sides[0].values()] == [v.shape for v in sides[1].values()]:
         both = list(zip(sides[0].values(), sides[1].values(), strict=True))

@@ -291,7 +291,7 @@ def _instead(layer: Any, to: str) -> str:
 
 @contextmanager
 def _all_or_nothing(layers: Iterable[Any]) -> Iterator[None]:
-    """On any error the layers are what they were."""
+    """Make the layers what they were if the block ends with any error."""
     before = [(layer, type(layer), dict(vars(layer))) for layer in layers]
     try:
         yield

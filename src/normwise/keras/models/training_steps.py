@@ -92,7 +92,7 @@ class _Watch:
             self.count = count if self.count is None else min(self.count, count)
 
     def updates_in_this_step(self) -> int:
-        """Since the last time it was asked."""
+        """The number of updates since the last time it was asked."""
         now, calls = _statistics(self.norm), self.calls
         moved, self.before, self.calls = now != self.before, now, 0
         if not moved:

@@ -11,7 +11,7 @@ from normwise.keras.steps.arrays import Array
 from normwise.moments import Moments
 
 NAMES = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
-"""Of all statistics that Keras's layer may have, in the order in which its files have them."""
+"""The names of all statistics that Keras's layer may have, in the order in which its files have them."""
 
 
 def wide(dtype: str) -> str:

@@ -78,7 +78,7 @@ def virtual_batch_of(samples: Any, sizes: Sizes, order: str, seed: Any) -> tuple
 
 
 class GatheredByGroups(NamedTuple):
-    """As ``Gathered``, with an entry per sample where that has one for all: the moments of its virtual batch."""
+    """The parts of ``Gathered``, with an entry per sample where that has one for all: for its virtual batch."""
 
     centred: Any
     near: Any
@@ -93,11 +93,11 @@ class GatheredByGroups(NamedTuple):
         return self.total.count
 
     def mean(self) -> Any:
-        """Of all values, shape (C,)."""
+        """The mean of all values, shape (C,)."""
         return self.total.mean
 
     def variance(self) -> Any:
-        """Of all values, biased, shape (C,): that within the virtual batches and that between them."""
+        """The biased variance of all values, shape (C,): that within the virtual batches and that between them."""
         return self.total.var
 
     def is_single(self, axis: int) -> Any:
@@ -120,7 +120,7 @@ def gather_by_groups(inputs: Any, mask: Any, axis: int, number: Any, groups: Any
     within = tuple(index for index in without_channels(inputs, axis) if index != 0)
 
     def summed(values: Any) -> Any:
-        """Over each virtual batch, shape (groups, C)."""
+        """The sums over each virtual batch, shape (groups, C)."""
         counting = values if mask is None else ops.where(mask, values, ops.zeros_like(values))
         per_sample = ops.sum(counting, within) if within else counting
         if keras.backend.backend() == "torch":  # where Keras's would sum float64 in float32

@@ -130,7 +130,7 @@ class _Split(NamedTuple):
 
 
 def _split(tensor: Any) -> _Split | None:
-    """Of a tensor that is ragged; None of others."""
+    """The parts of a tensor that is ragged; None of others."""
     if keras.backend.backend() == "torch":
         return _split_nested(tensor) if getattr(tensor, "is_nested", False) else None
     if keras.backend.backend() == "tensorflow" and isinstance(tensor, sys.modules["tensorflow"].RaggedTensor):

@@ -60,7 +60,7 @@ def tangent(
 
 
 def _tangent(*operands: Any, task: Task, gradients: Any) -> Any:
-    """By plain JAX operations."""
+    """The derivative of the output along the tangents, by plain JAX operations."""
     _ = gradients
     given, _, tangents = _parts(operands)
     return jax.jvp(partial(plain, task), given, tangents)[1]

@@ -130,7 +130,7 @@ def _normalized_jvp(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def gradients(task: Task, wants: tuple[bool, ...], dy: Any, exact: Any, bits: Any, *given: Any) -> tuple[Any, ...]:
-    """Of all that was given to ``normalized``; without elements for an x or a residual that is not wanted."""
+    """The gradients of all that ``normalized`` got; without elements for an x or a residual that is not wanted."""
     x, scale = given[:2]
     of_parameters = jax.ShapeDtypeStruct(scale.shape, scale.dtype)
     of_x, of_residual = (
@@ -159,7 +159,7 @@ def _gradients_jvp(
 
 
 def _four(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """With an array without elements for a residual that is not there."""
+    """The four arguments, with an array without elements for a residual that is not there."""
     return given if len(given) > 3 else (*given, jnp.zeros((0,), given[0].dtype))
 
 

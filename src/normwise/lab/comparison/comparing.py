@@ -25,7 +25,7 @@ PROBE_STEPS = 4
 """Enough to know what a step costs, and whether a normalizer can be trained at all."""
 
 PATIENCE = 2
-"""So many times the steps are doubled without being better for it; once can be chance."""
+"""The number of times that the steps are doubled without being better for it; once can be chance."""
 
 
 def compare(

@@ -23,7 +23,7 @@ Differences = npt.NDArray[np.float64]
 RESAMPLES = 4000
 LEVEL = 0.95
 BLOCKS = 1000
-"""Of more test rows than this, blocks are drawn and not rows: the rows are in random order, and it is faster."""
+"""The number of test rows above which blocks are drawn and not rows: the rows are in random order, and it is faster."""
 
 
 def crossed_mean(differences: Differences, unit: str) -> Estimate:

@@ -14,7 +14,7 @@ from normwise.lab.comparison.found import Decision, Finalist
 from normwise.lab.results import Estimate
 
 MARGIN = 1.0
-"""In points."""
+"""The margin of practical indifference unless the user gives another one, in points."""
 
 
 def margin_of(points: float, constant: float, unit: str) -> float:

@@ -20,7 +20,7 @@ from normwise.lab.running.store import Store
 from normwise.lab.running.workers import Done, Task
 
 NAME = "comparison"
-"""Of the folder of trials in the store."""
+"""The name of the folder of trials in the store."""
 
 
 class Ledger:

@@ -18,9 +18,9 @@ from normwise.lab.comparison.found import Needed
 from normwise.lab.results import Estimate
 
 MOST_TIMES = 100
-"""Of the budget or of the rows; who would have to spend more is told so, without a number."""
+"""The largest multiple of the budget or of the rows that is told; who would need more is told so, without a number."""
 MOST_SEEDS = 10_000
-"""Beyond, seeds no longer change what rows leave open."""
+"""The number of seeds beyond which more seeds no longer change what rows leave open."""
 
 
 def needed(

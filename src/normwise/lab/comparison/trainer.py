@@ -20,13 +20,13 @@ STATISTICS = {
     "recalibrated": "statistics of the training rows, recalibrated",
     "batch": "statistics of the test batch: not usable for single samples",
 }
-"""Of inference, where a layer has any; ``"none"`` where it has not."""
+"""The statistics at inference, where a layer has any; ``"none"`` where it has not."""
 FEW = 8
 """Batches that statistics are recalibrated on while arms are ranked."""
 MANY = 64
 """The same for the last comparison."""
 WARM_UP = Trial(Arm(OWN, AS_BUILT, 1e-3, 8), 2, 0)
-"""Not counted: the first training of a process takes longer than the others."""
+"""A trial that does not count: the first training of a process takes longer than the others."""
 EXAMINED = 256
 """Rows per batch of an examination."""
 

@@ -60,7 +60,7 @@ def wandering(data: Split, steps: int, size: int, generator: torch.Generator) ->
 
 
 CONTRAST, BRIGHTNESS, NOISE = 0.25, 0.2, 0.1
-"""Of mild distortions: largest changes of the first two, standard deviation of the third."""
+"""The strength of mild distortions: largest changes of the first two, standard deviation of the third."""
 
 
 def distort(images: Tensor, times: float, generator: torch.Generator) -> Tensor:

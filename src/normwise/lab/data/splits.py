@@ -30,13 +30,13 @@ __all__ = ["CLASSES", "PIXELS", "Digits", "Split", "batches", "digits", "digits_
 __all__ += ["in_float64", "in_pixels", "one_image", "sizes", "some_wrong", "use"]
 
 PIXELS = 64
-"""Of a digit; of the user's images ``pixels()``."""
+"""The pixels of a digit; those of the user's images are ``pixels()``."""
 IMAGES = 1797
 TEST = 450
 VALIDATION = 270
-"""Of the digits, which nobody split; of another such data set, as large a share."""
+"""The validation images of the digits, which nobody split; of another such data set, as large a share."""
 LARGE = {"train": 20_000, "validation": 2_000, "test": 5_000}
-"""At most so many images of a user's data set: what an hour on two cores is enough for."""
+"""The most images of a user's data set that are taken: what an hour on two cores is enough for."""
 
 _chosen: Source | None = None
 
@@ -150,7 +150,7 @@ def _rows(labels: Labels, seed: int) -> Sequence[Labels]:
 
 
 def _drawn(rows: Labels, labels: Labels, most: int, seed: int) -> Labels:
-    """At most so many of the rows, with the same share of every class."""
+    """A draw of at most so many of the rows, with the same share of every class."""
     if len(rows) <= most:
         return rows
     return np.asarray(train_test_split(rows, train_size=most, stratify=labels[rows], random_state=seed)[0])

@@ -52,7 +52,7 @@ def figure(
 
 
 Titles = str | Callable[[Arms], str]
-"""Of panels: a text with the words of an axis where its name stands in braces, or a function of the group of arms."""
+"""The titles of panels: a text with the words of an axis where its name stands in braces, or a function of the arms."""
 
 
 def by_rate(

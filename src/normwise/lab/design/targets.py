@@ -19,7 +19,7 @@ from normwise.lab.design.curves import fastest, got_there, in_steps, steps_to
 from normwise.lab.intervals import Numbers
 
 SHARE = 0.95
-"""Of what the baseline learns. Nearer to all of it, the chance of single images decides when a curve gets there."""
+"""The share of what the baseline learns; nearer to 1, the chance of single images decides when a curve gets there."""
 GUESSED = 1 / CLASSES
 WITHOUT = "what the network without normalization learns"
 

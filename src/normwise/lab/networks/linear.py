@@ -11,7 +11,7 @@ from normwise.lab.networks.dense import glorot
 from normwise.torch import BatchNorm1d
 
 PROBES = (0.01, 0.1, 1.0, 3.0, 10.0, 30.0)
-"""Along the gradient, in multiples of the rate: the span of Santurkar et al. 2018 for such networks."""
+"""The steps along the gradient, in multiples of the rate: the span of Santurkar et al. 2018 for such networks."""
 
 
 class Linear(nn.Module):

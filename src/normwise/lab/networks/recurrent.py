@@ -12,7 +12,7 @@ from normwise.lab.data.splits import CLASSES, Split, shape
 from normwise.lab.networks.dense import Norm, draw, glorot
 
 ROWS = 8
-"""Of an image of the digits; of any other, ``sequence_shape()[0]``."""
+"""The rows of an image of the digits; of any other, ``sequence_shape()[0]``."""
 
 
 def sequence_shape() -> tuple[int, int]:

@@ -81,7 +81,7 @@ def words(name: str) -> str:
 
 @contextmanager
 def on(name: str) -> Iterator[None]:
-    """Inside, what experiments compute is computed on a device.
+    """Compute on a device what experiments compute in the block.
 
     Args:
         name: in PyTorch's words; "cpu" changes nothing. A process has one device for all its life, because data that

@@ -23,11 +23,11 @@ PACKAGE = Path(__file__).parents[2]
 CPP = "cpp"
 """The folder of a compiled module's sources, beside it."""
 ANY = "*"
-"""In the place of a name: whatever the module has to offer."""
+"""The sign in the place of a name for whatever the module has to offer."""
 ALL = "*.*"
-"""In the place of a name: every module of a package, because only the running program knows which."""
+"""The sign in the place of a name for every module of a package, because only the running program knows which."""
 ITSELF = "__name__"
-"""In the place of a module: the one that imports."""
+"""The sign in the place of a module for the one that imports."""
 
 
 class Import(NamedTuple):

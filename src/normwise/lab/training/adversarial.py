@@ -21,10 +21,10 @@ from normwise.lab.data.splits import Split, batches, pixels
 from normwise.lab.networks.dense import Norm, draw, he
 
 SLOPE = 0.1
-"""Of the discriminator's activation below 0, which is 1 above: no activation makes a distance larger."""
+"""The slope of the discriminator's activation below 0, which is 1 above: no activation makes a distance larger."""
 
 ITERATIONS = 1000
-"""After so many the largest singular value is known to .001 however near the second one is."""
+"""The iterations after which the largest singular value is known to .001 however near the second one is."""
 
 
 class Generator(nn.Sequential):

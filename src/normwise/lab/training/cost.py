@@ -20,7 +20,7 @@ from normwise.torch import BatchNorm1d
 from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 STEPS = 20
-"""Of training, that are timed together, because one of them is short."""
+"""The steps of training that are timed together, because one of them is short."""
 
 
 class HeldBytes(TorchDispatchMode):

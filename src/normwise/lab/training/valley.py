@@ -12,7 +12,7 @@ from normwise.lab.intervals import Numbers
 from normwise.torch import BatchNorm1d
 
 END = 0.01
-"""Of the loss above the minimum, what is left when the minimum counts as reached."""
+"""The share of the loss above the minimum that is left when the minimum counts as reached."""
 RATES = 200
 """The number of rates that are tried."""
 

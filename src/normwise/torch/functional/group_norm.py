@@ -107,7 +107,7 @@ def choice_for(input: Tensor, *, mask: Tensor | None) -> Choice:
 
 
 def _centred(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """By PyTorch's operator, of x about a rough mean of each group, taken for a constant.
+    """Group norm by PyTorch's operator, of x about a rough mean of each group, taken for a constant.
 
     A constant that is taken from a whole group changes neither the output nor any derivative.
     """

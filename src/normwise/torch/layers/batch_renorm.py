@@ -131,7 +131,7 @@ class BatchRenorm(TrackedBatchNorm):
         return within_r.to(mean.dtype), within_d.to(mean.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As of all layers; what a forward that is run again takes has the precision of the statistics too."""
+        """Convert as all layers do; what a forward that is run again takes keeps the statistics' precision too."""
         super()._apply(fn, recurse)
         for name in ("r", "d", "clipped"):
             buffer = self._buffers[name]

@@ -232,7 +232,7 @@ def _lost(layer: Any) -> str:
 
 
 def _dtype(layer: nn.Module) -> torch.dtype | None:
-    """Of a layer's parameters, as which torch's operator wants the statistics; None without parameters."""
+    """The dtype of a layer's parameters, in which torch's operator wants the statistics; None without parameters."""
     return next((parameter.dtype for parameter in layer._parameters.values() if parameter is not None), None)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 class _Chosen(threading.local):
-    """Of each thread its own. ``torch.compile`` sees through it, as it does not through a ``ContextVar``."""
+    """The domain chosen in each thread. ``torch.compile`` sees through it, as it does not through a ``ContextVar``."""
 
     domain: str | None = None
     # By the id of a layer: what the block chose that is innermost for it. Never changed in place.

@@ -106,7 +106,7 @@ def is_frozen(layer: nn.Module) -> bool:
 
 @contextmanager
 def unfrozen(layer: nn.Module) -> Iterator[None]:
-    """Inside, the layer has the class that it had; behind it, it is frozen again, whatever class it has got."""
+    """Give the layer for a block the class that it had; behind it, freeze it again, whatever class it has got."""
     was = is_frozen(layer)
     if was:
         unfreeze_statistics(layer)

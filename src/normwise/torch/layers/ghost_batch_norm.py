@@ -112,7 +112,7 @@ class GhostBatchNorm(TrackedBatchNorm):
         return y.contiguous(memory_format=aten.memory_format(x)), together(found) if found else None
 
     def _call(self, samples: PerSample, call: Call, groups: int) -> tuple[Tensor, Moments | None]:
-        """As many groups as there are, in one call of a kernel."""
+        """Normalize as many groups as there are in one call of a kernel; returns the output and the moments, if any."""
         shares_mask = call.weights is None or call.weights.shape[1] == 1
         x, residual, weights = samples.as_channels(groups)
         call = repeated(call, groups)._replace(x=x, residual=residual, weights=weights)
@@ -136,7 +136,7 @@ class GhostBatchNorm(TrackedBatchNorm):
         return y, Moments(moments.mean.view(groups, channels), moments.var.view(groups, channels), count).merged()
 
     def _refuse_single_values(self, input: Tensor, size: int, rest: int) -> None:
-        """In PyTorch's words, as far as they go, unless ``on_tiny_batch`` has an answer."""
+        """Refuse virtual batches of one value, where possible in PyTorch's words, unless ``on_tiny_batch`` applies."""
         smallest = min(size, rest or size)
         if smallest * input[0, 0].numel() == 1 and (self.on_tiny_batch == "error" or not self.track_running_stats):
             raise ValueError(

@@ -86,7 +86,7 @@ class TrackedInstanceNorm(Recordable, _InstanceNorm):
         )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As torch's, but the running statistics stay in float32 where ``.half()`` or ``.bfloat16()`` converts."""
+        """Convert as torch does, but keep the running statistics in float32 under ``.half()`` and ``.bfloat16()``."""
         originals = {name: buffer for name in STATISTICS if (buffer := self._buffers.get(name)) is not None}
         with kept_unsaved(self, fn):
             super()._apply(fn, recurse)

@@ -74,7 +74,7 @@ def _enter(layer: Any, batch: Moments) -> None:
 
 
 def _like_torch(call: Call) -> Call:
-    """As torch takes the arguments with any number of values, whether or not the layer has statistics."""
+    """The call as torch takes its arguments with any number of values, whether or not the layer has statistics."""
     if call.mean is not None and call.var is not None:
         return like_torch(call, by_batch=False)
     like = call.x if call.scale is None else call.scale

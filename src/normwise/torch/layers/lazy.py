@@ -47,7 +47,7 @@ class LazyNorm(_LazyNormBase):
             self.reset_parameters()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As PyTorch's, which refuses ``to_empty`` and gives up being lazy on the way to the meta device."""
+        """Convert as PyTorch does, but take ``to_empty``, which PyTorch's refuses, and stay lazy on the meta device."""
         lazy = {name: tensor for name, tensor in _per_channel(self).items() if is_lazy(tensor)}
         for name in lazy:
             self._held(name)[name] = None

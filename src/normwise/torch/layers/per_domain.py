@@ -191,7 +191,7 @@ class PerDomain(Recordable):
                 self.of(domain)._parameters[name] = parameter
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As torch's, which replaces parameters on some ways between devices."""
+        """Convert as torch does, which replaces parameters on some ways between devices, and tie the domains again."""
         self._tie()  # what was set here by hand is the domains' too
         super()._apply(fn, recurse)
         self._tie()

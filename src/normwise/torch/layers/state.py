@@ -36,7 +36,7 @@ class BatchNormState(NamedTuple):
     def start(
         cls, num_features: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> BatchNormState:
-        """Before the first batch: mean 0, variance 1, nothing seen.
+        """The state before the first batch: mean 0, variance 1, nothing seen.
 
         Example:
             >>> from normwise.torch import BatchNormState

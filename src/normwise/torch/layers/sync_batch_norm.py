@@ -133,7 +133,7 @@ class SyncBatchNorm(TrackedBatchNorm):
         return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """In torch's words."""
+        """Refuse an input of fewer than two axes, of no channels or of nested tensors, in torch's words."""
         if input.dim() < 2:
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
         if input.is_nested:
@@ -147,7 +147,7 @@ class SyncBatchNorm(TrackedBatchNorm):
 
     @classmethod
     def convert_sync_batchnorm(cls, module: torch.nn.Module, process_group: Any = None) -> torch.nn.Module:
-        """As torch's method of that name: the model, with its plain batch norms synchronized.
+        """Synchronize the plain batch norms of a model and return the model, as torch's method of that name does.
 
         ``normwise.torch.convert_to_synchronized`` does the same and says what it left and why.
 

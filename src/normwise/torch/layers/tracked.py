@@ -211,7 +211,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         update_running(self._estimator(), batch, mean, var, self.num_batches_tracked, count, skipped_of(self))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As torch's, but the running statistics stay in float32 where ``.half()`` or ``.bfloat16()`` converts."""
+        """Convert as torch does, but keep the running statistics in float32 under ``.half()`` and ``.bfloat16()``."""
         originals = {name: buffer for name in STATISTICS if (buffer := self._buffers.get(name)) is not None}
         with kept_unsaved(self, fn):
             super()._apply(fn, recurse)

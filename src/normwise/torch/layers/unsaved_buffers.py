@@ -50,7 +50,7 @@ def skipped_of(layer: Any) -> Tensor | None:
 
 @contextmanager
 def kept_unsaved(layer: Any, fn: Any) -> Iterator[None]:
-    """Around ``_apply(fn)``: afterwards these buffers have values, also where ``fn`` makes memory without any."""
+    """Give these buffers their values behind ``_apply(fn)``, the block, also where ``fn`` makes memory without any."""
     make_real(layer)
     emptying = getattr(fn, "__code__", None) in _EMPTYING
     without = [

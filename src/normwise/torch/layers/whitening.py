@@ -141,7 +141,7 @@ class Whitening(TrackedBatchNorm):
     def _by_running(
         self, input: Tensor, mean: Tensor, covariance: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        """By the running statistics; the matrices are those of the last call as long as nothing has changed.
+        """Whiten by the running statistics; the matrices are those of the last call as long as nothing has changed.
 
         On other devices than the CPU, where to compare values is to wait for the device, they are made again, as where
         a gradient of the statistics is wanted, under ``torch.func`` and in compiled graphs.
@@ -210,7 +210,7 @@ class Whitening(TrackedBatchNorm):
         reset_unsaved(self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As of all layers; the covariance stays in float32 as the mean does."""
+        """Convert as all layers do; the covariance stays in float32 as the mean does."""
         original = self._buffers.get("running_covariance")
         super()._apply(fn, recurse)
         self._widen(original)

@@ -23,9 +23,9 @@ from normwise.torch.models.checkpoint_files import held_by
 from normwise.torch.models.feeding import unwrapped
 
 KEYS = ("", "state_dict", "model", "model_state_dict", "ema", "model_ema")
-"""Where in a checkpoint weights usually stand; the first of these that fits is taken."""
+"""The places in a checkpoint where weights usually stand; the first of these that fits is taken."""
 PREFIXES = {"module", "model", "_orig_mod", "net", "network"}
-"""What DataParallel, training frameworks and torch.compile write before the names."""
+"""The prefixes that DataParallel, training frameworks and torch.compile write before the names."""
 _DEEP = 3
 _SHOWN = 3
 

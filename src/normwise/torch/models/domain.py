@@ -16,7 +16,7 @@ from normwise.torch.models.model_checks import check_model
 
 
 class domain:  # it is used as a function is
-    """Inside the block, every ``PerDomain`` layer of a model takes the statistics of this domain.
+    """Choose for a block the domain whose statistics every ``PerDomain`` layer of a model takes.
 
     It holds in this thread only, and blocks may be inside one another, also inside a function that ``torch.compile``
     compiles: the innermost one that is about a layer counts. A compiled model is compiled once for each domain. A copy

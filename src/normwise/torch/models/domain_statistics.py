@@ -14,7 +14,7 @@ from normwise.torch.models.model_checks import check_model
 
 @contextmanager
 def statistics_from(model: nn.Module, domain: str) -> Iterator[None]:
-    """Inside the block, every ``PerDomain`` layer of the model is in inference, with the statistics of this domain.
+    """Put every ``PerDomain`` layer of the model into inference for a block, with the statistics of this domain.
 
     Whatever the mode of the model is and whatever ``domain(model, ...)`` is around a call; afterwards all is as it was.
     It holds for the model, in all threads.

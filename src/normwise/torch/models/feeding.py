@@ -36,7 +36,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Inside, what was compiled runs as it was written, so that every hook is called; it compiles nothing."""
+    """Run what was compiled as it was written for a block, so that every hook is called; nothing is compiled."""
     # Without its compiler loaded, torch has compiled nothing yet, and loading it takes a second.
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 

@@ -46,7 +46,7 @@ class _Following(TorchFunctionMode):
         self.behind: dict[str, set[int]] = {}
 
     def origin(self, value: Any) -> _Origin:
-        """Of a tensor; nothing is known of other things."""
+        """The origin of a tensor; nothing is known of other things."""
         return self.origins.get(id(value), _Origin())
 
     def put(self, value: Any, origin: _Origin) -> None:

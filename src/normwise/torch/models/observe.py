@@ -66,36 +66,36 @@ class TorchSubject:
 
     @contextmanager
     def unchanged(self) -> Iterator[Callable[[], None]]:
-        """As ``Subject``."""
+        """Put the model into eval mode for a block and run what was compiled as written; afterwards it is as before."""
         with unchanged(self.model) as snapshot, uncompiled():
             self.inner.eval()
             yield snapshot.random.restore
 
     def forward(self, batch: Any) -> Any:
-        """As ``Subject``."""
+        """Run one batch through the unwrapped model without gradients, by ``forward_fn`` where there is one."""
         return call(self.inner, batch, self.forward_fn)
 
     def takes(self) -> str:
-        """As ``Subject``."""
+        """The contents that a batch must have, in words, with the dtype of the first floating-point weights."""
         weights = next((each for each in self.inner.parameters() if each.is_floating_point()), None)
         dtype = "" if weights is None else f" (its weights are {str(weights.dtype).removeprefix('torch.')})"
         return f"tensors of the shape and dtype that it needs{dtype}"
 
     def place_of(self, error: Exception) -> str:
-        """As ``Subject``."""
+        """The innermost module in the traceback of an error, with its class; empty where there is none."""
         names = {id(module): name for name, module in self.inner.named_modules()}
         frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
         inside = [module for module in frames if isinstance(module, nn.Module) and names.get(id(module))]
         return f"layer {names[id(inside[-1])]!r} ({type(inside[-1]).__name__})" if inside else ""
 
     def not_finite(self) -> str | None:
-        """As ``Subject``."""
+        """The name of the first parameter that holds NaN or infinite values; None where there is none."""
         named = self.inner.named_parameters()
         return next((name for name, each in named if not bool(each.detach().isfinite().all())), None)
 
     @contextmanager
     def with_dropout(self) -> Iterator[None]:
-        """As ``Subject``."""
+        """Turn dropout on for a block: its modules are in training mode, and no others."""
         dropouts = [module for module in self.inner.modules() if isinstance(module, _DropoutNd)]
         for module in dropouts:
             module.train()
@@ -106,7 +106,7 @@ class TorchSubject:
                 module.eval()
 
     def look(self, hear: Callable[[str, Input], object]) -> Callable[[], None]:
-        """As ``Subject``."""
+        """Call ``hear`` from a hook before each forward of a layer, with its path and input; returns what ends it."""
         ends = ExitStack()
         for layer in self.layers:
 
@@ -119,7 +119,7 @@ class TorchSubject:
         return ends.close
 
     def outputs(self, result: Any) -> NDArray[np.float64] | None:
-        """As ``Subject``."""
+        """The first tensor of the output, as float64 of shape (N, k); None where it has no rows of such numbers."""
         found = _first_tensor(result)
         if found is None or not found.dim() or not found.is_floating_point():
             return None
@@ -127,12 +127,12 @@ class TorchSubject:
         return values
 
     def part(self, batch: Any, rows: Sequence[int]) -> Any:
-        """As ``Subject``."""
+        """A batch of some samples of a batch, cut out of all its tensors; None where no number of samples is known."""
         number = samples_in(batch)
         return _cut(batch, list(rows), number) if number else None
 
     def targets(self, batch: Any) -> Any:
-        """As ``Subject``: what ``forward`` does not take of a tuple, or a mapping's labels by their usual names."""
+        """The items of a tuple that ``forward`` does not take, or a mapping's labels by their usual names; or None."""
         if isinstance(batch, Mapping):
             return next((batch[name] for name in ("labels", "label", "targets", "target", "y") if name in batch), None)
         if isinstance(batch, tuple | list) and len(batch) > 1:
@@ -142,32 +142,32 @@ class TorchSubject:
         return None
 
     def labels(self, targets: Any) -> NDArray[np.float64] | None:
-        """As ``Subject``."""
+        """The targets as one number per sample; None where they are no tensor of such numbers."""
         if not isinstance(targets, Tensor) or targets.dim() == 0 or targets.numel() != len(targets):
             return None
         found: NDArray[np.float64] = targets.detach().double().cpu().reshape(-1).numpy()
         return found
 
     def number(self, value: Any) -> float:
-        """As ``Subject``."""
+        """A loss or metric as a number."""
         return float(value)
 
     def samples_in(self, batch: Any) -> int:
-        """As ``Subject``."""
+        """The number of samples in a batch; 0 where it is not known."""
         return samples_in(batch)
 
     def first_that_differs(self, one: Any, other: Any, limit: float) -> str | None:
-        """As ``Subject``."""
+        """The first module whose output for the first sample differs between two batches by more than the limit."""
         first, second = (self._first_samples(batch) for batch in (one, other))
         both = ((name, x, second[name]) for name, x in first.items() if name in second)
         return next((name for name, x, y in both if x.shape == y.shape and _apart(x, y) > limit), None)
 
     def neighbours(self, batch: Any) -> Mapping[str, Neighbours]:
-        """As ``Subject``."""
+        """The surroundings of the layers, as far as a run of the batch in inference mode shows them."""
         return neighbours(self.inner, self.norms, lambda: self.forward(batch))
 
     def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
-        """As ``Subject``."""
+        """The effects of some steps of training on a copy; None, with the reason, where the model cannot be copied."""
         with unchanged(self.model):
             try:
                 return steps(self.model, train_step, batches)
@@ -178,7 +178,7 @@ class TorchSubject:
                 return None
 
     def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
-        """As ``Subject``."""
+        """The gradients at the layers' inputs; none, with the reason, where the loss cannot be differentiated."""
         with unchanged(self.model):
             try:
                 return gradients(self.inner, self.forward_fn, lambda result: loss(result, self.targets(batch)), batch)
@@ -187,7 +187,7 @@ class TorchSubject:
                 return {}
 
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
-        """As ``Subject``."""
+        """The differences of the model from the one that it was derived from: outputs, eps, weights and statistics."""
         other = TorchSubject(source, self.forward_fn, called="examine, for source_model,")
         outputs = []
         for subject in (self, other):

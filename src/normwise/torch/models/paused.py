@@ -35,7 +35,7 @@ _ASKING = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 @contextmanager
 def paused_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, forward passes leave every running statistic of the model as it is, in training mode too.
+    """Pause the running statistics of a model for a block: forward passes leave each as it is, in training mode too.
 
     A layer in training mode normalizes by the batch as always, with the same output and gradient; it only does not
     remember it: for dummy inputs and shape inference, profiling, a second forward for a loss (virtual adversarial

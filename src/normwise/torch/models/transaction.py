@@ -144,7 +144,7 @@ def transaction(model: nn.Module) -> Iterator[Snapshot]:
 
 @contextmanager
 def transaction_of_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """As ``transaction``, for what changes modules and no byte of a tensor: no tensor is copied.
+    """Do what ``transaction`` does, for changes of modules and of no byte of a tensor: no tensor is copied.
 
     On any error each module has its class, mode, attributes, hooks, children, parameters and buffers again. A full
     snapshot takes as much memory as the model, which such an operation need not have.

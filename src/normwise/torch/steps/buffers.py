@@ -89,7 +89,7 @@ def store(buffer: Tensor, value: Tensor) -> None:
 
 
 def store_if_known(buffer: Tensor, value: Tensor) -> None:
-    """As ``store``, for what no checkpoint holds: where ``torch.func`` does not know the buffer, it stays as it is.
+    """Store what no checkpoint holds; where ``torch.func`` does not know the buffer, leave it as it is.
 
     What is passed to ``torch.func.functional_call`` is often a ``state_dict``.
     """

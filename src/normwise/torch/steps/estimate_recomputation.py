@@ -25,7 +25,7 @@ from normwise.kernels.recording import recording
 from normwise.torch.steps.buffers import transformed
 
 CALLS = 16
-"""So many calls of a layer may lie between a forward and the same one run again."""
+"""The number of calls of a layer that may lie between a forward and the same one run again."""
 
 
 def recomputing() -> bool:

@@ -85,7 +85,7 @@ def woven(parts: list[Tensor]) -> Tensor:
 
 
 def together(calls: list[Moments]) -> Moments:
-    """Of all calls; those of one size, which may be many, at once."""
+    """The moments of all calls; those of one size, which may be many, at once."""
     alike = [moments for moments in calls if isinstance(moments.count, int) and moments.count == calls[0].count]
     if len(alike) > 1:
         means, variances = (torch.stack([getattr(one, name) for one in alike]) for name in ("mean", "var"))

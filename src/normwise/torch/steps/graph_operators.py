@@ -57,7 +57,7 @@ def _backward(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tens
 
 
 def _as_told(found: Tensor, x: Tensor) -> Tensor:
-    """In the strides that the compiler was told; an output that is not wanted is empty."""
+    """The output in the strides that the compiler was told; one that is not wanted is empty."""
     told = torch.empty_like(x, device="meta").stride()
     if not found.numel() or found.stride() == told:
         return found

@@ -74,5 +74,5 @@ class AtenAtAnyOrder(Aten):
     """PyTorch's operator with right derivatives of every order."""
 
     def differentiable(self, y: Tensor) -> Tensor:
-        """As the function of this name."""
+        """The output with right derivatives of every order, by the function of this name."""
         return differentiable(y)

@@ -33,7 +33,7 @@ _REFUSED = (
 
 
 class Joined(NamedTuple):
-    """By what all parts are normalized, shape (C,) and float64, the same in all processes."""
+    """The statistics by which all parts are normalized, shape (C,) and float64, the same in all processes."""
 
     mean: Tensor
     var: Tensor

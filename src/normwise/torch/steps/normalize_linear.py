@@ -21,7 +21,7 @@ class LinearMap(NamedTuple):
     offset: Tensor  # (C,)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of (N, C, *spatial), in the dtype of the matrix."""
+        """The map of x, shape (N, C, *spatial), in the dtype of the matrix."""
         if self.centre is not None:
             x = x - self.centre.view(1, -1, *[1] * (x.dim() - 2))
         return mapped(self.matrix, x, self.offset)

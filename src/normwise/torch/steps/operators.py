@@ -134,7 +134,7 @@ class Saved(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """For each tensor that may have one: its gradient, or whether it is wanted."""
+    """The gradient of each tensor that may have one, or whether it is wanted."""
 
     x: Any
     residual: Any
@@ -142,7 +142,7 @@ class Gradients(NamedTuple):
     shift: Any
 
     def to_inputs(self) -> tuple[Any, ...]:
-        """In the order of the operator's arguments: the mask has none, nor has what follows the shift."""
+        """The gradients in the order of the operator's arguments: the mask has none, nor has what follows the shift."""
         return (self.x, self.residual, None, self.scale, self.shift, *[None] * 6)
 
 
@@ -159,7 +159,7 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], operator
 
 
 def gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
-    """Of the operator's arguments, by the operator that ``save`` names."""
+    """The gradients of the operator's arguments, by the operator that ``save`` names."""
     saved = Saved(*ctx.saved_tensors)
     wants = Gradients(*(ctx.needs_input_grad[i] for i in (0, 1, 3, 4)))
     differentiable = torch.is_grad_enabled()  # a graph of the gradient is wanted
@@ -217,7 +217,7 @@ class CompiledBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *dys: Any) -> tuple[Any, ...]:
-        """As registered."""
+        """The gradients as they are registered for the operator."""
         return gradients(ctx, *dys)
 
 
@@ -242,18 +242,18 @@ class Cpu:
     name = "cpu"
 
     def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
-        """As ``Kernel``; the moments are float64."""
+        """Normalize with the batch's own statistics; returns these too, in float64 and without a gradient."""
         x, mask = call.x, call.weights
         y, mean, var, _ = self.run(call, None, None)
         return y, Moments(mean, var, x.numel() // max(x.shape[1], 1) if mask is None else _counted(x, mask))
 
     def forward_running(self, call: Call) -> Tensor:
-        """As ``Kernel``."""
+        """Normalize with running statistics by the compiled kernel."""
         return self.run(call, call.mean, call.var)[0]
 
     @torch.no_grad()
     def moments(self, call: Call) -> Moments:
-        """As ``Kernel``; in float64."""
+        """The batch's statistics alone, in float64 and without a gradient."""
         x, mask = call.x, call.weights
         mean, var = moments_operator(x if x.is_contiguous() else cpu.dense(x), mask)
         return Moments(mean, var, x.numel() // max(x.shape[1], 1) if mask is None else _counted(x, mask))

@@ -103,7 +103,7 @@ class TritonBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *dys: Any) -> tuple[Any, ...]:
-        """As registered."""
+        """The gradients as they are registered for the operator."""
         return operators.gradients(ctx, *dys)
 
 
@@ -117,17 +117,17 @@ class TritonGpu:
     name = "triton"
 
     def forward_batch(self, call: Call) -> tuple[Tensor, Moments]:
-        """As ``Kernel``; the moments are float64, and so is the count under a mask, which nobody waits for."""
+        """Normalize with the batch's own statistics; these, and a mask's count, which nobody waits for, are float64."""
         y, mean, var, _ = self._run(call, None, None)
         return y, Moments(mean, var, _count(call))
 
     def forward_running(self, call: Call) -> Tensor:
-        """As ``Kernel``."""
+        """Normalize with running statistics by the Triton kernel."""
         return self._run(call, call.mean, call.var)[0]
 
     @torch.no_grad()
     def moments(self, call: Call) -> Moments:
-        """As ``Kernel``; in float64."""
+        """The batch's statistics alone, in float64 and without a gradient."""
         mean, var = torch.ops.normwise.triton_moments(cpu.dense(call.x), call.weights)
         return Moments(mean, var, _count(call))
 

@@ -29,7 +29,7 @@ FEWER: dict[str, dict[str, tuple[float, ...]]] = {
     "how_strong_should_the_prior_of_adapt_be": {"samples": (8,), "priors": (4,)},
     "do_fresh_statistics_repair_drift": {"images": (32,)},
 }
-"""Of what an experiment does many times over."""
+"""Fewer values of what an experiment does many times over."""
 
 
 @pytest.fixture(scope="module")

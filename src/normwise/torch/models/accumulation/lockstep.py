@@ -40,7 +40,7 @@ class _Lockstep:
         return [forward.result for forward in self.forwards]
 
     def meet(self, layer: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """In the place of the layer's forward: wait for the others; the first one calls the layer for all."""
+        """Wait for the others in the place of the layer's forward; the first one calls the layer for all."""
         mine = self.together.current()
         if mine is None or self.calls:  # someone else's call, or one inside of a layer that is called for all
             return call(*args, **kwargs)

@@ -38,7 +38,7 @@ class Offload:
         self.bytes = 0
 
     def pack(self, tensor: Tensor) -> Tensor | Kept:
-        """On the way into the graph."""
+        """Copy a tensor to the host on its way into the graph, unless it stays; return what the graph keeps."""
         if tensor.layout is not torch.strided:
             return tensor
         storage = StorageWeakRef(tensor.untyped_storage())
@@ -58,13 +58,13 @@ class Offload:
         return copy.copy_(tensor.detach(), non_blocking=True)
 
     def unpack(self, kept: Tensor | Kept) -> Tensor:
-        """When the backward wants it."""
+        """Bring a tensor back to its device when the backward wants it."""
         return kept.copy.to(kept.device, non_blocking=True) if isinstance(kept, Kept) else kept
 
 
 @contextmanager
 def offloaded(staying: Iterable[Tensor]) -> Iterator[Offload]:
-    """Inside, what autograd saves goes to the host's memory; it comes back in the backward, inside or behind the block.
+    """Send what autograd saves in the block to the host's memory; the backward, inside or behind it, brings it back.
 
     Args:
         staying: tensors that are not copied, as a model's parameters.

@@ -125,7 +125,7 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
 
 
 def _why_fixed(model: nn.Module, own_affine: bool) -> dict[int, str]:
-    """As ``why_fixed``, and where a layer that stands in another's place, or its own parameters, would not be used."""
+    """The layers of ``why_fixed``, and those where a new layer, or parameters of its own, would not be used -> why."""
     found = why_fixed(model)
     for module in model.modules():
         compiled = None if isinstance(module, torch.jit.ScriptModule) else module._modules.get("_orig_mod")

@@ -35,7 +35,7 @@ from normwise.torch.models.fusion.subclasses import Inside, inside_of
 from normwise.torch.models.model_checks import why_fixed
 
 Seen = dict[int, list[int]]
-"""Of each module on the data: the numbers of axes of its inputs, one for each call."""
+"""The numbers of axes of each module's inputs on the data, one for each call."""
 
 
 class Planned(NamedTuple):
@@ -262,7 +262,7 @@ class Plan:
 
 
 def _dtypes(layer: Any) -> Iterable[torch.dtype]:
-    """Of the weight and the bias, those that a layer has and those that it will get."""
+    """The dtypes of the weight and the bias, those that a layer has and those that it will get."""
     own = [each for each in (layer.weight, layer.bias) if each is not None]
     like: Tensor = own[0] if own else layer.running_mean
     return [like.dtype if each is None else each.dtype for each in (layer.weight, layer.bias)]

@@ -48,7 +48,7 @@ def affine_of(norm: Any, now: Changed) -> Affine:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float64; on the CPU where the device has none."""
+    """The tensor in float64; on the CPU where the device has none."""
     return tensor.detach().to("cpu" if tensor.device.type == "mps" else tensor.device, torch.float64)
 
 

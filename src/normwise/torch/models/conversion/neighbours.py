@@ -126,7 +126,7 @@ class Neighbours:
         return self._visit_graph(module, graph)
 
     def _visit_source(self, module: nn.Module, why: str) -> list[nn.Module]:
-        """Of a forward that cannot be followed: pairs of calls that the source itself shows, and what is inside."""
+        """Link calls that the source shows in pairs, where a forward cannot be followed; return what is inside."""
         self._unfollowed[self._names[id(module)]] = f"{self.title(module)} cannot be followed: its forward {why}"
         children = dict(module.named_children())
         for second, norm in children.items():

@@ -156,7 +156,7 @@ class Calibration:
 
 
 def _ratio(target: Moments, now: Moments) -> Tensor:
-    """By what the output has to be multiplied; 1 where it is constant, or not finite."""
+    """The factor by which the output has to be multiplied; 1 where it is constant, or not finite."""
     ratio: Tensor = (target.var / now.var).sqrt()
     return torch.where(ratio.isfinite() & (now.var > 0), ratio, torch.ones_like(ratio))
 

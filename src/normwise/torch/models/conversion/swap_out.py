@@ -198,7 +198,7 @@ def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, m
 
 
 def _in_order(place: Place, norm: nn.Module, activation: str, places: Places, made: Plan) -> str:
-    """In a sequence: in the place of the ``nn.Identity`` behind the layer, or as one more module."""
+    """Plan an activation in a sequence: in the place of the ``nn.Identity`` behind the layer, or as one more module."""
     names = [*place.owner._modules]
     passed = []
     for name in names[names.index(place.norm) + 1 :]:

@@ -62,7 +62,7 @@ def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> Sync
 
 
 def synchronized(model: nn.Module, process_group: Any, called: str) -> SyncConversion:
-    """As ``convert_to_synchronized``, but a model without batch norms is as good as any."""
+    """Do what ``convert_to_synchronized`` does, for a model without batch norms too."""
     check_model(model, called=called)
     layers, left = list[str](), out_of_reach(model)
     done, fixed = set[nn.Module](), why_fixed(model, replaced=False)

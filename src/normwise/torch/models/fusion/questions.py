@@ -134,7 +134,7 @@ def _values_of(name: str, tree: ast.AST) -> list[ast.expr] | None:
 
 
 def _arguments(tree: ast.AST) -> list[str]:
-    """Of the function and of all inside of it."""
+    """The names of the arguments of the function and of all inside of it."""
     return [node.arg for node in nodes_of(tree) if isinstance(node, ast.arg)]
 
 

@@ -74,7 +74,7 @@ class Packed:
         return self._tensor if self.recipe is None else None
 
     def settle(self, hooks: Hooks | None) -> None:
-        """From now on others keep it, if there are others and it is kept at all."""
+        """Hand the tensor to others, who keep it from now on, if there are others and it is kept at all."""
         if hooks is not None and self.recipe is None and self._hooks is None and self._tensor is not None:
             self.value = hooks.pack(self._tensor)
             self._hooks, self._tensor = hooks, None
@@ -251,7 +251,7 @@ def running() -> Region | None:
 
 @contextmanager
 def switched_off() -> Iterator[None]:
-    """Inside, this thread has no regions."""
+    """Let this thread have no regions in the block."""
     _running.off = True
     try:
         yield
@@ -261,7 +261,7 @@ def switched_off() -> Iterator[None]:
 
 @contextmanager
 def telling(verdicts: dict[int, str]) -> Iterator[None]:
-    """Inside, the regions of this thread write down what becomes of each batch norm's output."""
+    """Let the regions of this thread write down in the block what becomes of each batch norm's output."""
     _running.verdicts = verdicts
     try:
         yield

@@ -39,7 +39,7 @@ from normwise.torch.steps import operators
 from normwise.torch.steps.operators import CompiledBatchNorm, Saved
 
 LINKS = 1
-"""So many outputs with a residual are made again from one another in a row; the one behind them is kept."""
+"""The number of outputs with a residual that are made again from one another in a row; the one behind them is kept."""
 
 FEWEST_BYTES = 2**12
 """Outputs of fewer bytes are kept: what stands for one takes as much."""
@@ -127,7 +127,7 @@ class Again(NamedTuple):
     residual: Packed | Recipe | None
 
     def make(self) -> Tensor:
-        """As ``Recipe``."""
+        """The output, bit for bit, by the steps from what they begin with; called without gradients."""
         x, residual = self.x.take(), self.residual
         if residual is None:
             return self.steps.run(x, None)
@@ -142,7 +142,7 @@ class AgainNote(NamedTuple):
     residual: Known | ReferenceType[Packed] | None
 
     def recipe(self) -> Recipe | None:
-        """As ``Note``."""
+        """A recipe, which holds what the note knows weakly; None where that is gone."""
         x, residual = self.x(), None
         if isinstance(self.residual, Known):
             saved = self.residual.saved()

@@ -31,7 +31,7 @@ def adapting(
     memory: float = math.inf,
     layers: Collection[str] | None = None,
 ) -> Adaptation:
-    r"""Inside the block, every batch adapts the batch norms of a model before they normalize it.
+    r"""Adapt the batch norms of a model to every batch of a block, before they normalize it.
 
     .. math:: n \leftarrow n e^{-b/m} + b, \quad \mu = \frac{N_0 \mu_0 + n \mu_1}{N_0 + n}, \quad
         v = \frac{N_0 v_0 + n v_1}{N_0 + n} + \frac{N_0 n}{(N_0 + n)^2} (\mu_1 - \mu_0)^2
@@ -170,7 +170,7 @@ class _Stream:
         self.calls = self.rows = self._not_finite = 0
 
     def hook(self, norm: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
-        """Before the layer's forward."""
+        """Adapt the layer to its input before its forward; refuse a layer in training mode."""
         if norm.training:
             raise NormwiseError(
                 f"batch norm {self.layer.name!r} is in training mode, in which it normalizes by the batch and adapts "

@@ -60,7 +60,7 @@ class Parking:
 
     @contextmanager
     def around(self, batch: Any) -> Iterator[Callable[[Iterable[Any]], AbstractContextManager[None]]]:
-        """Around a forward, in its thread: gives what has to be around each wait.
+        """Notice what a forward makes, as the context around it, in its thread; gives what has to be around each wait.
 
         Args:
             batch: what comes in, which stays where it is.
@@ -152,7 +152,7 @@ class _Made(TorchDispatchMode):
 
     @contextmanager
     def away(self, needed: Iterable[Any]) -> Iterator[None]:
-        """Inside, what was made so far is on the host, but for tensors that others need.
+        """Move to the host for a block what was made so far, but for tensors that others need.
 
         Where it ends with an error, only what is used on the way out comes back before the frames are gone.
         """
@@ -166,7 +166,7 @@ class _Made(TorchDispatchMode):
             self._parking.give_back(self.keys())
 
     def keys(self) -> list[int]:
-        """Of what was made."""
+        """The keys of what was made."""
         return [*self._made]
 
     @contextmanager

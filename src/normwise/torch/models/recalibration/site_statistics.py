@@ -34,7 +34,7 @@ class Statistics(Protocol):
         """Those of a layer that has seen nothing."""
 
     def moments(self, input: Tensor, mask: Tensor | None, device: torch.device) -> Moments:
-        """Of a batch, as they are: with NaN where it has NaN."""
+        """The moments of a batch, as they are: with NaN where it has NaN."""
 
     def for_buffers(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """The values for the buffers."""
@@ -44,7 +44,7 @@ class Statistics(Protocol):
 
 
 def statistics_of(layer: _BatchNorm) -> Statistics:
-    """Of a layer that has some."""
+    """The statistics of a layer that has some."""
     return OfPairs(layer) if isinstance(layer, Whitening) else OfChannels(layer)
 
 
@@ -71,7 +71,7 @@ class OfChannels:
         return zeros, zeros + 1
 
     def moments(self, input: Tensor, mask: Tensor | None, device: torch.device) -> Moments:
-        """Of each channel."""
+        """The moments of each channel."""
         return moments(input, mask, device)
 
     def for_buffers(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class OfPairs:
         self._groups, self._size = (int(number) for number in layer.running_covariance.shape[:2])
 
     def read(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Of the sums of pairs."""
+        """The mean and variance of the sums of pairs."""
         mean, covariances = (_wide(buffer, device) for buffer in self.buffers)
         return sums_of_pairs(mean.view(self._groups, self._size), covariances)
 
@@ -115,7 +115,7 @@ class OfPairs:
         return sums_of_pairs(identity.new_zeros(self._groups, self._size), identity.expand(self._groups, -1, -1))
 
     def moments(self, input: Tensor, mask: Tensor | None, device: torch.device) -> Moments:
-        """Of the sums of pairs, each about as exact as if it were a channel."""
+        """The moments of the sums of pairs, each about as exact as if it were a channel."""
         weights = check_mask(mask, input)
         check_shared(weights)
         with covariance.without_autocast(input):

@@ -26,7 +26,7 @@ from normwise.torch.models.thread_state import state_of_this_thread, stays_behin
 MOST = 256
 """Batches in step."""
 THREADS = 1024
-"""Of the system, of all batches in step: OpenMP gives each thread that computes a team of its own."""
+"""The most threads of the system, of all batches in step: OpenMP gives each thread that computes a team of its own."""
 
 
 class Tensors:
@@ -68,7 +68,7 @@ class Tensors:
 
     @contextmanager
     def held(self, batch: Any) -> Iterator[Callable[[], int]]:
-        """Inside, a function says how many bytes of what this thread has made are alive; those of a batch left out."""
+        """Give the block a function that counts the live bytes of what this thread made, those of a batch left out."""
         in_batch = (item for item in arrays_in(batch) if isinstance(item, Tensor))
         with _Alive([*self._of_model(), *in_batch]) as alive:
             yield alive.bytes
@@ -106,7 +106,7 @@ class _Alive(TorchDispatchMode):
         return result
 
     def bytes(self) -> int:
-        """Of what is still there."""
+        """The number of bytes of what is still there."""
         # A weak reference keeps the storage's identity, though not its memory, from being given to another.
         self._made = {key: held for key, held in self._made.items() if not held[0].expired()}
         return sum(size for _, size in self._made.values())

@@ -42,7 +42,7 @@ class TorchModel:
 
     @contextmanager
     def unchanged(self) -> Iterator[Callable[[], None]]:
-        """Inside, the model runs in inference mode, as it was written; afterwards it is as before."""
+        """Put the model into inference mode for a block and run it as it was written; afterwards it is as before."""
         with unchanged(self._model) as snapshot, uncompiled():
             self._snapshot = snapshot
             self._inner.eval()
@@ -50,7 +50,7 @@ class TorchModel:
         self._snapshot = None
 
     def restore(self) -> None:
-        """Inside of ``unchanged``: make everything what it was at the beginning of the block, in inference mode."""
+        """Make everything what it was at the beginning of the block of ``unchanged``, inside it, in inference mode."""
         assert self._snapshot is not None
         self._snapshot.restore()
         self._inner.eval()

@@ -39,7 +39,7 @@ class TorchStepping(Tensors):
         return None if scripted else super().parking()
 
     def random_state(self) -> Hashable:
-        """Of torch's, NumPy's and Python's generators."""
+        """The state of torch's, NumPy's and Python's generators."""
         return RandomState(tensor.device for tensor in self._tensors()).bytes()
 
     def restore(self) -> None:
