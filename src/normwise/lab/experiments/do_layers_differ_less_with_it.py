@@ -55,6 +55,7 @@ TOPIC = "why it works"
 DATA = DIGITS
 ARCHITECTURE = "10 hidden layers of 64 ReLU units"
 REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 TENFOLD = 10.0
 MORE = 1.5
