@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, gap
+from normwise.lab.design import WITH_AND_WITHOUT, Arms, Grid, gap, obstacle
 from normwise.lab.design.arms import at_an_edge
 from normwise.lab.outcomes import Outcomes
 
@@ -83,27 +83,39 @@ def test_the_first_of_equally_good_rates_is_picked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("validation", "rate", "obstacle"),
+    ("validation", "rate", "edge"),
     [
         ([0.5, 0.9, 0.8], "0.3", ""),
         ([0.9, 0.5, 0.8], "0.1, edge", "the best rate lies at the edge of its grid (3, with batch norm)"),
         ([0.5, 0.8, 0.9], "1, edge", "the best rate lies at the edge of its grid (3, with batch norm)"),
         ([0.5, 0.899, 0.9], "0.3", ""),  # as good as the edge
-        ([0.1, 0.12, 0.19], "0.3, did not train", ""),  # no choice at chance
-        ([0.19, 0.12, 0.1], "0.3, did not train", ""),
     ],
 )
-def test_a_rate_at_the_edge_bears_no_verdict_and_chance_picks_none(
-    validation: list[float], rate: str, obstacle: str
-) -> None:
+def test_a_rate_at_the_edge_bears_no_verdict(validation: list[float], rate: str, edge: str) -> None:
     settings = Settings(rates=(0.1, 0.3, 1.0))
     trials = GRID.trials(settings, (0, 1))
     outcomes = made_up(trials, validation=lambda _: validation, test=lambda _: [0.1, 0.2, 0.3])
     found = GRID.arms(settings, outcomes)
-    assert (found[3, True].rate, found[3, True].obstacle) == (rate, obstacle)
-    assert gap(found[3, True], found[5, False]).obstacle == obstacle
+    assert (found[3, True].rate, found[3, True].obstacle) == (rate, edge)
+    assert gap(found[3, True], found[5, False]).obstacle == edge
     given = GRID.arms(settings, outcomes, at=2)[3, True]
-    assert (given.rate, given.obstacle) == (f"1{', did not train' if 'train' in rate else ''}", "")
+    assert (given.rate, given.obstacle) == ("1", "")
+
+
+@pytest.mark.parametrize("validation", [[0.1, 0.12, 0.19], [0.19, 0.12, 0.1]])
+def test_chance_picks_no_rate_and_is_evidence_only_against_what_learns(validation: list[float]) -> None:
+    settings = Settings(rates=(0.1, 0.3, 1.0))
+    outcomes = made_up(
+        GRID.trials(settings, (0, 1)),
+        validation=lambda trial: [0.5, 0.9, 0.8] if trial.depth == 3 else validation,
+        test=lambda _: [0.1, 0.2, 0.3],
+    )
+    found = GRID.arms(settings, outcomes)
+    learns, guesses, too = found[3, True], found[5, True], found[5, False]
+    assert (guesses.rate, guesses.obstacle) == ("0.3, did not train", "")
+    assert gap(learns, guesses).obstacle == ""
+    assert gap(guesses, too).obstacle == "no network learns at any rate (5, with batch norm, without)"
+    assert obstacle(guesses) == "no network learns at any rate (5, with batch norm)"
 
 
 def test_rates_that_each_seed_picks_for_itself_are_at_an_edge_in_half_of_them_or_are_not() -> None:

@@ -114,3 +114,21 @@ def test_a_sweep_takes_its_target_from_the_weights_and_the_rate_that_end_highest
     assert [sweeps.fastest(each).values["deviation"] for each in (False, True)] == [0.3, 0.1]
     assert sweeps.target.steps(sweeps.fastest(True)).tolist() == [20]
     assert sweeps.target.steps_at_every_rate(sweeps.of(False, 0.1)).tolist() == [[30, 30, 30]]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_initial_weights_that_are_best_at_the_edge_of_their_grid_bear_no_verdict(place: int) -> None:
+    """A sweep of two values has nothing but edges; a value is tuned where one on either side of it is worse."""
+    deviations = (0.1, 0.3, 1.0)
+    trials = [Trial(deviation=deviation, rate=rate, seed=0) for deviation in deviations for rate in RATES]
+    good = deviations[place]
+    quick, slow = [0.1, 0.95, 0.95], [0.1, 0.3, 0.5]
+    curves = [(quick if each.deviation == good else slow) if each.rate == 0.3 else NEVER for each in trials]
+    runs = Outcomes(trials, [{"validation": curve, "test": curve} for curve in curves])
+    sweeps = Sweeps({True: runs, False: runs}, deviations, RATES, AT)
+    for arm in (sweeps.fastest(True), sweeps.highest(True)):
+        assert (arm.values["deviation"], arm.rate) == (good, "0.3")
+        words = f"the best deviation of the initial weights lies at the edge of its grid (with batch norm, std {good:g})"
+        assert arm.obstacle == ("" if place == 1 else words)
+        assert sweeps.target.obstacle(arm).startswith("" if place == 1 else "the best deviation")
+    assert sweeps.fastest(True, [good]).obstacle == ""  # given, not picked

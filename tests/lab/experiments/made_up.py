@@ -111,11 +111,19 @@ def _inside(level: Any, form: str, seed: int, levels: Sequence[float]) -> Any:
     return np.broadcast_to(places.choice(levels, size=level.shape), level.shape)
 
 
-def picking(experiment: Any, settings: Any, measured: Outcomes, *, last: bool) -> Outcomes:
+def picking(experiment: Any, settings: Any, measured: Outcomes, *, last: bool, learns: bool = True) -> Outcomes:
     """Outcomes in which every arm is best on validation images at the last of its rates, or at the first.
 
     What else was measured is other at every rate, and the same for either.
+
+    Args:
+        experiment: the module.
+        settings: in which it was run.
+        measured: by a tiny run, for the names and shapes.
+        last: which of the rates is best.
+        learns: otherwise every arm guesses on validation images, whatever the rate.
     """
+    best, rest = (0.99, 0.5) if learns else (0.1, 0.1)
     templates = {_arm(trial): outcome for trial, outcome in measured}
     trials, axis = experiment.trials(settings, SEEDS), 1 if hasattr(experiment, "by_pair") else 0
     made = []
@@ -124,12 +132,25 @@ def picking(experiment: Any, settings: Any, measured: Outcomes, *, last: bool) -
         for name, value in templates[_arm(trial)].items():
             choosing = name.removeprefix("exact_") == "validation"
             own = getattr(trial, "rate", None)
-            outcome[name] = _by_rate(value, settings.rates, own, axis, choosing=choosing, last=last)
+            seen = _by_rate(value, settings.rates, own, axis)
+            if choosing and seen is not value:
+                seen, at = np.array(value, dtype=np.float64), len(settings.rates) - 1 if last else 0
+                seen = np.where(_places(seen, settings.rates, own, axis) == at, best, rest).tolist()
+            outcome[name] = seen
         made.append(outcome)
     return Outcomes(trials, made)
 
 
-def _by_rate(value: Any, rates: Sequence[float], own: float | None, axis: int, *, choosing: bool, last: bool) -> Any:
+def _places(values: Any, rates: Sequence[float], own: float | None, axis: int) -> Any:
+    """The place of each number's rate, which is on that axis unless it is given."""
+    if own is not None:
+        return np.full(values.shape, rates.index(own), dtype=np.float64)
+    shape = [1] * values.ndim
+    shape[axis] = len(rates)
+    return np.broadcast_to(np.arange(len(rates), dtype=np.float64).reshape(shape), values.shape)
+
+
+def _by_rate(value: Any, rates: Sequence[float], own: float | None, axis: int) -> Any:
     """The value with something that depends on the place of the rate, which is on that axis unless it is given."""
     if isinstance(value, dict | str) or value == []:
         return value
@@ -137,15 +158,7 @@ def _by_rate(value: Any, rates: Sequence[float], own: float | None, axis: int, *
         values = np.array(value, dtype=np.float64)
     except ValueError:
         return value
-    places = np.arange(len(rates), dtype=np.float64)
-    if own is not None:
-        places = np.full(values.shape, rates.index(own), dtype=np.float64)
-    else:
-        if values.shape[axis : axis + 1] != (len(rates),):
-            return value
-        shape = [1] * values.ndim
-        shape[axis] = len(rates)
-        places = np.broadcast_to(places.reshape(shape), values.shape)
-    if choosing:
-        return np.where(places == (len(rates) - 1 if last else 0), 0.99, 0.5).tolist()
+    if own is None and values.shape[axis : axis + 1] != (len(rates),):
+        return value
+    places = _places(values, rates, own, axis)
     return (values * (1 + 0.2 * places) + 0.01 * places).tolist()

@@ -8,6 +8,7 @@ from torch import nn
 from normwise.lab.experiments import do_deeper_chains_train_only_with_several as experiment
 from normwise.lab.networks.stack import Stack
 from normwise.lab.networks.variants import Shift, only_in
+from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 from normwise.torch import BatchNorm1d
 
@@ -29,6 +30,15 @@ def test_a_shift_is_the_bias_of_a_layer_without_normalization() -> None:
             layer.bias.copy_(bias.flatten())
     images = torch.rand(3, 64)
     torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_a_chain_that_still_learns_bears_no_verdict() -> None:
+    trials = experiment.trials(SETTINGS, range(3))
+    values = {name: [0.5, 0.5] for name in ("validation", "test", "train")}
+    for late, hindered in (([0.495, 0.495], False), ([0.4, 0.4], True)):
+        made_up = Outcomes(trials, [values | {"late": late} for _ in trials])
+        for each in experiment.conclude(SETTINGS, made_up).statements:
+            assert each.effect.obstacle.startswith("the training did not reach a plateau") == hindered
 
 
 def test_deep_is_said_of_deep_ones_only(conclusion: Conclusion) -> None:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from normwise.lab.data.splits import digits
+from normwise.lab.data.splits import batches, digits
 from normwise.lab.experiments import do_layers_differ_less_with_it as experiment
 from normwise.lab.networks.dense import Dense, glorot
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
-from normwise.lab.training.by_layer import Received, best_rates, sizes
+from normwise.lab.training.by_layer import RATES, Received, best_rates, sizes
 
 SETTINGS = experiment.Settings(depth=3, steps=20, width=16)
 
@@ -32,6 +32,27 @@ def test_the_best_rate_of_a_layer_lowers_the_loss_more_than_its_neighbours(batch
             weight.copy_(before["linear.1.weight"] - times * best[1] * gradient)
             losses.append(float(cross_entropy(model(images), labels)))
     assert losses[1] == min(losses)
+
+
+def test_the_best_rate_of_a_layer_does_not_hang_on_where_the_rates_end() -> None:
+    """With batch norm ever longer steps change nothing any more, now and then at a loss lower than elsewhere."""
+    train = digits(1000).train
+    images, labels = next(batches(train, 60, 1000))
+    model = Dense(depth=10, width=64, batch_norm=True, seed=1000)
+    every = [best_rates(model, images, labels, rates) for rates in (RATES, RATES[:-4], RATES[:-10])]
+    assert every[0] == every[1] == every[2]
+    assert RATES[0] < min(every[0]) <= max(every[0]) < RATES[-11]
+
+
+def test_layers_whose_rates_are_the_last_that_were_tried_bear_no_verdict(outcomes: Outcomes) -> None:
+    trials, made_up = zip(*outcomes, strict=True)
+    edge = "the best rate of a layer lies at the edge of its grid"
+    for rate, hindered in ((1.0, False), (RATES[-1], True), (RATES[0], True)):
+        rates = {f"rates_{moment}": [rate, 1.0, 1.0] for moment in experiment.MOMENTS}
+        found = experiment.conclude(SETTINGS, Outcomes(trials, [each | rates for each in made_up])).statements
+        about = [each for each in found if "best rates" in each.text]
+        assert about
+        assert all(each.effect.obstacle.startswith(edge) == hindered for each in about)
 
 
 def test_sizes_are_those_that_activations_receive() -> None:

@@ -43,13 +43,30 @@ def test_rates_are_picked_on_validation_images_and_the_noise_is_looked_at_at_equ
         made_up.append({"validation": validation, "test": [[0.9, 0.8], [0.85, 0.9]][: shape[0]], "train": validation})
     found = experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements
     by_name = {each.text.partition(": ")[2]: each for each in found if each.text.startswith("100 images")}
-    as_good = by_name["batch normalization without dropout is as good as dropout of 0.5 without it, or better."]
+    it = "batch normalization of 10 images together, without dropout,"
+    as_good = by_name[f"{it} is as good as dropout of 0.5 without it, or better."]
     assert as_good.effect.value == pytest.approx(-5)  # the second rate against the first
     assert as_good.verdict is Verdict.CONTRADICTED
     for rate in SETTINGS.rates:
         at = f"at the rate {rate:g} for both, parts of 10 images"
         assert by_name[f"{at} have the lower training accuracy."].effect.value == 0.0
         assert by_name[f"{at} are more accurate than all 100 at once."].effect.value == 0.0
+
+
+def test_what_is_held_against_dropout_has_the_noise_that_is_claimed_to_replace_it() -> None:
+    """Of all images that there are, statistics have no noise; so they are no test of what the noise does."""
+    trials = experiment.trials(SETTINGS, (0, 1))
+    made_up = []
+    for trial in trials:
+        rows = 2 if trial.part in (experiment.PLAIN, experiment.BATCH[trial.task]) else 1
+        test = {experiment.PLAIN: 0.8, experiment.BATCH[trial.task]: 0.7}.get(trial.part, 0.9)
+        made_up.append({name: [[test] * 2] * rows for name in ("validation", "test", "train")})
+    found = {each.text: each.effect.value for each in experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements}
+    for task, size, lead in (("few", 10, 10), ("noisy", 120, -10)):
+        assert experiment.IMAGES[task] > size
+        it = f"{experiment.TASKS[task]}: batch normalization of {size} images together, without dropout,"
+        assert found[f"{it} is more accurate than nothing."] == pytest.approx(lead)
+        assert found[f"{it} is as good as dropout of 0.5 without it, or better."] == pytest.approx(lead)
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:

@@ -20,13 +20,14 @@ def test_the_largest_usable_rate_is_that_of_each_seed() -> None:
     assert found[2] == pytest.approx(0.01)  # one step below the smallest
 
 
-def made_up(with_norm: dict[float, float], without: dict[float, float]) -> Conclusion:
+def made_up(with_norm: dict[float, float], without: dict[float, float], rise: float = 0.0) -> Conclusion:
     settings = experiment.Settings(rates=tuple(with_norm))
     trials = experiment.trials(settings, range(5))
     outcomes = []
     for trial in trials:
         value = (with_norm if trial.batch_norm else without)[trial.rate]
-        outcomes.append({"finite": True, "validation": value, "test": value + 0.001 * trial.seed})
+        found = {"validation": value, "late": value - rise, "test": value + 0.001 * trial.seed}
+        outcomes.append({"finite": True, **found})
     return experiment.conclude(settings, Outcomes(trials, outcomes))
 
 
@@ -50,6 +51,13 @@ def test_what_is_usable_depends_on_what_the_network_without_it_learns() -> None:
 def test_where_the_network_without_it_does_not_train_nothing_is_said_of_usable_rates() -> None:
     nobody = made_up({0.01: 0.9, 0.1: 0.9, 1.0: 0.9}, {0.01: 0.1, 0.1: 0.1, 1.0: 0.1}).statements[0]
     assert nobody.effect.obstacle == "the network that sets the accuracy to reach does not train"
+
+
+def test_a_small_rate_at_which_a_network_still_learns_bears_no_verdict() -> None:
+    rates = {0.01: 0.96, 0.1: 0.97, 1.0: 0.1}
+    for rise, obstacle in ((0.009, ""), (0.02, "the training did not reach a plateau (with batch norm)")):
+        _, small, _ = made_up(rates, rates, rise).statements
+        assert (small.text.startswith("At the small rate 0.01"), small.effect.obstacle) == (True, obstacle)
 
 
 def test_a_rate_out_of_all_reason_guesses(conclusion: Conclusion) -> None:

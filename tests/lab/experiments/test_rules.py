@@ -81,6 +81,26 @@ def test_what_hangs_on_a_rate_at_the_edge_of_its_grid_says_so(ran: Run, name: st
 
 
 @every
+def test_what_is_compared_of_networks_that_only_guess_bears_no_verdict(ran: Run, name: str) -> None:
+    """Numbers of networks that learn at no rate are evidence that they do not learn, and of nothing else."""
+    experiment, tiny = load(name), ran(name)
+    if len(getattr(tiny.settings, "rates", ())) < 2:
+        return
+    with np.errstate(all="ignore"):
+        first, last, guessing = (
+            experiment.conclude(
+                tiny.settings, picking(experiment, tiny.settings, tiny.outcomes, last=last, learns=learns)
+            ).statements
+            for last, learns in ((False, True), (True, True), (False, False))
+        )
+    for one, other, statement in zip(first, last, guessing, strict=True):
+        if np.isclose(one.effect.value, other.effect.value, rtol=1e-6, equal_nan=True):
+            continue  # hangs on no rate that is picked
+        claimed = re.search(r"does not train|near chance|stops the network from training", statement.text)
+        assert claimed or statement.effect.obstacle, statement.text
+
+
+@every
 def test_somebody_says_every_statement(ran: Run, name: str) -> None:
     experiment = load(name)
     for statement in ran(name).conclusion.statements:

@@ -42,6 +42,13 @@ def test_arms_begin_alike_and_have_the_normalization_of_their_name() -> None:
     assert [hasattr(layer, "parametrizations") for layer in linear_layers(networks["spectral"][1])] == [True] * 4
 
 
+@pytest.mark.parametrize("diverged", [math.nan, math.inf])
+def test_a_setting_at_which_a_seed_diverges_is_not_the_best(diverged: float) -> None:
+    trials = experiment.trials(SETTINGS, range(2))[:2]
+    runs = Outcomes(trials, [{"validation": [2.0, 1.0]}, {"validation": [2.0, diverged]}])
+    assert experiment.best(runs) == 0
+
+
 def test_verdicts_follow_hand_made_numbers() -> None:
     trials = experiment.trials(SETTINGS, range(3))
     ends = {"none": 2.0, "mixed": 1.5, "apart": 3.0, "layer": 1.0, "spectral": 1.2}

@@ -32,6 +32,14 @@ def test_the_distance_is_its_formula() -> None:
     assert distance(ours, ours) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_of_a_generator_that_diverged_are_infinitely_far(value: float) -> None:
+    rng = np.random.default_rng(0)
+    real, made = rng.normal(size=(30, 3)), rng.normal(size=(20, 3))
+    made[0, 0] = value
+    assert distance(made, real) == distance(real, made) == np.inf
+
+
 def test_the_distance_of_features_that_are_all_alike_is_their_spread_and_the_way_to_the_mean() -> None:
     rng = np.random.default_rng(0)
     spread, one = rng.normal(size=(30, 3)), np.full((20, 3), 2.0)

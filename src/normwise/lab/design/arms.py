@@ -77,6 +77,10 @@ class Arm:
         inside: where this arm stands in the lists of ``runs``, before the rates.
         choose: picks one of the rates; None: ``most_accurate``.
         at: the place of the rate that is given and not picked; None where it is picked.
+
+    Attributes:
+        hindered: why its numbers allow no verdict, besides its rate: something else of it was picked at an edge; or
+            empty.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Arm:
     ) -> None:
         self.values, self.words, self.rates = values, words, tuple(rates)
         self._runs, self._inside, self._choose, self.at = runs, inside, choose or most_accurate, at
+        self.hindered = ""
 
     def __getitem__(self, axis: str) -> str:
         """The words for the arm's value of an axis."""
@@ -126,16 +131,21 @@ class Arm:
     @property
     def obstacle(self) -> str:
         """The reason why its numbers allow no verdict: its rate was picked at the edge of the grid; or empty."""
-        if self.at is not None or len(self.rates) < 2 or 0 < self.best < len(self.rates) - 1 or not self.trained:
-            return ""
+        if not self._at_an_edge:
+            return self.hindered
         whose = ", ".join(self.words.values())
         return f"the best rate lies at the edge of its grid{f' ({whose})' if whose else ''}"
+
+    @property
+    def _at_an_edge(self) -> bool:
+        picked = self.at is None and len(self.rates) > 1 and self.trained
+        return picked and self.best in (0, len(self.rates) - 1)
 
     @property
     def rate(self) -> str:
         """The rate that is picked, in words."""
         words = "" if self.trained else ", did not train"
-        return f"{self.rates[self.best]:g}{', edge' if self.obstacle else words}"
+        return f"{self.rates[self.best]:g}{', edge' if self._at_an_edge else words}"
 
     @property
     def runs(self) -> Outcomes:
@@ -219,7 +229,10 @@ def gap(ours: Arm, theirs: Arm, what: str = "test") -> Estimate:
 
 
 def obstacle(*arms: Arm) -> str:
-    """The reason why a comparison of arms allows no verdict: the obstacle of the first that has one; or empty.
+    """The reason why a comparison of arms, or of two measures of one arm, allows no verdict; or empty.
+
+    It is the obstacle of the first that has one, or that none of them learns: numbers that are all of guessing do not
+    become evidence by being compared. One that does not learn against one that does is evidence.
 
     Raises:
         ValueError: one had more rates to choose from than another, which favours it.
@@ -227,4 +240,8 @@ def obstacle(*arms: Arm) -> str:
     picked = {len(arm.rates) for arm in arms if arm.at is None}
     if len(picked) > 1:
         raise ValueError(f"arms are compared that had {sorted(picked)} rates to choose from: give all the same number.")
-    return next((arm.obstacle for arm in arms if arm.obstacle), "")
+    edge = next((arm.obstacle for arm in arms if arm.obstacle), "")
+    if edge or any(arm.trained for arm in arms):
+        return edge
+    whose = ", ".join(dict.fromkeys(words for arm in arms for words in arm.words.values()))
+    return f"no network learns at any rate{f' ({whose})' if whose else ''}"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from normwise.lab.design.arms import Arm
-from normwise.lab.design.curves import ends_best
+from normwise.lab.design.arms import TIE, Arm, pick
+from normwise.lab.design.curves import A_LOOK, ends_best
 from normwise.lab.design.targets import Target
 from normwise.lab.outcomes import Outcomes
 
@@ -16,6 +16,7 @@ class Sweeps:
     """Runs of two arms over initial weights and rates, and which of them to pick on validation images.
 
     The target is of what the arm without batch normalization learns, with the weights and the rate that end highest.
+    Initial weights are picked as rates are: at the edge of their grid they are no result.
 
     Args:
         runs: of each arm; trials have a ``deviation`` and a ``rate``.
@@ -41,11 +42,14 @@ class Sweeps:
     def fastest(self, arm: bool, deviations: Sequence[float] = ()) -> Arm:
         """The one that reaches the target first on validation images, in the geometric mean; then that ends best."""
         every = self.arms(arm, deviations or self.deviations, self.target.fastest)
-        return min(every, key=lambda each: (np.log(self.target.steps(each, "validation")).mean(), -_end(each)))
+        steps = [np.log(self.target.steps(each, "validation")).mean() for each in every]
+        # the end decides where steps are equal, as when no rate gets there
+        return _picked(every, [-each + 1e-6 * _end(one) for each, one in zip(steps, every, strict=True)], A_LOOK)
 
     def highest(self, arm: bool) -> Arm:
         """The one that ends highest on validation images."""
-        return max(self.arms(arm, self.deviations, ends_best), key=_end)
+        every = self.arms(arm, self.deviations, ends_best)
+        return _picked(every, [_end(each) for each in every], TIE)
 
     def arms(self, arm: bool, deviations: Sequence[float], choose: Callable[[Arm], int]) -> list[Arm]:
         """One for each deviation, which picks its rate."""
@@ -55,6 +59,16 @@ class Sweeps:
             for each in deviations
             for runs in [[self.runs[arm].where(deviation=each, rate=rate) for rate in self.rates]]
         ]
+
+
+def _picked(every: Sequence[Arm], scores: Sequence[float], tie: float) -> Arm:
+    """The arm of the highest score, by the rule for rates; one at the edge of the deviations bears no verdict."""
+    place = pick(np.array(scores), tie, np.array([_end(each) for each in every]))
+    found = every[place]
+    if len(every) > 1 and place in (0, len(every) - 1) and found.trained:
+        words = ", ".join(found.words.values())
+        found.hindered = f"the best deviation of the initial weights lies at the edge of its grid ({words})"
+    return found
 
 
 def _end(arm: Arm) -> float:

@@ -163,7 +163,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     )
     yield judge(text, more, AtLeast(GROWS, nothing=1.0), regime=Regime.OWN, obstacle=edge)
     text = f"With {words} behind every layer, the shift grows with depth, from the second layer to the last."
-    deeper, own = ratio(shift[:, -1], shift[:, 1], "times the shift of the second layer"), every.obstacle
+    deeper, own = ratio(shift[:, -1], shift[:, 1], "times the shift of the second layer"), obstacle(every)
     yield judge(text, deeper, AtLeast(DEEPER, nothing=1.0), regime=Regime.OWN, obstacle=own)
     text = f"{words.capitalize()} behind every layer costs accuracy."
     published = "8.9 points, 77.42 % to 68.55 %, DenseNet on CIFAR-100"

@@ -18,8 +18,9 @@ Settings:
     Ten hidden layers of 64 ReLU units with He's initial weights, and with Glorot's, which many frameworks begin with;
     scikit-learn's digits, 300 steps of gradient descent with batches of 60 and rate 0.1. Sizes are standard deviations
     of what activations receive, means over units. Drift is the standard deviation over time of the mean that a unit
-    receives, over its mean standard deviation, median over units, from 30 looks. A layer's best rate is the one among
-    powers of 2 at which a step of that layer alone lowers the loss of a batch most, before training and after it.
+    receives, over its mean standard deviation, median over units, from 30 looks. A layer's best rate is the first power
+    of 2 at which a step of that layer alone lowers the loss of a batch more than half and twice the rate do, and at
+    least half as far as any, before training and after it.
 
 Verdict:
     Ratios, paired over seeds, by their geometric means. "Changes at least tenfold" is about the size at the last layer
@@ -46,7 +47,7 @@ from normwise.lab.intervals import Numbers, ratio
 from normwise.lab.networks.dense import Dense, glorot, he
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
-from normwise.lab.training.by_layer import Received, best_rates, sizes, unevenness
+from normwise.lab.training.by_layer import RATES, Received, best_rates, sizes, unevenness
 from normwise.lab.training.descent import accuracy
 from normwise.lab.verdict import AtLeast, Reaches, StaysBelow, Within, judge
 
@@ -55,6 +56,7 @@ TOPIC = "why it works"
 DATA = DIGITS
 ARCHITECTURE = "10 hidden layers of 64 ReLU units"
 REGIME = Regime.OWN
+TESTS = True
 TAKES_DATA = True
 TENFOLD = 10.0
 MORE = 1.5
@@ -150,6 +152,14 @@ def _uneven(arm: Arm, moment: str) -> Numbers:
     return unevenness(arm.array(f"rates_{moment}"))
 
 
+def _edge(moment: str, *arms: Arm) -> str:
+    """The obstacle of arms in half of whose seeds a layer is best at the smallest or the largest rate; or empty."""
+    for arm in arms:
+        if np.isin(arm.array(f"rates_{moment}"), (RATES[0], RATES[-1])).any(axis=1).mean() >= 0.5:
+            return f"the best rate of a layer lies at the edge of its grid ({', '.join(arm.words.values())})"
+    return ""
+
+
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     of, normalized, plain = arms.words["weights"], arms[True], arms[False]
     one = np.ones(arms.seeds)
@@ -170,10 +180,11 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         uneven = {arm: _uneven(arms[arm], moment) for arm in (True, False)}
         text = f"{of}, {words}: the best rates of the layers differ more without batch normalization than with it."
         more = ratio(uneven[False], uneven[True], "times more")
-        yield judge(text, more, AtLeast(MORE, nothing=1.0), says="teaching material")
+        both, own = _edge(moment, plain, normalized), _edge(moment, normalized)
+        yield judge(text, more, AtLeast(MORE, nothing=1.0), says="teaching material", obstacle=both)
         text = f"{of}, {words}: with batch normalization the best rates of the layers differ at most {TENFOLD:g} times."
         most = ratio(uneven[True], one, "times the smallest rate")
-        yield judge(text, most, StaysBelow(TENFOLD), says="teaching material")
+        yield judge(text, most, StaysBelow(TENFOLD), says="teaching material", obstacle=own)
 
 
 def _figure(settings: Settings, arms: Arms) -> Figure:

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 
 from normwise.lab.data.splits import digits
-from normwise.lab.design import GUESSING, Arms, Grid, Training, across, figure, gap, panel, table
+from normwise.lab.design import GUESSING, Arms, Grid, Training, across, figure, gap, obstacle, panel, table
 from normwise.lab.design.targets import Target
 from normwise.lab.intervals import mean
 from normwise.lab.networks.dense import Dense
@@ -142,7 +142,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     text = f"With {widest} units in a layer, training everything is more accurate."
     yield judge(text, gap(arms[widest, "all"], only), AtLeast(RISES), "about 93 against 82 %")
     text = f"With {widest} units in a layer, a good part of the scales is switched off, at least a tenth."
-    yield judge(text, mean(only.points("off"), "%"), Reaches(10.0), "a third", obstacle=only.obstacle)
+    yield judge(text, mean(only.points("off"), "%"), Reaches(10.0), "a third", obstacle=obstacle(only))
     for narrow, wide in pairwise(settings.widths):
         text = f"With scale and shift alone, {wide} units in a layer are more accurate than {narrow}."
         published = "48, 69.5 and 82 % with 14, 110 and 866 layers"

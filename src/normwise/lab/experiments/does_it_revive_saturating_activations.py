@@ -134,7 +134,8 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         if depth < DEEP or "sigmoid" not in settings.activations:
             continue
         without, with_it = (arms[depth, "sigmoid", arm] for arm in (False, True))
-        text = f"A network of {depth} sigmoid layers stays near chance without batch normalization."
+        begins = "from Glorot's initial weights"
+        text = f"A network of {depth} sigmoid layers stays near chance without batch normalization, {begins}."
         published = "at chance, .1 %, Inception on ImageNet"
         yield judge(text, mean(without.points(), "%"), StaysBelow(CHANCE), published, obstacle=without.obstacle)
         text = f"A network of {depth} sigmoid layers learns with batch normalization at least {target.words}."

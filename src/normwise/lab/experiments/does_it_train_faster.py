@@ -18,9 +18,9 @@ Settings:
     The same network on scikit-learn's digits, 8 x 8 pixels, grey and black-and-white ("binary"), batches of 60, plain
     gradient descent at a constant rate. Accuracy to reach: that of guessing and .95 of what the network without batch
     normalization learns above it, at the end of training in the same seed, with the initial weights and the rate that
-    end highest on validation images; of grey and of binary pixels separately. Initial standard deviation .1 (small) and
-    .3 (kind to sigmoids), rates swept for each arm separately; rate and deviation are picked on validation images,
-    steps and accuracies counted on test images. Drift of a unit: range of its median input over training, divided by
+    end highest on validation images; of grey and of binary pixels separately. Initial standard deviation .1 (small), .3
+    (kind to sigmoids) and 1 (which saturates them), rates swept for each arm separately; rate and deviation are picked
+    on validation images, steps and accuracies counted on test images. Drift of a unit: range of its median input over training, divided by
     the mean width over time between its 15th and 85th percentiles; over validation images, in inference mode; the
     median over units is reported.
 
@@ -84,14 +84,14 @@ class Settings(Looks, DenseTraining):
     """The values that are swept, and the length of training."""
 
     inputs: tuple[str, ...] = ("grey", "binary")
-    deviations: tuple[float, ...] = (SMALL, 0.3)
+    deviations: tuple[float, ...] = (SMALL, 0.3, 1.0)
     rates: tuple[float, ...] = (0.1, 0.4, 1.6, 6.4, 25.6)
     steps: int = 1500
     depth: int = 3
     width: int = 100
 
 
-FULL = Settings(deviations=(0.01, SMALL, 0.3), rates=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8), steps=5000)
+FULL = Settings(deviations=(0.01, SMALL, 0.3, 1.0), rates=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6), steps=5000)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             ("drift", lambda arm: average(arm.numbers("drift"), 2)),
             more=", of the steps the geometric one",
         ),
-        figures=(accuracy_by_step(arms, at, network="5×64, ReLU", target=target.level),),
+        figures=(accuracy_by_step(arms, at, network=f"{settings.depth}×{settings.width}, ReLU", target=target.level),),
         caveats=(
             "That noise behind batch normalization does not stop it from helping shows that stability of the inputs is "
             "not necessary for the gain; it does not show that it never contributes.",

@@ -182,8 +182,12 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 
 def best(arm: Outcomes) -> int:
-    """The setting whose images are nearest to the validation images, in the geometric mean over seeds."""
-    return int(np.log(arm.array("validation")).mean(axis=0).argmin())
+    """The setting whose images are nearest to the validation images, in the geometric mean over seeds.
+
+    One at which a seed diverges, whose distance is infinite, or NaN once it was in a file, is not.
+    """
+    away = np.log(arm.array("validation")).mean(axis=0)
+    return int(np.where(np.isnan(away), np.inf, away).argmin())
 
 
 def _at_best(arm: Outcomes) -> Numbers:

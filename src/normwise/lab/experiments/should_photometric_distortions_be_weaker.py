@@ -54,6 +54,7 @@ from normwise.lab.design import (
     figure,
     obstacle,
     panel,
+    plateau,
     table,
 )
 from normwise.lab.design.curves import ends_best, how_many
@@ -73,8 +74,6 @@ REGIME = Regime.ANOTHER
 TESTS = True
 TAKES_DATA = True
 GAIN = 0.5
-PLATEAU = 1.0
-"""Points of accuracy on validation images by which an arm may still rise in the last third of its training."""
 STRENGTHS = {0: "none", 1: "mild", 2: "strong"}
 """In multiples of the mild distortions."""
 
@@ -123,7 +122,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
         schedule=to_a_tenth(settings.steps),
         distort=lambda images: distort(images, trial.strength, random),
         look=lambda _: early.append(accuracies(model, data)),
-        look_at=(settings.steps // 4, settings.steps * 2 // 3),
+        look_at=(settings.steps // 4, plateau.two_thirds(settings.steps)),
     )
     end = accuracies(model, data)
     early += [end] * (2 - len(early))  # what diverges before is not looked at
@@ -167,7 +166,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "The paper's distortions were those of its time's ImageNet training, which it does not list; these are "
             "brightness, contrast and noise.",
             "What distortions cost or bring depends on how far a network is, as the claim's own reason says; a "
-            f"training in whose last third an arm still rises by more than {PLATEAU:g} point gives no verdict.",
+            f"training in whose last third an arm still rises by more than {plateau.PLATEAU:g} point gives no verdict.",
             "Validation and test images come from the same photographs as the training images, so that there is no "
             "shift of lighting that distortions could prepare for.",
         ),
@@ -181,11 +180,9 @@ def _best_strengths(network: Arms) -> Numbers:
 
 
 def unfinished(*arms: Arm) -> str:
-    """The obstacle of arms that still learn: one rises by more than ``PLATEAU`` in the last third; or the usual one."""
-    for arm in arms:
-        if np.diff(arm.points("validation")[:, -2:], axis=1).mean() > PLATEAU:
-            return f"the training did not reach a plateau ({', '.join(arm.words.values())})"
-    return obstacle(*arms)
+    """The obstacle of arms that still learn; or the usual one."""
+    each = (plateau.unfinished(*arm.numbers("validation")[:, -2:].T, arm.words.values()) for arm in arms)
+    return next(filter(None, each), "") or obstacle(*arms)
 
 
 def _statements(arms: Arms, strengths: dict[bool, Numbers]) -> Iterator[Statement]:

@@ -41,7 +41,7 @@ from normwise.lab.data.splits import Digits, digits
 from normwise.lab.design import Arms, Grid, Training, by_rate, gap, obstacle, on_both, table
 from normwise.lab.intervals import difference
 from normwise.lab.networks.dense import Norm
-from normwise.lab.networks.recurrent import ROWS, Recurrent, sequence_shape, sequences
+from normwise.lab.networks.recurrent import Recurrent, sequence_shape, sequences
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
 from normwise.lab.training.descent import accuracy
@@ -128,7 +128,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(by_rate(title, sizes, "batches of {batch}"),),
         caveats=(
-            f"A plain recurrent network and {ROWS} steps, far fewer than in the papers, whose networks are LSTMs; "
+            f"A plain recurrent network and {sequence_shape()[0]} steps, far fewer than in the papers, whose networks are LSTMs; "
             "with so few steps gradients do not vanish without normalization either.",
             f"Batches of every size get {settings.steps} steps: arms are compared at one size, not sizes.",
         ),

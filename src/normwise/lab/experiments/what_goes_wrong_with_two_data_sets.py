@@ -172,4 +172,4 @@ def _statements(arms: Arms) -> Iterator[Statement]:
     yield judge(text, back, NO_WORSE, "39.1 against 39.1 AP; 34.1 with shared averages", detector, obstacle=edge)
     text = "Trained on batches of both, a network is worse with the statistics of one data set at a time."
     worse = difference(mixed.points(), mixed.points(OWN), "points")
-    yield judge(text, worse, LOSS, "39.1 against 2.1 AP", detector, obstacle=mixed.obstacle)
+    yield judge(text, worse, LOSS, "39.1 against 2.1 AP", detector, obstacle=obstacle(mixed))

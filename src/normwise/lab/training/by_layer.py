@@ -16,7 +16,7 @@ from normwise.lab.intervals import Numbers
 from normwise.lab.networks.dense import Dense
 from normwise.lab.training.looking import over_time, spread_over_time
 
-RATES = tuple(2.0**power for power in range(-14, 11))
+RATES = tuple(2.0**power for power in range(-14, 21))
 
 
 class Received:
@@ -60,7 +60,7 @@ def sizes(model: Dense, images: Tensor) -> list[float]:
 
 
 def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[float] = RATES) -> list[float]:
-    """The rate for each hidden layer at which one step of that layer alone lowers the loss of the batch most.
+    """The rate for each hidden layer at which one step of that layer alone lowers the loss of the batch; see ``lowest``.
 
     Args:
         model: stays as it is.
@@ -70,7 +70,8 @@ def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[flo
     """
     twin = copy.deepcopy(model).train()
     weights = [layer.weight for layer in twin.linear if isinstance(layer, nn.Linear)]
-    gradients = torch.autograd.grad(cross_entropy(twin(images), labels), weights)
+    start = cross_entropy(twin(images), labels)
+    gradients = torch.autograd.grad(start, weights)
     found = []
     with torch.no_grad():
         for weight, gradient in zip(weights, gradients, strict=True):
@@ -80,8 +81,28 @@ def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[flo
                 loss = float(cross_entropy(twin(images), labels))
                 losses.append(loss if math.isfinite(loss) else math.inf)
             weight.copy_(before)
-            found.append(rates[int(np.argmin(losses))])
+            found.append(rates[lowest(np.array(losses), start.item())])
     return found
+
+
+def lowest(losses: Numbers, start: float) -> int:
+    """The place of the first loss that is no higher than its neighbours and at least half as far down as the lowest.
+
+    With batch normalization the loss stands still for ever longer steps, now and then lower than anywhere else; the
+    lowest one would then lie wherever the steps that are tried end.
+
+    Args:
+        losses: by the length of the step, the shortest first.
+        start: the loss before it.
+
+    Example:
+        >>> import numpy as np
+        >>> lowest(np.array([2.0, 1.0, 1.5, 0.9, 0.9]), 3.0), lowest(np.array([2.9, 2.95, 1.5, 0.9, 1.0]), 3.0)
+        (1, 3)
+    """
+    around = np.concatenate(([np.inf], losses, [np.inf]))
+    valley = (losses <= around[:-2]) & (losses <= around[2:]) & (start - losses >= (start - losses.min()) / 2)
+    return int(np.argmax(valley))
 
 
 def unevenness(rates: Numbers) -> Numbers:

@@ -32,7 +32,7 @@ SHARE = 0.2
 
 
 def distance(ours: Numbers, theirs: Numbers) -> float:
-    """Fréchet distance between two sets of features, each of shape (n, features).
+    """Fréchet distance between two sets of features, each of shape (n, features); infinite where one is not finite.
 
     Example:
         >>> import numpy as np
@@ -40,6 +40,8 @@ def distance(ours: Numbers, theirs: Numbers) -> float:
         >>> round(distance(corners, corners + 3), 6)
         18.0
     """
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return float("inf")  # of a generator that diverged
     ours_covariance, theirs_covariance = np.cov(ours.T), np.cov(theirs.T)
     values, vectors = np.linalg.eigh(ours_covariance)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
