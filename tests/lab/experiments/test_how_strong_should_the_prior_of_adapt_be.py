@@ -78,3 +78,11 @@ def test_the_table_and_the_figure_have_everything() -> None:
     (figure,) = found.figures
     assert [panel.title for panel in figure.panels] == ["dense", "convolutional"]
     assert figure.panels[0].series[1].y == pytest.approx((80.02, 80.02))
+
+
+def test_the_default_is_held_against_priors_near_it() -> None:
+    """A grid whose only sensible value is the default proves that it is the best of that grid."""
+    priors = experiment.Settings().priors
+    place = priors.index(experiment.PRIOR)
+    assert priors[place - 1] >= experiment.PRIOR / 2
+    assert priors[place + 1] <= 2 * experiment.PRIOR
