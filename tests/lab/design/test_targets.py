@@ -128,7 +128,9 @@ def test_initial_weights_that_are_best_at_the_edge_of_their_grid_bear_no_verdict
     sweeps = Sweeps({True: runs, False: runs}, deviations, RATES, AT)
     for arm in (sweeps.fastest(True), sweeps.highest(True)):
         assert (arm.values["deviation"], arm.rate) == (good, "0.3")
-        words = f"the best deviation of the initial weights lies at the edge of its grid (with batch norm, std {good:g})"
+        words = (
+            f"the best deviation of the initial weights lies at the edge of its grid (with batch norm, std {good:g})"
+        )
         assert arm.obstacle == ("" if place == 1 else words)
         assert sweeps.target.obstacle(arm).startswith("" if place == 1 else "the best deviation")
     assert sweeps.fastest(True, [good]).obstacle == ""  # given, not picked

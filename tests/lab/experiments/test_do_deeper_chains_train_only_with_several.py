@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -33,11 +35,12 @@ def test_a_shift_is_the_bias_of_a_layer_without_normalization() -> None:
 
 
 def test_a_chain_that_still_learns_bears_no_verdict() -> None:
-    trials = experiment.trials(SETTINGS, range(3))
-    values = {name: [0.5, 0.5] for name in ("validation", "test", "train")}
-    for late, hindered in (([0.495, 0.495], False), ([0.4, 0.4], True)):
-        made_up = Outcomes(trials, [values | {"late": late} for _ in trials])
-        for each in experiment.conclude(SETTINGS, made_up).statements:
+    settings = replace(SETTINGS, rates=(0.03, 0.1, 0.3))
+    trials = experiment.trials(settings, range(3))
+    values = {name: [0.4, 0.5, 0.4] for name in ("validation", "test", "train")}
+    for late, hindered in ((0.495, False), (0.4, True)):
+        made_up = Outcomes(trials, [values | {"late": [late] * 3} for _ in trials])
+        for each in experiment.conclude(settings, made_up).statements:
             assert each.effect.obstacle.startswith("the training did not reach a plateau") == hindered
 
 

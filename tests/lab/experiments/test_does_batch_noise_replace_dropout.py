@@ -61,7 +61,9 @@ def test_what_is_held_against_dropout_has_the_noise_that_is_claimed_to_replace_i
         rows = 2 if trial.part in (experiment.PLAIN, experiment.BATCH[trial.task]) else 1
         test = {experiment.PLAIN: 0.8, experiment.BATCH[trial.task]: 0.7}.get(trial.part, 0.9)
         made_up.append({name: [[test] * 2] * rows for name in ("validation", "test", "train")})
-    found = {each.text: each.effect.value for each in experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements}
+    found = {
+        each.text: each.effect.value for each in experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements
+    }
     for task, size, lead in (("few", 10, 10), ("noisy", 120, -10)):
         assert experiment.IMAGES[task] > size
         it = f"{experiment.TASKS[task]}: batch normalization of {size} images together, without dropout,"

@@ -26,7 +26,8 @@ def made_up(with_norm: dict[float, float], without: dict[float, float], rise: fl
     outcomes = []
     for trial in trials:
         value = (with_norm if trial.batch_norm else without)[trial.rate]
-        found = {"validation": value, "late": value - rise, "test": value + 0.001 * trial.seed}
+        test = value + 0.001 * trial.seed
+        found = {"validation": value, "test": test, "late": value - rise, "end": value, "plateau": test}
         outcomes.append({"finite": True, **found})
     return experiment.conclude(settings, Outcomes(trials, outcomes))
 
@@ -73,7 +74,18 @@ def test_a_rate_out_of_all_reason_guesses(conclusion: Conclusion) -> None:
         assert len(series.low) == len(series.high) == 3
 
 
-def test_the_table_has_a_row_for_every_rate_and_two_more(conclusion: Conclusion) -> None:
-    assert len(conclusion.table.rows) == 5
+def test_training_goes_on_at_small_rates_only_and_changes_nothing_before() -> None:
+    found = {}
+    for longer in (1, 5):
+        settings = experiment.Settings(rates=(0.01, 0.3, 1.0), steps=30, longer=longer, depth=2, width=16)
+        for rate in (0.01, 0.3):
+            found[longer, rate] = experiment.run(experiment.Trial(True, rate, 0), settings)
+    assert found[1, 0.3] == found[5, 0.3]
+    assert all(found[1, 0.01][name] == found[5, 0.01][name] for name in ("validation", "test"))
+    assert found[5, 0.01]["plateau"] > found[1, 0.01]["plateau"] == found[1, 0.01]["test"]
+
+
+def test_the_table_has_a_row_for_every_rate_one_more_for_small_ones_and_two(conclusion: Conclusion) -> None:
+    assert len(conclusion.table.rows) == 6
     assert all(len(row) == 3 for row in conclusion.table.rows)
     assert "over 2 seeds" in conclusion.table.caption

@@ -13,6 +13,7 @@ from normwise.lab.experiments import how_strong_should_the_prior_of_adapt_be as 
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training.descent import accuracy, train
+from normwise.recalibration.prior import PRIOR
 
 SETTINGS = experiment.Settings(samples=(2, 64), priors=(0, 4, 1e9), width=16, steps=20)
 
@@ -78,3 +79,11 @@ def test_the_table_and_the_figure_have_everything() -> None:
     (figure,) = found.figures
     assert [panel.title for panel in figure.panels] == ["dense", "convolutional"]
     assert figure.panels[0].series[1].y == pytest.approx((80.02, 80.02))
+
+
+def test_the_default_is_held_against_priors_near_it() -> None:
+    """A grid whose only sensible value is the default proves that it is the best of that grid."""
+    priors = experiment.Settings().priors
+    place = priors.index(PRIOR)
+    assert priors[place - 1] >= PRIOR / 2
+    assert priors[place + 1] <= 2 * PRIOR

@@ -13,7 +13,8 @@ from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 from normwise.lab.training.adversarial import linear_layers
 
-SETTINGS = experiment.Settings(adam=((0.002, 0.5), (0.005, 0.5)), looks=(20, 150), longer=(160,), batch=30, width=24)
+ADAM = ((0.002, 0.5), (0.001, 0.5), (0.003, 0.5), (0.005, 0.5), (0.002, 0.9))
+SETTINGS = experiment.Settings(adam=ADAM, looks=(20, 150), longer=(160,), batch=30, width=24)
 EXACT = slice(0, 2)
 ONE_ITERATION = 2
 
@@ -59,16 +60,15 @@ def test_verdicts_follow_hand_made_numbers() -> None:
         end = ends[trial.discriminator] * (1.0 if trial.generator == "batch" else 2.0)
         made_up.append(
             {
-                "test": [[9.0, end], [9.0, 2 * end]],
-                "validation": [end, 2 * end],
-                "classes": [classes[trial.discriminator]] * 2,
-                "slope": [0.5] * 2,
-                "longer": [[end, longer[trial.discriminator]], []]
-                if trial.discriminator in experiment.LONGER
-                else [[], []],
-                "sigma": [0.05, 0.02],
-                "sigma_converged": [1e-9] * 2,
-                "slope_above_1": [0.0] * 2,
+                "test": [[9.0, end], *[[9.0, 2 * end]] * 4],
+                "validation": [end, *[2 * end] * 4],
+                "classes": [classes[trial.discriminator]] * 5,
+                "slope": [0.5] * 5,
+                "longer": [[end, longer[trial.discriminator]] if trial.discriminator in experiment.LONGER else []]
+                + [[]] * 4,
+                "sigma": [0.05, *[0.02] * 4],
+                "sigma_converged": [1e-9] * 5,
+                "slope_above_1": [0.0] * 5,
                 "real": 0.3,
                 "real_classes": 10,
                 "shuffled": 6.0,
@@ -92,11 +92,27 @@ def test_the_best_setting_is_picked_on_validation_images() -> None:
     assert experiment.best(arm) == 1
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_a_setting_with_the_lowest_or_the_highest_rate_bears_no_verdict(place: int) -> None:
+    trials = [experiment.Trial("spectral", "batch", seed) for seed in range(2)]
+    arm = Outcomes(trials, [{"validation": [1.0 if i == place else 2.0 for i in range(5)]}] * 2)
+    assert experiment.best(arm) == place
+    words = "the best rate lies at the edge of its grid (spectral norm, generator with batch norm)"
+    assert experiment.edge(SETTINGS, arm) == (words if place in (1, 3) else "")
+
+
+def test_the_high_rate_is_the_highest_and_the_usual_setting_is_between_others() -> None:
+    adam = experiment.Settings().adam
+    rates = sorted(rate for rate, momentum in adam if momentum == adam[0][1])
+    assert (adam[experiment.HIGH_RATE][0], rates[1]) == (rates[-1], adam[0][0])
+    assert len(rates) >= 4
+
+
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
     assert len(conclusion.statements) == 17
     assert len(conclusion.table.rows) == 5 + 2 + 2
     ((*panels,),) = (figure.panels for figure in conclusion.figures)
-    assert [len(panel.series) for panel in panels] == [5, 5]
+    assert [len(panel.series) for panel in panels] == [5, 5, 5]
     on = {experiment.DISCRIMINATORS[name] for name in experiment.LONGER}
     for i, panel in enumerate(panels):
         for series in panel.series:

@@ -35,7 +35,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from normwise.lab.data.splits import digits
-from normwise.lab.design import GUESSING, Arm, Arms, Grid, SideBySide, across, figure, gap, panel, plateau, table
+from normwise.lab.design import (
+    GUESSING,
+    Arm,
+    Arms,
+    Grid,
+    SideBySide,
+    across,
+    figure,
+    gap,
+    obstacle,
+    panel,
+    plateau,
+    table,
+)
 from normwise.lab.intervals import mean
 from normwise.lab.networks.variants import only_in
 from normwise.lab.outcomes import Outcomes
@@ -136,17 +149,17 @@ def _statements(depth: int, arms: Arms) -> Iterator[Statement]:
     none, one, every = (arms[each] for each in ARMS)
     if depth >= DEEP:
         text = f"{depth} layers do not train without batch normalization (test accuracy near chance)."
-        yield judge(text, mean(none.points(), "%"), StaysBelow(CHANCE), obstacle=_unfinished(none) or none.obstacle)
+        yield judge(text, mean(none.points(), "%"), StaysBelow(CHANCE), obstacle=none.obstacle or _unfinished(none))
     if depth > TOO_DEEP:
         text = f"{depth} layers with batch normalization in each do not train (test accuracy near chance)."
         published = "deeper than about 50 layers untrainable regardless of batch size, CIFAR-10 and MNIST"
         says = "Yang et al. 2019"
-        why = _unfinished(every) or every.obstacle
+        why = every.obstacle or _unfinished(every)
         yield judge(text, mean(every.points(), "%"), StaysBelow(CHANCE), published, says, obstacle=why)
     text = f"With {depth} layers, batch normalization in every layer ends higher than none."
-    yield judge(text, gap(every, none), AtLeast(GAIN), obstacle=_unfinished(every, none))
+    yield judge(text, gap(every, none), AtLeast(GAIN), obstacle=obstacle(every, none) or _unfinished(every, none))
     text = f"With {depth} layers, batch normalization in every layer ends higher than a single one in the middle."
-    yield judge(text, gap(every, one), AtLeast(GAIN), obstacle=_unfinished(every, one))
+    yield judge(text, gap(every, one), AtLeast(GAIN), obstacle=obstacle(every, one) or _unfinished(every, one))
 
 
 def _unfinished(*arms: Arm) -> str:

@@ -15,15 +15,15 @@ What would refute it:
 
 Settings:
     Five hidden layers of 64 ReLU units on scikit-learn's digits, batches of 60, 600 steps of gradient descent at twelve
-    rates from 0.00003 to 10, the best of which is picked on validation images for each scale and arm. The weights of the
-    hidden layers begin at He's scale times 0.01 to 30; the readout is left as it is.
+    rates from 0.00003 to 10, the best of which is picked on validation images for each scale and arm. The weights of
+    the hidden layers begin at He's scale times 0.01 to 30; the readout is left as it is.
 
 Verdict:
     The range is that of the test accuracies over all scales, for each seed. It is reproduced with batch normalization
     when its whole interval is below 5 points, without when it is at least 50. No verdict is given where the best rate
     for the scale of the lowest or of the highest accuracy lies at the edge of the grid; at scales between them it may,
-    as without batch normalization at 10 times He's scale, which wants rates below all. The invariance is exact when the logits
-    of training mode differ by no more than 1e-9 with weights 10 times as large, eps = 1e-30, in float64.
+    as without batch normalization at 10 times He's scale, which wants rates below all. The invariance is exact when the
+    logits of training mode differ by no more than 1e-9 with weights 10 times as large, eps = 1e-30, in float64.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate

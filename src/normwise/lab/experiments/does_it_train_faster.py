@@ -20,9 +20,9 @@ Settings:
     normalization learns above it, at the end of training in the same seed, with the initial weights and the rate that
     end highest on validation images; of grey and of binary pixels separately. Initial standard deviation .1 (small), .3
     (kind to sigmoids) and 1 (which saturates them), rates swept for each arm separately; rate and deviation are picked
-    on validation images, steps and accuracies counted on test images. Drift of a unit: range of its median input over training, divided by
-    the mean width over time between its 15th and 85th percentiles; over validation images, in inference mode; the
-    median over units is reported.
+    on validation images, steps and accuracies counted on test images. Drift of a unit: range of its median input over
+    training, divided by the mean width over time between its 15th and 85th percentiles; over validation images, in
+    inference mode; the median over units is reported.
 
 Verdict:
     Steps and drift are compared as ratios, paired over seeds (same initial weights, same order of images, same split).

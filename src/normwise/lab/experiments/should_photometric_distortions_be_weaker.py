@@ -181,8 +181,12 @@ def _best_strengths(network: Arms) -> Numbers:
 
 def unfinished(*arms: Arm) -> str:
     """The obstacle of arms that still learn; or the usual one."""
-    each = (plateau.unfinished(*arm.numbers("validation")[:, -2:].T, arm.words.values()) for arm in arms)
-    return next(filter(None, each), "") or obstacle(*arms)
+    for arm in arms:
+        seen = arm.numbers("validation")
+        why = plateau.unfinished(seen[:, -2], seen[:, -1], arm.words.values())
+        if why:
+            return why
+    return obstacle(*arms)
 
 
 def _statements(arms: Arms, strengths: dict[bool, Numbers]) -> Iterator[Statement]:

@@ -128,8 +128,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
         ),
         figures=(by_rate(title, sizes, "batches of {batch}"),),
         caveats=(
-            f"A plain recurrent network and {sequence_shape()[0]} steps, far fewer than in the papers, whose networks are LSTMs; "
-            "with so few steps gradients do not vanish without normalization either.",
+            f"A plain recurrent network and {sequence_shape()[0]} steps, far fewer than in the papers, whose networks "
+            "are LSTMs; with so few steps gradients do not vanish without normalization either.",
             f"Batches of every size get {settings.steps} steps: arms are compared at one size, not sizes.",
         ),
     )

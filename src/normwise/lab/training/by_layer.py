@@ -60,7 +60,7 @@ def sizes(model: Dense, images: Tensor) -> list[float]:
 
 
 def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[float] = RATES) -> list[float]:
-    """The rate for each hidden layer at which one step of that layer alone lowers the loss of the batch; see ``lowest``.
+    """The rate of each hidden layer at which a step of that layer alone lowers the loss of the batch; see ``lowest``.
 
     Args:
         model: stays as it is.
