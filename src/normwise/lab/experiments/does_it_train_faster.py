@@ -19,10 +19,10 @@ Settings:
     gradient descent at a constant rate. Accuracy to reach: that of guessing and .95 of what the network without batch
     normalization learns above it, at the end of training in the same seed, with the initial weights and the rate that
     end highest on validation images; of grey and of binary pixels separately. Initial standard deviation .1 (small), .3
-    (kind to sigmoids) and 1 (which saturates them), rates swept for each arm separately; rate and deviation are picked
-    on validation images, steps and accuracies counted on test images. Drift of a unit: range of its median input over
-    training, divided by the mean width over time between its 15th and 85th percentiles; over validation images, in
-    inference mode; the median over units is reported.
+    (kind to sigmoids), 1 and 3 (which saturate them), rates swept for each arm separately; rate and deviation are
+    picked on validation images, steps and accuracies counted on test images. Drift of a unit: range of its median input
+    over training, divided by the mean width over time between its 15th and 85th percentiles; over validation images,
+    in inference mode; the median over units is reported.
 
 Verdict:
     Steps and drift are compared as ratios, paired over seeds (same initial weights, same order of images, same split).
@@ -84,14 +84,16 @@ class Settings(Looks, DenseTraining):
     """The values that are swept, and the length of training."""
 
     inputs: tuple[str, ...] = ("grey", "binary")
-    deviations: tuple[float, ...] = (SMALL, 0.3, 1.0)
+    deviations: tuple[float, ...] = (SMALL, 0.3, 1.0, 3.0)
     rates: tuple[float, ...] = (0.1, 0.4, 1.6, 6.4, 25.6)
     steps: int = 1500
     depth: int = 3
     width: int = 100
 
 
-FULL = Settings(deviations=(0.01, SMALL, 0.3, 1.0), rates=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6), steps=5000)
+FULL = Settings(
+    deviations=(0.01, SMALL, 0.3, 1.0, 3.0), rates=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6), steps=5000
+)
 
 
 @dataclass(frozen=True)
