@@ -243,14 +243,22 @@ class _TensorState:
         self.tensor, self.learns = tensor, tensor.requires_grad
         self.memory = tensor if tensor.is_inference() else tensor.data
         with torch.no_grad():
-            self.bytes = tensor.detach().clone()
+            self.bytes = _without_repeats(tensor.detach()).clone()
 
     def restore(self) -> None:
-        write(self.memory, self.bytes)
+        write(_without_repeats(self.memory), self.bytes)
         if self.memory is not self.tensor and not _same_place(self.tensor, self.memory):
             self.tensor.data = self.memory
         if self.tensor.requires_grad != self.learns:
             self.tensor.requires_grad_(self.learns)
+
+
+def _without_repeats(tensor: Tensor) -> Tensor:
+    """The part of a tensor that ``expand`` made which lies in memory once: PyTorch does not write to the whole."""
+    if tensor.layout is torch.strided:
+        for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            tensor = tensor.narrow(axis, 0, 1) if step == 0 and size > 1 else tensor
+    return tensor
 
 
 def _same_place(one: Tensor, other: Tensor) -> bool:
