@@ -25,7 +25,6 @@ WEIGHTS = (".safetensors", ".pt", ".pth")
 """The names that files of a PyTorch model's weights end in."""
 READABLE = (*WEIGHTS, ".ckpt", ".bin", ".tar")
 """Those of files that weights are read from: Lightning's, Hugging Face's and ``.pth.tar`` too."""
-_ARRAYS = tuple(f"Of a batch that is a {kind}," for kind in ("Tensor", "ndarray", "EagerTensor", "ArrayImpl"))
 _INSTEAD = {
     b"version https://git-lfs": "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`.",
     b"<!doctype html": "is a web page, as a failed download leaves one: download the file again.",
@@ -162,8 +161,13 @@ def _needed(found: Callable[..., Any]) -> list[str]:
     return [each.name for each in parameters if each.default is each.empty and each.kind not in free]
 
 
-def attempt(work: Callable[[], Result], place: str) -> Result:
+def attempt(work: Callable[[], Result], place: str, layer_of: Callable[[BaseException], str] = lambda _: "") -> Result:
     """The result of the user's code; its error in one sentence.
+
+    Args:
+        work: calls the user's code.
+        place: for an error, what was tried.
+        layer_of: the layer of a model that an error came out of, in words, or an empty text.
 
     Raises:
         NormwiseError: ``work`` failed; an error of normwise's own says enough and stays.
@@ -175,14 +179,14 @@ def attempt(work: Callable[[], Result], place: str) -> Result:
     except SystemExit as error:
         raise NormwiseError(f"{place} called sys.exit({error.code!r}): let it return instead.") from error
     except Exception as error:
-        raise NormwiseError(f"{place} failed: {sentence(error)}{_given(error)}.") from error
+        raise NormwiseError(f"{place} failed: {sentence(error, layer_of(error))}{_given(error)}.") from error
 
 
 def _given(error: Exception) -> str:
-    """The part of a batch that the model was given when it failed, where a batch is no plain array."""
+    """The part of a batch that the model was given when it failed."""
     for note in getattr(error, "__notes__", ()):
         what, rule, _ = note.partition(": pass forward_fn=")
-        if rule and not what.startswith(_ARRAYS):
+        if rule:
             return (
                 f"; {what[0].lower()}{what[1:]}: let DATA give batches as the model takes them, or call normwise from "
                 "Python, with a forward_fn"

@@ -69,8 +69,8 @@ def fails():
     raise ValueError("no such thing")
 """
 TAKES = (
-    "give it tensors of the shape and dtype that it needs (its weights are float32), by other batches, or by "
-    "forward_fn of normwise.examine, a function of the model and a batch."
+    "give the model tensors of the shape and dtype that it needs (its weights are float32): change the batches, or "
+    "pass forward_fn to normwise.examine, a function of the model and a batch."
 )
 
 
@@ -155,9 +155,8 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             2,
             "normwise: nets.py:healthy on nets.py:narrow: examine could not run the model on batch 1, a tuple (a "
             "float32 tensor of shape (4, 5), a float32 tensor of shape (4,)): RuntimeError in layer '0' (Linear): "
-            "mat1 and "
-            "mat2 shapes cannot be multiplied (4x5 and 8x16); of a batch that is a tuple, Sequential was given "
-            "(Tensor); " + TAKES,
+            "mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); the batch is a tuple, and Sequential was called "
+            "with (Tensor); " + TAKES,
         ),
         (
             ("nets.py:healthy", "--data", "wrong.npz"),

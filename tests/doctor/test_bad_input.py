@@ -18,8 +18,8 @@ from normwise.doctor.diagnosis import Diagnosis
 from normwise.errors import CallFailed, NormwiseError
 
 TAKES = (
-    "give it tensors of the shape and dtype that it needs (its weights are float32), by other batches, or by "
-    "forward_fn of normwise.examine, a function of the model and a batch."
+    "give the model tensors of the shape and dtype that it needs (its weights are float32): change the batches, or "
+    "pass forward_fn to normwise.examine, a function of the model and a batch."
 )
 
 
@@ -88,8 +88,8 @@ def ran(model: nn.Module, batches: Any, **given: Any) -> Diagnosis:
         (
             net, [(torch.ones(4, 5), torch.zeros(4, dtype=torch.int64))],
             "batch 1, a tuple (a float32 tensor of shape (4, 5), an int64 tensor of shape (4,))",
-            "RuntimeError in layer '0' (Linear): mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); of a batch "
-            "that is a tuple, Sequential was given (Tensor)",
+            "RuntimeError in layer '0' (Linear): mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); the "
+            "batch is a tuple, and Sequential was called with (Tensor)",
         ),
         (
             convolutional, [torch.ones(4, 8, 8, 3)], "batch 1, a float32 tensor of shape (4, 8, 8, 3)",
@@ -112,8 +112,8 @@ def ran(model: nn.Module, batches: Any, **given: Any) -> Diagnosis:
         ),
         (
             net, [{"x": torch.ones(4, 8)}], "batch 1, a dict ('x': a float32 tensor of shape (4, 8))",
-            "TypeError in layer '0' (Linear): linear(): argument 'input' (position 1) must be Tensor, not dict; of a "
-            "batch that is a dict, Sequential was given (dict)",
+            "TypeError in layer '0' (Linear): linear(): argument 'input' (position 1) must be Tensor, not dict; the "
+            "batch is a dict, and Sequential was called with (dict)",
         ),
     ],
     ids=["width", "second", "labelled", "channels last", "integers", "pixels", "arrays", "dict"],

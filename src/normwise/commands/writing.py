@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,9 @@ def _worked(task: Task, network: Any, source: Any, **more: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingChanged)  # which is an error of a command, and no warning too
         work = partial(task.work, network, source, **more)
-        found = attempt(work, model if data is None else f"{model} on {data}")
+        feeding = import_module(f"normwise.{'keras' if task.inputs.of_keras else 'torch'}.models.feeding")
+        place = model if data is None else f"{model} on {data}"
+        found = attempt(work, place, partial(feeding.layer_of, network))
     if not task.changed(found):
         raise click.ClickException(f"{model}: {_clause(found)}; nothing was written.")
     return found

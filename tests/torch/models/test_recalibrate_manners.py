@@ -116,8 +116,8 @@ def test_an_error_in_the_middle_leaves_every_byte() -> None:
         recalibrate(model, batches)
     assert_same(everything(model), before, set())
     assert failed.value.__notes__ == [
-        "Of a batch that is a tuple, Sequential was given (Tensor): pass forward_fn=lambda model, batch: ... if it "
-        "takes something else."
+        "The batch is a tuple, and Sequential was called with (Tensor): pass forward_fn=lambda model, batch: ... if "
+        "the model takes something else."
     ]
 
 
