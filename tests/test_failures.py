@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import normwise
-
 from normwise.failures import LONG, first_words, sentence
 
 
