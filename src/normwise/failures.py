@@ -37,7 +37,7 @@ def sentence(error: BaseException, layer: str = "") -> str:
     else:
         frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<")]
         ours = frames and Path(frames[-1].filename).is_relative_to(_PACKAGE)
-        if ours and isinstance(error, TypeError | ValueError | RuntimeError):  # our own words about what was received
+        if ours and not isinstance(error, LookupError | AssertionError):  # our own words about what was received
             return words or kind
         users = [each for each in frames if _is_users(Path(each.filename))]
         last = (users or frames)[-1] if frames else None

@@ -233,6 +233,29 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             2,
             "unknown check 'wrong_axes': did you mean 'wrong_axis'?",
         ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--only", "dead_channels", "--allow", "dead_channels"),
+            2,
+            "normwise: --allow leaves out every check that --only names: leave out one of the two options.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", *(f"--allow={name}" for name in names())),
+            2,
+            "normwise: allow leaves out all checks, received ",
+        ),
+        *(
+            (
+                ("nets.py:healthy", "--data", "nets.py:data", "--only", name),
+                2,
+                f"normwise: no check could be carried out: {name}, because {reason}.",
+            )
+            for name, reason in {
+                "gradients_lost_in_depth": "only normwise.examine in Python takes a loss",
+                "missing_updates": "only normwise.examine in Python takes a train_step",
+                "repeated_updates": "only normwise.examine in Python takes a train_step",
+                "differing_derived_model": "no --source was given",
+            }.items()
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence(run: object, words: tuple[str, ...], code: int, sentence: str) -> None:

@@ -14,8 +14,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 import normwise
+from normwise.doctor.check import names
 from normwise.doctor.diagnosis import Diagnosis
+from normwise.doctor.finding import Skipped
 from normwise.errors import CallFailed, NormwiseError
+from normwise.testing import assert_healthy
 
 TAKES = (
     "give the model tensors of the shape and dtype that it needs (its weights are float32): change the batches, or "
@@ -229,6 +232,16 @@ def test_a_model_without_normalization_says_so_and_what_else_can_be_looked_at() 
     assert with_loss.verdict() == "healthy: nothing found (no batch norm that runs as a layer, 256 samples)"
     other = ran(nn.Linear(8, 2), data(), source_model=net())
     assert other.verdict() == "1 error (no batch norm that runs as a layer, 256 samples)"
+
+
+def test_a_model_of_which_nothing_was_checked_is_not_called_healthy() -> None:
+    facts, skipped = ran(net(), data()).facts, tuple(Skipped(name, "no loss was given") for name in names())
+    found = Diagnosis((), skipped, tuple(names()), facts)
+    assert not found.healthy
+    assert Diagnosis((), skipped[1:], tuple(names()), facts).healthy
+    assert found.verdict() == "nothing checked: every check was skipped (1 normalization layer, 256 samples)"
+    with pytest.raises(AssertionError, match="nothing checked"):
+        assert_healthy(net(), data(), only=["gradients_lost_in_depth"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,8 @@ def doctor(
     not changed. The exit code is 0 where nothing is wrong and 1 where there is an error among the findings.
     """
     given = Inputs(**inputs)
+    if only and {*only} <= {*allow}:
+        raise click.UsageError("--allow leaves out every check that --only names: leave out one of the two options.")
     if html is not None:
         allowed(lambda: check_suffix(html, (".html", ".htm"), "a page is"))
         check_target(html)
@@ -95,7 +98,10 @@ def doctor(
             except CallFailed as error:
                 raise NormwiseError(f"{given.model} on {given.data}: {error}") from error
 
-        diagnosis = attempt(work, f"{given.model} on {given.data}")
+        diagnosis = _as_options(attempt(work, f"{given.model} on {given.data}"))
+    if diagnosis.idle:
+        reasons = "; ".join(f"{each.check}, because {each.reason}" for each in diagnosis.skipped)
+        raise NormwiseError(f"no check could be carried out: {reasons}.")
     if html is not None:
         from normwise.report import diagnosis_page
 
@@ -110,6 +116,17 @@ def doctor(
     except BrokenPipeError:  # whoever reads has seen enough, and the exit code is an answer too
         streams.discard(sys.stdout)
     ctx.exit(1 if diagnosis.sick else 0)
+
+
+def _as_options(diagnosis: Diagnosis) -> Diagnosis:
+    """The same with the reasons of skipped checks in words of the command line: what to give, or where."""
+    words = {
+        "no source_model was given": "no --source was given",
+        "no loss was given": "only normwise.examine in Python takes a loss",
+        "no train_step was given": "only normwise.examine in Python takes a train_step",
+    }
+    skipped = tuple(replace(each, reason=words.get(each.reason, each.reason)) for each in diagnosis.skipped)
+    return replace(diagnosis, skipped=skipped)
 
 
 def _print(diagnosis: Diagnosis) -> None:
