@@ -169,9 +169,15 @@ WRONG: list[tuple[str, str]] = [
     (f"{COMPARE} --rates 0.1,,", "--rates must be numbers with commas between them, received '0.1,,'."),
     (f"{COMPARE} --rates nan", "a learning rate must be above 0 and finite, received nan: pass for example 0.1."),
     (f"{COMPARE} --rates 0", "a learning rate must be above 0 and finite, received 0: pass for example 0.1."),
-    (f"{COMPARE} --batch-sizes 1", "batches must have 2 rows at least, received 1: pass for example 32."),
+    (f"{COMPARE} --batch-sizes 1", "a batch must have 2 rows or more, received 1: pass for example 32."),
+    (f"{COMPARE} --seeds 1", "--seeds must be a whole number of 5 or more, received '1'."),
+    (f"{COMPARE} --seeds -1", "--seeds must be a whole number of 5 or more, received '-1'."),
+    (f"{COMPARE} --seeds many", "--seeds must be a whole number of 5 or more, received 'many'."),
+    *((f"{COMPARE} --margin {margin}", f"--margin must be a number of points above 0, for example 1, received "
+       f"'{margin}'.") for margin in ("0", "-1", "nan", "inf", "small")),
     (f"{COMPARE} --batch-sizes 32.5", "--batch-sizes must be whole numbers with commas between them, received '32.5'."),
-    (f"{COMPARE} --normalizers batch", "a comparison is of 'batch' with others: got batch; name 'batch' and one more."),
+    (f"{COMPARE} --normalizers batch", "the normalizers must be 'batch' and at least one other to compare it with, "
+     "received batch: name for example batch,group."),
     (f"{COMPARE} --normalizers btach,none", "unknown normalizer 'btach': did you mean 'batch'? Known: batch, ghost, "
                                             "group, instance, layer, none, renorm."),
     # places of models and data

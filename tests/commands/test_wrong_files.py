@@ -162,7 +162,8 @@ RUN: list[tuple[str, str]] = [
                                               "file there."),
     ("lab compare nots.py:net --data classes.npz", "there is no file 'nots.py': did you mean 'nets.py'?"),
     ("lab compare nets.py:net --data text.npz", NONE_OF["npz"].format("text.npz")),
-    ("lab compare nets.py:net --data flipped.npz", "'flipped.npz' must hold the arrays x and y: it holds images."),
+    ("lab compare nets.py:net --data flipped.npz", "'flipped.npz' must hold the arrays x and y, received a file "
+     "that holds images: write it with numpy.savez(file, x=inputs, y=targets)."),
     ("lab compare nets.py:wide --data classes.npz", "nets.py:wide needs the arguments 'width', 'depth', and is called "
      "with none: give defaults, or name a function that needs no argument."),
     ("lab compare nets.py:net --data classes.npz --out rows.npz", "'rows.npz' is a file: give the path of a folder."),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normwise.commands import streams
-from normwise.commands.program import INTERRUPTED, Command
-from normwise.commands.values import File, Place, Several, Time, allowed, check_data
+from normwise.commands.program import Command, interrupted_trials
+from normwise.commands.values import File, Number, Place, Several, Time, Whole, allowed, check_data
 from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
 from normwise.loading import check_folder, check_place, check_source
@@ -58,7 +58,7 @@ _NAMES = "none,batch,ghost,renorm,group,layer,instance"
 )
 @click.option(
     "--margin",
-    type=float,
+    type=Number("a number of points above 0, for example 1", zero=False),
     metavar="POINTS",
     default=1.0,
     show_default=True,
@@ -66,8 +66,7 @@ _NAMES = "none,batch,ghost,renorm,group,layer,instance"
 )
 @click.option(
     "--seeds",
-    type=int,
-    metavar="N",
+    type=Whole(5),
     default=5,
     show_default=True,
     help="Paired seeds of the last comparison, at least; up to 10 where the budget allows it.",
@@ -125,16 +124,14 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             tell=streams.complain,
         )
     except KeyboardInterrupt:
-        streams.complain(
-            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command goes on from there."
-        )
-        ctx.exit(INTERRUPTED)
+        interrupted_trials(ctx, out)
     plain = found.to_json()
-    write(out / "comparison.json", plain + "\n")
+    kept = out / "comparison.json"
+    write(kept, plain + "\n")
     if as_json:
         streams.print_json(plain)
     else:
-        click.echo(_words(found))
+        click.echo(f"{_words(found)}\n\nThe comparison as JSON: {kept.resolve()}")
 
 
 def _words(found: Comparison) -> str:

@@ -14,7 +14,7 @@ import click
 
 from normwise.commands import streams
 from normwise.commands.compare import compare
-from normwise.commands.program import INTERRUPTED, Group, help_alone
+from normwise.commands.program import Group, help_alone, interrupted_trials
 from normwise.commands.values import Address, File, Name, Whole, allowed
 from normwise.loading import check_folder
 
@@ -172,10 +172,7 @@ def lab_run(
             streams.complain(f"The page of what is finished: {written.resolve()}")
         raise
     except KeyboardInterrupt:
-        streams.complain(
-            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command continues from there."
-        )
-        ctx.exit(INTERRUPTED)
+        interrupted_trials(ctx, out)
     page.write(results, written)
     if keep is not None:
         from normwise.lab.running.store import keep as put

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -172,6 +173,19 @@ def interrupted() -> NoReturn:
     streams.deaf()
     click.echo("normwise: interrupted.", err=True)
     sys.exit(INTERRUPTED)
+
+
+def interrupted_trials(ctx: click.Context, out: Path) -> NoReturn:
+    """End after Ctrl-C, and say what is kept of a run of trials.
+
+    Args:
+        ctx: of the command.
+        out: the folder that finished trials are written into.
+    """
+    kept = f"; finished trials are kept in {out}, and the same command continues from there."
+    finished = any((out / "trials").rglob("*.json"))
+    streams.complain(f"\nnormwise: interrupted{kept if finished else ' before a trial was finished.'}")
+    ctx.exit(INTERRUPTED)
 
 
 def _interrupted_by(error: BaseException) -> None:
