@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from normwise.errors import NormwiseError, UnknownName
 from normwise.failures import sentence
+from normwise.frameworks import with_article
 
 Result = TypeVar("Result")
 
@@ -85,7 +86,8 @@ def named_object(place: str, what: str) -> Any:
     source, _, name = place.rpartition(":")
     module = _imported(source)
     if not hasattr(module, name):
-        raise UnknownName(f"name in {source}", name, [each for each in vars(module) if not each.startswith("_")])
+        known = [each for each in vars(module) if not each.startswith("_")]
+        raise UnknownName("name", name, known, place=f"in {source}")
     return getattr(module, name)
 
 
@@ -117,14 +119,14 @@ def _imported(source: str) -> ModuleType:
         spec.loader.exec_module(module)
     except SystemExit as error:
         raise NormwiseError(
-            f"{source} called sys.exit({error.code!r}) when it was imported: put what it runs under "
+            f"{source} called sys.exit({error.code!r}) when normwise imported it: put the code that does so under "
             "`if __name__ == '__main__':`."
         ) from error
     except ModuleNotFoundError as error:
         if error.name and f"{source}.".startswith(f"{error.name}."):
             raise NormwiseError(
-                f"there is no module {error.name!r}, neither in {beside!r} nor among those that are installed: write "
-                "its name as `import` takes it."
+                f"there is no module {error.name!r}, neither in {beside!r} nor among the installed modules: write the "
+                "module's name as in an import statement."
             ) from error
         raise NormwiseError(f"{source} could not be imported: {sentence(error)}.") from error
     except Exception as error:
@@ -142,11 +144,13 @@ def called(found: Any, place: str) -> Any:
         NormwiseError: it is none, needs arguments, or failed.
     """
     if not callable(found):
-        raise NormwiseError(f"{place} must be callable, received {type(found).__name__}: name a function.")
+        kind = with_article(type(found).__name__)
+        raise NormwiseError(f"{place} must be a function, received {kind}: write the name of a function.")
     if needed := _needed(found):
         which = f"the argument {needed[0]!r}" if len(needed) == 1 else f"the arguments {', '.join(map(repr, needed))}"
         raise NormwiseError(
-            f"{place} needs {which}, and is called with none: give defaults, or name a function that needs no argument."
+            f"{place} needs {which}, and normwise calls it without arguments: give defaults, or name a function that "
+            "needs none."
         )
     return attempt(found, f"{place}()")
 
@@ -177,7 +181,9 @@ def attempt(work: Callable[[], Result], place: str, layer_of: Callable[[BaseExce
     except NormwiseError:
         raise
     except SystemExit as error:
-        raise NormwiseError(f"{place} called sys.exit({error.code!r}): let it return instead.") from error
+        raise NormwiseError(
+            f"{place} called sys.exit({error.code!r}), which would end normwise: let the function return instead."
+        ) from error
     except Exception as error:
         raise NormwiseError(f"{place} failed: {sentence(error, layer_of(error))}{_given(error)}.") from error
 
@@ -239,17 +245,17 @@ def check_suffix(path: Path, suffixes: Sequence[str], what: str) -> None:
     Args:
         path: of the file.
         suffixes: those that are right.
-        what: for an error, what it is for, with its verb.
+        what: for an error, what the file is.
 
     Raises:
         NormwiseError: the suffix is another.
 
     Example:
-        >>> check_suffix(Path("new.pt"), WEIGHTS, "weights are")
+        >>> check_suffix(Path("new.pt"), WEIGHTS, "a file of weights")
     """
     if path.suffix not in suffixes:
-        kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]} files" if suffixes[1:] else f"a {suffixes[0]} file"
-        raise NormwiseError(f"{what} {kinds}, received {str(path)!r}: give it such a name.")
+        kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}" if suffixes[1:] else suffixes[0]
+        raise NormwiseError(f"the name of {what} must end in {kinds}, received {str(path)!r}: give such a name.")
 
 
 def check_target(path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (("nets.py:net", "--data", "nets.py:data"), 2, "unknown name in nets.py 'net'"),
+        (("nets.py:net", "--data", "nets.py:data"), 2, "unknown name 'net' in nets.py"),
         (("nets.py:healthy", "--data", "nets.py:empty"), 2, "received no batches"),
         (("nets.py:healthy", "--data", "nets.py:raising"), 2, "the disk is gone"),
         (("nets.py:healthy", "--data", "absent.npz"), 2, "absent.npz"),
@@ -191,13 +191,15 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
         (
             ("nets.py:healthy", "--data", "nets.py:data", "--source", "damaged.keras"),
             2,
-            "models are of one framework, received 'damaged.keras' with nets.py:healthy: name two functions that "
+            "MODEL and --source must be of one framework, received nets.py:healthy and 'damaged.keras': name two "
+            "functions that "
             "return PyTorch models, or two .keras files.",
         ),
         (
             ("damaged.keras", "--data", "wrong.npz", "--source", "nets.py:healthy"),
             2,
-            "models are of one framework, received 'nets.py:healthy' with damaged.keras: name two functions that "
+            "MODEL and --source must be of one framework, received damaged.keras and 'nets.py:healthy': name two "
+            "functions that "
             "return PyTorch models, or two .keras files.",
         ),
         (("nets.py:number", "--data", "nets.py:data"), 2, "nets.py:number must return a torch.nn.Module, received int"),

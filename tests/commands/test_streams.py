@@ -18,7 +18,7 @@ from normwise.frameworks import installed_version
 from normwise.report import page
 
 NORMWISE = [sys.executable, "-m", "normwise"]
-CLOSED = "normwise: standard output is closed: send it to a file, or to /dev/null.\n"
+CLOSED = "normwise: standard output is closed: redirect it to a file, or to /dev/null.\n"
 FULL = "normwise: standard output could not be written: No space left on device.\n"
 
 
@@ -131,14 +131,14 @@ def test_terminals_and_locales(variables: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("variables", "line", "sentence"),
     [
-        ({"NORMWISE_KERNEL": "aton"}, "info", "unknown kernel in NORMWISE_KERNEL 'aton': did you mean 'aten'? Known: "
+        ({"NORMWISE_KERNEL": "aton"}, "info", "unknown kernel 'aton' in NORMWISE_KERNEL: did you mean 'aten'? Known: "
                                               "aten, cpu, triton, two_pass."),
-        ({"NORMWISE_KERNEL": "gpu"}, "info --why 32x64", "unknown kernel in NORMWISE_KERNEL 'gpu': did you mean 'cpu'? "
+        ({"NORMWISE_KERNEL": "gpu"}, "info --why 32x64", "unknown kernel 'gpu' in NORMWISE_KERNEL: did you mean 'cpu'? "
                                                          "Known: aten, cpu, triton, two_pass."),
-        ({"KERAS_BACKEND": "typo"}, "recalibrate a.keras --data a.npz --out b.keras", "unknown backend in "
-         "KERAS_BACKEND 'typo': Known: jax, tensorflow, torch."),
-        ({"KERAS_BACKEND": "Torch"}, "adapt a.keras --data a.npz --out b.keras", "unknown backend in "
-         "KERAS_BACKEND 'Torch': did you mean 'torch'? Known: jax, tensorflow, torch."),
+        ({"KERAS_BACKEND": "typo"}, "recalibrate a.keras --data a.npz --out b.keras", "unknown backend "
+         "'typo' in KERAS_BACKEND: Known: jax, tensorflow, torch."),
+        ({"KERAS_BACKEND": "Torch"}, "adapt a.keras --data a.npz --out b.keras", "unknown backend "
+         "'Torch' in KERAS_BACKEND: did you mean 'torch'? Known: jax, tensorflow, torch."),
     ],
 )  # fmt: skip
 def test_a_setting_in_the_environment_that_is_wrong(

@@ -67,7 +67,7 @@ def test_what_changes_nothing_writes_nothing() -> None:
     done = call("swap", "plain.keras", "--to", "keras", "--out", "new.keras")
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr == (
-        "normwise: plain.keras: nothing of 1 normalization layers swapped, 1 skipped; layer 'bn' skipped: it is "
+        "normwise: plain.keras: 0 of 1 normalization layers swapped, 1 skipped; layer 'bn' skipped: it is "
         "Keras's own already; nothing was written.\n"
     )
     assert not Path("new.keras").exists()

@@ -41,7 +41,7 @@ def check() -> None:
             f"({source}): {other}."
         )
     if name not in BACKENDS:
-        raise UnknownName(f"backend in {source}", name, BACKENDS)
+        raise UnknownName("backend", name, BACKENDS, place=f"in {source}")
     if installed_version(name) is None:
         raise NormwiseError(
             f"Keras needs its backend {name} ({source}), which is not installed: install {name}"

@@ -23,9 +23,10 @@ OUT = click.option(
     "--out",
     required=True,
     type=File(),
-    help="Write the weights to this .safetensors, .pt or .pth file; for a Keras model, the model to this .keras file.",
+    help="File to write: for a PyTorch model its weights, to a .safetensors, .pt or .pth file; for a Keras model the "
+    "whole model, to a .keras file.",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")
 
 
 class Task(NamedTuple):
@@ -74,7 +75,7 @@ def write(task: Task) -> None:
 
 def _of_torch(task: Task) -> tuple[Any, str]:
     """The report, and what was written."""
-    allowed(lambda: check_suffix(task.out, WEIGHTS, "weights are"))
+    allowed(lambda: check_suffix(task.out, WEIGHTS, "a file of weights"))
     check_target(task.out)
     network, source, _ = task.inputs.load()
     keys = [*network.state_dict()]
@@ -87,13 +88,13 @@ def _of_torch(task: Task) -> tuple[Any, str]:
     loading.save_weights(network, task.out)
     words = f"The weights: {task.out.resolve()}"
     if task.fits is not None and [*network.state_dict()] != keys:
-        words += f"\nThey load into the model that {task.fits(task.inputs.model.rpartition(':')[2])} makes."
+        words += f"\nTo load them, build the model with {task.fits(task.inputs.model.rpartition(':')[2])}."
     return found, words
 
 
 def _of_keras(task: Task) -> tuple[Any, str]:
     """The same for a Keras model."""
-    allowed(lambda: check_suffix(task.out, (".keras",), "a Keras model is"))
+    allowed(lambda: check_suffix(task.out, (".keras",), "a file of a Keras model"))
     check_target(task.out)
     network, source, _ = task.inputs.load()
     more = {} if source is None else {"batch_size": task.inputs.batch_size}

@@ -99,7 +99,9 @@ def test_a_model_is_told_from_others_by_the_text_of_its_file(tmp_path: Path) -> 
     assert reading.model(f"{file}:net")[1] == first
     file.write_text("def net():\n    return 22\n", encoding="utf-8")
     assert reading.model(f"{file}:net")[1] != first
-    with pytest.raises(NormwiseError, match=r"^math:pi must be callable, received float: name a function\.$"):
+    with pytest.raises(
+        NormwiseError, match=r"^math:pi must be a function, received a float: write the name of a function\.$"
+    ):
         reading.model("math:pi")
 
 

@@ -130,7 +130,8 @@ def model(place: str) -> tuple[Callable[[], Any], str]:
             f"{place} must be a function, received a Keras model: write a function that builds a new one at each call."
         )
     if own is None and not callable(found):
-        raise NormwiseError(f"{place} must be callable, received {type(found).__name__}: name a function.")
+        kind = with_article(type(found).__name__)
+        raise NormwiseError(f"{place} must be a function, received {kind}: write the name of a function.")
     file = getattr(sys.modules.get(getattr(found, "__module__", "")), "__file__", None)
     text = Path(file).read_bytes() if file is not None and file.endswith(".py") else b""
     identity = f"{place} {hashlib.sha256(text).hexdigest()[:24]}"
