@@ -302,10 +302,11 @@ def command_line_page() -> str:
     notice = NOTICE.format(source="src/normwise/cli.py and commands/")
     codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
     table = (
-        "\n## Exit codes\n\nAn error is one sentence on standard error; standard output holds nothing but results.\n\n"
+        "\n## Exit codes\n\nA command prints an error as one sentence to standard error, and its results to standard "
+        "output.\n\n"
         f"| code | meaning |\n|---|---|\n{codes}"
     )
-    table += "\n## Operations that are no commands\n\n"
+    table += "\n## Operations without a command\n\n"
     table += "".join(f"* `{name}`: {why}\n" for name, why in NO_COMMANDS.items())
     return f"{notice}# Command line\n{table}" + "".join(command_sections(main, "normwise", None))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import normwise
 from normwise.failures import LONG, first_words, sentence
 
 
@@ -64,3 +65,29 @@ def test_long_words_and_colours_are_cut() -> None:
 def test_the_version_of_python_makes_no_difference() -> None:
     assert sys.version_info >= (3, 11)
     assert sentence(KeyError("a")) == "KeyError: 'a'"
+
+
+def test_a_layer_is_named_where_no_code_of_the_users_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Expecting property name") as caught:
+        json.loads("{")
+    error = caught.value
+    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    assert sentence(error, "layer '0' (Linear)").startswith("JSONDecodeError in layer '0' (Linear): Expecting property")
+    assert sentence(error_of("assert False", tmp_path), "layer '0'") == "AssertionError in line 1 of users.py"
+
+
+@pytest.mark.parametrize("kind", [KeyError, IndexError, AssertionError])
+def test_an_error_of_ours_that_no_sentence_was_written_for_has_its_kind_and_place(kind: type[Exception]) -> None:
+    """A bare ``failed: 'numpy'`` says nothing."""
+    code = compile("raise kind('numpy')", str(Path(normwise.__file__).with_name("facts.py")), "exec")
+    with pytest.raises(kind) as caught:
+        exec(code, {"kind": kind})
+    assert sentence(caught.value).startswith(f"{kind.__name__} in line ")
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, RuntimeError, AttributeError])
+def test_words_of_ours_stand_alone(kind: type[Exception]) -> None:
+    code = compile("raise kind('expected 3 channels')", str(Path(normwise.__file__).with_name("facts.py")), "exec")
+    with pytest.raises(kind) as caught:
+        exec(code, {"kind": kind})
+    assert sentence(caught.value) == "expected 3 channels"

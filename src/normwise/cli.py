@@ -27,35 +27,44 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _LIBRARIES = ("torch", "keras", "jax", "tensorflow", "numpy")
 
 
-@click.group(cls=Program, invoke_without_command=True, epilog="Example: normwise lab run")
+@click.group(cls=Program, invoke_without_command=True, epilog="Example: normwise doctor nets.py:net --data data.npz")
 @click.version_option(__version__, prog_name="normwise", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Batch normalization: layers, statistics, and a lab that measures what is claimed about it."""
+    """Examine, repair and deploy models of PyTorch or Keras that have batch normalization.
+
+    The commands doctor, recalibrate, adapt, fold and swap work on a model and data of yours. The command lab trains
+    small networks and tests what is claimed about batch normalization. `normwise COMMAND --help` says what a command
+    takes, what it writes, and where.
+    """
     help_alone(ctx)
 
 
 @main.command(epilog="Example: normwise info --json")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option(
     "--why",
     "shape",
     metavar="SHAPE",
-    help="Say which kernel serves a tensor of this shape, for example 32x64x56x56. Default: show everything else",
+    help="Name the kernel for a tensor of this shape, NxC or NxCxHxW, for example 32x64x56x56, and why normwise "
+    "chooses it. Default: no shape",
 )
 @click.option(
     "--dtype",
     type=Name("dtype", lambda: _DTYPES),
     default="float32",
     show_default=True,
-    help="With --why: the tensor's dtype, float16, bfloat16, float32 or float64.",
+    help="With --why: the dtype of the tensor, float16, bfloat16, float32 or float64.",
 )
-@click.option("--channels-last", is_flag=True, help="With --why: the tensor has its channels last in memory.")
-@click.option("--inference", is_flag=True, help="With --why: the layer is in eval mode, and uses running statistics.")
-@click.option("--mask", is_flag=True, help="With --why: a mask leaves some values out.")
+@click.option("--channels-last", is_flag=True, help="With --why: the channels of the tensor come last in memory.")
+@click.option("--inference", is_flag=True, help="With --why: the layer is in eval mode and uses running statistics.")
+@click.option("--mask", is_flag=True, help="With --why: a mask leaves some values out of the statistics.")
 @click.pass_context
 def info(ctx: click.Context, /, as_json: bool, shape: str | None, **how: Any) -> None:
-    """Show versions, the machine, and which kernels are active."""
+    """Show versions, this machine, and the kernels used here.
+
+    With --why, show the kernel for one tensor instead.
+    """
     if shape is not None:
         choice = _choice(shape, **how)
         if as_json:
@@ -66,7 +75,10 @@ def info(ctx: click.Context, /, as_json: bool, shape: str | None, **how: Any) ->
     for name in how:
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} describes the tensor of --why: give --why SHAPE too, or leave it out.")
+            raise click.UsageError(
+                f"{option} describes the tensor of --why, which is missing: give --why SHAPE too, or leave out "
+                f"{option}."
+            )
     from normwise.lab.running import stamp
 
     facts: dict[str, Any] = {
@@ -117,7 +129,9 @@ def _compiled() -> dict[str, Any] | None:
 def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mask: bool) -> dict[str, str]:
     """The kernel for a tensor that is described in words."""
     if not re.fullmatch(r"0*[1-9]\d*(x0*[1-9]\d*)+", shape, re.ASCII | re.IGNORECASE):
-        raise click.UsageError(f"a shape is written NxC or NxCxHxW, received {shape!r}: for example 32x64x56x56.")
+        raise click.UsageError(
+            f"SHAPE must be written NxC or NxCxHxW, received {shape!r}: give for example 32x64x56x56."
+        )
     if installed_version("torch") is None:
         raise MissingExtra("torch", extra="torch")
     import torch
@@ -130,7 +144,9 @@ def _choice(shape: str, *, dtype: str, channels_last: bool, inference: bool, mas
     try:
         x = torch.empty(there, dtype=getattr(torch, dtype))
     except (RuntimeError, TypeError) as error:
-        raise NormwiseError(f"a tensor of {shape} is more than this machine holds: give a smaller shape.") from error
+        raise NormwiseError(
+            f"this machine has no memory for a tensor of shape {shape}: give a smaller shape."
+        ) from error
     x = x.movedim(-1, 1) if channels_last else x
     positions = torch.empty((1, *[1] * (x.dim() - 1)), dtype=torch.bool) if mask else None
     found = choose(Call(x, positions), by_batch=not inference)

@@ -19,26 +19,31 @@ class UnknownName(NormwiseError, ValueError):
         name: what was received.
         known: the names that exist.
         all_of_them: what shows all names where they are too many for a sentence, for example a command.
+        place: where the name was looked for or comes from, for example ``"in nets.py"``.
 
     Example:
         >>> print(UnknownName("activation", "rellu", ["relu", "gelu"]))
         unknown activation 'rellu': did you mean 'relu'? Known: gelu, relu.
         >>> print(UnknownName("month", "juny", ["june", "july", *map(str, range(10, 22))], all_of_them="`cal`"))
         unknown month 'juny': did you mean 'june' or 'july'? `cal` shows all 14.
+        >>> print(UnknownName("name", "ney", ["net"], place="in nets.py"))
+        unknown name 'ney' in nets.py: did you mean 'net'? Known: net.
     """
 
-    def __init__(self, kind: str, name: object, known: Iterable[str], *, all_of_them: str = "") -> None:
+    def __init__(
+        self, kind: str, name: object, known: Iterable[str], *, all_of_them: str = "", place: str = ""
+    ) -> None:
         names = sorted(known)
         many = len(names) > MANY
         near = [repr(each) for each in get_close_matches(str(name), names, n=3 if many else 1)]
         hint = f"did you mean {' or '.join([', '.join(near[:-1])] * (len(near) > 1) + near[-1:])}? " if near else ""
         if not many:
-            rest = f"Known: {', '.join(names)}." if names else "there is none at all."
+            rest = f"Known: {', '.join(names)}." if names else "there are no names to choose from."
         elif all_of_them:
             rest = f"{all_of_them} shows all {len(names)}."
         else:
             rest = f"Known: {', '.join(names[:MANY])}, and {len(names) - MANY} more."
-        super().__init__(f"unknown {kind} {name!r}: {hint}{rest}")
+        super().__init__(f"unknown {kind} {name!r}{' ' * bool(place)}{place}: {hint}{rest}")
 
 
 class MissingExtra(NormwiseError, ImportError):

@@ -16,10 +16,15 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _VALUES = re.compile(r"\[\[.*?\]\]+", re.DOTALL)  # of an array, which an error may print in full
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException, layer: str = "") -> str:
     r"""Kind, place and first line of an error, without a full stop.
 
-    The place is the last line of the user's own code on the way to it; where there is none, the line that raised it.
+    The place is the last line of the user's own code on the way to it; where there is none, the layer or the line that
+    raised it.
+
+    Args:
+        error: any.
+        layer: the layer that raised it, in words; empty where that is not known.
 
     Example:
         >>> sentence(ValueError("no such thing\nand more"))
@@ -31,11 +36,13 @@ def sentence(error: BaseException) -> str:
         words = error.msg
     else:
         frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<")]
-        if frames and Path(frames[-1].filename).is_relative_to(_PACKAGE):  # our own words about what was received
+        ours = frames and Path(frames[-1].filename).is_relative_to(_PACKAGE)
+        if ours and not isinstance(error, LookupError | AssertionError):  # our own words about what was received
             return words or kind
         users = [each for each in frames if _is_users(Path(each.filename))]
         last = (users or frames)[-1] if frames else None
         where = f" in line {last.lineno} of {Path(last.filename).name}" if last else ""
+        where = f" in {layer}" if layer and not users else where
     return f"{kind}{where}: {words}" if words else f"{kind}{where}"
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from normwise.errors import NormwiseError, UnknownName
 from normwise.failures import sentence
+from normwise.frameworks import with_article
 
 Result = TypeVar("Result")
 
@@ -25,7 +26,6 @@ WEIGHTS = (".safetensors", ".pt", ".pth")
 """The names that files of a PyTorch model's weights end in."""
 READABLE = (*WEIGHTS, ".ckpt", ".bin", ".tar")
 """Those of files that weights are read from: Lightning's, Hugging Face's and ``.pth.tar`` too."""
-_ARRAYS = tuple(f"Of a batch that is a {kind}," for kind in ("Tensor", "ndarray", "EagerTensor", "ArrayImpl"))
 _INSTEAD = {
     b"version https://git-lfs": "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`.",
     b"<!doctype html": "is a web page, as a failed download leaves one: download the file again.",
@@ -86,7 +86,8 @@ def named_object(place: str, what: str) -> Any:
     source, _, name = place.rpartition(":")
     module = _imported(source)
     if not hasattr(module, name):
-        raise UnknownName(f"name in {source}", name, [each for each in vars(module) if not each.startswith("_")])
+        known = [each for each in vars(module) if not each.startswith("_")]
+        raise UnknownName("name", name, known, place=f"in {source}")
     return getattr(module, name)
 
 
@@ -118,14 +119,14 @@ def _imported(source: str) -> ModuleType:
         spec.loader.exec_module(module)
     except SystemExit as error:
         raise NormwiseError(
-            f"{source} called sys.exit({error.code!r}) when it was imported: put what it runs under "
+            f"{source} called sys.exit({error.code!r}) when normwise imported it: put the code that does so under "
             "`if __name__ == '__main__':`."
         ) from error
     except ModuleNotFoundError as error:
         if error.name and f"{source}.".startswith(f"{error.name}."):
             raise NormwiseError(
-                f"there is no module {error.name!r}, neither in {beside!r} nor among those that are installed: write "
-                "its name as `import` takes it."
+                f"there is no module {error.name!r}, neither in {beside!r} nor among the installed modules: write the "
+                "module's name as in an import statement."
             ) from error
         raise NormwiseError(f"{source} could not be imported: {sentence(error)}.") from error
     except Exception as error:
@@ -143,11 +144,13 @@ def called(found: Any, place: str) -> Any:
         NormwiseError: it is none, needs arguments, or failed.
     """
     if not callable(found):
-        raise NormwiseError(f"{place} must be callable, received {type(found).__name__}: name a function.")
+        kind = with_article(type(found).__name__)
+        raise NormwiseError(f"{place} must be a function, received {kind}: write the name of a function.")
     if needed := _needed(found):
         which = f"the argument {needed[0]!r}" if len(needed) == 1 else f"the arguments {', '.join(map(repr, needed))}"
         raise NormwiseError(
-            f"{place} needs {which}, and is called with none: give defaults, or name a function that needs no argument."
+            f"{place} needs {which}, and normwise calls it without arguments: give defaults, or name a function that "
+            "needs none."
         )
     return attempt(found, f"{place}()")
 
@@ -162,8 +165,13 @@ def _needed(found: Callable[..., Any]) -> list[str]:
     return [each.name for each in parameters if each.default is each.empty and each.kind not in free]
 
 
-def attempt(work: Callable[[], Result], place: str) -> Result:
+def attempt(work: Callable[[], Result], place: str, layer_of: Callable[[BaseException], str] = lambda _: "") -> Result:
     """The result of the user's code; its error in one sentence.
+
+    Args:
+        work: calls the user's code.
+        place: for an error, what was tried.
+        layer_of: the layer of a model that an error came out of, in words, or an empty text.
 
     Raises:
         NormwiseError: ``work`` failed; an error of normwise's own says enough and stays.
@@ -173,16 +181,18 @@ def attempt(work: Callable[[], Result], place: str) -> Result:
     except NormwiseError:
         raise
     except SystemExit as error:
-        raise NormwiseError(f"{place} called sys.exit({error.code!r}): let it return instead.") from error
+        raise NormwiseError(
+            f"{place} called sys.exit({error.code!r}), which would end normwise: let the function return instead."
+        ) from error
     except Exception as error:
-        raise NormwiseError(f"{place} failed: {sentence(error)}{_given(error)}.") from error
+        raise NormwiseError(f"{place} failed: {sentence(error, layer_of(error))}{_given(error)}.") from error
 
 
 def _given(error: Exception) -> str:
-    """The part of a batch that the model was given when it failed, where a batch is no plain array."""
+    """The part of a batch that the model was given when it failed."""
     for note in getattr(error, "__notes__", ()):
         what, rule, _ = note.partition(": pass forward_fn=")
-        if rule and not what.startswith(_ARRAYS):
+        if rule:
             return (
                 f"; {what[0].lower()}{what[1:]}: let DATA give batches as the model takes them, or call normwise from "
                 "Python, with a forward_fn"
@@ -235,17 +245,17 @@ def check_suffix(path: Path, suffixes: Sequence[str], what: str) -> None:
     Args:
         path: of the file.
         suffixes: those that are right.
-        what: for an error, what it is for, with its verb.
+        what: for an error, what the file is.
 
     Raises:
         NormwiseError: the suffix is another.
 
     Example:
-        >>> check_suffix(Path("new.pt"), WEIGHTS, "weights are")
+        >>> check_suffix(Path("new.pt"), WEIGHTS, "a file of weights")
     """
     if path.suffix not in suffixes:
-        kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]} files" if suffixes[1:] else f"a {suffixes[0]} file"
-        raise NormwiseError(f"{what} {kinds}, received {str(path)!r}: give it such a name.")
+        kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}" if suffixes[1:] else suffixes[0]
+        raise NormwiseError(f"the name of {what} must end in {kinds}, received {str(path)!r}: give such a name.")
 
 
 def check_target(path: Path) -> None:

@@ -25,7 +25,7 @@ def assert_healthy(model: Any, batches: Any, *, allow: Collection[str] = (), **s
         the diagnosis, which may hold notes.
 
     Raises:
-        AssertionError: there is an error or a warning.
+        AssertionError: there is an error or a warning, or every check was skipped.
 
     Example:
         >>> import normwise

@@ -159,13 +159,17 @@ def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     ("error", "code", "sentence"),
     [
         (NormwiseError("It went wrong."), 3, "normwise: it went wrong.\n"),
-        (KeyboardInterrupt(), 130, "interrupted; finished trials are kept in "),
+        (KeyboardInterrupt(), 130, "interrupted before a trial was finished.\n"),
+        (KeyboardInterrupt("later"), 130, "interrupted; finished trials are kept in "),
     ],
 )
 def test_what_stops_a_run(
     error: BaseException, code: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*_: Any, **__: Any) -> None:
+        if error.args == ("later",):
+            (tmp_path / "trials" / "a").mkdir(parents=True)
+            (tmp_path / "trials" / "a" / "0.json").touch()
         raise error
 
     monkeypatch.setattr(lab, "run", run)

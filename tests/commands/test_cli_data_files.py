@@ -154,12 +154,12 @@ def test_batches_that_the_model_does_not_take_get_a_hint() -> None:
     done = call("Norm", "data_nets.py:items")
     assert done.exit_code == 3
     assert done.stderr.startswith("normwise: data_nets.py:Norm on data_nets.py:items failed: AttributeError in line ")
-    assert done.stderr.endswith(f"; of a batch that is a dict, Norm was given (dict): {HINT}")
+    assert done.stderr.endswith(f"; the batch is a dict, and Norm was called with (dict): {HINT}")
     done = call("Norm", "data_nets.py:pairs")
-    assert done.stderr.endswith(f"; of a batch that is a tuple, Norm was given (Tensor): {HINT}")
+    assert done.stderr.endswith(f"; the batch is a tuple, and Norm was called with (Tensor): {HINT}")
     np.savez("rows.npz", pixels=np.zeros((4, 2), "float32"))
     done = call("Norm", "rows.npz")
-    assert done.stderr.endswith(f"; of a batch that is a dict, Norm was given (pixels=Tensor): {HINT}")
+    assert done.stderr.endswith(f"; the batch is a dict, and Norm was called with (pixels=Tensor): {HINT}")
 
 
 def test_the_weights_that_were_chosen_are_said_on_standard_error() -> None:

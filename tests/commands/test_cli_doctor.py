@@ -69,8 +69,8 @@ def fails():
     raise ValueError("no such thing")
 """
 TAKES = (
-    "give it tensors of the shape and dtype that it needs (its weights are float32), by other batches, or by "
-    "forward_fn of normwise.examine, a function of the model and a batch."
+    "give the model tensors of the shape and dtype that it needs (its weights are float32): change the batches, or "
+    "pass forward_fn to normwise.examine, a function of the model and a batch."
 )
 
 
@@ -141,7 +141,7 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (("nets.py:net", "--data", "nets.py:data"), 2, "unknown name in nets.py 'net'"),
+        (("nets.py:net", "--data", "nets.py:data"), 2, "unknown name 'net' in nets.py"),
         (("nets.py:healthy", "--data", "nets.py:empty"), 2, "received no batches"),
         (("nets.py:healthy", "--data", "nets.py:raising"), 2, "the disk is gone"),
         (("nets.py:healthy", "--data", "absent.npz"), 2, "absent.npz"),
@@ -155,9 +155,8 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             2,
             "normwise: nets.py:healthy on nets.py:narrow: examine could not run the model on batch 1, a tuple (a "
             "float32 tensor of shape (4, 5), a float32 tensor of shape (4,)): RuntimeError in layer '0' (Linear): "
-            "mat1 and "
-            "mat2 shapes cannot be multiplied (4x5 and 8x16); of a batch that is a tuple, Sequential was given "
-            "(Tensor); " + TAKES,
+            "mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); the batch is a tuple, and Sequential was called "
+            "with (Tensor); " + TAKES,
         ),
         (
             ("nets.py:healthy", "--data", "wrong.npz"),
@@ -192,13 +191,15 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
         (
             ("nets.py:healthy", "--data", "nets.py:data", "--source", "damaged.keras"),
             2,
-            "models are of one framework, received 'damaged.keras' with nets.py:healthy: name two functions that "
+            "MODEL and --source must be of one framework, received nets.py:healthy and 'damaged.keras': name two "
+            "functions that "
             "return PyTorch models, or two .keras files.",
         ),
         (
             ("damaged.keras", "--data", "wrong.npz", "--source", "nets.py:healthy"),
             2,
-            "models are of one framework, received 'nets.py:healthy' with damaged.keras: name two functions that "
+            "MODEL and --source must be of one framework, received damaged.keras and 'nets.py:healthy': name two "
+            "functions that "
             "return PyTorch models, or two .keras files.",
         ),
         (("nets.py:number", "--data", "nets.py:data"), 2, "nets.py:number must return a torch.nn.Module, received int"),
@@ -233,6 +234,29 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             ("nets.py:healthy", "--data", "nets.py:data", "--allow", "wrong_axes"),
             2,
             "unknown check 'wrong_axes': did you mean 'wrong_axis'?",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--only", "dead_channels", "--allow", "dead_channels"),
+            2,
+            "normwise: --allow leaves out every check that --only names: leave out one of the two options.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", *(f"--allow={name}" for name in names())),
+            2,
+            "normwise: allow leaves out all checks, received ",
+        ),
+        *(
+            (
+                ("nets.py:healthy", "--data", "nets.py:data", "--only", name),
+                2,
+                f"normwise: no check could be carried out: {name}, because {reason}.",
+            )
+            for name, reason in {
+                "gradients_lost_in_depth": "only normwise.examine in Python takes a loss",
+                "missing_updates": "only normwise.examine in Python takes a train_step",
+                "repeated_updates": "only normwise.examine in Python takes a train_step",
+                "differing_derived_model": "no --source was given",
+            }.items()
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_fold_says_what_the_weights_load_into() -> None:
     assert first == "1 of 1 batch norms folded"
     assert second.startswith("  folded       1: into 0, whose largest weight is ")
     assert third == f"The weights: {Path('new.pt').resolve()}"
-    assert last == "They load into the model that normwise.fold(net().eval(), layers=['1']).model makes."
+    assert last == "To load them, build the model with normwise.fold(net().eval(), layers=['1']).model."
     folded = normwise.fold(net().eval(), layers=["1"]).model
     folded.load_state_dict(torch.load("new.pt", weights_only=True))
     assert_same(folded, net())
@@ -101,7 +101,7 @@ def test_swap_with_data_calibrates_and_says_how_far_the_output_moved() -> None:
     done = call("swap", "nets.py:net", "--to", "group", "--num-groups", "2", "--data", "rows.npz", "--out", "new.pt")
     lines = done.stdout.splitlines()
     assert lines[-3].startswith("the model's output changed by ")
-    assert lines[-1] == "They load into the model that normwise.swap(net(), to='group', num_groups=2) makes."
+    assert lines[-1] == "To load them, build the model with normwise.swap(net(), to='group', num_groups=2)."
     ours = net()
     normwise.swap(ours, "group", num_groups=2, calibrate=torch.from_numpy(VALUES).split(64))
     torch.testing.assert_close(torch.load("new.pt", weights_only=True), dict(ours.state_dict()))
@@ -133,7 +133,7 @@ def test_what_changes_nothing_writes_nothing(line: str, sentence: str) -> None:
 
 def test_the_reason_of_each_layer_is_said() -> None:
     done = call("fold", "nets.py:behind", "--out", "new.pt")
-    first = "normwise: nets.py:behind: nothing of 1 batch norms folded, 1 skipped; layer '2' skipped: "
+    first = "normwise: nets.py:behind: 0 of 1 batch norms folded, 1 skipped; layer '2' skipped: "
     assert done.exit_code == 3
     assert done.stderr.startswith(first)
     assert done.stderr.endswith("; nothing was written.\n")

@@ -169,13 +169,13 @@ def test_a_tolerance_that_is_not_reached_is_said_with_what_was() -> None:
 @pytest.mark.parametrize(
     ("more", "reached", "early", "words"),
     [
-        (("--tolerance", "10"), True, True, "in 8 batches, stopped early: the standard error was down to "),
+        (("--tolerance", "10"), True, True, "in 8 batches, stopped early at a standard error of "),
         (("--tolerance", "10", "--batches", "7"), True, False, "with 49 samples in 7 batches\n"),
         (
             ("--tolerance", "0.5", "--batches", "1"),
             False,
             False,
-            "in 1 batch; the tolerance of 0.5 was not reached: fewer than two batches tell no standard error\n",
+            "in 1 batch; the tolerance of 0.5 was not reached: a standard error needs two batches or more\n",
         ),
         (("--tolerance", "0"), None, False, "with 70 samples in 10 batches\n"),
         ((), None, False, "with 70 samples in 10 batches\n"),

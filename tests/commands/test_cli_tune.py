@@ -31,8 +31,8 @@ def test_without_a_gpu() -> None:
     done = call()
     assert done.exit_code == 3
     assert done.stderr == (
-        "normwise: normwise tune times kernels on a GPU, and PyTorch finds none here: run it on a machine with one, "
-        "with PyTorch's build for CUDA or ROCm.\n"
+        "normwise: `normwise tune` times kernels on a GPU, and PyTorch finds no GPU here: run the command on a machine "
+        "with a GPU and with PyTorch's build for CUDA or ROCm.\n"
     )
 
 
@@ -41,7 +41,8 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     done = call()
     assert done.exit_code == 3
     assert done.stderr == (
-        "normwise: normwise tune times the Triton kernels, and Triton is not installed; it comes with PyTorch's builds "
+        "normwise: `normwise tune` times the Triton kernels, and Triton is not installed; it comes with PyTorch's "
+        "builds "
         "for CUDA and ROCm: install PyTorch for the GPU.\n"
     )
 
@@ -52,7 +53,7 @@ def test_a_shape_that_is_none(shape: str) -> None:
     done = call(shape)
     assert done.exit_code == 2
     assert done.stderr == (
-        f"normwise: a shape is written NxC or NxCxHxW, received {shape!r}: for example 32x64x56x56.\n"
+        f"normwise: SHAPE must be written NxC or NxCxHxW, received {shape!r}: give for example 32x64x56x56.\n"
     )
 
 
@@ -77,6 +78,6 @@ def test_what_it_chose_is_printed_and_kept(tmp_path: Path, monkeypatch: pytest.M
     assert done.stdout.splitlines() == [
         f"a GPU, 8x4: {chosen}",
         f"a GPU, 2x3x5x5: {chosen}",
-        f"Kept in {tmp_path / 'normwise' / 'triton.json'}",
+        f"The settings: {tmp_path / 'normwise' / 'triton.json'}",
     ]
     assert {*tuning.read(tmp_path / "normwise" / "triton.json")} == {"a GPU, 8x4", "a GPU, 2x3x5x5"}

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from normwise.cli import main
 from normwise.commands.program import EXIT_CODES
+from normwise.commands.values import Whole
 from normwise.recalibration.prior import PRIOR
 
 
@@ -54,6 +55,12 @@ def test_every_option_that_takes_a_value_says_its_default(words: tuple[str, ...]
         assert re.search(r"\. Default: \S", option.help), option.help
 
 
+@pytest.mark.parametrize("words", OPTIONS, ids=" ".join)
+def test_every_number_is_judged_while_the_command_line_is_read(words: tuple[str, ...]) -> None:
+    """Click's own numbers take what cannot be, such as -1 seeds, and refuse the rest in words of its own."""
+    assert not isinstance(OPTIONS[words].type, click.types.IntParamType | click.types.FloatParamType)
+
+
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
 def test_no_word_of_pythons_stands_in_a_help(path: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(main, [*path, "--help"], prog_name="normwise").stdout
@@ -77,8 +84,11 @@ def test_the_defaults_that_are_said_in_words_are_those_of_the_code() -> None:
     def default(*words: str) -> str:
         return str(OPTIONS[words].help).partition("Default: ")[2]
 
+    from normwise.lab.comparison.finals import FEWEST_SEEDS
     from normwise.lab.experiment import SEEDS
 
+    assert isinstance(fewest := OPTIONS["lab", "compare", "--seeds"].type, Whole)
+    assert fewest.least == FEWEST_SEEDS
     assert default("adapt", "--prior") == f"{PRIOR:g}"
     assert default("lab", "run", "--seeds").startswith(f"{SEEDS},")
 

@@ -13,10 +13,12 @@ from click.testing import CliRunner
 
 from normwise import lab
 from normwise.cli import main
+from normwise.commands import keras_backend
+from normwise.frameworks import installed_version
 from normwise.report import page
 
 NORMWISE = [sys.executable, "-m", "normwise"]
-CLOSED = "normwise: standard output is closed: send it to a file, or to /dev/null.\n"
+CLOSED = "normwise: standard output is closed: redirect it to a file, or to /dev/null.\n"
 FULL = "normwise: standard output could not be written: No space left on device.\n"
 
 
@@ -129,14 +131,14 @@ def test_terminals_and_locales(variables: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("variables", "line", "sentence"),
     [
-        ({"NORMWISE_KERNEL": "aton"}, "info", "unknown kernel in NORMWISE_KERNEL 'aton': did you mean 'aten'? Known: "
+        ({"NORMWISE_KERNEL": "aton"}, "info", "unknown kernel 'aton' in NORMWISE_KERNEL: did you mean 'aten'? Known: "
                                               "aten, cpu, triton, two_pass."),
-        ({"NORMWISE_KERNEL": "gpu"}, "info --why 32x64", "unknown kernel in NORMWISE_KERNEL 'gpu': did you mean 'cpu'? "
+        ({"NORMWISE_KERNEL": "gpu"}, "info --why 32x64", "unknown kernel 'gpu' in NORMWISE_KERNEL: did you mean 'cpu'? "
                                                          "Known: aten, cpu, triton, two_pass."),
-        ({"KERAS_BACKEND": "typo"}, "recalibrate a.keras --data a.npz --out b.keras", "unknown backend in "
-         "KERAS_BACKEND 'typo': Known: jax, numpy, openvino, tensorflow, torch."),
-        ({"KERAS_BACKEND": "Torch"}, "adapt a.keras --data a.npz --out b.keras", "unknown backend in "
-         "KERAS_BACKEND 'Torch': did you mean 'torch'? Known: jax, numpy, openvino, tensorflow, torch."),
+        ({"KERAS_BACKEND": "typo"}, "recalibrate a.keras --data a.npz --out b.keras", "unknown backend "
+         "'typo' in KERAS_BACKEND: Known: jax, tensorflow, torch."),
+        ({"KERAS_BACKEND": "Torch"}, "adapt a.keras --data a.npz --out b.keras", "unknown backend "
+         "'Torch' in KERAS_BACKEND: did you mean 'torch'? Known: jax, tensorflow, torch."),
     ],
 )  # fmt: skip
 def test_a_setting_in_the_environment_that_is_wrong(
@@ -145,6 +147,22 @@ def test_a_setting_in_the_environment_that_is_wrong(
     pytest.importorskip("torch", reason="the kernels are PyTorch's")
     make_archives(tmp_path)
     assert shell(f"cd {tmp_path} && normwise {line}", **variables) == (3, "", f"normwise: {sentence}\n")
+
+
+@pytest.mark.parametrize("backend", keras_backend.NOT_SERVED)
+@pytest.mark.parametrize(
+    "line",
+    ["recalibrate a.keras --data a.npz --out b.keras", "fold a.keras --out b.keras", "doctor a.keras --data a.npz"],
+)
+def test_a_backend_that_is_not_served(backend: str, line: str, tmp_path: Path) -> None:
+    """It is refused before Keras fails with words about something else."""
+    if installed_version("keras") is None:
+        pytest.skip("the backend is Keras's")
+    make_archives(tmp_path)
+    code, printed, errors = shell(f"cd {tmp_path} && normwise {line}", KERAS_BACKEND=backend)
+    first = f"normwise: normwise works on Keras's backends jax, tensorflow and torch, received {backend} "
+    assert (code, printed) == (2 if "doctor" in line else 3, "")
+    assert errors.startswith(f"{first}(KERAS_BACKEND): ")
 
 
 def make_archives(folder: Path) -> None:

@@ -23,7 +23,7 @@ OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask,
 OF_COMPARE = (
     "Known: --batch-sizes, --budget, --data, --help, --json, --margin, --normalizers, --out, --rates, --seeds, --where."
 )
-SHAPE = "a shape is written NxC or NxCxHxW, received {!r}: for example 32x64x56x56."
+SHAPE = "SHAPE must be written NxC or NxCxHxW, received {!r}: give for example 32x64x56x56."
 NEEDS = (
     "`normwise recalibrate` needs {}, which is missing; for example: normwise recalibrate nets.py:net --data data.npz "
     "--out new.pt"
@@ -48,9 +48,13 @@ TOLERANCE = (
     "--tolerance must be a standard error of 0 or more, in standard deviations, for example 0.01, received {!r}."
 )
 TIME = "--budget must be a time above 0, written as 90s, 30m or 2h, received {!r}."
-WEIGHTS = "weights are .safetensors, .pt or .pth files, received {!r}: give it such a name."
+WEIGHTS = "the name of a file of weights must end in .safetensors, .pt or .pth, received {!r}: give such a name."
 SCALE = "--scale must be a number other than 0, for example 1/255, received {!r}."
-READ = "weights are .safetensors, .pt, .pth, .ckpt, .bin or .tar files, received {!r}: give it such a name."
+READ = (
+    "the name of a file of weights must end in .safetensors, .pt, .pth, .ckpt, .bin or .tar, received {!r}: give such "
+    "a "
+    "name."
+)
 DASK = "--dask must be the address of a Dask scheduler, for example tcp://10.0.0.1:8786, received {!r}."
 RECALIBRATE = "recalibrate nets.py:net --data rows.npz --out new.pt"
 ADAPT = "adapt nets.py:net --data rows.npz --out new.pt"
@@ -79,22 +83,22 @@ WRONG: list[tuple[str, str]] = [
     ("-v", "unknown option '-v': Known: --help, --version."),
     ("lab --jsn", "unknown option '--jsn': Known: --help."),
     ("info --jsn", f"unknown option '--jsn': did you mean '--json'? {OF_INFO}"),
-    ("info --json=1", "option '--json' does not take a value."),
-    ("info --why", "option '--why' requires an argument."),
-    ("info more", "`normwise info` does not take 'more': leave it out."),
-    ("info 32x64 --json twice", "`normwise info` does not take '32x64' and 'twice': leave them out."),
-    ("lab list more", "`normwise lab list` does not take 'more': leave it out."),
+    ("info --json=1", "--json takes no value: leave out the = sign and what follows."),
+    ("info --why", "--why needs a value, which is missing: write the value after --why."),
+    ("info more", "`normwise info` does not take 'more': leave out 'more'."),
+    ("info 32x64 --json twice", "`normwise info` does not take '32x64' and 'twice': leave out '32x64' and 'twice'."),
+    ("lab list more", "`normwise lab list` does not take 'more': leave out 'more'."),
     ("lab list --jason", "unknown option '--jason': did you mean '--json'? Known: --help, --json."),
     ("lab run --seed 3", f"unknown option '--seed': did you mean '--seeds', '--keep' or '--first-seed'? {OF_RUN}"),
-    ("lab run --seeds", "option '--seeds' requires an argument."),
+    ("lab run --seeds", "--seeds needs a value, which is missing: write the value after --seeds."),
     (f"{COMPARE} --bugdet 5m", f"unknown option '--bugdet': did you mean '--budget'? {OF_COMPARE}"),
     (f"{RECALIBRATE} --tolernace 1", f"unknown option '--tolernace': did you mean '--tolerance'? {OF_RECALIBRATE}"),
     (f"{ADAPT} --estimator ema", f"unknown option '--estimator': {OF_ADAPT}"),
     ("recalibrate", NEEDS.format("MODEL")),
     ("recalibrate nets.py:net", NEEDS.format("--data")),
     ("recalibrate nets.py:net --data rows.npz", NEEDS.format("--out")),
-    ("recalibrate nets.py:net --data", "option '--data' requires an argument."),
-    (f"{RECALIBRATE} more.npz", "`normwise recalibrate` does not take 'more.npz': leave it out."),
+    ("recalibrate nets.py:net --data", "--data needs a value, which is missing: write the value after --data."),
+    (f"{RECALIBRATE} more.npz", "`normwise recalibrate` does not take 'more.npz': leave out 'more.npz'."),
     ("lab compare", COMPARE_NEEDS.format("MODEL")),
     ("lab compare nets.py:net", COMPARE_NEEDS.format("--data")),
     # info
@@ -109,11 +113,16 @@ WRONG: list[tuple[str, str]] = [
     ("info --why 4x3 --dtype flaot32", "unknown dtype 'flaot32': did you mean 'float32'? Known: bfloat16, float16, "
                                        "float32, float64."),
     ("info --why 4x3 --dtype int8", "unknown dtype 'int8': Known: bfloat16, float16, float32, float64."),
-    ("info --dtype float16", "--dtype describes the tensor of --why: give --why SHAPE too, or leave it out."),
-    ("info --dtype float32 --json", "--dtype describes the tensor of --why: give --why SHAPE too, or leave it out."),
-    ("info --channels-last", "--channels-last describes the tensor of --why: give --why SHAPE too, or leave it out."),
-    ("info --inference", "--inference describes the tensor of --why: give --why SHAPE too, or leave it out."),
-    ("info --mask", "--mask describes the tensor of --why: give --why SHAPE too, or leave it out."),
+    ("info --dtype float16", "--dtype describes the tensor of --why, which is missing: give --why SHAPE too, or leave "
+                             "out --dtype."),
+    ("info --dtype float32 --json", "--dtype describes the tensor of --why, which is missing: give --why SHAPE too, or "
+                                    "leave out --dtype."),
+    ("info --channels-last", "--channels-last describes the tensor of --why, which is missing: give --why SHAPE too, "
+                             "or leave out --channels-last."),
+    ("info --inference", "--inference describes the tensor of --why, which is missing: give --why SHAPE too, or leave "
+                         "out --inference."),
+    ("info --mask", "--mask describes the tensor of --why, which is missing: give --why SHAPE too, or leave out "
+                    "--mask."),
     # lab run
     ("lab run typo", f"unknown experiment 'typo': `normwise lab list` shows all {EXPERIMENTS}."),
     ("lab run does_it_need_large_batch", "unknown experiment 'does_it_need_large_batch': did you mean "
@@ -131,26 +140,28 @@ WRONG: list[tuple[str, str]] = [
     ("lab run --workers -3", "--workers must be a whole number of 1 or more, received '-3'."),
     (
         "lab run --quick --setting grid",
-        "--setting is a neighbour of the ordinary one: leave --quick and --full out.",
+        "--setting changes one thing of an ordinary run, so it does not go with --quick or --full: leave out one of "
+        "them.",
     ),
     ("lab run --setting griid", "unknown setting 'griid': did you mean 'grid'? Known: grid, looks, width."),
-    ("lab run --quick --full", "--quick and --full exclude each other: leave one of them out."),
+    ("lab run --quick --full", "--quick and --full do not go together: leave out one of them."),
     ("lab run --dask nonsense", DASK.format("nonsense")),
     ("lab run --dask ''", DASK.format("")),
     ("lab run --dask ftp://10.0.0.1:80", DASK.format("ftp://10.0.0.1:80")),
     ("lab run --dask tcp://10.0.0.1:99999", DASK.format("tcp://10.0.0.1:99999")),
     ("lab run --dask tcp://10.0.0.1:8786 --workers 2", "--workers is for processes on this machine, and --dask for "
-                                                       "others: leave one out."),
-    ("lab run --device cuda --workers 2", "--device names one device, for one process: leave --workers and --dask "
-                                          "out."),
-    ("lab run --device cuda --dask tcp://10.0.0.1:8786", "--device names one device, for one process: leave --workers "
-                                                         "and --dask out."),
+                                                       "those of a scheduler: leave out one of them."),
+    ("lab run --device cuda --workers 2", "on the device of --device, trials run in one process: leave out --workers "
+                                          "and --dask."),
+    ("lab run --device cuda --dask tcp://10.0.0.1:8786", "on the device of --device, trials run in one process: leave "
+                                                         "out --workers and --dask."),
     ("lab run --device cudaa", "--device must be a PyTorch device, received 'cudaa': give for example cpu or "
                                "cuda."),
     ("lab run --device ''", "--device must be a PyTorch device, received '': give for example cpu or cuda."),
     ("lab run --data svhn", "no package brings the images of svhn: name the folder with its files by --data-dir."),
-    ("lab run --data-dir .", "--data-dir is the folder of --data: say which data set it holds, for example --data "
-                             "mnist."),
+    ("lab run --data-dir .", "--data-dir is the folder of --data, which is missing: say which data set the folder "
+                             "holds, for "
+     "example --data mnist."),
     ("lab run --data mnits --data-dir .", "unknown data set 'mnits': did you mean 'mnist'? Known: cifar10, mnist, "
                                           "svhn."),
     ("lab run --out ''", "--out must be the path of a folder, received ''."),
@@ -169,9 +180,15 @@ WRONG: list[tuple[str, str]] = [
     (f"{COMPARE} --rates 0.1,,", "--rates must be numbers with commas between them, received '0.1,,'."),
     (f"{COMPARE} --rates nan", "a learning rate must be above 0 and finite, received nan: pass for example 0.1."),
     (f"{COMPARE} --rates 0", "a learning rate must be above 0 and finite, received 0: pass for example 0.1."),
-    (f"{COMPARE} --batch-sizes 1", "batches must have 2 rows at least, received 1: pass for example 32."),
+    (f"{COMPARE} --batch-sizes 1", "a batch must have 2 rows or more, received 1: pass for example 32."),
+    (f"{COMPARE} --seeds 1", "--seeds must be a whole number of 5 or more, received '1'."),
+    (f"{COMPARE} --seeds -1", "--seeds must be a whole number of 5 or more, received '-1'."),
+    (f"{COMPARE} --seeds many", "--seeds must be a whole number of 5 or more, received 'many'."),
+    *((f"{COMPARE} --margin {margin}", f"--margin must be a number of points above 0, for example 1, received "
+       f"'{margin}'.") for margin in ("0", "-1", "nan", "inf", "small")),
     (f"{COMPARE} --batch-sizes 32.5", "--batch-sizes must be whole numbers with commas between them, received '32.5'."),
-    (f"{COMPARE} --normalizers batch", "a comparison is of 'batch' with others: got batch; name 'batch' and one more."),
+    (f"{COMPARE} --normalizers batch", "the normalizers must be 'batch' and at least one other to compare it with, "
+     "received batch: name for example batch,group."),
     (f"{COMPARE} --normalizers btach,none", "unknown normalizer 'btach': did you mean 'batch'? Known: batch, ghost, "
                                             "group, instance, layer, none, renorm."),
     # places of models and data
@@ -198,8 +215,8 @@ WRONG: list[tuple[str, str]] = [
     # settings of recalibrate and adapt
     (f"{RECALIBRATE} --estimator poled", "unknown estimator 'poled': did you mean 'pooled'? Known: "
                                          f"{', '.join(estimators.names())}."),
-    (f"{RECALIBRATE} --estimator window", "estimator 'window' has settings (start, stop) that no option is for: choose "
-                                          "another, or call normwise.recalibrate from Python."),
+    (f"{RECALIBRATE} --estimator window", "estimator 'window' needs settings (start, stop) that the command line "
+     "does not have: choose another estimator, or call normwise.recalibrate in Python."),
     (f"{RECALIBRATE} --estimator ema --tolerance 0.1", "tolerance needs an estimator that knows more with every batch, "
      "received 'ema': use 'pooled' or 'cumulative', or leave it out."),
     (f"{RECALIBRATE} --upstream bach", "unknown upstream 'bach': did you mean 'batch'? Known: batch, inference."),
@@ -208,8 +225,9 @@ WRONG: list[tuple[str, str]] = [
     (f"{RECALIBRATE} --batches -1", "--batches must be a whole number of 1 or more, received '-1'."),
     (f"{ADAPT} --batches two", "--batches must be a whole number of 1 or more, received 'two'."),
     (f"{RECALIBRATE} --batch-size 0", "--batch-size must be a whole number of 1 or more, received '0'."),
-    ("adapt nets.py:net --data nets.py:data --out new.pt --batch-size 3", "--batch-size is for an .npz, and "
-     "nets.py:data makes its own batches: leave it out."),
+    ("adapt nets.py:net --data nets.py:data --out new.pt --batch-size 3", "--batch-size is for an .npz file, and "
+                                                                          "nets.py:data makes its own batches: leave "
+                                                                          "out --batch-size."),
     (f"{RECALIBRATE} --tolerance -1", TOLERANCE.format("-1")),
     (f"{RECALIBRATE} --tolerance nan", TOLERANCE.format("nan")),
     (f"{RECALIBRATE} --tolerance inf", TOLERANCE.format("inf")),
@@ -230,15 +248,15 @@ WRONG: list[tuple[str, str]] = [
     (f"{ADAPT} --scale nan", SCALE.format("nan")),
     (f"{ADAPT} --scale 1/x", SCALE.format("1/x")),
     ("recalibrate nets.py:net --data nets.py:batches --out new.pt --scale 1/255",
-     "--scale is for an .npz, and nets.py:batches makes its own batches: leave it out."),
+     "--scale is for an .npz file, and nets.py:batches makes its own batches: leave out --scale."),
     ("recalibrate net.keras --data nets.py:batches --out new.keras --scale 1/255",
-     "--scale is for an .npz, and nets.py:batches makes its own batches: leave it out."),
-    ("recalibrate net.keras --data rows.npz --out new.pt", "a Keras model is a .keras file, received 'new.pt': give it "
-                                                           "such a name."),
+     "--scale is for an .npz file, and nets.py:batches makes its own batches: leave out --scale."),
+    ("recalibrate net.keras --data rows.npz --out new.pt", "the name of a file of a Keras model must end in .keras, "
+     "received 'new.pt': give such a name."),
     ("recalibrate net.keras --data rows.npz --out new.keras --weights a.pt", "--weights is for PyTorch models, "
-     "received 'a.pt' with net.keras: leave it out."),
+     "received 'a.pt' with net.keras: leave out --weights."),
     ("adapt net.keras --data rows.npz --out new.keras --device cpu", "--device is for PyTorch models, received 'cpu' "
-     "with net.keras: leave it out."),
+     "with net.keras: leave out --device."),
     # swap and fold
     ("swap", SWAP_NEEDS.format("MODEL")),
     ("swap nets.py:net --to group", SWAP_NEEDS.format("--out")),
@@ -247,34 +265,38 @@ WRONG: list[tuple[str, str]] = [
     ("fold nets.py:net", FOLD_NEEDS.format("--out")),
     (f"{SWAP} --to gruop", "unknown target of swap 'gruop': did you mean 'group'? Known: domains, ghost, group, "
                            "instance, keras, layer, normwise, renorm, sync, torch."),
-    (f"{SWAP} --to keras", "--to keras is not for PyTorch models, received with nets.py:net: give --to torch."),
-    ("swap net.keras --out new.keras --to torch", "--to torch is not for Keras models, received with net.keras: give "
-                                                  "--to keras."),
-    (f"{SWAP} --to layer --num-groups 8", "--num-groups is for --to group, received with --to layer: leave it out."),
+    (f"{SWAP} --to keras", "--to keras is not for PyTorch models, received nets.py:net: give --to torch instead."),
+    ("swap net.keras --out new.keras --to torch", "--to torch is not for Keras models, received net.keras: give --to "
+     "keras instead."),
+    (f"{SWAP} --to layer --num-groups 8", "--num-groups is for --to group, received --to layer: leave out "
+                                          "--num-groups."),
     (f"{SWAP} --to group --num-groups 0", "--num-groups must be a whole number of 1 or more, received '0'."),
     (f"{SWAP} --to ghost", "--to ghost needs either --virtual-batch-size or --num-splits: give one of them."),
     (f"{SWAP} --to ghost --num-splits 2 --virtual-batch-size 8", "--to ghost needs either --virtual-batch-size or "
                                                                  "--num-splits: give one of them."),
     (f"{SWAP} --to domains", "--to domains needs the names of the domains: give for example --domains day,night."),
-    (f"{SWAP} --to renorm --domain day", "--domain is for --to torch or --to keras or --to group or --to layer or --to "
-                                         "instance or --to domains, received with --to renorm: leave it out."),
-    (f"{FOLD} --scale 1/255", "--scale is about --data, which is not given: give it too, or leave it out."),
-    (f"{FOLD} --batches 3", "--batches is about --data, which is not given: give it too, or leave it out."),
-    (f"{SWAP} --to group --batch-size 3", "--batch-size is about --data, which is not given: give it too, or leave it "
-                                          "out."),
-    ("fold net.keras --out new.keras --batches 2", "--batches is about --data, which is not given: give it too, or "
-                                                   "leave it out."),
+    (f"{SWAP} --to renorm --domain day", "--domain is for --to torch, keras, group, layer, instance or domains, "
+                                         "received --to renorm: "
+     "leave out --domain."),
+    (f"{FOLD} --scale 1/255", "--scale describes --data, which is missing: give --data too, or leave out --scale."),
+    (f"{FOLD} --batches 3", "--batches describes --data, which is missing: give --data too, or leave out --batches."),
+    (f"{SWAP} --to group --batch-size 3", "--batch-size describes --data, which is missing: give --data too, or leave "
+                                          "out --batch-size."),
+    ("fold net.keras --out new.keras --batches 2", "--batches describes --data, which is missing: give --data too, or "
+                                                   "leave out --batches."),
     ("fold nets.py:net --out new.onnx", WEIGHTS.format("new.onnx")),
-    ("fold net.keras --out new.pt", "a Keras model is a .keras file, received 'new.pt': give it such a name."),
+    ("fold net.keras --out new.pt", "the name of a file of a Keras model must end in .keras, received 'new.pt': "
+     "give such a name."),
     # operations that are no commands
-    ("fuse nets.py:net", "'fuse' is no command: it changes no weights, so that there is nothing to write: call "
-                         "normwise.fuse(model) in the program that trains or serves."),
-    ("freeze nets.py:net --out new.pt", "'freeze' is no command: what is frozen is about training, and no file of "
-     "weights keeps it: call normwise.freeze(model) in the program that trains."),
-    ("unfreeze", "'unfreeze' is no command: what is frozen is about training, and no file of weights keeps it: call "
-                 "normwise.unfreeze(model) in the program that trains."),
-    ("convert net.keras", "'convert' is no command: `normwise swap` puts other layers into a model: give it --to "
-                          "normwise, or --to torch, or --to keras."),
+    ("fuse nets.py:net", "'fuse' is not a command: fusing changes no weights, so a command would have nothing to "
+                         "write; "
+     "call normwise.fuse(model) in the program that trains or serves."),
+    ("freeze nets.py:net --out new.pt", "'freeze' is not a command: a file of weights does not say which layers are "
+     "frozen; call normwise.freeze(model) in the program that trains."),
+    ("unfreeze", "'unfreeze' is not a command: a file of weights does not say which layers are frozen; call "
+     "normwise.unfreeze(model) in the program that trains."),
+    ("convert net.keras", "'convert' is not a command: use `normwise swap`, with --to normwise, --to torch or --to "
+     "keras."),
 ]  # fmt: skip
 
 

@@ -42,32 +42,36 @@ MODELS: list[tuple[str, str]] = [
     ("nots.py:net", "there is no file 'nots.py': did you mean 'nets.py'?"),
     ("elsewhere.py:net", "there is no file 'elsewhere.py': give the path of the file with the function in it."),
     ("no/nets.py:net", "there is no file 'no/nets.py': give the path of the file with the function in it."),
-    ("nots:net", "there is no module 'nots', neither in {folder} nor among those that are installed: write its name as "
-                 "`import` takes it."),
-    ("torch.nots:net", "there is no module 'torch.nots', neither in {folder} nor among those that are installed: write "
-                       "its name as `import` takes it."),
+    ("nots:net", "there is no module 'nots', neither in {folder} nor among the installed modules: write the module's "
+                 "name as in an import statement."),
+    ("torch.nots:net", "there is no module 'torch.nots', neither in {folder} nor among the installed modules: write "
+                       "the module's name as in an import statement."),
     ("needs.py:net", "needs.py could not be imported: ModuleNotFoundError in line 1 of needs.py: No module named "
                      "'no_such_library'."),
     ("syntax.py:net", "syntax.py could not be imported: SyntaxError in line 1 of syntax.py: '(' was never closed."),
-    ("exits.py:net", "exits.py called sys.exit('bye') when it was imported: put what it runs under "
+    ("exits.py:net", "exits.py called sys.exit('bye') when normwise imported it: put the code that does so under "
                      "`if __name__ == '__main__':`."),
     ("broken.py:net", "broken.py could not be imported: IndexError in line 2 of broken.py: list index out of range."),
-    ("nets.py:nett", "unknown name in nets.py 'nett': did you mean 'net'? Known: Narrow, batches, chatty, empty, "
+    ("nets.py:nett", "unknown name 'nett' in nets.py: did you mean 'net'? Known: Narrow, batches, chatty, empty, "
                      "fails, generator, leaves, nans, net, nn, nothing, number, and 3 more."),
-    ("nets.py:number", "nets.py:number must be callable, received int: name a function."),
-    ("nets.py:wide", "nets.py:wide needs the arguments 'width', 'depth', and is called with none: give defaults, or "
-                     "name a function that needs no argument."),
-    ("torch.nn:BatchNorm1d", "torch.nn:BatchNorm1d needs the argument 'num_features', and is called with none: give "
-                             "defaults, or name a function that needs no argument."),
+    ("nets.py:number", "nets.py:number must be a function, received an int: write the name of a function."),
+    ("nets.py:wide", "nets.py:wide needs the arguments 'width', 'depth', and normwise calls it without arguments: give "
+                     "defaults, or name "
+     "a function that needs none."),
+    ("torch.nn:BatchNorm1d", "torch.nn:BatchNorm1d needs the argument 'num_features', and normwise calls it without "
+     "arguments: give defaults, or name a function that needs none."),
     ("nets.py:nothing", "nets.py:nothing must return a torch.nn.Module, received NoneType: return the model itself."),
     ("nets.py:generator", "nets.py:generator must return a torch.nn.Module, received generator: return the model "
                           "itself."),
     ("nets.py:batches", "nets.py:batches must return a torch.nn.Module, received list: return the model itself."),
     ("nets.py:fails", "nets.py:fails() failed: ValueError in line 36 of nets.py: no such thing."),
-    ("nets.py:leaves", "nets.py:leaves() called sys.exit(3): let it return instead."),
+    ("nets.py:leaves", "nets.py:leaves() called sys.exit(3), which would end normwise: let the function return "
+                       "instead."),
     ("torch.nn:Identity", "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing was written."),
     ("nets.py:Narrow", "nets.py:Narrow on rows.npz failed: RuntimeError in line 24 of nets.py: shape '[7, 30]' is "
-                       "invalid for input of size 192."),
+                       "invalid for input of size 192; the batch is a Tensor of shape (64, 3), and Narrow was called "
+                       "with (Tensor): let DATA give batches as the model takes them, or call normwise from Python, "
+                       "with a forward_fn."),
 ]  # fmt: skip
 KERAS_MODELS: list[tuple[str, str]] = [
     ("no.keras", "there is no file 'no.keras': give the path of the model."),
@@ -104,7 +108,7 @@ DATA: list[tuple[str, str]] = [
     ("nets.py:nothing", ITERABLE.format("nets.py:nothing", "NoneType")),
     ("nets.py:empty", NO_BATCHES),
     ("nets.py:fails", "nets.py:fails() failed: ValueError in line 36 of nets.py: no such thing."),
-    ("nets.py:nans", "nets.py:net: nothing of 1 batch norms recalibrated with 4 samples in 1 batch; layer '1' skipped: "
+    ("nets.py:nans", "nets.py:net: 0 of 1 batch norms recalibrated with 4 samples in 1 batch; layer '1' skipped: "
                      "all its inputs were NaN or inf; nothing was written."),
 ]  # fmt: skip
 WEIGHTS: list[tuple[str, str]] = [
@@ -137,9 +141,9 @@ WEIGHTS: list[tuple[str, str]] = [
                   "and [4, 3] in the model)."),
     ("two.pt", "'two.pt' holds 2 sets of weights that fit Sequential ('student', 'teacher'): choose one, for example "
                "--weights two.pt:student."),
-    ("two.pt:studnet", "unknown key of weights in 'two.pt' 'studnet': did you mean 'student'? Known: student, "
+    ("two.pt:studnet", "unknown key of weights 'studnet' in 'two.pt': did you mean 'student'? Known: student, "
                        "teacher."),
-    ("two.pt:ema", "unknown key of weights in 'two.pt' 'ema': Known: student, teacher."),
+    ("two.pt:ema", "unknown key of weights 'ema' in 'two.pt': Known: student, teacher."),
     ("nots.pt:ema", "there is no file 'nots.pt': give the path of the weights."),
 ]  # fmt: skip
 OUT: list[tuple[str, str]] = [
@@ -160,12 +164,14 @@ RUN: list[tuple[str, str]] = [
                                               "file there."),
     ("lab compare nots.py:net --data classes.npz", "there is no file 'nots.py': did you mean 'nets.py'?"),
     ("lab compare nets.py:net --data text.npz", NONE_OF["npz"].format("text.npz")),
-    ("lab compare nets.py:net --data flipped.npz", "'flipped.npz' must hold the arrays x and y: it holds images."),
-    ("lab compare nets.py:wide --data classes.npz", "nets.py:wide needs the arguments 'width', 'depth', and is called "
-     "with none: give defaults, or name a function that needs no argument."),
+    ("lab compare nets.py:net --data flipped.npz", "'flipped.npz' must hold the arrays x and y, received a file "
+     "that holds images: write it with numpy.savez(file, x=inputs, y=targets)."),
+    ("lab compare nets.py:wide --data classes.npz", "nets.py:wide needs the arguments 'width', 'depth', and normwise "
+                                                    "calls it "
+     "without arguments: give defaults, or name a function that needs none."),
     ("lab compare nets.py:net --data classes.npz --out rows.npz", "'rows.npz' is a file: give the path of a folder."),
-    ("info --why 99999999999999999999x9", "a tensor of 99999999999999999999x9 is more than this machine holds: give a "
-                                          "smaller shape."),
+    ("info --why 99999999999999999999x9", "this machine has no memory for a tensor of shape "
+     "99999999999999999999x9: give a smaller shape."),
 ]  # fmt: skip
 
 

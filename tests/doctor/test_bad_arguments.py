@@ -104,6 +104,11 @@ def test_steps_of_a_model_that_cannot_be_copied_are_left_out() -> None:
             {"allow": "wrong_axes"},
             f"unknown check 'wrong_axes': did you mean 'wrong_axis'? normwise.doctor.names() shows all {len(names())}.",
         ),
+        ({"only": []}, "only must name a check, received []: name one, or pass None for all."),
+        (
+            {"only": "wrong_axis", "allow": ["wrong_axis"]},
+            "allow leaves out all checks, received 1 of 1 names: remove some.",
+        ),
         ({"only": 3}, "only takes names of checks, received 3: pass a list of them."),
         ({"at_most": 0}, "examine needs at least one batch, received 0: state how many, or None."),
         ({"at_most": "3"}, "examine needs at least one batch, received '3': state how many, or None."),

@@ -14,12 +14,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 import normwise
+from normwise.doctor.check import names
 from normwise.doctor.diagnosis import Diagnosis
+from normwise.doctor.finding import Skipped
 from normwise.errors import CallFailed, NormwiseError
+from normwise.testing import assert_healthy
 
 TAKES = (
-    "give it tensors of the shape and dtype that it needs (its weights are float32), by other batches, or by "
-    "forward_fn of normwise.examine, a function of the model and a batch."
+    "give the model tensors of the shape and dtype that it needs (its weights are float32): change the batches, or "
+    "pass forward_fn to normwise.examine, a function of the model and a batch."
 )
 
 
@@ -88,8 +91,8 @@ def ran(model: nn.Module, batches: Any, **given: Any) -> Diagnosis:
         (
             net, [(torch.ones(4, 5), torch.zeros(4, dtype=torch.int64))],
             "batch 1, a tuple (a float32 tensor of shape (4, 5), an int64 tensor of shape (4,))",
-            "RuntimeError in layer '0' (Linear): mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); of a batch "
-            "that is a tuple, Sequential was given (Tensor)",
+            "RuntimeError in layer '0' (Linear): mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); the "
+            "batch is a tuple, and Sequential was called with (Tensor)",
         ),
         (
             convolutional, [torch.ones(4, 8, 8, 3)], "batch 1, a float32 tensor of shape (4, 8, 8, 3)",
@@ -112,8 +115,8 @@ def ran(model: nn.Module, batches: Any, **given: Any) -> Diagnosis:
         ),
         (
             net, [{"x": torch.ones(4, 8)}], "batch 1, a dict ('x': a float32 tensor of shape (4, 8))",
-            "TypeError in layer '0' (Linear): linear(): argument 'input' (position 1) must be Tensor, not dict; of a "
-            "batch that is a dict, Sequential was given (dict)",
+            "TypeError in layer '0' (Linear): linear(): argument 'input' (position 1) must be Tensor, not dict; the "
+            "batch is a dict, and Sequential was called with (dict)",
         ),
     ],
     ids=["width", "second", "labelled", "channels last", "integers", "pixels", "arrays", "dict"],
@@ -229,6 +232,16 @@ def test_a_model_without_normalization_says_so_and_what_else_can_be_looked_at() 
     assert with_loss.verdict() == "healthy: nothing found (no batch norm that runs as a layer, 256 samples)"
     other = ran(nn.Linear(8, 2), data(), source_model=net())
     assert other.verdict() == "1 error (no batch norm that runs as a layer, 256 samples)"
+
+
+def test_a_model_of_which_nothing_was_checked_is_not_called_healthy() -> None:
+    facts, skipped = ran(net(), data()).facts, tuple(Skipped(name, "no loss was given") for name in names())
+    found = Diagnosis((), skipped, tuple(names()), facts)
+    assert not found.healthy
+    assert Diagnosis((), skipped[1:], tuple(names()), facts).healthy
+    assert found.verdict() == "nothing checked: every check was skipped (1 normalization layer, 256 samples)"
+    with pytest.raises(AssertionError, match="nothing checked"):
+        assert_healthy(net(), data(), only=["gradients_lost_in_depth"])
 
 
 @pytest.mark.parametrize(

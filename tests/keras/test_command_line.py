@@ -114,7 +114,7 @@ MISTAKES: list[tuple[dict[str, str], str]] = [
     ({"model": "hollow.keras"}, "loading hollow.keras failed: "),
     ({"data": "narrow.npz"}, "net.keras on narrow.npz failed: "),
     ({"data": "data.py:nothing"}, "net.keras on data.py:nothing failed: "),
-    ({"data": "data.py:needs"}, "data.py:needs needs the argument 'rows', and is called with none: "),
+    ({"data": "data.py:needs"}, "data.py:needs needs the argument 'rows', and normwise calls it without arguments: "),
 ]
 
 

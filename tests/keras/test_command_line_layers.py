@@ -50,8 +50,11 @@ def test_swap_to_keras_leaves_layers_of_keras_only() -> None:
     np.testing.assert_allclose(answers("new.keras"), answers("net.keras"), rtol=1e-5, atol=1e-5)
 
 
-def test_fold_leaves_no_batch_norm() -> None:
-    done = call("fold", "net.keras", "--out", "new.keras", "--data", "rows.npz")
+@pytest.mark.parametrize("file", ["net.keras", "plain.keras"])
+def test_fold_leaves_no_batch_norm(file: str) -> None:
+    """Of normwise's layer with an activation, which stays, and of Keras's own, in whose place nothing is done."""
+    call("swap", "net.keras", "--to", "keras", "--out", "plain.keras")
+    done = call("fold", file, "--out", "new.keras", "--data", "rows.npz")
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith("1 of 1 batch norms folded; largest relative error of an output ")
     layers = keras.saving.load_model("new.keras").layers
@@ -64,7 +67,7 @@ def test_what_changes_nothing_writes_nothing() -> None:
     done = call("swap", "plain.keras", "--to", "keras", "--out", "new.keras")
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr == (
-        "normwise: plain.keras: nothing of 1 normalization layers swapped, 1 skipped; layer 'bn' skipped: it is "
+        "normwise: plain.keras: 0 of 1 normalization layers swapped, 1 skipped; layer 'bn' skipped: it is "
         "Keras's own already; nothing was written.\n"
     )
     assert not Path("new.keras").exists()

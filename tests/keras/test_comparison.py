@@ -245,7 +245,8 @@ def test_what_cannot_be_compared_is_one_sentence(rows: Rows) -> None:
             lambda: keras.Sequential(
                 [keras.Input((8, 8, 1)), layers.Flatten(), layers.BatchNormalization(), layers.Dense(3)]
             ),
-            "MODEL gives [3] values per row, too few for classes up to 9: give it an output per class.",
+            "MODEL must return one value for each class, received outputs of shape (rows, 3) for 10 classes (0 to 9): "
+            "give the last layer 10 outputs.",
         ),
     ]
     for make, sentence in bad:
@@ -283,7 +284,7 @@ def test_the_whole_comparison_says_which_backend_it_was(
         "seeds": 2,
         "out": tmp_path,
     }
-    with pytest.raises(NormwiseError, match=r"^the budget of 0 s is too small for 2 arms") as caught:
+    with pytest.raises(NormwiseError, match=r"^a budget of 0 s is too small for 2 settings") as caught:
         compare(dense(None, 10), rows, budget=0, **how)
     needed = re.search(r"which need about (\d+) s", str(caught.value))
     assert needed

@@ -105,7 +105,7 @@ def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownName) as unknown:
         asked_for()
     assert str(unknown.value) == (
-        "unknown kernel in NORMWISE_KERNEL 'atem': did you mean 'aten'? Known: aten, cpu, triton, two_pass."
+        "unknown kernel 'atem' in NORMWISE_KERNEL: did you mean 'aten'? Known: aten, cpu, triton, two_pass."
     )
 
 

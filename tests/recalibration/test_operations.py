@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from normwise.errors import NormwiseError
+from normwise.estimators import Estimator
+from normwise.estimators.ema import Ema
 from normwise.estimators.pooled import Pooled
 from normwise.recalibration.batches import Batches
 from normwise.recalibration.operations import adapt_layers, recalibrate_sites
@@ -62,6 +64,26 @@ def test_a_layer_whose_inputs_were_never_finite_is_skipped_with_that_reason() ->
     assert report.skipped == {"frozen": "it is frozen", "b": "all its inputs were NaN or inf"}
     assert ([*report.recalibrated], report.not_reached) == (["a"], ("unused",))
     assert b.mean.tolist() == [3.0]
+
+
+@pytest.mark.parametrize("estimator", [Pooled(), Ema(0.1)], ids=["pooled", "ema"])
+def test_a_layer_that_received_single_values_is_skipped_with_that_reason(estimator: Estimator) -> None:
+    a, b, unused = layers()
+    single = Batches([np.ones((1, 1))], called="recalibrate")
+    report = recalibrate_sites(
+        NumpyModel(a, b),
+        single,
+        [Site(layer, estimator) for layer in (a, b, unused)],
+        {},
+        upstream="inference",
+        limit=0.0,
+        tolerance=None,
+    )
+    assert report.skipped == dict.fromkeys("ab", "no batch had two values per channel, which a variance needs")
+    assert ([*report.recalibrated], report.not_reached) == ([], ("unused",))
+    assert (a.mean.tolist(), b.mean.tolist()) == ([0.0], [3.0])
+    adapted = adapt_layers(NumpyModel(a, b), single, (a, b, unused), {}, upstream="inference", prior=0.0)
+    assert (adapted.skipped, adapted.not_reached) == (report.skipped, ("unused",))
 
 
 def test_nothing_is_written_where_one_layer_cannot_hold_its_result() -> None:

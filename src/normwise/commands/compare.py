@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normwise.commands import streams
-from normwise.commands.program import INTERRUPTED, Command
-from normwise.commands.values import File, Place, Several, Time, allowed, check_data
+from normwise.commands.program import Command, interrupted_trials
+from normwise.commands.values import File, Number, Place, Several, Time, Whole, allowed, check_data
 from normwise.errors import MissingExtra
 from normwise.frameworks import installed_version
 from normwise.loading import check_folder, check_place, check_source
@@ -27,73 +27,78 @@ _NAMES = "none,batch,ghost,renorm,group,layer,instance"
     required=True,
     type=Place(lambda place: check_place(place, "DATA")),
     metavar="DATA",
-    help="The data: FILE.py:FUNCTION that returns inputs and targets, or an .npz file with the arrays x and y.",
+    help="Where the data are: FILE.py:FUNCTION, a function that returns the inputs and the targets, or the path of an "
+    ".npz file with the arrays x (inputs) and y (targets).",
 )
 @click.option(
     "--normalizers",
     type=Several(str, "names"),
     default=_NAMES,
     show_default=True,
-    help="Normalizations to compare; batch has to be among them.",
+    help="Normalizations to compare, with commas between them; batch must be among them.",
 )
 @click.option(
     "--where/--as-built",
     default=True,
     show_default=True,
-    help="Also try the other side of the activation, before it or after it, where that can be told.",
+    help="Also try each batch norm on the other side of its activation, if that place can be found; with --as-built, "
+    "do not.",
 )
 @click.option(
     "--rates",
     type=Several(float, "numbers"),
     default="0.01,0.1,0.5",
     show_default=True,
-    help="Learning rates to try.",
+    help="Learning rates to try, with commas between them.",
 )
 @click.option(
     "--batch-sizes",
     type=Several(int, "whole numbers"),
     default="32",
     show_default=True,
-    help="Sizes of batches to try.",
+    help="Numbers of rows per batch to try, with commas between them.",
 )
 @click.option(
     "--margin",
-    type=float,
+    type=Number("a number of points above 0, for example 1", zero=False),
     metavar="POINTS",
     default=1.0,
     show_default=True,
-    help="Differences within this many points do not matter: of accuracy, or of explained variance.",
+    help="Difference that does not matter to you, in points: of accuracy (percent) for classes, of explained variance "
+    "(percent) for values.",
 )
 @click.option(
     "--seeds",
-    type=int,
-    metavar="N",
+    type=Whole(5),
     default=5,
     show_default=True,
-    help="Paired seeds of the last comparison, at least; up to 10 where the budget allows it.",
+    help="Smallest number of seeds that the last two settings are trained with; if time is left, up to 10.",
 )
 @click.option(
     "--budget",
     type=Time(),
     default="10m",
     show_default=True,
-    help="Time to spend, 90s, 30m or 2h; what trials in --out took is part of it.",
+    help="Time for all trials together, written as 90s, 30m or 2h; the trials that --out holds already count too.",
 )
 @click.option(
     "--out",
     type=File(folder=True),
     default="comparison",
     show_default=True,
-    help="Keep finished trials and what was found in this folder.",
+    help="Folder to write comparison.json and the finished trials into.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON instead of text.")
 @click.pass_context
 def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bool, **how: Any) -> None:
     """Find which normalization suits a model best.
 
-    MODEL is FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE that builds a new torch.nn.Module or Keras model with batch
-    norms; others take their places. It is trained by gradient descent with momentum; targets that are whole numbers
-    are classes. A run that was interrupted, or one with a larger budget, goes on from the trials in --out.
+    MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, a function without arguments that builds a new
+    torch.nn.Module or Keras model with batch norms. The command trains the model with other normalizations in the
+    places of the batch norms, by gradient descent with momentum, and prints a recommendation with the numbers behind
+    it. Targets that are whole numbers are classes; other targets are values to predict.
+
+    If a run was interrupted, or its budget was too small, the same command continues from the trials in --out.
     """
     from normwise.lab.comparison.arms import AS_BUILT, arms
 
@@ -125,16 +130,14 @@ def compare(ctx: click.Context, /, model: str, data: str, out: Path, as_json: bo
             tell=streams.complain,
         )
     except KeyboardInterrupt:
-        streams.complain(
-            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command goes on from there."
-        )
-        ctx.exit(INTERRUPTED)
+        interrupted_trials(ctx, out)
     plain = found.to_json()
-    write(out / "comparison.json", plain + "\n")
+    kept = out / "comparison.json"
+    write(kept, plain + "\n")
     if as_json:
         streams.print_json(plain)
     else:
-        click.echo(_words(found))
+        click.echo(f"{_words(found)}\n\nThe comparison as JSON: {kept.resolve()}")
 
 
 def _words(found: Comparison) -> str:

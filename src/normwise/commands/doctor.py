@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,29 +33,44 @@ class Verdict(Command):
     failed = WRONG
 
 
+class Explanation(Command):
+    """A command whose help lists all checks."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help, and the names that CHECK may have, which are looked up only now."""
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"CHECK is one of {', '.join(_checks())}.")
+
+
+CHECK = Name("check", _checks, all_of_them="`normwise explain --help`")
+
+
 @click.command(cls=Verdict, epilog="Example: normwise doctor nets.py:net --data data.npz --weights net.pt")
 @options(MODEL, DATA, WEIGHTS)
 @click.option(
     "--source",
     type=Place(lambda place: check_place(place, "MODEL")),
     metavar="MODEL",
-    help="The model that MODEL was derived from (folded, averaged, converted). Default: nothing is compared",
+    help="The model that MODEL was made from, by folding, averaging or converting; the doctor compares the two. "
+    "Default: no comparison",
 )
-@click.option("--html", type=File(), help="Write the diagnosis as a page to this .html file. Default: no page")
-@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
+@click.option("--html", type=File(), help="File to write the diagnosis to as a page, ending in .html. Default: no page")
+@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON instead of text.")
 @click.option(
     "--only",
     multiple=True,
-    type=Name("check", _checks),
+    type=CHECK,
     metavar="CHECK",
-    help="Run this check only (repeatable). Default: all that need not be named",
+    help="Run this check only; give the option several times for several checks. Default: all checks",
 )
 @click.option(
     "--allow",
     multiple=True,
-    type=Name("check", _checks),
+    type=CHECK,
     metavar="CHECK",
-    help="Leave this check out (repeatable). Default: none",
+    help="Leave this check out; give the option several times for several checks. Default: none",
 )
 @options(*BATCHES)
 @click.pass_context
@@ -69,16 +85,22 @@ def doctor(
     batches: int | None,
     **inputs: Any,
 ) -> None:
-    """Name what normalization does wrong in a model.
+    """Find what normalization does wrong in a model.
 
-    It says in which layer, with the number that proves it and a remedy.
+    For each fault, the command prints the layer, the numbers that prove the fault, and a remedy. It does not change
+    the model.
 
-    MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. The model is
-    not changed. The exit code is 0 where nothing is wrong and 1 where there is an error among the findings.
+    MODEL says where the model is: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, a function without arguments that
+    returns a torch.nn.Module; or the path of a .keras file.
+
+    A finding is an error (results are wrong), a warning (results are at risk) or a note. The exit code is 1 if there is
+    an error, 0 if there is none, and 2 if the model could not be examined.
     """
     given = Inputs(**inputs)
+    if only and {*only} <= {*allow}:
+        raise click.UsageError("--allow leaves out every check that --only names: leave out one of the two options.")
     if html is not None:
-        allowed(lambda: check_suffix(html, (".html", ".htm"), "a page is"))
+        allowed(lambda: check_suffix(html, (".html", ".htm"), "a page"))
         check_target(html)
     with redirect_stdout(sys.stderr):  # what the user's own code prints
         network, data, origin = given.load([] if source is None else [source])
@@ -95,7 +117,10 @@ def doctor(
             except CallFailed as error:
                 raise NormwiseError(f"{given.model} on {given.data}: {error}") from error
 
-        diagnosis = attempt(work, f"{given.model} on {given.data}")
+        diagnosis = _as_options(attempt(work, f"{given.model} on {given.data}"))
+    if diagnosis.idle:
+        reasons = "; ".join(f"{each.check}, because {each.reason}" for each in diagnosis.skipped)
+        raise NormwiseError(f"no check could be carried out: {reasons}.")
     if html is not None:
         from normwise.report import diagnosis_page
 
@@ -112,6 +137,17 @@ def doctor(
     ctx.exit(1 if diagnosis.sick else 0)
 
 
+def _as_options(diagnosis: Diagnosis) -> Diagnosis:
+    """The same with the reasons of skipped checks in words of the command line: what to give, or where."""
+    words = {
+        "no source_model was given": "no --source was given",
+        "no loss was given": "only normwise.examine in Python takes a loss",
+        "no train_step was given": "only normwise.examine in Python takes a train_step",
+    }
+    skipped = tuple(replace(each, reason=words.get(each.reason, each.reason)) for each in diagnosis.skipped)
+    return replace(diagnosis, skipped=skipped)
+
+
 def _print(diagnosis: Diagnosis) -> None:
     from rich.console import Console
 
@@ -123,12 +159,12 @@ def _print(diagnosis: Diagnosis) -> None:
     click.echo(captured.get(), nl=False, color=console.is_terminal and not console.no_color)
 
 
-@click.command(cls=Command, epilog="Example: normwise explain stale_running_statistics")
-@click.argument("check", type=Name("check", _checks))
+@click.command(cls=Explanation, epilog="Example: normwise explain stale_running_statistics")
+@click.argument("check", type=CHECK)
 def explain(check: str) -> None:
-    """Print what a check of the doctor finds.
+    """Explain a check of the doctor: what it finds and what to do.
 
-    Also why that is bad, how it is measured, its limits, and what to do.
+    The text also says why the fault is bad, how the doctor measures it, and with which limits.
     """
     from normwise.doctor.check import MEASURED, left, load, remedy
 
@@ -136,7 +172,6 @@ def explain(check: str) -> None:
     limits = "\n".join(
         f"    {name}: {value:g} {unit}; {origin}" for name, (value, unit, origin) in found.LIMITS.items()
     )
+    page = str(found.__doc__).strip().replace("``", "`")
     lines = "\n".join(f"    {line}" for line in [*remedy(check).splitlines(), *filter(None, [left(check)])])
-    click.echo(
-        f"{check}\n\n{found.__doc__.strip()}\n\nLimits:\n{limits}\n    ({MEASURED})\n\nRemedy, for layer 'bn':\n{lines}"
-    )
+    click.echo(f"{check}\n\n{page}\n\nLimits:\n{limits}\n    ({MEASURED})\n\nRemedy, for layer 'bn':\n{lines}")

@@ -29,41 +29,52 @@ DATA: Option = click.option(
     required=True,
     type=Place(lambda place: check_place(place, "DATA")),
     metavar="DATA",
-    help="The data: FILE.py:FUNCTION that returns batches (a DataLoader, a list), or an .npz file with arrays.",
+    help="Where the data are: FILE.py:FUNCTION, a function that returns batches (a DataLoader, or a list), or the path "
+    "of an .npz file whose arrays have one row per sample.",
 )
 WEIGHTS: Option = click.option(
     "--weights",
     type=File(),
     metavar="FILE[:KEY]",
-    help="Weights to load into a PyTorch model first: a .safetensors, .pt, .pth, .ckpt, .bin or .tar file, with a "
-    "KEY where it holds several, for example last.ckpt:ema. Default: those that MODEL comes with",
+    help="File with the weights to load into a PyTorch model first: .safetensors, .pt, .pth, .ckpt, .bin or .tar. Add "
+    "a KEY if the file holds several sets of weights, for example last.ckpt:ema. Default: the weights that MODEL has",
 )
 OPTIONAL_DATA: Option = click.option(
     "--data",
     type=Place(lambda place: check_place(place, "DATA")),
     metavar="DATA",
-    help="Data on which outputs before and after are compared: FILE.py:FUNCTION that returns batches (a DataLoader, a "
-    "list), or an .npz file with arrays. Default: compare nothing",
+    help="Data on which the model's outputs before and after are compared: FILE.py:FUNCTION, a function that returns "
+    "batches (a DataLoader, or a list), or the path of an .npz file whose arrays have one row per sample. Default: no "
+    "comparison",
 )
 LAYERS: Option = click.option(
     "--layers",
     type=Several(str, "names of layers"),
-    help="Names of the layers to change, with commas between them. Default: all",
+    help="Names of the layers to change, with commas between them. Default: all layers",
 )
 BATCHES: tuple[Option, ...] = (
-    click.option("--batches", type=Whole(1), help="Batches to use, at most. Default: all"),
+    click.option("--batches", type=Whole(1), help="Largest number of batches to use. Default: all"),
     click.option(
-        "--batch-size", type=Whole(1), default=64, show_default=True, help="Rows per batch when --data is an .npz."
+        "--batch-size",
+        type=Whole(1),
+        default=64,
+        show_default=True,
+        help="Number of rows per batch, if --data is an .npz file.",
     ),
     click.option(
         "--scale",
         type=Factor(),
-        help="Multiply the values of an .npz by this, for example 1/255 for pixels. Default: take them as they are",
+        help="Number to multiply the values of an .npz file by, for example 1/255 for pixels. Default: 1",
     ),
-    click.option("--device", metavar="NAME", help="Device, e.g. cuda. Default: where the model already is"),
+    click.option(
+        "--device",
+        metavar="NAME",
+        help="PyTorch device to run on, for example cuda. Default: the device that MODEL is on",
+    ),
 )
 
 _ALIKE = "name two functions that return PyTorch models, or two .keras files"
+_BOTH = "MODEL and --source must be of one framework"
 
 
 def options(*every: Option) -> Option:
@@ -118,11 +129,11 @@ class Inputs:
         self._refuse_for_own_batches("--scale", given=self.scale is not None)
         if self.weights is not None:
             weights, _ = split_key(self.weights)
-            allowed(lambda: check_suffix(weights, READABLE, "weights are"))
+            allowed(lambda: check_suffix(weights, READABLE, "a file of weights"))
             check_file(weights, "the weights")
         for place in others:
             if place.endswith(".keras"):
-                raise click.UsageError(f"models are of one framework, received {place!r} with {self.model}: {_ALIKE}.")
+                raise click.UsageError(f"{_BOTH}, received {self.model} and {place!r}: {_ALIKE}.")
         for place in (self.model, *others):
             check_source(place)
         if self.data is not None:
@@ -149,7 +160,7 @@ class Inputs:
         for option, given in (("--weights", self.weights), ("--device", self.device)):
             if given is not None:
                 raise click.UsageError(
-                    f"{option} is for PyTorch models, received {str(given)!r} with {self.model}: leave it out."
+                    f"{option} is for PyTorch models, received {str(given)!r} with {self.model}: leave out {option}."
                 )
         self._refuse_without_data()
         self._refuse_for_own_batches("--scale", given=self.scale is not None)
@@ -157,7 +168,7 @@ class Inputs:
 
         for place in others:
             if not place.endswith(".keras"):
-                raise click.UsageError(f"models are of one framework, received {place!r} with {self.model}: {_ALIKE}.")
+                raise click.UsageError(f"{_BOTH}, received {self.model} and {place!r}: {_ALIKE}.")
         for place in (self.model, *others):
             check_keras(Path(place))
         if self.data is not None:
@@ -175,11 +186,15 @@ class Inputs:
         for name in ("batches", "batch_size", "scale", "device"):
             if self.data is None and _is_given(name):
                 option = "--" + name.replace("_", "-")
-                raise click.UsageError(f"{option} is about --data, which is not given: give it too, or leave it out.")
+                raise click.UsageError(
+                    f"{option} describes --data, which is missing: give --data too, or leave out {option}."
+                )
 
     def _refuse_for_own_batches(self, option: str, *, given: bool) -> None:
         if given and self.data is not None and not self.data.endswith(".npz"):
-            raise click.UsageError(f"{option} is for an .npz, and {self.data} makes its own batches: leave it out.")
+            raise click.UsageError(
+                f"{option} is for an .npz file, and {self.data} makes its own batches: leave out {option}."
+            )
 
 
 def _is_given(name: str) -> bool:

@@ -18,25 +18,35 @@ from normwise.frameworks import installed_version
 STANDARD_ERROR = 2
 _NEWS = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|To enable the following instructions:")
 VARIABLE = "KERAS_BACKEND"
-BACKENDS = ("jax", "numpy", "openvino", "tensorflow", "torch")
+BACKENDS = ("jax", "tensorflow", "torch")
+NOT_SERVED = ("numpy", "openvino")
+"""Backends of Keras on which no layer can be trained, and normwise does not work."""
 
 
 def check() -> None:
-    """Refuse a backend that there is not.
+    """Refuse a backend that is not there, or that normwise does not work on.
 
     Raises:
         MissingExtra: Keras is not installed.
-        NormwiseError: its backend is unknown or not installed.
+        NormwiseError: its backend is unknown, not served or not installed.
     """
     if installed_version("keras") is None:
         raise MissingExtra("keras", extra="keras")
     name, source = _chosen()
+    here = [each for each in ("tensorflow", "jax", "torch") if installed_version(each)]
+    other = f"set {VARIABLE}={here[0]}, which is installed" if here else f"install {BACKENDS[-1]} for it"
+    if name in NOT_SERVED:
+        raise NormwiseError(
+            f"normwise works on Keras's backends {', '.join(BACKENDS[:-1])} and {BACKENDS[-1]}, received {name} "
+            f"({source}): {other}."
+        )
     if name not in BACKENDS:
-        raise UnknownName(f"backend in {source}", name, BACKENDS)
+        raise UnknownName("backend", name, BACKENDS, place=f"in {source}")
     if installed_version(name) is None:
-        here = [each for each in ("tensorflow", "jax", "torch") if installed_version(each)]
-        other = f", or set {VARIABLE}={here[0]}, which is installed" if here else ""
-        raise NormwiseError(f"Keras needs its backend {name} ({source}), which is not installed: install it{other}.")
+        raise NormwiseError(
+            f"Keras needs its backend {name} ({source}), which is not installed: install {name}"
+            + (f", or {other}." if here else ".")
+        )
 
 
 @contextmanager

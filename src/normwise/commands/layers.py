@@ -28,35 +28,44 @@ _DATA = options(OPTIONAL_DATA, *BATCHES, JSON)
     "--to",
     required=True,
     type=Name("target of swap", lambda: (*_OWN, "normwise", *KINDS)),
-    help="What the layers become: torch or keras (the framework's own), normwise, group, layer, instance, ghost, "
+    help="Kind of the new layers: torch or keras (the framework's own), normwise, group, layer, instance, ghost, "
     "renorm, sync or domains.",
 )
 @options(WEIGHTS, LAYERS)
 @click.option(
-    "--num-groups", type=Whole(1), help="With --to group: groups of channels, at most. Default: 32, or fewer channels"
+    "--num-groups",
+    type=Whole(1),
+    help="With --to group: largest number of groups of channels. Default: 32",
 )
-@click.option("--virtual-batch-size", type=Whole(1), help="With --to ghost: samples in a virtual batch. Default: none")
-@click.option("--num-splits", type=Whole(1), help="With --to ghost: virtual batches in a batch. Default: none")
+@click.option(
+    "--virtual-batch-size",
+    type=Whole(1),
+    help="With --to ghost: number of samples in a virtual batch. Default: none; give this or --num-splits",
+)
+@click.option(
+    "--num-splits", type=Whole(1), help="With --to ghost: number of virtual batches in a batch. Default: none"
+)
 @click.option(
     "--domains",
     type=Several(str, "names"),
-    help="With --to domains: their names, with commas between them. Default: none",
+    help="With --to domains: names of the domains, with commas between them. Default: none",
 )
 @click.option(
     "--domain",
     metavar="NAME",
-    help="Whose statistics a layer with several keeps; with --to domains, the one where none is chosen. Default: none",
+    help="Domain whose statistics are kept, if a layer has several; with --to domains, the domain that the new layers "
+    "use until the program chooses another. Default: none",
 )
 @_DATA
 def swap(model: str, to: str, layers: list[str] | None, batches: int | None, **given: Any) -> None:
-    """Put other normalization layers into a model.
+    """Replace the normalization layers of a model by others.
 
-    With --to torch or --to keras, the written file loads where normwise is not installed. With --data, layers that
-    normalize in another way get a scale and shift that keep the mean and variance of their output for these data, and
-    the report says how far the model's output moved.
+    With --to torch or --to keras, the written file loads where normwise is not installed. With --data, new layers that
+    normalize in another way get the scale and shift that keep the mean and variance of the old layer's output on these
+    data, and the report says how far the model's output moved. If the command fails, it writes nothing.
 
-    MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
-    writes nothing.
+    MODEL says where the model is: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, a function without arguments that
+    returns a torch.nn.Module; or the path of a .keras file.
     """
     settings = {
         name: given.pop(name) for name in ("num_groups", "virtual_batch_size", "num_splits", "domains", "domain")
@@ -85,11 +94,12 @@ def _check_target(to: str, settings: dict[str, Any], own: str, model: str) -> No
     """Refuse settings that are of another target, and a target of the other framework."""
     if to in _OWN and to != own:
         kind = "Keras" if own == "keras" else "PyTorch"
-        raise click.UsageError(f"--to {to} is not for {kind} models, received with {model}: give --to {own}.")
+        raise click.UsageError(f"--to {to} is not for {kind} models, received {model}: give --to {own} instead.")
     for name in settings:
         if to not in _FOR[name]:
-            option, targets = "--" + name.replace("_", "-"), " or ".join(f"--to {each}" for each in _FOR[name])
-            raise click.UsageError(f"{option} is for {targets}, received with --to {to}: leave it out.")
+            option, known = "--" + name.replace("_", "-"), _FOR[name]
+            targets = f"{', '.join(known[:-1])}{' or ' * bool(known[1:])}{known[-1]}"
+            raise click.UsageError(f"{option} is for --to {targets}, received --to {to}: leave out {option}.")
     if to == "domains" and "domains" not in settings:
         raise click.UsageError("--to domains needs the names of the domains: give for example --domains day,night.")
     if to == "ghost" and ("virtual_batch_size" in settings) == ("num_splits" in settings):
@@ -100,12 +110,14 @@ def _check_target(to: str, settings: dict[str, Any], own: str, model: str) -> No
 @options(MODEL, OUT, WEIGHTS, LAYERS)
 @_DATA
 def fold(model: str, layers: list[str] | None, batches: int | None, **given: Any) -> None:
-    """Put a model's batch norms into the layers beside them.
+    """Fold a model's batch norms into the layers beside them.
 
-    The model is folded as it is in eval mode, for deployment. With --data, the report says how far its outputs moved.
-
-    MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
+    For deployment: the convolution or linear layer beside a batch norm takes over its work, and the model's outputs at
+    inference stay the same. With --data, the report says how far they moved by rounding. If the command fails, it
     writes nothing.
+
+    MODEL says where the model is: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, a function without arguments that
+    returns a torch.nn.Module; or the path of a .keras file.
     """
     of_keras = model.endswith(".keras")
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -18,24 +19,26 @@ WRONG = 2
 FAILED = 3
 INTERRUPTED = 130
 EXIT_CODES = {
-    0: "The command did what it was asked to.",
+    0: "The command did its work.",
     1: "`normwise doctor` found an error in the model.",
-    WRONG: "The command line is wrong: an unknown command, option or name, a value that cannot be, or options that do "
-    "not go together. Nothing was begun. Of `normwise doctor`, also: the model could not be examined.",
-    FAILED: "The command line is right, and the work failed: a file or a library is not there, a file is damaged, the "
+    WRONG: "The command line is wrong: it has an unknown command, option or name, an impossible value, or options that "
+    "do not go together. The command did not begin. From `normwise doctor`, 2 also means that the model could not be "
+    "examined.",
+    FAILED: "The command line is right, but the work failed: a file or a library is missing, a file is damaged, the "
     "code in MODEL or DATA failed, an environment variable is wrong, or a result could not be written.",
-    INTERRUPTED: "Ctrl-C ended it. What `normwise lab` has finished is kept, and the same command continues from it.",
+    INTERRUPTED: "Ctrl-C ended the command. `normwise lab` keeps finished trials, and the same command continues from "
+    "them.",
 }
 """The meanings of the program's exit codes; ``docs/command_line.md`` is generated from it."""
 
 NO_COMMANDS = {
-    "convert": "`normwise swap` puts other layers into a model: give it --to normwise, or --to torch, or --to keras.",
-    "freeze": "what is frozen is about training, and no file of weights keeps it: call normwise.freeze(model) in the "
-    "program that trains.",
-    "fuse": "it changes no weights, so that there is nothing to write: call normwise.fuse(model) in the program that "
-    "trains or serves.",
-    "unfreeze": "what is frozen is about training, and no file of weights keeps it: call normwise.unfreeze(model) in "
-    "the program that trains.",
+    "convert": "use `normwise swap`, with --to normwise, --to torch or --to keras.",
+    "freeze": "a file of weights does not say which layers are frozen; call normwise.freeze(model) in the program that "
+    "trains.",
+    "fuse": "fusing changes no weights, so a command would have nothing to write; call normwise.fuse(model) in the "
+    "program that trains or serves.",
+    "unfreeze": "a file of weights does not say which layers are frozen; call normwise.unfreeze(model) in the program "
+    "that trains.",
 }
 """Operations on whole models that are no commands, and why; ``docs/command_line.md`` is generated from it too."""
 
@@ -55,8 +58,7 @@ class Command(click.Command):
         rest = super().parse_args(ctx, args)
         if rest:
             words = " and ".join(map(repr, map(str, rest)))
-            it = "them" if rest[1:] else "it"
-            raise click.UsageError(f"`{ctx.command_path}` does not take {words}: leave {it} out.", ctx)
+            raise click.UsageError(f"`{ctx.command_path}` does not take {words}: leave out {words}.", ctx)
         return rest
 
 
@@ -74,7 +76,7 @@ class Group(click.Group):
             UsageError: there is none.
         """
         if ctx.parent is None and args[0] in NO_COMMANDS:
-            raise click.UsageError(f"{args[0]!r} is no command: {NO_COMMANDS[args[0]]}", ctx)
+            raise click.UsageError(f"{args[0]!r} is not a command: {NO_COMMANDS[args[0]]}", ctx)
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(str(UnknownName("command", args[0], self.list_commands(ctx))), ctx)
         return super().resolve_command(ctx, args)
@@ -112,7 +114,7 @@ class Program(Group):
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run the command and end the process with one of ``EXIT_CODES``."""
         if not streams.prepare():
-            _fail("standard output is closed: send it to a file, or to /dev/null.", FAILED)
+            _fail("standard output is closed: redirect it to a file, or to /dev/null.", FAILED)
         self.failed = FAILED
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
@@ -135,7 +137,7 @@ class Program(Group):
         except Exception as error:
             _interrupted_by(error)
             traceback.print_exc()
-            _fail(f"this is an error in normwise, please report it: {type(error).__name__}: {error}.", self.failed)
+            _fail(f"normwise itself has an error, please report it: {type(error).__name__}: {error}.", self.failed)
         sys.exit(code if isinstance(code, int) else 0)
 
     def _usage(self, error: click.UsageError) -> str:
@@ -145,6 +147,10 @@ class Program(Group):
         if isinstance(error, click.NoSuchOption):
             known = [name for each in command.params for name in each.opts if name.startswith("--")]
             return str(UnknownName("option", error.option_name, [*known, "--help"], all_of_them=f"`{path} --help`"))
+        if isinstance(error, click.BadOptionUsage) and "argument" in error.message:
+            return f"{error.option_name} needs a value, which is missing: write the value after {error.option_name}."
+        if isinstance(error, click.BadOptionUsage) and "value" in error.message:
+            return f"{error.option_name} takes no value: leave out the = sign and what follows."
         if isinstance(error, click.MissingParameter) and error.param is not None:
             example = (command.epilog or "").removeprefix("Example: ")
             return f"`{path}` needs {title(error.param)}, which is missing; for example: {example}"
@@ -172,6 +178,19 @@ def interrupted() -> NoReturn:
     streams.deaf()
     click.echo("normwise: interrupted.", err=True)
     sys.exit(INTERRUPTED)
+
+
+def interrupted_trials(ctx: click.Context, out: Path) -> NoReturn:
+    """End after Ctrl-C, and say what is kept of a run of trials.
+
+    Args:
+        ctx: of the command.
+        out: the folder that finished trials are written into.
+    """
+    kept = f"; finished trials are kept in {out}, and the same command continues from there."
+    finished = any((out / "trials").rglob("*.json"))
+    streams.complain(f"\nnormwise: interrupted{kept if finished else ' before a trial was finished.'}")
+    ctx.exit(INTERRUPTED)
 
 
 def _interrupted_by(error: BaseException) -> None:

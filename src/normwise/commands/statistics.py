@@ -35,7 +35,8 @@ _UPSTREAM = click.option(
     type=Name("upstream", _upstreams),
     default="inference",
     show_default=True,
-    help="While collecting, earlier layers use: inference (running statistics) or batch.",
+    help="Statistics by which earlier layers normalize while those of a later layer are collected: inference (their "
+    "running statistics) or batch (those of each batch).",
 )
 _PLACES = options(MODEL, DATA, OUT, WEIGHTS)
 _DATA = options(_UPSTREAM, *BATCHES, JSON)
@@ -48,22 +49,26 @@ _DATA = options(_UPSTREAM, *BATCHES, JSON)
     type=Name("estimator", _estimators),
     default="pooled",
     show_default=True,
-    help="How batches become statistics: cumulative, debiased_ema, ema or pooled.",
+    help="Rule by which the statistics of the batches are combined: pooled (each sample has the same weight), "
+    "cumulative (each batch has), ema or debiased_ema (later batches have more).",
 )
 @click.option(
     "--tolerance",
     type=Number("a standard error of 0 or more, in standard deviations, for example 0.01"),
-    help="Stop when the statistics are known up to this standard error, in standard deviations; needs shuffled data. "
-    "Default: use all data",
+    help="Stop early, when the standard error of the statistics is below this many standard deviations, for example "
+    "0.01; the data must be shuffled. Default: use all data",
 )
 @_DATA
 def recalibrate(
     model: str, batches: int | None, estimator: str, tolerance: float | None, upstream: str, **given: Any
 ) -> None:
-    """Set the statistics of a model's batch norms to those of data.
+    """Set a model's running statistics to those of your data.
 
-    MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
-    writes nothing.
+    Use the command after weights were averaged, or if a model is far worse in eval mode than in training mode. It
+    writes the model with the new statistics to --out; if it fails, it writes nothing.
+
+    MODEL says where the model is: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, a function without arguments that
+    returns a torch.nn.Module; or the path of a .keras file.
     """
     from normwise.recalibration.one_pass import limit_of
 
@@ -86,8 +91,8 @@ def _check_settings(estimator: str) -> None:
     settings = {each.name for each in fields(estimators.estimator_class(estimator))} - {"weight_of_new"}  # type: ignore[arg-type]  # every estimator is a dataclass
     if settings:
         raise click.UsageError(
-            f"estimator {estimator!r} has settings ({', '.join(sorted(settings))}) that no option is for: choose "
-            "another, or call normwise.recalibrate from Python."
+            f"estimator {estimator!r} needs settings ({', '.join(sorted(settings))}) that the command line does not "
+            "have: choose another estimator, or call normwise.recalibrate in Python."
         )
 
 
@@ -97,14 +102,18 @@ def _check_settings(estimator: str) -> None:
     "--prior",
     type=Number("a number of samples, 0 or more", infinite=True),
     metavar="N",
-    help="Weight of the current statistics, in samples. Default: 4",
+    help="Number of samples that the model's present statistics count for. Default: 4",
 )
 @_DATA
 def adapt(model: str, batches: int | None, prior: float | None, upstream: str, **given: Any) -> None:
-    """Move a model's statistics towards those of shifted data.
+    """Move a model's running statistics towards shifted data.
 
-    MODEL is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns a torch.nn.Module, or a .keras file. A failure
-    writes nothing.
+    Use the command if the data that the model meets now are unlike its training data, for example darker, and you
+    have a few of them, without labels. It writes the model with the new statistics to --out; if it fails, it writes
+    nothing.
+
+    MODEL says where the model is: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, a function without arguments that
+    returns a torch.nn.Module; or the path of a .keras file.
     """
 
     def work(network: Any, source: Any, **more: Any) -> AdaptReport:

@@ -39,18 +39,21 @@ SHAPES = (
     type=Name("dtype", lambda: _DTYPES),
     default="float32",
     show_default=True,
-    help="Of the tensors: float16, bfloat16 or float32.",
+    help="Dtype of the tensors: float16, bfloat16 or float32.",
 )
-@click.option("--channels-last", is_flag=True, help="The tensors have their channels last in memory.")
+@click.option("--channels-last", is_flag=True, help="Take tensors whose channels come last in memory.")
 def tune(shapes: tuple[str, ...], dtype: str, channels_last: bool) -> None:
-    """Time the settings of the Triton kernels on this GPU.
+    """Find the fastest settings of the Triton kernels on this GPU.
 
-    For tensors of each SHAPE, NxC or NxCxHxW, a forward and backward with ReLU is timed with every setting of a short
-    list, and the fastest one is kept for later programs. Without a SHAPE, the layers of ResNet-50 are taken.
+    For a tensor of each SHAPE (NxC or NxCxHxW, for example 256x64x56x56), the command times the forward and the
+    backward of batch norm with ReLU, with each setting of a short list. It writes the fastest settings to a file that
+    later programs read on this machine. Without a SHAPE, it takes the shapes of the batch norms of ResNet-50.
     """
     for shape in shapes:
         if not re.fullmatch(r"0*[1-9]\d*(x0*[1-9]\d*)+", shape, re.ASCII | re.IGNORECASE):
-            raise click.UsageError(f"a shape is written NxC or NxCxHxW, received {shape!r}: for example 32x64x56x56.")
+            raise click.UsageError(
+                f"SHAPE must be written NxC or NxCxHxW, received {shape!r}: give for example 32x64x56x56."
+            )
     _check()
     from normwise.kernels.triton_gpu import tuning
 
@@ -58,7 +61,7 @@ def tune(shapes: tuple[str, ...], dtype: str, channels_last: bool) -> None:
     for shape in shapes or SHAPES:
         found.append(_tuned(shape, dtype, channels_last=channels_last))
         click.echo(_line(found[-1]))
-    click.echo(f"Kept in {tuning.keep(found)}")
+    click.echo(f"The settings: {tuning.keep(found)}")
 
 
 def _check() -> None:
@@ -70,13 +73,14 @@ def _check() -> None:
     if installed_version("torch") is None:
         raise MissingExtra("torch", extra="torch")
     if (lack := choose_triton.missing()) is not None:
-        raise NormwiseError(f"normwise tune times the Triton kernels, and {lack}: install PyTorch for the GPU.")
+        raise NormwiseError(f"`normwise tune` times the Triton kernels, and {lack}: install PyTorch for the GPU.")
     import torch
 
     if not torch.cuda.is_available():
         raise NormwiseError(
-            "normwise tune times kernels on a GPU, and PyTorch finds none here: run it on a machine with one, with "
-            "PyTorch's build for CUDA or ROCm."
+            "`normwise tune` times kernels on a GPU, and PyTorch finds no GPU here: run the command on a machine with "
+            "a "
+            "GPU and with PyTorch's build for CUDA or ROCm."
         )
 
 

@@ -55,12 +55,12 @@ class Whole(_Type):
 
 
 class Number(_Type):
-    """A number of 0 or more; ``words`` say of what, ``infinite`` whether it may be without an end."""
+    """A number of 0 or more; ``words`` say of what, ``infinite`` and ``zero`` whether it may be that."""
 
     name = "X"
 
-    def __init__(self, words: str, *, infinite: bool = False) -> None:
-        self.words, self.infinite = words, infinite
+    def __init__(self, words: str, *, infinite: bool = False, zero: bool = True) -> None:
+        self.words, self.infinite, self.zero = words, infinite, zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ARG002 - click's
         """The number."""
@@ -69,7 +69,7 @@ class Number(_Type):
         except ValueError:
             number = math.nan
         right = number >= 0 and (self.infinite or math.isfinite(number))  # NaN is not
-        return number if right else refuse(param, self.words, value)
+        return number if right and (self.zero or number) else refuse(param, self.words, value)
 
 
 class Factor(_Type):

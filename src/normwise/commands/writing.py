@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ OUT = click.option(
     "--out",
     required=True,
     type=File(),
-    help="Write the weights to this .safetensors, .pt or .pth file; for a Keras model, the model to this .keras file.",
+    help="File to write: for a PyTorch model its weights, to a .safetensors, .pt or .pth file; for a Keras model the "
+    "whole model, to a .keras file.",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of text.")
 
 
 class Task(NamedTuple):
@@ -73,7 +75,7 @@ def write(task: Task) -> None:
 
 def _of_torch(task: Task) -> tuple[Any, str]:
     """The report, and what was written."""
-    allowed(lambda: check_suffix(task.out, WEIGHTS, "weights are"))
+    allowed(lambda: check_suffix(task.out, WEIGHTS, "a file of weights"))
     check_target(task.out)
     network, source, _ = task.inputs.load()
     keys = [*network.state_dict()]
@@ -86,13 +88,13 @@ def _of_torch(task: Task) -> tuple[Any, str]:
     loading.save_weights(network, task.out)
     words = f"The weights: {task.out.resolve()}"
     if task.fits is not None and [*network.state_dict()] != keys:
-        words += f"\nThey load into the model that {task.fits(task.inputs.model.rpartition(':')[2])} makes."
+        words += f"\nTo load them, build the model with {task.fits(task.inputs.model.rpartition(':')[2])}."
     return found, words
 
 
 def _of_keras(task: Task) -> tuple[Any, str]:
     """The same for a Keras model."""
-    allowed(lambda: check_suffix(task.out, (".keras",), "a Keras model is"))
+    allowed(lambda: check_suffix(task.out, (".keras",), "a file of a Keras model"))
     check_target(task.out)
     network, source, _ = task.inputs.load()
     more = {} if source is None else {"batch_size": task.inputs.batch_size}
@@ -111,7 +113,9 @@ def _worked(task: Task, network: Any, source: Any, **more: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingChanged)  # which is an error of a command, and no warning too
         work = partial(task.work, network, source, **more)
-        found = attempt(work, model if data is None else f"{model} on {data}")
+        feeding = import_module(f"normwise.{'keras' if task.inputs.of_keras else 'torch'}.models.feeding")
+        place = model if data is None else f"{model} on {data}"
+        found = attempt(work, place, partial(feeding.layer_of, network))
     if not task.changed(found):
         raise click.ClickException(f"{model}: {_clause(found)}; nothing was written.")
     return found

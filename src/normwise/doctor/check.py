@@ -99,7 +99,7 @@ def chosen(only: Iterable[str] | None, allow: Iterable[str] | None) -> list[str]
 
     Raises:
         UnknownName: one of them does not exist.
-        NormwiseError: they are no names.
+        NormwiseError: they are no names, or no check is left.
     """
     only, allow = ([given] if isinstance(given, str) else given for given in (only, allow))
     for what, given in (("only", only), ("allow", allow)):
@@ -109,6 +109,10 @@ def chosen(only: Iterable[str] | None, allow: Iterable[str] | None) -> list[str]
     for name in (*(only or ()), *allow):
         load(name)  # or it does not exist
     wanted = [name for name in names() if load(name).ON] if only is None else list(only)
+    if not wanted:
+        raise NormwiseError(f"only must name a check, received {only!r}: name one, or pass None for all.")
+    if {*wanted} <= {*allow}:
+        raise NormwiseError(f"allow leaves out all checks, received {len(wanted)} of {len(wanted)} names: remove some.")
     return [name for name in wanted if name not in {*allow}]
 
 

@@ -32,8 +32,13 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """True where there is neither an error nor a warning."""
-        return not any(finding.severity is not Severity.NOTE for finding in self.findings)
+        """True where a check was carried out and there is neither an error nor a warning."""
+        return not self.idle and all(finding.severity is Severity.NOTE for finding in self.findings)
+
+    @property
+    def idle(self) -> bool:
+        """True where every check was skipped, so that nothing is known about the model."""
+        return not self.findings and {*self.checked} <= {each.check for each in self.skipped}
 
     @property
     def sick(self) -> bool:
@@ -47,6 +52,8 @@ class Diagnosis:
         seen = f"{f'{norms} normalization layer' + 's' * (norms > 1) if norms else none}, {samples} samples"
         if not norms and not self.findings and not self.facts.gradients and self.facts.source is None:
             return f"nothing to examine: the model has {none} ({samples} samples)"
+        if self.idle:
+            return f"nothing checked: every check was skipped ({seen})"
         counts = [(severity, sum(finding.severity is severity for finding in self.findings)) for severity in Severity]
         words = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts if number)
         return f"{words or 'healthy: nothing found'} ({seen})"

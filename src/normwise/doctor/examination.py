@@ -59,8 +59,8 @@ def examine(
         UnsuitableModel: not a model of either framework.
         UnknownName: no such check.
         CallFailed: the model does not take a batch, or a batch, ``loss``, ``metric`` or ``train_step`` failed.
-        NormwiseError: no batches, batches without samples or with values that are not finite; with ``distributed``,
-            another process failed or is gone.
+        NormwiseError: no batches, batches without samples or with values that are not finite, or ``only`` and
+            ``allow`` leave no check; with ``distributed``, another process failed or is gone.
 
     Example:
         >>> import torch

@@ -76,7 +76,10 @@ def schema() -> dict[str, Any]:
     top = _object(
         schema={"const": VERSION, "description": "the version of this schema"},
         verdict=_text("one line"),
-        healthy={"type": "boolean", "description": "whether there is neither an error nor a warning"},
+        healthy={
+            "type": "boolean",
+            "description": "whether a check was carried out and there is neither an error nor a warning",
+        },
         findings={"type": "array", "items": finding, "description": "the most expensive first"},
         skipped={"type": "array", "items": skipped, "description": "what could not be checked"},
         checked=_texts("the names of the checks that were asked for, those that were skipped too"),

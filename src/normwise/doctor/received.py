@@ -86,9 +86,9 @@ def run(subject: Subject, batch: Any, number: int) -> Any:
     except Exception as error:
         said = _in_layer(subject, error) + (_entered(error) if isinstance(batch, tuple | list | Mapping) else "")
         raise CallFailed(
-            f"examine could not run the model on batch {number}, {described(batch)}: {said}; give it "
-            f"{subject.takes()}, by other batches, or by forward_fn of normwise.examine, a function of the model and a "
-            "batch."
+            f"examine could not run the model on batch {number}, {described(batch)}: {said}; give the "
+            f"model {subject.takes()}: change the batches, or pass forward_fn to normwise.examine, a function of the "
+            "model and a batch."
         ) from error
 
 

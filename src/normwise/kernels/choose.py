@@ -95,7 +95,7 @@ def asked_for() -> str | None:
     if not name:
         return None
     if name not in BY_NAME:
-        raise UnknownName(f"kernel in {VARIABLE}", name, BY_NAME)
+        raise UnknownName("kernel", name, BY_NAME, place=f"in {VARIABLE}")
     if name == "cpu" and not built():
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the compiled kernels, which are not built: unset {VARIABLE}, or {how_to_build()}"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from normwise.errors import NormwiseError
-from normwise.recalibration.report import Movement, clause, finite, layer_lines
+from normwise.recalibration.report import Movement, clause, counted, finite, layer_lines
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AdaptReport:
     Example:
         >>> print(AdaptReport({"bn1": Movement(0.5, 1.25)}, {}, ("bn3",), 4, 200, 16.0))
         1 of 2 batch norms adapted to 200 samples in 4 batches, with a prior of 16
-          adapted       bn1: moved by 0.5 standard deviations, at most 1.25
+          adapted       bn1: moved by 0.5 standard deviations, by 1.25 in one channel
           not reached   bn3: its statistics are as they were
     """
 
@@ -66,10 +66,7 @@ class AdaptReport:
         total = len(self.adapted) + len(self.skipped) + len(self.not_reached)
         if total == 0:
             return "nothing adapted: the model has no batch norm"
-        batches = f"{self.batches} batch{'' if self.batches == 1 else 'es'}"
-        first = (
-            f"{len(self.adapted) or 'nothing'} of {total} batch norms adapted to {self.samples} samples in {batches}"
-        )
+        first = f"{len(self.adapted)} of {total} batch norms adapted to {counted(self.samples, self.batches)}"
         lines = layer_lines("adapted", self.adapted, self.skipped, self.not_reached)
         return "\n".join([f"{first}, with a prior of {self.prior:g}", *lines])
 

@@ -44,7 +44,7 @@ def recalibrate_sites(
     first = passes.first
     report = RecalibrateReport(
         _movements([site for site in sites if site.reached]),
-        {**skipped, **_never_finite(sites)},
+        {**skipped, **_without_statistics(sites)},
         _not_reached(sites),
         batches=sum(each.batches for each in first),
         samples=sum(each.samples for each in first),
@@ -87,7 +87,7 @@ def adapt_layers(
     passes = go_through(model, source, sites, upstream=upstream, limit=0.0, stepping=stepping)
     report = AdaptReport(
         _movements(passes.sites),
-        {**skipped, **_never_finite(sites)},
+        {**skipped, **_without_statistics(sites)},
         _not_reached(sites),
         batches=sum(each.batches for each in passes.first),
         samples=sum(each.samples for each in passes.first),
@@ -109,9 +109,12 @@ def _movements(sites: Sequence[Site]) -> dict[str, Movement]:
     return {site.name: Movement.of(site.moved(), site.not_finite) for site in sites}
 
 
-def _never_finite(sites: Sequence[Site]) -> dict[str, str]:
-    return {site.name: "all its inputs were NaN or inf" for site in sites if not site.reached and site.not_finite}
+def _without_statistics(sites: Sequence[Site]) -> dict[str, str]:
+    """Why layers have no new statistics though batches came to them, by their names."""
+    left = [site for site in sites if not site.reached]
+    few = {site.name: "no batch had two values per channel, which a variance needs" for site in left if site.called}
+    return few | {site.name: "all its inputs were NaN or inf" for site in left if site.not_finite}
 
 
 def _not_reached(sites: Sequence[Site]) -> tuple[str, ...]:
-    return tuple(site.name for site in sites if not site.reached and not site.not_finite)
+    return tuple(site.name for site in sites if not (site.reached or site.called or site.not_finite))

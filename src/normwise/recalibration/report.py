@@ -32,6 +32,16 @@ class Movement:
         return cls(float((far * far).mean() ** 0.5), float(far.max()), not_finite)
 
 
+def counted(samples: int, batches: int) -> str:
+    """Samples and batches, in words.
+
+    Example:
+        >>> counted(200, 4), counted(1, 1)
+        ('200 samples in 4 batches', '1 sample in 1 batch')
+    """
+    return f"{samples} sample{'s' * (samples != 1)} in {batches} batch{'es' * (batches != 1)}"
+
+
 def layer_lines(
     deed: str, moved: Mapping[str, Movement], skipped: Mapping[str, str], not_reached: Sequence[str]
 ) -> list[str]:
@@ -45,16 +55,16 @@ def layer_lines(
 
     Example:
         >>> layer_lines("adapted", {"bn1": Movement(0.5, 1.25)}, {}, ())
-        ['  adapted       bn1: moved by 0.5 standard deviations, at most 1.25']
+        ['  adapted       bn1: moved by 0.5 standard deviations, by 1.25 in one channel']
     """
     lines = []
     furthest = sorted(moved.items(), key=lambda item: -item[1].largest)
     for name, movement in furthest[:FEW]:
-        words = f"moved by {movement.typical:.3g} standard deviations, at most {movement.largest:.3g}"
+        words = f"moved by {movement.typical:.3g} standard deviations, by {movement.largest:.3g} in one channel"
         if not math.isfinite(movement.largest):
             words = "had statistics that were not finite"
         if movement.not_finite:
-            words += f"; {movement.not_finite} calls were not finite in some channel and did not enter there"
+            words += f"; {movement.not_finite} of its calls held NaN or infinity, and such channels were left out"
         lines.append(f"  {deed:<13} {name or '(the model)'}: {words}")
     if len(furthest) > FEW:
         lines.append(f"  {deed:<13} {len(furthest) - FEW} more, which moved less")
@@ -85,7 +95,7 @@ class RecalibrateReport:
     Example:
         >>> print(RecalibrateReport({"bn1": Movement(0.5, 1.25)}, {"bn2": "it is frozen"}, ("bn3",), 4, 200))
         1 of 3 batch norms recalibrated with 200 samples in 4 batches
-          recalibrated  bn1: moved by 0.5 standard deviations, at most 1.25
+          recalibrated  bn1: moved by 0.5 standard deviations, by 1.25 in one channel
           skipped       bn2: it is frozen
           not reached   bn3: its statistics are as they were
     """
@@ -112,7 +122,7 @@ class RecalibrateReport:
 
         Example:
             >>> RecalibrateReport({}, {"1": "it is frozen"}, (), 4, 200).in_a_sentence()
-            "nothing of 1 batch norms recalibrated with 200 samples in 4 batches; layer '1' skipped: it is frozen"
+            "0 of 1 batch norms recalibrated with 200 samples in 4 batches; layer '1' skipped: it is frozen"
         """
         return clause(str(self), self.skipped, self.not_reached)
 
@@ -120,8 +130,7 @@ class RecalibrateReport:
         total = len(self.recalibrated) + len(self.skipped) + len(self.not_reached)
         if total == 0:
             return "nothing recalibrated: the model has no batch norm"
-        done = "nothing" if not self.recalibrated else f"{len(self.recalibrated)}"
-        lines = [f"{done} of {total} batch norms recalibrated with {self._data()}"]
+        lines = [f"{len(self.recalibrated)} of {total} batch norms recalibrated with {self._data()}"]
         lines += layer_lines("recalibrated", self.recalibrated, self.skipped, self.not_reached)
         if "memory allows" in self.why_not_in_step:  # which the caller can do something about
             lines.append(f"  layer by layer, in {self.passes} passes: {self.why_not_in_step}")
@@ -137,15 +146,15 @@ class RecalibrateReport:
         return json.dumps(finite({**asdict(self), "tolerance_reached": self.tolerance_reached}))
 
     def _data(self) -> str:
-        words = f"{self.samples} samples in {self.batches} batch{'' if self.batches == 1 else 'es'}"
+        words = counted(self.samples, self.batches)
         if self.stopped_early:
-            words += f", stopped early: the standard error was down to {self.standard_error:.2g} standard deviations"
+            words += f", stopped early at a standard error of {self.standard_error:.2g} standard deviations"
         elif self.tolerance_reached is False:
             words += f"; the tolerance of {self.tolerance:g} was not reached: "
             if math.isfinite(self.standard_error):
                 words += f"the standard error is {self.standard_error:.2g} standard deviations"
             else:
-                words += "fewer than two batches tell no standard error"
+                words += "a standard error needs two batches or more"
         return words
 
 

@@ -66,6 +66,11 @@ class Site:
         """True where there are statistics: of two values in some channel, at least."""
         return bool(self._known().any())
 
+    @property
+    def called(self) -> bool:
+        """True where a batch came to the layer, though one value per channel gives no statistics."""
+        return self.place < math.inf
+
     def begin(self, *, watched: bool = False) -> None:
         """Forget what was gathered; keep the standard error from now on, which costs some time, or not."""
         mean, var = _pair(self.layer.fresh())

@@ -42,7 +42,7 @@ class FoldReport:
     Example:
         >>> print(FoldReport({"bn1": Folded("conv1", 1.7, "relu")}, {"bn2": "it is shared"}, {}, 3e-7, 1, 32))
         1 of 2 batch norms folded, 1 skipped; largest relative error of an output 3e-07 on 32 samples in 1 batch
-          folded       bn1: into conv1, whose largest weight is 1.7 times what it was; its relu stays
+          folded       bn1: into conv1, whose largest weight is now 1.7 times as large; its relu stays
           skipped      bn2: it is shared
     """
 
@@ -58,7 +58,7 @@ class FoldReport:
         total = len(self.folded) + len(self.skipped) + len(self.not_reached)
         if total == 0:
             return "nothing folded: the model has no batch norm"
-        first = f"{len(self.folded) or 'nothing'} of {total} batch norms folded"
+        first = f"{len(self.folded)} of {total} batch norms folded"
         first += f", {len(self.skipped)} skipped" * bool(self.skipped)
         first += f", {len(self.not_reached)} not reached" * bool(self.not_reached)
         if self.batches:
@@ -66,7 +66,7 @@ class FoldReport:
             first += f"{self.batches} batch{'' if self.batches == 1 else 'es'}"
         lines = [first]
         for name, done in self.folded.items():
-            grown = f"whose largest weight is {done.growth:.3g} times what it was"
+            grown = f"whose largest weight is now {done.growth:.3g} times as large"
             stays = f"; its {done.stays} stays" * bool(done.stays)
             lines.append(f"  folded       {name or '(the model)'}: into {done.into}, {grown}{stays}")
         lines += [f"  skipped      {name or '(the model)'}: {why}" for name, why in self.skipped.items()]

@@ -41,7 +41,7 @@ class FreezeReport:
         total = len(self.layers) + len(self.skipped) + len(self.not_reached)
         if total == 0:
             return f"nothing {self.deed}: the model has no normalization layer"
-        first = f"{len(self.layers) or 'nothing'} of {total} normalization layers {self.deed}"
+        first = f"{len(self.layers)} of {total} normalization layers {self.deed}"
         first += f", {len(self.skipped)} skipped" * bool(self.skipped)
         first += f", {len(self.not_reached)} not reached" * bool(self.not_reached)
         lines = [first]

@@ -50,7 +50,7 @@ class SwapReport:
         1 of 2 normalization layers swapped, 1 skipped
           swapped      bn1: BatchNorm2d -> GroupNorm
           skipped      bn2: it is lazy
-        the model's output changed by 25 % of its size, by 50 % before the layers were calibrated
+        the model's output changed by 25 % of its size (by 50 % before the layers were calibrated)
     """
 
     swapped: Mapping[str, Swap]
@@ -65,7 +65,7 @@ class SwapReport:
         total = len(self.swapped) + len(self.skipped)
         if total == 0:
             return "nothing swapped: the model has no normalization layer"
-        first = f"{len(self.swapped) or 'nothing'} of {total} normalization layers swapped"
+        first = f"{len(self.swapped)} of {total} normalization layers swapped"
         first += f", {len(self.skipped)} skipped" * bool(self.skipped)
         first += f", {len(self.not_reached)} not reached" * bool(self.not_reached)
         lines = [first]
@@ -75,7 +75,7 @@ class SwapReport:
         if not math.isnan(self.output_change):
             last = f"the model's output changed by {_percent(self.output_change)} of its size"
             if not math.isnan(self.uncalibrated_change):
-                last += f", by {_percent(self.uncalibrated_change)} before the layers were calibrated"
+                last += f" (by {_percent(self.uncalibrated_change)} before the layers were calibrated)"
             lines.append(last)
         return "\n".join(lines)
 

@@ -79,7 +79,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
         >>> _ = model(torch.randn(8, 3))
         >>> print(pool_statistics(model))
         1 of 1 layers pooled over 1 processes
-          pooled        0: moved by 0 standard deviations, at most 0
+          pooled        0: moved by 0 standard deviations, by 0 in one channel
     """
 
 

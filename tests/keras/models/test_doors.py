@@ -78,7 +78,7 @@ def test_a_conversion_that_changes_nothing_is_told() -> None:
     with pytest.warns(NothingChanged) as found:
         normwise.convert_from_keras(network(Own(name="own")))
     assert str(found[0].message) == (
-        "nothing of 1 batch norms converted, 1 left\n"
+        "0 of 1 batch norms converted, 1 left\n"
         "  left       model/own: Own is a class of its own, which may do something else"
     )
     assert found[0].filename == __file__

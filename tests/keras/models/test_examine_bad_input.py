@@ -18,8 +18,8 @@ from tests.keras.recalibration_models import everything
 X = np.random.default_rng(0).normal(size=(128, 8)).astype("float32")
 Y = (X[:, 0] > 0).astype("int64")
 TAKES = (
-    "give it arrays of the shape and dtype that it needs (it computes in float32), by other batches, or by forward_fn "
-    "of normwise.examine, a function of the model and a batch."
+    "give the model arrays of the shape and dtype that it needs (it computes in float32): change the batches, or pass "
+    "forward_fn to normwise.examine, a function of the model and a batch."
 )
 
 
@@ -91,7 +91,7 @@ def ran(model: Any, batches: Any, **given: Any) -> Diagnosis:
         (own, [X, X[:4, :5]], "batch 2, a float32 array of shape (4, 5)", "'dense'", "input with shape (4, 5)"),
         (
             own, (X[:, :5], Y), "batch 1, a tuple (a float32 array of shape (32, 5), an int64 array of shape (32,))",
-            "'dense'", "received input with shape (32, 5); of a batch that is a tuple, Own was given a ndarray",
+            "'dense'", "received input with shape (32, 5); the batch is a tuple, and Own was called with a ndarray",
         ),
         (
             images, np.zeros((4, 3, 8, 8), "float32"), "batch 1, a float32 array of shape (4, 3, 8, 8)", "'conv'",
@@ -122,9 +122,8 @@ def test_a_batch_that_is_a_dict_without_the_names_of_the_inputs() -> None:
         "examine could not run the model on batch 1, a dict ('x': a float32 array of shape (128, 8)): ValueError in "
     )
     assert error.endswith(
-        f"The structure of `inputs` doesn't match the expected structure; of a batch that is a dict, Sequential was "
-        f"given "
-        f"a dict; {TAKES}"
+        "The structure of `inputs` doesn't match the expected structure; the batch is a dict, and Sequential was "
+        f"called with a dict; {TAKES}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
@@ -50,7 +51,16 @@ def assert_folds(model: Any, x: Any, into: dict[str, str], layers: int = 1) -> A
     assert np.abs(found - expected).max() <= TOLERANCE * layers * np.abs(expected).max()
     assert everything(model) == before
     assert [layer.name for layer in report.model.layers] == names
+    assert_saved(report.model, x)
     return report
+
+
+def assert_saved(model: Any, x: Any) -> None:
+    """The model can be written, as `normwise fold` does, and computes the same when it is read again."""
+    with TemporaryDirectory() as folder:
+        model.save(f"{folder}/folded.keras")
+        loaded = keras.saving.load_model(f"{folder}/folded.keras")
+    assert np.array_equal(values(loaded(x)), values(model(x)))
 
 
 FRONT: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
@@ -126,6 +136,7 @@ def test_models_of_every_make(name: str) -> None:
     expected = {"functional": (3, 1), "sequential": (2, 0), "in_time": (0, 2)}
     assert (len(report.folded), len(report.skipped)) == expected[name], str(report)
     assert report.output_error <= TOLERANCE * 4
+    assert_saved(report.model, images(8))
 
 
 def graph(build: Callable[[Any], Any]) -> Any:

@@ -140,7 +140,7 @@ def test_what_is_left_and_why() -> None:
     assert report.skipped == {"m/by_hand": "it was not asked for"}
     assert unfreeze(model).skipped == {"m/by_hand": "freeze has not frozen it: set trainable = True on the layer"}
     assert str(unfreeze(model)) == (
-        "nothing of 3 normalization layers unfrozen, 3 skipped\n"
+        "0 of 3 normalization layers unfrozen, 3 skipped\n"
         "  skipped      m/norm: freeze has not frozen it\n"
         "  skipped      m/plain: freeze has not frozen it, it has no affine parameters\n"
         "  skipped      m/by_hand: freeze has not frozen it: set trainable = True on the layer"

@@ -124,8 +124,8 @@ def test_an_error_in_the_middle_leaves_every_byte() -> None:
         recalibrate(model, [(data(), 0), (np.ones((4, 9), "float32"), 0)])
     assert everything(model) == before
     assert attributes(model) == held
-    assert failed.value.__notes__[-1].startswith("Of a batch that is a tuple, Sequential was given a ")
-    assert failed.value.__notes__[-1].endswith(": pass forward_fn=lambda model, batch: ... if it takes something else.")
+    assert failed.value.__notes__[-1].startswith("The batch is a tuple, and Sequential was called with a ")
+    assert failed.value.__notes__[-1].endswith("... if the model takes something else.")
 
 
 def test_a_statistic_that_does_not_fit_is_refused_before_anything_is_written() -> None:

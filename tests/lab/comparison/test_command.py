@@ -63,7 +63,7 @@ def test_a_killed_process_leaves_its_trials_and_ctrl_c_says_so(words: list[str],
         _, said = running.communicate(timeout=120)
     assert running.returncode == 130
     assert said.endswith(
-        f"interrupted; finished trials are kept in {tmp_path}/out, and the same command goes on from there.\n"
+        f"interrupted; finished trials are kept in {tmp_path}/out, and the same command continues from there.\n"
     )
 
 
@@ -73,8 +73,8 @@ def test_a_killed_process_leaves_its_trials_and_ctrl_c_says_so(words: list[str],
         (2, ("--budget", "soon"), "--budget must be a time above 0, written as 90s, 30m or 2h, received 'soon'."),
         (2, ("--rates", "a,b"), "--rates must be numbers with commas between them, received 'a,b'."),
         (2, ("--normalizers", "batsh"), "unknown normalizer 'batsh': did you mean 'batch'?"),
-        (2, ("--batch-sizes", "1"), "batches must have 2 rows at least, received 1: pass for example 32."),
-        (3, ("--budget", "0.1s"), "the budget of 0 s is too small for "),
+        (2, ("--batch-sizes", "1"), "a batch must have 2 rows or more, received 1: pass for example 32."),
+        (3, ("--budget", "0.1s"), "a budget of 0.1 s is too small for "),
         (3, ("--out", "/dev/null/no"), "'/dev/null' is a file: give the path of a folder."),
         (3, ("--data", "missing.npz"), "there is no file 'missing.npz': give the path of the data."),
     ],

@@ -102,7 +102,8 @@ def test_what_is_better_is_found_with_its_evidence(run: Callable[..., Comparison
     )
     assert found.evidence[0].startswith(f"{found.seeds} paired seeds of {found.steps} steps on 100 test rows")
     assert (
-        found.evidence[1] == "The two were chosen from 10 arms on validation rows; the test rows had no part in that."
+        found.evidence[1]
+        == "The two were chosen from 10 settings on validation rows; the test rows had no part in that."
     )
     assert found.remarks[0] == "Something is not compared."
 
@@ -205,7 +206,8 @@ def test_a_budget_that_is_too_small_says_what_is_needed_and_what_was_finished_st
     with pytest.raises(NormwiseError) as caught:
         run(MadeUp(rising()), budget=2.0, out=tmp_path)
     said = re.fullmatch(
-        r"the budget of 2 s is too small for 10 arms, which need about (\d+) s: give more, or fewer normalizers, rates"
+        r"a budget of 2 s is too small for 10 settings, which need about (\d+) s: give a larger budget, or fewer "
+        r"normalizers, rates"
         r", batch sizes or seeds\.",
         str(caught.value),
     )
@@ -257,7 +259,7 @@ def test_a_normalizer_that_cannot_take_the_place_is_left_out(run: Callable[..., 
         run(MadeUp(rising(), broken=["none", "group"]), where=False)
 
 
-SIZES = "batches must have 2 rows at least, received 1: pass for example 32."
+SIZES = "a batch must have 2 rows or more, received 1: pass for example 32."
 RATE = "a learning rate must be above 0 and finite, received 0: pass for example 0.1."
 
 
@@ -266,17 +268,18 @@ RATE = "a learning rate must be above 0 and finite, received 0: pass for example
     [
         (
             {"normalizers": ["group"]},
-            "a comparison is of 'batch' with others: got group; name 'batch' and one more.",
+            "the normalizers must be 'batch' and at least one other to compare it with, received group: name for "
+            "example batch,group.",
         ),
         (
             {"normalizers": ["batch"], "where": False},
-            "a comparison is of 'batch' with others: got batch; name 'batch' ",
+            "the normalizers must be 'batch' and at least one other to compare it with, received batch: name ",
         ),
         ({"batches": [1]}, SIZES),
         ({"rates": [0.0]}, RATE),
         (
             {"batches": [301]},
-            "batches of 301 rows are more than the 300 that there are for training: give smaller ones.",
+            "a batch of 301 rows is larger than the 300 rows for training: give a smaller batch size.",
         ),
     ],
 )

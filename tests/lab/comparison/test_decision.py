@@ -98,6 +98,8 @@ def test_the_evidence_says_what_chance_is_and_who_is_no_better() -> None:
     assert lines[2:] == [
         "Chance level: always answering the most common class, which is right for 10.62 % of the test rows.",
         "Differences within 1 point count as none (--margin).",
+        "Right answers on the test rows with each kind of statistics at inference; a star marks the kind that was "
+        "chosen on validation rows:",
         "* group at rate 0.1, batches of 32, no statistics of its own: 80 % [70, 90]",
         "* none at rate 0.1, batches of 32, no statistics of its own: 80 % [70, 90], not visibly better than chance",
     ]

@@ -13,29 +13,48 @@ from normwise.lab.comparison import reading
 from normwise.lab.comparison.rows import Rows
 
 BAD = [
-    ({"x": np.ones((5, 2))}, "must hold the arrays x and y: it holds x."),
-    ({"x": np.ones((30, 2)), "y": np.ones(29)}, "must give a target for every row: got 30 rows, 29 targets."),
-    ({"x": np.ones((5, 2)), "y": np.ones(5)}, "gives 5 rows, too few to split: give at least 20."),
+    (
+        {"x": np.ones((5, 2))},
+        "must hold the arrays x and y, received a file that holds x: write it with numpy.savez(file, x=inputs, "
+        "y=targets).",
+    ),
+    (
+        {"x": np.ones((30, 2)), "y": np.ones(29)},
+        "must give one target for each row of inputs, received 30 rows and 29 targets: give as many of one as of the "
+        "other.",
+    ),
+    (
+        {"x": np.ones((5, 2)), "y": np.ones(5)},
+        "must give 20 rows or more, which are split into rows for training, validation and test, received 5: give "
+        "more.",
+    ),
     (
         {"x": np.where(np.arange(60).reshape(30, 2) == 9, np.nan, 1.0), "y": np.ones(30)},
-        "gives values that are not finite, first in row 4: clean the data.",
+        "must give finite numbers, received inputs with NaN or infinity, first in row 4: leave such rows out, or "
+        "replace the values.",
     ),
     (
         {"x": np.ones((30, 2)), "y": np.where(np.arange(30) == 7, np.inf, 1.0)},
-        "gives targets that are not finite, first in row 7: clean the data.",
+        "must give finite numbers, received targets with NaN or infinity, first in row 7: leave such rows out, or "
+        "replace the values.",
     ),
     (
         {"x": np.ones((30, 2)), "y": np.arange(30) - 1},
-        "must give one class per row, from 0 on: its targets have the shape [30] and begin at -1; values to come near "
-        "to are floating-point numbers.",
+        "with targets of shape (30,) from -1 on: number the classes from 0, or give floating-point numbers if the "
+        "targets are values to predict.",
+    ),
+    (
+        {"x": np.ones((30, 2)), "y": np.ones(30, int)},
+        "must give targets of two classes or more, received the class 1 alone: give rows of other classes too.",
     ),
     (
         {"x": np.array(["a"] * 30), "y": np.ones(30)},
-        "must give numbers, a row per sample: its inputs are of dtype <U1.",
+        "must give two arrays of numbers, with one row per sample, received inputs that are of dtype <U1: convert "
+        "them.",
     ),
     (
         {"x": np.ones((30, 2)), "y": np.array(1.0)},
-        "must give numbers, a row per sample: its targets are one value.",
+        "must give two arrays of numbers, with one row per sample, received targets that are one value: convert them.",
     ),
 ]
 
@@ -66,7 +85,9 @@ def test_a_callable_may_return_anything_that_is_an_array(tmp_path: Path) -> None
     found = reading.load(f"{tmp_path}/rows_to_read.py:good")
     assert [str(array.dtype) for array in (found.inputs, found.targets)] == ["float32", "int64"]
     assert found.classes
-    with pytest.raises(NormwiseError, match=r"bad must return two arrays, inputs and targets: received int\.$"):
+    with pytest.raises(
+        NormwiseError, match=r"bad must return two arrays, .* received an int: return \(inputs, targets\)\.$"
+    ):
         reading.load(f"{tmp_path}/rows_to_read.py:bad")
 
 
@@ -78,7 +99,9 @@ def test_a_model_is_told_from_others_by_the_text_of_its_file(tmp_path: Path) -> 
     assert reading.model(f"{file}:net")[1] == first
     file.write_text("def net():\n    return 22\n", encoding="utf-8")
     assert reading.model(f"{file}:net")[1] != first
-    with pytest.raises(NormwiseError, match=r"^math:pi must be callable, received float: name a function\.$"):
+    with pytest.raises(
+        NormwiseError, match=r"^math:pi must be a function, received a float: write the name of a function\.$"
+    ):
         reading.model("math:pi")
 
 
@@ -96,10 +119,14 @@ def test_outputs_that_do_not_fit_the_targets_are_refused() -> None:
     classes.check((2, 30))
     with pytest.raises(
         NormwiseError,
-        match=r"^MODEL gives \[10\] values per row, too few for classes up to 29: give it an output per class\.$",
+        match=r"^MODEL must return one value for each class, received outputs of shape \(rows, 10\) for 30 classes \(0 "
+        r"to 29\): "
+        r"give the last layer 30 outputs\.$",
     ):
         classes.check((2, 10))
-    with pytest.raises(NormwiseError, match=r"^MODEL gives \[2\] values per row, the targets have \[\]: make them "):
+    with pytest.raises(
+        NormwiseError, match=r"received outputs of shape \(rows, 2\) for targets of shape \(rows\): change "
+    ):
         values.check((2, 2))
 
 

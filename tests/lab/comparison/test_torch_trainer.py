@@ -106,7 +106,7 @@ def test_what_cannot_be_trained_is_one_sentence(net: Make, rows: Rows) -> None:
     with pytest.raises(NormwiseError, match=r"^MODEL cannot be trained with instance at rate 0\.1, batches of 32: "):
         TorchTrainer(net, rows, "").train(Trial(Arm("instance", "as built", 0.1, 32), 2, 0))
     fixed = net().requires_grad_(False)
-    sentence = r"^MODEL cannot be trained with batch at .*: ValueError: it has no parameters that learn$"
+    sentence = r"^MODEL cannot be trained with batch at .*: ValueError: it has no parameters that learn\.$"
     with pytest.raises(NormwiseError, match=sentence):
         TorchTrainer(lambda: fixed, rows, "").train(Trial(OWN, 2, 0))
 

@@ -306,7 +306,7 @@ def test_the_report() -> None:
     first, second = str(report).splitlines()
     assert first.startswith("1 of 1 batch norms folded; largest relative error of an output ")
     assert first.endswith(" on 5 samples in 2 batches")
-    assert second == "  folded       1: into 0, whose largest weight is 3 times what it was; its relu stays"
+    assert second == "  folded       1: into 0, whose largest weight is now 3 times as large; its relu stays"
     assert report.to_json().startswith('{"folded": {"1": {"into": "0", "growth": 3.0')
     assert str(fold(model)) == "nothing folded: the model has no batch norm"
     assert '"output_error": null' in fold(model).to_json()

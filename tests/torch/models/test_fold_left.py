@@ -260,7 +260,7 @@ def test_code_is_not_reached() -> None:
     model = nn.Sequential(torch.jit.script(nn.BatchNorm1d(2).eval()))
     report = fold(model)
     assert report.not_reached == {"0": "it is in a ScriptModule, whose layers do not run in Python"}
-    assert str(report).splitlines()[0] == "nothing of 1 batch norms folded, 1 not reached"
+    assert str(report).splitlines()[0] == "0 of 1 batch norms folded, 1 not reached"
 
 
 def model_to_fold() -> nn.Sequential:

@@ -113,7 +113,7 @@ def test_every_batch_norm_is_reported_once_and_a_second_call_finds_nothing(name:
     classes = [type(module) for module in model.modules()]
     again = fuse(model)
     assert (dict(again.fused), again.swapped, {*again.left}) == ({}, {}, norms)
-    assert str(again).startswith(f"nothing of {len(norms)} batch norms fused, 0 swapped, {len(norms)} left\n")
+    assert str(again).startswith(f"0 of {len(norms)} batch norms fused, 0 swapped, {len(norms)} left\n")
     assert [type(module) for module in model.modules()] == classes
 
 

@@ -275,8 +275,7 @@ def test_a_model_without_storage() -> None:
 def test_a_batch_norm_by_itself_and_a_model_without_one() -> None:
     norm = nn.BatchNorm1d(3)
     assert (
-        str(fuse(norm))
-        == "nothing of 1 batch norms fused, 1 swapped, 0 left\n  swapped  (the model): it is the model itself"
+        str(fuse(norm)) == "0 of 1 batch norms fused, 1 swapped, 0 left\n  swapped  (the model): it is the model itself"
     )
     assert type(norm) is nt.BatchNorm1d
     assert str(fuse(nn.Linear(2, 2))) == "nothing fused: the model has no batch norm"

@@ -219,7 +219,7 @@ def test_it_is_its_class_again_where_something_changed() -> None:
 def test_other_ranks_go_to_the_forward_of_the_class() -> None:
     norm = AnyRank(3)
     plain = copy.deepcopy(norm)
-    assert str(fuse(norm)).splitlines()[0] == "nothing of 1 batch norms fused, 1 swapped, 0 left"
+    assert str(fuse(norm)).splitlines()[0] == "0 of 1 batch norms fused, 1 swapped, 0 left"
     x = torch.randn(4, 3)
     torch.testing.assert_close(norm(x), plain(x))
     torch.testing.assert_close(norm.running_var, plain.running_var)

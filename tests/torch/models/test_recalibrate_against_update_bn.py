@@ -102,7 +102,7 @@ def test_frozen_layers_are_reset_and_moved_by_update_bn_and_left_by_recalibrate(
         "3": "it is frozen: its momentum is 0",
     }
     assert [module.training for module in model] == [True, True, False, True]
-    assert str(report).startswith("nothing of 3 batch norms recalibrated with 32 samples in 1 batch\n")
+    assert str(report).startswith("0 of 3 batch norms recalibrated with 32 samples in 1 batch\n")
 
 
 def test_a_model_that_learns_nowhere_is_not_frozen() -> None:

@@ -116,8 +116,8 @@ def test_an_error_in_the_middle_leaves_every_byte() -> None:
         recalibrate(model, batches)
     assert_same(everything(model), before, set())
     assert failed.value.__notes__ == [
-        "Of a batch that is a tuple, Sequential was given (Tensor): pass forward_fn=lambda model, batch: ... if it "
-        "takes something else."
+        "The batch is a tuple, and Sequential was called with (Tensor): pass forward_fn=lambda model, batch: ... if "
+        "the model takes something else."
     ]
 
 
@@ -157,9 +157,7 @@ def test_it_stops_when_the_standard_error_is_small_enough_and_says_so() -> None:
     assert 500 <= report.samples <= 2500
     assert (report.stopped_early, report.batches % 8) == (True, 0)
     assert 0.01 < report.standard_error <= 0.03
-    assert f"stopped early: the standard error was down to {report.standard_error:.2g} standard deviations" in str(
-        report
-    )
+    assert f"stopped early at a standard error of {report.standard_error:.2g} standard deviations" in str(report)
     error = (model[0].running_mean - drawn.mean(0)).abs() / drawn.std(0)
     assert float(error.max()) < 4 * 0.03
     whole = recalibrate(model, loader, tolerance=0)

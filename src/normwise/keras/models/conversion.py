@@ -39,8 +39,7 @@ class Conversion(NamedTuple):
         total = len(self.layers) + len(self.left)
         if total == 0:
             return "nothing converted: the model has no batch norm to convert"
-        done = str(len(self.layers)) if self.layers else "nothing"
-        lines = [f"{done} of {total} batch norms converted, {len(self.left)} left"]
+        lines = [f"{len(self.layers)} of {total} batch norms converted, {len(self.left)} left"]
         lines += [f"  converted  {path}" for path in self.layers]
         lines += [f"  left       {path}: {why}" for path, why in self.left.items()]
         return "\n".join(lines)

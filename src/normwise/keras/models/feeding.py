@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ import numpy as np
 from keras import ops, tree
 
 from normwise.errors import NormwiseError
+from normwise.frameworks import with_article
 
 ForwardFn = Callable[[Any, Any], Any]
 
@@ -155,6 +157,13 @@ def call(model: Any, batch: Any, forward_fn: ForwardFn | None = None) -> Any:
         return forward(model, batch, forward_fn)
 
 
+def layer_of(_: Any, error: BaseException) -> str:
+    """The layer or the class that Keras names in its message; empty where it names none."""
+    named = re.search(r"\blayer ['\"]([^'\"]+)['\"]", str(error))
+    called = re.match(r"Exception encountered when calling (\w+\.call\(\))", str(error))
+    return f"layer {named[1]!r}" if named else called[1] if called else ""
+
+
 def forward(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
     """Do what ``call`` does, with gradients where the caller wants some."""
     batch = as_this_backends(batch)
@@ -166,9 +175,11 @@ def forward(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
             return model(*inputs, training=False)
         return model(inputs, training=False)
     except Exception as error:
+        shape = f" of shape {tuple(batch.shape)}" if hasattr(batch, "shape") else ""
         error.add_note(
-            f"Of a batch that is a {type(batch).__name__}, {type(model).__name__} was given a "
-            f"{type(inputs).__name__}: pass forward_fn=lambda model, batch: ... if it takes something else."
+            f"The batch is {with_article(type(batch).__name__)}{shape}, and {type(model).__name__} was called with "
+            f"{with_article(type(inputs).__name__)}: pass forward_fn=lambda model, batch: ... if the model takes "
+            "something else."
         )
         raise
 

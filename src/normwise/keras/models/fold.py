@@ -146,7 +146,8 @@ class _Rebuilding:
             return self.of(layer)
         if id(layer) in self._left:
             activation = activation_of(layer)
-            settings = {"name": layer.name, "dtype": layer.dtype_policy}
+            # As Keras writes it: a layer that was built with an object has no config, and the model could not be saved.
+            settings = {"name": layer.name, "dtype": keras.dtype_policies.serialize(layer.dtype_policy)}
             identity = activation is None
             self._new.append(
                 keras.layers.Identity(**settings) if identity else keras.layers.Activation(activation, **settings)

@@ -80,7 +80,7 @@ def check_name(path: Path) -> None:
     Raises:
         NormwiseError: the suffix is unknown, or it could not be written.
     """
-    check_suffix(path, (SUFFIX,), "a Keras model is")
+    check_suffix(path, (SUFFIX,), "a file of a Keras model")
     check_target(path)
 
 

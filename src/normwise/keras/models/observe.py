@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
 from normwise.failures import sentence
-from normwise.keras.models.feeding import ForwardFn, call, forward, samples_in
+from normwise.keras.models.feeding import ForwardFn, call, forward, layer_of, samples_in
 from normwise.keras.models.input_gradients import input_gradients
 from normwise.keras.models.keras_layer import KerasLayer, cover
 from normwise.keras.models.keras_model import check_model
@@ -79,9 +78,7 @@ class KerasSubject:
 
     def place_of(self, error: Exception) -> str:
         """The layer or the class that Keras names in its message; empty where it names none."""
-        named = re.search(r"\blayer ['\"]([^'\"]+)['\"]", str(error))
-        called = re.match(r"Exception encountered when calling (\w+\.call\(\))", str(error))
-        return f"layer {named[1]!r}" if named else called[1] if called else ""
+        return layer_of(self.model, error)
 
     def not_finite(self) -> str | None:
         """The path of the first trainable variable that holds NaN or infinite values; None where there is none."""

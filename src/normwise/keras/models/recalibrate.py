@@ -92,7 +92,7 @@ def recalibrate(
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization(name="bn")], name="model")
         >>> print(recalibrate(model, numpy.array([[1.0, 4.0], [3.0, 8.0]])))
         1 of 1 batch norms recalibrated with 2 samples in 1 batch
-          recalibrated  model/bn: moved by 1.8 standard deviations, at most 2.12
+          recalibrated  model/bn: moved by 1.8 standard deviations, by 2.12 in one channel
         >>> keras.ops.convert_to_numpy(model.get_layer("bn").moving_mean.value).tolist()
         [2.0, 6.0]
     """

@@ -76,13 +76,14 @@ def arms(normalizers: Sequence[str], where: Sequence[str], rates: Sequence[float
             raise NormwiseError(f"a learning rate must be above 0 and finite, received {rate:g}: pass for example 0.1.")
     for size in batches:
         if size < 2:
-            raise NormwiseError(f"batches must have 2 rows at least, received {size}: pass for example 32.")
+            raise NormwiseError(f"a batch must have 2 rows or more, received {size}: pass for example 32.")
     found = [Arm(*each) for each in product(normalizers, where, rates, batches)]
     # without a normalization there is nothing to move
     found = [arm for arm in dict.fromkeys(found) if arm.normalizer != "none" or arm.where == AS_BUILT]
     if OWN not in normalizers or all(arm.own for arm in found):
         raise NormwiseError(
-            f"a comparison is of 'batch' with others: got {', '.join(normalizers)}; name 'batch' and one more."
+            "the normalizers must be 'batch' and at least one other to compare it with, received "
+            f"{', '.join(normalizers)}: name for example batch,group."
         )
     return found
 

@@ -153,8 +153,8 @@ def _narrowed(
     least = ledger.spent + needed(0)
     if budget < least:
         raise NormwiseError(
-            f"the budget of {budget:.0f} s is too small for {len(compared)} arms, which need about "
-            f"{math.ceil(least)} s: give more, or fewer normalizers, rates, batch sizes or seeds."
+            f"a budget of {budget:g} s is too small for {len(compared)} settings, which need about "
+            f"{math.ceil(least)} s: give a larger budget, or fewer normalizers, rates, batch sizes or seeds."
         )
     level, rounds = 0, series(ledger, compared, 0, tell) or []
     for own in (True, False):  # that something trained, before more is spent

@@ -45,7 +45,7 @@ def train(
             break
         for arm in finalists:
             found[arm].append(ledger.outcome(Trial(arm, steps, FIRST_SEED + number, final=True)))
-        tell(f"last comparison: seed {number + 1}, {steps} steps each")
+        tell(f"trained the last two settings for {steps} steps each, with seed {number + 1}")
     return found
 
 

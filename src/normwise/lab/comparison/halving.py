@@ -77,8 +77,8 @@ def series(
         steps = steps_of(level + number)
         rounds.append(Round(steps, tuple((arm, None if math.isinf(rank) else rank) for arm, rank in ranks.items())))
         best = max(left, key=lambda arm: ranks[arm])
-        words = f"best is {best.words()}, {ranks[best]:.4g}" if ranks[best] > -math.inf else "none of them trained"
-        tell(f"{len(left)} arms, {steps} steps each: {words}")
+        words = f"the best is {best.words()} ({ranks[best]:.4g})" if ranks[best] > -math.inf else "none of them trained"
+        tell(f"trained {len(left)} settings for {steps} steps each; on validation rows {words}")
         left = better_half(ranks)
     return rounds
 

@@ -22,6 +22,7 @@ from normwise.lab.comparison.trainer import (
     EXAMINED,
     FEW,
     MANY,
+    TAKES,
     Batches,
     Examination,
     Outcome,
@@ -94,7 +95,7 @@ class KerasTrainer:
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
         model = self._make()
-        with in_one_sentence("MODEL cannot take the rows"):
+        with in_one_sentence("MODEL cannot take the rows", TAKES):
             model(self._rows.inputs[:2], training=False)
         return model
 

@@ -73,9 +73,11 @@ def evidence(
     lines = [
         f"{effect.n} paired seeds of {steps} steps on {rows} test rows; the 95 % intervals are for other seeds and "
         "other rows.",
-        f"The two were chosen from {arms} arms on validation rows; the test rows had no part in that.",
+        f"The two were chosen from {arms} settings on validation rows; the test rows had no part in that.",
         f"Chance level: {_constant(constant, effect.unit)}.",
         f"Differences within {_margin(margin, effect.unit)} count as none (--margin).",
+        f"{'Right answers' if effect.unit == 'points' else 'The error'} on the test rows with each kind of statistics "
+        "at inference; a star marks the kind that was chosen on validation rows:",
     ]
     for each in finalists:
         for way, estimate in each.test.items():

@@ -97,14 +97,20 @@ class Rows:
             wanted = self.targets.shape[1:]
             if int(np.prod(columns)) != int(np.prod(wanted)):
                 raise NormwiseError(
-                    f"MODEL gives {list(columns)} values per row, the targets have {list(wanted)}: make them the same; "
-                    "targets that are classes must be whole numbers."
+                    f"MODEL must return as many values per row as there are targets per row, received outputs of shape "
+                    f"{_shape(columns)} for targets of shape {_shape(wanted)}: change the last layer, or save the "
+                    "targets as whole numbers if they are classes."
                 )
             return
         highest = int(self.targets.max())
         most = 2 if columns == (1,) else columns[0] if len(columns) == 1 else 0
         if highest >= most:
             raise NormwiseError(
-                f"MODEL gives {list(columns)} values per row, too few for classes up to {highest}: give it an output "
-                "per class."
+                f"MODEL must return one value for each class, received outputs of shape {_shape(columns)} for "
+                f"{highest + 1} classes (0 to {highest}): give the last layer {highest + 1} outputs."
             )
+
+
+def _shape(columns: tuple[int, ...]) -> str:
+    """A shape with the number of rows left open."""
+    return f"({', '.join(['rows', *map(str, columns)])})"

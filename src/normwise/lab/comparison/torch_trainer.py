@@ -23,6 +23,7 @@ from normwise.lab.comparison.trainer import (
     EXAMINED,
     FEW,
     MANY,
+    TAKES,
     Batches,
     Examination,
     Outcome,
@@ -53,7 +54,7 @@ class TorchTrainer:
         self.framework = f"torch {torch.__version__}"
         model = self._built(0)
         torch_layers.check(model)
-        with in_one_sentence("MODEL cannot take the rows"), torch.no_grad():
+        with in_one_sentence("MODEL cannot take the rows", TAKES), torch.no_grad():
             shape = tuple(model.eval()(self._inputs(np.arange(2), model)).shape)
         rows.check(shape)
         found = torch_where.places(model)

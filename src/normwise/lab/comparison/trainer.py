@@ -25,6 +25,8 @@ FEW = 8
 """Batches that statistics are recalibrated on while arms are ranked."""
 MANY = 64
 """The same for the last comparison."""
+TAKES = "let DATA give inputs of the shape and dtype that MODEL takes"
+"""The remedy where a model does not take the rows."""
 WARM_UP = Trial(Arm(OWN, AS_BUILT, 1e-3, 8), 2, 0)
 """A trial that does not count: the first training of a process takes longer than the others."""
 EXAMINED = 256
@@ -138,7 +140,7 @@ class Batches:
     def __init__(self, train: Array, size: int, seed: int) -> None:
         if size > len(train):
             raise NormwiseError(
-                f"batches of {size} rows are more than the {len(train)} that there are for training: give smaller ones."
+                f"a batch of {size} rows is larger than the {len(train)} rows for training: give a smaller batch size."
             )
         self._train, self._size = train, size
         self._generator = np.random.default_rng([2, seed])
@@ -158,8 +160,12 @@ def parts(rows: Array, size: int) -> list[Array]:
 
 
 @contextmanager
-def in_one_sentence(beginning: str) -> Iterator[None]:
+def in_one_sentence(beginning: str, remedy: str = "") -> Iterator[None]:
     """Turn what a model raises into one sentence.
+
+    Args:
+        beginning: of the sentence, what could not be done.
+        remedy: what the user may do about it.
 
     Raises:
         NormwiseError: something failed.
@@ -170,4 +176,5 @@ def in_one_sentence(beginning: str) -> Iterator[None]:
         text = re.sub(r"\x1b\[\d*m", "", str(error))  # Keras writes in bold
         lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
         kind = "" if isinstance(error, NormwiseError) else f"{type(error).__name__}: "
-        raise NormwiseError(f"{beginning}: {kind}{' '.join(lines[:3])}") from error
+        said = " ".join(lines[:3]).rstrip(". ")
+        raise NormwiseError(f"{beginning}: {kind}{said}{'; ' * bool(remedy)}{remedy}.") from error

@@ -41,7 +41,7 @@ def held_by(path: Path) -> Any:
     Raises:
         NormwiseError: there is no such file, it is damaged, or it holds objects that run code when they are read.
     """
-    check_suffix(path, READABLE, "weights are")
+    check_suffix(path, READABLE, "a file of weights")
     check_file(path, "the weights")
     try:
         if path.suffix == ".safetensors":

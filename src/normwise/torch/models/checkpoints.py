@@ -209,7 +209,7 @@ def _nearest(held: list[_Weights], wanted: _Wanted, path: Path, key: str) -> _Ch
     if not found:
         labels = {each.label for each in _choices(held, wanted, "")} - {""}
         roots = {name.split(".")[0] for weights in held for name in weights.names if "." in name}
-        raise UnknownName(f"key of weights in {str(path)!r}", key, labels or roots)
+        raise UnknownName("key of weights", key, labels or roots, place=f"in {str(path)!r}")
     return max(found, key=lambda each: len(wanted.own.keys() & each.state.keys()))
 
 

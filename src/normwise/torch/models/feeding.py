@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from normwise.frameworks import with_article
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -138,11 +141,32 @@ def call(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -> A
         except Exception as error:
             given = [type(item).__name__ for item in positional]
             given += [f"{name}={type(item).__name__}" for name, item in named.items()]
+            shape = f" of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else ""
             error.add_note(
-                f"Of a batch that is a {type(batch).__name__}, {type(model).__name__} was given "
-                f"({', '.join(given)}): pass forward_fn=lambda model, batch: ... if it takes something else."
+                f"The batch is {with_article(type(batch).__name__)}{shape}, and {type(model).__name__} was called with "
+                f"({', '.join(given)}): pass forward_fn=lambda model, batch: ... if the model takes something else."
             )
             raise
+
+
+def layer_of(model: nn.Module, error: BaseException) -> str:
+    """The innermost module in the traceback of an error, with its class; empty where there is none.
+
+    Args:
+        model: of whose modules one may have failed.
+        error: raised by a forward.
+
+    Example:
+        >>> try:
+        ...     call(model := nn.Sequential(nn.Linear(2, 3)), torch.ones(4, 5))
+        ... except RuntimeError as error:
+        ...     print(layer_of(model, error))
+        layer '0' (Linear)
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = [module for module in frames if isinstance(module, nn.Module) and names.get(id(module))]
+    return f"layer {names[id(inside[-1])]!r} ({type(inside[-1]).__name__})" if inside else ""
 
 
 def samples_in(batch: Any) -> int:

@@ -95,7 +95,7 @@ def check_weights_name(path: Path) -> None:
     Raises:
         NormwiseError: the suffix is unknown, or it could not be written.
     """
-    check_suffix(path, WEIGHTS, "weights are")
+    check_suffix(path, WEIGHTS, "a file of weights")
     check_target(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from normwise.torch.models.feeding import (
     ForwardFn,
     arguments,
     call,
+    layer_of,
     samples_in,
     uncompiled,
     unwrapped,
@@ -83,10 +83,7 @@ class TorchSubject:
 
     def place_of(self, error: Exception) -> str:
         """The innermost module in the traceback of an error, with its class; empty where there is none."""
-        names = {id(module): name for name, module in self.inner.named_modules()}
-        frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        inside = [module for module in frames if isinstance(module, nn.Module) and names.get(id(module))]
-        return f"layer {names[id(inside[-1])]!r} ({type(inside[-1]).__name__})" if inside else ""
+        return layer_of(self.inner, error)
 
     def not_finite(self) -> str | None:
         """The name of the first parameter that holds NaN or infinite values; None where there is none."""

@@ -21,7 +21,7 @@ class PoolReport:
     Example:
         >>> print(PoolReport({"bn1": Movement(0.5, 1.25)}, {"bn2": "no process has trained it yet"}, 2))
         1 of 2 layers pooled over 2 processes
-          pooled        bn1: moved by 0.5 standard deviations, at most 1.25
+          pooled        bn1: moved by 0.5 standard deviations, by 1.25 in one channel
           skipped       bn2: no process has trained it yet
     """
 

@@ -53,8 +53,8 @@ class FuseReport:
         total = len(self.fused) + len(self.swapped) + len(self.left)
         if total == 0:
             return "nothing fused: the model has no batch norm"
-        done = "nothing" if not self.fused else f"{len(self.fused)}"
-        lines = [f"{done} of {total} batch norms fused, {len(self.swapped)} swapped, {len(self.left)} left"]
+        done = f"{len(self.fused)} of {total} batch norms fused"
+        lines = [f"{done}, {len(self.swapped)} swapped, {len(self.left)} left"]
         lines += [f"  fused    {name or '(the model)'}: {what}" for name, what in self.fused.items()]
         lines += [f"  swapped  {name or '(the model)'}: {why}" for name, why in self.swapped.items()]
         lines += [f"  left     {name or '(the model)'}: {why}" for name, why in self.left.items()]

@@ -75,7 +75,7 @@ class SaveMemoryReport:
         total = len(self.saved) + len(self.kept)
         if total == 0:
             return "nothing saved: the model has no batch norm"
-        first = f"{len(self.saved) or 'nothing'} of {total} batch norms saved"
+        first = f"{len(self.saved)} of {total} batch norms saved"
         if self.bytes_before is None or self.bytes_after is None:
             first += "; pass an example batch for the bytes and for what becomes of each"
         else:

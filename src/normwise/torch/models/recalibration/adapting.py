@@ -73,7 +73,7 @@ def adapting(
         (8.66, 0.0)
         >>> print(adaptation.report())
         1 of 1 batch norms adapted to 6 samples in 3 batches, with a prior of 1
-          adapted       0: moved by 2.21 standard deviations, at most 2.21
+          adapted       0: moved by 2.21 standard deviations, by 2.21 in one channel
     """
     check_model(model, called="adapting")
     check_values(model, "inference", called="adapting")

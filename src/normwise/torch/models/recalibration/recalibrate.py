@@ -112,7 +112,7 @@ def recalibrate(
         >>> data = [(3 + torch.randn(64, 2), torch.zeros(64)), (3 + torch.randn(2, 2), torch.zeros(2))]
         >>> print(recalibrate(model, data))
         1 of 1 batch norms recalibrated with 66 samples in 2 batches
-          recalibrated  0: moved by 3.07 standard deviations, at most 3.14
+          recalibrated  0: moved by 3.07 standard deviations, by 3.14 in one channel
         >>> bool(torch.allclose(model[0].running_mean, torch.cat([x for x, _ in data]).mean(0)))
         True
     """
