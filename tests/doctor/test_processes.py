@@ -69,7 +69,9 @@ def test_processes_that_came_apart_are_found_by_both_and_the_remedy_joins_them(t
         ((severity, layers, message),) = found["sick"]["found"]
         assert severity == "error"
         assert layers == ["0", "2"]
-        assert message == "the running statistics of 2 layers are others in each process: those of one would be saved."
+        assert message == (
+            "the running statistics of 2 layers differ between the processes: only those of one process would be saved."
+        )
         assert 1 < found["sick"]["far"][0] < 4
         assert found["group"] == found["sick"]
         assert found["same"]

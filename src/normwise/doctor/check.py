@@ -15,7 +15,11 @@ from normwise.errors import NormwiseError, UnknownName
 from normwise.facts import ModelFacts
 
 FOLDER = Path(__file__).parent / "checks"
-MEASURED = "python -m benchmarks.doctor limits measures healthy models, docs/evidence_of_the_doctor.md judges"
+MEASURED = (
+    "`python -m benchmarks.doctor limits` measures healthy models; docs/evidence_of_the_doctor.md says how often a "
+    "check is "
+    "right"
+)
 """The origin of the limits."""
 
 

@@ -43,8 +43,8 @@ REMEDY = (
     "layer.running_var = torch.ones(layer.num_features, device=device)\n"
     "normwise.recalibrate(model.eval(), batches, layers=[{layer!r}])"
 )
-ELSEWHERE = "# let {layer!r} use running statistics, or nothing of the batch, when the model is in inference mode"
-LEFT = "What a layer of another kind takes from the batch stands in its own forward, which is yours."
+ELSEWHERE = "# change the forward of {layer!r}: in inference mode it must not use values of other samples of the batch"
+LEFT = "If the layer is no batch norm, only you can change its forward."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -54,22 +54,22 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         yield Skipped("batch_dependent_output", facts.missing.get("company", "no prediction was compared"))
         return
     if company.by_chance > LIMITS["difference"][0] / 10:
-        yield Skipped("batch_dependent_output", "the model gives something else each time for one and the same input")
+        yield Skipped("batch_dependent_output", "the model's output for the same input differs from call to call")
         return
     if not math.isfinite(company.apart):
-        yield Skipped("batch_dependent_output", "the model gives numbers that are not finite")
+        yield Skipped("batch_dependent_output", "the model's output holds NaN or infinity")
         return
     if company.apart <= LIMITS["difference"][0]:
         return
-    where = f"from layer {company.first!r} on" if company.first else "and no layer but the model itself shows it"
+    where = f"from layer {company.first!r} on" if company.first else "outside of the model's layers"
     yield Finding(
         "batch_dependent_output",
         (company.first,) if company.first is not None else (),
         Severity.ERROR,
-        f"at inference the prediction for a sample depends on the samples beside it, {where}.",
+        f"at inference the prediction for a sample depends on the other samples of its batch, {where}.",
         {
             "difference": Number(company.apart, "of the largest output", LIMITS["difference"][0]),
-            "companies": Number(company.companions, "that a sample was tried in"),
+            "batches": Number(company.companions, "that the same sample was put into"),
         },
         (REMEDY if _untracked(facts) else ELSEWHERE).format(layer=company.first or "the model"),
         cost_of(facts),

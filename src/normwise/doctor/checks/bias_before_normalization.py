@@ -30,9 +30,9 @@ LIMITS = {"layers": (0.0, "layers behind a bias", "the bias has no effect")}
 HIDES = ()
 ON = True
 PROOF = "limits"
-LEFT = "Only you know with which sizes the layer in front is built; the bias costs little until it is built again."
-REMEDY = "torch.nn.Conv2d(16, 32, 3, bias=False)  # in front of normalization, so or as torch.nn.Linear"
-KERAS_REMEDY = "keras.layers.Conv2D(32, 3, use_bias=False)  # in front of normalization, so or as Dense"
+LEFT = "Only you know the sizes of the layer in front; the bias costs little until you build that layer again."
+REMEDY = "torch.nn.Conv2d(16, 32, 3, bias=False)  # in front of normalization; the same for torch.nn.Linear"
+KERAS_REMEDY = "keras.layers.Conv2D(32, 3, use_bias=False)  # in front of normalization; the same for Dense"
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -43,8 +43,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "bias_before_normalization",
             tuple(names),
             Severity.NOTE,
-            f"the layer in front of {these(names)} adds a bias, which normalization takes away again.",
-            {"layers": Number(len(names), "layers behind a bias", LIMITS["layers"][0])},
+            f"the layer in front of {these(names)} adds a bias, which the normalization subtracts again.",
+            {"layers": Number(len(names), "behind a bias", LIMITS["layers"][0])},
             KERAS_REMEDY if facts.framework == "keras" else REMEDY,
         )
 

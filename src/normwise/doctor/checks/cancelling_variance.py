@@ -67,9 +67,13 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "cancelling_variance",
         tuple(names),
         Severity.ERROR if ratios[names[0]] > LIMITS["error"][0] else Severity.WARNING,
-        f"the mean of what comes into {these(names)} is {ratios[names[0]]:.3g} times its standard deviation, so that "
-        "the variance loses its digits.",
-        {"mean over standard deviation": Number(ratios[names[0]], "for float32's digits", LIMITS["ratio"][0])},
+        f"the mean of the input of {these(names)} is {ratios[names[0]]:.3g} times its standard deviation, so that the "
+        "variance loses its digits.",
+        {
+            "mean over standard deviation": Number(
+                ratios[names[0]], "counted for the digits of float32", LIMITS["ratio"][0]
+            )
+        },
         _remedy(facts),
     )
 

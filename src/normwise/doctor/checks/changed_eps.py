@@ -66,10 +66,10 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         tuple(names),
         Severity.ERROR if facts.source.apart > LIMITS["harm"][0] else Severity.WARNING,
         f"{these(names)} {has(names)} an eps of {now:g}, and the source model had {eps:g}: channels of small variance "
-        "come out with another size.",
+        "get another scale.",
         {
-            "gain of the worst channel": Number(change, "change", LIMITS["gain"][0]),
-            "output": Number(facts.source.apart, "distance to the source's, relative to its spread", LIMITS["harm"][0]),
+            "gain of the worst channel": Number(change, "relative change", LIMITS["gain"][0]),
+            "difference of the output": Number(facts.source.apart, "relative to its spread", LIMITS["harm"][0]),
         },
         (KERAS_REMEDY if keras else REMEDY).format(eps={name: changes[name][1] for name in names}),
     )

@@ -37,8 +37,11 @@ LIMITS = {
 HIDES = ()
 ON = True
 PROOF = "gain"
-REMEDY = "# see which layer in front of {layers} died or decayed, and train on with a smaller rate or without its decay"
-LEFT = "A channel that gives a constant tells nothing of the weights that it had: only training brings it back."
+REMEDY = (
+    "# find the layer in front of {layers} whose units died or whose weights decayed, and train further with a smaller "
+    "learning rate or without weight decay"
+)
+LEFT = "Only training brings such a channel back."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -53,11 +56,11 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "dead_channels",
         tuple(names),
         Severity.WARNING if bad else Severity.NOTE,
-        f"{these(names)} {has(names)} channels that give the same for every sample.",
+        f"{these(names)} {has(names)} channels whose output is the same for every sample.",
         {
-            "dead": Number(shares[names[0]], "of the layer's channels", LIMITS["share"][0]),
+            "share of dead channels": Number(shares[names[0]], "", LIMITS["share"][0]),
             "constant input": Number(float(constant(first).sum()), "channels"),
-            "scale next to 0": Number(float(lost_scale(first).sum()), "channels"),
+            "scale close to 0": Number(float(lost_scale(first).sum()), "channels"),
         },
         REMEDY.format(layers=names),
     )

@@ -40,7 +40,7 @@ LIMITS = {
 HIDES = ("dead_channels",)
 ON = True
 PROOF = "gain"
-LEFT = "The scales grow back only when you train on with such an optimizer."
+LEFT = "The scales grow again only if you train further with this optimizer."
 REMEDY = "optimizer = torch.optim.SGD(normwise.param_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)"
 KERAS_REMEDY = "optimizer.exclude_from_weight_decay(var_names=['gamma', 'beta'])"
 
@@ -57,9 +57,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "decayed_scales",
         tuple(names),
         Severity.WARNING,
-        f"the scales of {these(names)} have shrunk to next to nothing: weight decay acts on them, and closes channels.",
+        f"weight decay has shrunk the scales of {these(names)} to almost 0, so that channels carry nothing.",
         {
-            "small scales": Number(shares[names[0]], "of the layer's channels", LIMITS["share"][0]),
+            "share of small scales": Number(shares[names[0]], "", LIMITS["share"][0]),
             "scale, median channel": Number(float(np.median(np.abs(scale))), "", LIMITS["scale"][0]),
         },
         KERAS_REMEDY if facts.framework == "keras" else REMEDY,

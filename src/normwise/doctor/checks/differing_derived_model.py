@@ -43,7 +43,7 @@ KERAS_FOLDED = (
     "model = keras.models.clone_model(source_model); model.set_weights(source_model.get_weights()); "
     "model = normwise.fold(model, batches).model"
 )
-LEFT = "A fault of the program that derived the model, such as an exporter, is mended there."
+LEFT = "If a program, such as an exporter, made the model, correct the fault in that program."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -56,14 +56,14 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     if not same or source.apart <= LIMITS["output"][0]:
         return
     taken = source.norms - len(facts.layers)
-    what = f"{taken} of whose {source.norms} norms were taken out" if taken > 0 else "whose weights it has"
+    what = f"{taken} of whose {source.norms} norms were taken out" if taken > 0 else "which has the same weights"
     yield Finding(
         "differing_derived_model",
         (),
         Severity.ERROR if source.apart > LIMITS["error"][0] else Severity.WARNING,
-        f"the model gives something else than the source model, {what}: the difference is {source.apart:.2g} of the "
+        f"the model's output is not that of the source model, {what}: the two differ by {source.apart:.2g} of the "
         "output's spread.",
-        {"output": Number(source.apart, "distance to the source's, relative to its spread", LIMITS["output"][0])},
+        {"difference of the output": Number(source.apart, "relative to its spread", LIMITS["output"][0])},
         _remedy(facts, taken),
     )
 

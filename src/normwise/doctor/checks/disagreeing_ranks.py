@@ -60,15 +60,15 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     far = apart[names[0]] if names else 0.0
     evidence = {"distance": Number(far, "standard deviations between processes", LIMITS["distance"][0])}
     if found.weights_apart is not None:
-        evidence["weights"] = Number(weights, "of their size, their difference", LIMITS["weights"][0])
+        evidence["difference of the weights"] = Number(weights, "relative to their size", LIMITS["weights"][0])
     evidence["processes"] = Number(found.number, "that were compared")
-    what = f"the running statistics of {these(names)} are others" if names else "the weights are others"
-    and_so = ", and so are the weights" if names and trained_apart else ""
+    what = f"the running statistics of {these(names)}" if names else "the weights"
+    and_so = " and the weights" if names and trained_apart else ""
     yield Finding(
         "disagreeing_ranks",
         tuple(names),
         Severity.ERROR if far > LIMITS["error"][0] or trained_apart else Severity.WARNING,
-        f"{what} in each process{and_so}: those of one would be saved.",
+        f"{what}{and_so} differ between the processes: only those of one process would be saved.",
         evidence,
         OF_WEIGHTS if trained_apart else REMEDY,
     )

@@ -58,7 +58,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     assert found is not None  # it is one of those that are off
     evidence = {
         "mean off, median channel": Number(typical(found)[0], "standard deviations", FAR),
-        "weights": Number(source.weights_apart, "of the source's size, their difference", LIMITS["weights"][0]),
+        "difference of the weights": Number(source.weights_apart, "relative to their size", LIMITS["weights"][0]),
     }
     done = harm(facts)
     if done is not None:
@@ -67,8 +67,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "drifted_data",
         tuple(names),
         Severity.ERROR if costs(facts) or (done or 0) > 2 * HARM else Severity.WARNING,
-        f"the model is its source to the last bit, and what comes into {these(names)} is not what the running "
-        "statistics say: the data have drifted.",
+        f"the model is exactly its source model, and the input of {these(names)} has other statistics than the running "
+        "ones: the data have drifted.",
         evidence,
         REMEDY,
         cost_of(facts),

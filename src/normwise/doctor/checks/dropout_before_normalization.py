@@ -42,8 +42,9 @@ HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "dropout"
 LEFT = (
-    "A note stays, because in training the variance is still that with dropout: only a dropout behind the last "
-    "normalization takes that away."
+    "A note stays, because in training the variance still includes the dropout; to avoid it, put the dropout behind "
+    "the "
+    "last normalization."
 )
 REMEDY = "normwise.recalibrate(model, batches)"
 
@@ -59,7 +60,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     clearly = any(shifts[name] > LIMITS["clearly"][0] for name in clear)
     harmed = costly or (clearly and done is not None and done >= LIMITS["harm"][0])
     names = sorted(clear or shifts, key=lambda name: -shifts[name])
-    evidence = {"variance with dropout over without": Number(shifts[names[0]], "base-2 logarithm", LIMITS["shift"][0])}
+    evidence = {"variance with dropout over without": Number(shifts[names[0]], "powers of 2", LIMITS["shift"][0])}
     if done is not None:
         evidence["change of the output"] = Number(done, "relative to its spread", LIMITS["harm"][0])
     yield Finding(

@@ -50,7 +50,11 @@ KERAS_OF_SCALES = (
     "scale = np.array(keras.ops.convert_to_numpy(layer.gamma)); "
     "scale[{channels}[layer.path]] = np.median(np.abs(scale)); layer.gamma.assign(scale)"
 )
-LEFT = "Train on where the scale itself exploded: it is that of the other channels then, which nobody learned."
+LEFT = (
+    "If the scale itself exploded, train further: the remedy gives the channel the median scale of the layer, which "
+    "was "
+    "not learned for it."
+)
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:

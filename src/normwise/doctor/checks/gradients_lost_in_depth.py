@@ -38,7 +38,7 @@ LIMITS = {
 HIDES = ()
 ON = True
 PROOF = "gradients"
-LEFT = "A network gets its normalization when it is built, and is then trained from the start."
+LEFT = "Build the network again with normalization, and train it from the start."
 REMEDY = "torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.BatchNorm1d(64))  # and so on"
 KERAS_REMEDY = "keras.Sequential([keras.layers.Dense(64, use_bias=False), keras.layers.BatchNormalization()])"
 
@@ -65,7 +65,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         (names[0],),
         Severity.WARNING,
         f"over {len(names)} layers the gradient {'explodes' if ratio > 1 else 'vanishes'}: at layer {names[0]!r} it is "
-        f"{ratio:.2g} times what it is at {names[-1]!r}, and hardly any layer is normalized.",
+        f"{ratio:.2g} times what it is at {names[-1]!r}, and few layers are normalized.",
         {
             "gradient": Number(change, "times between both ends", LIMITS["ratio"][0]),
             "norms": Number(len(norms) / len(names), "per layer with weights", LIMITS["norms"][0]),

@@ -46,7 +46,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     untracked = [each.name for each in facts.tracked() if not each.tracks]
     if untracked:
         off = {*stale(facts)}
-        evidence = {"layers": Number(len(untracked), "layers that keep statistics as they are", LIMITS["halves"][0])}
+        evidence = {"layers": Number(len(untracked), "whose statistics nothing updates", LIMITS["halves"][0])}
         done = harm(facts)
         if off & {*untracked} and done is not None:
             evidence["change of the output"] = Number(done, "relative to its spread", HARM)
@@ -54,8 +54,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "half_frozen_layer",
             tuple(sorted(untracked, key=lambda name: name not in off)),
             Severity.ERROR if off & {*untracked} else Severity.WARNING,
-            f"{these(untracked)} {has(untracked, 'normalizes', 'normalize')} by the batch in training and by running "
-            "statistics at inference, which nothing moves: track_running_stats is off and the statistics are there.",
+            f"{these(untracked)} {has(untracked, 'uses', 'use')} batch statistics in training and running statistics "
+            f"at "
+            "inference, and nothing updates the running statistics: track_running_stats is off.",
             evidence,
             REMEDY.format(layers=untracked) + (OFF if off & {*untracked} else ""),
             cost_of(facts) if off & {*untracked} else None,
@@ -76,9 +77,13 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "half_frozen_layer",
             tuple(learning),
             Severity.NOTE,
-            f"the running statistics of {these(learning)} are frozen, and the scale and shift learn: intended or not, "
-            "no layer is as it was.",
-            {"layers": Number(len(learning), "layers that learn with frozen statistics", LIMITS["halves"][0])},
+            f"the running statistics of {these(learning)} are frozen, but the scale and shift still learn, so that the "
+            "layer is frozen in part only.",
+            {
+                "layers": Number(
+                    len(learning), "whose statistics are frozen and whose scale and shift learn", LIMITS["halves"][0]
+                )
+            },
             SECOND.format(layers=learning),
         )
 

@@ -63,7 +63,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         tuple(names),
         Severity.ERROR if off & {*names} else Severity.WARNING,
         f"{these(names)} {has(names, 'gives', 'give')} the newest batch {weights[names[0]]:.0%} of the weight in the "
-        "running statistics: the momentum seems to be that of the other framework, which counts it the other way.",
+        "running statistics: the momentum seems to be that of the other framework, which defines momentum as 1 minus "
+        "this one.",
         evidence,
         (KERAS_REMEDY if facts.framework == "keras" else REMEDY).format(layers=names),
         cost_of(facts),

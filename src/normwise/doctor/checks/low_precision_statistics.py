@@ -40,7 +40,7 @@ ON = True
 PROOF = "statistics"
 LEFT = "A Keras model has to be built again, because the type of a variable cannot be changed."
 REMEDY = "for name in {layers}: model.get_submodule(name).float()\nnormwise.recalibrate(model, batches)"
-KERAS_REMEDY = "keras.config.set_dtype_policy('mixed_bfloat16')  # and build the model once more, then load its weights"
+KERAS_REMEDY = "keras.config.set_dtype_policy('mixed_bfloat16')  # then build the model again, and load its weights"
 BITS = {"bfloat16": 8, "float16": 11}
 
 
@@ -55,7 +55,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     evidence = {"precision": Number(BITS[low[0].dtype], "bits", LIMITS["bits"][0])}
     lost = _lost(low[0])
     if lost is not None:
-        evidence["channels whose next step is lost"] = Number(lost, "of the layer's")
+        evidence["share of channels whose next step is lost"] = Number(lost)
     done, harmed = harm(facts), bool(off & {*names})
     if harmed and done is not None:
         evidence["change of the output"] = Number(done, "relative to its spread", HARM)

@@ -34,8 +34,11 @@ LIMITS = {"updates": (0.0, "updates in all steps", "a layer that trains is updat
 HIDES = ()
 ON = True
 PROOF = "updates"
-REMEDY = "# take what pauses the statistics of {layers} out of the loop, or freeze both halves: normwise.freeze(model)"
-LEFT = "What keeps the statistics still stands in your loop."
+REMEDY = (
+    "# remove what pauses the statistics of {layers} from your training loop, or freeze the layers: "
+    "normwise.freeze(model)"
+)
+LEFT = "Only you can change your training loop."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -54,7 +57,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "missing_updates",
             tuple(names),
             Severity.WARNING,
-            f"{these(names)} {has(names, 'trains', 'train')} on batch statistics, and no step moves the running ones.",
+            f"{these(names)} {has(names, 'trains', 'train')} on batch statistics, and no training step updates the "
+            f"running statistics.",
             {"updates": Number(0.0, f"in {steps.number} steps", LIMITS["updates"][0])},
             REMEDY.format(layers=names),
         )

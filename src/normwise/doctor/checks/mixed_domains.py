@@ -37,7 +37,7 @@ LIMITS = {
 HIDES = ("stale_running_statistics", "drifted_data")
 ON = True
 PROOF = "limits"
-LEFT = "You say which batch is of which domain, in ``with normwise.torch.domain(...)``, and train or recalibrate so."
+LEFT = "Say which batch is of which domain, with ``with normwise.torch.domain(...)``, and train or recalibrate again."
 REMEDY = "model = normwise.torch.convert_to_domains(model, ['first', 'second']).model"
 KERAS_REMEDY = (
     "layer = normwise.keras.PerDomainBatchNormalization(['first', 'second'])  # in the place of each such layer"
@@ -55,8 +55,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "mixed_domains",
         tuple(names),
         Severity.WARNING,
-        f"the batches fall into two groups with other statistics, and {these(names)} {'keep' if names[1:] else 'keeps'}"
-        " one set for both.",
+        f"the batches fall into two groups with different statistics, and {these(names)} "
+        f"{'keep' if names[1:] else 'keeps'}"
+        " one set of running statistics for both.",
         {
             "between the groups": Number(found.far, "deviations within them", LIMITS["groups"][0]),
             "distance": Number(found.distance, "standard deviations, median channel", LIMITS["distance"][0]),

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
-from normwise.doctor.wording import has, these
+from normwise.doctor.wording import these
 from normwise.facts import ModelFacts, Steps
 
 LIMITS = {"moved": (0.0, "frozen layers whose statistics move", "a frozen layer is the same to the last bit")}
@@ -47,8 +47,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         if held:
             yield Skipped(
                 "moving_frozen_layer",
-                "the model came in inference mode and train_step does not call model.train(), so that what is frozen "
-                "by its mode cannot be seen",
+                "the model came in inference mode and train_step does not call model.train(), so that layers that are "
+                "frozen by their mode cannot be told from the others",
             )
         return
     else:
@@ -60,9 +60,14 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "moving_frozen_layer",
         tuple(moved),
         severity or Severity.WARNING,
-        f"{these(moved)} {has(moved, 'is', 'are')} frozen, because the scale and shift do not learn, and the running "
-        f"statistics {'move' if severity else 'will move'} in training all the same.",
-        {"layers": Number(len(moved), "layers that do not learn and whose statistics move", LIMITS["moved"][0])},
+        f"the scale and shift of {these(moved)} are frozen, but the running statistics "
+        f"{'move' if severity else 'will move'} "
+        "in training.",
+        {
+            "layers": Number(
+                len(moved), "whose scale and shift are frozen and whose statistics move", LIMITS["moved"][0]
+            )
+        },
         REMEDY.format(layers=moved),
     )
 

@@ -52,16 +52,17 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     updates = {each.name: each.updates for each in facts.layers}[names[0]]
     evidence = {
         "mean off, median channel": Number(float(np.median(first.z)), "standard deviations", FAR),
-        "variance off, median channel": Number(float(np.median(np.abs(first.log2))), "base-2 logarithm", FAR_LOG2),
+        "variance off, median channel": Number(float(np.median(np.abs(first.log2))), "powers of 2", FAR_LOG2),
     }
     if updates is not None:
-        evidence["batches that entered"] = Number(updates, "batches")
+        evidence["batches that entered"] = Number(updates)
     yield Finding(
         "never_updated_statistics",
         tuple(names),
         Severity.ERROR,
-        f"{several} running statistics of exactly 0 and 1, as at the start, and what comes in is not like that: at "
-        "inference nothing is normalized.",
+        f"{several} a running mean of exactly 0 and a running variance of exactly 1, as at the start, and an input "
+        f"with "
+        "other statistics: at inference nothing is normalized.",
         evidence,
         REMEDY.format(layers=names),
         cost_of(facts),

@@ -55,8 +55,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         tuple(names),
         Severity.ERROR,
         f"the running statistics of {several} hold NaN, infinity or a negative variance, so the model's outputs at "
-        "inference are NaN or worthless.",
-        {"channels": Number(bad[names[0]], "channels of the first layer", 0)},
+        "inference are NaN or meaningless.",
+        {"channels": Number(bad[names[0]], "of the first layer", 0)},
         REMEDY.format(layers=names),
         cost_of(facts),
     )

@@ -44,14 +44,14 @@ LIMITS = {
 HIDES = ()
 ON = True
 PROOF = "limits"
-LEFT = "Only you know which places are real, and your forward has to hand the mask on."
+LEFT = "Only you know which places are real; your forward has to pass the mask to the layer."
 REMEDY = (
-    "layer = normwise.torch.BatchNorm1d({channels})  # in the place of {layer!r}, called as layer(x, mask=mask) with a "
-    "mask of what is real"
+    "layer = normwise.torch.BatchNorm1d({channels})  # in the place of {layer!r}, called as layer(x, mask=mask), "
+    "where the mask is True for real values"
 )
 KERAS_REMEDY = (
-    "layer = normwise.keras.BatchNormalization()  # in the place of {layer!r}, called as layer(x, mask=mask) with a "
-    "mask of what is real"
+    "layer = normwise.keras.BatchNormalization()  # in the place of {layer!r}, called as layer(x, mask=mask), "
+    "where the mask is True for real values"
 )
 
 
@@ -72,9 +72,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         Severity.WARNING,
         f"samples are padded at the end to one length, and the padding enters the statistics of {these(guilty)}.",
         {
-            "padding": Number(float(first.input.tails.mean()), "of the places", LIMITS["padding"][0]),
-            "mean moved by it, median channel": Number(float(np.median(z)), "standard deviations", FAR),
-            "variance moved by it, median channel": Number(float(np.median(log2)), "base-2 logarithm", FAR_LOG2),
+            "share of padded places": Number(float(first.input.tails.mean()), "", LIMITS["padding"][0]),
+            "mean moved by padding, median channel": Number(float(np.median(z)), "standard deviations", FAR),
+            "variance moved by padding, median channel": Number(float(np.median(log2)), "powers of 2", FAR_LOG2),
         },
         remedy.format(layer=first.name, channels=len(z)),
     )

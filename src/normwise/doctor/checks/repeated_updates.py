@@ -32,11 +32,9 @@ LIMITS = {"updates": (1.0, "updates per step", "one step is one batch")}
 HIDES = ()
 ON = True
 PROOF = "updates"
-REMEDY = (
-    "with normwise.paused_statistics(model): ...  # the forwards of a step behind the first, in the place of the dots"
-)
-KERAS_REMEDY = "# call the model with training=False in the forwards of a step behind the first, for {layers}"
-LEFT = "The forwards stand in your loop."
+REMEDY = "with normwise.paused_statistics(model): ...  # in the place of the dots: all forwards of a step but the first"
+KERAS_REMEDY = "# call the model with training=False in all forwards of a step but the first, for {layers}"
+LEFT = "Only you can change your training loop."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -57,10 +55,10 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "repeated_updates",
         tuple(names),
         Severity.WARNING,
-        f"the running statistics of {these(names)} move {updates[names[0]]:.3g} times in an optimizer step.",
+        f"the running statistics of {these(names)} are updated {updates[names[0]]:.3g} times in one optimizer step.",
         {
             "updates": Number(updates[names[0]], "per step", LIMITS["updates"][0]),
-            "steps": Number(facts.steps.number, "steps that were watched"),
+            "steps": Number(facts.steps.number, "that were watched"),
         },
         KERAS_REMEDY.format(layers=names) if facts.framework == "keras" else REMEDY,
     )

@@ -96,16 +96,16 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     }
     share = sorted_share(facts)
     if share is not None:
-        evidence["labels"] = Number(share, "of their variance between batches, beyond chance", LIMITS["labels"][0])
+        evidence["labels"] = Number(share, "of their variance lies between batches, beyond chance", LIMITS["labels"][0])
     evidence["a batch and the next"] = Number(autocorrelation(data), "correlation", LIMITS["next"][0])
     done = harm(facts)
     if hurt | risky and done is not None:
         evidence["change of the output"] = Number(done, "relative to its spread", HARM)
     how = "sorted by their labels" if share is not None and share > TOGETHER else "not drawn alike"
     effect = (
-        f"and the running statistics of {these(names)} are those of some of them"
+        f"and the running statistics of {these(names)} are those of some batches only"
         if hurt | risky
-        else "which does no harm at inference, and would in training"
+        else "which does no harm at inference, but would in training"
     )
     yield Finding(
         "sorted_batches",

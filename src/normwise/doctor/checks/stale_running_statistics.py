@@ -104,24 +104,25 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     z, log2 = typical(worst)
     evidence = {
         "mean off, median channel": Number(z, "standard deviations", FAR),
-        "variance off, median channel": Number(log2, "base-2 logarithm", FAR_LOG2),
-        "channels off": Number(worst.wrong, "of the layer's channels", CHANNELS),
+        "variance off, median channel": Number(log2, "powers of 2", FAR_LOG2),
+        "share of channels that are off": Number(worst.wrong, "", CHANNELS),
     }
     change = ""
     if known and done is not None:
         evidence["change of the output"] = Number(done, "relative to its spread", HARM)
-        change = f", and the output changes by {done:.0%} of its spread when they are"
+        change = f", and with those of the input the output would change by {done:.0%} of its spread"
     ratio = outdone(facts)
     if ratio is not None and np.isfinite(ratio):
-        evidence["loss"] = Number(ratio, "times that with the statistics of other batches of these data", OUTDONE)
+        evidence["loss"] = Number(ratio, "times the loss with the statistics of other batches", OUTDONE)
     if guilty[0] in facts.shares and np.isfinite(facts.shares[guilty[0]]):
         evidence["share of the change"] = Number(facts.shares[guilty[0]], "by this layer alone")
     yield Finding(
         "stale_running_statistics",
         tuple(guilty),
         _severity(facts, done),
-        f"the running statistics of {these(guilty)} are not those of what comes in{change}: they are stale, or these "
-        "data are not like those of the training.",
+        f"the running statistics of {these(guilty)} do not fit the input{change}: the running statistics are stale, or "
+        f"these data "
+        "are unlike the training data.",
         evidence,
         REMEDY,
         cost_of(facts),

@@ -63,8 +63,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     assert found is not None  # it is one of those that are off
     evidence = {"mean off, median channel": Number(typical(found)[0], "standard deviations", FAR)}
     if facts.source is not None:
-        evidence["weights"] = Number(
-            facts.source.weights_apart, "of the source's size, their difference", LIMITS["weights"][0]
+        evidence["difference of the weights"] = Number(
+            facts.source.weights_apart, "relative to their size", LIMITS["weights"][0]
         )
     done = harm(facts)
     if done is not None:
@@ -87,12 +87,12 @@ def _guilty(facts: ModelFacts) -> tuple[list[str], str]:
     if source is not None and source.norms <= len(facts.layers):  # or norms were folded into the weights
         same = [name for name in off if source.statistics_apart.get(name) == 0]
         if same and source.weights_apart > LIMITS["weights"][0]:
-            return same, "they are exactly those of the source model, whose weights are not these"
+            return same, "they are exactly those of the source model, which has other weights"
         lost = [name for name in off if source.statistics_apart.get(name, 0.0) > FAR]
         if lost and source.weights_apart <= LIMITS["weights"][0]:
-            return lost, "the weights are those of the source model, and the statistics that go with them are not here"
+            return lost, "the weights are those of the source model, but the statistics are not"
     if facts.averaged:
-        return off, "the weights are an average of others, and the statistics were not estimated with them"
+        return off, "the weights are an average, and the statistics were not estimated with the average"
     return [], ""
 
 

@@ -56,13 +56,14 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         evidence = {"values per channel": Number(few[names[0]], "in a batch", LIMITS["values"][0])}
         effective = _effective({each.name: each for each in facts.tracked()}[names[0]])
         if effective is not None:
-            evidence["independent values"] = Number(effective, "of these, as the spread between batches says")
+            evidence["independent values"] = Number(effective, "of these, estimated from the spread between batches")
         yield Finding(
             "too_few_values",
             tuple(names),
             Severity.WARNING,
-            f"{these(names)} {has(names, 'has', 'have')} {few[names[0]]:g} values per channel in a batch, too few for "
-            "statistics.",
+            f"{these(names)} {has(names, 'has', 'have')} {few[names[0]]:g} value{'s' * (few[names[0]] != 1)} per "
+            f"channel in a "
+            "batch, too few for good statistics.",
             evidence,
             KERAS_REMEDY if facts.framework == "keras" else REMEDY,
         )
@@ -73,8 +74,9 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
             "too_few_values",
             tuple(last),
             Severity.NOTE,
-            f"the last batch has one value per channel for {these(last)}: in training such a batch is an error in "
-            "PyTorch, and zeros in Keras.",
+            f"the last batch has one value per channel for {these(last)}: in training, PyTorch refuses such a batch, "
+            f"and "
+            "Keras returns zeros.",
             {"values per channel": Number(1.0, "in the last batch", LIMITS["none"][0])},
             KERAS_WITHOUT_LAST if facts.framework == "keras" else WITHOUT_LAST,
         )

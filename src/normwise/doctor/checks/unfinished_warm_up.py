@@ -58,10 +58,11 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "unfinished_warm_up",
         tuple(names),
         Severity.ERROR,
-        f"in the running statistics of {these(names)} the values of the start still count: too few batches entered.",
+        f"the running statistics of {these(names)} still contain much of their initial values, because too few batches "
+        "entered.",
         {
-            "share of the start": Number(_share(first), "", LIMITS["share"][0]),
-            "batches that entered": Number(first.updates or 0, "batches"),
+            "share of the initial values": Number(_share(first), "", LIMITS["share"][0]),
+            "batches that entered": Number(first.updates or 0),
             "mean off, median channel": Number(typical(found)[0], "standard deviations", FAR),
             "left without that share": Number(_closer(first), "of the distance", LIMITS["closer"][0]),
         },

@@ -39,7 +39,7 @@ REMEDY = (
     "# in the forward: x = layer(x.transpose(1, {axis})).transpose(1, {axis}), for {layers}, built for the features"
 )
 KERAS_REMEDY = "layer = keras.layers.BatchNormalization(axis={axis})  # in the place of {layers}"
-LEFT = "The axis of the features is set in your forward, and the statistics have to be gathered again."
+LEFT = "Only you can change your forward; afterwards the statistics have to be collected again."
 
 
 def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
@@ -55,8 +55,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "wrong_axis",
         tuple(names),
         Severity.ERROR,
-        f"{these(names)} {has(names, 'normalizes', 'normalize')} over the wrong axis: the statistics are per place of "
-        f"axis {first.input.axis}, and the layers around have the features in axis {first.features_axis}.",
+        f"{these(names)} {has(names, 'normalizes', 'normalize')} over the wrong axis: the statistics are kept for each "
+        f"index of axis {first.input.axis}, but the layers around have the features in axis {first.features_axis}.",
         {
             "variance between the means": Number(
                 found[names[0]], "times along the features' axis what it is along the layer's", LIMITS["between"][0]

@@ -67,8 +67,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         "zero_momentum",
         tuple(names),
         Severity.ERROR if off & {*names} else Severity.WARNING,
-        f"{these(names)} {has(names, 'learns', 'learn')} and {has(names)} a momentum with which no batch ever enters "
-        "the running statistics.",
+        f"{these(names)} {has(names, 'learns', 'learn')}, but the momentum gives a batch no weight in the running "
+        "statistics.",
         evidence,
         (KERAS_REMEDY if keras else REMEDY).format(layers=names, momentum=0.99 if keras else 0.1),
         cost_of(facts),
