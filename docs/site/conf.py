@@ -34,6 +34,7 @@ html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
+smartquotes_action = "qe"  # quotes and dots; a dash in the place of -- would spoil an option that is copied
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # a fragment of output among code is shown as it is
 
