@@ -160,41 +160,62 @@ def exported_pages(
     """A page for each of a package's names, from its docstring in its file, and the page that lists them."""
     found, lines = {}, list[str]()
     for name, source in names:
-        nodes = [node for node in ast.parse(source.read_text(encoding="utf-8")).body if defines(node, name)]
+        body = ast.parse(source.read_text(encoding="utf-8")).body
+        nodes = [node for node in body if defines(node, name)]
         docstring = ast.get_docstring(nodes[-1]) if nodes else None
         if not docstring:
             raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
         page = re.sub(
             SAME, r"arguments as [`\1`](\1.md)", page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
         )
-        if isinstance(nodes[-1], ast.FunctionDef):
-            page = page.replace(f"`{package}.{name}`\n", f"```text\n{signature(nodes[-1], package)}\n```\n", 1)
+        if called := nodes[-1] if isinstance(nodes[-1], ast.FunctionDef) else initializer(nodes[-1], body, root):
+            text = signature(called, f"{package}.{name}")
+            page = page.replace(f"`{package}.{name}`\n", f"```text\n{text}\n```\n", 1)
         found[Path("docs", folder, f"{name}.md")] = page
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
         lines.append(f"- [{name}]({name}.md): {summary}\n")
     notice = NOTICE.format(source=top.relative_to(root).as_posix())
-    text = f"{notice}# {title}\n\nWhat `{package}` exports.\n\n{''.join(lines)}"
+    text = f"{notice}# {title}\n\nThe names in `{package}`.\n\n{''.join(lines)}"
     return {**found, Path("docs", folder, "index.md"): text}
 
 
-def signature(function: ast.FunctionDef, package: str) -> str:
-    """A function as it is called, with a line per parameter where they do not fit one."""
+def initializer(node: ast.ClassDef, body: list[ast.stmt], root: Path) -> ast.FunctionDef | None:
+    """The class's `__init__`, or that of a class of the package that it is derived from; None where there is none."""
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            return each
+    for base in map(ast.unparse, node.bases):
+        there, names = body, [each for each in body if isinstance(each, ast.ImportFrom) and each.module]
+        for each in names:
+            file = (root / "src" / str(each.module).replace(".", "/")).with_suffix(".py")
+            if base in (alias.name for alias in each.names) and file.exists():
+                there = ast.parse(file.read_text(encoding="utf-8")).body
+        for each in there:
+            if isinstance(each, ast.ClassDef) and each.name == base and (found := initializer(each, there, root)):
+                return found
+    return None
+
+
+def signature(function: ast.FunctionDef, called: str) -> str:
+    """A function, or a class by its `__init__`, as it is called; a line per parameter where they do not fit one."""
+    is_class = function.name == "__init__"
     places, names = function.args.args, function.args.kwonlyargs
     defaults = [*[None] * (len(places) - len(function.args.defaults)), *function.args.defaults]
     parameters = [
         ast.unparse(each) + ("" if default is None else f" = {ast.unparse(default)}")
         for each, default in zip([*places, *names], [*defaults, *function.args.kw_defaults], strict=True)
     ]
-    if names:
-        parameters.insert(len(places), "*")
+    if function.args.vararg or names:
+        rest = f"*{ast.unparse(function.args.vararg)}" if function.args.vararg else "*"
+        parameters.insert(len(places), rest)
     if function.args.kwarg:
         parameters.append(f"**{ast.unparse(function.args.kwarg)}")
-    start = f"{package}.{function.name}("
-    returns = "" if function.returns is None else f" -> {ast.unparse(function.returns)}"
-    text = f"{start}{', '.join(parameters)}){returns}"
+    parameters = parameters[is_class:]  # without self
+    returns = "" if function.returns is None or is_class else f" -> {ast.unparse(function.returns)}"
+    text = f"{called}({', '.join(parameters)}){returns}"
     if len(text) <= 100:
         return text
-    return "\n".join([start, *(f"    {each}," for each in parameters), f"){returns}"])
+    return "\n".join([f"{called}(", *(f"    {each}," for each in parameters), f"){returns}"])
 
 
 def listed(source: Path) -> list[str]:
@@ -230,9 +251,10 @@ def defines(node: ast.stmt, name: str) -> TypeGuard[ast.ClassDef | ast.FunctionD
 
 def markdown(docstring: str) -> str:
     """A Google-style docstring as Markdown: sections become headings, arguments lists, examples code."""
-    heading, parts = "", list[str]()
+    parts = list[str]()
     for paragraph in re.split(r"\n\n(?=\S)", docstring):
         first, _, rest = paragraph.partition("\n")
+        heading = ""  # a sentence behind the arguments is none of them, even if a line of it looks like one
         if found := SECTION.match(first):
             heading = found[1]
             parts.append(f"## {heading}")

@@ -17,8 +17,13 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_every_room_has_an_example() -> None:
-    """Layers with fusion, what the compiled kernels correct, the doctor."""
-    assert len(EXAMPLES) == 3
+    """Each section up to the statistics has one block of Python, and the lab's is for a shell."""
+    sections = re.split(r"^## ", README, flags=re.MULTILINE)[1:]
+    blocks = {text.partition("\n")[0]: re.findall(r"^```(\w+)", text, re.MULTILINE) for text in sections}
+    assert [*blocks] == ["Layers", "Doctor", "Whole models", "Statistics", "Lab", "Speed and memory"]
+    assert blocks.pop("Lab") == ["sh"]
+    assert blocks.pop("Speed and memory") == []
+    assert [*blocks.values()] == [["python"]] * 4
 
 
 def test_examples_print_what_they_say() -> None:
@@ -60,7 +65,7 @@ def whole_steps(name: str) -> dict[tuple[str, bool], list[dict[str, float]]]:
 @pytest.mark.parametrize("name", ["ResNet-50", "MobileNetV2", "M5", "dense"])
 def test_numbers_of_speed_stand_in_the_results_that_are_kept(name: str) -> None:
     """Both have the medians, the page the quartiles too, and behind each the most that there is: no norms."""
-    speed = README.partition("## Speed")[2]
+    speed = README.partition("## Speed and memory")[2]
     page = (ROOT / "docs/speed.md").read_text("utf-8")
     (row,) = re.findall(rf"^\| {name}.*, batch .*$", page, re.MULTILINE)
     found = whole_steps(name)
@@ -104,12 +109,19 @@ def test_the_page_of_speed_has_the_compiled_layers_that_are_kept() -> None:
     assert f"take {math.exp(logs / weights):.1f} times as long" in page
 
 
-def test_the_page_of_speed_has_the_memory_that_is_kept() -> None:
+def test_the_page_of_speed_and_the_readme_have_the_memory_that_is_kept() -> None:
     page = (ROOT / "docs/speed.md").read_text("utf-8")
     rows = json.loads((ROOT / "benchmarks/results/save_memory.json").read_text("utf-8"))["rows"]
     assert {"mobilenet_v2", "densenet121", "vgg16_bn", "resnet50", "efficientnet_b0"} == {
         row["network"] for row in rows
     }
+    speed = README.partition("## Speed and memory")[2].replace("\n", " ")
+    resnet, mobile = ({row["network"]: row for row in rows}[name] for name in ("resnet50", "mobilenet_v2"))
+    shares = [f"{row['bytes_kept']['save_memory'] / row['bytes_kept']['PyTorch']:.2f}" for row in (resnet, mobile)]
+    steps = [f"{row['step']['save_memory']['median']:.2f}" for row in (resnet, mobile)]
+    assert f"ResNet-50 keeps {shares[0]} times" in speed
+    assert f"MobileNetV2 {shares[1]} times" in speed
+    assert f"takes {steps[0]} and {steps[1]} times as long" in speed
     for row in rows:
         assert row["same_gradients"]
         kept = [

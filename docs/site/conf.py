@@ -24,6 +24,7 @@ author = "The normwise developers"
 version = release = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 extensions = ["myst_parser"]
 myst_enable_extensions = ["dollarmath"]
+myst_disable_syntax = ["myst_line_comment", "myst_block_break", "myst_target"]  # plain Markdown knows none of these
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["**/source/**"]
 html_theme = "furo"
@@ -31,9 +32,11 @@ html_math_renderer = "mathml"
 html_title = f"normwise {version}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["search.js"]
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
+smartquotes_action = "qe"  # quotes and dots; a dash in the place of -- would spoil an option that is copied
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # a fragment of output among code is shown as it is
 

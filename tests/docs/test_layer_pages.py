@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import normwise.torch
 from tests.docs.test_generate import generate
@@ -22,6 +23,9 @@ LAYERS = r'''"""A file."""
 class _Norm:
     """Not exported."""
 
+    def __init__(self, x: int, *rest: int, eps: float = 0.1, **kwargs: Any) -> None:
+        """Keep them."""
+
 class Norm(_Norm):
     r"""Normalizes ``x``,
     and that is all.
@@ -30,6 +34,9 @@ class Norm(_Norm):
 
     Args:
         x: values.
+
+    No argument, though a line of it looks like
+    one: it is a sentence.
     """
 
 def freeze():
@@ -51,14 +58,15 @@ def test_a_layers_page_is_its_docstring_and_the_index_lists_it(clone: Path) -> N
     assert sorted(map(str, pages)) == ["docs/layers/Norm.md", "docs/layers/freeze.md", "docs/layers/index.md"]
     assert pages[Path("docs/layers/Norm.md")] == (
         "<!-- Generated from src/normwise/torch/layers.py by `make docs`; edit it there. -->\n\n"
-        "# Norm\n\n`normwise.torch.Norm`\n\nNormalizes `x`,\nand that is all.\n\n$$\ny = x\n$$\n\n"
-        "## Args\n\n- `x`: values.\n\nRead next: [all layers](../layers/index.md), "
+        "# Norm\n\n```text\nnormwise.torch.Norm(x: int, *rest: int, eps: float = 0.1, **kwargs: Any)\n```\n\n"
+        "Normalizes `x`,\nand that is all.\n\n$$\ny = x\n$$\n\n## Args\n\n- `x`: values.\n\n"
+        "No argument, though a line of it looks like\none: it is a sentence.\n\nRead next: [all layers](../layers/index.md), "
         "[functions](../functional/index.md), [operations on whole models](../doors/index.md), "
         "[estimators](../estimators/index.md), [speed](../speed.md).\n"
     )
     assert pages[Path("docs/layers/index.md")] == (
         "<!-- Generated from src/normwise/torch/__init__.py by `make docs`; edit it there. -->\n\n"
-        "# Layers and functions for PyTorch\n\nWhat `normwise.torch` exports.\n\n"
+        "# Layers and functions for PyTorch\n\nThe names in `normwise.torch`.\n\n"
         "- [Norm](Norm.md): Normalizes `x`, and that is all.\n- [freeze](freeze.md): Freezes.\n"
         "\nRead next: [functions](../functional/index.md), [operations on whole models](../doors/index.md), "
         "[estimators](../estimators/index.md), [speed](../speed.md).\n"
@@ -72,7 +80,7 @@ def test_layers_for_keras_have_a_folder_of_their_own(clone: Path) -> None:
     for name, text in (("layers", LAYERS), ("functional", '"""Functions."""\n')):
         (room / f"{name}.py").write_text(text)
     pages = generate.pages(clone)
-    assert "`normwise.keras.Norm`" in pages[Path("docs/keras_layers/Norm.md")]
+    assert "```text\nnormwise.keras.Norm(x: int, " in pages[Path("docs/keras_layers/Norm.md")]
     assert "# Layers and functions for Keras\n" in pages[Path("docs/keras_layers/index.md")]
 
 
@@ -113,3 +121,18 @@ def test_everything_that_is_exported_has_a_page_and_an_entry_in_the_index() -> N
         assert re.search(rf"\n# {name}\n\n(`|```text\n)normwise\.torch\.{name}[`(]", page), name
         assert f"\n\n{text}\nRead next: " in page
         assert f"\n- [{name}]({name}.md): " in index
+
+
+def test_a_layers_page_says_every_default() -> None:
+    """By Python's own signature, which the generator does not ask for."""
+    layers = [name for name in normwise.torch.__all__ if inspect.isclass(getattr(normwise.torch, name))]
+    layers = [name for name in layers if issubclass(getattr(normwise.torch, name), torch.nn.Module)]
+    assert len(layers) > 20
+    for name in layers:
+        page = (ROOT / "docs/layers" / f"{name}.md").read_text(encoding="utf-8")
+        called = page.partition("```text\n")[2].partition("```")[0]
+        for parameter in inspect.signature(getattr(normwise.torch, name)).parameters.values():
+            assert re.search(rf"\b{parameter.name}: ", called), f"{name} takes {parameter.name}"
+            if parameter.default is not inspect.Parameter.empty:
+                default = re.escape(repr(parameter.default))
+                assert re.search(rf"\b{parameter.name}: .* = {default}[,)\n]", called), f"{name}: {parameter.name}"

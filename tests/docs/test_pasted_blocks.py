@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codeop
 import json
 import os
 import re
@@ -16,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LEARN = ROOT / "docs/learn"  # tests/docs/test_tour.py pastes its programs and reads what they print
-PAGES = [path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if LEARN not in path.parents]
+ALL = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PAGES = [path for path in ALL if LEARN not in path.parents]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # A process has one of Keras's backends, and TensorFlow and what torch.compile imports crash in one process.
 PROCESSES = ("torch", "compiled", "keras", "tensorflow")
@@ -86,6 +88,35 @@ def test_blocks_are_code_without_prompts() -> None:
     for name, block in found.items():
         ast.parse(block, name)
         assert not re.search(r"^(>>>|\.\.\.) ", block, re.MULTILINE), name
+
+
+def refused(block: str) -> str:
+    """The first line that Python's prompt refuses, up to 3.12 line by line; empty where it takes all of them."""
+    compiler, open_lines = codeop.CommandCompiler(), list[str]()
+    for line in [*block.splitlines(), ""]:
+        open_lines.append(line)
+        try:
+            if compiler("\n".join(open_lines), "<stdin>", "single"):
+                open_lines.clear()
+        except SyntaxError:
+            return line
+    return "\n".join(open_lines).strip()
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pythons_prompt_takes_every_block(page: Path) -> None:
+    """There a block of a loop or a function ends with an empty line and holds none. A file of examples/ is no paste."""
+    text = page.read_text("utf-8")
+    for found in BLOCK.finditer(text):
+        if not re.search(r"`examples/\S+\.py`.*\n\n\Z", text[: found.start()]):
+            assert refused(found[1]) == ""
+
+
+def test_a_block_that_pythons_prompt_refuses_is_found() -> None:
+    assert refused("for x in (1, 2):\n    print(x)\nprint()\n") == "print()"
+    assert refused("def f():\n    x = 1\n\n    return x\n") == "    return x"
+    assert refused("f(1,\n") == "f(1,"
+    assert refused("for x in (1, 2):\n    print(x)\n\nprint()\nwith f():\n    pass\n") == ""
 
 
 def test_a_block_behind_a_name_that_nothing_defines_is_found() -> None:

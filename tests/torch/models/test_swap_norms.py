@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 import normwise.torch as nt
 from normwise.reports.swap_report import Swap
+from normwise.torch.layers.frozen import is_frozen
 from normwise.torch.models.conversion.domains import convert_to_domains
+from normwise.torch.models.conversion.freeze import freeze, unfreeze
 from normwise.torch.models.conversion.swap import swap
 from normwise.torch.models.fusion.fuse import fuse
 from tests.torch import networks_to_fuse
@@ -226,3 +228,15 @@ def test_kept_activations_and_reasons() -> None:
     }
     scale = "its scale and shift are one for each of 8 x 8 elements, and not one for each channel"
     assert swap(model, "instance", layers=["1"]).skipped["1"] == scale
+
+
+@pytest.mark.parametrize("to", ["torch", "normwise", "group", "layer", "instance"])
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(8), nt.BatchNorm2d(8, activation="relu")], ids=["torch", "ours"])
+def test_a_frozen_layer_is_left_with_a_sentence_that_says_how_to_go_on(layer: nn.Module, to: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), layer)
+    freeze(model)
+    try:
+        assert "unfreeze the model first" in swap(model, to=to).skipped["1"]
+        assert is_frozen(model[1])
+    finally:
+        unfreeze(model)

@@ -9,6 +9,7 @@ print("new:", layer.weight.item(), layer.bias.item())
 with torch.no_grad():
     layer.weight.fill_((5 + 1e-5) ** 0.5)  # its deviation
     layer.bias.fill_(5)  # its mean
+
 for batch in (one, other):
     y = layer(batch)
     print([f"{each:.2f}" for each in y.flatten().tolist()])

@@ -15,6 +15,7 @@ def say(when):
 say("new")
 for _ in range(10):
     model(batch, training=True)  # 0.99 is the weight of the old
+
 say("after 10 batches")
 
 y = model(batch, training=False)

@@ -15,6 +15,7 @@ say("new")
 model.train()
 for _ in range(10):
     model(batch)  # momentum 0.1 is the weight of the new batch
+
 say("after 10 batches")
 
 model.eval()

@@ -17,5 +17,6 @@ print(f"after ReLU, mean is 0: {abs(after.mean()) < 1e-3}")
 
 with torch.no_grad():
     conv.bias += 1
+
 change = (norm(conv(x)) - y).abs().max()
 print(f"the bias changes something: {change > 1e-3}")

@@ -21,6 +21,7 @@ from normwise.torch.layers.counterparts import (
     become_torch,
     reason_against_torch,
 )
+from normwise.torch.layers.frozen import is_frozen
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.tracked import TrackedBatchNorm, unlike_torch
 from normwise.torch.models.conversion.swap_calibration import Calibration
@@ -161,6 +162,8 @@ def swap(
             skipped[name] = "it is not among the layers that were asked for"
         elif id(norm) in fixed:
             skipped[name] = fixed[id(norm)]
+        elif is_frozen(norm) and target not in ("sync", "domains"):  # which say why it would be no use
+            skipped[name] = "its statistics are frozen, and a new layer's would not be: unfreeze the model first"
         else:
             wanted[name] = norm
     calibration = Calibration(inner, calibrate, at_most, forward_fn)
