@@ -26,7 +26,7 @@ ROW = re.compile(r"^\| (.+?) \| (.+) \|$", re.MULTILINE)
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
-    """As timm has it."""
+    """The layer of that name as timm has it."""
 
     def __init__(self, channels: int, act: nn.Module) -> None:
         super().__init__(channels)
@@ -37,7 +37,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """As detectron2 and torchvision have it: buffers, none of which counts batches."""
+    """The layer of that name as detectron2 and torchvision have it: buffers, none of which counts batches."""
 
     _version = 3
 
