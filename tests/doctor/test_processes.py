@@ -78,7 +78,7 @@ def test_processes_that_came_apart_are_found_by_both_and_the_remedy_joins_them(t
         assert found["cured"]["found"] == []
         ((severity, layers, message),) = found["weights"]["found"]
         assert (severity, layers) == ("error", [])
-        assert message == "the weights are others in each process: those of one would be saved."
+        assert message == "the weights differ between the processes: only those of one process would be saved."
         assert found["weights cured"]["found"] == []
         assert found["other layers"]["skipped"] == ["the processes have models with other layers"]
     assert first["sick"] == second["sick"]
