@@ -106,7 +106,7 @@ def info(ctx: click.Context, /, as_json: bool, shape: str | None, **how: Any) ->
         click.echo(f"\nInstruction set of the compiled kernels: {facts['compiled']['instruction_set']}")
         click.echo(
             f"Memory pool for their large outputs: at most {pool['limit'] >> 20} MB kept, "
-            f"{pool['kept'] >> 20} MB kept now (NORMWISE_POOL_MB sets the limit; 0 switches it off)"
+            f"{pool['kept'] >> 20} MB kept now (NORMWISE_POOL_MB sets the limit in MB; 0 switches the pool off)"
         )
 
 

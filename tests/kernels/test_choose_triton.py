@@ -141,14 +141,14 @@ def test_asked_for_where_there_is_no_triton(monkeypatch: pytest.MonkeyPatch) -> 
             True,
             None,
             False,
-            "no GPU has timed them yet; NORMWISE_KERNEL=triton asks for them, and without it GPUs use PyTorch's own "
+            "nobody has timed them on a GPU yet; set NORMWISE_KERNEL=triton to use them in the place of PyTorch's "
             "operator",
         ),
         (
             True,
             "triton",
             True,
-            "NORMWISE_KERNEL=triton asks for them; held to the reference by Triton's interpreter, timed by no GPU yet",
+            "NORMWISE_KERNEL=triton asks for them; tested in Triton's interpreter, not timed on a GPU yet",
         ),
     ],
 )

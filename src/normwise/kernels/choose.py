@@ -53,35 +53,37 @@ class Implementation:
     reason: str
 
 
-MASKED = Choice("cpu", "there is a mask, which PyTorch's operator does not know")
-MASKED_ELSEWHERE = Choice("two_pass", "there is a mask, which here only plain PyTorch operations know")
-WEIGHTED = Choice("two_pass", "there are weights or a mask for each channel, which plain PyTorch operations know")
-TRANSFORMED = Choice("two_pass", "torch.func transforms the call, which plain PyTorch operations follow everywhere")
-COMPILED = Choice("aten", "torch.compile replaces it by its own fused code")
+MASKED = Choice("cpu", "PyTorch's operator takes no mask")
+MASKED_ELSEWHERE = Choice("two_pass", "of the kernels that can run here, only plain PyTorch operations take a mask")
+WEIGHTED = Choice("two_pass", "only plain PyTorch operations take weights, or a mask for each channel")
+TRANSFORMED = Choice(
+    "two_pass", "torch.func transforms the call, and can transform plain PyTorch operations everywhere"
+)
+COMPILED = Choice("aten", "torch.compile replaces PyTorch's operator by fused code of its own")
 COMPILED_LARGE = Choice(
     "cpu", "torch.compile calls the compiled kernels, which read x once; its own code reads it twice"
 )
-RECORDED = Choice("aten", "something records the call, and PyTorch's own operator can be saved and sent anywhere")
+RECORDED = Choice("aten", "something records the call, and a recording with PyTorch's own operator runs everywhere")
 RECORDED_INEXACT = Choice(
     "two_pass",
-    "something records the call, the channels come last in memory, where PyTorch's sums lose digits, and plain PyTorch "
-    "operations do not",
+    "something records the call, and the channels come last in memory: there PyTorch's operator loses digits, and plain "
+    "PyTorch operations do not",
 )
-OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator serves every device")
+OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator works on every device")
 TOO_SMALL = Choice("aten", "the tensor is small, and PyTorch's operator has the least overhead")
-LARGE = Choice("cpu", "the compiled kernels read x once, exactly, and fuse what follows")
+LARGE = Choice("cpu", "the compiled kernels read x once and apply the activation at the same time")
 INEXACT = Choice(
-    "cpu", "the channels come last in memory, where PyTorch's sums lose digits; the compiled kernels do not"
+    "cpu", "the channels come last in memory: there PyTorch's operator loses digits, and the compiled kernels do not"
 )
-NOT_BUILT = Choice("aten", "the compiled kernels are not built, and PyTorch's operator agrees with the reference here")
+NOT_BUILT = Choice("aten", "the compiled kernels are not built, and PyTorch's operator is accurate for this tensor")
 NOT_BUILT_INEXACT = Choice(
     "two_pass",
-    "the channels come last in memory, where PyTorch's sums lose digits, and the compiled kernels are not built",
+    "the channels come last in memory, where PyTorch's operator loses digits, and the compiled kernels are not built",
 )
-STRANGE = Choice("aten", "the tensor is not a batch of floating-point features; PyTorch's operator says so")
-RUNNING = Choice(
-    "aten", "running statistics lose no digits, and the tensor is not one that the compiled kernels win on"
+STRANGE = Choice(
+    "aten", "the tensor is no batch of floating-point features, and PyTorch's operator raises the error for it"
 )
+RUNNING = Choice("aten", "with running statistics, PyTorch's operator is accurate, and it is as fast for this tensor")
 
 
 def asked_for() -> str | None:
@@ -248,23 +250,27 @@ def implementations() -> list[Implementation]:
     torch, jax = installed_version("torch"), installed_version("jax")
     with_torch = f"runs on PyTorch {torch}" if torch else f"PyTorch is not installed ({extra_command('torch')})"
     if built():
-        compiled = "compiled for this machine; used for tensors of some size, and where PyTorch's sums lose digits"
+        compiled = "compiled for this machine; used for large tensors, and where PyTorch's operator loses digits"
     else:
         compiled = f"not built; {how_to_build()}" if torch else with_torch
     if built_for_jax():
-        on_jax = f"compiled for JAX {jax}: training with normwise.keras on the CPU"
+        on_jax = f"compiled for JAX {jax}; used for training with normwise.keras on the CPU"
     elif jax:
-        on_jax = f"not built, XLA's own code does it; {how_to_build()}"
+        on_jax = f"not built, so that XLA's own code is used; {how_to_build()}"
     else:
         on_jax = "JAX is not installed"
     return [
-        Implementation("reference", True, "the formulas in NumPy float64 that the others are tested against"),
+        Implementation("reference", True, "the formulas in NumPy float64; the other kernels are tested against them"),
         Implementation("cpu", built(), compiled),
         Implementation(
-            "aten", torch is not None, f"{with_torch}: PyTorch's own operator, for small tensors and other devices"
+            "aten",
+            torch is not None,
+            f"{with_torch}; PyTorch's own operator, used for small tensors and on other devices",
         ),
         Implementation(
-            "two_pass", torch is not None, f"{with_torch}: plain PyTorch operations, for masks and torch.func"
+            "two_pass",
+            torch is not None,
+            f"{with_torch}; plain PyTorch operations, used for masks and under torch.func",
         ),
         Implementation("triton", *(choose_triton.state(asked=_ASKED == "triton") if torch else (False, with_torch))),
         Implementation("jax", built_for_jax(), on_jax),

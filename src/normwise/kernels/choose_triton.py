@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from normwise.kernels.kernel import Call
 
 MISSING = "Triton is not installed; it comes with PyTorch's builds for CUDA and ROCm"
-OFF = "no GPU has timed them yet; NORMWISE_KERNEL=triton asks for them, and without it GPUs use PyTorch's own operator"
-ON = "NORMWISE_KERNEL=triton asks for them; held to the reference by Triton's interpreter, timed by no GPU yet"
+OFF = "nobody has timed them on a GPU yet; set NORMWISE_KERNEL=triton to use them in the place of PyTorch's operator"
+ON = "NORMWISE_KERNEL=triton asks for them; tested in Triton's interpreter, not timed on a GPU yet"
 
 
 def missing() -> str | None:
