@@ -60,9 +60,9 @@ def test_a_layers_page_is_its_docstring_and_the_index_lists_it(clone: Path) -> N
         "<!-- Generated from src/normwise/torch/layers.py by `make docs`; edit it there. -->\n\n"
         "# Norm\n\n```text\nnormwise.torch.Norm(x: int, *rest: int, eps: float = 0.1, **kwargs: Any)\n```\n\n"
         "Normalizes `x`,\nand that is all.\n\n$$\ny = x\n$$\n\n## Args\n\n- `x`: values.\n\n"
-        "No argument, though a line of it looks like\none: it is a sentence.\n\nRead next: [all layers](../layers/index.md), "
-        "[functions](../functional/index.md), [operations on whole models](../doors/index.md), "
-        "[estimators](../estimators/index.md), [speed](../speed.md).\n"
+        "No argument, though a line of it looks like\none: it is a sentence.\n\n"
+        "Read next: [all layers](../layers/index.md), [functions](../functional/index.md), "
+        "[operations on whole models](../doors/index.md), [estimators](../estimators/index.md), [speed](../speed.md).\n"
     )
     assert pages[Path("docs/layers/index.md")] == (
         "<!-- Generated from src/normwise/torch/__init__.py by `make docs`; edit it there. -->\n\n"

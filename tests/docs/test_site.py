@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +30,7 @@ PAGES = (
     "zoo",
     "deployment",
 )
+TOUR = ("by_hand", "small_batches_domains_drift", "what_it_does_not", "zh_tw/backward")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,25 @@ def test_pages_are_quiet_and_fit(width: int, dark: bool, site: Path, browser: Br
         assert light is not dark
 
 
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_no_line_of_code_is_cut_on_a_large_screen(width: int, site: Path, browser: Browser) -> None:
+    """Not in the tour either, where two programs stand side by side where there is room for both."""
+    cut = (
+        "[...document.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    )
+    code = sorted(site.rglob("*.html"), key=lambda page: page.as_posix())
+    code = [page for page in code if page.relative_to(site).parts[0] not in ("_static", "reports")]
+    longest = {max([len(line) for line in _code(page)], default=0): page for page in code}
+    shown = {*[longest[width] for width in sorted(longest)[-3:]], *[site / f"learn/{name}.html" for name in TOUR]}
+    for page in shown:
+        assert browser.open(page, width=width).ask(cut) == [], page
+
+
+def _code(page: Path) -> list[str]:
+    blocks = re.findall(r"<pre>(.*?)</pre>", page.read_text("utf-8"), re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", line)) for block in blocks for line in block.splitlines()]
+
+
 @pytest.mark.parametrize("name", ["lab", "doctor"])
 def test_a_report_is_a_page_of_the_site(name: str, site: Path, browser: Browser) -> None:
     for width, dark in ((1200, False), (390, True)):
@@ -74,8 +96,29 @@ def test_a_report_is_a_page_of_the_site(name: str, site: Path, browser: Browser)
         assert shown.complaints == []
         assert shown.ask("document.documentElement.scrollWidth <= innerWidth")
         assert shown.ask("document.querySelectorAll('svg').length") >= 1
+        words = shown.ask("document.body.innerText")
+        assert ("3 experiments with" if name == "lab" else "Stale running statistics") in words
     inside = browser.open(site / "reports.html")
     assert any(address.endswith(f"reports/{name}.html") for address in inside.requests)
+
+
+# What is no word of a page for its reader: comments, formulas, pictures, where links lead, tags, languages of blocks.
+UNSEEN = re.compile(
+    r"<!--.*?-->|\$\$.*?\$\$|\$[^$\n]+\$|!\[[^]]*\]\([^)]*\)|\]\([^)]*\)|<[^>\n]*>|^```\w+", re.DOTALL | re.MULTILINE
+)
+
+
+def test_no_word_of_a_page_is_lost_or_changed(site: Path) -> None:
+    """Some lines of plain Markdown, such as one that begins with %, and -- have a meaning of their own for Sphinx."""
+    for source in sorted((ROOT / "docs").rglob("*.md")):
+        page = source.relative_to(ROOT / "docs").with_suffix(".html")
+        if "source" in page.parts:
+            continue
+        text = UNSEEN.sub(" ", source.read_text("utf-8"))
+        article = (site / page).read_text("utf-8").partition("<article")[2].partition("</article>")[0]
+        shown = html.unescape(re.sub(r"<[^>]*>", " ", re.sub(r"</?span[^>]*>", "", article)))
+        wanted, there = (Counter(re.findall(r"--[a-z]+|[A-Za-z0-9]{4,}", each)) for each in (text, shown))
+        assert wanted - there == Counter(), page
 
 
 def test_every_link_leads_to_a_file(site: Path) -> None:
@@ -102,6 +145,8 @@ def test_search_finds_recalibrate(site: Path, browser: Browser) -> None:
             break
         shown.ask("new Promise(done => setTimeout(done, 50))")
     assert "doors/recalibrate.html" in [address.partition("#")[0] for address in shown.ask(found)]
+    shown.ask("new Promise(done => setTimeout(done, 1000))")
+    assert shown.complaints == []
 
 
 def test_every_page_leads_on(site: Path) -> None:
