@@ -10,7 +10,9 @@ from normwise.lab.experiments import does_batch_noise_replace_dropout as experim
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion, Verdict
 
-SETTINGS = experiment.Settings(parts=(1, 10), dropouts=(0.0, 0.5), rates=(0.2, 0.8), steps=60, width=30)
+SETTINGS = experiment.Settings(
+    parts=(1, 10), dropouts=(0.0, 0.5), rates=(0.2, 0.8), equal=(0.2, 0.8), steps=60, width=30
+)
 
 
 def test_a_share_of_the_labels_is_drawn_again_and_the_rest_is_kept() -> None:
@@ -69,6 +71,11 @@ def test_what_is_held_against_dropout_has_the_noise_that_is_claimed_to_replace_i
         it = f"{experiment.TASKS[task]}: batch normalization of {size} images together, without dropout,"
         assert found[f"{it} is more accurate than nothing."] == pytest.approx(lead)
         assert found[f"{it} is as good as dropout of 0.5 without it, or better."] == pytest.approx(lead)
+
+
+def test_arms_are_looked_at_only_at_equal_rates_that_there_are() -> None:
+    settings = experiment.Settings()
+    assert set(settings.equal) <= set(settings.rates[1:-1])
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
