@@ -66,7 +66,8 @@ COMPILED_LARGE = Choice(
 RECORDED = Choice("aten", "something records the call, and a recording with PyTorch's own operator runs everywhere")
 RECORDED_INEXACT = Choice(
     "two_pass",
-    "something records the call, and the channels come last in memory: there PyTorch's operator loses digits, and plain "
+    "something records the call, and the channels come last in memory: there PyTorch's operator loses digits, and "
+    "plain "
     "PyTorch operations do not",
 )
 OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator works on every device")
