@@ -1,17 +1,18 @@
 """An output that depends on the rest of the batch at inference.
 
 What it finds:
-    In inference mode the prediction for a sample changes with the samples beside it.
+    In inference mode the prediction for a sample changes with the other samples of its batch.
 
 Why it is bad:
-    Results change with the size and the order of the batches, and a benchmark that feeds sorted data gives away the
-    answers. A layer that uses batch statistics at inference does it: one without running statistics, or one that stays
-    in training mode.
+    Results then change with the size and the order of the batches, and a benchmark that feeds sorted data gives
+    away the answers. The cause is a layer that uses batch statistics at inference: one without running statistics,
+    or one that stays in training mode.
 
 How it is measured:
-    The first sample of the first batch alone, among its neighbours and among others, in inference mode. A healthy
-    model's differences are those of rounding. The first layer whose output differs is named. What differs from call to
-    call with the same input, such as sampling, is not the batch's doing.
+    The doctor predicts the first sample of the first batch alone, with its neighbours and with other samples, in
+    inference mode. In a healthy model the predictions differ by rounding only. The finding names the first layer
+    whose output differs. If the model's output differs from call to call with the same input, for example because
+    it samples, the check is skipped.
 
 What to do:
     Let the layer keep running statistics and recalibrate it; or put it into inference mode.

@@ -1,14 +1,14 @@
 """A bias in front of normalization.
 
 What it finds:
-    A linear or convolutional layer right in front of a normalization layer adds a bias.
+    A linear or convolutional layer directly in front of a normalization layer adds a bias.
 
 Why it is bad:
-    The normalization takes the mean away, and the bias with it: it has no effect in training, its gradient is 0, and it
-    takes memory and time. A large one costs digits.
+    The normalization subtracts the mean, and the bias with it. In training the bias therefore has no effect and a
+    gradient of 0, and it costs memory and time. A large bias also costs digits.
 
 How it is measured:
-    By following the tensors from call to call.
+    The doctor follows the tensors from call to call.
 
 What to do:
     Build the layer in front with ``bias=False``.

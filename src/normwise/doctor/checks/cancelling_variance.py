@@ -4,15 +4,16 @@ What it finds:
     The mean of a channel's input is hundreds of times its standard deviation.
 
 Why it is bad:
-    Float32 has seven digits, and the variance of such values is a small difference of large ones: kernels that compute
-    E[x^2] - E[x]^2 lose all of them at a ratio of 3000, and give NaN. In half precision the values themselves have lost
-    them.
+    Float32 has seven digits, and the variance of such values is a small difference of large numbers. Kernels that
+    compute E[x^2] - E[x]^2 lose all digits at a ratio of 3000, and return NaN. In half precision the values
+    themselves have lost the digits.
 
 How it is measured:
-    The ratio |mean| / standard deviation on these data, computed in float64, of channels that are not constant.
+    The doctor computes the ratio |mean| / standard deviation of each channel on these data, in float64, without
+    channels that are constant.
 
 What to do:
-    Take the constant out before: standardize the data, or leave out the bias that makes it.
+    Remove the constant before the layer: standardize the data, or leave out the bias that causes it.
 
 References:
     keras-team/keras pull request 18795; google/flax issue 1491.

@@ -1,18 +1,17 @@
 """An eps that was changed when the model was converted.
 
 What it finds:
-    A layer's eps is not that of the model that this one was derived from, and some channel's variance is small enough
-    for that to matter.
+    A layer's eps is not that of the source model, and the variance of some channel is so small that this matters.
 
 Why it is bad:
-    The layer divides by sqrt(variance + eps): with PyTorch's 1e-5 in the place of Keras's 1e-3, channels of small
-    variance come out with another size, and everything behind them is off by that.
+    The layer divides by sqrt(variance + eps). With PyTorch's 1e-5 in the place of Keras's 1e-3, channels of small
+    variance get another scale, and every layer behind them gets other inputs.
 
 How it is measured:
-    The gain of a channel, 1 / sqrt(variance + eps), with the one eps and with the other, for every channel.
+    The doctor compares the gain of every channel, 1 / sqrt(variance + eps), with the one eps and with the other.
 
 What to do:
-    Give the layers the eps of the source.
+    Give the layers the eps of the source model.
 
 References:
     r9y9/tacotron_pytorch issue 19; pytorch/vision pull request 2940.

@@ -1,18 +1,20 @@
-"""Channels that carry nothing.
+"""Channels whose output is constant.
 
 What it finds:
-    Channels whose input is constant, so that their variance is 0, or whose scale is all but 0.
+    Channels whose input is constant, so that their variance is 0, or whose scale is almost 0.
 
 Why it is bad:
-    Such a channel gives a constant, whatever the sample: its capacity is lost. And its gain, scale / sqrt(variance +
-    eps), is as large as eps lets it be, so that folding it or rounding it makes large errors of small ones.
+    The output of such a channel is the same for every sample, so that its capacity is lost. Its gain, scale /
+    sqrt(variance + eps), is as large as eps allows, so that folding or rounding turns small errors into large ones.
 
 How it is measured:
-    The variance of the input on these data, against eps and against rounding; and the scale against its layer's
-    largest. A few, and those of the model's own input, such as pixels that are always black, are a note.
+    The doctor compares the variance of the input on these data with eps and with rounding, and each scale with the
+    largest of its layer. A few dead channels are a note, and so are those of the model's own input, such as pixels
+    that are always black.
 
 What to do:
-    See what comes in front: a dead activation, a weight that decayed. Constant inputs can be left out.
+    Look at the layers in front: a unit may have died, or a weight may have decayed. You can leave constant inputs
+    out.
 
 References:
     ynahshan/nn-quantization-pytorch issue 3 (folding channels whose variance is next to 0).

@@ -1,20 +1,20 @@
-"""Weight decay that is killing scales.
+"""Weight decay that has shrunk scales to almost 0.
 
 What it finds:
-    A large part of a layer's scales has shrunk to next to nothing, all from the same side, as decay does it.
+    A large part of a layer's scales is almost 0, and these scales have the same sign, as after weight decay.
 
 Why it is bad:
-    Weights in front of a normalization layer can be of any size without a change of its output; its own scale cannot.
-    Decay on it closes channels one by one, and the gradient that comes through them goes with the scale. While it does,
-    what comes into the layers behind shrinks in every step, and their running variance, an average of the last steps,
-    is too large: that follows from the decay, and is not called stale besides.
+    The weights in front of a normalization layer can have any size without a change of its output; its own scale
+    cannot. Weight decay on the scale closes channels one by one, and their gradient becomes small with the scale.
+    Meanwhile the input of the layers behind shrinks in every step, and their running variance, an average of the
+    last steps, is too large. That follows from the decay, so the doctor does not call these layers stale.
 
 How it is measured:
-    The share of scales that are small against 1 and against no other reason: not exactly 0, as those that were set to
-    0, and of one sign, as those of layers that start at 0 are not.
+    The doctor counts the scales that are small against 1 for no other reason: they are not exactly 0, as scales
+    that somebody set to 0, and they have one sign, unlike the scales of layers that start at 0.
 
 What to do:
-    Take norms out of the decay: ``normwise.param_groups(model, weight_decay)``.
+    Exclude norms from weight decay: ``normwise.param_groups(model, weight_decay)``.
 
 References:
     He et al., Bag of tricks for image classification, 2018, arXiv:1812.01187 (no bias decay).

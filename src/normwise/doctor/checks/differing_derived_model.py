@@ -1,19 +1,21 @@
 """A derived model that differs from its source.
 
 What it finds:
-    A model that was folded, converted or exported, and ought to give the same as the model that it was derived from,
-    gives something else.
+    A model was folded, converted or exported and should give the same outputs as its source model, but gives
+    others.
 
 Why it is bad:
-    Folding forgets the bias's scale, conversion forgets eps or takes another norm, export leaves a layer in training
-    mode; what is deployed is then not what was evaluated.
+    A program that folds may forget to scale the bias, one that converts may forget eps or take another norm, and
+    one that exports may leave a layer in training mode. The model that is deployed is then not the model that was
+    evaluated.
 
 How it is measured:
-    With ``source_model``: the outputs of both on the same batches. It counts where the weights are the same, or where
-    norms were taken out; a model that was trained further or averaged may differ.
+    With ``source_model``, the doctor compares the outputs of both models on the same batches. A difference counts
+    if the weights are the same, or if norms were taken out; a model that was trained further or averaged may
+    differ.
 
 What to do:
-    Derive it once more from a model in inference mode, and compare on real data.
+    Derive the model again from a model in inference mode, and compare the two on real data.
 
 References:
     ultralytics/yolov3 issue 807; pytorch/pytorch pull request 115715 (top-1 of 1.7 % for 72.9 %).

@@ -1,22 +1,23 @@
 """Processes whose running statistics or weights disagree.
 
 What it finds:
-    Several processes train one model, and a layer's running statistics, or the weights, are others in each of them.
+    Several processes train one model, and the running statistics of a layer, or the weights, differ between the
+    processes.
 
 Why it is bad:
-    What is saved are those of one process, and they are of its share of the data only. Where shares are not alike, they
-    are wrong for the rest, and each process evaluates another model.
+    Only the statistics of one process are saved, and they come from its part of the data only. If the parts are
+    unlike, these statistics are wrong for the other parts, and each process evaluates another model.
 
 How it is measured:
-    Where every process calls ``normwise.examine(model, batches, distributed=True)``, they send each other their running
-    statistics and some values of each weight. Without ``distributed=True`` nothing is sent, because a process would
-    wait for ever for one that does not examine; the check is then skipped, and the diagnosis says so. The distance is
-    the largest between two processes in any channel. Weights that disagree were not started or averaged as one: no
-    pooling of statistics cures that.
+    If every process calls ``normwise.examine(model, batches, distributed=True)``, the processes send each other
+    their running statistics and some values of each weight. Without ``distributed=True`` nothing is sent, because a
+    process would wait for ever for one that does not examine; the check is then skipped, and the diagnosis says so.
+    The distance is the largest between two processes in any channel. If the weights disagree, the processes did not
+    start with the same weights or did not average them, and pooling the statistics does not correct that.
 
 What to do:
-    ``normwise.torch.pool_statistics(model)`` in every process before saving; or batch norms that join their batches.
-    Where the weights disagree, let ``DistributedDataParallel`` start and average them.
+    Call ``normwise.torch.pool_statistics(model)`` in every process before saving; or use batch norms that join the
+    batches of all processes. If the weights disagree, let ``DistributedDataParallel`` start and average them.
 
 References:
     pytorch/pytorch issue 2584; facebookresearch/fvcore issue 152.

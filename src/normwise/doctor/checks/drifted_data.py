@@ -1,19 +1,21 @@
 """Data that have drifted away from the stored statistics.
 
 What it finds:
-    The model is, to the last bit, the one that it is said to come from, and its running statistics are not those of
-    these data: the data have changed, and not the model.
+    The model is exactly its source model, and its running statistics are not those of these data: the data have
+    changed, and the model has not.
 
 Why it is bad:
-    The layers shift and scale by the statistics of other data, and everything behind them gets inputs that it was not
-    trained on.
+    The layers shift and scale by the statistics of other data, and every layer behind them gets inputs that it was
+    not trained on.
 
 How it is measured:
-    As for stale statistics. Which of the two it is cannot be told from a model and data alone: it takes
-    ``source_model``, the model as it was when it was right. Without it, ``stale_running_statistics`` says both.
+    The doctor measures as for stale statistics. A model and data alone do not show whether the statistics are stale
+    or the data have drifted: the doctor also needs ``source_model``, the model as it was when it was right. Without
+    it, ``stale_running_statistics`` names both causes.
 
 What to do:
-    ``normwise.adapt(model, batches)`` on data of the new kind, which need no labels; or measure why they changed.
+    Call ``normwise.adapt(model, batches)`` with data of the new kind, which need no labels; or find out why the
+    data changed.
 
 References:
     Schneider et al., Improving robustness against common corruptions by covariate shift adaptation, 2020,

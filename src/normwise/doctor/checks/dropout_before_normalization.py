@@ -1,21 +1,21 @@
 """Dropout in front of normalization.
 
 What it finds:
-    What comes into a layer varies more with dropout than without, because a dropout stands somewhere in front of it,
+    The input of a layer varies more with dropout than without, because there is a dropout in front of the layer,
     and the running variance is that with dropout.
 
 Why it is bad:
-    Dropout keeps the mean and adds variance; it is on in training and off at inference. The running variance is
-    therefore too large at inference, and the layer's output too small.
+    Dropout keeps the mean and adds variance; it is on in training and off at inference. Therefore the running
+    variance is too large at inference, and the layer's output too small.
 
 How it is measured:
-    The variance of each layer's input on the same data with dropout on and off, with every norm on batch statistics.
-    The stored variance has to be that with dropout on. The harm is what the output changes by when the statistics are
-    those without.
+    The doctor measures the variance of each layer's input on the same data with dropout on and off, with every norm
+    on batch statistics. The stored variance must be that with dropout on. The harm is the change of the output with
+    the statistics that belong to dropout off.
 
 What to do:
-    Move the dropout behind the last normalization layer; or ``normwise.recalibrate(model, batches)``, which leaves
-    dropout off.
+    Move the dropout behind the last normalization layer; or call ``normwise.recalibrate(model, batches)``, which
+    keeps dropout off.
 
 References:
     Li et al., Understanding the disharmony between dropout and batch normalization by variance shift, 2018,

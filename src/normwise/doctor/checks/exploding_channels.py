@@ -1,19 +1,19 @@
 """Channels whose gain is in the thousands.
 
 What it finds:
-    A channel is multiplied by more than a thousand, and its input is not constant.
+    A layer multiplies a channel by more than a thousand, and the channel's input is not constant.
 
 Why it is bad:
-    The smallest noise of such a channel is as large as the signal of the others: outputs change with rounding, and half
-    precision overflows.
+    The smallest noise of such a channel is as large as the signal of the others: outputs change with rounding, and
+    half precision overflows.
 
 How it is measured:
-    The gain, |scale| / sqrt(variance + eps), where that is of the scale's making or of a variance next to 0; a channel
-    whose input is constant is dead, and not exploding.
+    The doctor computes the gain, |scale| / sqrt(variance + eps), and asks whether a large scale or a variance close
+    to 0 makes it large. A channel whose input is constant is called dead, and not exploding.
 
 What to do:
-    Lower the learning rate, see what shrinks the input, use a larger eps; ``normwise.recalibrate(model, batches)``
-    where the stored variance is wrong.
+    Lower the learning rate, find out what shrinks the input, or use a larger eps; call
+    ``normwise.recalibrate(model, batches)`` if the stored variance is wrong.
 
 References:
     pytorch/vision pull request 1947 (layers without eps whose outputs explode).

@@ -1,20 +1,20 @@
-"""Gradients that vanish or explode over depth for want of normalization.
+"""Gradients that vanish or explode over many layers without normalization.
 
 What it finds:
-    In a deep model with hardly any normalization the gradient changes by many orders of magnitude from the last layer
+    In a deep model with little normalization, the gradient changes by many orders of magnitude from the last layer
     to the first.
 
 Why it is bad:
-    With a gradient that shrinks the first layers learn nothing, with one that grows no learning rate suits all.
-    Normalization between the layers keeps it in one order of magnitude.
+    If the gradient shrinks, the first layers learn nothing; if it grows, no learning rate suits all layers.
+    Normalization between the layers keeps the gradient within one order of magnitude.
 
 How it is measured:
-    With ``loss``: the root mean square of the gradient at the input of every layer with weights, on one batch; the
-    ratio of the first to the last, for models of at least so many layers of which few are norms. A shallow model
-    without norms is healthy.
+    With ``loss``, the doctor measures the root mean square of the gradient at the input of every layer with
+    weights, on one batch, and takes the ratio of the first to the last. It does so for models that have many such
+    layers and few norms; a shallow model without norms is healthy.
 
 What to do:
-    Put a normalization layer behind every linear or convolutional one.
+    Put a normalization layer behind every linear or convolutional layer.
 
 References:
     Ioffe and Szegedy, Batch normalization, 2015, arXiv:1502.03167; Yang et al., A mean field theory of batch

@@ -1,15 +1,15 @@
 """A layer of which one half is frozen.
 
 What it finds:
-    A layer with running statistics that its settings keep it from moving in training (``track_running_stats = False``),
-    though they are used at inference; or, as a note, a layer with frozen statistics whose scale and shift learn.
+    A layer uses running statistics at inference, and its settings (``track_running_stats = False``) keep training
+    from updating them; or, as a note, the statistics of a layer are frozen and its scale and shift still learn.
 
 Why it is bad:
-    With the first, training normalizes by the batch and inference by old statistics, which nothing brings together. The
-    second is a usual way to fine-tune, and is only worth knowing.
+    In the first case training normalizes by the batch, inference normalizes by old statistics, and nothing brings
+    the two together. The second case is a usual way to fine-tune; you only need to know about it.
 
 How it is measured:
-    By the layer's settings; and with ``train_step``, by what moved in some steps on a copy.
+    The doctor reads the layer's settings; with ``train_step``, it also looks at what moves in some steps on a copy.
 
 What to do:
     Freeze both halves or neither.

@@ -4,14 +4,15 @@ What it finds:
     A layer gives the newest batch at least half of the weight in its running statistics.
 
 Why it is bad:
-    PyTorch's momentum is the weight of the new batch, Keras's that of what is there: 0.99 and 0.9 carried over mean
-    that the statistics are those of the last batch or two. Every evaluation then depends on which batches came last.
+    PyTorch's momentum is the weight of the new batch; Keras's is the weight of the old statistics. If somebody
+    copies 0.99 or 0.9 from Keras to PyTorch, the statistics are those of the last batch or two, and every
+    evaluation depends on which batches came last.
 
 How it is measured:
-    By the layer's own setting. The harm is that of stale statistics on these data.
+    The doctor reads the layer's setting. The harm is that of stale statistics on these data.
 
 What to do:
-    In PyTorch write ``momentum=1 - m`` for Keras's m, and then ``normwise.recalibrate(model, batches)``.
+    In PyTorch write ``momentum=1 - m`` for Keras's m, and then call ``normwise.recalibrate(model, batches)``.
 
 References:
     pytorch/vision issue 8250 (0.99 in MaxViT); huggingface/transformers pull request 19454.

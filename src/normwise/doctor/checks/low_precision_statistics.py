@@ -4,17 +4,17 @@ What it finds:
     A layer keeps its running statistics in bfloat16 or float16.
 
 Why it is bad:
-    A running average moves by small steps. In bfloat16, which has 8 bits, a step that is smaller than half of the last
-    bit is lost, and the average stalls before it is there: with a momentum of 0.01 at two thirds of the way. In float16
-    variances above 65504 are infinite.
+    A running average moves by small steps. Bfloat16 has 8 bits, so a step that is smaller than half of the last bit
+    is lost, and the average stops before it arrives: with a momentum of 0.01, after two thirds of the way. In
+    float16, variances above 65504 are infinite.
 
 How it is measured:
-    By the dtype of the buffers; and the share of channels whose next step would be lost, from the distance to the
-    statistics of these data.
+    The doctor reads the dtype of the buffers, and computes the share of channels whose next step would be lost,
+    from the distance to the statistics of these data.
 
 What to do:
-    Keep them in float32, which costs a few bytes per channel (normwise's layers do it by themselves), and call
-    ``normwise.recalibrate(model, batches)``.
+    Keep the statistics in float32, which costs a few bytes per channel (normwise's layers do it by themselves), and
+    call ``normwise.recalibrate(model, batches)``.
 
 References:
     pytorch/torchtitan issue 674; pytorch/pytorch issue 75478.

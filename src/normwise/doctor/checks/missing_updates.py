@@ -1,21 +1,21 @@
-"""A layer that trains and whose running statistics no step moves.
+"""A trained layer whose running statistics no step updates.
 
 What it finds:
-    In steps of training a layer is called in training mode or learns, and its running statistics stay the same to the
-    last bit.
+    In training steps a layer is called in training mode, or learns, and its running statistics do not change by a
+    single bit.
 
 Why it is bad:
     The weights move away from the statistics, which become stale step by step, and nothing shows it before the
     evaluation.
 
 How it is measured:
-    With ``train_step``: statistics, scale and shift are compared to the last bit before and after some steps on a copy.
-    A layer of which nothing moves is frozen, and that is right; one that was put into inference mode and learns is half
-    frozen, which is a check of its own.
+    With ``train_step``, the doctor compares statistics, scale and shift bit by bit before and after some steps on a
+    copy. A layer in which nothing moves is frozen, which is right. A layer in inference mode that learns is half
+    frozen, which is another check.
 
 What to do:
-    See what keeps the statistics: a block that pauses them, a copy that is trained in the place of the model, a
-    momentum of 0.
+    Find what keeps the statistics still: a block that pauses them, a copy that is trained in the place of the
+    model, or a momentum of 0.
 
 References:
     DLR-RM/stable-baselines3 issue 996 (statistics of target networks that were never copied).

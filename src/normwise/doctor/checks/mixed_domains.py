@@ -1,19 +1,20 @@
 """Several domains under one set of statistics.
 
 What it finds:
-    The batches fall into two groups whose means are far apart, while the running statistics are those of both together.
+    The batches fall into two groups whose means are far apart, and the running statistics are those of both groups
+    together.
 
 Why it is bad:
-    One mean and one variance between two groups are right for neither: each is shifted and scaled wrongly at inference,
-    though in training every batch of one group looks right.
+    One mean and one variance for two groups are right for neither: at inference the layer shifts and scales each
+    group wrongly, although in training every batch of one group looks right.
 
 How it is measured:
-    The best two groups of batches along the direction in which they differ most, and how far apart these are in
-    deviations within; and the distance of the groups in standard deviations of a channel. Data that are sorted by their
-    labels are another finding.
+    The doctor finds the best two groups of batches along the direction in which they differ most. It measures how
+    far apart the groups are, in deviations within a group and in standard deviations of a channel. Data that are
+    sorted by their labels are another finding.
 
 What to do:
-    One set of statistics for each domain: ``normwise.torch.convert_to_domains(model, ['a', 'b'])``.
+    Keep one set of statistics for each domain: ``normwise.torch.convert_to_domains(model, ['a', 'b'])``.
 
 References:
     pytorch/pytorch issue 48929; Chang et al., Domain-specific batch normalization, 2019, arXiv:1906.03950.

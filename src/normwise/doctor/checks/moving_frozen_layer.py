@@ -1,18 +1,19 @@
 """A frozen layer whose running statistics move.
 
 What it finds:
-    The scale and shift of a layer do not learn while other parameters do, and yet its running statistics move in
+    The scale and shift of a layer do not learn while other parameters do, but its running statistics move in
     training.
 
 Why it is bad:
-    Whoever freezes a feature extractor expects it to give the same as before. In PyTorch ``requires_grad = False``
-    holds the scale and shift only, and ``model.train()`` undoes ``layer.eval()``: the layer normalizes by the batches
-    of the new data and forgets the old statistics, and results cannot be reproduced.
+    Whoever freezes a feature extractor expects the same features as before. In PyTorch ``requires_grad = False``
+    freezes the scale and shift only, and ``model.train()`` undoes ``layer.eval()``. The layer then normalizes by
+    the batches of the new data and forgets the old statistics, and results cannot be reproduced.
 
 How it is measured:
-    With ``train_step``, statistics, scale and shift are compared to the last bit before and after some steps on a copy.
-    Without it, the layer's state is what is left: it does not learn, and is in training mode. That the statistics are
-    those of the data from before, and not of these, is what freezing is for, and is not called stale besides.
+    With ``train_step``, the doctor compares statistics, scale and shift bit by bit before and after some steps on a
+    copy. Without it, the doctor looks at the layer's state: the layer does not learn, and is in training mode. The
+    statistics of a frozen layer are those of earlier data, not of these; that is the purpose of freezing, so the
+    doctor does not call them stale.
 
 What to do:
     Put the layers into inference mode in every step, after ``model.train()``.

@@ -1,18 +1,20 @@
-"""Running statistics that no batch has ever moved.
+"""Running statistics that no batch has ever updated.
 
 What it finds:
-    A layer's running mean is exactly 0 and its variance exactly 1, as at the start, though what comes in is otherwise.
+    A layer's running mean is exactly 0 and its running variance exactly 1, as at the start, and its input has other
+    statistics.
 
 Why it is bad:
-    At inference the layer normalizes nothing. It happens when the layer was frozen from the start, when its momentum is
-    0, where only copies of the model were trained, or where a checkpoint was loaded without its buffers.
+    At inference the layer does not normalize. Possible causes: the layer was frozen from the start, its momentum is
+    0, only copies of the model were trained, or a checkpoint was loaded without its buffers.
 
 How it is measured:
-    By the numbers themselves; and the mean of the input, or its variance, has to be off by more than the limit, because
-    a layer behind another one may rightly be near (0, 1).
+    The doctor reads the statistics. In addition the mean of the input, or its variance, must be off by more than
+    the limit, because the input of a layer behind another norm may rightly be close to (0, 1).
 
 What to do:
-    ``normwise.recalibrate(model, batches)``, and look why no batch entered: the mode, the momentum, the checkpoint.
+    Call ``normwise.recalibrate(model, batches)``, and find out why no batch entered: look at the mode, the momentum
+    and the checkpoint.
 
 References:
     pytorch/vision pull request 5443: frozen layers with random weights and statistics of the start.

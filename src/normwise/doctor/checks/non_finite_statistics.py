@@ -1,18 +1,18 @@
 """Running statistics that are NaN, infinite or negative.
 
 What it finds:
-    A running mean or variance that is no finite number, or a variance below 0.
+    A running mean or variance that is not a finite number, or a variance below 0.
 
 Why it is bad:
-    One batch with an overflow is enough: every average with it stays NaN for ever. Training looks healthy, because it
-    does not read these numbers; at inference all that comes behind is NaN.
+    One batch with an overflow is enough: the average stays NaN for ever. Training looks healthy, because it does
+    not read these numbers; at inference the outputs of all layers behind are NaN.
 
 How it is measured:
-    By the numbers themselves.
+    The doctor reads the statistics.
 
 What to do:
-    ``normwise.recalibrate(model, batches, layers=...)`` estimates them from data; the layers of normwise never let such
-    a batch in.
+    ``normwise.recalibrate(model, batches, layers=...)`` estimates them from data. normwise's layers never let such
+    a batch into their statistics.
 
 References:
     pytorch/pytorch issue 88474; keras-team/keras issue 9646 (negative variances after averaging).

@@ -1,20 +1,21 @@
 """Padding that enters the statistics.
 
 What it finds:
-    Samples of unequal length were padded at the end to that of the longest, and a layer's statistics are those of the
-    padding too.
+    Samples of different lengths were padded at the end to the longest length, and a layer's statistics include the
+    padding.
 
 Why it is bad:
-    Every padded place counts like a real one. With 30 % of padding a channel's spread is too small by a fifth, with 80
-    % by more than half, and it changes from batch to batch with the lengths, so that a sample's output depends on how
-    long its neighbours are.
+    Every padded place counts like a real one. With 30 % of padding the spread of a channel is too small by a fifth,
+    with 80 % by more than half. The error changes from batch to batch with the lengths, so that the output for a
+    sample depends on the lengths of the other samples.
 
 How it is measured:
-    Per sample, the places at the end of the longest axis at which all channels stay the same; lengths that differ, and
-    no such places at the beginning, where images have margins. Then the moments of a batch with them and without.
+    The doctor finds, for each sample, the places at the end of the longest axis at which all channels stay the
+    same. The lengths must differ, and there must be no such places at the beginning, where images have margins.
+    Then it compares the moments of a batch with these places and without them.
 
 What to do:
-    Give the layer a mask of what is real; normwise's layers take ``mask=``.
+    Give the layer a mask that is true for real values; normwise's layers take ``mask=``.
 
 References:
     pytorch/pytorch issue 70529; keras-team/keras issue 19848.

@@ -1,19 +1,19 @@
-"""Running statistics that move more than once in an optimizer step.
+"""Running statistics that are updated more than once in an optimizer step.
 
 What it finds:
-    In one step of training a layer's running statistics are updated several times.
+    In one training step a layer's running statistics are updated several times.
 
 Why it is bad:
-    A second forward for a loss, a dummy input, checkpointed activations that are computed twice, or gradients
-    accumulated over small batches: each puts another batch into the average, so that the average is over fewer steps
-    than its momentum says, and over data that may not be the training's.
+    Causes are a second forward for a loss, a dummy input, checkpointed activations that are computed twice, or
+    gradients that are accumulated over small batches. Each adds a batch to the average, so that the average covers
+    fewer steps than its momentum says, and perhaps data that are not training data.
 
 How it is measured:
-    With ``train_step``: the calls in which the statistics change are counted in some steps on a copy.
+    With ``train_step``, the doctor counts the calls in which the statistics change, in some steps on a copy.
 
 What to do:
-    Run the other forwards inside of ``normwise.paused_statistics(model)``; for accumulation
-    ``normwise.torch.accumulate_gradients`` makes one update of all parts.
+    Run the other forwards within ``normwise.paused_statistics(model)``. For accumulation,
+    ``normwise.torch.accumulate_gradients`` makes one update from all parts.
 
 References:
     pytorch/pytorch issue 96136 (checkpointing) and issue 46516 (accumulation).

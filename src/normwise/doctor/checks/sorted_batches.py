@@ -1,26 +1,26 @@
-"""Batches that are sorted or follow from each other.
+"""Batches that are sorted, or that depend on each other.
 
 What it finds:
-    The means of the batches differ by far more than those of batches drawn alike: the data are sorted by their labels,
-    or each batch resembles the one before.
+    The means of the batches differ far more than those of randomly drawn batches: the data are sorted by their
+    labels, or each batch resembles the one before.
 
 Why it is bad:
-    A running average forgets all but the last twenty batches or so. If these are of one class, the mean is that of the
-    class, and the variance lacks all that lies between the classes. And in training the batch tells the network the
-    class.
+    A running average forgets all but about the last twenty batches. If these batches are of one class, the mean is
+    that of the class, and the variance does not include the differences between classes. In training, the batch
+    also tells the network the class.
 
 How it is measured:
-    The variance of the batches' means against that of as many independent samples, in every layer, in inference mode;
-    then the labels, if they are there, or the correlation of a batch with the next. The model has suffered from it
-    where the stored variance is that within batches and the statistics are off on the whole of the data, or where the
-    labels tell and the model does far better with batch statistics: then it is an error. It is a warning where no layer
-    is far off, and loss and metric both gain from the statistics of all of the data: those of the last classes are a
-    little off in every layer, and wrong for the classes that came first. Else it is a note, for data that are only
-    evaluated in this order.
+    In every layer, in inference mode, the doctor compares the variance of the batches' means with that of equally
+    many independent samples. Then it looks at the labels, if there are any, or at the correlation of a batch with
+    the next. The finding is an error if the model has suffered: the stored variance is that within batches and the
+    statistics are off on all of the data, or the batches are sorted by labels and the model does far better with
+    batch statistics. It is a warning if no layer is far off, but loss and metric both improve with the statistics
+    of all of the data: the statistics of the last classes are a little off in every layer, and wrong for the
+    classes that came first. Otherwise it is a note, for data that are only evaluated in this order.
 
 What to do:
-    Shuffle the training data, and call ``normwise.recalibrate(model, batches)``, which takes the variance between
-    batches in.
+    Shuffle the training data, and call ``normwise.recalibrate(model, batches)``, which includes the variance
+    between batches.
 
 References:
     pytorch/pytorch issue 4741 (windows cut from one recording).

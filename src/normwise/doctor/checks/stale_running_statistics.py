@@ -1,25 +1,26 @@
 """Running statistics that are not those of the layer's input.
 
 What it finds:
-    The running mean or variance of a layer is not that of the data that come into it, though batches moved it.
+    The running mean or variance of a layer is not that of its input on these data, although batches have updated
+    it.
 
 Why it is bad:
-    In training the layer normalizes by the batch, so nothing looks wrong; at inference it shifts and scales by numbers
-    that belong to other values, and everything behind it gets inputs that it was not trained on.
+    In training the layer normalizes by the batch, so nothing looks wrong. At inference it shifts and scales by
+    numbers that belong to other values, and every layer behind it gets inputs that it was not trained on.
 
 How it is measured:
-    Each layer's input is measured with every norm on batch statistics, so that innocent layers behind a guilty one look
-    innocent; and some layer's has to be off in inference mode too. A channel is wrong when the mean is off by more than
-    the limit in standard deviations, or the variance by more than the limit in its base-2 logarithm, beyond three
-    standard errors from the spread between batches. Then the model is run with the statistics of these data in all
-    layers, and in one layer at a time: the share of the change of the output that a layer alone takes away says how
-    guilty it is. Where no layer alone is far off, the losses of all batches decide: each batch is normalized by the
-    statistics of every second other batch, and a model's own ones, of more samples, have to do as well. Without a
-    reference, statistics that are stale and data that have drifted cannot be told apart: if
-    these are the data that the model was trained on, they are stale.
+    The doctor measures each layer's input with every norm on batch statistics, so that only the layers that are
+    themselves wrong look wrong; some layer must be off in inference mode too. A channel is wrong if its mean is off
+    by more than the limit in standard deviations, or its variance by more than the limit in powers of 2, each by
+    more than three standard errors, which the spread between batches gives. Then the doctor runs the model with the
+    statistics of these data in all layers, and in one layer at a time: the share of the change of the output that
+    one layer causes says how much that layer contributes. If no layer alone is far off, the losses decide: with the
+    running statistics, the loss must be as low as with statistics of every second other batch. A model and data
+    alone do not show whether the statistics are stale or the data have drifted: if these are the data that the
+    model was trained on, the statistics are stale.
 
 What to do:
-    ``normwise.recalibrate(model, batches)`` with data like those that the model will meet.
+    Call ``normwise.recalibrate(model, batches)`` with data like those that the model will meet.
 
 References:
     Wu and Johnson, Rethinking "batch" in batch normalization, 2021, arXiv:2105.07576.

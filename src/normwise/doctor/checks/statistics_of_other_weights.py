@@ -1,22 +1,22 @@
 """Running statistics that belong to other weights.
 
 What it finds:
-    The running statistics are those of another set of weights: copied from the model that this one was derived from,
-    though the weights are others; lost on the way, though the weights are the same; or kept while the weights were
+    The running statistics belong to another set of weights. They were copied from the source model, though the
+    weights differ; or they were lost, though the weights are the same; or they were kept when the weights were
     averaged.
 
 Why it is bad:
-    Weights that were averaged, merged or trained further give other activations. Statistics that were estimated with
-    the old ones normalize them by wrong numbers at inference, and the loss says nothing of it in training.
+    Weights that were averaged, merged or trained further give other activations. Statistics that were estimated
+    with the old weights are wrong for them at inference, and the training loss does not show it.
 
 How it is measured:
-    With ``source_model``, statistics and weights are compared: statistics that are equal to the last bit while the
-    weights differ by more than the limit, or weights that are equal while the statistics differ. Without it,
-    ``torch.optim.swa_utils.AveragedModel`` says that the weights are averages. Only statistics that are measurably off
-    on these data count, with the harm to the output.
+    With ``source_model``, the doctor compares statistics and weights: it looks for statistics that are equal bit by
+    bit while the weights differ by more than the limit, or weights that are equal while the statistics differ.
+    Without it, ``torch.optim.swa_utils.AveragedModel`` shows that the weights are averages. Only statistics that
+    are measurably off on these data count, together with the harm to the output.
 
 What to do:
-    ``normwise.recalibrate(model, batches)`` after every averaging, merging or loading.
+    Call ``normwise.recalibrate(model, batches)`` after every averaging, merging or loading.
 
 References:
     pytorch/ignite issue 2590; huggingface/pytorch-image-models issue 245; huggingface/peft issue 1732.

@@ -1,19 +1,21 @@
 """Too few values per channel in a batch.
 
 What it finds:
-    A layer's batch statistics in training are those of a handful of values. As a note: the last batch has one sample
+    In training, a layer's batch statistics are those of very few values. As a note: the last batch has one sample
     only.
 
 Why it is bad:
-    The statistics of a batch of 2 to 4 values are mostly noise: what the network learns is normalized by a scale that
-    is off by 1.2 to 7 times on average, and at inference by another one. Of one value the variance is 0.
+    The statistics of 2 to 4 values are mostly noise. The network learns with a scale that is off by 1.2 to 7 times
+    on average, and at inference the scale is another one. The variance of one value is 0.
 
 How it is measured:
-    The number of values per channel in the calls of ``train_step``, the fewest; without it, in the batches given, the
-    median. The number of independent ones among them, from the spread between batches, stands beside it.
+    The doctor counts the values per channel in the calls of ``train_step`` and takes the fewest; without it, it
+    takes the median over the batches given. It also prints how many of these values are independent, from the
+    spread between batches.
 
 What to do:
-    Larger batches; batches of several processes joined; a frozen layer in fine-tuning; or a norm without batches.
+    Use larger batches, join the batches of several processes, freeze the layer in fine-tuning, or use a norm that
+    does not depend on the batch.
 
 References:
     facebookresearch/detectron2 issue 3545; Wu and He, Group normalization, 2018, arXiv:1803.08494.

@@ -1,19 +1,20 @@
-"""Running statistics in which the values of the start still count.
+"""Running statistics that still contain much of their initial values.
 
 What it finds:
-    So few batches entered a layer's running average that the mean of 0 and the variance of 1 that it started with still
-    have a share in it, and that share puts it off.
+    So few batches entered a layer's running average that the initial mean of 0 and variance of 1 still have a share
+    in it, and this share makes the statistics wrong.
 
 Why it is bad:
-    At inference the layer normalizes by a mixture of the data and of numbers that have nothing to do with them. With
-    PyTorch's 0.1 it takes 44 batches until 1 % is left, with Keras's 0.99 it takes 458.
+    At inference the layer normalizes by a mixture of the data and of numbers that have nothing to do with the data.
+    With PyTorch's momentum of 0.1 the initial values count for 1 % after 44 batches; with Keras's 0.99, after 458.
 
 How it is measured:
-    The share is (1 - w)^k for k updates with weight w. It counts only where the statistics are off on these data, and
-    where taking the share of the start out of them brings them at least twice as close.
+    The share is (1 - w)^k for k updates with weight w. It counts only if the statistics are off on these data, and
+    if they become at least twice as close without that share.
 
 What to do:
-    ``normwise.recalibrate(model, batches)``; or train on; or use ``estimator="debiased_ema"``, which has no warm-up.
+    Call ``normwise.recalibrate(model, batches)``; or train further; or use ``estimator="debiased_ema"``, which has
+    no warm-up.
 
 References:
     keras-team/keras issue 10666 (0.99 against 0.9).

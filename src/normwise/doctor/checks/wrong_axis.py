@@ -1,20 +1,22 @@
 """Statistics over the wrong axis.
 
 What it finds:
-    A layer takes one axis of its input for that of the channels, and the linear layers around it take another for that
-    of the features.
+    A layer takes one axis of its input for the channels, and the linear layers around it take another axis for the
+    features.
 
 Why it is bad:
-    Each place of a sequence gets statistics of its own, and the features, which have different sizes, share them:
-    nothing is brought to one scale. Where the length and the number of features are equal, no error says so.
+    Each place of a sequence gets statistics of its own, and the features, which have different sizes, share them,
+    so that the layer does not bring them to one scale. If the length equals the number of features, no error says
+    so.
 
 How it is measured:
-    By following the tensors from call to call: a linear, recurrent or embedding layer right in front or behind, with
-    nothing but functions of each element between, has the features in the last axis, a convolution in axis 1. The means
-    have to agree: more of the variance lies between the places of that axis than between those of the layer's own.
+    The doctor follows the tensors from call to call. A linear, recurrent or embedding layer directly in front or
+    behind, with only functions of each element between, has the features in the last axis; a convolution has them
+    in axis 1. The means must agree: more of the variance must lie between the indices of that axis than between
+    those of the layer's own axis.
 
 What to do:
-    Transpose around the layer, or give it the right axis.
+    Transpose before and after the layer, or give it the right axis.
 
 References:
     pytorch/pytorch issue 76613.

@@ -1,19 +1,19 @@
 """A momentum of 0 in a layer that is not frozen.
 
 What it finds:
-    A layer whose momentum gives a new batch no weight at all, while its scale and shift learn.
+    A layer's momentum gives a new batch no weight, while its scale and shift learn.
 
 Why it is bad:
-    It normalizes by the batch in training and never remembers anything of it, so that at inference it normalizes by
-    what it had at the start. Setting the momentum to 0 is no way to freeze a layer: it still uses batch statistics in
-    training.
+    The layer normalizes by the batch in training and never adds anything to its statistics, so that at inference it
+    normalizes by the initial ones. A momentum of 0 does not freeze a layer: the layer still uses batch statistics
+    in training.
 
 How it is measured:
-    By the layer's own setting; the harm is that of statistics that are off on these data.
+    The doctor reads the layer's setting. The harm is that of statistics that are off on these data.
 
 What to do:
-    Give it a momentum (0.1 in PyTorch, 0.99 in Keras) and call ``normwise.recalibrate(model, batches)``; to freeze a
-    layer put it into inference mode.
+    Give the layer a momentum (0.1 in PyTorch, 0.99 in Keras) and call ``normwise.recalibrate(model, batches)``. To
+    freeze a layer, put it into inference mode.
 
 References:
     Cadene/pretrained-models.pytorch issue 5.
