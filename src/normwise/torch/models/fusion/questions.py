@@ -7,11 +7,14 @@ import builtins
 import types
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
+import torch
 from torch import nn
 
-from normwise.torch.models.fusion.sources import CannotFollow, functions_of, nodes_of, own_attribute, sources_of
+from normwise.torch.models.fusion.reading import Reading
+from normwise.torch.models.fusion.sources import CannotFollow, called_by, nodes_of, own_attribute, sources_of
 
 PLAIN = (bool, int, float, str, type(None))
 QUESTIONS = {"isinstance", "type", "hasattr", "callable", "issubclass", "print", "super"}
@@ -71,6 +74,8 @@ def hidden_path(
     except CannotFollow as why:
         return str(why)
     for number, (function, tree) in enumerate(sources):
+        if (why := _read_elsewhere(function, tree, module)) is not None:
+            return why
         for node in nodes_of(tree):
             found = _hidden_in(node, allowed)
             if found is None and isinstance(node, ast.Compare):
@@ -83,15 +88,48 @@ def hidden_path(
 
 def _hidden_in(node: ast.AST, allowed: frozenset[str]) -> str | None:
     match node:
-        case ast.With() | ast.Try() | ast.Global() | ast.Nonlocal():
+        case ast.With() | ast.Try() | ast.Global() | ast.Nonlocal() | ast.Match():
             return f"has a `{type(node).__name__.lower()}` statement, which a trace does not see"
         case ast.Call(func=ast.Name(id=name)) if name in QUESTIONS - allowed:
             return f"calls `{name}`, which a trace answers once"
         case ast.Attribute(attr=name) if name in STATE:
             return f"calls `{name}`, which a trace answers once"
+        case ast.Attribute(attr="__dict__"):
+            return "reads `__dict__`, which a trace does once"
         case ast.Name(id=name) if name in OUTSIDE:
             return f"uses `{name}`, which a trace does not see"
     return None
+
+
+def _read_elsewhere(function: types.FunctionType, tree: ast.AST, module: nn.Module) -> str | None:
+    """Why the settings of the module or of its parts may be read where nobody looks for that, or None."""
+    reading = Reading(module, tree)
+    seen = set[int]()  # the places of ``self`` that are looked at
+    for node in nodes_of(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self") as place):
+                seen.add(id(place))
+            case ast.Call(func=ast.Name(id=name), args=args) if name in QUESTIONS | {"getattr"}:
+                seen.update(map(id, args))
+            case ast.Call(func=ast.Name() | ast.Attribute() as named, args=[ast.Name(id="self") as place, *_]):
+                if _takes_self(called_by(named, function, module)):
+                    seen.add(id(place))
+        match node:
+            case ast.Call(func=ast.Attribute(value=about, attr=name)):
+                for thing in reading.things(about):
+                    method = getattr(type(thing.value), name, None)
+                    theirs = (getattr(method, "__module__", None) or "torch").partition(".")[0] == "torch"
+                    if thing.path and isinstance(method, types.FunctionType) and not theirs:
+                        return f"calls `{name}` of {thing.path}, in which settings may be read"
+    for node in nodes_of(tree):
+        if isinstance(node, ast.Name) and node.id == "self" and id(node) not in seen:
+            return "hands `self` on, so that its settings may be read elsewhere"
+    return None
+
+
+def _takes_self(called: object) -> bool:
+    """True if a function calls its first argument self, so that what it reads of it is found there."""
+    return isinstance(called, types.FunctionType) and called.__code__.co_varnames[:1] == ("self",)
 
 
 def _asks_what(node: ast.Compare, tree: ast.AST, guarded: bool, asked: Collection[str]) -> str | None:
@@ -272,6 +310,36 @@ def _value(node: ast.expr, tree: ast.AST, function: types.FunctionType) -> Any:
     return function.__globals__.get(node.id, getattr(builtins, node.id, None))
 
 
+UNKEPT = object()
+"""In the place of a value that is no setting: a tensor, a module, anything that cannot be compared later."""
+MANY = 64
+"""A collection of more values is data, and no setting."""
+
+
+def as_kept(value: object) -> object:
+    """A setting in a form that stays what it is and can be compared, or ``UNKEPT``.
+
+    Example:
+        >>> as_kept({"act": "relu", "slopes": [0.1, 0.2]})
+        ('dict', 'act', 'relu', 'slopes', ('list', 0.1, 0.2))
+    """
+    if isinstance(value, (*PLAIN, Enum, torch.dtype, torch.device, types.FunctionType, types.BuiltinFunctionType)):
+        return value
+    if not isinstance(value, list | tuple | dict) or len(value) > MANY:
+        return UNKEPT
+    items = [each for pair in value.items() for each in pair] if isinstance(value, dict) else value
+    kept = [as_kept(each) for each in items]
+    return UNKEPT if UNKEPT in kept else (type(value).__name__, *kept)
+
+
+def setting_now(module: nn.Module, name: str) -> object:
+    """The setting that the module has now under this name; ``UNKEPT`` where it has none."""
+    try:
+        return as_kept(_attribute(module, name))
+    except AttributeError:
+        return UNKEPT
+
+
 def _attribute(module: nn.Module, name: str) -> Any:
     for part in name.split("."):
         module = getattr(module, part)
@@ -281,28 +349,28 @@ def _attribute(module: nn.Module, name: str) -> Any:
 def settings_read(
     module: nn.Module, forward: types.FunctionType | None = None, *, guarded: bool = False
 ) -> Settings:  # fmt: skip
-    """The plain values that the forward reads off the module: what a trace was made for, as long as they stay.
+    """The values that the forward reads off the module and its parts: what a trace was made for, as long as they stay.
 
     Args:
         module: as in ``functions_of``.
         forward: as in ``functions_of``.
         guarded: whether answers are among them, each as an ``Answer``.
     """
-    nodes = [node for tree in functions_of(module, forward) for node in nodes_of(tree)]
-    names = {own_attribute(node) for node in nodes}
-    if guarded:
-        names |= {_got(node) for node in nodes}
-    names -= {None, "training"}
-    values = [(name, getattr(module, name)) for name in sorted(filter(None, names)) if hasattr(module, name)]
-    found: list[tuple[str, object]] = [(name, value) for name, value in values if isinstance(value, PLAIN)]
-    if guarded:
-        got = {name for node in nodes if (name := _got(node)) is not None and not hasattr(module, name)}
-        found += [(name, Answer(None, False)) for name in sorted(got)]
-        for function, tree in sources_of(module, forward):
-            for node in nodes_of(tree):
-                if isinstance(node, ast.Call):
-                    found += _answers(node, tree, function, module).items()
-    return tuple(dict.fromkeys(found))
+    found: dict[str, object] = {}
+    asked: list[tuple[str, object]] = []
+    for function, tree in sources_of(module, forward):
+        reading = Reading(module, tree)
+        for node in nodes_of(tree):
+            if isinstance(node, ast.Attribute | ast.Call):
+                for thing in reading.things(node):
+                    if thing.path.rpartition(".")[2] != "training" and (kept := as_kept(thing.value)) is not UNKEPT:
+                        found[thing.path] = kept
+            if guarded and (name := _got(node)) is not None and not hasattr(module, name):
+                asked.append((name, Answer(None, False)))
+            if guarded and isinstance(node, ast.Call):
+                asked += _answers(node, tree, function, module).items()
+    found = {path: value for path, value in found.items() if setting_now(module, path) == value}
+    return tuple(dict.fromkeys([*sorted(found.items()), *asked]))
 
 
 def changed_setting(module: nn.Module, settings: Settings) -> str | None:
@@ -311,8 +379,7 @@ def changed_setting(module: nn.Module, settings: Settings) -> str | None:
         if isinstance(value, Answer):
             if not value.holds(module, name):
                 return f"{name} of this {type(module).__name__} was {value} when the model was fused, and is not now"
-        elif (now := getattr(module, name, None)) != value:
-            return (
-                f"{name} of this {type(module).__name__} was {value!r} when the model was fused, received {now!r}"
-            )  # fmt: skip
+        elif (now := setting_now(module, name)) != value:
+            received = "something else" if now is UNKEPT else repr(now)
+            return f"{name} of this {type(module).__name__} was {value!r} when the model was fused, received {received}"
     return None

@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.torch.models.fusion.activation_calls import activation_of
+from normwise.torch.models.fusion.parts import Parts
 from normwise.torch.models.fusion.patterns import Pattern, hooked, no_activation, what_follows
 from normwise.torch.models.fusion.questions import Answer, Settings, hidden_path, settings_read
 from normwise.torch.models.fusion.sources import CannotFollow, adjacent, only_called
@@ -95,6 +96,7 @@ class Survey:
         self._hidden: dict[int, str | None] = {}
         self._taken: dict[int, list[set[Node]]] = {}
         self._asked_about: set[int] = set()
+        self._parts = Parts()
         seen: set[int] = set()
         waiting = [model]
         while waiting:
@@ -220,21 +222,24 @@ class Survey:
 
     def _visit(self, module: nn.Module) -> list[nn.Module]:
         """Note what the module's own forward calls; the modules to be visited next."""
-        forward = type(module).forward
+        forward, title = type(module).forward, self._title(module)
+        if (who := self._parts.entered.get(id(module))) is not None:
+            self._unfollowed[self._names[id(module)]] = f"{title} is not only called: {who}"
+            return self._parts.below(module)
         if forward is nn.Module.forward:  # a list or dictionary of modules: who holds it calls them one by one
+            self._parts.note(module, title, followed=False)
+            return self._parts.below(module)
+        if id(module) in self._parts.apart:
             return [*module.children()]
         if forward is nn.Sequential.forward and "forward" not in module.__dict__:
             return self._visit_in_order(module)
         try:
             ways = followed_ways(module)
         except CannotFollow as why:
-            self._unfollowed[self._names[id(module)]] = f"{self._title(module)} cannot be followed: its forward {why}"
-            called = only_called(module)
-            found: list[nn.Module] = []
-            for name, child in module.named_children():
-                in_order = isinstance(child, nn.Sequential) and name not in called
-                found += child.children() if in_order else [child]
-            return found
+            self._unfollowed[self._names[id(module)]] = f"{title} cannot be followed: its forward {why}"
+            self._parts.note(module, title, followed=False)
+            return self._parts.below(module, only_called(module))
+        self._parts.note(module, title, followed=True)
         self.ways[id(module)] = ways
         self._taken[id(module)] = [set() for _ in ways.graphs]
         with suppress(CannotFollow):
