@@ -123,7 +123,8 @@ class RecalibrateReport:
         done = "nothing" if not self.recalibrated else f"{len(self.recalibrated)}"
         lines = [f"{done} of {total} batch norms recalibrated with {self._data()}"]
         lines += layer_lines("recalibrated", self.recalibrated, self.skipped, self.not_reached)
-        if "memory allows" in self.why_not_in_step:  # which the caller can do something about
+        # What the caller can do something about.
+        if "memory allows" in self.why_not_in_step or "waited for another" in self.why_not_in_step:
             lines.append(f"  layer by layer, in {self.passes} passes: {self.why_not_in_step}")
         return "\n".join(lines)
 

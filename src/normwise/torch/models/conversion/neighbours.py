@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.fx import Graph, Node
 
@@ -176,7 +177,7 @@ class Neighbours:
                     self.used_tensors.add(id(tensors[str(node.target)]))
                 steps[node] = Step(_described(node, self.title(owner)))
                 sources = [] if _of_shapes(node) else sources
-                if node.op == "call_method" and node.target == "expand_as":  # of the other it takes the shape only
+                if node.target is torch.broadcast_tensors:  # which `fuse` writes; of the other it takes the shape only
                     sources = sources[:1]
             for other in sources:
                 link(other, steps[node])

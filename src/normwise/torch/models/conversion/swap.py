@@ -21,6 +21,7 @@ from normwise.torch.layers.counterparts import (
     become_torch,
     reason_against_torch,
 )
+from normwise.torch.layers.frozen import FrozenStatistics
 from normwise.torch.layers.per_domain import PerDomain
 from normwise.torch.layers.tracked import TrackedBatchNorm, unlike_torch
 from normwise.torch.models.conversion.swap_calibration import Calibration
@@ -161,6 +162,8 @@ def swap(
             skipped[name] = "it is not among the layers that were asked for"
         elif id(norm) in fixed:
             skipped[name] = fixed[id(norm)]
+        elif isinstance(norm, FrozenStatistics) and target not in ("sync", "domains"):
+            skipped[name] = "normwise.freeze froze its statistics: unfreeze it before"
         else:
             wanted[name] = norm
     calibration = Calibration(inner, calibrate, at_most, forward_fn)
@@ -175,9 +178,8 @@ def swap(
             words = _to_another(target, wanted, settings, calibration.axes, skipped)
         swapped = {name: Swap(before[name], _class_name(wanted[name]), said) for name, said in words.items()}
         calibration.after([name for name in swapped if moments_differ(target)])
-    for name in calibration.without_affine:
-        skipped_words = "it has no scale and shift to be calibrated by"
-        swapped[name] = Swap(swapped[name].was, swapped[name].became, _joined(swapped[name].words, skipped_words))
+    for name, why in calibration.uncalibrated.items():
+        swapped[name] = Swap(swapped[name].was, swapped[name].became, _joined(swapped[name].words, why))
     return SwapReport(
         swapped,
         {name: skipped[name] for name in sorted(skipped, key=[*norms, *skipped].index)},

@@ -7,7 +7,6 @@ call, the source shows what they may call: ``self.encoder.conv1(x)`` calls a par
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -15,7 +14,20 @@ from normwise.torch.models.fusion.reading import CONTAINERS, Reading, Thing
 from normwise.torch.models.fusion.sources import class_tree, nodes_of, own_attribute
 
 Method = ast.FunctionDef
-_ASKS = {"isinstance", "len", "hasattr", "getattr", "type", "print", "repr", "str", "id", "enumerate", "zip", "reversed"}
+_ASKS = {
+    "isinstance",
+    "len",
+    "hasattr",
+    "getattr",
+    "type",
+    "print",
+    "repr",
+    "str",
+    "id",
+    "enumerate",
+    "zip",
+    "reversed",
+}
 _TENSORS = {"parameters", "named_parameters", "buffers", "named_buffers", "state_dict", "modules", "named_modules"}
 
 
@@ -110,7 +122,7 @@ class Parts:
 
 
 def methods_of(module: nn.Module) -> list[Method] | None:
-    """The methods of the module's class, those that it inherits too, but for its ``__init__``; None without a source."""
+    """The methods of the module's class, inherited ones too, but for its ``__init__``; None without a source."""
     found: list[Method] = []
     for base in type(module).__mro__:
         if base in nn.Module.__mro__ or base.__module__.startswith("torch."):
@@ -122,24 +134,38 @@ def methods_of(module: nn.Module) -> list[Method] | None:
     return found
 
 
-def other_methods_calling(owner: nn.Module, wanted: nn.Module) -> Iterator[str]:
+def other_methods_calling(owner: nn.Module, wanted: nn.Module) -> set[str]:
     """The names of the methods of a module, besides its forward, that call one of its parts.
 
     Args:
         owner: the module.
         wanted: the part.
     """
+    found = set[str]()
     for method in methods_of(owner) or ():
         if method.name != "forward":
             reading = Reading(owner, method)
             calls = [node for node in nodes_of(method) if isinstance(node, ast.Call)]
             if any(thing.value is wanted for call in calls for thing in reading.things(call.func)):
-                yield method.name
+                found.add(method.name)
+    return found
 
 
-def _reached(methods: list[Method]) -> set[str]:
-    """The names of the methods that the forward calls, or that these call."""
-    reached, waiting = set[str](), ["forward"]
+def calls_forward(owner: nn.Module, method: str) -> bool:
+    """True if a method of the module calls its forward, or something that does."""
+    methods = methods_of(owner) or []
+    reached = _reached(methods, method)
+    for each in (each for each in methods if each.name in reached):
+        itself = each.args.args[0].arg if each.args.args else ""
+        for node in nodes_of(each):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == itself:
+                return True
+    return "forward" in reached
+
+
+def _reached(methods: list[Method], first: str = "forward") -> set[str]:
+    """The names of the methods that one of them calls, or that these call, and its own."""
+    reached, waiting = set[str](), [first]
     while waiting:
         name = waiting.pop()
         if name not in reached:

@@ -6,50 +6,17 @@ import ast
 import builtins
 import types
 from collections.abc import Collection
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
-import torch
 from torch import nn
 
 from normwise.torch.models.fusion.reading import Reading
+from normwise.torch.models.fusion.settings import UNKEPT, Answer, Settings, as_kept, attribute_of, setting_now
 from normwise.torch.models.fusion.sources import CannotFollow, called_by, nodes_of, own_attribute, sources_of
 
-PLAIN = (bool, int, float, str, type(None))
 QUESTIONS = {"isinstance", "type", "hasattr", "callable", "issubclass", "print", "super"}
 STATE = {"is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled"}
 OUTSIDE = {"random", "np", "numpy", "time", "os", "logging", "warnings"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer that a forward got about an attribute of its module.
-
-    Args:
-        kinds: the classes that ``isinstance`` was asked about; None where the question is whether it is there.
-        yes: the answer.
-    """
-
-    kinds: tuple[type, ...] | None
-    yes: bool
-
-    def holds(self, module: nn.Module, name: str) -> bool:
-        """True if the module would answer the same now."""
-        try:
-            value = _attribute(module, name)
-        except AttributeError:
-            return self.kinds is None and not self.yes
-        return self.yes if self.kinds is None else isinstance(value, self.kinds) is self.yes
-
-    def __str__(self) -> str:
-        if self.kinds is None:
-            return "there" if self.yes else "not there"
-        names = " or ".join(kind.__name__ for kind in self.kinds)
-        return f"one of {names}" if self.yes else f"none of {names}"
-
-
-Settings = tuple[tuple[str, object], ...]
 
 
 def hidden_path(
@@ -112,7 +79,8 @@ def _read_elsewhere(function: types.FunctionType, tree: ast.AST, module: nn.Modu
             case ast.Call(func=ast.Name(id=name), args=args) if name in QUESTIONS | {"getattr"}:
                 seen.update(map(id, args))
             case ast.Call(func=ast.Name() | ast.Attribute() as named, args=[ast.Name(id="self") as place, *_]):
-                if _takes_self(called_by(named, function, module)):
+                called = called_by(named, function, module) or vars(module).get(own_attribute(named) or "")
+                if isinstance(called, types.FunctionType) and not _asks_for_settings(called, module):
                     seen.add(id(place))
         match node:
             case ast.Call(func=ast.Attribute(value=about, attr=name)):
@@ -127,9 +95,11 @@ def _read_elsewhere(function: types.FunctionType, tree: ast.AST, module: nn.Modu
     return None
 
 
-def _takes_self(called: object) -> bool:
-    """True if a function calls its first argument self, so that what it reads of it is found there."""
-    return isinstance(called, types.FunctionType) and called.__code__.co_varnames[:1] == ("self",)
+def _asks_for_settings(called: types.FunctionType, module: nn.Module) -> bool:
+    """True if a function that gets the module may read a setting of it that is not known to be read."""
+    if called.__code__.co_varnames[:1] == ("self",):  # what it reads is found there
+        return False
+    return any(as_kept(getattr(module, name, None)) not in (UNKEPT, None) for name in called.__code__.co_names)
 
 
 def _asks_what(node: ast.Compare, tree: ast.AST, guarded: bool, asked: Collection[str]) -> str | None:
@@ -260,7 +230,7 @@ def _answers(call: ast.Call, tree: ast.AST, function: types.FunctionType, module
             names = _names_of(about, tree, module)
             if kinds is None or not names:
                 return {}
-            return {name: Answer(kinds, isinstance(_attribute(module, name), kinds)) for name in names}
+            return {name: Answer(kinds, isinstance(attribute_of(module, name), kinds)) for name in names}
     return {}
 
 
@@ -310,42 +280,6 @@ def _value(node: ast.expr, tree: ast.AST, function: types.FunctionType) -> Any:
     return function.__globals__.get(node.id, getattr(builtins, node.id, None))
 
 
-UNKEPT = object()
-"""In the place of a value that is no setting: a tensor, a module, anything that cannot be compared later."""
-MANY = 64
-"""A collection of more values is data, and no setting."""
-
-
-def as_kept(value: object) -> object:
-    """A setting in a form that stays what it is and can be compared, or ``UNKEPT``.
-
-    Example:
-        >>> as_kept({"act": "relu", "slopes": [0.1, 0.2]})
-        ('dict', 'act', 'relu', 'slopes', ('list', 0.1, 0.2))
-    """
-    if isinstance(value, (*PLAIN, Enum, torch.dtype, torch.device, types.FunctionType, types.BuiltinFunctionType)):
-        return value
-    if not isinstance(value, list | tuple | dict) or len(value) > MANY:
-        return UNKEPT
-    items = [each for pair in value.items() for each in pair] if isinstance(value, dict) else value
-    kept = [as_kept(each) for each in items]
-    return UNKEPT if UNKEPT in kept else (type(value).__name__, *kept)
-
-
-def setting_now(module: nn.Module, name: str) -> object:
-    """The setting that the module has now under this name; ``UNKEPT`` where it has none."""
-    try:
-        return as_kept(_attribute(module, name))
-    except AttributeError:
-        return UNKEPT
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
-
-
 def settings_read(
     module: nn.Module, forward: types.FunctionType | None = None, *, guarded: bool = False
 ) -> Settings:  # fmt: skip
@@ -371,15 +305,3 @@ def settings_read(
                 asked += _answers(node, tree, function, module).items()
     found = {path: value for path, value in found.items() if setting_now(module, path) == value}
     return tuple(dict.fromkeys([*sorted(found.items()), *asked]))
-
-
-def changed_setting(module: nn.Module, settings: Settings) -> str | None:
-    """A clause on a setting that has changed since the settings were read; None if none has."""
-    for name, value in settings:
-        if isinstance(value, Answer):
-            if not value.holds(module, name):
-                return f"{name} of this {type(module).__name__} was {value} when the model was fused, and is not now"
-        elif (now := setting_now(module, name)) != value:
-            received = "something else" if now is UNKEPT else repr(now)
-            return f"{name} of this {type(module).__name__} was {value!r} when the model was fused, received {received}"
-    return None

@@ -94,8 +94,8 @@ class Reading:
                                 news |= self._bind(one, self.things(other))
                         elif isinstance(target, ast.Tuple):
                             news |= self._bind(target, self.each_of(value))
-                case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(
-                    target=target, value=value
+                case (
+                    ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value)
                 ):
                     news |= self._bind(target, self.things(value))
                 case ast.For(target=target, iter=items) | ast.comprehension(target=target, iter=items):

@@ -56,9 +56,8 @@ def sources_of(
         if (name := _other_name_for_self(function, tree, module, first=not found)) is not None:
             raise CannotFollow(f"calls the module {name!r}, and not self, in {function.__qualname__}")
         found.append((function, tree))
-        for node in nodes_of(tree):
-            if isinstance(node, ast.Call):
-                waiting.append(called_by(node.func, function, module))  # type: ignore[arg-type]  # seen above
+        calls = [node.func for node in nodes_of(tree) if isinstance(node, ast.Call)]
+        waiting += [called_by(call, function, module) for call in calls]  # what is no function is passed over above
     return found
 
 
@@ -73,7 +72,7 @@ def called_by(node: ast.expr, function: types.FunctionType, module: nn.Module) -
 
 
 def _named(node: ast.expr, function: types.FunctionType) -> Any:
-    """What a name in a function stands for outside of it: a variable around it, a global one, or an attribute of one."""
+    """What a name in a function stands for outside of it: a variable around it, a global one, or what these have."""
     match node:
         case ast.Name(id=name):
             inner = function.__code__.co_freevars
@@ -87,9 +86,7 @@ def _named(node: ast.expr, function: types.FunctionType) -> Any:
     return None
 
 
-def _other_name_for_self(
-    function: types.FunctionType, tree: ast.AST, module: nn.Module, *, first: bool
-) -> str | None:
+def _other_name_for_self(function: types.FunctionType, tree: ast.AST, module: nn.Module, *, first: bool) -> str | None:
     """What a method calls its module, where that is not self, by which everything here finds what it reads."""
     match tree:
         case ast.Module(body=[ast.FunctionDef(args=ast.arguments(args=[ast.arg(arg=name), *_])), *_]):
@@ -112,6 +109,8 @@ def _is_static(function: types.FunctionType, module: nn.Module) -> bool:
 
 
 _trees: WeakKeyDictionary[types.FunctionType | type, ast.AST] = WeakKeyDictionary()
+
+
 def class_tree(kind: type) -> ast.AST | None:
     """The source of a class; None where it cannot be read."""
     try:

@@ -13,7 +13,7 @@ from normwise.torch.layers.class_change import OURS
 from normwise.torch.layers.counterparts import become_torch
 from normwise.torch.layers.recordable import at_home
 from normwise.torch.layers.tracked import TrackedBatchNorm
-from normwise.torch.models.fusion.questions import setting_now
+from normwise.torch.models.fusion.settings import setting_now
 from normwise.torch.models.fusion.subclasses import RANKS, Inside
 
 _classes: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDictionary()

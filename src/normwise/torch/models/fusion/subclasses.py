@@ -21,7 +21,8 @@ from normwise.torch.layers.class_change import OURS
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.fusion.activation_calls import activation_at
 from normwise.torch.models.fusion.patterns import hooked
-from normwise.torch.models.fusion.questions import Settings, hidden_path, settings_read
+from normwise.torch.models.fusion.questions import hidden_path, settings_read
+from normwise.torch.models.fusion.settings import Settings
 from normwise.torch.models.fusion.sources import CannotFollow
 from normwise.torch.models.fusion.tracing import draws_nothing
 

@@ -17,7 +17,8 @@ from torch.fx import Graph, GraphModule, Node, Tracer
 from torch.fx.proxy import Proxy, TraceError
 
 from normwise.kernels.internals import saved_tensors_hooks
-from normwise.torch.models.fusion.questions import PLAIN, asked_arguments
+from normwise.torch.models.fusion.questions import asked_arguments
+from normwise.torch.models.fusion.settings import PLAIN
 from normwise.torch.models.fusion.sources import CannotFollow
 from normwise.torch.models.transaction import RandomState
 
@@ -40,17 +41,23 @@ class _OwnForward(Tracer):
         self._absent = absent
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self._kinds = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
-        self._around = self._state_around()
+        self._around: dict[str, object] = {}
 
-    def _state_around(self) -> tuple[object, ...]:
+    def _state_around(self) -> dict[str, object]:
         """What a ``with`` statement or a decorator may change for a part of a forward, wherever that stands."""
         casts = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in self._kinds]
-        return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), saved_tensors_hooks(False), *casts
+        return {
+            "without gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+            "in another precision": casts,
+            "with checkpoints of activations or the like": saved_tensors_hooks(False),
+        }
 
-    def create_node(self, *args: Any, **kwargs: Any) -> Node:
-        if self._state_around() != self._around:
-            raise CannotFollow("runs a part without gradients, in another precision or with checkpoints of activations")
-        return super().create_node(*args, **kwargs)
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> Node:
+        if kind.startswith("call"):
+            for how, now in self._state_around().items():
+                if now != self._around.setdefault(how, now):
+                    raise CannotFollow(f"runs one part {how} and another not")
+        return super().create_node(kind, *args, **kwargs)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
