@@ -9,6 +9,8 @@ from normwise.errors import NormwiseError, UnknownName
 
 KINDS = ("group", "layer", "instance", "ghost", "renorm", "sync", "domains")
 """The targets that both frameworks have, besides their own layers and normwise's."""
+OWN = ("torch", "keras")
+"""The targets that are a framework's own layers; each framework has one of them."""
 APPLY = {
     "num_groups": ("group",),
     "virtual_batch_size": ("ghost",),
@@ -43,7 +45,11 @@ def checked(
         if settings["domains"] is not None:
             raise NormwiseError("swap was given domains twice, as to= and as domains=: give them once.")
         to, settings["domains"] = "domains", list(to)
-    if to not in (known := tuple(targets)):
+    known = tuple(targets)
+    if to in OWN and to not in known:
+        own = next(each for each in OWN if each in known)
+        raise NormwiseError(f"swap to {to!r} is for a model of that framework: for this one, pass to={own!r}.")
+    if to not in known:
         raise UnknownName("target of swap", to, known)
     for name, value in settings.items():
         if value is not None and to not in apply[name]:

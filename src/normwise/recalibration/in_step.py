@@ -98,7 +98,8 @@ def go_in_step(model: Model, stepping: Stepping, source: Batches, sites: Sequenc
         if len(batches) > 1:
             _check(model, batches[0], sites, brought)
     except Overdue:
-        raise NotInStep("a forward waited for another one", went=True) from None
+        why = "a forward waited for another one, which takes a minute to be noticed (memory=0 saves it)"
+        raise NotInStep(why, went=True) from None
     except NotInStep:
         raise
     except Exception as error:  # layer by layer it is raised again, if it is the model's

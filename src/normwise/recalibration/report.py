@@ -132,7 +132,8 @@ class RecalibrateReport:
             return "nothing recalibrated: the model has no batch norm"
         lines = [f"{len(self.recalibrated)} of {total} batch norms recalibrated with {self._data()}"]
         lines += layer_lines("recalibrated", self.recalibrated, self.skipped, self.not_reached)
-        if "memory allows" in self.why_not_in_step:  # which the caller can do something about
+        # What the caller can do something about.
+        if "memory allows" in self.why_not_in_step or "waited for another" in self.why_not_in_step:
             lines.append(f"  layer by layer, in {self.passes} passes: {self.why_not_in_step}")
         return "\n".join(lines)
 

@@ -18,11 +18,13 @@ class Folded:
         growth: how many times the largest weight of that layer is what it was; much growth costs digits in low
             precision and in quantization.
         stays: what the batch norm did besides and still does in its place, for example ``"relu"``, or ``"add, relu"``.
+        assumed: what this rests on and no data have shown.
     """
 
     into: str
     growth: float
     stays: str = ""
+    assumed: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class FoldReport:
         for name, done in self.folded.items():
             grown = f"whose largest weight is now {done.growth:.3g} times as large"
             stays = f"; its {done.stays} stays" * bool(done.stays)
-            lines.append(f"  folded       {name or '(the model)'}: into {done.into}, {grown}{stays}")
+            assumed = f"; assumed, for no data were given: {done.assumed}" * bool(done.assumed)
+            lines.append(f"  folded       {name or '(the model)'}: into {done.into}, {grown}{stays}{assumed}")
         lines += [f"  skipped      {name or '(the model)'}: {why}" for name, why in self.skipped.items()]
         lines += [f"  not reached  {name or '(the model)'}: {why}" for name, why in self.not_reached.items()]
         return "\n".join(lines)

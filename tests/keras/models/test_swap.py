@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,38 @@ def test_an_error_in_the_middle_leaves_everything(to: str, monkeypatch: pytest.M
     with pytest.raises(RuntimeError, match=r"^in the middle$"):
         swap(model, to, calibrate=images(), num_splits=2 if to == "ghost" else None)
     assert_unchanged(model, before)
+
+
+class Spoilt(Exception):
+    """The error of a loader."""
+
+
+class Once:
+    """Batches that can be gone through once."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        yield images(8)
+        self.passes += 1
+        if self.passes > 1:
+            raise Spoilt
+
+
+def test_an_error_behind_a_change_of_classes_leaves_everything() -> None:
+    model = keras.Sequential([keras.Input((6, 6, 4)), Theirs(), keras.layers.Conv2D(3, 1), Theirs()])
+    before = whole_of(model)
+    with pytest.raises(Spoilt):
+        swap(model, "normwise", calibrate=Once())
+    assert_unchanged(model, before)
+
+
+def test_batches_that_are_not_finite_are_refused() -> None:
+    model, spoilt = keras.Sequential([keras.Input((6, 6, 4)), Theirs()]), images(8)
+    spoilt[0, 0, 0, 0] = np.nan
+    with pytest.raises(NormwiseError, match="has NaN or infinite values: leave such samples out of calibrate"):
+        swap(model, "group", calibrate=[spoilt])
 
 
 def test_wrong_calls_are_refused_in_one_sentence() -> None:

@@ -55,6 +55,20 @@ def tied() -> Any:
     return model
 
 
+def in_one_memory(first: int) -> Any:
+    """Two weights that are views of one tensor."""
+    model: Any = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 1))
+    memory = torch.randn(9, 3, 1, 1)
+    model[0].weight, model[3].weight = nn.Parameter(memory[:3]), nn.Parameter(memory[first : first + 3])
+    return model
+
+
+def expanded() -> Any:
+    model: Any = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model[0].weight = nn.Parameter(torch.randn(1, 3, 1, 1).expand(3, 3, 1, 1))
+    return model
+
+
 def hooked(place: int) -> nn.Module:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
     model[place].register_forward_hook(lambda *_: None)
@@ -151,6 +165,16 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         tied,
         "1",
         "0 in front of it cannot take it: it shares a tensor with 3",
+    ),
+    "the same memory": (
+        lambda: in_one_memory(2),
+        "1",
+        "0 in front of it cannot take it: it shares a tensor with 3",
+    ),
+    "expanded": (
+        expanded,
+        "1",
+        "0 in front of it cannot take it: one of its tensors has no memory of its own for each element",
     ),
     "hooks": (lambda: hooked(1), "1", "it has hooks"),
     "hooks in front": (
@@ -337,3 +361,20 @@ def test_wrong_arguments() -> None:
         with pytest.raises(kind) as error:
             wrong()
         assert str(error.value) == message
+
+
+def test_parts_of_one_memory_that_lie_apart_are_folded() -> None:
+    model = in_one_memory(3).eval()
+    x = torch.randn(2, 3, 4, 4)
+    before = model(x)
+    assert list(fold(model).folded) == ["1"]
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_assumed_without_data_is_said() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+
+    assert "; assumed, for no data were given: its inputs are (N, C)" in str(fold(make()))
+    assert "assumed" not in str(fold(make(), [torch.randn(2, 3)]))
+    assert list(fold(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval(), [torch.randn(2, 4, 4)]).folded) == []

@@ -144,7 +144,7 @@ UNFOLLOWED: list[tuple[type[Around], str]] = [
     (Noting, "cannot be followed: its forward changes attributes of the module"),
     (Replacing, "cannot be followed: its forward changes attributes of the module"),
     (Deciding, "cannot be followed: its forward depends on the data"),
-    (Grad, "cannot be rewritten: its forward has a `with` statement, which a trace does not see"),
+    (Grad, "cannot be followed: its forward runs one part without gradients and another not"),
     (Asking, "cannot be rewritten: its forward calls `isinstance`, which a trace answers once"),
     (Decorated, "cannot be rewritten: its forward is decorated, or calls what is (Decorated.forward)"),
 ]

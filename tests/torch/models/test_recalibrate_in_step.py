@@ -301,7 +301,7 @@ WHY_NOT: dict[type[nn.Module], tuple[str, int]] = {
     Passing: ("forwards change what others need", 3),
     Random: ("a forward draws random numbers", 2),
     Threads: ("a forward has threads of its own", 2),
-    Locked: ("a forward waited for another one", 3),
+    Locked: ("a forward waited for another one, which takes a minute to be noticed (memory=0 saves it)", 3),
     ThisThread: ("a forward failed with RuntimeError", 3),
 }
 

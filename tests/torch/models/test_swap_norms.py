@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import normwise.torch as nt
+from normwise.errors import NormwiseError
 from normwise.reports.swap_report import Swap
 from normwise.torch.layers.frozen import is_frozen
 from normwise.torch.models.conversion.domains import convert_to_domains
@@ -230,6 +231,26 @@ def test_kept_activations_and_reasons() -> None:
     assert swap(model, "instance", layers=["1"]).skipped["1"] == scale
 
 
+def test_what_is_not_finite_is_refused_and_leaves_every_byte() -> None:
+    model = prepared(networks_to_fuse.resnet18)
+    before = whole_of(model)
+    spoilt = images(0)
+    spoilt[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NormwiseError, match="puts out NaN or infinite values: leave such samples out of calibrate"):
+        swap(model, "group", calibrate=[images(0), spoilt])
+    assert whole_of(model) == before
+
+
+def test_a_scale_that_another_layer_has_too_is_not_calibrated() -> None:
+    model: Any = prepared(lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)))
+    model[2].weight = nn.Parameter(model[1].weight.detach())  # the same memory
+    before = model[1].weight.detach().clone()
+    report = swap(model, "group", calibrate=[images(0)], num_groups=2)
+    words = "2 groups of 2 channels; it is not calibrated, because its scale or shift is another layer's too"
+    assert [each.words for each in report.swapped.values()] == [words, words]
+    assert torch.equal(model[1].weight, before)
+
+
 @pytest.mark.parametrize("to", ["torch", "normwise", "group", "layer", "instance"])
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(8), nt.BatchNorm2d(8, activation="relu")], ids=["torch", "ours"])
 def test_a_frozen_layer_is_left_with_a_sentence_that_says_how_to_go_on(layer: nn.Module, to: str) -> None:
@@ -240,3 +261,8 @@ def test_a_frozen_layer_is_left_with_a_sentence_that_says_how_to_go_on(layer: nn
         assert is_frozen(model[1])
     finally:
         unfreeze(model)
+
+
+def test_the_own_layers_of_the_other_framework_are_not_to_be_had() -> None:
+    with pytest.raises(NormwiseError, match="swap to 'keras' is for a model of that framework: for this one, pass to="):
+        swap(nn.Sequential(nt.BatchNorm2d(4)), "keras")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,20 @@ def test_a_scripted_model_is_restored() -> None:
         scripted.eval()
     assert scripted.training
     assert dict(scripted.named_buffers())["0.running_mean"].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("end", [None, Spoilt])
+def test_a_buffer_that_is_expanded_hinders_nothing(end: type[BaseException] | None) -> None:
+    model = network()
+    model.register_buffer("mask", torch.ones(1, 3).expand(4, 3))
+    before = copy.deepcopy(model.state_dict())
+    with suppress(Spoilt), unchanged(model):
+        spoil(model)
+        model.mask.data[0].fill_(2)
+        if end is not None:
+            raise end
+    torch.testing.assert_close(model.state_dict(), before)
+    assert model.mask.stride() == (0, 1)
 
 
 def test_the_random_state_alone() -> None:

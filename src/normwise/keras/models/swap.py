@@ -135,9 +135,10 @@ def swap(
     calibrated = {path: wanted[path] for path in made if target in ("group", "layer", "instance")}
     calibration.before(model, calibrated)
     was = {path: _class_name(layer) for path, layer in wanted.items()}
-    result = _carried_out(model, target, {path: wanted[path] for path in made}, made, words, skipped)
-    after = {path: made[path].layer for path in calibrated if path in words}
-    calibration.after(result, after)
+    with _all_or_nothing(model, wanted.values()):
+        result = _carried_out(model, target, {path: wanted[path] for path in made}, made, words, skipped)
+        after = {path: made[path].layer for path in calibrated if path in words}
+        calibration.after(result, after)
     swapped = {path: Swap(was[path], _class_name(made[path].layer), said) for path, said in words.items()}
     return SwapReport(
         swapped,
@@ -253,9 +254,8 @@ def _carried_out(
         rebuilt = _rebuilt(model, kept, made, words)
         # What is inside of other layers is inside of their clones now.
         result, in_place = rebuilt.model, {path: rebuilt.clone_of(layer) for path, layer in in_place.items()}
-    with _all_or_nothing(in_place.values()):
-        for layer in in_place.values():
-            become_ours(layer) if to == "normwise" else become_keras(layer)
+    for layer in in_place.values():
+        become_ours(layer) if to == "normwise" else become_keras(layer)
     trace_again(result, in_place.values())
     for path, layer in in_place.items():
         made[path] = Replacement(layer)
@@ -290,16 +290,18 @@ def _instead(layer: Any, to: str) -> str:
 
 
 @contextmanager
-def _all_or_nothing(layers: Iterable[Any]) -> Iterator[None]:
-    """Make the layers what they were if the block ends with any error."""
+def _all_or_nothing(model: Any, layers: Iterable[Any]) -> Iterator[None]:
+    """Make the layers of the model what they were if the block ends with any error."""
     before = [(layer, type(layer), dict(vars(layer))) for layer in layers]
     try:
         yield
     except BaseException:
+        changed = [layer for layer, kind, _ in before if type(layer) is not kind]  # before they are restored
         for layer, kind, attributes in before:
             layer.__class__ = kind
             vars(layer).clear()
             vars(layer).update(attributes)
+        trace_again(model, changed)
         raise
 
 

@@ -125,6 +125,11 @@ def _listener(path: str, layer: Any, found: dict[str, Moments], of_inputs: bool)
         y = below(*args, **named)
         heard = (args[0] if args else named["inputs"]) if of_inputs else y
         new = moments(heard, None, layer.axis)
+        if not (np.isfinite(new.mean).all() and np.isfinite(new.var).all()):
+            raise NormwiseError(
+                f"swap received batches for which layer {path!r} has NaN or infinite values: leave such samples out of "
+                "calibrate."
+            )
         found[path] = found[path].merge(new) if path in found else new
         return y
 

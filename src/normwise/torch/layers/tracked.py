@@ -101,6 +101,8 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
+        if residual is not None and self._fused and residual.shape != input.shape:
+            return self._added_late(input, residual, mask, sample_weight)
         plain = residual is mask is sample_weight is None
         if plain and not torch.compiler.is_compiling() and input.numel() < SMALL:  # the compiler would guard the size
             y = self._small(input)
@@ -133,6 +135,15 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         y, batch = kernel.forward_batch(like_torch(call, by_batch=True) if isinstance(kernel, AtenAtAnyOrder) else call)
         self._enter(batch, call.weights)
         return y
+
+    def _added_late(self, input: Tensor, residual: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor:
+        """An addition that ``fuse`` found behind the layer, of something larger than the layer's output."""
+        activation, self.activation = self.activation, None
+        try:
+            y = self.forward(input, mask=mask, sample_weight=sample_weight)
+        finally:
+            self.activation = activation
+        return activate(y + residual, activation, None)
 
     def _small(self, input: Tensor) -> Tensor | None:
         """The whole of a plain call on a small tensor; None for all others."""

@@ -100,7 +100,13 @@ def fold(
             skipped[name] = why
     growth = {id(each.into): _growth(each.into, plan.changed[id(each.into)]) for each in plan.folded}
     folded = {
-        names[id(each.norm)]: Folded(names[id(each.into)], growth[id(each.into)], each.stays) for each in plan.folded
+        names[id(each.norm)]: Folded(
+            names[id(each.into)],
+            growth[id(each.into)],
+            each.stays,
+            "its inputs are (N, C)" if data is None and isinstance(each.into, nn.Linear) else "",
+        )
+        for each in plan.folded
     }
     folded = {name: folded[name] for name in norms if name in folded}
     into = {id(each.into): each.into for each in plan.folded}

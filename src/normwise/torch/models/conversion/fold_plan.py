@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from normwise.frameworks import with_article
+from normwise.kernels.internals import storage_number
 from normwise.torch.layers.class_change import PLAIN
 from normwise.torch.layers.frozen import is_frozen
 from normwise.torch.layers.per_domain import PerDomain
@@ -34,6 +36,8 @@ from normwise.torch.models.fusion.subclass_change import inside_kept, why_not_as
 from normwise.torch.models.fusion.subclasses import Inside, inside_of
 from normwise.torch.models.model_checks import why_fixed
 
+Span = tuple[int, int, str]
+"""The first and the last byte of a tensor in its storage, and the name of the module that has it."""
 Seen = dict[int, list[int]]
 """The numbers of axes of each module's inputs on the data, one for each call."""
 
@@ -73,13 +77,13 @@ class Plan:
         self._fixed, self._seen = why_fixed(model), seen
         self._insides: dict[int, Inside] = {}
         self._places: dict[int, list[str]] = {}
-        self._holders: dict[int, list[str]] = {}
+        self._spans: dict[int, list[Span]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self._places.setdefault(id(module), []).append(name)
         for name, module in model.named_modules():
             for tensor in (*module._parameters.values(), *module._buffers.values()):
-                if tensor is not None:
-                    self._holders.setdefault(id(tensor), []).append(name)
+                if tensor is not None and (span := span_of(tensor)) is not None:
+                    self._spans.setdefault(storage_number(tensor), []).append((*span, name))
         inside = [part for module in model.modules() if isinstance(module, PerDomain) for part in module.modules()]
         self._of_domains = {id(part) for part in inside}
 
@@ -197,9 +201,12 @@ class Plan:
         if any(each.is_meta for each in tensors):
             return "its tensors are on the meta device, without values"
         for tensor in tensors:
-            others = [name or "the model" for name in self._holders[id(tensor)] if name != self._names[id(layer)]]
-            if others:
-                return f"it shares a tensor with {others[0]}"
+            span = span_of(tensor)
+            if span is None or any(size > 1 and step == 0 for size, step in zip(*_sizes(tensor), strict=True)):
+                return "one of its tensors has no memory of its own for each element"
+            for first, last, name in self._spans[storage_number(tensor)]:
+                if name != self._names[id(layer)] and first <= span[1] and span[0] <= last:
+                    return f"it shares a tensor with {name or 'the model'}"
             if id(tensor) in self._neighbours.used_tensors:
                 return "the forward around it uses a tensor of its by itself"
         return None
@@ -259,6 +266,19 @@ class Plan:
         if called.owner is not None and adjacent(called.owner, *names, alone=True):
             return None
         return called.hidden
+
+
+def span_of(tensor: Tensor) -> tuple[int, int] | None:
+    """The first and the last byte of a tensor in its storage; None where it has no such place."""
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_meta:
+        return None
+    first = tensor.storage_offset()
+    last = first + sum((size - 1) * step for size, step in zip(*_sizes(tensor), strict=True))
+    return first * tensor.element_size(), (last + 1) * tensor.element_size() - 1
+
+
+def _sizes(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tensor.shape, tensor.stride()
 
 
 def _dtypes(layer: Any) -> Iterable[torch.dtype]:

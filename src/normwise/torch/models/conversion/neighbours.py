@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.fx import Graph, Node
 
 from normwise.frameworks import with_article
+from normwise.torch.models.fusion.parts import Parts
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.questions import hidden_path
 from normwise.torch.models.fusion.sources import CannotFollow, adjacent, only_called
@@ -85,6 +87,7 @@ class Neighbours:
         self._steps: dict[int, Step] = {}
         self._unfollowed: dict[str, str] = {}
         self.used_tensors: set[int] = set()
+        self._parts = Parts()
         seen: set[int] = set()
         waiting = [model]
         if interesting(model):
@@ -112,8 +115,14 @@ class Neighbours:
 
     def _visit(self, module: nn.Module) -> list[nn.Module]:
         """Note what the module's own forward calls; the modules to be visited next."""
-        forward = type(module).forward
-        if forward is nn.Module.forward:  # a list or dictionary of modules: who holds it calls them one by one
+        title = self.title(module)
+        if (who := self._parts.entered.get(id(module))) is not None:
+            self._unfollowed[self._names[id(module)]] = f"{title} is not only called: {who}"
+            return self._parts.below(module)
+        if type(module).forward is nn.Module.forward:  # a list of modules or the like: who holds it calls them
+            self._parts.note(module, title, followed=False)
+            return self._parts.below(module)
+        if id(module) in self._parts.apart:
             return [*module.children()]
         if _in_order(module):
             inner: list[nn.Module] = []
@@ -123,11 +132,14 @@ class Neighbours:
             graph = _graph_of(module)
         except CannotFollow as why:
             return self._visit_source(module, str(why))
+        self._parts.note(module, title, followed=True)
         return self._visit_graph(module, graph)
 
     def _visit_source(self, module: nn.Module, why: str) -> list[nn.Module]:
         """Link calls that the source shows in pairs, where a forward cannot be followed; return what is inside."""
         self._unfollowed[self._names[id(module)]] = f"{self.title(module)} cannot be followed: its forward {why}"
+        self._parts.note(module, self.title(module), followed=False)
+        self.used_tensors |= self._parts.tensors
         children = dict(module.named_children())
         for second, norm in children.items():
             for first, layer in children.items():
@@ -135,12 +147,7 @@ class Neighbours:
                     before = self._call(layer, Step("what comes before it"), Place(module))
                     after = self._call(norm, before, Place(module))
                     link(after, Step("what comes behind it"))
-        called = only_called(module)
-        found: list[nn.Module] = []
-        for name, child in module.named_children():
-            apart = isinstance(child, nn.Sequential) and name not in called
-            found += child.children() if apart else [child]
-        return found
+        return self._parts.below(module, only_called(module))
 
     def _visit_graph(self, owner: nn.Module, graph: Graph) -> list[nn.Module]:
         modules = dict(owner.named_modules(remove_duplicate=False))
@@ -170,7 +177,7 @@ class Neighbours:
                     self.used_tensors.add(id(tensors[str(node.target)]))
                 steps[node] = Step(_described(node, self.title(owner)))
                 sources = [] if _of_shapes(node) else sources
-                if node.op == "call_method" and node.target == "expand_as":  # of the other it takes the shape only
+                if node.target is torch.broadcast_tensors:  # which `fuse` writes; of the other it takes the shape only
                     sources = sources[:1]
             for other in sources:
                 link(other, steps[node])

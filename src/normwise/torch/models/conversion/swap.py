@@ -178,9 +178,8 @@ def swap(
             words = _to_another(target, wanted, settings, calibration.axes, skipped)
         swapped = {name: Swap(before[name], _class_name(wanted[name]), said) for name, said in words.items()}
         calibration.after([name for name in swapped if moments_differ(target)])
-    for name in calibration.without_affine:
-        skipped_words = "it has no scale and shift to be calibrated by"
-        swapped[name] = Swap(swapped[name].was, swapped[name].became, _joined(swapped[name].words, skipped_words))
+    for name, why in calibration.uncalibrated.items():
+        swapped[name] = Swap(swapped[name].was, swapped[name].became, _joined(swapped[name].words, why))
     return SwapReport(
         swapped,
         {name: skipped[name] for name in sorted(skipped, key=[*norms, *skipped].index)},

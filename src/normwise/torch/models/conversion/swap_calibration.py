@@ -35,7 +35,7 @@ class Calibration:
         output_change: how far the output moved, relative to its size; NaN until it is known.
         uncalibrated_change: the same before any layer was calibrated.
         not_reached: layers that no batch came to.
-        without_affine: layers that have nothing to be calibrated by.
+        uncalibrated: layers that cannot be calibrated, with the reason.
         axes: how many axes the inputs of each layer have that a batch came to.
     """
 
@@ -51,7 +51,7 @@ class Calibration:
         self.output_change, self.uncalibrated_change = float("nan"), float("nan")
         self.not_reached: list[str] = []
         self.axes: dict[str, int] = {}
-        self.without_affine: list[str] = []
+        self.uncalibrated: dict[str, str] = {}
 
     def before(self, norms: Mapping[str, nn.Module]) -> None:
         """Note what the model and these layers of it compute, before anything is swapped.
@@ -75,10 +75,16 @@ class Calibration:
         if self._batches is None:
             return
         change = self._change()
+        places = Counter(
+            each.data_ptr() for part in self._model.modules() for each in part._parameters.values() if each is not None
+        )
         for name in [name for name in self._targets if name in swapped]:  # in the order of their first calls
             norm: Any = self._norms[name]
             if norm.weight is None or norm.bias is None:
-                self.without_affine.append(name)
+                self.uncalibrated[name] = "it has no scale and shift to be calibrated by"
+                continue
+            if any(places[each.data_ptr()] > 1 for each in (norm.weight, norm.bias)):
+                self.uncalibrated[name] = "it is not calibrated, because its scale or shift is another layer's too"
                 continue
             now, _, _ = self._pass({name: norm}, ends=name not in self._often)
             target, ratio = self._targets[name], _ratio(self._targets[name], now[name])
@@ -86,7 +92,7 @@ class Calibration:
             write(norm.weight, norm.weight.detach().double() * ratio)
             write(norm.bias, shift)
         self.not_reached = [name for name in swapped if name not in self._targets]
-        calibrated = [name for name in swapped if name in self._targets and name not in self.without_affine]
+        calibrated = [name for name in swapped if name in self._targets and name not in self.uncalibrated]
         self.output_change = self._change() if calibrated else change
         self.uncalibrated_change = change if calibrated else float("nan")
 
@@ -145,6 +151,11 @@ class Calibration:
             if y.numel():
                 others = [axis for axis in range(y.dim()) if axis != 1]
                 wide = y.double()
+                if not bool(wide.isfinite().all()):
+                    raise NormwiseError(
+                        f"swap received batches for which layer {name!r} puts out NaN or infinite values: leave such "
+                        "samples out of calibrate."
+                    )
                 mean = wide.mean(others, keepdim=True)
                 var = (wide - mean).square().mean(others)
                 moments = Moments(mean.flatten(), var, y.numel() // y.shape[1])

@@ -14,6 +14,7 @@ from torch.fx import Node
 from normwise.torch.models.conversion.swap_modes import dropout_as_modules
 from normwise.torch.models.conversion.swap_places import Place, Places, identities_behind
 from normwise.torch.models.fusion.activation_calls import module_of
+from normwise.torch.models.fusion.parts import other_methods_calling
 from normwise.torch.models.fusion.patterns import Pattern, what_follows
 from normwise.torch.models.fusion.questions import settings_read
 from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, layers_fused_in, stands_alone
@@ -32,12 +33,14 @@ class Plan:
         steps: what puts activations into their places.
         rewritten: the modules whose forward has to be rewritten, with what has to be added after each call: whether
             by a module of this name.
+        others: the methods of these that call such a layer too, and would do without what is added.
     """
 
     words: dict[nn.Module, str] = field(default_factory=dict)
     refused: dict[nn.Module, str] = field(default_factory=dict)
     steps: list[Callable[[], None]] = field(default_factory=list)
     rewritten: dict[nn.Module, list[tuple[Node, str | None]]] = field(default_factory=dict)
+    others: dict[nn.Module, set[str]] = field(default_factory=dict)
 
 
 def restore_forwards(model: nn.Module, wanted: set[nn.Module]) -> tuple[list[nn.Module], dict[nn.Module, str]]:
@@ -161,6 +164,7 @@ def plan(places: Places, norms: Iterable[nn.Module], done: list[nn.Module]) -> P
         made.steps += for_it.steps
         for owner, calls in for_it.rewritten.items():
             made.rewritten.setdefault(owner, []).extend(calls)
+            made.others.setdefault(owner, set()).update(for_it.others[owner])
     return made
 
 
@@ -183,7 +187,7 @@ def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, m
     adds = any(_residual(node) is not None for node in place.calls)
     if activation is None and not any(more):
         return ""
-    if not any(more) and (slot := _identity_behind(place, places)) is not None:
+    if not any(more) and (slot := _identity_behind(place, norm, places)) is not None:
         return _filled(place.owner, slot, norm, str(activation), made)
     why = places.cannot_rewrite(place.owner)
     if why is not None:
@@ -193,8 +197,11 @@ def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, m
         name = _free_name(place.owner, place.norm.replace(".", "_"))
         made.steps.append(lambda: place.owner.add_module(name, _module(activation, norm)))
     made.rewritten.setdefault(place.owner, []).extend((node, name) for node in place.calls)
-    behind = f"{_work(activation, adds)} behind it"
-    return f"{behind} in the forward of {places.title(place.owner)}" + f", as {name}" * (name is not None)
+    others = made.others.setdefault(place.owner, set())
+    others |= other_methods_calling(place.owner, norm)
+    words = f"{_work(activation, adds)} behind it in the forward of {places.title(place.owner)}"
+    words += f", as {name}" * (name is not None)
+    return words + f", and not in its method {', '.join(sorted(others))}, which is an error now" * bool(others)
 
 
 def _in_order(place: Place, norm: nn.Module, activation: str, places: Places, made: Plan) -> str:
@@ -242,7 +249,7 @@ def _marked_first(owner: nn.Module, names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: "_stood_here" not in vars(owner.get_submodule(name)))
 
 
-def _identity_behind(place: Place, places: Places) -> str | None:
+def _identity_behind(place: Place, norm: nn.Module, places: Places) -> str | None:
     """The name of an ``nn.Identity`` that follows every call of the layer, and is called nowhere else."""
     modules = dict(place.owner.named_modules(remove_duplicate=False))
     chains = [identities_behind(node, modules) for node in place.calls]
@@ -250,7 +257,9 @@ def _identity_behind(place: Place, places: Places) -> str | None:
         str(node.target) for graph in places.graphs[place.owner] for node in graph.find_nodes(op="call_module")
     )
     for name in _marked_first(place.owner, chains[0]):
-        if all(name in chain for chain in chains) and calls[name] == len(chains) and places.is_free(modules[name]):
+        always = all(name in chain for chain in chains) and calls[name] == len(chains)
+        together = other_methods_calling(place.owner, norm) == other_methods_calling(place.owner, modules[name])
+        if always and together and places.is_free(modules[name]):
             return name
     return None
 
@@ -307,7 +316,8 @@ def carry_out(made: Plan, places: Places) -> set[nn.Module]:
             for node in graph.nodes:
                 node.type = None  # the annotations, which may be names that mean something elsewhere only
             graph.lint()
-        owner.__class__ = class_with_forwards(owner, graphs, settings_read(owner, guarded=True), alone=True)
+        settings, others = settings_read(owner, guarded=True), tuple(sorted(made.others[owner]))
+        owner.__class__ = class_with_forwards(owner, graphs, settings, alone=True, others=others)
         if not stands_alone(type(owner)):
             bound |= {owner.get_submodule(str(node.target)) for node, _ in calls}
     return bound

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
+from normwise.torch.models.fusion.parts import Parts
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.questions import hidden_path
 from normwise.torch.models.fusion.rewriting import fused_from
@@ -48,6 +49,7 @@ class Places:
         self._unfollowed: dict[str, str] = {}
         self._with_more: dict[nn.Module, str] = {}
         self._slots = Counter(child for module in model.modules() for child in module._modules.values())
+        self._parts = Parts()
         seen: set[nn.Module] = set()
         waiting = [model]
         while waiting:
@@ -86,8 +88,14 @@ class Places:
 
     def _visit(self, module: nn.Module) -> list[nn.Module]:
         """Note what the module's own forward calls; the modules to be visited next."""
-        forward = (fused_from(module) or type(module)).forward
+        forward, title = (fused_from(module) or type(module)).forward, self.title(module)
+        if (who := self._parts.entered.get(id(module))) is not None:
+            self._unfollowed[self._names[module]] = f"{title} is not only called: {who}"
+            return self._parts.below(module)
         if forward is nn.Module.forward:  # a list or dictionary of modules: who holds it calls them one by one
+            self._parts.note(module, title, followed=False)
+            return self._parts.below(module)
+        if id(module) in self._parts.apart:
             return [*module.children()]
         if forward is nn.Sequential.forward and "forward" not in vars(module):
             for name, child in module._modules.items():
@@ -97,14 +105,11 @@ class Places:
         try:
             graphs = followed(module)
         except CannotFollow as why:
-            self._unfollowed[self._names[module]] = f"{self.title(module)} cannot be followed: its forward {why}"
+            self._unfollowed[self._names[module]] = f"{title} cannot be followed: its forward {why}"
             self._note_calls_with_more(module)
-            called = only_called(module)
-            found: list[nn.Module] = []
-            for name, child in module.named_children():
-                in_order = isinstance(child, nn.Sequential) and name not in called
-                found += child.children() if in_order else [child]
-            return found
+            self._parts.note(module, title, followed=False)
+            return self._parts.below(module, only_called(module))
+        self._parts.note(module, title, followed=True)
         self.graphs[module] = graphs
         calls: dict[str, tuple[Node, ...]] = {}
         for graph in graphs:

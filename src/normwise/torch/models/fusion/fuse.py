@@ -14,6 +14,7 @@ from normwise.torch.layers.frozen import FrozenStatistics
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.fusion.patterns import hooked
+from normwise.torch.models.fusion.questions import settings_read
 from normwise.torch.models.fusion.rewriting import (
     class_with_forwards,
     pass_on,
@@ -164,9 +165,10 @@ def fuse(model: nn.Module) -> FuseReport:
         elif site.activation is None:
             swapped[name] = site.why
             changes.append((norm, None))
-        elif (slot := survey.slot_of(site)) is None and (why := survey.cannot_rewrite(site.owner)) is not None:
+        elif (why := survey.why_not(site)) is not None:
             left[name] = why
         else:
+            slot = survey.slot_of(site)
             fused[name] = site.what
             changes.append((norm, site.activation))
             for around, layer in site.guarded:
@@ -219,7 +221,9 @@ def _rewritten(what: Rewriting, survey: Survey) -> type[nn.Module]:
         for child, is_norm, _ in passing:
             pass_on(graph, child, is_norm=is_norm)
     layers = (*(site.layer for site in what.sites), *(layer for *_, layer in passing), *what.guarded)
-    return class_with_forwards(owner, ways.graphs, survey.settings_of(owner), asked=ways.asked, fused=layers)
+    others = tuple(sorted(set[str]().union(*map(survey.other_methods, what.sites))))
+    settings = settings_read(owner, guarded=True)
+    return class_with_forwards(owner, ways.graphs, settings, asked=ways.asked, fused=layers, others=others)
 
 
 def _apply(

@@ -6,47 +6,17 @@ import ast
 import builtins
 import types
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from normwise.torch.models.fusion.sources import CannotFollow, functions_of, nodes_of, own_attribute, sources_of
+from normwise.torch.models.fusion.reading import Reading
+from normwise.torch.models.fusion.settings import UNKEPT, Answer, Settings, as_kept, attribute_of, setting_now
+from normwise.torch.models.fusion.sources import CannotFollow, called_by, nodes_of, own_attribute, sources_of
 
-PLAIN = (bool, int, float, str, type(None))
 QUESTIONS = {"isinstance", "type", "hasattr", "callable", "issubclass", "print", "super"}
 STATE = {"is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled"}
 OUTSIDE = {"random", "np", "numpy", "time", "os", "logging", "warnings"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer that a forward got about an attribute of its module.
-
-    Args:
-        kinds: the classes that ``isinstance`` was asked about; None where the question is whether it is there.
-        yes: the answer.
-    """
-
-    kinds: tuple[type, ...] | None
-    yes: bool
-
-    def holds(self, module: nn.Module, name: str) -> bool:
-        """True if the module would answer the same now."""
-        try:
-            value = _attribute(module, name)
-        except AttributeError:
-            return self.kinds is None and not self.yes
-        return self.yes if self.kinds is None else isinstance(value, self.kinds) is self.yes
-
-    def __str__(self) -> str:
-        if self.kinds is None:
-            return "there" if self.yes else "not there"
-        names = " or ".join(kind.__name__ for kind in self.kinds)
-        return f"one of {names}" if self.yes else f"none of {names}"
-
-
-Settings = tuple[tuple[str, object], ...]
 
 
 def hidden_path(
@@ -71,6 +41,8 @@ def hidden_path(
     except CannotFollow as why:
         return str(why)
     for number, (function, tree) in enumerate(sources):
+        if (why := _read_elsewhere(function, tree, module)) is not None:
+            return why
         for node in nodes_of(tree):
             found = _hidden_in(node, allowed)
             if found is None and isinstance(node, ast.Compare):
@@ -83,15 +55,51 @@ def hidden_path(
 
 def _hidden_in(node: ast.AST, allowed: frozenset[str]) -> str | None:
     match node:
-        case ast.With() | ast.Try() | ast.Global() | ast.Nonlocal():
+        case ast.With() | ast.Try() | ast.Global() | ast.Nonlocal() | ast.Match():
             return f"has a `{type(node).__name__.lower()}` statement, which a trace does not see"
         case ast.Call(func=ast.Name(id=name)) if name in QUESTIONS - allowed:
             return f"calls `{name}`, which a trace answers once"
         case ast.Attribute(attr=name) if name in STATE:
             return f"calls `{name}`, which a trace answers once"
+        case ast.Attribute(attr="__dict__"):
+            return "reads `__dict__`, which a trace does once"
         case ast.Name(id=name) if name in OUTSIDE:
             return f"uses `{name}`, which a trace does not see"
     return None
+
+
+def _read_elsewhere(function: types.FunctionType, tree: ast.AST, module: nn.Module) -> str | None:
+    """Why the settings of the module or of its parts may be read where nobody looks for that, or None."""
+    reading = Reading(module, tree)
+    seen = set[int]()  # the places of ``self`` that are looked at
+    for node in nodes_of(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self") as place):
+                seen.add(id(place))
+            case ast.Call(func=ast.Name(id=name), args=args) if name in QUESTIONS | {"getattr"}:
+                seen.update(map(id, args))
+            case ast.Call(func=ast.Name() | ast.Attribute() as named, args=[ast.Name(id="self") as place, *_]):
+                called = called_by(named, function, module) or vars(module).get(own_attribute(named) or "")
+                if isinstance(called, types.FunctionType) and not _asks_for_settings(called, module):
+                    seen.add(id(place))
+        match node:
+            case ast.Call(func=ast.Attribute(value=about, attr=name)):
+                for thing in reading.things(about):
+                    method = getattr(type(thing.value), name, None)
+                    theirs = (getattr(method, "__module__", None) or "torch").partition(".")[0] == "torch"
+                    if thing.path and isinstance(method, types.FunctionType) and not theirs:
+                        return f"calls `{name}` of {thing.path}, in which settings may be read"
+    for node in nodes_of(tree):
+        if isinstance(node, ast.Name) and node.id == "self" and id(node) not in seen:
+            return "hands `self` on, so that its settings may be read elsewhere"
+    return None
+
+
+def _asks_for_settings(called: types.FunctionType, module: nn.Module) -> bool:
+    """True if a function that gets the module may read a setting of it that is not known to be read."""
+    if called.__code__.co_varnames[:1] == ("self",):  # what it reads is found there
+        return False
+    return any(as_kept(getattr(module, name, None)) not in (UNKEPT, None) for name in called.__code__.co_names)
 
 
 def _asks_what(node: ast.Compare, tree: ast.AST, guarded: bool, asked: Collection[str]) -> str | None:
@@ -222,7 +230,7 @@ def _answers(call: ast.Call, tree: ast.AST, function: types.FunctionType, module
             names = _names_of(about, tree, module)
             if kinds is None or not names:
                 return {}
-            return {name: Answer(kinds, isinstance(_attribute(module, name), kinds)) for name in names}
+            return {name: Answer(kinds, isinstance(attribute_of(module, name), kinds)) for name in names}
     return {}
 
 
@@ -272,47 +280,28 @@ def _value(node: ast.expr, tree: ast.AST, function: types.FunctionType) -> Any:
     return function.__globals__.get(node.id, getattr(builtins, node.id, None))
 
 
-def _attribute(module: nn.Module, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
-
-
 def settings_read(
     module: nn.Module, forward: types.FunctionType | None = None, *, guarded: bool = False
 ) -> Settings:  # fmt: skip
-    """The plain values that the forward reads off the module: what a trace was made for, as long as they stay.
+    """The values that the forward reads off the module and its parts: what a trace was made for, as long as they stay.
 
     Args:
         module: as in ``functions_of``.
         forward: as in ``functions_of``.
         guarded: whether answers are among them, each as an ``Answer``.
     """
-    nodes = [node for tree in functions_of(module, forward) for node in nodes_of(tree)]
-    names = {own_attribute(node) for node in nodes}
-    if guarded:
-        names |= {_got(node) for node in nodes}
-    names -= {None, "training"}
-    values = [(name, getattr(module, name)) for name in sorted(filter(None, names)) if hasattr(module, name)]
-    found: list[tuple[str, object]] = [(name, value) for name, value in values if isinstance(value, PLAIN)]
-    if guarded:
-        got = {name for node in nodes if (name := _got(node)) is not None and not hasattr(module, name)}
-        found += [(name, Answer(None, False)) for name in sorted(got)]
-        for function, tree in sources_of(module, forward):
-            for node in nodes_of(tree):
-                if isinstance(node, ast.Call):
-                    found += _answers(node, tree, function, module).items()
-    return tuple(dict.fromkeys(found))
-
-
-def changed_setting(module: nn.Module, settings: Settings) -> str | None:
-    """A clause on a setting that has changed since the settings were read; None if none has."""
-    for name, value in settings:
-        if isinstance(value, Answer):
-            if not value.holds(module, name):
-                return f"{name} of this {type(module).__name__} was {value} when the model was fused, and is not now"
-        elif (now := getattr(module, name, None)) != value:
-            return (
-                f"{name} of this {type(module).__name__} was {value!r} when the model was fused, received {now!r}"
-            )  # fmt: skip
-    return None
+    found: dict[str, object] = {}
+    asked: list[tuple[str, object]] = []
+    for function, tree in sources_of(module, forward):
+        reading = Reading(module, tree)
+        for node in nodes_of(tree):
+            if isinstance(node, ast.Attribute | ast.Call):
+                for thing in reading.things(node):
+                    if thing.path.rpartition(".")[2] != "training" and (kept := as_kept(thing.value)) is not UNKEPT:
+                        found[thing.path] = kept
+            if guarded and (name := _got(node)) is not None and not hasattr(module, name):
+                asked.append((name, Answer(None, False)))
+            if guarded and isinstance(node, ast.Call):
+                asked += _answers(node, tree, function, module).items()
+    found = {path: value for path, value in found.items() if setting_now(module, path) == value}
+    return tuple(dict.fromkeys([*sorted(found.items()), *asked]))

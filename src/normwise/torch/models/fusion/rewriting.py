@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import linecache
 import re
@@ -12,11 +13,12 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from normwise.torch.models.fusion.patterns import Pattern
-from normwise.torch.models.fusion.questions import Settings, changed_setting
+from normwise.torch.models.fusion.settings import Settings, changed_setting
 
 Names = tuple[tuple[str, Any], ...]
 Asked = tuple[tuple[int, str], ...]
@@ -32,21 +34,24 @@ def rewrite(graph: Graph, patterns: Iterable[Pattern]) -> None:
         graph: changed in place.
         patterns: of its nodes, none of which stands in two patterns.
     """
+    instead: dict[Node, Node] = {}
     for pattern in patterns:
         norm, activate = pattern.norm, pattern.activate
         assert activate is not None  # only such patterns are handed over
+        residual = pattern.residual and instead.get(pattern.residual, pattern.residual)
         with graph.inserting_before(pattern.addition or norm):
             (source,) = norm.args
             arguments: tuple[Any, ...] = (source,)
             named: dict[str, Any] = {}
-            if pattern.residual is not None and pattern.within:  # a module around the batch norm, which passes it on
-                named = {"residual": pattern.residual}
-            elif pattern.residual is not None:  # what broadcasts in an addition does so here too
-                arguments = (source, graph.call_method("expand_as", (pattern.residual, source)))
+            if residual is not None and pattern.within:  # a module around the batch norm, which passes it on
+                named = {"residual": residual}
+            elif residual is not None:  # what broadcasts in an addition does so here too
+                arguments = (source, graph.call_function(expanded, (residual, source)))
             last = graph.call_module(str(norm.target), arguments, named)
             for passed in pattern.passed:
                 last = graph.call_module(str(passed.target), (last,))
         activate.replace_all_uses_with(last)
+        instead[activate] = last  # which another pattern may have as its residual
         gone = {activate, pattern.addition, *pattern.passed, norm}
         for node in [node for node in reversed(graph.nodes) if node in gone]:  # who uses a node goes before it
             graph.erase_node(node)
@@ -77,8 +82,11 @@ def pass_on(graph: Graph, child: str, *, is_norm: bool) -> None:
 
 
 def expanded(residual: Tensor | None, source: Tensor) -> Tensor | None:
-    """A residual in the shape of a batch norm's input, as an addition broadcasts it; None where there is none."""
-    return None if residual is None else residual.expand_as(source)
+    """A residual in the shape that an addition to the output has; None where there is none.
+
+    As a rule that is the shape of the batch norm's input; a larger one is left to the layer.
+    """
+    return None if residual is None else torch.broadcast_tensors(residual, source)[0]
 
 
 def in_order(sequence: nn.Module, x: Any, residual: Tensor | None, child: str, is_norm: bool) -> Any:
@@ -127,6 +135,7 @@ def class_with_forwards(
     alone: bool = False,
     asked: Asked = (),
     fused: tuple[str, ...] = (),
+    others: tuple[str, ...] = (),
 ) -> type[nn.Module]:
     """The module's class with these forwards in training and in inference.
 
@@ -138,6 +147,8 @@ def class_with_forwards(
         fused: the layers, by their names in the module, whose activation the graphs leave to them.
         alone: whether pickles of it are to be read where normwise is not, which they can be if both graphs read the
             same: as a ``torch.fx.GraphModule``.
+        others: the methods that call the same layers. They do as before, by the layers' normalization alone; ``alone``,
+            where the layers do no more than that, they are errors.
     """
     codes = [graph.python_code("self") for graph in graphs]
     sources = tuple(code.src for code in codes)
@@ -145,7 +156,8 @@ def class_with_forwards(
         sources = tuple(dict.fromkeys(sources))
     names = {name: value for code in codes for name, value in code.globals.items()}
     used = sorted(name for name in names if any(re.search(rf"\b{name}\b", source) for source in sources))
-    made = _class(type(module), sources, tuple((name, names[name]) for name in used), settings, alone, asked, fused)
+    kept = tuple((name, names[name]) for name in used)
+    made = _class(type(module), sources, kept, settings, alone, asked, fused, others)
     if alone and len(sources) == 1 and "__deepcopy__" not in vars(made):
         made.__reduce_ex__ = _reduced_by(graphs[0])  # type: ignore[method-assign, assignment]  # a class of ours
         # Copies are of the class, only files are not.
@@ -200,6 +212,7 @@ def _class(
     alone: bool = False,
     asked: Asked = (),
     fused: tuple[str, ...] = (),
+    others: tuple[str, ...] = (),
 ) -> type[nn.Module]:
     """One class for all modules whose forwards read the same, so that ``torch.compile`` compiles them once."""
     key = (
@@ -210,6 +223,7 @@ def _class(
         alone,
         asked,
         fused,
+        others,
     )
     found = _classes.get(key)
     if found is not None:
@@ -219,7 +233,8 @@ def _class(
     forward = forwards[0] if len(forwards) == 1 and not settings else _chosen(forwards, settings, asked)
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:  # noqa: ARG001  # pickle's signature
-        return _blank, (base, sources, _by_reference(names), settings, alone, asked, fused), self.__getstate__()
+        made_of = (base, sources, _by_reference(names), settings, alone, asked, fused, others)
+        return _blank, made_of, self.__getstate__()
 
     body = {
         "__module__": base.__module__,
@@ -229,6 +244,7 @@ def _class(
         "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
         "forward": forward,
         **({} if alone else {"_fused_from": base, "_fused_layers": fused}),
+        **{name: _refusing(name) if alone else _as_before(name, base, fused) for name in others},
     }
     made: type[nn.Module] = type(base.__name__, (base,), body)
     _classes[key] = made
@@ -260,6 +276,37 @@ def _chosen(forwards: list[Callable[..., Any]], settings: Settings, asked: Asked
     return forward
 
 
+def _refusing(name: str) -> Callable[..., Any]:
+    """A method that says why it is no more."""
+
+    def refuse(self: nn.Module, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(
+            f"{name} of this {type(self).__name__} calls layers that do less since `swap`, and would return something "
+            "else than before: call the module itself, or swap after the last call."
+        )
+
+    return refuse
+
+
+def _as_before(name: str, base: type[nn.Module], fused: tuple[str, ...]) -> Callable[..., Any]:
+    """A method of the class, in which the layers leave their activation to it."""
+    method: Callable[..., Any] = getattr(base, name)
+
+    @functools.wraps(method)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        layers: list[Any] = [self.get_submodule(layer) for layer in fused]
+        activations = [layer.activation for layer in layers]
+        try:
+            for layer in layers:
+                layer.activation = None
+            return method(self, *args, **kwargs)
+        finally:
+            for layer, activation in zip(layers, activations, strict=True):
+                layer.activation = activation
+
+    return run
+
+
 def _by_reference(names: Names) -> Names:
     """Modules by their names, which is all that pickle can keep of them."""
     return tuple((name, _Module(value.__name__) if isinstance(value, ModuleType) else value) for name, value in names)
@@ -279,8 +326,9 @@ def _blank(
     alone: bool = False,
     asked: Asked = (),
     fused: tuple[str, ...] = (),
+    others: tuple[str, ...] = (),
 ) -> nn.Module:
     """A module without any state, for pickle and for deepcopy to fill."""
     values = tuple((name, import_module(value) if isinstance(value, _Module) else value) for name, value in names)
-    made = _class(base, sources, values, settings, alone, asked, fused)
+    made = _class(base, sources, values, settings, alone, asked, fused, others)
     return made.__new__(made)

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import textwrap
 import types
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -52,18 +53,72 @@ def sources_of(
         if hasattr(function, "__wrapped__"):
             raise CannotFollow(f"is decorated, or calls what is ({function.__qualname__})")
         tree = _tree(function)
+        if (name := _other_name_for_self(function, tree, module, first=not found)) is not None:
+            raise CannotFollow(f"calls the module {name!r}, and not self, in {function.__qualname__}")
         found.append((function, tree))
-        for node in nodes_of(tree):
-            if isinstance(node, ast.Call) and own_attribute(node.func) is not None:
-                waiting.append(getattr(type(module), own_attribute(node.func) or "", None))  # type: ignore[arg-type]  # seen above
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                called = function.__globals__.get(node.func.id)
-                if (getattr(called, "__module__", None) or "torch").partition(".")[0] != "torch":
-                    waiting.append(called)  # type: ignore[arg-type]  # what is no function is passed over above
+        calls = [node.func for node in nodes_of(tree) if isinstance(node, ast.Call)]
+        waiting += [called_by(call, function, module) for call in calls]  # what is no function is passed over above
     return found
 
 
+def called_by(node: ast.expr, function: types.FunctionType, module: nn.Module) -> Any:
+    """The method or function that a call in a function names, if it is none of PyTorch's; what is none of them too."""
+    name = own_attribute(node)
+    if name is not None:
+        return getattr(type(module), name, None)
+    called = _named(node, function)
+    called = getattr(called, "__func__", called)  # of a class method
+    return None if (getattr(called, "__module__", None) or "torch").partition(".")[0] == "torch" else called
+
+
+def _named(node: ast.expr, function: types.FunctionType) -> Any:
+    """The value of a name in a function outside of it: a variable around it, a global one, or what these have."""
+    match node:
+        case ast.Name(id=name):
+            inner = function.__code__.co_freevars
+            if name in inner:
+                cell = (function.__closure__ or ())[inner.index(name)]
+                return cell.cell_contents if name != "__class__" else None
+            return function.__globals__.get(name)
+        case ast.Attribute(value=value, attr=name):
+            owner = _named(value, function)
+            return getattr(owner, name, None) if isinstance(owner, types.ModuleType | type) else None
+    return None
+
+
+def _other_name_for_self(function: types.FunctionType, tree: ast.AST, module: nn.Module, *, first: bool) -> str | None:
+    """The name of a method for its module where that is not self, by which everything here finds what it reads."""
+    match tree:
+        case ast.Module(body=[ast.FunctionDef(args=ast.arguments(args=[ast.arg(arg=name), *_])), *_]):
+            around = function.__qualname__.rpartition(".")[0]
+            is_method = first or (around != "" and not around.endswith("<locals>"))
+            if name == "self" or not is_method or _is_static(function, module):
+                return None
+            return name
+    return None
+
+
+def _is_static(function: types.FunctionType, module: nn.Module) -> bool:
+    """True if no instance comes first among the arguments that a method is called with."""
+    owner: Any = inspect.getmodule(function)
+    for part in function.__qualname__.split(".")[:-1]:
+        owner = getattr(owner, part, None)
+    kinds = [*type(module).__mro__, *([owner] if isinstance(owner, type) else [])]
+    kept = [each for kind in kinds for each in vars(kind).values() if isinstance(each, staticmethod | classmethod)]
+    return any(each.__func__ is function for each in kept)
+
+
 _trees: WeakKeyDictionary[types.FunctionType | type, ast.AST] = WeakKeyDictionary()
+
+
+def class_tree(kind: type) -> ast.AST | None:
+    """The source of a class; None where it cannot be read."""
+    try:
+        return _tree(kind)
+    except CannotFollow:
+        return None
+
+
 _nodes: WeakKeyDictionary[ast.AST, tuple[ast.AST, ...]] = WeakKeyDictionary()
 
 

@@ -13,6 +13,7 @@ from normwise.torch.layers.class_change import OURS
 from normwise.torch.layers.counterparts import become_torch
 from normwise.torch.layers.recordable import at_home
 from normwise.torch.layers.tracked import TrackedBatchNorm
+from normwise.torch.models.fusion.settings import setting_now
 from normwise.torch.models.fusion.subclasses import RANKS, Inside
 
 _classes: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDictionary()
@@ -101,7 +102,7 @@ def _stands(norm: nn.Module, inside: Inside) -> bool:
             return False
         if child._backward_hooks or child._backward_pre_hooks:
             return False
-    return all(getattr(norm, name) == value for name, value in inside.settings)
+    return all(setting_now(norm, name) == value for name, value in inside.settings)
 
 
 def _blank(own: type[nn.Module], base: type[nn.Module]) -> nn.Module:

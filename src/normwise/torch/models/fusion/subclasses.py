@@ -21,8 +21,10 @@ from normwise.torch.layers.class_change import OURS
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.fusion.activation_calls import activation_at
 from normwise.torch.models.fusion.patterns import hooked
-from normwise.torch.models.fusion.questions import Settings, hidden_path, settings_read
+from normwise.torch.models.fusion.questions import hidden_path, settings_read
+from normwise.torch.models.fusion.settings import Settings
 from normwise.torch.models.fusion.sources import CannotFollow
+from normwise.torch.models.fusion.tracing import draws_nothing
 
 RANKS: dict[type[nn.Module], tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 # What normwise's layers call their own: a subclass that has one of these names cannot be one of them as well.
@@ -171,7 +173,10 @@ def _graph(norm: nn.Module, kind: type[nn.Module], rank: int, training: bool) ->
     twin.__dict__.update({name: dict(value) if isinstance(value, dict) else value for name, value in before.items()})
     twin.__dict__["training"] = before["training"] = training
     try:
-        graph = _OfOneLayer(rank).trace(twin)
+        with draws_nothing():
+            graph = _OfOneLayer(rank).trace(twin)
+    except CannotFollow:
+        raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise CannotFollow(f"cannot be traced ({type(error).__name__}: {first})") from error

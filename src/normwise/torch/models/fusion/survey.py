@@ -14,8 +14,10 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.torch.models.fusion.activation_calls import activation_of
+from normwise.torch.models.fusion.parts import Parts, calls_forward, other_methods_calling
 from normwise.torch.models.fusion.patterns import Pattern, hooked, no_activation, what_follows
-from normwise.torch.models.fusion.questions import Answer, Settings, hidden_path, settings_read
+from normwise.torch.models.fusion.questions import hidden_path, settings_read
+from normwise.torch.models.fusion.settings import Answer
 from normwise.torch.models.fusion.sources import CannotFollow, adjacent, only_called
 from normwise.torch.models.fusion.tracing import Ways, followed_ways
 
@@ -95,6 +97,7 @@ class Survey:
         self._hidden: dict[int, str | None] = {}
         self._taken: dict[int, list[set[Node]]] = {}
         self._asked_about: set[int] = set()
+        self._parts = Parts()
         seen: set[int] = set()
         waiting = [model]
         while waiting:
@@ -153,7 +156,7 @@ class Survey:
         return tuple(
             (owner, path_of(inner[: number + 1]))
             for number, (owner, _) in enumerate(inner)
-            if not _in_order(owner) and self.settings_of(owner)
+            if not _in_order(owner) and settings_read(owner, guarded=True)
         )
 
     def _cannot_pass_on(self, inner: list[tuple[nn.Module, str]], found: Site) -> str | None:
@@ -191,11 +194,29 @@ class Survey:
         module = site.owner.get_submodule(pattern.activation_target)
         if len(self._slots[id(module)]) != 1 or self._calls[id(module)] != 1:
             return None
+        if other_methods_calling(site.owner, module) != self.other_methods(site):
+            return None  # which would do too much, or too little
         if id(module) in self._asked_about:
             return None  # the class of what stands there decides over the way that a forward takes
         if self._hidden_path(site.owner) and not adjacent(site.owner, site.norm, pattern.activation_target):
             return None
         return self._slots[id(module)][0]
+
+    def why_not(self, site: Site) -> str | None:
+        """Why the activation behind the batch norm may not be its own; None if it may."""
+        for owner, norm in site.inner:
+            if others := other_methods_calling(owner, owner.get_submodule(norm)):
+                return f"{self._title(owner)} calls it in its method {min(others)} too, without what follows"
+        if self.slot_of(site) is not None:
+            return None
+        for method in self.other_methods(site):
+            if site.inner or calls_forward(site.owner, method):
+                return f"{self._title(site.owner)} calls it in its method {method} too, which may be called by itself"
+        return self.cannot_rewrite(site.owner)
+
+    def other_methods(self, site: Site) -> set[str]:
+        """The methods of the module, besides its forward, that call the batch norm, or what is around it."""
+        return other_methods_calling(site.owner, site.owner.get_submodule(site.norm))
 
     def cannot_rewrite(self, owner: nn.Module) -> str | None:
         """Why the forward of this module must not be rewritten; None if it may."""
@@ -203,10 +224,6 @@ class Survey:
             return f"{self._title(owner)}, a torch.fx.GraphModule, has a forward that changes with its graph"
         why = self._hidden_path(owner)
         return None if why is None else f"{self._title(owner)} cannot be rewritten: its forward {why}"
-
-    def settings_of(self, owner: nn.Module) -> Settings:
-        """The plain values that the forward of this module was followed with."""
-        return settings_read(owner, guarded=True)
 
     def _hidden_path(self, owner: nn.Module) -> str | None:
         if id(owner) not in self._hidden:
@@ -220,25 +237,30 @@ class Survey:
 
     def _visit(self, module: nn.Module) -> list[nn.Module]:
         """Note what the module's own forward calls; the modules to be visited next."""
-        forward = type(module).forward
+        forward, title = type(module).forward, self._title(module)
+        if (who := self._parts.entered.get(id(module))) is not None:
+            self._unfollowed[self._names[id(module)]] = f"{title} is not only called: {who}"
+            return self._parts.below(module)
         if forward is nn.Module.forward:  # a list or dictionary of modules: who holds it calls them one by one
+            self._parts.note(module, title, followed=False)
+            return self._parts.below(module)
+        if id(module) in self._parts.apart:
             return [*module.children()]
         if forward is nn.Sequential.forward and "forward" not in module.__dict__:
             return self._visit_in_order(module)
         try:
             ways = followed_ways(module)
         except CannotFollow as why:
-            self._unfollowed[self._names[id(module)]] = f"{self._title(module)} cannot be followed: its forward {why}"
-            called = only_called(module)
-            found: list[nn.Module] = []
-            for name, child in module.named_children():
-                in_order = isinstance(child, nn.Sequential) and name not in called
-                found += child.children() if in_order else [child]
-            return found
+            self._unfollowed[self._names[id(module)]] = f"{title} cannot be followed: its forward {why}"
+            self._parts.note(module, title, followed=False)
+            return self._parts.below(module, only_called(module))
+        self._parts.note(module, title, followed=True)
         self.ways[id(module)] = ways
         self._taken[id(module)] = [set() for _ in ways.graphs]
         with suppress(CannotFollow):
-            asked = [name for name, value in self.settings_of(module) if isinstance(value, Answer) and value.kinds]
+            asked = [
+                name for name, value in settings_read(module, guarded=True) if isinstance(value, Answer) and value.kinds
+            ]
             self._asked_about |= {id(operator.attrgetter(name)(module)) for name in asked}
         return self._visit_graphs(module, ways.graphs)
 

@@ -12,12 +12,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
-from torch.fx import Graph, GraphModule, Tracer
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node, Tracer
 from torch.fx.proxy import Proxy, TraceError
 
-from normwise.torch.models.fusion.questions import PLAIN, asked_arguments
+from normwise.kernels.internals import saved_tensors_hooks
+from normwise.torch.models.fusion.questions import asked_arguments
+from normwise.torch.models.fusion.settings import PLAIN
 from normwise.torch.models.fusion.sources import CannotFollow
+from normwise.torch.models.transaction import RandomState
 
 MOST_ASKED = 3
 """Arguments that may be None or not, of one forward: each doubles the number of traces."""
@@ -31,9 +34,30 @@ class _OwnForward(Tracer):
         wrapped: the modules whose functions may be called with what the forward computes.
     """
 
+    proxy_buffer_attributes = True  # a buffer that the forward changes would be changed by the trace, and by no call
+
     def __init__(self, absent: frozenset[str], wrapped: tuple[ModuleType, ...]) -> None:
         super().__init__(autowrap_modules=wrapped)  # type: ignore[arg-type]  # a tuple of any length
         self._absent = absent
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self._kinds = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
+        self._around: dict[str, object] = {}
+
+    def _state_around(self) -> dict[str, object]:
+        """The state that a ``with`` statement or a decorator may change for a part of a forward, wherever it stands."""
+        casts = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in self._kinds]
+        return {
+            "without gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+            "in another precision": casts,
+            "with checkpoints of activations or the like": saved_tensors_hooks(False),
+        }
+
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> Node:
+        if kind.startswith("call"):
+            for how, now in self._state_around().items():
+                if now != self._around.setdefault(how, now):
+                    raise CannotFollow(f"runs one part {how} and another not")
+        return super().create_node(kind, *args, **kwargs)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
@@ -132,7 +156,7 @@ def _graph(module: nn.Module, absent: frozenset[str], *, training: bool) -> Grap
 
 def _traced(module: nn.Module, tracer: Tracer, *, training: bool) -> Graph:
     try:
-        with _unchanged(module, training):
+        with _unchanged(module, training), draws_nothing():
             return tracer.trace(module)
     except TraceError as error:
         why = "depends on the data" if "control flow" in str(error) else f"does what torch.fx cannot follow ({error})"
@@ -145,11 +169,26 @@ def _traced(module: nn.Module, tracer: Tracer, *, training: bool) -> Graph:
 
 
 @contextmanager
+def draws_nothing() -> Iterator[None]:
+    """The random state as it was afterwards; what a forward draws and decides by cannot be followed."""
+    random = RandomState()
+    before = random.bytes()
+    try:
+        yield
+    finally:
+        drawn = RandomState().bytes() != before
+        random.restore()
+    if drawn:
+        raise CannotFollow("draws random numbers, which a trace does once for all calls")
+
+
+@contextmanager
 def _unchanged(module: nn.Module, training: bool) -> Iterator[None]:
     """Every attribute as it was afterwards; a forward that changes one cannot be rewritten."""
     # What torch.jit made keeps its attributes elsewhere, and is only called here.
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     before = [(part, dict(part.__dict__), *_copies(part)) for part in parts]
+    tensors = [(tensor, tensor.clone(), tensor._version) for part in parts for tensor in _plain_tensors(part)]
     changed = False
     try:
         for part in parts:
@@ -165,8 +204,20 @@ def _unchanged(module: nn.Module, training: bool) -> Iterator[None]:
                 changed = True
                 for held in empty:
                     held.clear()
+        for tensor, value, version in tensors:
+            if tensor._version != version:
+                changed = True
+                tensor.copy_(value)
     if changed:
         raise CannotFollow("changes attributes of the module")
+
+
+def _plain_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Those among the attributes that are no buffers, which the forward would change in place in a trace too."""
+    for value in module.__dict__.values():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, Tensor) and not each.is_inference() and not each.requires_grad:
+                yield each
 
 
 def _copies(module: nn.Module) -> tuple[list[tuple[Any, Any]], list[Any]]:
