@@ -37,6 +37,26 @@ set on.
 """
 # The files of a family's folder that are not members of it.
 FRAMES = {"__init__", "estimator"}
+# The folder of each family -> the folder of its pages, the title of their list, and what a member is.
+LISTED = {
+    "lab/experiments": (
+        "experiments",
+        "Experiments of the lab",
+        "Each experiment tests one claim about batch normalization. `normwise lab run NAME` runs it.",
+    ),
+    "estimators": (
+        "estimators",
+        "Estimators of running statistics",
+        "An estimator combines the statistics of the batches into the running statistics that a layer uses at "
+        "inference.",
+    ),
+    "doctor/checks": (
+        "checks",
+        "Checks of the doctor",
+        "Each check of `normwise doctor` and `normwise.examine` finds one fault. `normwise explain NAME` prints its "
+        "page.",
+    ),
+}
 # The rooms that export layers and functions: the folder of their pages, and whom they are for.
 ROOMS = {"torch": ("layers", "PyTorch"), "keras": ("keras_layers", "Keras")}
 # Smaller packages: the folder of their pages -> the file that exports their names, and the title of the list.
@@ -54,12 +74,8 @@ FAMILIES += ("learn", "learn/zh_tw")
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page, by its path under ``root``, with the text that it should have."""
     wanted: dict[Path, str] = {}
-    for folder, family, title in (
-        ("lab/experiments", "experiments", "Experiments of the lab"),
-        ("estimators", "estimators", "Estimators of running statistics"),
-        ("doctor/checks", "checks", "Checks of the doctor"),
-    ):
-        wanted |= member_pages(root, root / "src/normwise" / folder, family, title)
+    for folder, (family, title, intro) in LISTED.items():
+        wanted |= member_pages(root, root / "src/normwise" / folder, family, title, intro)
     wanted |= door_pages(root)
     for room in ROOMS:
         wanted |= layer_pages(root, room)
@@ -77,14 +93,14 @@ def members(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if path.stem not in FRAMES and not path.stem.startswith("_"))
 
 
-def member_pages(root: Path, folder: Path, family: str, title: str) -> dict[Path, str]:
+def member_pages(root: Path, folder: Path, family: str, title: str, intro: str) -> dict[Path, str]:
     """A page for every member of a family, and the page that lists them by their first sentences."""
     found = {Path("docs", family, f"{source.stem}.md"): member_page(source, root) for source in members(folder)}
     if not found:
         return {}
     lines = [f"- [{title_of(text)}]({path.name}): {summary(text)}\n" for path, text in found.items()]
     notice = NOTICE.format(source=folder.relative_to(root).as_posix())
-    return {**found, Path("docs", family, "index.md"): f"{notice}# {title}\n\n{''.join(lines)}"}
+    return {**found, Path("docs", family, "index.md"): f"{notice}# {title}\n\n{intro}\n\n{''.join(lines)}"}
 
 
 def title_of(page: str) -> str:
@@ -175,7 +191,7 @@ def exported_pages(
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
         lines.append(f"- [{name}]({name}.md): {summary}\n")
     notice = NOTICE.format(source=top.relative_to(root).as_posix())
-    text = f"{notice}# {title}\n\nThe names in `{package}`.\n\n{''.join(lines)}"
+    text = f"{notice}# {title}\n\nYou import these names from `{package}`.\n\n{''.join(lines)}"
     return {**found, Path("docs", folder, "index.md"): text}
 
 

@@ -60,7 +60,7 @@ def test_a_doors_page_is_its_signature_and_its_docstring_and_the_index_lists_it(
     )
     assert pages[Path("docs/doors/index.md")] == (
         "<!-- Generated from src/normwise/__init__.py by `make docs`; edit it there. -->\n\n"
-        "# Operations on whole models\n\nThe names in `normwise`.\n\n"
+        "# Operations on whole models\n\nYou import these names from `normwise`.\n\n"
         "- [freeze](freeze.md): Freezes `all` that there is.\n- [thaw](thaw.md): Thaws.\n"
         "\nRead next: [your symptom](../cases.md), [the command line](../command_line.md).\n"
     )

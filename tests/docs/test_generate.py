@@ -112,7 +112,8 @@ def test_only_members_have_pages(clone: Path) -> None:
         for page in ("experiments/does_it_help", "experiments/index", "estimators/nearest", "estimators/index")
     }
     index = generate.pages(clone)[Path("docs/estimators/index.md")]
-    assert "# Estimators of running statistics\n\n- [Nearest](nearest.md): Keeps the last one.\n\nRead next: " in index
+    assert "# Estimators of running statistics\n\nAn estimator combines " in index
+    assert "\n\n- [Nearest](nearest.md): Keeps the last one.\n\nRead next: " in index
 
 
 def test_an_empty_family_has_no_pages(tmp_path: Path) -> None:

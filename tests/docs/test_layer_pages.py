@@ -66,7 +66,7 @@ def test_a_layers_page_is_its_docstring_and_the_index_lists_it(clone: Path) -> N
     )
     assert pages[Path("docs/layers/index.md")] == (
         "<!-- Generated from src/normwise/torch/__init__.py by `make docs`; edit it there. -->\n\n"
-        "# Layers and functions for PyTorch\n\nThe names in `normwise.torch`.\n\n"
+        "# Layers and functions for PyTorch\n\nYou import these names from `normwise.torch`.\n\n"
         "- [Norm](Norm.md): Normalizes `x`, and that is all.\n- [freeze](freeze.md): Freezes.\n"
         "\nRead next: [functions](../functional/index.md), [operations on whole models](../doors/index.md), "
         "[estimators](../estimators/index.md), [speed](../speed.md).\n"

@@ -26,7 +26,7 @@ __all__ = ["fold", "freeze", "unfreeze"]
 def freeze(
     model: Any, *, statistics: bool = True, affine: bool = True, layers: Collection[str] | None = None
 ) -> FreezeReport:
-    """Let normalization layers of a PyTorch or Keras model keep running statistics, affine parameters, or both.
+    """Freeze the running statistics, the affine parameters, or both, in the layers of a PyTorch or Keras model.
 
     A layer whose statistics are frozen normalizes by them and never changes them, whatever ``train()`` is called on, or
     ``training=True`` is passed. Affine parameters that are frozen do not learn. The keys of checkpoints are the same,
@@ -72,7 +72,7 @@ def freeze(
 def unfreeze(
     model: Any, *, statistics: bool = True, affine: bool = True, layers: Collection[str] | None = None
 ) -> FreezeReport:
-    """Undo ``freeze`` in a PyTorch or Keras model: layers follow its mode again, parameters that learned before learn.
+    """Undo ``freeze`` in a PyTorch or Keras model: its layers follow its mode again, and their parameters learn again.
 
     Args:
         model: a ``torch.nn.Module`` or a Keras model, changed in place; on any error it is as before.
@@ -118,7 +118,7 @@ def fold(
     at_most: int | None = None,
     batch_size: int = 32,
 ) -> FoldReport:
-    r"""Let the layers beside the batch norms of a PyTorch or Keras model do what these do in inference.
+    r"""Fold the batch norms of a PyTorch or Keras model into the layers beside them, for inference.
 
     .. math:: \gamma \frac{(W x + b) - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta = (s W) x + (s (b - \mu) + \beta),
         \quad s = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}

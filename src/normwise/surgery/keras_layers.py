@@ -17,7 +17,7 @@ __all__ = ["convert_from_keras", "convert_to_keras"]
 
 @door(keras=lazy_import_module("normwise.keras.models.conversion", "convert"), moved="layers")
 def convert_from_keras(model: Any) -> Conversion:
-    """Make every ``keras.layers.BatchNormalization`` of a Keras model one of normwise's; ``normwise.keras.convert``.
+    """Make normwise layers of the ``keras.layers.BatchNormalization`` of a Keras model; ``normwise.keras.convert``.
 
     Weights, names, the graph, the optimizer's state and what ``compile`` was given stay: the layers are the same
     objects. Moving statistics in half precision become float32. A layer of a class derived from Keras's is left.
@@ -45,7 +45,7 @@ def convert_from_keras(model: Any) -> Conversion:
 
 @door(keras=lazy_import_module("normwise.keras.models.conversion", "to_keras"), moved="layers")
 def convert_to_keras(model: Any) -> Conversion:
-    """Make every batch norm of normwise's in a Keras model Keras's own, to ship it; ``normwise.keras.to_keras``.
+    """Make Keras layers of the normwise batch norms in a Keras model, to ship it; ``normwise.keras.to_keras``.
 
     ``on_tiny_batch`` is forgotten, and so is ``synchronized`` outside TensorFlow; both are about training.
 

@@ -60,7 +60,7 @@ def fuse(model: nn.Module) -> FuseReport:
 def convert_to_domains(
     model: nn.Module, domains: Iterable[str], *, own_affine: bool = False, default: str | None = None
 ) -> DomainConversion:
-    """Give every layer of a PyTorch model with running statistics a set of them per domain, which starts from its own.
+    """Give every layer of a PyTorch model with running statistics one set per domain, each a copy of its own.
 
     Modes, hooks, devices and dtypes stay; so do the parameters themselves, unless ``own_affine`` asks for one of each
     per domain: build the optimizer afterwards then. On any error the model is as before.
@@ -92,7 +92,7 @@ def convert_to_domains(
 
 @door(torch=lazy_import_module("normwise.torch.models.conversion.domains", "convert_from_domains"))
 def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
-    """Leave every layer of a PyTorch model the statistics of one domain only: the plain model, for shipping it.
+    """Keep the statistics of one domain only in every layer of a PyTorch model, to ship it as a plain model.
 
     Modes, hooks, devices and dtypes stay. On any error the model is as before.
 
@@ -119,7 +119,7 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
 
 @door(torch=lazy_import_module("normwise.torch.models.conversion.synchronized", "convert_to_synchronized"))
 def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> SyncConversion:
-    """Let every plain batch norm of a PyTorch model take the batches of all processes for one.
+    """Let every plain batch norm of a PyTorch model join the batches of all processes.
 
     The layers themselves, their parameters and buffers, modes, hooks, devices and dtypes stay, and so do activations,
     estimators and policies. On any error the model is as before.

@@ -21,7 +21,7 @@ __all__ = ["paused_statistics", "pool_statistics", "statistics_from"]
 
 @door(torch=lazy_import_module("normwise.torch.models.paused", "paused_statistics"))
 def paused_statistics(model: nn.Module) -> AbstractContextManager[None]:
-    """Pause the running statistics of a PyTorch model for a block: forward passes leave each as it is, in training too.
+    """Pause the running statistics of a PyTorch model for a block: forward passes do not change them, in training too.
 
     A layer in training mode normalizes by the batch as always, with the same output and gradient, and does not update
     its statistics: for shape inference, profiling, a second forward for a loss, an evaluation of the training loss.
@@ -50,7 +50,7 @@ def paused_statistics(model: nn.Module) -> AbstractContextManager[None]:
 
 @door(torch=lazy_import_module("normwise.torch.models.pooling", "pool_statistics"))
 def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
-    r"""Give every process the running statistics of a PyTorch model from all of them: after training, before saving it.
+    r"""Join the running statistics of a PyTorch model over all processes: after training, before saving it.
 
     .. math:: \mu = \sum_k \tfrac{n_k}{n} \mu_k, \quad
         \sigma^2 = \sum_k \tfrac{n_k}{n} \big(\sigma_k^2 + (\mu_k - \mu)^2\big)
@@ -85,7 +85,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
 
 @door(torch=lazy_import_module("normwise.torch.models.domain_statistics", "statistics_from"))
 def statistics_from(model: nn.Module, domain: str) -> AbstractContextManager[None]:
-    """Put every ``PerDomain`` layer of a PyTorch model into inference for a block, with the statistics of a domain.
+    """Run every ``PerDomain`` layer of a PyTorch model in inference for a block, with the statistics of one domain.
 
     Whatever the mode of the model is and whatever domain is chosen around a call; afterwards all is as it was. It holds
     for the model, in all threads.

@@ -84,7 +84,7 @@ def forward_together(
     offload: bool = False,
     batch_layers: tuple[type[nn.Module], ...] = (),
 ) -> list[Any]:
-    """Run a PyTorch model on micro-batches, each normalized as a part of all: for losses over the whole batch.
+    """Run a PyTorch model on micro-batches with the statistics of all of them, for losses over the whole batch.
 
     Args:
         model: as in ``accumulate_gradients``.
@@ -152,7 +152,7 @@ def param_groups(
 
 @door(torch=lazy_import_module("normwise.torch.models.memory.save_memory", "save_memory"))
 def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
-    r"""Let a PyTorch model keep about half as much for the backward, with bit-for-bit the same gradients.
+    r"""Let a PyTorch model keep about half as much memory for the backward, with bit-for-bit the same gradients.
 
     .. math:: y = f\Big(\gamma \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\Big)
 
