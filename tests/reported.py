@@ -12,6 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples/cases"
 NUMBER = re.compile(r"(?<![\w'])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+LAYERS = re.compile(r"^( +(?:error|warning|note) +\w+:).*$", re.MULTILINE)
 EVERY = {"2", "5", "9", "digits/low", "digits/middle", "digits/high"}
 EVERY |= {"8", *(f"{block}.inner.{place}" for block in range(2, 8) for place in (0, 3))}  # of the residual network
 
@@ -22,10 +23,12 @@ class Case(NamedTuple):
     Attributes:
         check: its name.
         layer: the guilty one, or None where all are guilty and chance says which of them is named first.
+        steady: whether all processors give about the same numbers, and name as many layers.
     """
 
     check: str
     layer: str | None
+    steady: bool = True
 
 
 def check(
@@ -52,6 +55,8 @@ def check(
     assert harm > 0.02
     assert ended["after"] > ended["reference"] - min(0.03, harm / 4)
     kept = (FOLDER / f"{name}.txt").read_text("utf-8")
+    if not case.steady:
+        printed, kept, same_numbers = LAYERS.sub(r"\1", printed), LAYERS.sub(r"\1", kept), False
     assert _words(printed) == _words(kept)
     if same_numbers:
         pairs = zip(NUMBER.findall(printed), NUMBER.findall(kept), strict=True)

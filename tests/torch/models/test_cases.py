@@ -13,7 +13,7 @@ CASES = {
     "ported_momentum": Case("inverted_momentum", None),
     "frozen_backbone": Case("moving_frozen_layer", "2"),
     "batch_size_matters": Case("batch_dependent_output", "9"),
-    "large_steps": Case("stale_running_statistics", None),
+    "large_steps": Case("stale_running_statistics", None, steady=False),  # at its rate, rounding decides where it ends
     "sorted_loader": Case("sorted_batches", "9"),
 }
 
