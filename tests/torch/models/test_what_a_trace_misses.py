@@ -245,6 +245,14 @@ def test_a_rewritten_forward_does_what_the_forward_does(
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
+@pytest.mark.parametrize("kind", [InNamespace, InDictionary, InTuple, AFunction, OfAChild, OfEachChild])
+def test_settings_are_compared_in_a_compiled_model_too(kind: type[nn.Module]) -> None:
+    ours = prepared(kind)
+    theirs, x = copy.deepcopy(ours), torch.randn(3, 3, 4, 4, dtype=torch.float64)
+    fuse(ours)
+    torch.testing.assert_close(torch.compile(ours, backend="eager", fullgraph=True)(x), theirs(x))
+
+
 class Residual(Base):
     def __init__(self) -> None:
         super().__init__()

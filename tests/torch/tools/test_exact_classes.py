@@ -46,6 +46,11 @@ def test_the_older_exporter_to_onnx_takes_a_layer_alone(name: str, monkeypatch: 
     assert any(each in alone for each in operators)
 
 
+def test_it_takes_domains_of_a_layer_of_pytorch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nt.PerDomain(nn.BatchNorm2d(6), ["day", "night"], default="day").eval()
+    assert b"BatchNormalization" in exported(layer, (batch("BatchNorm2d"),), monkeypatch)
+
+
 def test_the_older_exporter_takes_a_residual_too(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = made("BatchNorm2d").eval(), batch("BatchNorm2d")
     file = exported(layer, (x, x.clone()), monkeypatch)

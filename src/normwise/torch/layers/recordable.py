@@ -71,8 +71,9 @@ class Recordable(nn.Module):
         """The old ONNX exporter gives the top module all its arguments by position, keyword-only ones too."""
         names, positions = [], 0
         for each in signature(self.forward).parameters.values():
-            if each.kind is each.VAR_POSITIONAL:
-                return values, keywords
+            if each.kind is each.VAR_POSITIONAL:  # the layer inside need not know what it is not given
+                given = next((place for place, value in reversed([*enumerate(values, 1)]) if value is not None), 0)
+                return values[:given], keywords
             if each.kind is each.KEYWORD_ONLY:
                 names.append(each.name)
             elif each.kind is not each.VAR_KEYWORD:

@@ -76,6 +76,8 @@ def _read_elsewhere(function: types.FunctionType, tree: ast.AST, module: nn.Modu
         match node:
             case ast.Attribute(value=ast.Name(id="self") as place):
                 seen.add(id(place))
+            case ast.For(iter=ast.Name(id="self") as place) | ast.comprehension(iter=ast.Name(id="self") as place):
+                seen.add(id(place))  # its children, one by one
             case ast.Call(func=ast.Name(id=name), args=args) if name in QUESTIONS | {"getattr"}:
                 seen.update(map(id, args))
             case ast.Call(func=ast.Name() | ast.Attribute() as named, args=[ast.Name(id="self") as place, *_]):

@@ -61,7 +61,7 @@ def as_kept(value: object) -> object:
         return UNKEPT
     items = [each for pair in value.items() for each in pair] if isinstance(value, dict) else value
     kept = [as_kept(each) for each in items]
-    return UNKEPT if UNKEPT in kept else (type(value).__name__, *kept)
+    return UNKEPT if any(each is UNKEPT for each in kept) else (type(value).__name__, *kept)
 
 
 def _shown(kept: object) -> str:
