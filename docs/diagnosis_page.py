@@ -39,9 +39,9 @@ def diagnosis_pages() -> dict[Path, str]:
     rows = "".join(f"| `{path}` | {kind} | {meaning} |\n" for path, kind, meaning in json_schema.rows(schema))
     first = (
         f"`normwise doctor ... --json` and `Diagnosis.to_json()` write one object, version {json_schema.VERSION} of "
-        "[this JSON Schema](diagnosis.schema.json). All keys are there in every diagnosis. The exit code of the "
-        "command is 1 where a finding is an error, and 0 otherwise; where it could not examine the model it is 2, "
-        "with one sentence on standard error and nothing on standard output."
+        "[this JSON Schema](diagnosis.schema.json). Every diagnosis has all keys. The exit code of the command is 1 if "
+        "a finding is an error, and 0 if none is. If the command could not examine the model, the exit code is 2, and "
+        "the command prints one sentence to standard error and nothing to standard output."
     )
     page = (
         f"{notice}# The doctor's JSON\n\n{textwrap.fill(first, 120)}\n\n"

@@ -75,8 +75,8 @@ def test_an_estimator(tmp_path: Path) -> None:
     copy.write("tests/estimators/test_newest_batch.py", ITS_TEST)
     copy.change(
         "src/normwise/commands/statistics.py",
-        "debiased_ema, ema or pooled",
-        "debiased_ema, ema, newest_batch or pooled",
+        "ema or debiased_ema (later batches have more)",
+        "ema or debiased_ema (later batches have more), newest_batch (the last one alone)",
     )
     exam = ("tests/estimators", "tests/commands/test_help.py", "src/normwise/estimators/newest_batch.py")
     copy.check_tests(*exam, only="newest_batch or names", at_least=13)

@@ -48,10 +48,10 @@ class Diagnosis:
     def verdict(self) -> str:
         """One line."""
         norms, samples = len(self.facts.layers), self.facts.samples
-        none = "no batch norm that runs as a layer"
-        seen = f"{f'{norms} normalization layer' + 's' * (norms > 1) if norms else none}, {samples} samples"
+        none, some = "no batch norm that runs as a layer", f"{samples} sample{'s' * (samples != 1)}"
+        seen = f"{f'{norms} normalization layer' + 's' * (norms > 1) if norms else none}, {some}"
         if not norms and not self.findings and not self.facts.gradients and self.facts.source is None:
-            return f"nothing to examine: the model has {none} ({samples} samples)"
+            return f"nothing to examine: the model has {none} ({some})"
         if self.idle:
             return f"nothing checked: every check was skipped ({seen})"
         counts = [(severity, sum(finding.severity is severity for finding in self.findings)) for severity in Severity]

@@ -23,7 +23,9 @@ _COLOURS = {
     Verdict.OPEN: "dim",
 }
 
-ONE_RUN = "These are the verdicts of one run. One counts when a run at other seeds (--first-seed 1000) has the same."
+ONE_RUN = (
+    "These are the verdicts of one run. A verdict counts if a run with other seeds (--first-seed 1000) gives the same."
+)
 
 
 def show(results: Sequence[Result], console: Console) -> None:

@@ -26,7 +26,7 @@ __all__ = ["fold", "freeze", "unfreeze"]
 def freeze(
     model: Any, *, statistics: bool = True, affine: bool = True, layers: Collection[str] | None = None
 ) -> FreezeReport:
-    """Freeze the running statistics, the affine parameters, or both, in the layers of a PyTorch or Keras model.
+    """Freeze running statistics, affine parameters, or both, of a PyTorch or Keras model's normalization layers.
 
     A layer whose statistics are frozen normalizes by them and never changes them, whatever ``train()`` is called on, or
     ``training=True`` is passed. Affine parameters that are frozen do not learn. The keys of checkpoints are the same,
