@@ -1,4 +1,4 @@
-"""What ``make matrix`` chooses; the run itself installs gigabytes."""
+"""The places of ``make matrix``; the run itself installs gigabytes."""
 
 from __future__ import annotations
 
