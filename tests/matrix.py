@@ -64,9 +64,13 @@ def lower_bounds() -> tuple[str, ...]:
 
 
 def newest_python() -> str:
-    """The newest on the PATH, or this one."""
+    """The newest on the PATH that runs, or this one: a version manager puts programs there that only say what to do."""
     found = (shutil.which(f"python3.{minor}") for minor in range(30, 10, -1))
-    return next((path for path in found if path), sys.executable)
+    return next((path for path in found if path and runs(path)), sys.executable)
+
+
+def runs(python: str) -> bool:
+    return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode == 0
 
 
 def places(python: str) -> list[Place]:

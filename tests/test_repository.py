@@ -87,16 +87,35 @@ def test_the_version_stands_in_one_place() -> None:
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [declared]
 
 
-def test_the_changelog_has_every_fragment_under_a_topic() -> None:
-    fragments = [path for path in (ROOT / "changes").glob("*.md") if path.name != "template.md"]
-    assert [path.name for path in fragments if len(path.read_text("utf-8").strip().splitlines()) != 1] == []
-    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", normwise.__version__]
-    drawn = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
-    lines = drawn.splitlines()
-    assert sum(line.startswith("- ") for line in lines) == len({path.read_text("utf-8") for path in fragments})
-    topics = [line for line in lines if line.startswith("### ")]
-    assert len(topics) == len(set(topics)) == 10
-    assert lines[lines.index("### Doctor") + 2] == "Added:"
+def fragments(folder: Path) -> list[Path]:
+    return [path for path in (folder / "changes").glob("*.md") if path.name != "template.md"]
+
+
+def test_a_fragment_is_one_line() -> None:
+    assert [path.name for path in fragments(ROOT) if len(path.read_text("utf-8").strip().splitlines()) != 1] == []
+
+
+def test_a_release_takes_every_fragment_into_the_changelog_under_a_topic(tmp_path: Path) -> None:
+    """As CONTRIBUTING.md says, in a copy; the day after a release there is no fragment, and the next has one."""
+    for name in ("pyproject.toml", "CHANGELOG.md", "changes"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / "changes/18.added.999.md").write_text("A release.\n")
+    before = (tmp_path / "CHANGELOG.md").read_text("utf-8")
+    entries = {path.read_text("utf-8") for path in fragments(tmp_path)}
+    command = [sys.executable, "-m", "towncrier", "build", "--keep", "--version", "9.9.9", "--date", "2030-01-01"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+    after = (tmp_path / "CHANGELOG.md").read_text("utf-8")
+    start, mark, end = before.partition("<!-- towncrier release notes start -->\n")
+    assert mark
+    assert after.startswith(start + mark)
+    assert after.endswith(end)
+    new = after.removeprefix(start + mark).removesuffix(end).splitlines()
+    assert new[:2] == ["", "## 9.9.9 (2030-01-01)"]
+    assert sum(line.startswith("- ") for line in new) == len(entries)
+    topics = [line for line in new if line.startswith("### ")]
+    assert 1 <= len(topics) == len(set(topics)) <= 10
+    assert new[new.index("### Documentation and development") + 2] == "Added:"
 
 
 def test_every_dependency_says_what_it_is_for() -> None:
