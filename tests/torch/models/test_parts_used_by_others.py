@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,9 @@ class Encoder(nn.Module):
 
 class Around(nn.Module):
     """A module whose forward cannot be followed."""
+
+    encoder: Any
+    encoders: Any
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -105,7 +109,7 @@ class Optional(Around):
 
 
 class NoForward(Around):
-    forward = nn.Module.forward
+    forward: Any = nn.Module.forward
 
     def parts(self, x: Tensor) -> list[Tensor]:
         y = self.encoder.conv(x)
@@ -157,7 +161,7 @@ def test_what_others_take_out_of_a_module_stays_the_same(kind: type[Around], ope
 @pytest.mark.parametrize("kind", [EachChild, HandedOn])
 def test_so_do_the_items_of_a_sequence(kind: type[Around], operation: Callable[[Any], Any]) -> None:
     for encoder in (sequence(), nn.Sequential(sequence())):
-        ours = prepared(lambda encoder=encoder: kind(encoder)).eval()
+        ours = prepared(partial(kind, encoder)).eval()
         theirs = copy.deepcopy(ours)
         operation(ours)
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
@@ -231,6 +235,7 @@ def test_other_methods_of_a_fused_module_do_what_they_did(kind: type[Encoder], n
             torch.testing.assert_close(getattr(model.eval(), name)(x), getattr(theirs.eval(), name)(x))
     swap(ours)
     assert type(ours) is kind
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x))
 
 
@@ -271,7 +276,8 @@ class Remade(Encoder):
         settings = self.settings
         while settings.more.times > x.numel():  # which no trace can follow
             settings = settings.again.settings
-        return self.norm(self.conv(x))
+        y: Tensor = self.norm(self.conv(x))
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x) if x.sum() > 0 else -self.features(x)
