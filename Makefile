@@ -107,6 +107,7 @@ $(READY): pyproject.toml setup.py $(PINS) $(wildcard src/normwise/kernels/cpp/*)
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: '$(PYTHON)' is $$('$(PYTHON)' --version 2>&1), and normwise needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2> /dev/null || { echo "make: '$(PYTHON)' cannot create virtual environments; install its venv module (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@command -v c++ > /dev/null || command -v g++ > /dev/null || echo "make: no C++ compiler (c++ or g++) found; the compiled kernels are left out, everything else works" >&2
+	@test ! -L $(VENV) || { echo "make: $(VENV) is a link to the environment of another clone, and set-up would put this clone into it; remove the link first" >&2; exit 1; }
 	@echo "Setting up $(VENV) with the pinned dependencies; the first time, this takes a few minutes."
 	@$(PIP) --version > /dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
 	@$(PIP) install -qq -c $(PINS) setuptools torch jaxlib || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }

@@ -20,13 +20,18 @@ BASE_DEPENDENCIES = {"numpy", "click", "rich"}
 MACHINE_PATHS = re.compile("|".join(rf"(?<![\w.])/{folder}/" for folder in ("root", "home", "work", "Users", "tmp")))
 
 
-def tracked_files() -> list[Path]:
-    """The files that git holds or would hold; skips the test where the sources did not come by git."""
+def tracked_names() -> list[str]:
+    """The paths that git holds or would hold, links too; skips the test where the sources did not come by git."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so nothing tells the project's files from others")
     command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+    return [name for name in listing.split("\0") if name]
+
+
+def tracked_files() -> list[Path]:
+    """The files among them."""
+    return [path for name in tracked_names() if (path := ROOT / name).is_file()]
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
@@ -41,8 +46,20 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 
 def test_nothing_is_tracked_that_is_generated_on_the_machine() -> None:
-    names = {part for path in tracked_files() for part in path.relative_to(ROOT).parts}
+    names = {part for name in tracked_names() for part in Path(name).parts}
     assert names & {"__pycache__", ".venv", "build", "dist", ".mypy_cache", ".ruff_cache"} == set()
+
+
+def test_set_up_leaves_the_environment_of_another_clone_alone(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ours").symlink_to("theirs")
+    command = ["make", "-C", str(ROOT), "setup", f"VENV={tmp_path / 'ours'}", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "is a link to the environment of another clone" in done.stderr
+    assert list((tmp_path / "theirs").iterdir()) == []
 
 
 def test_no_merge_was_left_half_done() -> None:
