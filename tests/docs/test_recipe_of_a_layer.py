@@ -146,6 +146,6 @@ def test_a_layer(tmp_path: Path) -> None:
         at_least=60,
     )
     pages = copy.pages()
-    assert "`normwise.torch.CenteredBatchNorm1d`" in pages["docs/layers/CenteredBatchNorm1d.md"]
+    assert "\nnormwise.torch.CenteredBatchNorm1d(" in pages["docs/layers/CenteredBatchNorm1d.md"]
     for name in NAMES:
         assert f"- [{name}]({name}.md): " in pages["docs/layers/index.md"]
