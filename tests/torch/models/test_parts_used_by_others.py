@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +32,9 @@ class Encoder(nn.Module):
 
 class Around(nn.Module):
     """A module whose forward cannot be followed."""
+
+    encoder: Any
+    encoders: Any
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -104,7 +108,7 @@ class Optional(Around):
 
 
 class NoForward(Around):
-    forward = nn.Module.forward
+    forward: Any = nn.Module.forward
 
     def parts(self, x: Tensor) -> list[Tensor]:
         y = self.encoder.conv(x)
@@ -156,7 +160,7 @@ def test_what_others_take_out_of_a_module_stays_the_same(kind: type[Around], ope
 @pytest.mark.parametrize("kind", [EachChild, HandedOn])
 def test_so_do_the_items_of_a_sequence(kind: type[Around], operation: Callable[[Any], Any]) -> None:
     for encoder in (sequence(), nn.Sequential(sequence())):
-        ours = prepared(lambda encoder=encoder: kind(encoder)).eval()
+        ours = prepared(partial(kind, encoder)).eval()
         theirs = copy.deepcopy(ours)
         operation(ours)
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
@@ -230,6 +234,7 @@ def test_other_methods_of_a_fused_module_do_what_they_did(kind: type[Encoder], n
             torch.testing.assert_close(getattr(model.eval(), name)(x), getattr(theirs.eval(), name)(x))
     swap(ours)
     assert type(ours) is kind
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x))
 
 

@@ -255,7 +255,7 @@ def test_a_scale_that_another_layer_has_too_is_not_calibrated() -> None:
 def test_a_frozen_layer_says_that_it_is_frozen(kind: type[nn.Module], to: str) -> None:
     model = nn.Sequential(kind(4))
     freeze(model)
-    report = swap(model, to, **({"num_splits": 2} if to == "ghost" else {}))
+    report = swap(model, to, num_splits=2 if to == "ghost" else None)
     assert dict(report.skipped) == {"0": "normwise.freeze froze its statistics: unfreeze it before"}
 
 

@@ -21,6 +21,8 @@ from tests.torch.models.test_swap import prepared
 
 
 class Base(nn.Module):
+    steps: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.flag = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), True
@@ -61,7 +63,7 @@ class AFunction(Base):
 class OfAChild(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.child = Base()
+        self.child: Any = Base()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.child.norm(self.child.conv(x))
@@ -71,7 +73,7 @@ class OfAChild(nn.Module):
 class OfEachChild(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.children_in_order = nn.ModuleList([Base()])
+        self.children_in_order: Any = nn.ModuleList([Base()])
 
     def forward(self, x: Tensor) -> Tensor:
         for child in self.children_in_order:
@@ -91,7 +93,7 @@ class WithMethod(Base):
 class InMethodOfAChild(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.child = WithMethod()
+        self.child: Any = WithMethod()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.child.features(x))
@@ -299,4 +301,5 @@ def test_what_is_added_may_come_from_another_batch_norm_and_may_be_larger(
         torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     fold(ours)
+    x = torch.randn(3, 3, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)

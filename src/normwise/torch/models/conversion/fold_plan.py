@@ -272,7 +272,7 @@ def span_of(tensor: Tensor) -> tuple[int, int] | None:
     """The first and the last byte of a tensor in its storage; None where it has no such place."""
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_meta:
         return None
-    first = tensor.storage_offset()
+    first = int(tensor.storage_offset())
     last = first + sum((size - 1) * step for size, step in zip(*_sizes(tensor), strict=True))
     return first * tensor.element_size(), (last + 1) * tensor.element_size() - 1
 

@@ -69,7 +69,8 @@ def swap(
       behind the layer, else as one more module called ``<layer>_activation``. No key of the ``state_dict`` changes,
       and the positions of the modules behind it move by one.
     * Elsewhere the forward of the module around the layer is rewritten from its ``torch.fx`` graph, with the
-      addition and the activation behind the call. The module is still an instance of its class. In a file of the whole
+      addition and the activation behind the call. The module is still an instance of its class; its other methods that
+      call the layer are errors from now on, which the report names. In a file of the whole
       model (``torch.save(model)``) it is a ``torch.fx.GraphModule``, for which neither normwise nor that class is
       needed; if the forward is not the same in training and in inference, such a file needs normwise, and the report
       says so. Files of the ``state_dict``, ``torch.export``, ``torch.jit.trace`` and ONNX never do.

@@ -99,16 +99,19 @@ def fuse(model: nn.Module) -> FuseReport:
     * Else (an activation that is a function or is shared, an addition) the forward of the module around them is
       rewritten from its ``torch.fx`` graph; its children stay calls, so hooks and later replacements of them
       work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
-      that the module has now (``self.training`` is followed): it refuses to run with others.
+      that the module and its parts have now (``self.training`` is followed): it refuses to run with others. Values
+      outside of them, such as global variables, are taken as they are now. Other methods that call the layers do what
+      they did.
 
     Where a batch norm's output is its module's, the activation may stand in the forward that calls the module, with or
     without an addition before it: the module then returns the activation's output, and takes ``residual=`` too. (Not so
     for a part of several batch norms that the model itself calls, such as ``model.features``, which users call too.)
     Optional arguments may be there or not. A question about the module itself, such as
     ``isinstance(self.layer, nn.Identity)``, is asked again at every call, which ends with an error where the answer is
-    another one by then. What cannot be followed is left: control flow that depends on the data, and questions about
-    data. Within such a module, children are still followed, and an ``nn.Sequential`` that it only ever calls is fused
-    by its order.
+    another one by then. What cannot be followed is left: control flow that depends on the data, questions about data,
+    random numbers, parts without gradients or with checkpoints of activations. Within such a module, children are
+    still followed, and an ``nn.Sequential`` that it only ever calls is fused by its order; but a child of which it
+    calls a part, as in ``self.encoder.conv1(x)``, is left.
 
     A residual is rounded to the dtype of the layer's input, which differs from the addition only under autocast with
     a residual of another dtype. ``copy.deepcopy`` and ``pickle`` work as before. Wrappers (``torch.compile``,

@@ -32,7 +32,7 @@ _TENSORS = {"parameters", "named_parameters", "buffers", "named_buffers", "state
 
 
 class Parts:
-    """What is known of all modules that were noted.
+    """Everything that is known of modules that others use in parts.
 
     Attributes:
         entered: ids of modules that others use the inside of -> who does.

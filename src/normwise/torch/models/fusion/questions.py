@@ -38,8 +38,8 @@ def hidden_path(
     """
     try:
         sources = sources_of(module, forward)
-    except CannotFollow as why:
-        return str(why)
+    except CannotFollow as reason:
+        return str(reason)
     for number, (function, tree) in enumerate(sources):
         if (why := _read_elsewhere(function, tree, module)) is not None:
             return why

@@ -31,7 +31,7 @@ class Thing(NamedTuple):
 
 
 class Reading:
-    """What the expressions in a method stand for.
+    """The meaning of the expressions in a method, as far as they are of its module.
 
     Whatever a name stands for in one place, it is taken to stand for everywhere in the method.
 
@@ -48,7 +48,7 @@ class Reading:
             pass
 
     def things(self, node: ast.expr) -> list[Thing]:
-        """What an expression may stand for; empty where it is nothing of the module."""
+        """The things that an expression may stand for; empty where it is nothing of the module."""
         match node:
             case ast.Name(id=name):
                 return [*self._names.get(name, {}).values()]
@@ -69,7 +69,7 @@ class Reading:
         return []
 
     def each_of(self, node: ast.expr) -> list[Thing]:
-        """What the items of an expression may stand for, in a loop over it."""
+        """The things that the items of an expression may stand for, in a loop over it."""
         match node:
             case ast.Call(func=ast.Name(id=name), args=args) if name in _PASS_ON:
                 return [thing for arg in args for thing in self.each_of(arg)]

@@ -72,7 +72,7 @@ def called_by(node: ast.expr, function: types.FunctionType, module: nn.Module) -
 
 
 def _named(node: ast.expr, function: types.FunctionType) -> Any:
-    """What a name in a function stands for outside of it: a variable around it, a global one, or what these have."""
+    """The object that a name in a function is outside of it: a variable around it, a global one, or a part of one."""
     match node:
         case ast.Name(id=name):
             inner = function.__code__.co_freevars
@@ -87,7 +87,7 @@ def _named(node: ast.expr, function: types.FunctionType) -> Any:
 
 
 def _other_name_for_self(function: types.FunctionType, tree: ast.AST, module: nn.Module, *, first: bool) -> str | None:
-    """What a method calls its module, where that is not self, by which everything here finds what it reads."""
+    """The name that a method has for its module, where that is not self, by which all here finds what it reads."""
     match tree:
         case ast.Module(body=[ast.FunctionDef(args=ast.arguments(args=[ast.arg(arg=name), *_])), *_]):
             around = function.__qualname__.rpartition(".")[0]

@@ -44,7 +44,7 @@ class _OwnForward(Tracer):
         self._around: dict[str, object] = {}
 
     def _state_around(self) -> dict[str, object]:
-        """What a ``with`` statement or a decorator may change for a part of a forward, wherever that stands."""
+        """Everything that a ``with`` statement or a decorator may change for a part of a forward, wherever."""
         casts = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in self._kinds]
         return {
             "without gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
