@@ -185,8 +185,7 @@ def exported_pages(
             SAME, r"arguments as [`\1`](\1.md)", page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
         )
         if called := nodes[-1] if isinstance(nodes[-1], ast.FunctionDef) else initializer(nodes[-1], body, root):
-            text = signature(called, f"{package}.{name}")
-            page = page.replace(f"`{package}.{name}`\n", f"```text\n{text}\n```\n", 1)
+            page = page.replace(f"`{package}.{name}`", f"```text\n{signature(called, f'{package}.{name}')}\n```", 1)
         found[Path("docs", folder, f"{name}.md")] = page
         summary = re.sub(r"(?<!`)``(?!`)", "`", " ".join(docstring.split("\n\n")[0].split()))
         lines.append(f"- [{name}]({name}.md): {summary}\n")
