@@ -127,7 +127,8 @@ def fold(
     they were. A batch norm goes into the convolution (transposed, grouped), linear layer or batch norm in front of it,
     else into the one behind it where that is exact. Activations stay. New weights are worked out in float64 and rounded
     once. What is shared, called twice, in training mode, without running statistics, or not directly beside such a
-    layer is left, with the reason.
+    layer is left, with the reason. In PyTorch, what other methods than the forward take from between the two layers is
+    not looked at.
 
     Args:
         model: a ``torch.nn.Module`` in inference mode, changed in place; or a functional or sequential Keras model,

@@ -36,7 +36,11 @@ def fuse(model: nn.Module) -> FuseReport:
 
     The model stays what it is: the same modules under the same names, the same parameters and buffers, ``state_dict``
     keys, hooks, modes, devices and dtypes. Outputs, gradients and running statistics are the same within rounding. What
-    cannot be followed, as control flow that depends on the data, is left. On any error the model is as before.
+    cannot be followed, as control flow that depends on the data, is left, and so is a module of which others call a
+    part by itself. A forward that had to be rewritten is for the settings that the module and its parts have now, and
+    refuses to run with others; values outside of the model, such as global variables, are taken as they are now.
+
+    On any error the model is as before.
 
     Args:
         model: a ``torch.nn.Module`` on any device, changed in place; before ``fully_shard`` and ``AveragedModel``.

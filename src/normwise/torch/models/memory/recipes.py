@@ -209,7 +209,7 @@ def _start(tensor: Tensor) -> tuple[int, int | torch.SymInt]:
 
 def _known_residual(residual: Tensor) -> tuple[Known | ReferenceType[Packed] | None, int]:
     """The source of the residual in the backward, if there is one, and how many residuals stand in a row then."""
-    base = residual._base  # ``fuse`` writes residual.expand_as(x), which is the same tensor as a rule
+    base = residual._base  # ``fuse`` broadcasts residual and x, which is the same tensor as a rule
     if base is not None and base.shape == residual.shape and base.stride() == residual.stride():
         residual = base if _start(base) == _start(residual) else residual
     known = known_of(residual)
