@@ -19,21 +19,11 @@ from torch import Tensor, nn
 
 import normwise
 from normwise.torch import BatchNorm2d, domain, functional
+from tests.torch.models.test_subclasses_there_and_back import Activated as BatchNormAct2d
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("coming_from_pytorch.md", "coming_from_other_packages.md")
 ROW = re.compile(r"^\| (.+?) \| (.+) \|$", re.MULTILINE)
-
-
-class BatchNormAct2d(nn.BatchNorm2d):
-    """The layer of that name as timm has it."""
-
-    def __init__(self, channels: int, act: nn.Module) -> None:
-        super().__init__(channels)
-        self.drop, self.act = nn.Identity(), act
-
-    def forward(self, x: Tensor) -> Any:
-        return self.act(self.drop(super().forward(x)))
 
 
 class FrozenBatchNorm2d(nn.Module):

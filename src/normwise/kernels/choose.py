@@ -67,8 +67,7 @@ RECORDED = Choice("aten", "something records the call, and a recording with PyTo
 RECORDED_INEXACT = Choice(
     "two_pass",
     "something records the call, and the channels come last in memory: there PyTorch's operator loses digits, and "
-    "plain "
-    "PyTorch operations do not",
+    "plain PyTorch operations do not",
 )
 OTHER_DEVICE = Choice("aten", "the tensor is not on the CPU, and PyTorch's operator works on every device")
 TOO_SMALL = Choice("aten", "the tensor is small, and PyTorch's operator has the least overhead")

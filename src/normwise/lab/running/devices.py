@@ -33,14 +33,9 @@ def check_name(name: str) -> None:
         return
     if find_spec("torch") is None:
         raise MissingExtra("torch", extra="lab")
-    import torch
+    from normwise.torch.models.loading import check_device_name
 
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        kind = "meta"
-    if kind == "meta":
-        raise NormwiseError(f"--device must be a PyTorch device, received {name!r}: give for example cpu or cuda.")
+    check_device_name(name)
 
 
 def check(name: str) -> None:
