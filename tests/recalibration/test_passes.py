@@ -12,6 +12,7 @@ from normwise.errors import NormwiseError
 from normwise.estimators.pooled import Pooled
 from normwise.recalibration.batches import Batches
 from normwise.recalibration.one_pass import Pass
+from normwise.recalibration.order import Calls
 from normwise.recalibration.passes import go_through, listening
 from normwise.recalibration.site import Site
 from tests.recalibration.numpy_model import NumpyLayer, NumpyModel
@@ -164,6 +165,6 @@ def test_layers_that_are_settled_are_not_listened_to() -> None:
     first, second, third = three_layers()
     sites = [Site(layer, Pooled()) for layer in (first, second, third)]
     sites[0].settle()
-    with listening(sites, [sites[1]]):
+    with listening(sites, [sites[1]], Calls()):
         assert [layer.listeners for layer in (first, second, third)] == [0, 1, 1]
     assert [layer.listeners for layer in (first, second, third)] == [0, 0, 0]

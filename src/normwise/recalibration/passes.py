@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from itertools import count, pairwise
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from normwise.errors import NormwiseError
 from normwise.moments import Moments
@@ -14,6 +14,7 @@ from normwise.recalibration.batches import Batches
 from normwise.recalibration.in_step import NotInStep, go_in_step
 from normwise.recalibration.model import Model
 from normwise.recalibration.one_pass import Pass, StopForward, feed
+from normwise.recalibration.order import Calls, in_order
 from normwise.recalibration.site import Site
 from normwise.recalibration.stepping import Stepping
 
@@ -64,8 +65,14 @@ def go_through(
         def through(gathering: Sequence[Site], limit: float) -> list[Pass]:
             def work() -> Pass:
                 restore_random_state()  # so that a loader that shuffles and augments gives the same again
-                with listening(sites, gathering, to_the_end=model.to_the_end), closing(iter(source)) as items:
-                    return feed(items, gathering, model.forward, model.samples_in, limit)
+                calls = Calls()
+
+                def forward(batch: Any) -> None:
+                    calls.begin_batch()
+                    model.forward(batch)  # and its output is not kept
+
+                with listening(sites, gathering, calls, to_the_end=model.to_the_end), closing(iter(source)) as items:
+                    return feed(items, gathering, forward, model.samples_in, limit)
 
             return model.together(work, gathering)
 
@@ -97,7 +104,7 @@ def go_through(
         source.at_most = first[model.rank].batches
         if stepping is not None and limit > 0 and (found := all_in_step(stepping)):
             return Passes(found[0], first, number, in_step=True)
-        reached = sorted((site for site in sites if site.reached), key=lambda site: site.place)
+        reached = in_order(sites)
         source.passes = len(reached)
         if upstream == "inference":
             # Nothing that gathers comes before the first, which met what it will meet; the others wait for those
@@ -115,7 +122,9 @@ def go_through(
 
 
 @contextmanager
-def listening(sites: Sequence[Site], gathering: Sequence[Site], *, to_the_end: bool = False) -> Iterator[None]:
+def listening(
+    sites: Sequence[Site], gathering: Sequence[Site], calls: Calls, *, to_the_end: bool = False
+) -> Iterator[None]:
     """Gather every call of the layers that gather, and let layers that are not settled normalize by the batch.
 
     By the batch: its own moments are put in the place of the running statistics, for one call. That is the output of
@@ -126,23 +135,23 @@ def listening(sites: Sequence[Site], gathering: Sequence[Site], *, to_the_end: b
         sites: all there are; their layers are in inference mode.
         gathering: those of them that gather. If it is one, and no batch ever comes to it twice, the forward ends
             there, with ``StopForward``.
+        calls: where the calls of those that gather are noted.
         to_the_end: that it does not.
     """
-    places = count()
     last = gathering[0] if len(gathering) == 1 and not to_the_end else None
     with ExitStack() as ends:
         for site in sites:
             gathers = site in gathering
             if gathers or not site.settled:
-                hear = partial(_hear, site, places if gathers else None, site is last)
+                hear = partial(_hear, site, calls if gathers else None, site is last)
                 ends.callback(site.layer.listen(hear))
         yield
 
 
-def _hear(site: Site, places: Iterator[int] | None, last: bool, batch: Moments, values_per_sample: float) -> None:
-    if places is not None:
+def _hear(site: Site, calls: Calls | None, last: bool, batch: Moments, values_per_sample: float) -> None:
+    if calls is not None:
         site.take(batch, values_per_sample)
-        site.place = min(site.place, next(places))
+        calls.add(site)
     if last and site.once:
         raise StopForward
     if not site.settled:

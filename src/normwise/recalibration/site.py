@@ -26,6 +26,7 @@ class Gathered(NamedTuple):
     samples: Array
     not_finite: int
     place: float
+    after: frozenset[str]
     once: bool
 
 
@@ -41,6 +42,7 @@ class Site:
         statistics: those of what was gathered.
         samples: how many samples the values of each channel are of; one that is masked in part counts in part.
         place: where in the order of calls its first one was.
+        after: the names of the layers that some batch passed last before it.
         once: whether no batch came to it twice.
         settled: whether its statistics are what it normalizes by.
     """
@@ -49,6 +51,7 @@ class Site:
         self.layer, self.estimator = layer, estimator
         self.before = _pair(layer.read())
         self.settled, self.once, self.place = False, True, math.inf
+        self.after = frozenset[str]()
         self.begin()
 
     @property
@@ -105,13 +108,14 @@ class Site:
 
     def gathered(self) -> Gathered:
         """Everything that this process gathered."""
-        return Gathered(self.statistics, self.samples, self.not_finite, self.place, self.once)
+        return Gathered(self.statistics, self.samples, self.not_finite, self.place, self.after, self.once)
 
     def take_over(self, gathered: Gathered) -> None:
         """Put what all processes gathered in the place of what this one did."""
         statistics = RunningStatistics(*(in_numpy(part) for part in vars(gathered.statistics).values()))
         self.statistics, self.samples = statistics, in_numpy(gathered.samples)
-        self._left_out, self.place, self.once = gathered.not_finite, gathered.place, gathered.once
+        self._left_out, self.once = gathered.not_finite, gathered.once
+        self.place, self.after = gathered.place, gathered.after
 
     def set_back(self, gathered: Gathered) -> None:
         """Know again what was known then; the layer is not settled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -129,6 +130,18 @@ def both(model: nn.Module, batches: Any, **settings: Any) -> tuple[Any, Any]:
     assert (report.skipped, report.not_reached) == (layer_by_layer.skipped, layer_by_layer.not_reached)
     assert (report.batches, report.samples) == (layer_by_layer.batches, layer_by_layer.samples)
     return report, layer_by_layer
+
+
+@pytest.mark.parametrize("settings", [{}, {"memory": 0}])
+def test_the_order_of_the_batches_says_nothing_of_that_of_the_layers(settings: Any) -> None:
+    """The first batch need not reach all layers, of which those that it skips may come before those that it reaches."""
+    found = []
+    for places in itertools.permutations(range(4)):
+        model, batches = network("ways").double(), [batch.double() for batch in images()]
+        recalibrate(model, [batches[place] for place in places], **settings)
+        found.append(torch.cat([value.flatten() for name, value in model.state_dict().items() if "running" in name]))
+    for each in found:
+        torch.testing.assert_close(each, found[0], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -23,7 +23,15 @@ from normwise.torch.models.recalibration.recalibrate import recalibrate
 
 WORLD = 2
 SHARES = ((16, 16, 5), (9,))
-SCENES = ["pooled", "cumulative", "batch", "sync", "empty", "ema", "alone", "one fails", "whitening"]
+SCENES = ["pooled", "cumulative", "batch", "sync", "empty", "ema", "alone", "one fails", "whitening", "skips"]
+
+
+class OfLargeOnes(nn.Sequential):
+    """Layers that batches with a small mean, which are those of the first process, pass by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = super().forward(x) if x.mean() > 1.5 else x
+        return found
 
 
 def network(scene: str = "") -> nn.Module:
@@ -33,6 +41,8 @@ def network(scene: str = "") -> nn.Module:
     ).double()
     if scene == "whitening":
         model[1] = nt.DecorrelatedBatchNorm1d(6, group_size=3, dtype=torch.float64)
+    if scene == "skips":
+        model.insert(0, OfLargeOnes(nn.BatchNorm1d(3)).double())
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if scene == "sync" else model
 
 
@@ -122,9 +132,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("scene", ["pooled", "cumulative", "batch", "sync", "empty", "whitening"])
+@pytest.mark.parametrize("scene", ["pooled", "cumulative", "batch", "sync", "empty", "whitening", "skips"])
 def test_all_ranks_have_the_statistics_of_one_process_with_all_data(scene: str, outcomes: list[Any]) -> None:
-    alone = network(scene if scene == "whitening" else "")
+    alone = network(scene if scene in ("whitening", "skips") else "")
     settings: dict[str, Any] = {"estimator": scene} if scene == "cumulative" else {}
     everything = [batch for rank in range(WORLD) for batch in share(rank, scene)]
     recalibrate(alone, everything, upstream="batch" if scene == "batch" else "inference", **settings)

@@ -97,6 +97,7 @@ def _joined(site: Site, parts: Sequence[Gathered]) -> Gathered:
         reduce(torch.add, [part.samples for part in parts]),
         sum(part.not_finite for part in parts),
         min(part.place for part in parts),
+        frozenset[str]().union(*(part.after for part in parts)),
         all(part.once for part in parts),
     )
 
