@@ -84,7 +84,7 @@ class Settings(Looks, DenseTraining):
     """The values that are swept, and the length of training."""
 
     inputs: tuple[str, ...] = ("grey", "binary")
-    deviations: tuple[float, ...] = (SMALL, 0.3, 1.0, 3.0)
+    deviations: tuple[float, ...] = (0.03, SMALL, 0.3, 1.0, 3.0)
     rates: tuple[float, ...] = (0.1, 0.4, 1.6, 6.4, 25.6)
     steps: int = 1500
     depth: int = 3
