@@ -92,19 +92,19 @@ def test_the_best_setting_is_picked_on_validation_images() -> None:
     assert experiment.best(arm) == 1
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 def test_a_setting_with_the_lowest_or_the_highest_rate_bears_no_verdict(place: int) -> None:
     trials = [experiment.Trial("spectral", "batch", seed) for seed in range(2)]
-    arm = Outcomes(trials, [{"validation": [1.0 if i == place else 2.0 for i in range(5)]}] * 2)
+    arm = Outcomes(trials, [{"validation": [1.0 if i == place else 2.0 for i in range(6)]}] * 2)
     assert experiment.best(arm) == place
     words = "the best rate lies at the edge of its grid (spectral norm, generator with batch norm)"
-    assert experiment.edge(SETTINGS, arm) == (words if place in (1, 3) else "")
+    assert experiment.edge(experiment.Settings(), arm) == (words if place in (1, 5) else "")
 
 
-def test_the_high_rate_is_the_highest_and_the_usual_setting_is_between_others() -> None:
+def test_the_high_rate_and_the_usual_setting_are_between_others() -> None:
     adam = experiment.Settings().adam
     rates = sorted(rate for rate, momentum in adam if momentum == adam[0][1])
-    assert (adam[experiment.HIGH_RATE][0], rates[1]) == (rates[-1], adam[0][0])
+    assert (adam[experiment.HIGH_RATE][0], rates[1]) == (rates[-2], adam[0][0])
     assert len(rates) >= 4
 
 

@@ -39,10 +39,12 @@ def test_a_fifth_of_the_l2_that_suits_the_plain_network_is_compared_with_all_of_
         validation = [[0.9 if i == best else 0.8] for i in range(4)]
         test = [[0.95 - 0.01 * i] for i in range(4)] if trial.batch_norm else validation
         made_up.append({"validation": validation, "test": test, "norm": [[1.0]] * 4, "identity": 0.0})
-    weaker = experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements[0]
+    weaker, _, helps, *_ = experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements
     assert weaker.effect.value == pytest.approx(1.0)
     assert weaker.verdict is Verdict.REPRODUCED
-    assert weaker.effect.obstacle == ("the best L2 weight lies at the edge of its grid" if edge else "")
+    at_the_edge = "the best L2 weight lies at the edge of its grid"
+    assert weaker.effect.obstacle == (at_the_edge if edge else "")
+    assert helps.effect.obstacle == (at_the_edge if best == 3 else "")  # 0 is beside the smallest one
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:

@@ -37,7 +37,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -156,9 +156,10 @@ def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[
         scores = validation[batch_norm].mean(axis=0).max(axis=1)
         return 1 + pick(scores[1:], TIE, scores[1:])
 
-    def edge_of(place: int) -> str:
-        """The obstacle of an L2 weight that is the smallest or the largest of those tried; or empty."""
-        return at_an_edge(np.array([place - 1]), settings.decays[1:]).replace("rate", "L2 weight")
+    def edge_of(place: int, decays: Sequence[float]) -> str:
+        """The obstacle of an L2 weight that is the first or the last of those tried; or empty."""
+        first = settings.decays.index(decays[0])
+        return at_an_edge(np.array([place - first]), decays).replace("rate", "L2 weight")
 
     none, strong, suits = settings.decays[0], settings.decays[-2], best(False)
     whole, fifth = (arms[True, settings.decays[place]] for place in (suits, suits - 1))
@@ -167,12 +168,13 @@ def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[
     )
     published = "a fifth, which improved validation accuracy, Inception on ImageNet"
     gain = gap(fifth, whole)
-    yield judge(text, gain, AtLeast(GAIN), published, obstacle=edge_of(suits) or gain.obstacle)
+    yield judge(text, gain, AtLeast(GAIN), published, obstacle=edge_of(suits, settings.decays[1:]) or gain.obstacle)
     for each, words in ((True, "with batch norm"), (False, "without batch norm")):
         text = f"L2 makes the network {words} more accurate than no L2."
         place = best(each)
         gain = gap(arms[each, settings.decays[place]], arms[each, none])
-        yield judge(text, gain, AtLeast(GAIN), obstacle=edge_of(place) or gain.obstacle)
+        # Below the smallest weight lies 0, which was tried: the best one is between two others then.
+        yield judge(text, gain, AtLeast(GAIN), obstacle=edge_of(place, settings.decays) or gain.obstacle)
     text = f"With batch normalization, L2 of {strong:g} makes the weights smaller, at the rate that is best without it."
     at, laarhoven = arms[True, none].best, "van Laarhoven 2017"
     large, small = (arms[True, decay].array("norm")[:, at] for decay in (none, strong))
