@@ -98,8 +98,22 @@ def test_a_report_is_a_page_of_the_site(name: str, site: Path, browser: Browser)
         assert shown.ask("document.querySelectorAll('svg').length") >= 1
         words = shown.ask("document.body.innerText")
         assert ("3 experiments with" if name == "lab" else "Stale running statistics") in words
-    inside = browser.open(site / "reports.html")
+    inside = browser.open(site / "reports.html", width=390)
     assert any(address.endswith(f"reports/{name}.html") for address in inside.requests)
+    assert inside.ask("Math.min(...[...document.querySelectorAll('iframe')].map(frame => frame.clientWidth))") > 380
+
+
+LETTERS = """[...document.querySelectorAll('svg text')].map(text => {
+  const drawn = text.getScreenCTM();
+  return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(drawn.a, drawn.b);
+})"""
+
+
+@pytest.mark.parametrize("name", ["lab", "doctor"])
+def test_the_letters_of_a_figure_can_be_read_on_a_phone(name: str, site: Path, browser: Browser) -> None:
+    sizes = browser.open(site / f"reports/{name}.html", width=380).ask(LETTERS)
+    assert len(sizes) > 10
+    assert min(sizes) > 9
 
 
 # What is no word of a page for its reader: comments, formulas, pictures, where links lead, tags, languages of blocks.
