@@ -2,16 +2,28 @@
 
 A plugin of pytest, with two options. ``--quick`` is the fast lane. ``--note-slow``, given to a whole run, writes
 ``tests/slow_tests.txt``: the tests of which the slowest case took more than ``LIMIT`` seconds.
+
+Collecting 16 000 cases takes every worker longer than many tests. So the fast lane makes the first case of a test only,
+and does not import files that have nothing for it or whose imports alone take seconds, unless they are named.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 LIMIT = 0.5
 SLOW = Path(__file__).with_name("slow_tests.txt")
+ROOT = Path(__file__).parents[1]
+SLOW_IMPORTS = (
+    "src/normwise/callbacks/lightning",  # Lightning brings TorchMetrics, TensorBoard and PyTorch's compiler
+    "tests/callbacks/lightning",
+    "tests/torch/functional/test_samples_of_pytorch.py",  # the sample inputs of all of PyTorch's operators
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,11 +39,55 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Times())
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without a test for the fast lane, and those whose imports take seconds, unless they are named."""
+    if not config.getoption("quick") or any(_inside(collection_path, ROOT / _file(arg)) for arg in named(config)):
+        return None
+    slow = any(collection_path == ROOT / each for each in SLOW_IMPORTS) or nothing_but_slow(collection_path)
+    return True if slow else None
+
+
+def named(config: pytest.Config) -> list[str]:
+    """The files, folders and tests that were typed."""
+    return [] if config.args_source is pytest.Config.ArgsSource.TESTPATHS else config.args
+
+
+def _file(arg: str) -> str:
+    return arg.partition("::")[0]
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether one of them is in the other one."""
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
+
+
+def nothing_but_slow(path: Path) -> bool:
+    """Whether a file has tests, and all are slow."""
+    tests = re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE) if path.suffix == ".py" else []
+    here = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else ""
+    return bool(tests) and all(f"{here}::{test}" in slow_ones(SLOW) for test in tests)
+
+
+@cache
+def slow_ones(path: Path) -> frozenset[str]:
+    """The names in a list of slow tests."""
+    return frozenset(path.read_text("utf-8").splitlines())
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    """Make the first case of a test only, where none was asked for by name."""
+    yield
+    config = metafunc.config
+    if config.getoption("quick") and not config.getoption("keyword") and not any("[" in arg for arg in named(config)):
+        del metafunc._calls[1:]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the first case of each test that is not slow."""
     if not config.getoption("quick"):
         return
-    slow = set(SLOW.read_text("utf-8").splitlines())
+    slow = slow_ones(SLOW)
     first: dict[str, pytest.Item] = {}
     for item in items:
         first.setdefault(name_of(item.nodeid), item)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,3 +57,42 @@ def test_the_list_names_tests_that_are_there() -> None:
     for line in lines:
         path, _, name = line.partition("::")
         assert name.rpartition("::")[2].partition(".")[0] in (ROOT / path).read_text("utf-8"), line
+
+
+PARAMETRIZED = """import pytest
+
+@pytest.mark.parametrize("n", range(3))
+def test_it(n):
+    assert n >= 0
+"""
+
+
+def collected(folder: Path, *args: str) -> list[str]:
+    """The cases that pytest would run in a folder."""
+    (folder / "test_it.py").write_text(PARAMETRIZED)
+    (folder / "pytest.ini").write_text("[pytest]\ntestpaths = .\n")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "tests.quick", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src")))}
+    done = subprocess.run([*command, *args], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if line.startswith("test_it.py")]
+
+
+def test_only_first_cases_are_made_where_none_is_named(tmp_path: Path) -> None:
+    assert collected(tmp_path) == ["test_it.py: 3"]
+    assert collected(tmp_path, "--quick") == ["test_it.py: 1"]
+    assert collected(tmp_path, "--quick", "test_it.py::test_it[2]") == ["test_it.py: 1"]
+
+
+def test_files_without_a_fast_test_and_with_slow_imports_are_not_imported() -> None:
+    config: Any = SimpleNamespace(
+        getoption=lambda _: True, args_source=pytest.Config.ArgsSource.TESTPATHS, args=["src"]
+    )
+    left_out = ROOT / "tests/test_triton.py"
+    assert quick.nothing_but_slow(left_out)
+    for path in (left_out, *(ROOT / each for each in quick.SLOW_IMPORTS)):
+        assert path.exists()
+        assert quick.pytest_ignore_collect(path, config)
+    assert quick.pytest_ignore_collect(ROOT / "tests/test_quick.py", config) is None
+    config.args_source, config.args = pytest.Config.ArgsSource.ARGS, ["tests/test_triton.py::test_x", "tests/callbacks"]
+    for path in (left_out, ROOT / "tests/callbacks/lightning"):
+        assert quick.pytest_ignore_collect(path, config) is None
