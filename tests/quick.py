@@ -1,7 +1,8 @@
 """The fast lane: ``make quick`` runs the first case of each test and leaves out what takes seconds.
 
 A plugin of pytest, with two options. ``--quick`` is the fast lane. ``--note-slow``, given to a whole run, writes
-``tests/slow_tests.txt``: the tests of which the slowest case took more than ``LIMIT`` seconds.
+``tests/slow_tests.txt``: the tests of which the slowest case took more than ``LIMIT`` seconds, and the fixtures of a
+module that did. Without the fixture in the list, the second test of the module would wait for it in place of the first.
 
 Collecting 16 000 cases takes every worker longer than many tests. So the fast lane makes the first case of a test only,
 and does not import files that have nothing for it or whose imports alone take seconds, unless they are named.
@@ -10,6 +11,7 @@ and does not import files that have nothing for it or whose imports alone take s
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 LIMIT = 0.5
+SHARED = "seconds of a shared fixture"
 SLOW = Path(__file__).with_name("slow_tests.txt")
 ROOT = Path(__file__).parents[1]
 SLOW_IMPORTS = (
@@ -91,10 +94,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first: dict[str, pytest.Item] = {}
     for item in items:
         first.setdefault(name_of(item.nodeid), item)
-    kept = [item for name, item in first.items() if name not in slow]
+    kept = [item for name, item in first.items() if name not in slow and not slow_fixtures(item, slow)]
     places = {id(item) for item in kept}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in places])
     items[:] = kept
+
+
+def slow_fixtures(item: pytest.Item, slow: frozenset[str]) -> bool:
+    """Whether a test waits for a slow fixture of its module."""
+    path = item.nodeid.partition("::")[0]
+    return any(f"{path}::{name}" in slow for name in getattr(item, "fixturenames", ()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> Iterator[object]:
+    """Note how long a fixture takes that tests share; a property of a test travels to where the times come together."""
+    start = time.perf_counter()
+    result = yield
+    if fixturedef.scope == "module":
+        name = f"{request.node.nodeid}::{fixturedef.argname}"
+        request._pyfuncitem.user_properties.append((SHARED, [name, time.perf_counter() - start]))
+    return result
 
 
 def name_of(case: str) -> str:
@@ -115,7 +135,9 @@ class Times:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Called with every phase of every case."""
         name = name_of(report.nodeid)
-        self.seconds[name] = max(self.seconds.get(name, 0.0), report.duration)
+        shared = dict(each for key, each in report.user_properties if key == SHARED) if report.when == "setup" else {}
+        for each, seconds in ((name, report.duration), *shared.items()):
+            self.seconds[each] = max(self.seconds.get(each, 0.0), seconds)
 
     def pytest_sessionfinish(self) -> None:
         """Called at the end."""
