@@ -60,12 +60,12 @@ def _file(arg: str) -> str:
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    """Whether one of them is in the other one."""
+    """Tell whether one of them is in the other one."""
     return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 def nothing_but_slow(path: Path) -> bool:
-    """Whether a file has tests, and all are slow."""
+    """Tell whether a file has tests, and all are slow."""
     tests = re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE) if path.suffix == ".py" else []
     here = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else ""
     return bool(tests) and all(f"{here}::{test}" in slow_ones(SLOW) for test in tests)
@@ -101,7 +101,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def slow_fixtures(item: pytest.Item, slow: frozenset[str]) -> bool:
-    """Whether a test waits for a slow fixture of its module."""
+    """Tell whether a test waits for a slow fixture of its module."""
     path = item.nodeid.partition("::")[0]
     return any(f"{path}::{name}" in slow for name in getattr(item, "fixturenames", ()))
 
