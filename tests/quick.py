@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -107,7 +107,9 @@ def slow_fixtures(item: pytest.Item, slow: frozenset[str]) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> Iterator[object]:
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
     """Note how long a fixture takes that tests share; a property of a test travels to where the times come together."""
     start = time.perf_counter()
     result = yield
@@ -135,7 +137,10 @@ class Times:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Called with every phase of every case."""
         name = name_of(report.nodeid)
-        shared = dict(each for key, each in report.user_properties if key == SHARED) if report.when == "setup" else {}
+        shared: dict[str, float] = {}
+        for key, value in report.user_properties if report.when == "setup" else ():
+            if key == SHARED and isinstance(value, list):
+                shared[value[0]] = value[1]
         for each, seconds in ((name, report.duration), *shared.items()):
             self.seconds[each] = max(self.seconds.get(each, 0.0), seconds)
 
