@@ -36,8 +36,9 @@ bench: setup  ## measure speed and accuracy against the peers, into benchmarks/r
 	$(BIN)/python -m benchmarks.run $(ARGS)
 endif
 
-quick: setup  ## run the first case of each test that is not slow: the inner loop, 3 minutes on 2 cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --quick $(ARGS)
+# pytest rewrites the assertions of every file, in every worker: kept, that is done once.
+quick: setup  ## run the first case of each test that is not slow: the inner loop, under 2 minutes on 2 cores
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --quick $(ARGS)
 
 coverage: setup  ## run the tests (ARGS="tests/estimators" for some) and print which share of each room's lines they ran
 	rm -rf build/coverage

@@ -82,7 +82,7 @@ def pages(root: Path) -> dict[Path, str]:
     wanted |= package_pages(root)
     if (root / "src/normwise/cli.py").exists():
         wanted[Path("docs/command_line.md")] = command_line_page()
-        wanted |= diagnosis_page.diagnosis_pages()
+        wanted |= diagnosis_page.diagnosis_pages(root)
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
     return {page: text + read_next.line(page) for page, text in wanted.items()} | tour.pages(root)

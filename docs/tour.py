@@ -23,7 +23,6 @@ from normwise.report.runs import Line, Runs, gathered
 
 LEARN = Path("docs/learn")
 SOURCE = LEARN / "source"
-FIGURES = LEARN / "figures"
 KEPT = Path("benchmarks/results/claims")  # of the last full runs of the lab
 FRAMEWORKS = {"keras": "Keras", "torch": "PyTorch"}
 CHINESE = r"[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
@@ -45,6 +44,9 @@ class Language:
     sentence: str
     colon: str
     words: Sequence[tuple[str, str]]
+    drawn: Sequence[tuple[str, str]]
+    relatives: Sequence[str]
+    below: Sequence[str]
 
     @property
     def up(self) -> str:
@@ -56,6 +58,18 @@ class Language:
         for theirs, ours in self.words:
             text = re.sub(theirs, ours, text)
         return text
+
+    def labelled(self, text: str) -> str:
+        """A label of a figure in this language, as far as there is one."""
+        for theirs, ours in self.drawn:
+            if match := re.fullmatch(theirs, text):
+                return match.expand(ours)
+        return text
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures with this language's words."""
+        return self.folder / "figures"
 
 
 def languages(root: Path) -> list[Language]:
@@ -83,7 +97,7 @@ def pages(root: Path) -> dict[Path, str]:
             text = texts[each["name"]]
             text = text.replace("{{code}}", code(root, each["name"], printed))
             text = text.replace("{{measured}}", measured(each, runs, language))
-            text = re.sub(PICTURE, rf"![\1]({language.up}figures/{each['name']}.svg)", text)
+            text = re.sub(PICTURE, rf"![\1](figures/{each['name']}.svg)", text)
             text = text.replace("{{next}}", around(order, place, texts, language))
             found[language.folder / f"{each['name']}.md"] = finished(text, each["name"], language)
         listing = "\n".join(listed(place, each["name"], texts, language) for place, each in enumerate(order, start=1))
@@ -253,7 +267,7 @@ def refresh(root: Path) -> list[str]:
         (root / SOURCE / "printed.json").write_text(text, encoding="utf-8")
     from docs import tour_figures  # matplotlib, which checking does not need
 
-    return said + [f"drew {path}" for path in tour_figures.refresh(root, table(root))]
+    return said + [f"drew {path}" for path in tour_figures.refresh(root, table(root), languages(root))]
 
 
 def troubles(root: Path) -> list[str]:
@@ -262,4 +276,4 @@ def troubles(root: Path) -> list[str]:
         return []
     from docs import tour_figures
 
-    return tour_figures.troubles(root, table(root))
+    return tour_figures.troubles(root, table(root), languages(root))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,36 +65,57 @@ def numbers(root: Path, page: dict[str, Any]) -> Figure | None:
     )
 
 
-def fingerprint(figure: Figure | None) -> str:
-    """The digest of the numbers that a file is drawn from."""
-    return tour.digest(json.dumps(asdict(figure)) if figure else relatives(""))
+def translated(figure: Figure, language: tour.Language) -> Figure:
+    """The figure with its words in a language."""
+    panels = tuple(
+        replace(
+            panel,
+            title=language.labelled(panel.title),
+            series=tuple(replace(line, label=language.labelled(line.label)) for line in panel.series),
+            marks=tuple((height, language.labelled(label)) for height, label in panel.marks),
+        )
+        for panel in figure.panels
+    )
+    words = {name: language.labelled(getattr(figure, name)) for name in ("title", "x_label", "y_label")}
+    return replace(figure, panels=panels, **words)
 
 
-def refresh(root: Path, pages: list[dict[str, Any]]) -> list[Path]:
-    """Draw the figures whose numbers changed; which."""
+def picture(root: Path, page: dict[str, Any], language: tour.Language) -> tuple[str, Callable[[str], str]]:
+    """The digest of what a figure is drawn from, its words included, and what draws it with a style."""
+    figure = numbers(root, page)
+    if figure is None:
+        mark = tour.digest(relatives(language, "", ""))
+        return mark, lambda style: relatives(language, mark, style)
+    figure = translated(figure, language)
+    mark = tour.digest(json.dumps(asdict(figure), ensure_ascii=False))
+    return mark, lambda style: standing(figure, mark, style)
+
+
+def refresh(root: Path, pages: list[dict[str, Any]], languages: list[tour.Language]) -> list[Path]:
+    """Draw the figures whose numbers or words changed; which."""
     drawn = []
-    for page in pages:
-        path, figure = root / tour.FIGURES / f"{page['name']}.svg", numbers(root, page)
-        mark = fingerprint(figure)
+    for page, language in product(pages, languages):
+        path = root / language.figures / f"{page['name']}.svg"
+        mark, draw = picture(root, page, language)
         if not path.exists() or f"numbers: {mark}" not in path.read_text("utf-8"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            style = sheet(root)
-            path.write_text(standing(figure, mark, style) if figure else relatives(mark, style), encoding="utf-8")
+            path.write_text(draw(sheet(root)), encoding="utf-8")
             drawn.append(path.relative_to(root))
     return drawn
 
 
-def troubles(root: Path, pages: list[dict[str, Any]]) -> list[str]:
+def troubles(root: Path, pages: list[dict[str, Any]], languages: list[tour.Language]) -> list[str]:
     """One sentence for every figure that is missing, stale, or of no page any more."""
     found = []
-    for page in pages:
-        path = tour.FIGURES / f"{page['name']}.svg"
+    for page, language in product(pages, languages):
+        path = language.figures / f"{page['name']}.svg"
         if not (root / path).exists():
             found.append(f"{path} is missing; run `make docs`.")
-        elif f"numbers: {fingerprint(numbers(root, page))}" not in (root / path).read_text("utf-8"):
+        elif f"numbers: {picture(root, page, language)[0]}" not in (root / path).read_text("utf-8"):
             found.append(f"{path} is stale; run `make docs`.")
     names = {page["name"] for page in pages}
-    left = sorted(path for path in (root / tour.FIGURES).glob("*.svg") if path.stem not in names)
+    there = sorted(path for language in languages for path in (root / language.figures).glob("*.svg"))
+    left = [path for path in there if path.stem not in names]
     return found + [f"{path.relative_to(root)} is of no page any more; delete it." for path in left]
 
 
@@ -113,14 +135,14 @@ def sheet(root: Path) -> str:
 
 
 def standing(figure: Figure, mark: str, style: str) -> str:
-    """A figure's legend and panels as one file."""
+    """A figure's legend and panels as one file: below each other, because side by side a phone would shrink them."""
     look = looks.styles([figure])
-    panels = figures.draw(figure, look, prefix="panel")
-    x, y, parts = 0.0, 0.0, []
+    panels = [re.sub("<desc.*?</desc>", "", each) for each in figures.draw(figure, look, prefix="panel")]
     sizes = [tuple(float(size) for size in re.findall(r'(?:width|height)="([\d.]+)"', each)[:2]) for each in panels]
-    whole = sum(width for width, _ in sizes) + GAP * (len(sizes) - 1)
+    whole = max(width for width, _ in sizes)
+    x, y, parts = 0.0, 0.0, []
     for key in figures.legend(figure, look, prefix="legend"):
-        size = 48 + COLUMN * len(key.label)
+        size = 48 + width_of(key.label)
         if x and x + size > whole:
             x, y = 0.0, y + ROW
         parts.append(key.swatch.replace("<svg ", f'<svg x="{x:.0f}" y="{y + 5:.0f}" ', 1))
@@ -128,11 +150,16 @@ def standing(figure: Figure, mark: str, style: str) -> str:
             f'<text x="{x + 40:.0f}" y="{y + 16:.0f}" font-size="13" fill="currentColor">{escape(key.label)}</text>'
         )
         x += size + GAP
-    y, x = y + ROW + 6, 0.0
-    for panel, (width, _) in zip(panels, sizes, strict=True):
-        parts.append(panel.replace("<svg ", f'<svg x="{x:.0f}" y="{y:.0f}" ', 1))
-        x += width + GAP
-    return file(figure.title, mark, style, (whole, y + max(height for _, height in sizes)), parts)
+    y += ROW + 6
+    for panel, (_, height) in zip(panels, sizes, strict=True):
+        parts.append(panel.replace("<svg ", f'<svg x="0" y="{y:.0f}" ', 1))
+        y += height + GAP
+    return file(figure.title, mark, style, (whole, y - GAP), parts)
+
+
+def width_of(text: str) -> int:
+    """About the width of a label of the legend; a Chinese letter takes twice the room."""
+    return sum(14 if re.match(tour.CHINESE, letter) else COLUMN for letter in text)
 
 
 def file(title: str, mark: str, style: str, size: tuple[float, float], parts: list[str]) -> str:
@@ -143,30 +170,30 @@ def file(title: str, mark: str, style: str, size: tuple[float, float], parts: li
     return "\n".join([f'{head} role="img">', *inner, "</svg>"]) + "\n"
 
 
-def relatives(mark: str, style: str = "") -> str:
+def relatives(language: tour.Language, mark: str, style: str) -> str:
     """A picture of the values of a batch that share a mean: samples downwards, channels across."""
-    kinds: dict[str, Callable[[int, int], bool]] = {
-        "batch norm": lambda _, channel: channel == 0,
-        "layer norm": lambda sample, _: sample == 0,
-        "group norm": lambda sample, channel: sample == 0 and channel < 3,
-        "instance norm": lambda sample, channel: sample == 0 and channel == 0,
-    }
-    cell, samples, channels = 20, 4, 6
-    parts, width = [], channels * cell + 40
-    for place, (name, shares) in enumerate(kinds.items()):
-        left = place * width + 4
-        parts.append(f'<text x="{left}" y="18" font-size="14" font-weight="bold" fill="currentColor">{name}</text>')
-        for sample in range(samples):
-            for channel in range(channels):
-                fill = looks.REPLACED[looks.COLOURS[0]] if shares(sample, channel) else "none"
-                x, y, side = left + channel * cell, 30 + sample * cell, cell - 2
-                parts.append(
-                    f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="{fill}" stroke="currentColor" '
-                    'stroke-opacity="0.6"/>'
-                )
-    foot = 30 + samples * cell + 18
-    parts.append(
-        f'<text x="4" y="{foot}" font-size="13" fill="currentColor">a column is a channel, a row is a sample; filled: '
-        "the values behind one mean and one variance</text>"
-    )
-    return file("Which values share their statistics", mark, style, (4 * width, foot + 10), parts)
+    kinds: list[Callable[[int, int], bool]] = [
+        lambda _, channel: channel == 0,
+        lambda sample, _: sample == 0,
+        lambda sample, channel: sample == 0 and channel < 3,
+        lambda sample, channel: sample == 0 and channel == 0,
+    ]
+    cell, samples, channels = 24, 4, 6
+    parts, width, height = [], channels * cell + 40, samples * cell + 48
+    for place, (name, shares) in enumerate(zip(language.relatives, kinds, strict=True)):
+        left, top = place % 2 * width + 4, place // 2 * height
+        parts.append(
+            f'<text x="{left}" y="{top + 18}" font-size="14" font-weight="bold" fill="currentColor">{name}</text>'
+        )
+        for sample, channel in product(range(samples), range(channels)):
+            fill = looks.REPLACED[looks.COLOURS[0]] if shares(sample, channel) else "none"
+            x, y, side = left + channel * cell, top + 30 + sample * cell, cell - 2
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="{fill}" stroke="currentColor" '
+                'stroke-opacity="0.6"/>'
+            )
+    foot = 2 * height + 12
+    for place, line in enumerate(language.below):
+        parts.append(f'<text x="4" y="{foot + 20 * place}" font-size="13" fill="currentColor">{line}</text>')
+    title = language.labelled("Which values share their statistics")
+    return file(title, mark, style, (2 * width, foot + 20 * len(language.below) - 10), parts)

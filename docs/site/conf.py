@@ -40,6 +40,9 @@ smartquotes_action = "qe"  # quotes and dots; a dash in the place of -- would sp
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # a fragment of output among code is shown as it is
 
+# What people search for, by the page that answers it.
+SEARCHED: dict[str, list[str]] = tomllib.loads((DOCS / "site/searched.toml").read_text("utf-8"))
+
 # What the navigation holds, in this order: a caption, and pages or folders of pages.
 NAVIGATION = {
     "For users": [
@@ -64,6 +67,7 @@ NAVIGATION = {
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _with_navigation)
+    app.connect("source-read", _with_searched)
     app.connect("builder-inited", lambda app: embedded.write(Path(app.outdir)))
     app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
 
@@ -90,6 +94,12 @@ def _with_navigation(_app: Sphinx, page: str, text: list[str]) -> None:
         listed = [each for each in re.findall(r"\]\((\w+)\.md\)", text[0]) if each in others]
         nested = sorted(f"{path.parent.name}/" for path in (DOCS / folder).glob("*/index.md"))
         text[0] += _toctree([*dict.fromkeys(listed), *sorted(others - {*listed}), *nested])
+
+
+def _with_searched(_app: Sphinx, page: str, text: list[str]) -> None:
+    """Make what people search for main entries of the page's index, behind its text."""
+    if page in SEARCHED:
+        text[0] += "".join(f"\n\n```{{index}} ! {words}\n```\n" for words in SEARCHED[page])
 
 
 def _toctree(entries: list[str], caption: str = "") -> str:

@@ -145,7 +145,9 @@ def called(found: Any, place: str) -> Any:
     """
     if not callable(found):
         kind = with_article(type(found).__name__)
-        raise NormwiseError(f"{place} must be a function, received {kind}: write the name of a function.")
+        raise NormwiseError(
+            f"{place} must be a model or a function that returns one, received {kind}: write the name of one."
+        )
     if needed := _needed(found):
         which = f"the argument {needed[0]!r}" if len(needed) == 1 else f"the arguments {', '.join(map(repr, needed))}"
         raise NormwiseError(

@@ -291,3 +291,20 @@ def test_every_check_is_explained(run: object, name: str) -> None:
     assert all(part in result.stdout for part in (name, "What it finds:", "Limits:", "Remedy, for layer 'bn':"))
     assert all(line in result.stdout for line in [*remedy(name).splitlines(), left(name)])
     assert "{" not in result.stdout.replace("{'bn'", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [("NaN", "non_finite_statistics"), ("momentum", "inverted_momentum"), ("weight decay", "decayed")],
+)
+def test_a_symptom_in_the_place_of_a_check_names_the_checks_about_it(run: object, words: str, first: str) -> None:
+    result: Result = run("explain", words)  # type: ignore[operator]  # as above
+    assert result.exit_code == 2
+    assert (
+        f"`normwise explain --help` shows all {len(names())}; {words!r} stands in the text of {first}" in result.stderr
+    )
+
+
+def test_words_that_no_check_has_get_no_hint(run: object) -> None:
+    result: Result = run("explain", "coffee")  # type: ignore[operator]  # as above
+    assert result.stderr.endswith(f"shows all {len(names())}.\n")

@@ -54,7 +54,8 @@ MODELS: list[tuple[str, str]] = [
     ("broken.py:net", "broken.py could not be imported: IndexError in line 2 of broken.py: list index out of range."),
     ("nets.py:nett", "unknown name 'nett' in nets.py: did you mean 'net'? Known: Narrow, batches, chatty, empty, "
                      "fails, generator, leaves, nans, net, nn, nothing, number, and 3 more."),
-    ("nets.py:number", "nets.py:number must be a function, received an int: write the name of a function."),
+    ("nets.py:number", "nets.py:number must be a model or a function that returns one, received an int: write the "
+                       "name of one."),
     ("nets.py:wide", "nets.py:wide needs the arguments 'width', 'depth', and normwise calls it without arguments: give "
                      "defaults, or name "
      "a function that needs none."),

@@ -6,11 +6,12 @@ import html
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -30,6 +31,7 @@ PAGES = (
     "zoo",
     "deployment",
 )
+SEARCHED: dict[str, list[str]] = tomllib.loads((ROOT / "docs/site/searched.toml").read_text("utf-8"))
 TOUR = ("by_hand", "small_batches_domains_drift", "what_it_does_not", "zh_tw/backward")
 
 
@@ -98,8 +100,22 @@ def test_a_report_is_a_page_of_the_site(name: str, site: Path, browser: Browser)
         assert shown.ask("document.querySelectorAll('svg').length") >= 1
         words = shown.ask("document.body.innerText")
         assert ("3 experiments with" if name == "lab" else "Stale running statistics") in words
-    inside = browser.open(site / "reports.html")
+    inside = browser.open(site / "reports.html", width=390)
     assert any(address.endswith(f"reports/{name}.html") for address in inside.requests)
+    assert inside.ask("Math.min(...[...document.querySelectorAll('iframe')].map(frame => frame.clientWidth))") > 380
+
+
+LETTERS = """[...document.querySelectorAll('svg text')].map(text => {
+  const drawn = text.getScreenCTM();
+  return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(drawn.a, drawn.b);
+})"""
+
+
+@pytest.mark.parametrize("name", ["lab", "doctor"])
+def test_the_letters_of_a_figure_can_be_read_on_a_phone(name: str, site: Path, browser: Browser) -> None:
+    sizes = browser.open(site / f"reports/{name}.html", width=380).ask(LETTERS)
+    assert len(sizes) > 10
+    assert min(sizes) > 9
 
 
 # What is no word of a page for its reader: comments, formulas, pictures, where links lead, tags, languages of blocks.
@@ -135,18 +151,23 @@ def test_every_link_leads_to_a_file(site: Path) -> None:
     assert dead == set()
 
 
-def test_search_finds_recalibrate(site: Path, browser: Browser) -> None:
-    shown = browser.open(site / "search.html", query="?q=recalibrate")
-    found = (
-        "[...document.querySelectorAll('#search-results li a')].map(link => link.getAttribute('href').split('?')[0])"
-    )
+def results(words: str, site: Path, browser: Browser) -> list[str]:
+    """The pages that the search finds, the best one first."""
+    shown = browser.open(site / "search.html", query=f"?q={quote(words)}")
     for _ in range(200):
-        if any(address.startswith("doors/recalibrate.html") for address in shown.ask(found)):
+        if shown.ask("/finished|not match/.test(document.querySelector('#search-results')?.innerText)"):
             break
         shown.ask("new Promise(done => setTimeout(done, 50))")
-    assert "doors/recalibrate.html" in [address.partition("#")[0] for address in shown.ask(found)]
-    shown.ask("new Promise(done => setTimeout(done, 1000))")
+    links = "[...document.querySelectorAll('#search-results li a')].map(link => link.getAttribute('href'))"
+    found = [re.split("[?#]", address)[0].removesuffix(".html") for address in shown.ask(links)]
     assert shown.complaints == []
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("page", ["doors/recalibrate", *SEARCHED])
+def test_what_people_type_finds_the_page_that_answers_it(page: str, site: Path, browser: Browser) -> None:
+    for words in SEARCHED.get(page, ["recalibrate"]):
+        assert page in results(words, site, browser)[:3], words
 
 
 def test_every_page_leads_on(site: Path) -> None:

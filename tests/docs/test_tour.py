@@ -76,6 +76,7 @@ def test_every_page_has_its_parts(page: str) -> None:
     for part in ("## In code", "## Exercise", "<details><summary>Answer</summary>", "## What the lab measured"):
         assert english.count(part) == 1
     assert f"](figures/{page}.svg)" in english
+    assert f"](figures/{page}.svg)" in text_of("zh_tw", page)
     assert "[All pages](index.md)" in english
 
 
@@ -109,9 +110,50 @@ def test_no_line_of_a_chinese_sentence_is_broken() -> None:
         assert re.findall(rf"{tour.CHINESE}\n{tour.CHINESE}", text) == []
 
 
+# Names, and terms that a Chinese textbook leaves in English too.
+ENGLISH_IN_CHINESE = re.compile(
+    "English|Keras|PyTorch|(Sync)?BatchNorm|BatchRenorm|PerDomain|(PerDomain)?BatchNormalization|Transformer|MNIST|Hessian"
+    "|scikit-learn|He|Yang|ReLU|sigmoid|tanh|logit|dropout|dx|dy|dL|dz|sqrt|Var|eps|drift|torch|jax|tensorflow|float"
+    "|internal|covariate|shift|batch|normalization"  # in brackets behind the Chinese term, where it is introduced
+    "|normwise|freeze|fold|recalibrate|adapt|adapting|param_groups|accumulate_gradients|convert_to_domains"
+)
+# What is no sentence of a page: code, comments, formulas, where links lead, tags.
+NO_TEXT = re.compile(r"```.*?```|<!--.*?-->|\$\$.*?\$\$|\$[^$\n]+\$|`[^`]*`|\]\([^)]*\)|<[^>\n]*>", re.DOTALL)
+
+
+def english(text: str) -> set[str]:
+    """The English words of a Chinese text that it has no reason for."""
+    words = set(re.findall(r"(?<![A-Za-z])[A-Za-z][A-Za-z_-]*[A-Za-z]", text))
+    return {word for word in words if not ENGLISH_IN_CHINESE.fullmatch(word)}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "index"])
+def test_a_chinese_page_is_chinese(page: str) -> None:
+    """The numbers and verdicts of the lab and the words of the figure too: languages.toml has what they are called."""
+    assert english(NO_TEXT.sub(" ", text_of("zh_tw", page))) == set()
+    if page != "index":
+        words = ET.fromstring(picture_of("zh_tw", page)).iter("{http://www.w3.org/2000/svg}text")
+        assert english(" ".join("".join(word.itertext()) for word in words)) == set()
+
+
+def picture_of(language: str, page: str) -> str:
+    return (FOLDERS[language] / f"figures/{page}.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("language", FOLDERS)
 @pytest.mark.parametrize("page", PAGES)
-def test_a_picture_is_drawn_from_the_kept_numbers_and_follows_a_dark_page(page: str) -> None:
-    picture = (ROOT / tour.FIGURES / f"{page}.svg").read_text(encoding="utf-8")
+def test_a_picture_can_be_read_on_a_phone(page: str, language: str) -> None:
+    """An article is 358 pixels wide where the screen has 390."""
+    picture = picture_of(language, page)
+    width = float(ET.fromstring(picture).attrib["width"])
+    sizes = [float(size) for size in re.findall(r'font-size(?:: |=")([\d.]+)', picture)]
+    assert min(sizes) * min(1.0, 358 / width) > 9
+
+
+@pytest.mark.parametrize("language", FOLDERS)
+@pytest.mark.parametrize("page", PAGES)
+def test_a_picture_is_drawn_from_the_kept_numbers_and_follows_a_dark_page(page: str, language: str) -> None:
+    picture = picture_of(language, page)
     root = ET.fromstring(picture)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "prefers-color-scheme: dark" in picture
@@ -159,15 +201,16 @@ def test_a_changed_number_makes_a_picture_stale(clone: Path) -> None:
     result = json.loads(path.read_text("utf-8"))
     result["conclusion"]["figures"][0]["panels"][0]["series"][0]["y"][0] += 0.01
     path.write_text(json.dumps(result))
-    name = tour.FIGURES / "small_batches_domains_drift.svg"
-    assert tour.troubles(clone) == [f"{name} is stale; run `make docs`."]
-    assert tour.refresh(clone) == [f"drew {name}"]
+    figures = [language.figures for language in tour.languages(clone)]
+    names = [folder / "small_batches_domains_drift.svg" for folder in figures]
+    assert tour.troubles(clone) == [f"{name} is stale; run `make docs`." for name in names]
+    assert tour.refresh(clone) == [f"drew {name}" for name in names]
     assert tour.troubles(clone) == []
-    (clone / name).unlink()
-    (clone / tour.FIGURES / "gone.svg").write_text("")
+    (clone / names[0]).unlink()
+    (clone / figures[1] / "gone.svg").write_text("")
     assert tour.troubles(clone) == [
-        f"{name} is missing; run `make docs`.",
-        f"{tour.FIGURES / 'gone.svg'} is of no page any more; delete it.",
+        f"{names[0]} is missing; run `make docs`.",
+        f"{figures[1] / 'gone.svg'} is of no page any more; delete it.",
     ]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from docs import diagnosis_page
 from normwise.doctor.check import load, names, run
 from normwise.doctor.diagnosis import Diagnosis
 from normwise.doctor.examination import examine
@@ -115,3 +116,38 @@ def test_the_file_for_programs_and_the_page_are_in_docs() -> None:
     assert json.loads((docs / "diagnosis.schema.json").read_text("utf-8")) == schema()
     page = (docs / "diagnosis_json.md").read_text("utf-8")
     assert all(f"| `{path}` | " in page for path, _, _ in rows(schema()))
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_no_promised_name_disappears_within_a_version() -> None:
+    """A renamed number or check breaks programs that read the JSON: raise VERSION, then run `make docs`."""
+    kept = json.loads((ROOT / diagnosis_page.KEPT).read_text("utf-8"))
+    assert kept == {"schema": VERSION, "evidence": {check: sorted(all_) for check, all_ in now().items()}}
+    page = (ROOT / "docs/diagnosis_json.md").read_text("utf-8")
+    assert all(f"`{name}`" in page for each in kept["evidence"].values() for name in each)
+
+
+def now() -> dict[str, list[str]]:
+    return diagnosis_page.evidence(ROOT)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_finding_has_no_number_that_is_not_promised(name: str) -> None:
+    promised = now()[name]
+    assert promised
+    found = [each for each in load(name).check(load(name).sick()) if isinstance(each, Finding)]
+    assert found
+    assert {number for each in found for number in each.evidence} <= {*promised}
+
+
+def test_a_renamed_number_stays_promised_until_the_version_grows(tmp_path: Path) -> None:
+    checks = tmp_path / "src/normwise/doctor/checks"
+    checks.mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (checks / "it.py").write_text('evidence = {"new": Number(1)}\nevidence["more"] = Number(2)\n')
+    kept = {"schema": 1, "evidence": {"it": ["old"], "gone": ["x"]}}
+    (tmp_path / diagnosis_page.KEPT).write_text(json.dumps(kept))
+    assert diagnosis_page.promised(tmp_path, 1) == {"gone": ["x"], "it": ["more", "new", "old"]}
+    assert diagnosis_page.promised(tmp_path, 2) == {"it": ["more", "new"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -44,7 +45,32 @@ class Explanation(Command):
             formatter.write_text(f"CHECK is one of {', '.join(_checks())}.")
 
 
-CHECK = Name("check", _checks, all_of_them="`normwise explain --help`")
+class CheckName(Name):
+    """The name of a check; for a word that is none, the sentence names the checks that are about it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.UsageError as error:
+            about = _about(str(value))
+            if not about:
+                raise
+            words = f"{error.message.rstrip('.')}; {str(value)!r} stands in the text of {', '.join(about)}."
+            raise click.UsageError(words) from None
+
+
+def _about(words: str) -> list[str]:
+    """The checks whose text has these words, at most three; first those that name them in their first line."""
+    from normwise.doctor.check import load
+
+    pattern = re.compile(rf"(?<!\w){re.escape(words.strip())}(?!\w)", re.IGNORECASE)
+    texts = {name: str(load(name).__doc__) for name in _checks()}
+    found = [name for name, text in texts.items() if words.strip() and pattern.search(text)]
+    return sorted(found, key=lambda name: not pattern.search(texts[name].partition("\n")[0]))[:3]
+
+
+CHECK = CheckName("check", _checks, all_of_them="`normwise explain --help`")
 
 
 @click.command(cls=Verdict, epilog="Example: normwise doctor nets.py:net --data data.npz --weights net.pt")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 VERSION = 1
-"""The version of the schema; it grows when a key disappears, or its type or meaning changes, and at no other time."""
+"""The version of the schema; it grows when a key, a check or a name under ``evidence`` disappears or changes."""
 
 STAYS = (
-    "Within a version nothing disappears and nothing changes its type or its meaning.",
+    "Version 1 begins with release 0.1.0. Within a version no key, no check and no name of a number under `evidence` "
+    "disappears, gets another name, or changes its type or its meaning.",
     "What may come at any time: keys, names of checks, names of numbers under `evidence`, units. A reader takes the "
     "keys that it knows and leaves the others.",
     "What may change at any time: the words of `verdict`, `message`, `reason` and `remedy`, limits, and which checks "
     "find what. A program asks for `check`, `severity` and `layers`, not for words.",
-    "A key that is to disappear is named in the changelog one release before the version grows.",
+    "A key or a name that is to disappear is named in the changelog one release before the version grows.",
 )
 """The rules on what may change between releases, and what not."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Panel sizes in CSS pixels by the number of panels that stand side by side, and the size of the letters. A single panel
 # is not drawn wider, because on a phone its letters would shrink below what can be read.
-_SIZES = {1: (450, 310, 13.0), 2: (440, 310, 13.0), 3: (345, 295, 12.0)}
+_SIZES = {1: (420, 300, 13.0), 2: (420, 300, 13.0), 3: (345, 295, 12.0)}
 _LEFT, _RIGHT, _TICKS, _LINE = 52, 12, 28, 1.35
 _MOST_MARKERS = 14
 
