@@ -1,4 +1,4 @@
-"""Chains of normalized layers whose gradients are kept from exploding, by how their normalization begins or around it."""
+"""Chains of normalized layers with remedies for gradients that explode: shortcuts, and how normalization begins."""
 
 from __future__ import annotations
 
