@@ -10,9 +10,7 @@ from normwise.lab.networks.recurrent import sequences
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 
-SETTINGS = experiment.Settings(
-    batches=(32,), rates=(0.2, 0.3), steps=100, steps_of_pixels=3, length=16, width=16, longer=1
-)
+SETTINGS = experiment.Settings(batches=(32,), rates=(0.2, 0.3), steps=100, pixel_steps=3, length=16, width=16, longer=1)
 
 
 def test_sequences_are_blanks_and_then_the_rows() -> None:

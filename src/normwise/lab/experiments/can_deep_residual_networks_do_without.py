@@ -20,7 +20,7 @@ Settings:
     weights. Fixup: the last layer of each branch and the readout begin at 0, the first layer of each branch at He's
     scale over the root of the number of blocks; each branch has a scale that begins at 1, and numbers that begin at 0
     are added in front of its activations and linear layers. 400 steps of gradient descent with batches of 60, the rate
-    falling exponentially to a tenth; the best of eleven rates between 0.00003 and 3, each about three times the one
+    falling exponentially to a tenth; the best of twelve rates between 0.00003 and 10, each about three times the one
     before, for each network on validation images. The ratio of variances is that of the initial network, all training
     images in one batch: of what enters a block to what its branch adds, divided by the number of the block.
 
@@ -88,7 +88,7 @@ class Settings(SideBySide):
     """The networks and their training."""
 
     blocks: tuple[int, ...] = (20, 40)
-    rates: tuple[float, ...] = (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    rates: tuple[float, ...] = (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     steps: int = 400
 
 

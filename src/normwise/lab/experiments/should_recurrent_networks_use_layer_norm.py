@@ -80,7 +80,7 @@ class Settings(SideBySide):
     rates: tuple[float, ...] = (0.003, 0.0125, 0.05, 0.2, 0.8, 3.2)
     steps: int = 500
     """Of training with rows."""
-    steps_of_pixels: int = 800
+    pixel_steps: int = 800
     """Of training with pixels."""
     length: int = 64
     """Steps of a sequence of pixels."""
@@ -89,11 +89,11 @@ class Settings(SideBySide):
 
     def training(self, reading: str) -> int:
         """The steps of training."""
-        return self.steps if reading == "rows" else self.steps_of_pixels
+        return self.steps if reading == "rows" else self.pixel_steps
 
 
-QUICK = Settings(batches=(32,), steps_of_pixels=100)
-FULL = Settings(steps=3000, steps_of_pixels=3000)
+QUICK = Settings(batches=(32,), pixel_steps=100)
+FULL = Settings(steps=3000, pixel_steps=3000)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     return Conclusion(
         statements=tuple(statement for arms in groups for statement in _statements(arms)),
         table=table(
-            f"Test accuracy in % after {settings.steps} steps of training with rows and {settings.steps_of_pixels} "
+            f"Test accuracy in % after {settings.steps} steps of training with rows and {settings.pixel_steps} "
             "with pixels",
             (arm for arms in groups for arm in arms),
             ("sequence", lambda arm: arm["reading"]),
