@@ -19,7 +19,7 @@ Settings:
     of 60. Remedies: eps 1 in place of 0.00001; shifts of ReLU that begin at 3; a shortcut around each layer but the
     first, on which normalize(W relu(h)) is added; scales of tanh that begin at 0.1. Before training: the norm of the
     gradient by each layer's weights, on the first batch; growth is that of the lowest layer over that of the highest.
-    600 steps of gradient descent at rates 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3 and 10, falling exponentially to a
+    1000 steps of gradient descent at rates 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3 and 10, falling exponentially to a
     tenth; the best is picked on validation images for each chain. Range: the largest norm of all layers over the
     smallest one, before training and after one step at the rate 0.1.
 
@@ -108,7 +108,7 @@ class Settings(SideBySide):
     """The chain and its rates."""
 
     rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-    steps: int = 600
+    steps: int = 1000
     depth: int = 60
     first: float = 0.1
     """The rate of the one step."""
