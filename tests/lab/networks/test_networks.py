@@ -108,7 +108,7 @@ def test_fixup_begins_by_its_three_rules() -> None:
     assert (fixup.scales == 1).all()
     assert fixup.shifts.shape[:2] == (2, 4 * 4 + 2)
     with torch.no_grad():
-        fixup.shifts += 1.0
+        fixup.shifts.add_(1.0)
         x = torch.full((2, 8, 1), -0.5)
         fixup.weights[2].copy_(torch.eye(8))
     above = torch.relu(fixup.weights[1] @ torch.full((2, 8, 1), 1.5) + 1) + 1

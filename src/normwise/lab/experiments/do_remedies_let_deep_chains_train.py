@@ -212,14 +212,15 @@ def _factor(logs: Numbers, unit: str) -> Estimate:
 
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
-    for arm, (words, base) in REMEDIES.items():
+    for remedy, (words, base) in REMEDIES.items():
+        ours, theirs = arms[remedy], arms[base]
         what = f"{settings.depth} layers of {ARMS[base]}"
         text = f"{what}: with {words} the gradient grows less towards the input, before training (without over with)."
-        less = _factor(_growth(arms[base]) - _growth(arms[arm]), "times less growth")
+        less = _factor(_growth(theirs) - _growth(ours), "times less growth")
         yield judge(text, less, AtLeast(TENFOLD, nothing=1.0))
         text = f"{what}: with {words} the chain ends higher."
-        why = obstacle(arms[arm], arms[base]) or plateau.still_learns(arms[arm], arms[base])
-        yield judge(text, gap(arms[arm], arms[base]), AtLeast(GAIN), obstacle=why)
+        why = obstacle(ours, theirs) or plateau.still_learns(ours, theirs)
+        yield judge(text, gap(ours, theirs), AtLeast(GAIN), obstacle=why)
     for base in ("relu", "tanh"):
         arm = arms[base]
         text = f"{settings.depth} layers of {ARMS[base]}: after one step the layers' gradients are of more equal sizes."
