@@ -10,7 +10,7 @@ from normwise.lab.networks.recurrent import sequences
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import Conclusion
 
-SETTINGS = experiment.Settings(batches=(32,), rates=(0.2, 0.3), steps=100, width=16)
+SETTINGS = experiment.Settings(batches=(32,), rates=(0.2, 0.3), steps=100, pixel_steps=3, length=16, width=16, longer=1)
 
 
 def test_sequences_are_blanks_and_then_the_rows() -> None:
@@ -21,21 +21,30 @@ def test_sequences_are_blanks_and_then_the_rows() -> None:
     assert not found.images[:, :3].any()
 
 
+def test_pixels_come_line_by_line_and_blank_ones_are_no_zeros() -> None:
+    data, settings = digits(0).test, experiment.Settings()
+    trial = experiment.Trial("pixels", 32, "none", 0)
+    found = experiment.read(trial, settings, data, 2)
+    assert found.images.shape == (450, 16 + 64, 1)
+    assert torch.equal((found.images[:, 16:, 0] + 1) / 2, data.images)
+    assert (found.images[:, :16] == -1).all()
+
+
 def test_statistics_per_step_are_of_their_step() -> None:
-    model = experiment.network("steps", 16, seed=0)
-    model(sequences(digits(0).train).images)
-    means = torch.stack([layer.get_buffer("running_mean") for layer in model.normalize])
-    assert len(means) == 8
+    one, steps = (experiment.network(experiment.Trial("rows", 32, arm, 0), SETTINGS, 2) for arm in ("one", "steps"))
+    steps(sequences(digits(0).train).images)
+    means = torch.stack([layer.get_buffer("running_mean") for layer in steps.normalize])
+    assert means.shape == (8, 2 * 16)
     assert torch.pdist(means).min() > 1e-3
-    assert len(experiment.network("one", 16, seed=0).normalize) == 1
+    assert len(one.normalize) == 1
 
 
-def test_every_arm_learns(outcomes: Outcomes) -> None:
-    assert (outcomes.array("test") > 0.2).all()
+def test_every_arm_learns_from_rows(outcomes: Outcomes) -> None:
+    assert (outcomes.where(reading="rows").array("test") > 0.2).all()
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 5
-    assert len(conclusion.table.rows) == len(experiment.ARMS)
-    ((panel,),) = (figure.panels for figure in conclusion.figures)
-    assert len(panel.series) == len(experiment.ARMS)
+    assert len(conclusion.statements) == 2 * 5
+    assert len(conclusion.table.rows) == 2 * len(experiment.ARMS)
+    (figure,) = conclusion.figures
+    assert [len(panel.series) for panel in figure.panels] == [len(experiment.ARMS)] * 2

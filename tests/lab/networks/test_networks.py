@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from torch import nn
 from normwise.lab.data.splits import digits
 from normwise.lab.networks.convolutional import Chain, Convolutional, Inception
 from normwise.lab.networks.dense import Dense, Norm, he
-from normwise.lab.networks.recurrent import Recurrent
-from normwise.lab.networks.residual import Block, Residual
+from normwise.lab.networks.recurrent import Recurrent, sequences
+from normwise.lab.networks.residual import Residual
+from normwise.lab.networks.stack import Together, batch_norm
+from normwise.lab.networks.variants import LayerNorms
 from normwise.lab.training.descent import accuracy, train
+from normwise.lab.training.stacks import accuracies, train_stack
 from normwise.torch import BatchNorm1d, BatchNorm2d
 
 MAKERS: dict[str, tuple[Callable[[Norm | None, int], nn.Module], Norm]] = {
@@ -24,12 +28,14 @@ MAKERS: dict[str, tuple[Callable[[Norm | None, int], nn.Module], Norm]] = {
     ),
     "convolutional": (lambda n, s: Convolutional(width=4, activation="relu", norm=n, seed=s), BatchNorm2d),
     "chain": (lambda n, s: Chain(widths=(4, 6), norm=n, seed=s), BatchNorm2d),
-    "residual": (lambda n, s: Residual(blocks=3, width=8, norm=n, seed=s), BatchNorm1d),
-    "recurrent": (lambda n, s: Recurrent(inputs=8, width=8, norm=n, seed=s), BatchNorm1d),
+    "residual": (lambda n, s: Residual(1, blocks=3, width=8, normalize=n, seed=s), BatchNorm1d),
+    "recurrent": (lambda n, s: Recurrent(1, inputs=8, width=8, normalize=n, seed=s), BatchNorm1d),
 }
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:
+    if isinstance(model, Together):
+        return list(model.weights)
     return [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
@@ -81,28 +87,67 @@ def test_an_inception_block_sets_its_branches_side_by_side() -> None:
         assert rows == [] or (rows[-1] - rows[0] < reach and abs(rows[0] - 4) <= reach // 2)
 
 
-def test_a_branch_that_begins_at_nothing_leaves_the_identity() -> None:
-    x = torch.rand(5, 8)
-    assert torch.equal(Block(8, None, 0.0)(x), x)
-    assert not torch.equal(Block(8, None, None)(x), x)
+def test_a_residual_network_is_its_formula() -> None:
+    x = torch.rand(5, 64)
+    model = Residual(2, blocks=2, width=8, normalize=None, seed=0, scale=0.5)
+    first, *inner, readout = model.weights
+    h = first @ x.T
+    for below, above in zip(inner[::2], inner[1::2], strict=True):
+        h = h + 0.5 * (above @ torch.relu(below @ torch.relu(h)))
+    torch.testing.assert_close(model(x), readout @ torch.relu(h))  # biases are 0 at first
+
+
+def test_fixup_begins_by_its_three_rules() -> None:
+    fixup, plain = (Residual(2, blocks=4, width=8, normalize=None, seed=0, fixup=each) for each in (True, False))
+    assert not fixup(torch.rand(5, 64)).any()
+    for place, (one, other) in enumerate(zip(fixup.weights, plain.weights, strict=True)):
+        factor = {0: 1.0, len(plain.weights) - 1: 0.0}.get(place, 0.5 if place % 2 else 0.0)
+        torch.testing.assert_close(one, factor * other)
+    assert fixup.scales is not None
+    assert fixup.shifts is not None
+    assert (fixup.scales == 1).all()
+    assert fixup.shifts.shape[:2] == (2, 4 * 4 + 2)
+    with torch.no_grad():
+        fixup.shifts.add_(1.0)
+        x = torch.full((2, 8, 1), -0.5)
+        fixup.weights[2].copy_(torch.eye(8))
+    above = torch.relu(fixup.weights[1] @ torch.full((2, 8, 1), 1.5) + 1) + 1
+    torch.testing.assert_close(fixup.branch(0, x), above)
 
 
 def test_a_recurrent_step_is_its_formula_and_steps_beyond_take_the_last_normalization() -> None:
-    model = Recurrent(inputs=3, width=4, norm=BatchNorm1d, seed=0, own=2)
+    model = Recurrent(2, inputs=3, width=4, normalize=batch_norm, seed=0, own=2)
     x = torch.rand(6, 3, 3)
     model(x)
     tracked = [dict(norm.named_buffers())["num_batches_tracked"].item() for norm in model.normalize]
     assert tracked == [1, 2]
-    plain = Recurrent(inputs=3, width=4, norm=None, seed=0)
-    h = torch.zeros(6, 4)
+    plain = Recurrent(2, inputs=3, width=4, normalize=None, seed=0)
+    inwards, onwards, readout = plain.weights
+    h = torch.zeros(2, 4, 6)
     for step in range(3):
-        h = torch.tanh(plain.inwards(x[:, step]) + plain.onwards(h))
-    torch.testing.assert_close(plain(x), plain.readout(h))
+        h = torch.tanh(inwards @ x[:, step].T + onwards @ h)
+    torch.testing.assert_close(plain(x), readout @ h)
 
 
-@pytest.mark.parametrize("name", ["convolutional", "residual"])
-def test_they_learn(name: str) -> None:
-    make, norm = MAKERS[name]
+def test_members_of_a_recurrent_network_learn_apart() -> None:
+    data = sequences(digits(0).train)
+    norms = (None, batch_norm, partial(LayerNorms, 2)), (None, batch_norm, partial(LayerNorms, 1))
+    for together, alone in zip(*norms, strict=True):
+        both = Recurrent(2, inputs=8, width=8, normalize=together, seed=3)
+        train_stack(both, data, rates=(0.1, 0.5), steps=10, batch=20, seed=5)
+        one = Recurrent(1, inputs=8, width=8, normalize=alone, seed=3)
+        train_stack(one, data, rates=(0.5,), steps=10, batch=20, seed=5)
+        torch.testing.assert_close(both.eval()(data.images)[1], one.eval()(data.images)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_convolutional_network_learns() -> None:
+    make, norm = MAKERS["convolutional"]
     model, data = make(norm, 0), digits(0)
     assert train(model, data.train, rate=0.3, steps=120, batch=60, seed=0)
     assert accuracy(model, data.test) > 0.7
+
+
+def test_a_residual_network_learns() -> None:
+    model, data = Residual(2, blocks=3, width=8, normalize=batch_norm, seed=0), digits(0)
+    assert all(train_stack(model, data.train, rates=(0.1, 0.3), steps=120, batch=60, seed=0))
+    assert accuracies(model, data.test)[1] > 0.7

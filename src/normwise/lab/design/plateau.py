@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from normwise.lab.design.arms import Arm
 from normwise.lab.intervals import Numbers
 
 PLATEAU = 1.0
@@ -39,3 +40,13 @@ def unfinished(late: Numbers, end: Numbers, words: Iterable[str] = ()) -> str:
         return ""
     whose = ", ".join(words)
     return f"the training did not reach a plateau{f' ({whose})' if whose else ''}"
+
+
+def still_learns(*arms: Arm) -> str:
+    """The obstacle of the first arm that still learns at the rate that is picked for it; or empty.
+
+    Args:
+        *arms: that measured ``late`` and ``validation``, which are those of ``unfinished``.
+    """
+    each = (unfinished(arm.numbers("late"), arm.numbers("validation"), arm.words.values()) for arm in arms)
+    return next(filter(None, each), "")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normwise.lab.data.splits import Digits, Split
 from normwise.lab.networks.dense import Dense, he
-from normwise.lab.networks.stack import Normalization, Stack, batch_norm
+from normwise.lab.networks.stack import Normalization, Stack, Together, batch_norm
 from normwise.lab.training.descent import accuracy, looks, train
 from normwise.lab.training.stacks import train_stack
 
@@ -200,7 +200,7 @@ class Stacks(Rates):
 
     def train(
         self,
-        stack: Stack,
+        stack: Together,
         data: Split | Iterator[tuple[Tensor, Tensor]],
         seed: int,
         *,

@@ -37,7 +37,6 @@ from typing import Any
 from normwise.lab.data.splits import digits
 from normwise.lab.design import (
     GUESSING,
-    Arm,
     Arms,
     Grid,
     SideBySide,
@@ -149,19 +148,18 @@ def _statements(depth: int, arms: Arms) -> Iterator[Statement]:
     none, one, every = (arms[each] for each in ARMS)
     if depth >= DEEP:
         text = f"{depth} layers do not train without batch normalization (test accuracy near chance)."
-        yield judge(text, mean(none.points(), "%"), StaysBelow(CHANCE), obstacle=none.obstacle or _unfinished(none))
+        yield judge(
+            text, mean(none.points(), "%"), StaysBelow(CHANCE), obstacle=none.obstacle or plateau.still_learns(none)
+        )
     if depth > TOO_DEEP:
         text = f"{depth} layers with batch normalization in each do not train (test accuracy near chance)."
         published = "deeper than about 50 layers untrainable regardless of batch size, CIFAR-10 and MNIST"
         says = "Yang et al. 2019"
-        why = every.obstacle or _unfinished(every)
+        why = every.obstacle or plateau.still_learns(every)
         yield judge(text, mean(every.points(), "%"), StaysBelow(CHANCE), published, says, obstacle=why)
     text = f"With {depth} layers, batch normalization in every layer ends higher than none."
-    yield judge(text, gap(every, none), AtLeast(GAIN), obstacle=obstacle(every, none) or _unfinished(every, none))
+    yield judge(
+        text, gap(every, none), AtLeast(GAIN), obstacle=obstacle(every, none) or plateau.still_learns(every, none)
+    )
     text = f"With {depth} layers, batch normalization in every layer ends higher than a single one in the middle."
-    yield judge(text, gap(every, one), AtLeast(GAIN), obstacle=obstacle(every, one) or _unfinished(every, one))
-
-
-def _unfinished(*arms: Arm) -> str:
-    each = (plateau.unfinished(arm.numbers("late"), arm.numbers("validation"), arm.words.values()) for arm in arms)
-    return next(filter(None, each), "")
+    yield judge(text, gap(every, one), AtLeast(GAIN), obstacle=obstacle(every, one) or plateau.still_learns(every, one))

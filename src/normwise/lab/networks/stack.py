@@ -39,7 +39,18 @@ class Ghost(nn.Module):
         return parts.transpose(0, 1).reshape(1, channels, images)
 
 
-class Stack(nn.Module):
+class Together(nn.Module):
+    """Networks of one shape side by side, which ``training.stacks`` trains.
+
+    The values of each member lie behind each other in every parameter. Its logits have the shape (members, classes, n).
+    """
+
+    members: int
+    weights: nn.ParameterList
+    """Those that a penalty is on."""
+
+
+class Stack(Together):
     """``members`` networks like ``dense.Dense``, which begin with the same weights and see the same images.
 
     Args:
@@ -96,7 +107,7 @@ class Stack(nn.Module):
         """Logits of shape (members, classes, n) from images of shape (n, pixels)."""
         x = images.T.expand(self.members, *images.T.shape)
         for i in range(self.depth):
-            x = torch.bmm(self.weights[i], x) if len(self.biases) == 1 else self._linear(i, x)
+            x = self.weighted(i, x)
             x = self.normalized(i, self.activate(x)) if self.after else self.activate(self.normalized(i, x))
             if self.training and self.drop is not None and (not self.last_only or i == self.depth - 1):
                 kept = torch.rand(x.shape, generator=self.masks, dtype=x.dtype) >= self.drop
@@ -108,6 +119,10 @@ class Stack(nn.Module):
         channels = x.shape[0] * x.shape[1]
         out: Tensor = self.normalize[layer](x.reshape(1, channels, -1))
         return out.view(x.shape)
+
+    def weighted(self, layer: int, x: Tensor) -> Tensor:
+        """The output of the linear part of a hidden layer, which has a bias where it is not normalized."""
+        return torch.bmm(self.weights[layer], x) if len(self.biases) == 1 else self._linear(layer, x)
 
     def _linear(self, layer: int, x: Tensor) -> Tensor:
         return torch.baddbmm(self.biases[layer], self.weights[layer], x)

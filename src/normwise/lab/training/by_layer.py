@@ -14,8 +14,12 @@ from torch.nn.functional import cross_entropy
 from normwise.lab.data.splits import Split
 from normwise.lab.intervals import Numbers
 from normwise.lab.networks.dense import Dense
+from normwise.lab.networks.stack import Stack
+from normwise.lab.training import stacks
 from normwise.lab.training.looking import over_time, spread_over_time
 
+LEAST = 1e-30
+"""The norm of a gradient that is none, or less."""
 RATES = tuple(2.0**power for power in range(-14, 21))
 
 
@@ -83,6 +87,23 @@ def best_rates(model: Dense, images: Tensor, labels: Tensor, rates: Sequence[flo
             weight.copy_(before)
             found.append(rates[lowest(np.array(losses), start.item())])
     return found
+
+
+def log_norms(stack: Stack, images: Tensor, labels: Tensor) -> list[list[float]]:
+    """Log10 of the norm of the loss's gradient by each hidden layer's weights, of each member, from the input upwards.
+
+    Args:
+        stack: stays as it is; batch statistics are used.
+        images: shape (n, pixels).
+        labels: shape (n,).
+    """
+    twin = copy.deepcopy(stack).train()
+    with torch.enable_grad():  # a look at a training comes without
+        hidden = list(twin.weights)[: twin.depth]
+        gradients = torch.autograd.grad(stacks.losses(twin(images), labels).sum(), hidden)
+    norms = torch.stack([each.flatten(1).double().norm(dim=1) for each in gradients], dim=1)
+    logs: list[list[float]] = norms.clamp(min=LEAST).log10().tolist()
+    return logs
 
 
 def lowest(losses: Numbers, start: float) -> int:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from normwise.lab.data.splits import CLASSES, Digits, Split, batches
-from normwise.lab.networks.stack import Stack
+from normwise.lab.networks.stack import Together
 
 
 def train_stack(
-    stack: Stack,
+    stack: Together,
     data: Split | Iterator[tuple[Tensor, Tensor]],
     *,
     rates: Sequence[float],
@@ -74,7 +74,7 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits, labels.expand(len(logits), -1), reduction="none").mean(dim=1)
 
 
-def accuracies(stack: Stack, data: Split) -> list[float]:
+def accuracies(stack: Together, data: Split) -> list[float]:
     """Each member's accuracy in inference mode; one without finite logits guesses, as in ``descent.accuracy``."""
     training = stack.training
     stack.eval()
@@ -84,7 +84,7 @@ def accuracies(stack: Stack, data: Split) -> list[float]:
     return found
 
 
-def both(stack: Stack, data: Digits) -> dict[str, list[float]]:
+def both(stack: Together, data: Digits) -> dict[str, list[float]]:
     """Each member's accuracy on validation images, to choose by, and on test images, to report."""
     return {"validation": accuracies(stack, data.validation), "test": accuracies(stack, data.test)}
 
