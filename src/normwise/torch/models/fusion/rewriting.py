@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from normwise.torch.layers.left_away import without_activation
 from normwise.torch.models.fusion.patterns import Pattern
 from normwise.torch.models.fusion.settings import Settings, changed_setting
 
@@ -181,6 +182,12 @@ def layers_fused_in(module: nn.Module) -> list[nn.Module]:
     return [module.get_submodule(name) for name in vars(type(module)).get("_fused_layers", ())]
 
 
+def layers_left_to_methods(model: nn.Module) -> set[nn.Module]:
+    """The layers of the model whose activation some method of a module around them does itself, as before ``fuse``."""
+    owners = [module for module in model.modules() if vars(type(module)).get("_left_to_methods")]
+    return {layer for owner in owners for layer in layers_fused_in(owner)}
+
+
 def _reduced_by(graph: Graph) -> Callable[[nn.Module, int], tuple[Any, ...]]:
     graph._tracer_cls = None  # which is normwise's
 
@@ -243,7 +250,7 @@ def _class(
         "__reduce_ex__": reduce,
         "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
         "forward": forward,
-        **({} if alone else {"_fused_from": base, "_fused_layers": fused}),
+        **({} if alone else {"_fused_from": base, "_fused_layers": fused, "_left_to_methods": bool(others)}),
         **{name: _refusing(name) if alone else _as_before(name, base, fused) for name in others},
     }
     made: type[nn.Module] = type(base.__name__, (base,), body)
@@ -294,15 +301,9 @@ def _as_before(name: str, base: type[nn.Module], fused: tuple[str, ...]) -> Call
 
     @functools.wraps(method)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        layers: list[Any] = [self.get_submodule(layer) for layer in fused]
-        activations = [layer.activation for layer in layers]
-        try:
-            for layer in layers:
-                layer.activation = None
-            return method(self, *args, **kwargs)
-        finally:
-            for layer, activation in zip(layers, activations, strict=True):
-                layer.activation = activation
+        # What stands there by now may have the layers inside of it: one for each domain, for example.
+        layers = [part for layer in fused for part in self.get_submodule(layer).modules()]
+        return without_activation(layers, method, self, *args, **kwargs)
 
     return run
 
