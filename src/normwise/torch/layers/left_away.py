@@ -44,6 +44,17 @@ def without_activation(layers: Iterable[nn.Module], run: Callable[..., Any], *ar
         LEFT.layers = before
 
 
+def with_activation(layers: Iterable[nn.Module], run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The same inside of such a call, where these layers do their activation again."""
+    before = LEFT.layers
+    again = [*layers]
+    LEFT.layers = tuple(each for each in before if not any(each is layer for layer in again))
+    try:
+        return run(*args, **kwargs)
+    finally:
+        LEFT.layers = before
+
+
 def activation_now(layer: Any) -> str | None:
     """The activation that a layer does if it is called here and now."""
     activation: str | None = layer.activation

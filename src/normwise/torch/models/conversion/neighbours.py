@@ -126,6 +126,7 @@ class Neighbours:
             return [*module.children()]
         if _in_order(module):
             inner: list[nn.Module] = []
+            self._parts.note(module, title, followed=True)
             self._chain(module, Step(f"the input of {self.title(module)}"), Place(module), inner)
             return inner
         try:

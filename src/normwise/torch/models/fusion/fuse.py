@@ -168,10 +168,9 @@ def fuse(model: nn.Module) -> FuseReport:
         elif site.activation is None:
             swapped[name] = site.why
             changes.append((norm, None))
-        elif (why := survey.why_not(site)) is not None:
+        elif (why := survey.why_not(site, slot := survey.slot_of(site))) is not None:
             left[name] = why
         else:
-            slot = survey.slot_of(site)
             fused[name] = site.what
             changes.append((norm, site.activation))
             for around, layer in site.guarded:
@@ -224,7 +223,7 @@ def _rewritten(what: Rewriting, survey: Survey) -> type[nn.Module]:
         for child, is_norm, _ in passing:
             pass_on(graph, child, is_norm=is_norm)
     layers = (*(site.layer for site in what.sites), *(layer for *_, layer in passing), *what.guarded)
-    others = tuple(sorted(set[str]().union(*map(survey.other_methods, what.sites))))
+    others = tuple(sorted(set[str]().union(*map(survey.methods_too, what.sites))))
     settings = settings_read(owner, guarded=True)
     return class_with_forwards(owner, ways.graphs, settings, asked=ways.asked, fused=layers, others=others)
 

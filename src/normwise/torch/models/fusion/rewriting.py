@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import itertools
 import linecache
 import re
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from normwise.torch.layers.left_away import without_activation
+from normwise.torch.layers.left_away import LEFT, with_activation, without_activation
 from normwise.torch.models.fusion.patterns import Pattern
 from normwise.torch.models.fusion.settings import Settings, changed_setting
 
@@ -238,6 +239,8 @@ def _class(
     compiled = {source: _compiled(source, dict(names)) for source in dict.fromkeys(sources)}
     forwards = [compiled[source] for source in sources]
     forward = forwards[0] if len(forwards) == 1 and not settings else _chosen(forwards, settings, asked)
+    if others and not alone:
+        forward = _with_activation(forward, fused)
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:  # noqa: ARG001  # pickle's signature
         made_of = (base, sources, _by_reference(names), settings, alone, asked, fused, others)
@@ -251,7 +254,7 @@ def _class(
         "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
         "forward": forward,
         **({} if alone else {"_fused_from": base, "_fused_layers": fused, "_left_to_methods": bool(others)}),
-        **{name: _refusing(name) if alone else _as_before(name, base, fused) for name in others},
+        **{name: _refusing(name, base) if alone else _as_before(name, base, fused) for name in others},
     }
     made: type[nn.Module] = type(base.__name__, (base,), body)
     _classes[key] = made
@@ -283,8 +286,8 @@ def _chosen(forwards: list[Callable[..., Any]], settings: Settings, asked: Asked
     return forward
 
 
-def _refusing(name: str) -> Callable[..., Any]:
-    """A method that says why it is no more."""
+def _refusing(name: str, base: type[nn.Module]) -> Any:
+    """A method, or a property where it is one, that says why it is no more."""
 
     def refuse(self: nn.Module, *_: Any, **__: Any) -> Any:
         raise RuntimeError(
@@ -292,7 +295,20 @@ def _refusing(name: str) -> Callable[..., Any]:
             "else than before: call the module itself, or swap after the last call."
         )
 
-    return refuse
+    read = isinstance(inspect.getattr_static(base, name), property | functools.cached_property)
+    return property(refuse) if read else refuse
+
+
+def _with_activation(forward: Callable[..., Any], fused: tuple[str, ...]) -> Callable[..., Any]:
+    """The forward, which one of the other methods may call: the layers do all that it left to them."""
+
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if LEFT.layers:
+            layers = [part for layer in fused for part in self.get_submodule(layer).modules()]
+            return with_activation(layers, forward, self, *args, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    return run
 
 
 def _as_before(name: str, base: type[nn.Module], fused: tuple[str, ...]) -> Callable[..., Any]:
