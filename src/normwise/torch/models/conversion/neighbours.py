@@ -223,7 +223,8 @@ def _graph_of(module: nn.Module) -> Graph:
     plain = type(kind.__name__, (kind,), {"forward": getattr(kind, FUSED)})
     module.__class__ = plain
     try:
-        return followed(module)[1]
+        # A residual is only given on; where it asks for other arguments, it has ways that are not followed here.
+        return followed(module, optional=not kind._asks)[1]
     finally:
         module.__class__ = kind
 

@@ -33,7 +33,7 @@ ASKS = {
 _ALL = {"_modules", "children", "named_children", "modules", "named_modules", "get_submodule", "__dict__"}
 _LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.GeneratorExp)
 # Functions that look at a module, or copy it, and call nothing.
-_LOOK = {"deepcopy", "copy", "fuse_conv_bn_eval", "fuse_linear_bn_eval", "fuse_conv_bn_weights"}
+_LOOK = {"setattr", "delattr", "deepcopy", "copy", "fuse_conv_bn_eval", "fuse_linear_bn_eval", "fuse_conv_bn_weights"}
 
 
 @dataclass
@@ -77,22 +77,22 @@ class Methods:
 
     def otherwise(self, owner: nn.Module, part: nn.Module) -> dict[str, str]:
         """Those of them whose calls nobody can tell from others' -> how they use the part."""
-        return {method.name: uses.otherwise[id(part)] for method, uses in self._of(owner) if id(part) in uses.otherwise}
+        uses = {method.name: uses.otherwise.get(id(part)) for method, uses in self._of(owner)}
+        found = {name: how for name, how in uses.items() if how is not None}
+        names = self.touching(owner, part)
+        for name in _kept_methods(owner):
+            function = vars(owner)[name].__func__
+            if function.__name__ in names or getattr(type(owner), function.__name__, None) is not function:
+                found[name] = "which the module keeps in an attribute"
+        return found
 
     def touching(self, owner: nn.Module, part: nn.Module) -> set[str]:
         """The names of the methods that may use the part in any way, as far as they are plain functions of the class.
 
         More of them than ``calling`` says: for those that do not mind if they are among them.
         """
-        kinds = [kind for kind in type(owner).__mro__ if kind not in nn.Module.__mro__ and not _is_torchs(kind)]
-        plain = {
-            name
-            for kind in kinds
-            for name, value in vars(kind).items()
-            if isinstance(value, types.FunctionType) and name != "forward" and not name.startswith("__")
-        }
-        read = {method.name for method, _ in self._of(owner)}
-        found = plain - read
+        found = self._without_source(owner)
+        plain = _plain(owner)
         found |= {method.name for method, uses in self._of(owner) if uses.may_use_all or id(part) in uses.mentions}
         while True:
             more = {
@@ -113,11 +113,17 @@ class Methods:
             second: that of the other.
         """
         parts = {id(owner.get_submodule(first)), id(owner.get_submodule(second))}
+        if self._without_source(owner) or _kept_methods(owner):
+            return False
         return all(
             adjacent_in(nodes_of(method), first, second, alone=True)
             for method, uses in self._of(owner)
             if parts & (uses.calls | uses.otherwise.keys())
+            or (_gives_back(method) and (uses.may_use_all or parts & uses.mentions))
         )
+
+    def _without_source(self, owner: nn.Module) -> set[str]:
+        return _plain(owner) - {method.name for method, _ in self._of(owner)}
 
     def _of(self, owner: nn.Module) -> list[tuple[Method, _Uses]]:
         if id(owner) not in self._uses:
@@ -136,7 +142,10 @@ class Methods:
         unused = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         looked_at = {id(node.value) for node in nodes if isinstance(node, ast.Attribute | ast.Subscript)}
         for node in nodes:
-            if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
+            if isinstance(node, ast.Call) and (id(node) in unused or _only_looks(node, methods)):
+                looked_at |= {id(given) for given in node.args}
+        for node in nodes:
+            if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", None), ast.Load):
                 found.mentions |= {id(thing.value) for thing in reading.things(node) if thing.path}
             if isinstance(node, ast.Attribute):
                 found.may_use_all |= node.attr in _ALL
@@ -160,14 +169,54 @@ class Methods:
 
 
 def called_in(call: ast.Call, reading: Reading) -> list[Thing]:
-    """The modules that a call may call; of a slice of a sequence, its items."""
+    """The modules that a call may call; of a slice of a sequence, those of its items that may be in it."""
     func = call.func
     if isinstance(func, ast.Attribute) and func.attr in ("forward", "__call__"):
         func = func.value
     things = reading.things(func)
     if isinstance(func, ast.Subscript) and isinstance(func.slice, ast.Slice):
-        things = [item for thing in things for item in items_of(thing)]
+        taken = slice_of(func.slice)
+        things = [item for thing in things for item in items_of(thing)[taken or slice(None)]]
     return [thing for thing in things if isinstance(thing.value, nn.Module)]
+
+
+def slice_of(node: ast.Slice) -> slice | None:
+    """The slice, where its source is all of it; else None."""
+    try:
+        return slice(
+            *(None if each is None else ast.literal_eval(each) for each in (node.lower, node.upper, node.step))
+        )
+    except ValueError:
+        return None
+
+
+def _plain(owner: nn.Module) -> set[str]:
+    """The names of the functions in the module's class, but for its forward and what Python calls."""
+    kinds = [kind for kind in type(owner).__mro__ if kind not in nn.Module.__mro__ and not _is_torchs(kind)]
+    return {
+        name
+        for kind in kinds
+        for name, value in vars(kind).items()
+        if isinstance(value, types.FunctionType) and name != "forward" and not name.startswith("__")
+    }
+
+
+def _kept_methods(owner: nn.Module) -> set[str]:
+    """The attributes of the module itself that are methods of its."""
+    return {
+        name
+        for name, value in vars(owner).items()
+        if isinstance(value, types.MethodType) and value.__self__ is owner and name != "forward"
+    }
+
+
+def _gives_back(method: Method) -> bool:
+    """True if a method has a result."""
+    return any(
+        isinstance(node, ast.Yield | ast.YieldFrom)
+        or (isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant))
+        for node in nodes_of(method)
+    )
 
 
 def _is_torchs(kind: type) -> bool:

@@ -10,7 +10,7 @@ import ast
 
 from torch import Tensor, nn
 
-from normwise.torch.models.fusion.methods import ASKS, Methods, called_in, methods_of, reached
+from normwise.torch.models.fusion.methods import ASKS, Methods, called_in, methods_of, reached, slice_of
 from normwise.torch.models.fusion.reading import CONTAINERS, Reading, Thing
 from normwise.torch.models.fusion.sources import nodes_of
 
@@ -82,7 +82,9 @@ class Parts:
             if isinstance(node, ast.Call):
                 for thing in called_in(node, reading):
                     self._called(thing, who, by_forward=by_forward)
-                    if thing.around:
+                    if thing.around and _slices_at_will(node):
+                        self.taken.setdefault(id(thing.around[-1]), []).append(({id(thing.value)}, who))
+                    elif thing.around:
                         called.setdefault(id(thing.around[-1]), set()).add(id(thing.value))
                 if by_forward and not (isinstance(node.func, ast.Name) and node.func.id in ASKS):
                     self._handed_on(reading, node, title)
@@ -126,3 +128,9 @@ class Parts:
             if part._modules:
                 self.entered.setdefault(id(part), who)
                 self.apart.add(id(part))
+
+
+def _slices_at_will(call: ast.Call) -> bool:
+    """True if a part of a sequence is called, and the source does not say which."""
+    inner = call.func.slice if isinstance(call.func, ast.Subscript) else None
+    return isinstance(inner, ast.Slice) and slice_of(inner) is None

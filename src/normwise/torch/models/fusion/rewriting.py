@@ -252,6 +252,7 @@ def _class(
         "__doc__": base.__doc__,
         "__reduce_ex__": reduce,
         "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
+        "_asks": bool(asked),
         "forward": forward,
         **({} if alone else {"_fused_from": base, "_fused_layers": fused, "_left_to_methods": bool(others)}),
         **{name: _refusing(name, base) if alone else _as_before(name, base, fused) for name in others},
