@@ -22,7 +22,7 @@ from normwise.torch.models.fusion.rewriting import (
     sequence_that_passes_on,
 )
 from normwise.torch.models.fusion.subclass_change import become_both, inside_kept
-from normwise.torch.models.fusion.subclasses import Inside, inside_of
+from normwise.torch.models.fusion.subclasses import Inside, Traces, inside_of
 from normwise.torch.models.fusion.survey import Site, Survey, path_of
 from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 from normwise.torch.models.transaction import RandomState, transaction_of_modules
@@ -138,7 +138,10 @@ def fuse(model: nn.Module) -> FuseReport:
     check_model(model, called="fuse")
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     inner, fixed = unwrapped(model), why_fixed(model)
-    inside = {id(norm): _inside(norm) for norm in norms.values() if type(norm) not in PLAIN and id(norm) not in fixed}
+    traces: Traces = {}
+    inside = {
+        id(norm): _inside(norm, traces) for norm in norms.values() if type(norm) not in PLAIN and id(norm) not in fixed
+    }
     refused = {
         id(norm): why
         for norm in norms.values()
@@ -187,9 +190,9 @@ def fuse(model: nn.Module) -> FuseReport:
     return FuseReport(fused, swapped, left)
 
 
-def _inside(norm: _BatchNorm) -> Inside | str:
+def _inside(norm: _BatchNorm, traces: Traces) -> Inside | str:
     """The computation of a batch norm of another class, or why it is left."""
-    return inside_kept(norm) or ("" if isinstance(norm, _LazyNormBase) else inside_of(norm))
+    return inside_kept(norm) or ("" if isinstance(norm, _LazyNormBase) else inside_of(norm, traces))
 
 
 def _refusal(norm: _BatchNorm, model: nn.Module, inside: Inside | str | None) -> str | None:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from normwise.torch.models.fusion.reading import Reading, Thing, items_of
-from normwise.torch.models.fusion.sources import adjacent_in, class_tree, nodes_of, own_attribute
+from normwise.torch.models.fusion.sources import adjacent_in, class_tree, function_tree, nodes_of, own_attribute
 
 Method = ast.FunctionDef | ast.AsyncFunctionDef
 ASKS = {
@@ -283,15 +283,28 @@ def _in_source(kind: type) -> list[Method] | None:
         if base in nn.Module.__mro__ or base.__module__.startswith("torch."):
             break
         tree = class_tree(base)
-        if tree is None:
+        waiting: list[ast.AST] | None = _functions_in(base) if tree is None else [tree]
+        if waiting is None:
             return None
-        waiting: list[ast.AST] = [tree]
         while waiting:
             node = waiting.pop()
             if not isinstance(node, Method):
                 waiting += ast.iter_child_nodes(node)  # a class may define methods in an `if`
             elif node.name != "__init__":
                 found.append(node)
+    return found
+
+
+def _functions_in(kind: type) -> list[ast.AST] | None:
+    """The sources of the functions of a class that has none itself; None where one of them has none either."""
+    found: list[ast.AST] = []
+    for value in vars(kind).values():
+        function = getattr(value, "fget", None) or getattr(value, "__func__", None) or getattr(value, "func", value)
+        if isinstance(function, types.FunctionType):
+            tree = function_tree(function)
+            if tree is None:
+                return None
+            found.append(tree)
     return found
 
 

@@ -120,6 +120,14 @@ def class_tree(kind: type) -> ast.AST | None:
         return None
 
 
+def function_tree(function: types.FunctionType) -> ast.AST | None:
+    """The source of a function; None where it cannot be read."""
+    try:
+        return _tree(function)
+    except CannotFollow:
+        return None
+
+
 _nodes: WeakKeyDictionary[ast.AST, tuple[ast.AST, ...]] = WeakKeyDictionary()
 
 
