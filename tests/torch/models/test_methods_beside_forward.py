@@ -382,3 +382,59 @@ def test_a_larger_addition_leaves_the_layer_as_it_is_for_other_threads() -> None
         torch.testing.assert_close(ours(x, y), theirs(x, y))
     assert seen == ["silu"]
     torch.testing.assert_close(ours(x, x), theirs(x, x))
+
+
+class Branch(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+
+class OwnBranch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x))
+        return y
+
+
+class Residual(nn.Module):
+    def __init__(self, branch: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.branch = branch()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.branch(x) + x)
+
+
+@pytest.mark.parametrize("branch", [Branch, OwnBranch])
+def test_a_batch_norm_that_got_an_addition_from_outside_is_folded(branch: Callable[[], nn.Module]) -> None:
+    model, plain = fused_and_not_in(branch)
+    assert len(fold(model).folded) == 1
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(model(x), plain(x))
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+
+
+def fused_and_not_in(branch: Callable[[], nn.Module]) -> tuple[Any, Any]:
+    ours = prepared(partial(Residual, branch)).eval()
+    theirs = copy.deepcopy(ours)
+    assert [*fuse(ours).fused.values()] == ["add, silu"]
+    return ours, theirs
+
+
+class Switched(nn.BatchNorm2d):
+    def __init__(self, on: bool, act: nn.Module) -> None:
+        super().__init__(3)
+        self.on, self.act = on, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return self.act(y) if self.on else y
+
+
+def test_batch_norms_of_one_class_are_told_apart_by_settings_and_children() -> None:
+    kinds = [(True, nn.ReLU()), (False, nn.ReLU()), (True, nn.GELU()), (True, nn.LeakyReLU(0.3)), (True, nn.ReLU())]
+    model = nn.Sequential(*(Switched(on, act) for on, act in kinds))
+    assert fuse(model).fused == {"0": "relu", "2": "gelu", "3": "leaky_relu:0.3", "4": "relu"}

@@ -101,7 +101,8 @@ def fuse(model: nn.Module) -> FuseReport:
       work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
       that the module and its parts have now (``self.training`` is followed): it refuses to run with others. Values
       outside of them, such as global variables, are taken as they are now. Other methods that call the layers do what
-      they did.
+      they did, in threads that share the model too. Where nobody can tell their calls from the forward's (in a
+      generator, a property, a function that runs later, a checkpoint), the layer is left.
 
     Where a batch norm's output is its module's, the activation may stand in the forward that calls the module, with or
     without an addition before it: the module then returns the activation's output, and takes ``residual=`` too. (Not so
