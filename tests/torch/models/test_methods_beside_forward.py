@@ -37,7 +37,7 @@ class ByModule(nn.Module):
 
 
 class ByFunction(ByModule):
-    """The activation is a function, so that the forward is written anew."""
+    """The activation is a function, so that the forward is written again."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.norm(self.conv(x)))

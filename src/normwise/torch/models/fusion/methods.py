@@ -253,7 +253,7 @@ def _only_looks(call: ast.Call, methods: list[Method]) -> bool:
 
 
 def _given(call: ast.Call) -> Iterator[ast.expr]:
-    """What a call hands on, in lists too."""
+    """The values that a call hands on, in lists too."""
     waiting: list[ast.expr] = [*call.args, *(each.value for each in call.keywords)]
     while waiting:
         node = waiting.pop()
