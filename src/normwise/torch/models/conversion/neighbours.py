@@ -213,6 +213,7 @@ def link(before: Step, after: Step) -> None:
 
 
 FUSED = "_in_inference"
+ASKS = "_asks"
 
 
 def _graph_of(module: nn.Module) -> Graph:
@@ -224,7 +225,7 @@ def _graph_of(module: nn.Module) -> Graph:
     module.__class__ = plain
     try:
         # A residual is only given on; where it asks for other arguments, it has ways that are not followed here.
-        return followed(module, optional=not kind._asks)[1]
+        return followed(module, optional=not getattr(kind, ASKS))[1]
     finally:
         module.__class__ = kind
 

@@ -108,7 +108,7 @@ def _inside(norm: nn.Module, base: type[nn.Module], traces: Traces) -> Inside:
             if graph is None:
                 graph = _graph(norm, type(norm), rank, training)
             if key is not None:
-                traces[*key, rank, training] = graph
+                traces[(*key, rank, training)] = graph
             found.add(_behind(norm, base, graph, _plain_graph(norm, base, rank, training)))
     if len(found) > 1:
         raise CannotFollow("does not do the same in training as in inference, or for every shape")
