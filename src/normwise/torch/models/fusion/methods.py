@@ -245,8 +245,8 @@ def _only_looks(call: ast.Call, methods: list[Method]) -> bool:
     match call.func:
         case ast.Name(id=name) | ast.Attribute(attr=name) if name in ASKS | _LOOK:
             return True
-    name = own_attribute(call.func)
-    called = [method for method in methods if method.name == name]
+    own = own_attribute(call.func)
+    called = [method for method in methods if method.name == own]
     arguments = {each.arg for method in called for each in ast.walk(method.args) if isinstance(each, ast.arg)}
     calls = [node.func for method in called for node in nodes_of(method) if isinstance(node, ast.Call)]
     return bool(called) and not any(isinstance(each, ast.Name) and each.id in arguments for each in calls)

@@ -62,10 +62,10 @@ class Reading:
             case ast.Call(func=ast.Name(id="getattr"), args=[about, ast.Constant(value=str(name)), *_]):
                 return [part for thing in self.things(about) if (part := _attribute(thing, name)) is not None]
             case ast.Call(func=ast.Attribute(value=about, attr="get_submodule"), args=[ast.Constant(value=str(path))]):
-                found = self.things(about)
-                for name in path.split("."):
-                    found = [part for thing in found if (part := _attribute(thing, name)) is not None]
-                return found
+                things = self.things(about)
+                for step in path.split("."):
+                    things = [part for thing in things if (part := _attribute(thing, step)) is not None]
+                return things
             case ast.Subscript(value=ast.Attribute(value=about, attr="_modules"), slice=ast.Constant(value=str(name))):
                 return [found for thing in self.things(about) if (found := _attribute(thing, name)) is not None]
             case ast.Call(func=ast.Name(id="getattr"), args=[about, *_]):

@@ -218,8 +218,8 @@ class Survey:
                 return f"{self._title(owner)} calls it in its method {min(names)} too, without what follows"
         if slot is not None:
             return None
-        norm = site.owner.get_submodule(site.norm)
-        for method, how in others.otherwise(site.owner, norm).items():
+        layer = site.owner.get_submodule(site.norm)
+        for method, how in others.otherwise(site.owner, layer).items():
             return f"{self._title(site.owner)} uses it in its method {method} too, {how}"
         for method in self.other_methods(site) if site.inner else ():
             return f"{self._title(site.owner)} calls it in its method {method} too, which may be called by itself"
