@@ -222,6 +222,7 @@ def test_a_method_does_what_it_did(mixin: type, base: type[nn.Module]) -> None:
                 torch.testing.assert_close(dx, dx_expected)
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     swap(ours)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x))
 
 
