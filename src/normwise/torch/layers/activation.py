@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from normwise.kernels.torch_activations import activate
+from normwise.torch.layers.left_away import activation_now
 from normwise.torch.steps.checks import check_activation
 
 
@@ -32,7 +33,7 @@ class Activation(nn.Module):
         """Both of the same shape."""
         # A new tensor, which activations may change in place.
         y = input.clone() if residual is None else input + residual
-        return activate(y, self.activation, None)
+        return activate(y, activation_now(self), None)
 
     def extra_repr(self) -> str:
         """The activation's name."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normwise.torch.functional.group_norm import group_norm
 from normwise.torch.layers.batch_norm import torch_bias
+from normwise.torch.layers.left_away import activation_now
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.steps.checks import check_activation, refuse_nested
 
@@ -82,7 +83,7 @@ class GroupNorm(Recordable, torch.nn.GroupNorm):
             self.weight,
             self.bias,
             self.eps,
-            activation=self.activation,
+            activation=activation_now(self),
             residual=residual,
             mask=mask,
         )

@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from normwise.torch.functional.instance_norm import instance_norm
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.lazy import LazyNorm
+from normwise.torch.layers.left_away import activation_now
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
@@ -79,7 +80,7 @@ class TrackedInstanceNorm(Recordable, _InstanceNorm):
             by_input,
             0.0 if self.momentum is None else self.momentum,
             self.eps,
-            activation=self.activation,
+            activation=activation_now(self),
             residual=residual,
             mask=mask,
             skipped=skipped_of(self),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.torch.functional.layer_norm import layer_norm
+from normwise.torch.layers.left_away import activation_now
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.steps.checks import check_activation
 
@@ -72,7 +73,7 @@ class LayerNorm(Recordable, torch.nn.LayerNorm):
             self.weight,
             self.bias,
             self.eps,
-            activation=self.activation,
+            activation=activation_now(self),
             residual=residual,
             mask=mask,
         )

@@ -17,6 +17,7 @@ from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
 from normwise.torch.layers.conversion_guard import QConfig, check_fusion, check_pairing
 from normwise.torch.layers.lazy import learn_features
+from normwise.torch.layers.left_away import LEFT, activation_now, without_activation
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
@@ -138,16 +139,15 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
 
     def _added_late(self, input: Tensor, residual: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor:
         """An addition that ``fuse`` found behind the layer, of something larger than the layer's output."""
-        activation, self.activation = self.activation, None
-        try:
-            y = self.forward(input, mask=mask, sample_weight=sample_weight)
-        finally:
-            self.activation = activation
+        activation = activation_now(self)
+        y: Tensor = without_activation((self,), self.forward, input, mask=mask, sample_weight=sample_weight)
         return activate(y + residual, activation, None)
 
     def _small(self, input: Tensor) -> Tensor | None:
         """The whole of a plain call on a small tensor; None for all others."""
         activation = self.activation
+        if activation is not None and LEFT.layers:
+            activation = activation_now(self)
         if self._paused or not self.track_running_stats:
             return None
         if self.estimator is not None or self.on_tiny_batch != "error":
@@ -184,6 +184,9 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         """The arguments of a kernel, checked, and the kernel; see ``steps/call.py``."""
         if input.is_nested:
             refuse_nested(self)
+        activation = self.activation
+        if activation is not None and LEFT.layers:
+            activation = activation_now(self)
         try:  # past a module's slow attributes
             parameters, buffers = self._parameters, self._buffers
             scale, shift = parameters["weight"], parameters["bias"]
@@ -197,7 +200,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
             scale,
             shift,
             self.eps,
-            self.activation,
+            activation,
             residual,
             mask,
             sample_weight,

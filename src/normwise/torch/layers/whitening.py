@@ -24,6 +24,7 @@ from normwise.kernels.torch_activations import activate
 from normwise.kernels.two_pass import blank
 from normwise.moments import Moments
 from normwise.torch.layers.batch_norm import torch_bias
+from normwise.torch.layers.left_away import activation_now
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.unsaved_buffers import reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import is_wide, store
@@ -133,7 +134,7 @@ class Whitening(TrackedBatchNorm):
         y = y.to(input.dtype)
         if weights is not None and residual is not None:
             residual = residual.masked_fill(blank(weights), 0)  # a NaN in the padding has no slope to meet
-        y = activate(y, self.activation, residual)
+        y = activate(y, activation_now(self), residual)
         if weights is not None:
             y = y.masked_fill(blank(weights), 0)
         return y.contiguous(memory_format=aten.memory_format(input))

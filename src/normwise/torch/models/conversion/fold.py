@@ -16,6 +16,7 @@ from normwise.torch.models.conversion.fold_weights import Changed, wide
 from normwise.torch.models.conversion.output_comparison import Comparison
 from normwise.torch.models.feeding import ForwardFn, unwrapped
 from normwise.torch.models.fusion.activation_calls import module_of
+from normwise.torch.models.fusion.rewriting import layers_left_to_methods
 from normwise.torch.models.model_checks import check_model, out_of_reach
 from normwise.torch.models.transaction import transaction, write
 
@@ -112,11 +113,12 @@ def fold(
     }
     folded = {name: folded[name] for name in norms if name in folded}
     into = {id(each.into): each.into for each in plan.folded}
+    methods_too = layers_left_to_methods(model)
     with transaction(model):
         for number, layer in into.items():
             _take_over(layer, plan.changed[number])
         for each in plan.folded:
-            _replace(model, names[id(each.norm)], each)
+            _replace(model, names[id(each.norm)], each, ours=each.norm in methods_too)
         error = math.nan if data is None else data.error()
     counted = (0, 0) if data is None else (data.batches, data.samples)
     return FoldReport(folded, skipped, out_of_reach(model), error, *counted, model)
@@ -144,11 +146,11 @@ def _take_over(layer: Any, changed: Changed) -> None:
         layer.affine = True
 
 
-def _replace(model: nn.Module, name: str, planned: Planned) -> None:
-    """Put what is left of a batch norm in its place."""
+def _replace(model: nn.Module, name: str, planned: Planned, *, ours: bool) -> None:
+    """Put what is left of a batch norm in its place; ``ours`` is an activation that methods can leave away."""
     activation = planned.activation
     left: nn.Module = nn.Identity()
-    if planned.residual:
+    if planned.residual or (ours and activation is not None):
         left = Activation(activation)
     elif activation is not None:
         left = module_of(activation)

@@ -126,6 +126,7 @@ class Neighbours:
             return [*module.children()]
         if _in_order(module):
             inner: list[nn.Module] = []
+            self._parts.note(module, title, followed=True)
             self._chain(module, Step(f"the input of {self.title(module)}"), Place(module), inner)
             return inner
         try:
@@ -212,6 +213,7 @@ def link(before: Step, after: Step) -> None:
 
 
 FUSED = "_in_inference"
+ASKS = "_asks"
 
 
 def _graph_of(module: nn.Module) -> Graph:
@@ -222,7 +224,8 @@ def _graph_of(module: nn.Module) -> Graph:
     plain = type(kind.__name__, (kind,), {"forward": getattr(kind, FUSED)})
     module.__class__ = plain
     try:
-        return followed(module)[1]
+        # A residual is only given on; where it asks for other arguments, it has ways that are not followed here.
+        return followed(module, optional=not getattr(kind, ASKS))[1]
     finally:
         module.__class__ = kind
 

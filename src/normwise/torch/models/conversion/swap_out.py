@@ -14,7 +14,6 @@ from torch.fx import Node
 from normwise.torch.models.conversion.swap_modes import dropout_as_modules
 from normwise.torch.models.conversion.swap_places import Place, Places, identities_behind
 from normwise.torch.models.fusion.activation_calls import module_of
-from normwise.torch.models.fusion.parts import other_methods_calling
 from normwise.torch.models.fusion.patterns import Pattern, what_follows
 from normwise.torch.models.fusion.questions import settings_read
 from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, layers_fused_in, stands_alone
@@ -187,7 +186,7 @@ def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, m
     adds = any(_residual(node) is not None for node in place.calls)
     if activation is None and not any(more):
         return ""
-    if not any(more) and (slot := _identity_behind(place, norm, places)) is not None:
+    if not any(more) and (slot := _identity_behind(place, places)) is not None:
         return _filled(place.owner, slot, norm, str(activation), made)
     why = places.cannot_rewrite(place.owner)
     if why is not None:
@@ -198,7 +197,7 @@ def _at(place: Place, norm: nn.Module, activation: str | None, places: Places, m
         made.steps.append(lambda: place.owner.add_module(name, _module(activation, norm)))
     made.rewritten.setdefault(place.owner, []).extend((node, name) for node in place.calls)
     others = made.others.setdefault(place.owner, set())
-    others |= other_methods_calling(place.owner, norm)
+    others |= places.others.calling(place.owner, norm)
     words = f"{_work(activation, adds)} behind it in the forward of {places.title(place.owner)}"
     words += f", as {name}" * (name is not None)
     return words + f", and not in its method {', '.join(sorted(others))}, which is an error now" * bool(others)
@@ -213,8 +212,12 @@ def _in_order(place: Place, norm: nn.Module, activation: str, places: Places, ma
         if module is not None and type(module) is not nn.Identity:
             break
         passed += [name] * places.is_free(module)
-    if passed:
-        return _filled(place.owner, _marked_first(place.owner, passed)[0], norm, activation, made)
+    slot = _marked_first(place.owner, passed)[0] if passed else None
+    if slot is not None and places.others.together(place.owner, place.norm, slot):
+        return _filled(place.owner, slot, norm, activation, made)
+    if others := places.others.calling(place.owner, norm):
+        title = places.title(place.owner)
+        raise CannotFollow(f"{activation} would have to stand behind it in the method {min(others)} of {title} too")
     key = _free_name(place.owner, place.norm)
 
     def insert() -> None:
@@ -249,7 +252,7 @@ def _marked_first(owner: nn.Module, names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: "_stood_here" not in vars(owner.get_submodule(name)))
 
 
-def _identity_behind(place: Place, norm: nn.Module, places: Places) -> str | None:
+def _identity_behind(place: Place, places: Places) -> str | None:
     """The name of an ``nn.Identity`` that follows every call of the layer, and is called nowhere else."""
     modules = dict(place.owner.named_modules(remove_duplicate=False))
     chains = [identities_behind(node, modules) for node in place.calls]
@@ -258,7 +261,7 @@ def _identity_behind(place: Place, norm: nn.Module, places: Places) -> str | Non
     )
     for name in _marked_first(place.owner, chains[0]):
         always = all(name in chain for chain in chains) and calls[name] == len(chains)
-        together = other_methods_calling(place.owner, norm) == other_methods_calling(place.owner, modules[name])
+        together = places.others.together(place.owner, place.norm, name)
         if always and together and places.is_free(modules[name]):
             return name
     return None

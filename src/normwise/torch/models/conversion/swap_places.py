@@ -50,6 +50,7 @@ class Places:
         self._with_more: dict[nn.Module, str] = {}
         self._slots = Counter(child for module in model.modules() for child in module._modules.values())
         self._parts = Parts()
+        self.others = self._parts.others
         seen: set[nn.Module] = set()
         waiting = [model]
         while waiting:
@@ -98,6 +99,7 @@ class Places:
         if id(module) in self._parts.apart:
             return [*module.children()]
         if forward is nn.Sequential.forward and "forward" not in vars(module):
+            self._parts.note(module, title, followed=True)
             for name, child in module._modules.items():
                 if child in self._wanted:
                     self._found.setdefault(child, []).append(Place(module, name))

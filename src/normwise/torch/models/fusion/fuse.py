@@ -22,7 +22,7 @@ from normwise.torch.models.fusion.rewriting import (
     sequence_that_passes_on,
 )
 from normwise.torch.models.fusion.subclass_change import become_both, inside_kept
-from normwise.torch.models.fusion.subclasses import Inside, inside_of
+from normwise.torch.models.fusion.subclasses import Inside, Traces, inside_of
 from normwise.torch.models.fusion.survey import Site, Survey, path_of
 from normwise.torch.models.model_checks import check_model, out_of_reach, why_fixed
 from normwise.torch.models.transaction import RandomState, transaction_of_modules
@@ -101,7 +101,8 @@ def fuse(model: nn.Module) -> FuseReport:
       work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
       that the module and its parts have now (``self.training`` is followed): it refuses to run with others. Values
       outside of them, such as global variables, are taken as they are now. Other methods that call the layers do what
-      they did.
+      they did, in threads that share the model too. Where nobody can tell their calls from the forward's (in a
+      generator, a property, a function that runs later, a checkpoint), the layer is left.
 
     Where a batch norm's output is its module's, the activation may stand in the forward that calls the module, with or
     without an addition before it: the module then returns the activation's output, and takes ``residual=`` too. (Not so
@@ -138,7 +139,10 @@ def fuse(model: nn.Module) -> FuseReport:
     check_model(model, called="fuse")
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     inner, fixed = unwrapped(model), why_fixed(model)
-    inside = {id(norm): _inside(norm) for norm in norms.values() if type(norm) not in PLAIN and id(norm) not in fixed}
+    traces: Traces = {}
+    inside = {
+        id(norm): _inside(norm, traces) for norm in norms.values() if type(norm) not in PLAIN and id(norm) not in fixed
+    }
     refused = {
         id(norm): why
         for norm in norms.values()
@@ -168,10 +172,9 @@ def fuse(model: nn.Module) -> FuseReport:
         elif site.activation is None:
             swapped[name] = site.why
             changes.append((norm, None))
-        elif (why := survey.why_not(site)) is not None:
+        elif (why := survey.why_not(site, slot := survey.slot_of(site))) is not None:
             left[name] = why
         else:
-            slot = survey.slot_of(site)
             fused[name] = site.what
             changes.append((norm, site.activation))
             for around, layer in site.guarded:
@@ -188,9 +191,9 @@ def fuse(model: nn.Module) -> FuseReport:
     return FuseReport(fused, swapped, left)
 
 
-def _inside(norm: _BatchNorm) -> Inside | str:
+def _inside(norm: _BatchNorm, traces: Traces) -> Inside | str:
     """The computation of a batch norm of another class, or why it is left."""
-    return inside_kept(norm) or ("" if isinstance(norm, _LazyNormBase) else inside_of(norm))
+    return inside_kept(norm) or ("" if isinstance(norm, _LazyNormBase) else inside_of(norm, traces))
 
 
 def _refusal(norm: _BatchNorm, model: nn.Module, inside: Inside | str | None) -> str | None:
@@ -224,7 +227,7 @@ def _rewritten(what: Rewriting, survey: Survey) -> type[nn.Module]:
         for child, is_norm, _ in passing:
             pass_on(graph, child, is_norm=is_norm)
     layers = (*(site.layer for site in what.sites), *(layer for *_, layer in passing), *what.guarded)
-    others = tuple(sorted(set[str]().union(*map(survey.other_methods, what.sites))))
+    others = tuple(sorted(set[str]().union(*map(survey.methods_too, what.sites))))
     settings = settings_read(owner, guarded=True)
     return class_with_forwards(owner, ways.graphs, settings, asked=ways.asked, fused=layers, others=others)
 

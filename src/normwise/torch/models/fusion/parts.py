@@ -10,24 +10,10 @@ import ast
 
 from torch import Tensor, nn
 
+from normwise.torch.models.fusion.methods import ASKS, Methods, called_in, methods_of, reached, slice_of
 from normwise.torch.models.fusion.reading import CONTAINERS, Reading, Thing
-from normwise.torch.models.fusion.sources import class_tree, nodes_of, own_attribute
+from normwise.torch.models.fusion.sources import nodes_of
 
-Method = ast.FunctionDef
-_ASKS = {
-    "isinstance",
-    "len",
-    "hasattr",
-    "getattr",
-    "type",
-    "print",
-    "repr",
-    "str",
-    "id",
-    "enumerate",
-    "zip",
-    "reversed",
-}
 _TENSORS = {"parameters", "named_parameters", "buffers", "named_buffers", "state_dict", "modules", "named_modules"}
 
 
@@ -38,12 +24,16 @@ class Parts:
         entered: ids of modules that others use the inside of -> who does.
         apart: ids of the ``nn.Sequential`` whose items somebody calls one by one.
         tensors: ids of parameters and buffers that a forward that cannot be followed uses by itself.
+        taken: ids of modules -> the ids of the children that one method of another module calls, and who that is.
+        others: what the methods besides the forwards use.
     """
 
     def __init__(self) -> None:
         self.entered: dict[int, str] = {}
         self.apart: set[int] = set()
         self.tensors: set[int] = set()
+        self.taken: dict[int, list[tuple[set[int], str]]] = {}
+        self.others = Methods()
 
     def note(self, owner: nn.Module, title: str, *, followed: bool) -> None:
         """Note what the methods of a module use.
@@ -59,11 +49,16 @@ class Parts:
                 for child in owner.children():
                     self._enter(child, f"the source of {title}, which may use it, cannot be read")
             return
-        reached = _reached(methods)
+        by_forward = reached(methods)
         for method in methods:
             if followed and method.name == "forward":
                 continue
-            self._note(Reading(owner, method), title, method.name, by_forward=method.name in reached and not followed)
+            self._note(
+                self.others.reading(owner, method),
+                title,
+                method.name,
+                by_forward=method.name in by_forward and not followed,
+            )
 
     def below(self, module: nn.Module, whole: set[str] | None = None) -> list[nn.Module]:
         """The modules to be looked at next below one whose own forward does not say what happens.
@@ -82,18 +77,25 @@ class Parts:
 
     def _note(self, reading: Reading, title: str, method: str, *, by_forward: bool) -> None:
         who = f"{title} calls what is inside of it" + ("" if by_forward else f", in its method {method}")
+        called: dict[int, set[int]] = {}
         for node in nodes_of(reading.tree):
             if isinstance(node, ast.Call):
-                for thing in reading.things(node.func):
-                    if isinstance(thing.value, nn.Module):
-                        self._called(thing, who, by_forward=by_forward)
-                if by_forward and not (isinstance(node.func, ast.Name) and node.func.id in _ASKS):
+                for thing in called_in(node, reading):
+                    self._called(thing, who, by_forward=by_forward)
+                    if thing.around and _slices_at_will(node):
+                        self.taken.setdefault(id(thing.around[-1]), []).append(({id(thing.value)}, who))
+                    elif thing.around:
+                        called.setdefault(id(thing.around[-1]), set()).add(id(thing.value))
+                if by_forward and not (isinstance(node.func, ast.Name) and node.func.id in ASKS):
                     self._handed_on(reading, node, title)
             elif by_forward and isinstance(node, ast.Attribute):
                 for thing in reading.things(node):
                     if isinstance(thing.value, Tensor):
                         self.tensors.add(id(thing.value))
                         self._called(thing, f"{title} uses a tensor inside of it", by_forward=True)
+
+        for sequence, items in called.items():
+            self.taken.setdefault(sequence, []).append((items, who))
 
     def _called(self, thing: Thing, who: str, *, by_forward: bool) -> None:
         for module in thing.around:
@@ -102,6 +104,13 @@ class Parts:
                     self.apart.add(id(module))
             elif not isinstance(module, CONTAINERS):
                 self.entered.setdefault(id(module), who)
+
+    def taken_apart(self, sequence: nn.Module, first: nn.Module, second: nn.Module) -> str | None:
+        """Who calls one of two items of a sequence in a method without the other; None if nobody does."""
+        for items, who in self.taken.get(id(sequence), []):
+            if (id(first) in items) != (id(second) in items):
+                return who
+        return None
 
     def _handed_on(self, reading: Reading, call: ast.Call, title: str) -> None:
         """Whoever gets a module, or all of its tensors, may use what is inside."""
@@ -121,57 +130,7 @@ class Parts:
                 self.apart.add(id(part))
 
 
-def methods_of(module: nn.Module) -> list[Method] | None:
-    """The methods of the module's class, inherited ones too, but for its ``__init__``; None without a source."""
-    found: list[Method] = []
-    for base in type(module).__mro__:
-        if base in nn.Module.__mro__ or base.__module__.startswith("torch."):
-            break
-        tree = class_tree(base)
-        if tree is None:
-            return None
-        found += [node for node in nodes_of(tree) if isinstance(node, ast.FunctionDef) and node.name != "__init__"]
-    return found
-
-
-def other_methods_calling(owner: nn.Module, wanted: nn.Module) -> set[str]:
-    """The names of the methods of a module, besides its forward, that call one of its parts.
-
-    Args:
-        owner: the module.
-        wanted: the part.
-    """
-    found = set[str]()
-    for method in methods_of(owner) or ():
-        if method.name != "forward":
-            reading = Reading(owner, method)
-            calls = [node for node in nodes_of(method) if isinstance(node, ast.Call)]
-            if any(thing.value is wanted for call in calls for thing in reading.things(call.func)):
-                found.add(method.name)
-    return found
-
-
-def calls_forward(owner: nn.Module, method: str) -> bool:
-    """True if a method of the module calls its forward, or something that does."""
-    methods = methods_of(owner) or []
-    reached = _reached(methods, method)
-    for each in (each for each in methods if each.name in reached):
-        itself = each.args.args[0].arg if each.args.args else ""
-        for node in nodes_of(each):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == itself:
-                return True
-    return "forward" in reached
-
-
-def _reached(methods: list[Method], first: str = "forward") -> set[str]:
-    """The names of the methods that one of them calls, or that these call, and its own."""
-    reached, waiting = set[str](), [first]
-    while waiting:
-        name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            for method in methods:
-                if method.name == name:
-                    calls = [node.func for node in nodes_of(method) if isinstance(node, ast.Call)]
-                    waiting += filter(None, map(own_attribute, calls))
-    return reached
+def _slices_at_will(call: ast.Call) -> bool:
+    """True if a part of a sequence is called, and the source does not say which."""
+    inner = call.func.slice if isinstance(call.func, ast.Subscript) else None
+    return isinstance(inner, ast.Slice) and slice_of(inner) is None

@@ -44,7 +44,9 @@ class Reading:
 
     def __init__(self, module: nn.Module, tree: ast.AST) -> None:
         self.tree = tree
-        itself = tree.args.args[0].arg if isinstance(tree, ast.FunctionDef) and tree.args.args else "self"
+        itself = "self"
+        if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef) and tree.args.args:
+            itself = tree.args.args[0].arg
         self._names: dict[str, dict[int, Thing]] = {itself: {id(module): Thing("", module)}}
         for _ in range(ROUNDS):
             if not self._bind_names():
@@ -58,11 +60,18 @@ class Reading:
             case ast.Attribute(value=about, attr=name):
                 return [found for thing in self.things(about) if (found := _attribute(thing, name)) is not None]
             case ast.Call(func=ast.Name(id="getattr"), args=[about, ast.Constant(value=str(name)), *_]):
+                return [part for thing in self.things(about) if (part := _attribute(thing, name)) is not None]
+            case ast.Call(func=ast.Attribute(value=about, attr="get_submodule"), args=[ast.Constant(value=str(path))]):
+                things = self.things(about)
+                for step in path.split("."):
+                    things = [part for thing in things if (part := _attribute(thing, step)) is not None]
+                return things
+            case ast.Subscript(value=ast.Attribute(value=about, attr="_modules"), slice=ast.Constant(value=str(name))):
                 return [found for thing in self.things(about) if (found := _attribute(thing, name)) is not None]
             case ast.Call(func=ast.Name(id="getattr"), args=[about, *_]):
                 return [part for thing in self.things(about) for part in _parts(thing)]
             case ast.Subscript(value=about):
-                return [part for thing in self.things(about) for part in _items(thing, node.slice)]
+                return [part for thing in self.things(about) for part in items_of(thing, node.slice)]
             case ast.IfExp(body=one, orelse=other):
                 return [*self.things(one), *self.things(other)]
             case ast.BoolOp(values=values):
@@ -82,7 +91,7 @@ class Reading:
                 return [part for thing in self.things(about) for part in _all_parts(thing)]
             case ast.List(elts=items) | ast.Tuple(elts=items):
                 return [thing for item in items for thing in self.things(item)]
-        return [part for thing in self.things(node) for part in _items(thing)]
+        return [part for thing in self.things(node) for part in items_of(thing)]
 
     def _bind_names(self) -> bool:
         """Note what names stand for; whether that was news."""
@@ -160,7 +169,7 @@ def _all_parts(thing: Thing) -> Iterator[Thing]:
         yield from _all_parts(part)
 
 
-def _items(thing: Thing, place: ast.expr | None = None) -> list[Thing]:
+def items_of(thing: Thing, place: ast.expr | None = None) -> list[Thing]:
     """The items of a container of modules, or the one in this place; of a slice, the container itself."""
     if isinstance(place, ast.Slice):
         return [thing]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import itertools
 import linecache
 import re
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from normwise.torch.layers.left_away import LEFT, with_activation, without_activation
 from normwise.torch.models.fusion.patterns import Pattern
 from normwise.torch.models.fusion.settings import Settings, changed_setting
 
@@ -181,6 +183,12 @@ def layers_fused_in(module: nn.Module) -> list[nn.Module]:
     return [module.get_submodule(name) for name in vars(type(module)).get("_fused_layers", ())]
 
 
+def layers_left_to_methods(model: nn.Module) -> set[nn.Module]:
+    """The layers of the model whose activation some method of a module around them does itself, as before ``fuse``."""
+    owners = [module for module in model.modules() if vars(type(module)).get("_left_to_methods")]
+    return {layer for owner in owners for layer in layers_fused_in(owner)}
+
+
 def _reduced_by(graph: Graph) -> Callable[[nn.Module, int], tuple[Any, ...]]:
     graph._tracer_cls = None  # which is normwise's
 
@@ -231,6 +239,8 @@ def _class(
     compiled = {source: _compiled(source, dict(names)) for source in dict.fromkeys(sources)}
     forwards = [compiled[source] for source in sources]
     forward = forwards[0] if len(forwards) == 1 and not settings else _chosen(forwards, settings, asked)
+    if others and not alone:
+        forward = _with_activation(forward, fused)
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:  # noqa: ARG001  # pickle's signature
         made_of = (base, sources, _by_reference(names), settings, alone, asked, fused, others)
@@ -242,9 +252,10 @@ def _class(
         "__doc__": base.__doc__,
         "__reduce_ex__": reduce,
         "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
+        "_asks": bool(asked),
         "forward": forward,
-        **({} if alone else {"_fused_from": base, "_fused_layers": fused}),
-        **{name: _refusing(name) if alone else _as_before(name, base, fused) for name in others},
+        **({} if alone else {"_fused_from": base, "_fused_layers": fused, "_left_to_methods": bool(others)}),
+        **{name: _refusing(name, base) if alone else _as_before(name, base, fused) for name in others},
     }
     made: type[nn.Module] = type(base.__name__, (base,), body)
     _classes[key] = made
@@ -276,8 +287,8 @@ def _chosen(forwards: list[Callable[..., Any]], settings: Settings, asked: Asked
     return forward
 
 
-def _refusing(name: str) -> Callable[..., Any]:
-    """A method that says why it is no more."""
+def _refusing(name: str, base: type[nn.Module]) -> Any:
+    """A method, or a property where it is one, that says why it is no more."""
 
     def refuse(self: nn.Module, *_: Any, **__: Any) -> Any:
         raise RuntimeError(
@@ -285,7 +296,20 @@ def _refusing(name: str) -> Callable[..., Any]:
             "else than before: call the module itself, or swap after the last call."
         )
 
-    return refuse
+    read = isinstance(inspect.getattr_static(base, name), property | functools.cached_property)
+    return property(refuse) if read else refuse
+
+
+def _with_activation(forward: Callable[..., Any], fused: tuple[str, ...]) -> Callable[..., Any]:
+    """The forward, which one of the other methods may call: the layers do all that it left to them."""
+
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if LEFT.layers:
+            layers = [part for layer in fused for part in self.get_submodule(layer).modules()]
+            return with_activation(layers, forward, self, *args, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    return run
 
 
 def _as_before(name: str, base: type[nn.Module], fused: tuple[str, ...]) -> Callable[..., Any]:
@@ -294,15 +318,9 @@ def _as_before(name: str, base: type[nn.Module], fused: tuple[str, ...]) -> Call
 
     @functools.wraps(method)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        layers: list[Any] = [self.get_submodule(layer) for layer in fused]
-        activations = [layer.activation for layer in layers]
-        try:
-            for layer in layers:
-                layer.activation = None
-            return method(self, *args, **kwargs)
-        finally:
-            for layer, activation in zip(layers, activations, strict=True):
-                layer.activation = activation
+        # What stands there by now may have the layers inside of it: one for each domain, for example.
+        layers = [part for layer in fused for part in self.get_submodule(layer).modules()]
+        return without_activation(layers, method, self, *args, **kwargs)
 
     return run
 

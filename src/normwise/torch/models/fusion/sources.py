@@ -7,6 +7,7 @@ import inspect
 import itertools
 import textwrap
 import types
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -119,6 +120,14 @@ def class_tree(kind: type) -> ast.AST | None:
         return None
 
 
+def function_tree(function: types.FunctionType) -> ast.AST | None:
+    """The source of a function; None where it cannot be read."""
+    try:
+        return _tree(function)
+    except CannotFollow:
+        return None
+
+
 _nodes: WeakKeyDictionary[ast.AST, tuple[ast.AST, ...]] = WeakKeyDictionary()
 
 
@@ -175,6 +184,15 @@ def adjacent(module: nn.Module, first: str, second: str, *, alone: bool = False)
         alone: whether nothing else may use the first's result, nor the calls have keywords: the second's result has to
             get the same name, or to be returned.
     """
+    try:
+        nodes = [node for tree in functions_of(module) for node in nodes_of(tree)]
+    except CannotFollow:
+        return False
+    return adjacent_in(nodes, first, second, alone=alone)
+
+
+def adjacent_in(nodes: Sequence[ast.AST], first: str, second: str, *, alone: bool = False) -> bool:
+    """The same for a source, given by all of its nodes."""
 
     def calls(node: ast.AST | None, child: str) -> bool:
         return (
@@ -184,10 +202,6 @@ def adjacent(module: nn.Module, first: str, second: str, *, alone: bool = False)
             and own_attribute(node.func) == child
         )
 
-    try:
-        nodes = [node for tree in functions_of(module) for node in nodes_of(tree)]
-    except CannotFollow:
-        return False
     mentions = [own_attribute(node) for node in nodes]
     if mentions.count(first) != 1 or mentions.count(second) != 1:
         return False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normwise.kernels.torch_activations import activate
 from normwise.torch.layers.class_change import OURS
 from normwise.torch.layers.counterparts import become_torch
+from normwise.torch.layers.left_away import activation_now
 from normwise.torch.layers.recordable import at_home
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.fusion.settings import setting_now
@@ -77,7 +78,7 @@ def _class(own: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
             y: Tensor = TrackedBatchNorm.forward(self, input, residual, **others)
             return y
         y = own.forward(self, input, **others)
-        behind = None if inside.activation is not None else self.activation
+        behind = None if inside.activation is not None else activation_now(self)
         return y if residual is None and behind is None else activate(y.clone(), behind, residual)
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:  # noqa: ARG001  # pickle's signature

@@ -22,7 +22,7 @@ from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.fusion.activation_calls import activation_at
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.questions import hidden_path, settings_read
-from normwise.torch.models.fusion.settings import Settings
+from normwise.torch.models.fusion.settings import UNKEPT, Settings, as_kept
 from normwise.torch.models.fusion.sources import CannotFollow
 from normwise.torch.models.fusion.tracing import draws_nothing
 
@@ -35,6 +35,7 @@ NAMES = OURS_ALONE | {"running_count", "num_batches_skipped", "_follows_momentum
 # What normwise's layers follow whenever it changes.
 FOLLOWED = {"affine", "eps", "momentum", "num_features", "track_running_stats", "training"}
 SUPER = frozenset({"super"})
+Traces = dict[tuple[object, ...], Graph]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ class Inside:
     settings: Settings = ()
 
 
-def inside_of(norm: nn.Module) -> Inside | str:
+def inside_of(norm: nn.Module, traces: Traces | None = None) -> Inside | str:
     """The computation of a batch norm of a user's own class, or why it may not be changed: a whole clause.
+
+    Args:
+        norm: the layer.
+        traces: of layers that were asked about before, which this one may share; it gets those of this one.
 
     Example:
         >>> class Activated(nn.BatchNorm2d):
@@ -69,12 +74,12 @@ def inside_of(norm: nn.Module) -> Inside | str:
     if base is None or isinstance(norm, TrackedBatchNorm):
         return f"it is a {kind}, not exactly a BatchNorm1d, 2d or 3d"
     try:
-        return _inside(norm, base)
+        return _inside(norm, base, {} if traces is None else traces)
     except CannotFollow as why:
         return f"it is a {kind}, and its forward {why}"
 
 
-def _inside(norm: nn.Module, base: type[nn.Module]) -> Inside:
+def _inside(norm: nn.Module, base: type[nn.Module], traces: Traces) -> Inside:
     if type(norm).__call__ is not nn.Module.__call__:
         raise CannotFollow("is not all that a call does")
     own = [each for each in type(norm).__mro__ if each not in base.__mro__]
@@ -95,7 +100,16 @@ def _inside(norm: nn.Module, base: type[nn.Module]) -> Inside:
         if (why := hidden_path(norm, forward, SUPER)) is not None:
             raise CannotFollow(why)
         settings.update(settings_read(norm, forward))
-    found = {_behind(norm, base, rank, training) for rank in RANKS[base] for training in (True, False)}
+    key = _all_read(norm, settings)
+    found = set()
+    for rank in RANKS[base]:
+        for training in (True, False):
+            graph = None if key is None else traces.get((*key, rank, training))
+            if graph is None:
+                graph = _graph(norm, type(norm), rank, training)
+            if key is not None:
+                traces[(*key, rank, training)] = graph
+            found.add(_behind(norm, base, graph, _plain_graph(norm, base, rank, training)))
     if len(found) > 1:
         raise CannotFollow("does not do the same in training as in inference, or for every shape")
     activation, names = found.pop()
@@ -103,9 +117,27 @@ def _inside(norm: nn.Module, base: type[nn.Module]) -> Inside:
     return Inside(base, activation, called, tuple((name, settings[name]) for name in settings.keys() - FOLLOWED))
 
 
-def _behind(norm: nn.Module, base: type[nn.Module], rank: int, training: bool) -> tuple[str | None, tuple[str, ...]]:
+def _all_read(norm: nn.Module, settings: dict[str, object]) -> tuple[object, ...] | None:
+    """All that a trace of a forward can depend on that ``hidden_path`` has nothing against; None where there is more.
+
+    The values of tensors are none of it, nor is the number of channels where no source reads it.
+    """
+    values = {name: as_kept(value) for name, value in vars(norm).items() if name not in _OF_EVERY_MODULE}
+    if "num_features" not in settings:
+        values.pop("num_features", None)
+    kept = (*values.items(), *settings.items())
+    if hooked(norm) or any(value is UNKEPT for _, value in kept):
+        return None
+    tensors = (*norm._parameters.items(), *norm._buffers.items())
+    children = tuple((name, type(child)) for name, child in norm._modules.items())
+    return type(norm), kept, tuple((name, tensor is None) for name, tensor in tensors), children
+
+
+_OF_EVERY_MODULE = vars(nn.Module()).keys() - {"forward"}
+
+
+def _behind(norm: nn.Module, base: type[nn.Module], theirs: Graph, plain: Graph) -> tuple[str | None, tuple[str, ...]]:
     """The activation behind the batch norm, and the names of the children that are called."""
-    theirs, plain = _graph(norm, type(norm), rank, training), _plain_graph(norm, base, rank, training)
     steps, expected, modules = _steps(theirs), _steps(plain), dict(norm.named_modules())
     told = [_told(node) for node in expected]
     if [_told(node) for node in steps[: len(expected)]] != told:

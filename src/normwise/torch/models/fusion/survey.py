@@ -14,7 +14,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.torch.models.fusion.activation_calls import activation_of
-from normwise.torch.models.fusion.parts import Parts, calls_forward, other_methods_calling
+from normwise.torch.models.fusion.order import moves, never_draws, runs_in_order
+from normwise.torch.models.fusion.parts import Parts
 from normwise.torch.models.fusion.patterns import Pattern, hooked, no_activation, what_follows
 from normwise.torch.models.fusion.questions import hidden_path, settings_read
 from normwise.torch.models.fusion.settings import Answer
@@ -133,7 +134,7 @@ class Survey:
                 why = "is called more than once"
             elif places[0][0] is self._model and sum(isinstance(part, _BatchNorm) for part in owner.modules()) > 1:
                 why = "is a part of the model that may be called by itself"
-            elif not _in_order(owner) and self._hidden_path(owner) is not None:
+            elif not runs_in_order(owner) and self._hidden_path(owner) is not None:
                 why = f"has a forward that {self._hidden_path(owner)}"
             else:
                 inner.append((owner, at.norm))
@@ -156,23 +157,23 @@ class Survey:
         return tuple(
             (owner, path_of(inner[: number + 1]))
             for number, (owner, _) in enumerate(inner)
-            if not _in_order(owner) and settings_read(owner, guarded=True)
+            if not runs_in_order(owner) and settings_read(owner, guarded=True)
         )
 
     def _cannot_pass_on(self, inner: list[tuple[nn.Module, str]], found: Site) -> str | None:
         """Why a residual cannot go through these modules to the batch norm inside; None if it can."""
         for owner, _ in inner:
-            if not _in_order(owner):
+            if not runs_in_order(owner):
                 if (why := self.cannot_rewrite(owner)) is not None:
                     return why
                 if "residual" in inspect.signature(type(owner).forward).parameters:
                     return f"the forward of {self._title(owner)} has an argument residual of its own"
         (outermost, _) = inner[-1]
         for pattern in found.patterns:
-            if pattern is not None and pattern.addition is not None and _moves(pattern):
+            if pattern is not None and pattern.addition is not None and moves(pattern):
                 if any(getattr(part, "inplace", False) for part in outermost.modules()):
                     return f"{self._title(outermost)}, which would run later, may change its input in place"
-                if not _never_draws(outermost):
+                if not never_draws(outermost, self.ways):
                     return f"{self._title(outermost)}, which would run later, may draw random numbers"
         return None
 
@@ -186,15 +187,17 @@ class Survey:
 
     def slot_of(self, site: Site) -> Slot | None:
         """The place of the activation's module, if an ``nn.Identity`` may take it: nobody else uses the module."""
+        others = self._parts.others
         if site.slot is not None:
-            return site.slot
+            apart = self._taken_apart(site)
+            return site.slot if apart is None and others.together(site.owner, site.norm, site.slot[1]) else None
         pattern = next(pattern for pattern in site.patterns if pattern is not None)
         if pattern.activation_target is None or site.adds:
             return None
         module = site.owner.get_submodule(pattern.activation_target)
         if len(self._slots[id(module)]) != 1 or self._calls[id(module)] != 1:
             return None
-        if other_methods_calling(site.owner, module) != self.other_methods(site):
+        if not others.together(site.owner, site.norm, pattern.activation_target):
             return None  # which would do too much, or too little
         if id(module) in self._asked_about:
             return None  # the class of what stands there decides over the way that a forward takes
@@ -202,21 +205,43 @@ class Survey:
             return None
         return self._slots[id(module)][0]
 
-    def why_not(self, site: Site) -> str | None:
-        """Why the activation behind the batch norm may not be its own; None if it may."""
+    def why_not(self, site: Site, slot: Slot | None) -> str | None:
+        """Why the activation behind the batch norm may not be its own; None if it may.
+
+        Args:
+            site: the place.
+            slot: what ``slot_of`` says of it.
+        """
+        others = self._parts.others
         for owner, norm in site.inner:
-            if others := other_methods_calling(owner, owner.get_submodule(norm)):
-                return f"{self._title(owner)} calls it in its method {min(others)} too, without what follows"
-        if self.slot_of(site) is not None:
+            if names := others.calling(owner, owner.get_submodule(norm)):
+                return f"{self._title(owner)} calls it in its method {min(names)} too, without what follows"
+        if slot is not None:
             return None
-        for method in self.other_methods(site):
-            if site.inner or calls_forward(site.owner, method):
-                return f"{self._title(site.owner)} calls it in its method {method} too, which may be called by itself"
+        layer = site.owner.get_submodule(site.norm)
+        for method, how in others.otherwise(site.owner, layer).items():
+            return f"{self._title(site.owner)} uses it in its method {method} too, {how}"
+        for method in self.other_methods(site) if site.inner else ():
+            return f"{self._title(site.owner)} calls it in its method {method} too, which may be called by itself"
+        if site.slot is not None and (who := self._taken_apart(site)) is not None:
+            return f"{self._title(site.owner)} is not only called: {who}"
+        if site.slot is not None:
+            return f"{self._title(site.owner)} calls it or what is behind it in another method too"
         return self.cannot_rewrite(site.owner)
+
+    def _taken_apart(self, site: Site) -> str | None:
+        if site.slot is None:
+            return None
+        norm, behind = (site.owner._modules[name] for name in (site.norm, site.slot[1]))
+        return None if norm is None or behind is None else self._parts.taken_apart(site.owner, norm, behind)
+
+    def methods_too(self, site: Site) -> set[str]:
+        """The methods in which the batch norm has to do what it did before."""
+        return self._parts.others.touching(site.owner, site.owner.get_submodule(site.norm))
 
     def other_methods(self, site: Site) -> set[str]:
         """The methods of the module, besides its forward, that call the batch norm, or what is around it."""
-        return other_methods_calling(site.owner, site.owner.get_submodule(site.norm))
+        return self._parts.others.calling(site.owner, site.owner.get_submodule(site.norm))
 
     def cannot_rewrite(self, owner: nn.Module) -> str | None:
         """Why the forward of this module must not be rewritten; None if it may."""
@@ -247,6 +272,7 @@ class Survey:
         if id(module) in self._parts.apart:
             return [*module.children()]
         if forward is nn.Sequential.forward and "forward" not in module.__dict__:
+            self._parts.note(module, title, followed=True)
             return self._visit_in_order(module)
         try:
             ways = followed_ways(module)
@@ -337,48 +363,6 @@ class Survey:
             (pattern for pattern in patterns if pattern is not None and pattern.addition is not None), there[0]
         )
         return Site(owner, target, there[0].activation, str(adding), None, patterns)
-
-
-def _in_order(module: nn.Module) -> bool:
-    """True if the module calls its children one behind the other, and does nothing else."""
-    return type(module).forward is nn.Sequential.forward and type(module).__call__ is nn.Module.__call__
-
-
-def _moves(pattern: Pattern) -> bool:
-    """True if anything happens between the call and the addition, where the call will stand."""
-    node, passed = pattern.norm.next, {*pattern.passed}
-    while node in passed:
-        node = node.next
-    return node is not pattern.addition
-
-
-# Of PyTorch's, those that draw in training.
-DRAW = ("dropout", "rrelu", "rnn", "transformer", "activation.multihead", "fractional")
-
-
-def _never_draws(module: nn.Module) -> bool:
-    """True if no part of the module can draw random numbers, by its class or because it only calls its children."""
-    for part in module.modules():
-        theirs = type(part).__module__.startswith("torch.nn.modules")
-        name = f"{type(part).__module__}.{type(part).__name__}".lower().replace("_", "")
-        if isinstance(part, _BatchNorm) or (theirs and not any(word in name for word in DRAW)):
-            continue
-        if not _calls_children_only(part):
-            return False
-    return True
-
-
-def _calls_children_only(module: nn.Module) -> bool:
-    """True if the module's forward does nothing but call its children."""
-    if _in_order(module):
-        return True
-    try:
-        graphs = followed_ways(module).graphs
-    except CannotFollow:
-        return False
-    return all(
-        node.op in ("placeholder", "call_module", "output", "get_attr") for graph in graphs for node in graph.nodes
-    )
 
 
 def _site_in_order(sequence: nn.Module, name: str, place: int) -> Site | str:

@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.kernels import cpu
 from normwise.kernels.internals import below_autograd, storage_number
 from normwise.kernels.torch_activations import activate
+from normwise.torch.layers.left_away import activation_now
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.memory.packing import (
     Known,
@@ -246,7 +247,7 @@ def _drop(saved: Packed, note: Note) -> None:
 
 def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Tensor] | None:
     """The steps that made the output, and the kernel's x, read from the graph; None for steps of another kind."""
-    activation = layer.activation if isinstance(layer, TrackedBatchNorm) else None
+    activation = activation_now(layer) if isinstance(layer, TrackedBatchNorm) else None
     node: Any = y.grad_fn
     if node.name() == _COMPILED:
         compiled = _compiled(node, residual, None)
