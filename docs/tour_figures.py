@@ -76,8 +76,8 @@ def translated(figure: Figure, language: tour.Language) -> Figure:
         )
         for panel in figure.panels
     )
-    words = {name: language.labelled(getattr(figure, name)) for name in ("title", "x_label", "y_label")}
-    return replace(figure, panels=panels, **words)
+    title, x_label, y_label = map(language.labelled, (figure.title, figure.x_label, figure.y_label))
+    return replace(figure, panels=panels, title=title, x_label=x_label, y_label=y_label)
 
 
 def picture(root: Path, page: dict[str, Any], language: tour.Language) -> tuple[str, Callable[[str], str]]:

@@ -69,11 +69,7 @@ class Methods:
 
     def calling(self, owner: nn.Module, part: nn.Module) -> set[str]:
         """The names of the methods of the module, besides its forward, that call one of its parts."""
-        return {
-            method.name
-            for method, uses in self._of(owner)
-            if id(part) in uses.calls or id(part) in uses.otherwise
-        }  # fmt: skip
+        return {method.name for method, uses in self._of(owner) if id(part) in uses.calls or id(part) in uses.otherwise}
 
     def otherwise(self, owner: nn.Module, part: nn.Module) -> dict[str, str]:
         """Those of them whose calls nobody can tell from others' -> how they use the part."""
@@ -232,7 +228,7 @@ def _as_a_whole(kind: type[nn.Module], method: Method) -> str | None:
         for each in nodes_of(method)
         if isinstance(each, _LATER) and each is not method
         for node in ast.walk(each)
-    }  # fmt: skip
+    }
     if any(isinstance(node, ast.Yield | ast.YieldFrom) and id(node) not in inner for node in nodes_of(method)):
         return "which is a generator"
     if not isinstance(inspect.getattr_static(kind, method.name, None), types.FunctionType):
