@@ -48,10 +48,7 @@ def take_finite(
     entered = finite_channels(*new)
     for buffer, after, before in zip(buffers, new, old, strict=True):
         store(buffer, torch.where(entered, after, before))
-    if updates is None and skipped is None:
-        return
-    number = entered.sum()  # one for both counters
     if updates is not None:
-        changeable(updates).add_(number > 0)
+        changeable(updates).add_(entered.any())
     if skipped is not None:
-        store_if_known(skipped, skipped + (number < entered.numel()))
+        store_if_known(skipped, skipped + ~entered.all())

@@ -80,7 +80,7 @@ def normalize_in_graph(
     running_mean.copy_(mean.where(entered, running_mean))
     running_var.copy_(var.where(entered, running_var))
     if updates is not None or skipped is not None:
-        number = entered.sum()  # one for both counters
+        number = entered.long().sum()  # one for both counters; exporters know no sum of truth values
         if updates is not None:
             updates.add_(number > 0)
         if skipped is not None:
