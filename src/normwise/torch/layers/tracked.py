@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling  # by its name alone, see ``normalize_in_graph``
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.estimators import Estimator, named
@@ -26,6 +27,7 @@ from normwise.torch.steps.checks import check_activation, refuse_nested
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.estimate_recomputation import StatisticsMet
 from normwise.torch.steps.normalize_aten import AtenAtAnyOrder
+from normwise.torch.steps.normalize_in_graph import normalize_in_graph
 from normwise.torch.steps.normalize_small import normalize_small
 from normwise.torch.steps.normalize_tiny import POLICIES, check_policy
 
@@ -105,7 +107,11 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         if residual is not None and self._fused and residual.shape != input.shape:
             return self._added_late(input, residual, mask, sample_weight)
         plain = residual is mask is sample_weight is None
-        if plain and not torch.compiler.is_compiling() and input.numel() < SMALL:  # the compiler would guard the size
+        if is_compiling():
+            y = self._in_graph(input, residual) if mask is sample_weight is None else None
+            if y is not None:
+                return y
+        elif plain and input.numel() < SMALL:  # the compiler would guard the size
             y = self._small(input)
             if y is not None:
                 return y
@@ -142,6 +148,20 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         activation = activation_now(self)
         y: Tensor = without_activation((self,), self.forward, input, mask=mask, sample_weight=sample_weight)
         return activate(y + residual, activation, None)
+
+    def _in_graph(self, input: Tensor, residual: Tensor | None) -> Tensor | None:
+        """The whole of a plain call in a graph of the compiler; None for all others."""
+        if self.training and (
+            not self.track_running_stats or self._paused or self.estimator is not None or self.on_tiny_batch != "error"
+        ):
+            return None
+        parameters, buffers = self._parameters, self._buffers
+        try:
+            return normalize_in_graph(
+                input, residual, parameters, buffers, self.eps, self.momentum, self.training, self.activation
+            )
+        except KeyError:  # as in ``_small``
+            return None
 
     def _small(self, input: Tensor) -> Tensor | None:
         """The whole of a plain call on a small tensor; None for all others."""
