@@ -155,10 +155,12 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
             not self.track_running_stats or self._paused or self.estimator is not None or self.on_tiny_batch != "error"
         ):
             return None
-        parameters, buffers = self._parameters, self._buffers
+        parameters, buffers, activation = self._parameters, self._buffers, self.activation
+        if activation is not None and LEFT.layers:
+            activation = activation_now(self)
         try:
             return normalize_in_graph(
-                input, residual, parameters, buffers, self.eps, self.momentum, self.training, self.activation
+                input, residual, parameters, buffers, self.eps, self.momentum, self.training, activation
             )
         except KeyError:  # as in ``_small``
             return None
