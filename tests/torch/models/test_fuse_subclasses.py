@@ -264,3 +264,21 @@ def test_an_error_leaves_the_layers_what_they_were(monkeypatch: pytest.MonkeyPat
     with pytest.raises(MemoryError, match=r"^injected$"):
         fuse(model)
     assert [(type(norm), [*vars(norm)], dict(norm._buffers)) for norm in model] == held
+
+
+class WithSettings(nn.BatchNorm2d):
+    """A norm whose setting and child are given to it."""
+
+    def __init__(self, on: bool, act: nn.Module) -> None:
+        super().__init__(3)
+        self.on, self.act = on, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return self.act(y) if self.on else y
+
+
+def test_batch_norms_of_one_class_are_told_apart_by_settings_and_children() -> None:
+    kinds = [(True, nn.ReLU()), (False, nn.ReLU()), (True, nn.GELU()), (True, nn.LeakyReLU(0.3)), (True, nn.ReLU())]
+    model = nn.Sequential(*(WithSettings(on, act) for on, act in kinds))
+    assert fuse(model).fused == {"0": "relu", "2": "gelu", "3": "leaky_relu:0.3", "4": "relu"}
