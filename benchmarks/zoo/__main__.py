@@ -45,7 +45,7 @@ KERAS_OPERATIONS = ("swap there and back", "swap to normwise", "freeze", "fold",
 @click.option("--backend", multiple=True, type=click.Choice(BACKENDS), default=("torch",), help="Of Keras.")
 @click.option("--batch", default=2, show_default=True, help="Images in a batch.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
-@click.option("--pairs", default=1.0, show_default=True, help="Seconds for the pairs of a time; 0 for no times.")
+@click.option("--pairs", default=1.0, show_default=True, help="Seconds for the pairs of a time; 0 keeps the times.")
 @click.option("--seconds", default=180, show_default=True, help="Time limit of one, of the processor.")
 @click.option("--minutes", default=0.0, help="After them no further architecture begins; 0 for no limit.")
 @click.option("--memory", default=0.0, help="Memory limit of one architecture in GiB of address space; 0 for none.")
@@ -184,12 +184,21 @@ def _try(
             click.echo(f"{place}: {each.key}", err=True)
             found = _apart(each, task, seconds)
             if result is not None and "operations" in result and "operations" in found:
+                if not task["pairs"]:
+                    keep_times(result["operations"], found["operations"])
                 found["operations"] = {**result["operations"], **found["operations"]}
             result = {"family": each.family, **found}
         results[each.key] = result
         if "absent" not in result:
             break
     return results
+
+
+def keep_times(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Give operations that were not timed the times of an earlier run."""
+    for name, operation in now.items():
+        if not operation.get("times") and name in earlier:
+            operation["times"] = earlier[name].get("times", {})
 
 
 def _apart(architecture: Architecture, task: dict[str, Any], seconds: int) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def left_out(surveyed: Mapping[str, Any], results: Results, listed: int) -> list
     """The architectures that were not tried, by the bound or reason."""
     lines: Counter[str] = Counter()
     example: dict[str, str] = {}
-    for name in {*surveyed, *results}:
+    for name in sorted({*surveyed, *results}):
         result, known = results.get(name), surveyed.get(name, {})
         if result is not None and "operations" in result:
             continue
