@@ -68,6 +68,9 @@ def _ends_of(walked: ast.expr, reading: Reading) -> set[int] | None:
         case ast.Subscript(value=about, slice=ast.Slice(lower=None, upper=ast.expr() as upper, step=None)):
             whole, ends = _ends_of(about, reading), places_of(upper, reading)
             return None if whole is None or ends is None else whole | {end - 1 for end in ends}
+        case ast.IfExp(body=one, orelse=other):
+            ends = [_ends_of(each, reading) for each in (one, other)]
+            return None if None in ends else set[int]().union(*filter(None, ends))
         case ast.Name(id=name):
             found = set[int]()
             given = [
