@@ -122,7 +122,7 @@ class Ends(WrongEnds):
 
 
 class EndsOfAPart(Network):
-    def parts(self, x: Tensor, last: int = 0) -> list[Tensor]:
+    def parts(self, x: Tensor, last: int | None = 0) -> list[Tensor]:
         found = []
         layers = self.features if last is None else self.features[: self.ends[last] + 1]
         number = 0

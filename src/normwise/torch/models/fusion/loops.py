@@ -37,7 +37,7 @@ def _in_loop(loop: ast.For, statement: ast.stmt, name: str, call: ast.Call, read
             pass
         case _:
             return None
-    walked, index = loop.iter, None
+    walked, index = loop.iter, ""
     match loop.iter, loop.target:
         case ast.Call(func=ast.Name(id="enumerate"), args=[walked], keywords=[]), ast.Tuple(
             elts=[ast.Name(id=index), _]
@@ -69,8 +69,8 @@ def _ends_of(walked: ast.expr, reading: Reading) -> set[int] | None:
             whole, ends = _ends_of(about, reading), places_of(upper, reading)
             return None if whole is None or ends is None else whole | {end - 1 for end in ends}
         case ast.IfExp(body=one, orelse=other):
-            ends = [_ends_of(each, reading) for each in (one, other)]
-            return None if None in ends else set[int]().union(*filter(None, ends))
+            both = [_ends_of(each, reading) for each in (one, other)]
+            return None if None in both else set[int]().union(*filter(None, both))
         case ast.Name(id=name):
             found = set[int]()
             given = [
