@@ -11,6 +11,7 @@ from normwise.errors import NormwiseError
 from normwise.estimators import Estimator
 from normwise.moments import Moments
 from normwise.torch.layers.batch_norm import torch_bias
+from normwise.torch.layers.left_away import added_late, is_larger
 from normwise.torch.layers.renorm_schedule import RenormSchedule
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.layers.unsaved_buffers import make_real
@@ -81,6 +82,8 @@ class BatchRenorm(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``, in training by the batch and its correction."""
         self._check_input_dim(input)
+        if residual is not None and is_larger(self, input, residual):
+            return added_late(self, input, residual, mask=mask, sample_weight=sample_weight)
         if not self.training or input.numel() == 0:
             return super().forward(input, residual, mask=mask, sample_weight=sample_weight)
         call, kernel = self._checked(input, residual, mask, sample_weight, ask_torch=False)

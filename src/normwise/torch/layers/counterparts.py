@@ -159,7 +159,7 @@ def take_over(layer: Any, other: Any, *, carry: tuple[str, ...] = ()) -> None:
         other: nothing of it is used afterwards.
         carry: the buffers that stay the very same, where both have them.
     """
-    theirs = vars(other)
+    theirs, fused = vars(other), getattr(layer, "_fused", False)
     kept = {name: layer._buffers[name] for name in carry if name in layer._buffers and name in other._buffers}
     for name in [name for name in vars(layer) if name not in _OF_EVERY_MODULE and name not in theirs]:
         del vars(layer)[name]
@@ -168,6 +168,8 @@ def take_over(layer: Any, other: Any, *, carry: tuple[str, ...] = ()) -> None:
         if name not in _OF_EVERY_MODULE:
             vars(layer)[name] = value
     layer._buffers.update(kept)
+    if fused and hasattr(type(other), "_fused"):
+        layer._fused = True  # what `fuse` wrote still calls it
 
 
 def become_domain(layer: Any, domain: str) -> None:

@@ -15,6 +15,7 @@ from normwise.kernels.kernel import Call
 from normwise.kernels.recording import recording, traced
 from normwise.moments import Moments
 from normwise.torch.layers.batch_norm import torch_bias
+from normwise.torch.layers.left_away import added_late, is_larger
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.steps.call import kernel_for, like_torch
 from normwise.torch.steps.checks import refuse_nested
@@ -65,6 +66,8 @@ class GhostBatchNorm(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``, in training by virtual batches."""
         self._check_input_dim(input)
+        if residual is not None and is_larger(self, input, residual):
+            return added_late(self, input, residual, mask=mask, sample_weight=sample_weight)
         if input.is_nested:
             refuse_nested(self)
         if not self.training:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normwise.torch.functional.group_norm import group_norm
 from normwise.torch.layers.batch_norm import torch_bias
-from normwise.torch.layers.left_away import activation_now
+from normwise.torch.layers.left_away import activation_now, added_late, is_larger
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.steps.checks import check_activation, refuse_nested
 
@@ -57,6 +57,9 @@ class GroupNorm(Recordable, torch.nn.GroupNorm):
         [[0.0, 0.9999949932098389, 0.0, 0.0]]
     """
 
+    # Set where the layer takes the place of one that ``fuse`` gave an activation to, as for batch norms.
+    _fused: bool = False
+
     def __init__(
         self,
         num_groups: int,
@@ -75,6 +78,8 @@ class GroupNorm(Recordable, torch.nn.GroupNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``group_norm`` for the shapes."""
+        if residual is not None and is_larger(self, input, residual):
+            return added_late(self, input, residual, mask=mask)
         if input.is_nested:
             refuse_nested(self)
         return group_norm(

@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from normwise.torch.functional.instance_norm import instance_norm
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.lazy import LazyNorm
-from normwise.torch.layers.left_away import activation_now
+from normwise.torch.layers.left_away import activation_now, added_late, is_larger
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
@@ -28,6 +28,8 @@ class TrackedInstanceNorm(Recordable, _InstanceNorm):
     _unsaved: ClassVar[dict[str, float]] = {"num_batches_skipped": 0}
     # Set by ``paused_statistics``, as for batch norms.
     _paused: bool = False
+    # Set where the layer takes the place of one that ``fuse`` gave an activation to, as for batch norms.
+    _fused: bool = False
 
     def _settle(self, activation: str | None) -> None:
         """Take the keyword that torch does not have; called once, after torch's own ``__init__``."""
@@ -41,6 +43,8 @@ class TrackedInstanceNorm(Recordable, _InstanceNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``instance_norm`` for the shapes."""
         self._check_input_dim(input)
+        if residual is not None and is_larger(self, input, residual):
+            return added_late(self, input, residual, mask=mask)
         if input.is_nested:
             refuse_nested(self)
         without_batch = self._get_no_batch_dim()

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from normwise.kernels.torch_activations import activate
 
 
 class _Left(threading.local):
@@ -61,3 +63,26 @@ def activation_now(layer: Any) -> str | None:
     if activation is not None and (left := LEFT.layers) and any(each is layer for each in left):
         return None
     return activation
+
+
+def is_larger(layer: Any, input: Tensor, residual: Tensor) -> bool:
+    """True for a residual of another shape than the input's, at a layer to which ``fuse`` has given an addition.
+
+    As ``fuse`` writes calls, what is smaller was expanded, so that only what is larger is left. A layer to which a
+    user gives such a residual refuses it.
+    """
+    return bool(layer._fused) and residual.shape != input.shape
+
+
+def added_late(layer: Any, input: Tensor, residual: Any, **named: Any) -> Tensor:
+    """The layer's output where the residual is larger than it: added and activated behind the normalization.
+
+    Args:
+        layer: of normwise.
+        input: its input.
+        residual: what is added.
+        named: the other arguments of its forward.
+    """
+    activation = activation_now(layer)
+    y: Tensor = without_activation((layer,), layer.forward, input, **named)
+    return activate(y + residual, activation, None)

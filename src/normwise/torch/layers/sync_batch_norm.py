@@ -11,6 +11,7 @@ from torch import Tensor
 from normwise.estimators import Estimator
 from normwise.torch.layers.batch_norm import torch_bias
 from normwise.torch.layers.joint_forward import joint_forward
+from normwise.torch.layers.left_away import added_late, is_larger
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.steps.checks import refuse_nested
 
@@ -123,6 +124,8 @@ class SyncBatchNorm(TrackedBatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
+        if residual is not None and is_larger(self, input, residual):
+            return added_late(self, input, residual, mask=mask, sample_weight=sample_weight)
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             joined = joint_forward
             if torch.compiler.is_compiling():

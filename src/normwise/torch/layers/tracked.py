@@ -18,7 +18,7 @@ from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
 from normwise.torch.layers.conversion_guard import QConfig, check_fusion, check_pairing
 from normwise.torch.layers.lazy import learn_features
-from normwise.torch.layers.left_away import LEFT, activation_now, without_activation
+from normwise.torch.layers.left_away import LEFT, activation_now, added_late, is_larger
 from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
@@ -104,8 +104,8 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
     ) -> Tensor:
         """``activation(normalize(input) + residual)``; see ``normwise.torch.functional.batch_norm`` for the shapes."""
         self._check_input_dim(input)
-        if residual is not None and self._fused and residual.shape != input.shape:
-            return self._added_late(input, residual, mask, sample_weight)
+        if residual is not None and is_larger(self, input, residual):
+            return added_late(self, input, residual, mask=mask, sample_weight=sample_weight)
         plain = residual is mask is sample_weight is None
         if is_compiling():
             y = self._in_graph(input, residual) if mask is sample_weight is None else None
@@ -142,12 +142,6 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         y, batch = kernel.forward_batch(like_torch(call, by_batch=True) if isinstance(kernel, AtenAtAnyOrder) else call)
         self._enter(batch, call.weights)
         return y
-
-    def _added_late(self, input: Tensor, residual: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor:
-        """An addition that ``fuse`` found behind the layer, of something larger than the layer's output."""
-        activation = activation_now(self)
-        y: Tensor = without_activation((self,), self.forward, input, mask=mask, sample_weight=sample_weight)
-        return activate(y + residual, activation, None)
 
     def _in_graph(self, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """The whole of a plain call in a graph of the compiler; None for all others."""

@@ -48,8 +48,8 @@ def fold(
     A batch norm is left, with the reason, where the result would not be the same: in training mode, without running
     statistics, shared, called more than once, with hooks, with something else between; where a weight is tied or made
     by a parametrization; where the forward around it cannot be followed (as for ``fuse``), or where one that cannot,
-    or another method, calls a part of the module around it. What other methods than the forward take from between the
-    two layers is not looked at.
+    or another method, calls a part of the module around it; where another method, which the forward does not call, uses
+    one of the two layers without the other.
 
     Without ``batches``, a linear layer and a ``BatchNorm1d`` behind it are taken to see inputs of shape (N, C). With
     them this is looked at, and how often each layer is called, too.

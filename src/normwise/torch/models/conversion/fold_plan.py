@@ -260,6 +260,8 @@ class Plan:
             counts = [len(self._seen.get(id(step.module), [])) for step in (called, calling)]
             if counts[0] != counts[1]:
                 return f"on the data it is not called as often ({counts[1]} and {counts[0]} calls)"
+        if (who := self._neighbours.apart(calling, called)) is not None:
+            return who
         if called.hidden is None or (called.chain is not None and called.chain is calling.chain):
             return None
         names = [step.name.rpartition(".")[2] for step in (calling, called)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -81,7 +82,7 @@ class Neighbours:
     """
 
     def __init__(self, model: nn.Module, interesting: Interesting) -> None:
-        self._interesting = interesting
+        self._model, self._interesting = model, interesting
         self._names = {id(module): name for name, module in model.named_modules()}
         self.calls: Counter[int] = Counter()
         self._steps: dict[int, Step] = {}
@@ -108,6 +109,34 @@ class Neighbours:
         name = self._names[id(module)]
         around = [owner for owner in self._unfollowed if not owner or name.startswith(f"{owner}.")]
         return self._unfollowed[max(around, key=len)] if around else "no forward calls it"
+
+    def apart(self, first: Step, second: Step) -> str | None:
+        """Who calls one of two layers without the other, in a method besides the forwards; None if nobody does."""
+        one, other = first.name.split("."), second.name.split(".")
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+        around = self._model.get_submodule(".".join(one[:shared]))
+        parts = set[int]()
+        for names in (one, other):
+            inside = around
+            for number, name in enumerate(names[shared:]):
+                child = inside.get_submodule(name)
+                parts.add(id(child))
+                if number > 0:
+                    who = next(
+                        (who for items, who in self._parts.taken.get(id(inside), []) if id(child) in items), None
+                    )
+                    method = self._parts.others.apart(inside, {id(child)}, name, name)
+                    if who is not None or method is not None:
+                        return who or f"{self.title(inside)} uses it in its method {method} too"
+                inside = child
+        pair = [around.get_submodule(names[shared]) for names in (one, other)]
+        if isinstance(around, nn.Sequential) and (who := self._parts.taken_apart(around, *pair)) is not None:
+            return f"{self.title(around)} is not only called: {who}"
+        method = self._parts.others.apart(around, parts, one[shared], other[shared])
+        if method is None:
+            return None
+        title = self.title(around)
+        return f"{title} uses it, or the batch norm, in its method {method} too, which may be called by itself"
 
     def title(self, module: nn.Module) -> str:
         """The name of a module in sentences."""

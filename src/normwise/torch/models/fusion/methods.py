@@ -118,6 +118,27 @@ class Methods:
             or (_gives_back(method) and (uses.may_use_all or parts & uses.mentions))
         )
 
+    def apart(self, owner: nn.Module, parts: set[int], first: str, second: str) -> str | None:
+        """The name of a method that uses one of two children without the other; None if there is none.
+
+        What the forward calls is a part of the forward, and is left out.
+
+        Args:
+            owner: the module.
+            parts: the ids of the children, and of what is inside of them that is asked about.
+            first: the name of the child that is called first.
+            second: that of the other.
+        """
+        by_forward = reached(methods_of(owner) or [])
+        unknown = (self._without_source(owner) | _kept_methods(owner)) - by_forward
+        for method, uses in self._of(owner):
+            used = parts & (uses.calls | uses.otherwise.keys())
+            seen = _gives_back(method, itself=False) and (uses.may_use_all or parts & uses.mentions)
+            together = adjacent_in(nodes_of(method), first, second, alone=True)
+            if method.name not in by_forward and (used or seen) and not together:
+                unknown.add(method.name)
+        return min(unknown, default=None)
+
     def _without_source(self, owner: nn.Module) -> set[str]:
         return _plain(owner) - {method.name for method, _ in self._of(owner)}
 
@@ -192,6 +213,7 @@ def _plain(owner: nn.Module) -> set[str]:
     return {
         name
         for kind in kinds
+        if "_in_inference" not in vars(kind)  # a class that `fuse` made has nothing else
         for name, value in vars(kind).items()
         if isinstance(value, types.FunctionType) and name != "forward" and not name.startswith("__")
     }
@@ -206,11 +228,16 @@ def _kept_methods(owner: nn.Module) -> set[str]:
     }
 
 
-def _gives_back(method: Method) -> bool:
-    """True if a method has a result."""
+def _gives_back(method: Method, *, itself: bool = True) -> bool:
+    """True if a method has a result; ``itself`` says whether its module counts as one."""
     return any(
         isinstance(node, ast.Yield | ast.YieldFrom)
-        or (isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant))
+        or (
+            isinstance(node, ast.Return)
+            and node.value is not None
+            and not isinstance(node.value, ast.Constant)
+            and (itself or not (isinstance(node.value, ast.Name) and node.value.id == "self"))
+        )
         for node in nodes_of(method)
     )
 

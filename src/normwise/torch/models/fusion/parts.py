@@ -10,6 +10,7 @@ import ast
 
 from torch import Tensor, nn
 
+from normwise.torch.models.fusion.loops import places_of, stops_of
 from normwise.torch.models.fusion.methods import ASKS, Methods, called_in, methods_of, reached, slice_of
 from normwise.torch.models.fusion.reading import CONTAINERS, Reading, Thing
 from normwise.torch.models.fusion.sources import nodes_of
@@ -79,8 +80,12 @@ class Parts:
         who = f"{title} calls what is inside of it" + ("" if by_forward else f", in its method {method}")
         called: dict[int, set[int]] = {}
         for node in nodes_of(reading.tree):
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
+                self._sliced(node.slice, reading.things(node.value), reading, who)
             if isinstance(node, ast.Call):
-                for thing in called_in(node, reading):
+                things = called_in(node, reading)
+                self._one_by_one(node, things, reading, who)
+                for thing in things:
                     self._called(thing, who, by_forward=by_forward)
                     if thing.around and _slices_at_will(node):
                         self.taken.setdefault(id(thing.around[-1]), []).append(({id(thing.value)}, who))
@@ -104,6 +109,30 @@ class Parts:
                     self.apart.add(id(module))
             elif not isinstance(module, CONTAINERS):
                 self.entered.setdefault(id(module), who)
+
+    def _one_by_one(self, call: ast.Call, things: list[Thing], reading: Reading, who: str) -> None:
+        """Note where a method may stop that calls one of several items of a sequence at a time."""
+        if isinstance(call.func, ast.Subscript) and isinstance(call.func.slice, ast.Slice):
+            return  # which is one call of them all
+        sequences = {id(thing.around[-1]): thing.around[-1] for thing in things if thing.around}
+        for number, sequence in sequences.items():
+            items = [id(each) for each in sequence._modules.values()]
+            if len({thing.path for thing in things if thing.around and thing.around[-1] is sequence}) > 1:
+                stops = stops_of(call, reading)
+                for stop in range(len(items)) if stops is None else stops:
+                    self.taken.setdefault(number, []).append(({*items[: stop + 1]}, who))
+
+    def _sliced(self, part: ast.Slice, things: list[Thing], reading: Reading, who: str) -> None:
+        """Note the part of a sequence that a method takes, whatever it does with it."""
+        known, ends = slice_of(part), None if part.lower or part.step else places_of(part.upper, reading)
+        for thing in things:
+            if isinstance(thing.value, nn.Sequential):
+                items = [id(each) for each in thing.value._modules.values()]
+                if known is not None:
+                    parts = [items[known]]
+                else:
+                    parts = [[each] for each in items] if ends is None else [items[:end] for end in ends]
+                self.taken.setdefault(id(thing.value), []).extend(({*each}, who) for each in parts)
 
     def taken_apart(self, sequence: nn.Module, first: nn.Module, second: nn.Module) -> str | None:
         """Who calls one of two items of a sequence in a method without the other; None if nobody does."""

@@ -68,6 +68,11 @@ class Reading:
                 return things
             case ast.Subscript(value=ast.Attribute(value=about, attr="_modules"), slice=ast.Constant(value=str(name))):
                 return [found for thing in self.things(about) if (found := _attribute(thing, name)) is not None]
+            case ast.Call(func=ast.Name(id="list" | "tuple"), args=[about]):  # as what it is made of
+                match about:
+                    case ast.Call(func=ast.Attribute(value=inner, attr=name), args=[]) if name in _PARTS:
+                        return self.things(inner)
+                return self.things(about)
             case ast.Call(func=ast.Name(id="getattr"), args=[about, *_]):
                 return [part for thing in self.things(about) for part in _parts(thing)]
             case ast.Subscript(value=about):
