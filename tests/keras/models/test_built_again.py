@@ -40,7 +40,9 @@ def learns(model: Any) -> list[tuple[str, bool]]:
 
 def chain(**settings: Any) -> Any:
     norm = BatchNormalization(activation="relu", name="norm", **settings)
-    return filled(keras.Sequential([keras.Input((6,)), layers.Dense(4, name="dense"), norm, layers.Dense(1)]))
+    return filled(
+        keras.Sequential([keras.Input((6,)), layers.Dense(4, name="dense"), norm, layers.Dense(1, name="last")])
+    )
 
 
 class ResidualFunctional(keras.Model):

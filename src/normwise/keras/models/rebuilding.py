@@ -192,7 +192,7 @@ class Rebuilding:
             if theirs.built:
                 # Those that it knows, which are others than those that learn now where layers were frozen since.
                 known = [self._variables.get(id(each)) for each in theirs._trainable_variables]
-                self.state_kept = None not in known
+                self.state_kept = all(each is not None for each in known)  # variables compare by value
                 ours.build(known if self.state_kept else self.model.trainable_variables)
                 if self.state_kept:
                     for target, source in zip(ours.variables, theirs.variables, strict=True):
