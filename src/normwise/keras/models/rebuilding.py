@@ -193,6 +193,8 @@ class Rebuilding:
                 # Those that it knows, which are others than those that learn now where layers were frozen since.
                 known = [self._variables.get(id(each)) for each in theirs._trainable_variables]
                 self.state_kept = all(each is not None for each in known)  # variables compare by value
+                # Compiling built one for what learns now, and an optimizer is built once.
+                ours = self.model.optimizer = type(theirs).from_config(theirs.get_config())
                 ours.build(known if self.state_kept else self.model.trainable_variables)
                 if self.state_kept:
                     for target, source in zip(ours.variables, theirs.variables, strict=True):
