@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops, tree
-from keras.src.saving.serialization_lib import SafeModeScope  # layers of this process are made again, no file is read
 
 from normwise.errors import NormwiseError, UnsuitableModel
 from normwise.frameworks import with_article
@@ -17,6 +16,8 @@ from normwise.keras.models.feeding import ForwardFn, batches_of, call, samples_i
 from normwise.keras.models.fold_plan import Plan, activation_of, graph_of
 from normwise.keras.models.fold_weights import Weights, weights_of
 from normwise.keras.models.freeze import check_keras_model, chosen_of, named_layers
+from normwise.keras.models.learning import carry_learning
+from normwise.keras.models.rebuilding import again
 from normwise.recalibration.batches import Batches
 from normwise.reports.fold_report import Folded, FoldReport
 
@@ -125,7 +126,7 @@ class _Rebuilding:
     def of(self, model: Any) -> Any:
         pairs: list[tuple[Any, Any]] = []
 
-        def again(layer: Any) -> Any:
+        def clone(layer: Any) -> Any:
             if id(layer) not in self._made:
                 self._made[id(layer)] = self._again(layer)
                 pairs.append((layer, self._made[id(layer)]))
@@ -135,10 +136,10 @@ class _Rebuilding:
             return layer(args[0]) if layer in self._new else layer(*args, **kwargs)  # a batch norm is told the mask
 
         settings = {} if isinstance(model, keras.Sequential) else {"call_function": called}
-        with SafeModeScope(safe_mode=False):
-            made = keras.models.clone_model(model, clone_function=again, **settings)
+        made = keras.models.clone_model(model, clone_function=clone, **settings)
         for old, new in pairs:
             self._fill(old, new)
+        carry_learning(model, made)
         return made
 
     def _again(self, layer: Any) -> Any:
@@ -153,11 +154,11 @@ class _Rebuilding:
                 keras.layers.Identity(**settings) if identity else keras.layers.Activation(activation, **settings)
             )
             return self._new[-1]
-        config = layer.get_config()
+        more: dict[str, bool] = {}
         if id(layer) in self._plan.changed:
             norm = isinstance(layer, keras.layers.BatchNormalization)
-            config |= {"center": True, "scale": True} if norm else {"use_bias": True}
-        return layer.__class__.from_config(config)
+            more = {"center": True, "scale": True} if norm else {"use_bias": True}
+        return again(layer, lambda: layer.get_config() | more, "fold")
 
     def _fill(self, old: Any, new: Any) -> None:
         if id(old) in self._left or isinstance(old, keras.layers.InputLayer):
@@ -165,6 +166,7 @@ class _Rebuilding:
         if id(old) not in self._plan.changed:
             if not (isinstance(old, keras.Model) and graph_of(old) is not None):
                 new.set_weights(old.get_weights())
+                carry_learning(old, new)
             return
         if isinstance(old, keras.layers.BatchNormalization):
             for mine, theirs in zip(new._non_trainable_variables, old._non_trainable_variables, strict=True):
@@ -172,6 +174,7 @@ class _Rebuilding:
         for name, value in self._plan.changed[id(old)].items():
             variable = getattr(new, name)
             variable.assign(ops.cast(value, variable.dtype))
+        carry_learning(old, new)
 
 
 def _growth(layer: Any, changed: Weights) -> float:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import tree
+from keras.src.models.functional import Functional  # keras.Model(inputs, outputs) makes one
 
 from normwise.frameworks import with_article
 from normwise.keras.layers.batch_normalization import BatchNormalization
@@ -47,7 +48,12 @@ def activation_of(layer: Any) -> Any:
 
 
 def graph_of(model: Any) -> Any:
-    """The functional model that runs, also for a sequential one; None for a model whose calls are no graph."""
+    """The functional model that runs, also for a sequential one; None for a model whose calls are no graph.
+
+    A class derived from these, whose own ``call`` may do more than its graph, has none.
+    """
+    if "call" in vars(model) or getattr(type(model), "call", None) not in (Functional.call, keras.Sequential.call):
+        return None
     graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
     return graph if hasattr(graph, "_nodes_by_depth") else None
 

@@ -10,6 +10,7 @@ import keras
 from normwise.errors import UnknownName, UnsuitableModel
 from normwise.frameworks import with_article
 from normwise.keras.models.conversion import trace_again
+from normwise.keras.models.learning import BEFORE
 from normwise.keras.models.transaction import Snapshot
 from normwise.reports.freeze_report import AFFINE, STATISTICS, FreezeReport
 
@@ -19,8 +20,6 @@ KINDS = (
     keras.layers.LayerNormalization,
     keras.layers.RMSNormalization,
 )
-# Where a layer keeps what was before it was frozen: of its statistics and of its affine parameters.
-BEFORE = "_before_freeze"
 
 
 def freeze(

@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src.models.functional import Functional, functional_like_constructor  # as keras.models.clone_model asks
+from keras.src.saving.serialization_lib import SafeModeScope  # layers of this process are made again, no file is read
 
+from normwise.errors import UnsuitableModel
+from normwise.frameworks import with_article
 from normwise.keras.layers.batch_normalization import BatchNormalization
 from normwise.keras.layers.domains import PerDomainBatchNormalization
+from normwise.keras.models.learning import carry_learning
 
 _THEIR_ARGUMENTS = {
     *inspect.signature(keras.layers.BatchNormalization.__init__).parameters,
@@ -45,19 +49,27 @@ class Rebuilding:
         model: the new one, with the weights of the other, and compiled as it was, if it was.
         added: the layer -> the names of the layers behind it.
         compiled: whether compiling was possible, where the model was compiled.
+        state_kept: False where the optimizer starts anew, because it knew variables that the new model has not.
     """
 
     def __init__(self, model: Any, replacements: dict[Any, Replacement]) -> None:
         self._replacements = {id(layer): found for layer, found in replacements.items()}
         self._clones: dict[int, Any] = {}
         self._pairs: list[tuple[Any, Any]] = []
+        self._models: list[tuple[Any, Any]] = []
         self._behind: dict[tuple[int, str], Any] = {}
         self._olds: dict[int, Any] = {}
+        self._variables: dict[int, Any] = {}  # the new one by the id of the old one
         self._names = {layer.name for layer in model._flatten_layers()}
         self.added: dict[Any, list[str]] = {}
         self.model = self._model(model)
         for old, new in self._pairs:
             self._copy(old, new)
+            if old.built:
+                carry_learning(old, new)
+        for old, new in self._models:
+            carry_learning(old, new)
+        self.state_kept = True
         self.compiled = not getattr(model, "compiled", False) or self._compile(model)
 
     def clone_of(self, inner: Any) -> Any:
@@ -68,6 +80,11 @@ class Rebuilding:
         return next(new for old, new in pairs if old is inner)
 
     def _model(self, model: Any) -> Any:
+        made = self._made_again(model)
+        self._models.append((model, made))
+        return made
+
+    def _made_again(self, model: Any) -> Any:
         if isinstance(model, keras.Sequential):
             return self._sequential(model)
         compiled, model.compiled = model.compiled, False  # what is compiled again here would be the very optimizer's
@@ -100,7 +117,7 @@ class Rebuilding:
             elif why_not(layer) is None:
                 made = self._model(layer)
             else:
-                made = type(layer).from_config(layer.get_config())
+                made = again(layer, layer.get_config, "swap")
                 self._pairs.append((layer, made))
             self._clones[id(layer)] = made
             self._olds[id(made)] = layer
@@ -147,6 +164,7 @@ class Rebuilding:
                 new.build_from_config(old.get_build_config())
             for source, target in zip(old.variables, new.variables, strict=True):
                 target.assign(_value_of(source))
+                self._variables[id(source)] = target
             return
         if not new.built:
             new.build(_shape_of(old))
@@ -159,6 +177,7 @@ class Rebuilding:
                     target.assign(keras.ops.sqrt(old.moving_variance.value + old.epsilon))
                 continue
             value = _value_of(source)
+            self._variables[id(source)] = target
             if found.domain is not None and value.shape != target.value.shape:
                 value = value[found.domain]
             elif isinstance(new, PerDomainBatchNormalization) and value.shape != target.value.shape:
@@ -171,9 +190,13 @@ class Rebuilding:
             self.model.compile_from_config(model.get_compile_config())
             ours, theirs = self.model.optimizer, model.optimizer
             if theirs.built:
-                ours.build(self.model.trainable_variables)
-                sizes = [[tuple(each.shape) for each in optimizer.variables] for optimizer in (ours, theirs)]
-                if sizes[0] == sizes[1]:
+                # Those that it knows, which are others than those that learn now where layers were frozen since.
+                known = [self._variables.get(id(each)) for each in theirs._trainable_variables]
+                self.state_kept = all(each is not None for each in known)  # variables compare by value
+                # Compiling built one for what learns now, and an optimizer is built once.
+                ours = self.model.optimizer = type(theirs).from_config(theirs.get_config())
+                ours.build(known if self.state_kept else self.model.trainable_variables)
+                if self.state_kept:
                     for target, source in zip(ours.variables, theirs.variables, strict=True):
                         target.assign(_value_of(source))
         except Exception:  # a loss or metric of somebody's own, of which only its caller can make another
@@ -201,6 +224,23 @@ def why_not_rebuilt(model: Any, layer: Any) -> str | None:
     if reason is None and not any(each is layer for each in reachable(model)):
         return "it is inside of a layer that calls it"
     return reason
+
+
+def again(layer: Any, config: Callable[[], dict[str, Any]], called: str) -> Any:
+    """A layer of the same class from a config, not built.
+
+    Raises:
+        UnsuitableModel: its class cannot be made from one.
+    """
+    try:
+        with SafeModeScope(safe_mode=False):
+            return type(layer).from_config(config())
+    except Exception as error:
+        raise UnsuitableModel(
+            f"{called} makes the model again from the configs of its layers, and the one of {layer.name!r}, "
+            f"{with_article(type(layer).__name__)}, does not serve ({type(error).__name__}): give its class a "
+            "get_config with all arguments of its constructor."
+        ) from error
 
 
 def keras_twin(layer: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from normwise.errors import UnknownName
 from normwise.estimators import Estimator, named
+from normwise.keras.models.freeze import chosen_of, named_layers
 from normwise.keras.models.keras_layer import KerasLayer
 
 
@@ -21,14 +21,13 @@ def survey(model: Any, layers: Collection[str] | None) -> tuple[list[KerasLayer]
 
     Raises:
         UnknownName: ``layers`` names what is no batch norm of the model.
+        TypeError: ``layers`` is a string.
     """
     norms = norms_of(model)
-    for name in layers or ():
-        if name not in norms and all(name != layer.name for layer in norms.values()):
-            raise UnknownName("batch norm", name, norms)
+    chosen = chosen_of(norms, layers, "batch norm")
     found, skipped = [], {}
     for path, layer in norms.items():
-        why = _reason_to_skip(layer, model, None if layers is None else path in layers or layer.name in layers)
+        why = _reason_to_skip(layer, model, None if layers is None else path in chosen)
         if why is None:
             found.append(KerasLayer(path, layer))
         else:
@@ -43,15 +42,7 @@ def norms_of(model: Any) -> dict[str, Any]:
         >>> [*norms_of(keras.Sequential([keras.layers.BatchNormalization(name="bn")]))]
         ['bn']
     """
-    found: dict[str, Any] = {}
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization) and all(layer is not each for each in found.values()):
-            path, number = layer.path or layer.name, 2
-            name = path
-            while name in found:
-                name, number = f"{path} ({number})", number + 1
-            found[name] = layer
-    return found
+    return named_layers(model, (keras.layers.BatchNormalization,))
 
 
 def estimator_for(norm: Any, estimator: Estimator | str) -> Estimator:

@@ -15,6 +15,7 @@ from normwise.keras.layers.domains import PerDomainBatchNormalization
 from normwise.keras.layers.ghost import GhostBatchNormalization
 from normwise.keras.models.conversion import become_keras, become_ours, check_that_they_fit, trace_again
 from normwise.keras.models.feeding import ForwardFn, batches_of
+from normwise.keras.models.freeze import chosen_of, named_layers
 from normwise.keras.models.rebuilding import Rebuilding, Replacement, adds, keras_twin, why_not_rebuilt
 from normwise.keras.models.swap_calibration import Calibration
 from normwise.kernels.reference_group import number_of_groups
@@ -88,6 +89,7 @@ def swap(
     Raises:
         UnsuitableModel: no Keras model or layer.
         UnknownName: ``to``, a name in ``layers`` or ``domain`` does not exist.
+        TypeError: ``layers`` is a string.
         NormwiseError: a setting that is not for this ``to``, or one that is missing.
 
     Example:
@@ -109,18 +111,9 @@ def swap(
     target, settings = checked("keras" if to is None else to, given, TARGETS, _FOR)
     if not isinstance(model, keras.Layer):
         raise UnsuitableModel(refusal("swap", "a keras.Model", model))
-    norms = {layer.path or layer.name: layer for layer in model._flatten_layers() if isinstance(layer, _NORMS)}
-    by_name = {layer.name: path for path, layer in norms.items()}
-    for name in layers or ():
-        if name not in norms and name not in by_name:
-            raise UnknownName("normalization layer", name, norms)
-    skipped: dict[str, str] = {}
-    wanted: dict[str, Any] = {}
-    for path, layer in norms.items():
-        if layers is not None and path not in layers and layer.name not in layers:
-            skipped[path] = "it is not among the layers that were asked for"
-        else:
-            wanted[path] = layer
+    norms = named_layers(model, _NORMS)
+    wanted = chosen_of(norms, layers, "normalization layer")
+    skipped = {path: "it is not among the layers that were asked for" for path in norms if path not in wanted}
     batches = None
     if calibrate is not None:
         batches = batches_of(calibrate, batch_size, at_most=at_most, called="swap")
@@ -280,6 +273,8 @@ def _rebuilt(model: Any, kept: dict[str, Any], made: dict[str, Replacement], wor
         words[path] = "; ".join(filter(None, [*said, words[path]]))
         if not rebuilt.compiled:
             words[path] += "; " * bool(words[path]) + "the model has to be compiled again"
+        elif not rebuilt.state_kept:
+            words[path] += "; " * bool(words[path]) + "the optimizer starts anew"
     return rebuilt
 
 

@@ -1,0 +1,60 @@
+"""Which variables of a layer learn, carried over to the layer that stands in its place in a model built again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from normwise.reports.freeze_report import STATISTICS
+
+BEFORE = "_before_freeze"
+"""Where a layer keeps what was before it was frozen: of its statistics and of its affine parameters."""
+
+
+def carry_learning(old: Any, new: Any) -> None:
+    """Let those variables of a layer learn that learned in the layer before; ``unfreeze`` finds what it needs.
+
+    A config says whether a layer is trainable, and not which of its variables learn.
+
+    Args:
+        old: built.
+        new: built; of the same class with the same layers inside, or another one in its place.
+
+    Example:
+        >>> old, new = (keras.layers.Dense(2) for _ in range(2))
+        >>> old.build((None, 3)), new.build((None, 3))
+        (None, None)
+        >>> old.bias.trainable = False
+        >>> carry_learning(old, new)
+        >>> [each.name for each in new.trainable_variables]
+        ['kernel']
+    """
+    olds, news = old._flatten_layers(), new._flatten_layers()
+    if [type(each) for each in olds] != [type(each) for each in news]:
+        olds, news = [old], [new]
+    for one, other in zip(olds, news, strict=True):
+        _carry(one, other)
+
+
+def _carry(old: Any, new: Any) -> None:
+    new._trainable = old.trainable  # the setter would change the variables too
+    sources = old._trainable_variables
+    if type(old) is type(new) and len(sources) == len(new._trainable_variables):
+        for source, target in zip(sources, new._trainable_variables, strict=True):
+            target.trainable = source.trainable
+    else:
+        for target in new._trainable_variables:
+            source = getattr(old, target.name, None)
+            # One that the layer did not have, for example the bias that folding made, learns where another one does.
+            known = isinstance(source, keras.Variable)
+            target.trainable = source.trainable if known else any(each.trainable for each in sources)
+    before = vars(old).get(BEFORE)
+    if before is None:
+        return
+    before = dict(before)
+    if STATISTICS in before and not isinstance(new, keras.layers.BatchNormalization):
+        del before[STATISTICS]
+        new._trainable = any(each.trainable for each in new._trainable_variables)
+    if before:
+        vars(new)[BEFORE] = before

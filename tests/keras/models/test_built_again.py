@@ -1,0 +1,199 @@
+"""Models that ``swap`` and ``fold`` build once more: whatever a config does not say, and whatever may not be built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from normwise.errors import UnsuitableModel
+from normwise.keras import BatchNormalization
+from normwise.keras.models.adapt import adapt
+from normwise.keras.models.fold import fold
+from normwise.keras.models.freeze import freeze, unfreeze
+from normwise.keras.models.recalibrate import recalibrate
+from normwise.keras.models.swap import swap
+from tests.keras.calls import values
+
+X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+
+
+def filled(model: Any) -> Any:
+    rng = np.random.default_rng(1)
+    for variable in model.weights:
+        if "seed" not in variable.path:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def outputs(model: Any) -> Any:
+    return values(model(X, training=False))
+
+
+def learns(model: Any) -> list[tuple[str, bool]]:
+    return [(each.name, each.trainable) for each in model.weights]
+
+
+def chain(**settings: Any) -> Any:
+    norm = BatchNormalization(activation="relu", name="norm", **settings)
+    return filled(
+        keras.Sequential([keras.Input((6,)), layers.Dense(4, name="dense"), norm, layers.Dense(1, name="last")])
+    )
+
+
+class ResidualFunctional(keras.Model):
+    def __init__(self) -> None:
+        inputs = keras.Input((6,))
+        super().__init__(inputs, layers.BatchNormalization()(layers.Dense(6)(inputs)))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return inputs + super().call(inputs, training=training)
+
+
+class ResidualSequential(keras.Sequential):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        return inputs + super().call(inputs, training=training, mask=mask)
+
+
+class Trained(keras.Model):
+    """Only its training is its own, so that its graph says what it computes."""
+
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize(("to", "made"), [("keras", BatchNormalization), ("normwise", layers.BatchNormalization)])
+def test_layers_of_the_same_path_are_all_swapped(to: str, made: Any) -> None:
+    def branch(name: str) -> Any:
+        inputs = keras.Input((6,))
+        settings = {"activation": "relu"} if to == "keras" else {}
+        return keras.Model(inputs, made(name="norm", **settings)(layers.Dense(4)(inputs)), name=name)
+
+    inputs = keras.Input((6,))
+    model = filled(keras.Model(inputs, layers.Add()([branch("one")(inputs), branch("two")(inputs)])))
+    before = outputs(model)
+    report = swap(model, to)
+    assert [*report.swapped] == ["norm", "norm (2)"]
+    assert not any(type(layer) is made for layer in report.model._flatten_layers())
+    np.testing.assert_allclose(outputs(report.model), before, rtol=1e-5, atol=1e-5)
+
+
+def by_hand(model: Any) -> None:
+    model.get_layer("dense").bias.trainable = False
+
+
+def whole(model: Any) -> None:
+    model.trainable = False
+    model.get_layer("norm").trainable = True
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        freeze,
+        lambda model: freeze(model, affine=False),
+        lambda model: freeze(model, statistics=False),
+        by_hand,
+        whole,
+    ],
+    ids=["both", "statistics", "affine", "by_hand", "whole"],
+)
+def test_the_same_variables_learn_in_a_model_that_is_built_again(frozen: Callable[[Any], Any]) -> None:
+    model = chain()
+    frozen(model)
+    again = swap(model).model
+    assert learns(again) == learns(model)
+    assert [each.name for each in again.trainable_variables] == [each.name for each in model.trainable_variables]
+    np.testing.assert_allclose(values(again(X, training=True)), values(model(X, training=True)), rtol=1e-5, atol=1e-5)
+    folded, dense = fold(model).model, model.get_layer("dense")
+    assert [each.trainable for each in folded.get_layer("dense").weights] == [each.trainable for each in dense.weights]
+
+
+@pytest.mark.parametrize("parts", [{}, {"affine": False}, {"statistics": False}])
+@pytest.mark.parametrize("to", ["keras", "ghost", "layer"])
+def test_unfreeze_knows_what_was_frozen_before_the_swap(parts: dict[str, bool], to: str) -> None:
+    model = chain()
+    freeze(model, **parts)
+    settings: dict[str, Any] = {"num_splits": 2} if to == "ghost" else {}
+    again = swap(model, to, **settings).model
+    if to == "layer" and parts == {"affine": False}:
+        assert again.get_layer("norm").trainable
+    else:
+        assert "norm" in str(unfreeze(again).layers)
+    assert len(again.trainable_variables) == 6
+
+
+def test_the_optimizer_keeps_its_state_after_freeze() -> None:
+    model = chain()
+    model.compile("adam", "mse")
+    model.fit(X, X[:, :1], epochs=2, verbose=0)
+    freeze(model)
+    again = swap(model).model
+    for one, other in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(values(one), values(other))
+    assert int(again.optimizer.iterations) == 2
+
+
+def test_lambda_layers_are_built_again() -> None:
+    inputs = keras.Input((6,))
+    double = layers.Lambda(lambda x: 2 * x, output_shape=(6,))
+    model = filled(keras.Model(inputs, BatchNormalization(activation="relu")(double(inputs))))
+    np.testing.assert_allclose(outputs(swap(model).model), outputs(model), rtol=1e-5, atol=1e-5)
+
+
+class Without(keras.layers.Layer):
+    """A layer that cannot be made from a config."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x: Any) -> Any:
+        return self.factor * x
+
+
+@pytest.mark.parametrize("operation", [swap, fold])
+def test_a_layer_without_a_config_is_named(operation: Callable[[Any], Any]) -> None:
+    model = keras.Sequential([keras.Input((6,)), Without(2.0), layers.Dense(3), BatchNormalization(activation="relu")])
+    with pytest.raises(UnsuitableModel, match=r"the one of 'without\w*', a Without, does not serve .* get_config with"):
+        operation(model)
+
+
+@pytest.mark.parametrize("made", [ResidualFunctional, ResidualSequential])
+def test_a_model_whose_class_has_its_own_call_is_not_folded(made: Any) -> None:
+    parts = [[layers.Dense(6), layers.BatchNormalization()]] if made is ResidualSequential else []
+    own = made(*parts)
+    inputs = keras.Input((6,))
+    if made is ResidualFunctional:
+        own(inputs)
+        with pytest.raises(UnsuitableModel, match="whose calls are no graph"):
+            fold(own)
+        return
+    model = filled(keras.Model(inputs, layers.BatchNormalization(name="last")(layers.Dense(3)(own(inputs)))))
+    with pytest.raises(UnsuitableModel, match="whose calls are no graph"):
+        fold(own)
+    report = fold(model, X)
+    assert [*report.folded] == ["last"]
+    assert report.output_error < 1e-5
+
+
+def test_a_class_whose_call_is_keras_own_is_folded() -> None:
+    inputs = keras.Input((6,))
+    model = filled(Trained(inputs, layers.BatchNormalization()(layers.Dense(3)(inputs))))
+    report = fold(model, X)
+    assert len(report.folded) == 1
+    assert report.output_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [swap, lambda model, **asked: recalibrate(model, X, **asked), lambda model, **asked: adapt(model, X, **asked)],
+    ids=["swap", "recalibrate", "adapt"],
+)
+def test_a_string_is_no_list_of_layers(operation: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"layers must be a list of names, received 'norm': pass \['norm'\]\."):
+        operation(chain(), layers="norm")
