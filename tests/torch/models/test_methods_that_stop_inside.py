@@ -114,7 +114,7 @@ class WrongEnds(Network):
 
 
 class Ends(WrongEnds):
-    """As timm's VGG has it: nothing in front of an activation gets out."""
+    """The loop of timm's VGG, out of which nothing in front of an activation gets."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which variables of a layer learn, carried over to the layer that stands in its place in a model built again."""
+"""Let the same variables learn in a layer that stands in the place of another one, in a model built again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 from normwise.reports.freeze_report import STATISTICS
 
 BEFORE = "_before_freeze"
-"""Where a layer keeps what was before it was frozen: of its statistics and of its affine parameters."""
+"""The attribute in which a layer keeps what was before it was frozen, of its statistics and affine parameters."""
 
 
 def carry_learning(old: Any, new: Any) -> None:
@@ -45,7 +45,7 @@ def _carry(old: Any, new: Any) -> None:
             target.trainable = source.trainable
     else:
         for target in new._trainable_variables:
-            source = getattr(old, target.name, None)
+            source: Any = getattr(old, target.name, None)
             # One that the layer did not have, for example the bias that folding made, learns where another one does.
             known = isinstance(source, keras.Variable)
             target.trainable = source.trainable if known else any(each.trainable for each in sources)

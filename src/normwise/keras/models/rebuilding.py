@@ -49,7 +49,7 @@ class Rebuilding:
         model: the new one, with the weights of the other, and compiled as it was, if it was.
         added: the layer -> the names of the layers behind it.
         compiled: whether compiling was possible, where the model was compiled.
-        state_kept: False where the optimizer starts anew, because it knew variables that the new model has not.
+        state_kept: False where the optimizer starts again, because it knew variables that the new model has not.
     """
 
     def __init__(self, model: Any, replacements: dict[Any, Replacement]) -> None:

@@ -274,7 +274,7 @@ def _rebuilt(model: Any, kept: dict[str, Any], made: dict[str, Replacement], wor
         if not rebuilt.compiled:
             words[path] += "; " * bool(words[path]) + "the model has to be compiled again"
         elif not rebuilt.state_kept:
-            words[path] += "; " * bool(words[path]) + "the optimizer starts anew"
+            words[path] += "; " * bool(words[path]) + "the optimizer starts again"
     return rebuilt
 
 
