@@ -45,16 +45,16 @@ def _carry(old: Any, new: Any) -> None:
             target.trainable = source.trainable
     else:
         for target in new._trainable_variables:
-            source: Any = getattr(old, target.name, None)
+            same = getattr(old, target.name, None)
             # One that the layer did not have, for example the bias that folding made, learns where another one does.
-            known = isinstance(source, keras.Variable)
-            target.trainable = source.trainable if known else any(each.trainable for each in sources)
-    before = vars(old).get(BEFORE)
-    if before is None:
+            before = [same] if isinstance(same, keras.Variable) else sources
+            target.trainable = any(each.trainable for each in before)
+    frozen = vars(old).get(BEFORE)
+    if frozen is None:
         return
-    before = dict(before)
-    if STATISTICS in before and not isinstance(new, keras.layers.BatchNormalization):
-        del before[STATISTICS]
+    frozen = dict(frozen)
+    if STATISTICS in frozen and not isinstance(new, keras.layers.BatchNormalization):
+        del frozen[STATISTICS]
         new._trainable = any(each.trainable for each in new._trainable_variables)
-    if before:
-        vars(new)[BEFORE] = before
+    if frozen:
+        vars(new)[BEFORE] = frozen
