@@ -224,11 +224,37 @@ class CalledByForward(Block):
         return self.norm(self.conv(x))
 
 
+class AsksForSettings(Block):
+    """What a layer was built with computes nothing."""
+
+    @property
+    def in_channels(self) -> int:
+        return self.conv.in_channels
+
+    def parts(self, x: Tensor) -> Any:
+        return x * self.conv.out_channels
+
+
+class FoldsItself(Block):
+    """A method that needs statistics fails where there are none any more, and returns nothing wrong."""
+
+    def fused(self) -> Any:
+        layers: Any = self._modules
+        conv, norm, _ = layers.values()
+        scale = norm.weight / (norm.running_var + norm.eps) ** 0.5
+        return conv.weight * scale[:, None, None, None]
+
+    def parts(self, x: Tensor) -> Any:
+        return x
+
+
 LEFT: list[type[nn.Module]] = [
     *(Every, Wanted, OfOneKind, EarlyEnd, ByIndex, FirstOfAList, NamedList, AnotherSequence, WrongEnds),
     *(NormAlone, ConvAlone, TwoResults, ByWeight, Statistics, Inside, SequenceItself),
 ]
-REACHED: list[type[nn.Module]] = [Ends, EndsOfAPart, Whole, Together, CalledByForward]
+REACHED: list[type[nn.Module]] = [
+    *(Ends, EndsOfAPart, Whole, Together, CalledByForward, AsksForSettings, FoldsItself),
+]
 
 
 def outputs(model: Any, x: Tensor) -> list[Tensor]:

@@ -43,7 +43,7 @@ class _Uses:
     Args:
         calls: what it calls, while it runs.
         otherwise: what may be called later or by somebody else -> how.
-        mentions: whatever it has in hand.
+        mentions: whatever it has in hand, but for what it asks of it is a number or a word.
         may_use_all: whether it has ways to other parts, of which its source does not say more.
     """
 
@@ -135,7 +135,9 @@ class Methods:
             used = parts & (uses.calls | uses.otherwise.keys())
             seen = _gives_back(method, itself=False) and (uses.may_use_all or parts & uses.mentions)
             together = adjacent_in(nodes_of(method), first, second, alone=True)
-            if method.name not in by_forward and (used or seen) and not together:
+            # One that folds them itself reads statistics, and says so where there are none any more.
+            folds = not used and _reads_statistics(method) and (uses.may_use_all or parts <= uses.mentions)
+            if method.name not in by_forward and (used or seen) and not (together or folds):
                 unknown.add(method.name)
         return min(unknown, default=None)
 
@@ -161,9 +163,14 @@ class Methods:
         for node in nodes:
             if isinstance(node, ast.Call) and (id(node) in unused or _only_looks(node, methods)):
                 looked_at |= {id(given) for given in node.args}
+        read = {id(node.value): node.attr for node in nodes if isinstance(node, ast.Attribute)}
         for node in nodes:
             if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", None), ast.Load):
-                found.mentions |= {id(thing.value) for thing in reading.things(node) if thing.path}
+                found.mentions |= {
+                    id(thing.value)
+                    for thing in reading.things(node)
+                    if thing.path and not _is_setting(thing.value, read.get(id(node), ""))
+                }
             if isinstance(node, ast.Attribute):
                 found.may_use_all |= node.attr in _ALL
             elif isinstance(node, ast.Name) and node.id == "self":
@@ -226,6 +233,16 @@ def _kept_methods(owner: nn.Module) -> set[str]:
         for name, value in vars(owner).items()
         if isinstance(value, types.MethodType) and value.__self__ is owner and name != "forward"
     }
+
+
+def _is_setting(part: object, name: str) -> bool:
+    """True if an attribute of a part is a number, a word or several of them, from which no output is computed."""
+    value = vars(part).get(name) if isinstance(part, nn.Module) else None
+    return isinstance(value, bool | int | float | str | tuple)
+
+
+def _reads_statistics(method: Method) -> bool:
+    return any(isinstance(node, ast.Attribute) and node.attr == "running_var" for node in nodes_of(method))
 
 
 def _gives_back(method: Method, *, itself: bool = True) -> bool:
