@@ -49,7 +49,8 @@ def fold(
     statistics, shared, called more than once, with hooks, with something else between; where a weight is tied or made
     by a parametrization; where the forward around it cannot be followed (as for ``fuse``), or where one that cannot,
     or another method, calls a part of the module around it; where another method, which the forward does not call, uses
-    one of the two layers without the other.
+    one of the two layers without the other, but for settings such as ``in_channels``. A method that folds the two by
+    itself finds no statistics any more, and fails.
 
     Without ``batches``, a linear layer and a ``BatchNorm1d`` behind it are taken to see inputs of shape (N, C). With
     them this is looked at, and how often each layer is called, too.
