@@ -225,7 +225,7 @@ class CalledByForward(Block):
 
 
 class AsksForSettings(Block):
-    """What a layer was built with computes nothing."""
+    """Settings of a layer, from which no output is computed."""
 
     @property
     def in_channels(self) -> int:
