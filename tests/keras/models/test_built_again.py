@@ -197,3 +197,35 @@ def test_a_class_whose_call_is_keras_own_is_folded() -> None:
 def test_a_string_is_no_list_of_layers(operation: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match=r"layers must be a list of names, received 'norm': pass \['norm'\]\."):
         operation(chain(), layers="norm")
+
+
+def with_operations() -> Any:
+    """A model with arithmetic, a slice and functions of ``keras.ops`` between its layers, and a mask."""
+    inputs = keras.Input((6,))
+    y = BatchNormalization(activation="relu", name="norm")(layers.Dense(6)(inputs))
+    y = (keras.ops.relu(y) + 2.0 * inputs)[:, :4]
+    y = layers.BatchNormalization(name="last")(layers.Dense(3)(y))
+    return filled(keras.Model(inputs, keras.ops.concatenate([y, y], axis=1)))
+
+
+def with_a_mask() -> Any:
+    inputs = keras.Input((6,))
+    words = layers.Embedding(10, 4, mask_zero=True)(keras.ops.cast(inputs > 0, "int32"))
+    norm = BatchNormalization(activation="relu", name="norm")
+    return filled(keras.Model(inputs, layers.LSTM(3)(norm(layers.Dense(4)(words)))))
+
+
+OPERATIONS: dict[str, Callable[[Any], Any]] = {
+    "to keras": lambda model: swap(model, to="keras"),
+    "to ghost": lambda model: swap(model, to="ghost", num_splits=2),
+    "fold": fold,
+}
+
+
+@pytest.mark.parametrize("make", [with_operations, with_a_mask])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_functions_between_layers_stay(operation: str, make: Callable[[], Any]) -> None:
+    model = make()
+    report = OPERATIONS[operation](model)
+    assert report.folded if operation == "fold" else report.swapped
+    np.testing.assert_allclose(outputs(report.model), outputs(model), rtol=1e-4, atol=1e-5)

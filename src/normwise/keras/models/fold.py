@@ -129,7 +129,8 @@ class _Rebuilding:
         def clone(layer: Any) -> Any:
             if id(layer) not in self._made:
                 self._made[id(layer)] = self._again(layer)
-                pairs.append((layer, self._made[id(layer)]))
+                if isinstance(layer, keras.Layer):  # and no operation of keras.ops, which holds nothing
+                    pairs.append((layer, self._made[id(layer)]))
             return self._made[id(layer)]
 
         def called(layer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -118,7 +118,8 @@ class Rebuilding:
                 made = self._model(layer)
             else:
                 made = again(layer, layer.get_config, "swap")
-                self._pairs.append((layer, made))
+                if isinstance(layer, keras.Layer):  # and no operation of keras.ops, which holds nothing
+                    self._pairs.append((layer, made))
             self._clones[id(layer)] = made
             self._olds[id(made)] = layer
         return self._clones[id(layer)]
