@@ -235,6 +235,27 @@ class AsksForSettings(Block):
         return x * self.conv.out_channels
 
 
+class Listed(Block):
+    """A sequence of all layers does what the forward does."""
+
+    def as_sequential(self) -> Any:
+        layers: list[nn.Module] = [self.conv, self.norm]
+        layers.extend([self.act])
+        layers.append(nn.Flatten())
+        return nn.Sequential(*layers)
+
+    def parts(self, x: Tensor) -> Any:
+        return self.as_sequential()(x)
+
+
+class ListedApart(Listed):
+    """A list of which one item is called by itself."""
+
+    def as_sequential(self) -> Any:
+        layers = [self.conv, self.norm, self.act]
+        return layers[0]
+
+
 class FoldsItself(Block):
     """A method that needs statistics fails where there are none any more, and returns nothing wrong."""
 
@@ -250,10 +271,10 @@ class FoldsItself(Block):
 
 LEFT: list[type[nn.Module]] = [
     *(Every, Wanted, OfOneKind, EarlyEnd, ByIndex, FirstOfAList, NamedList, AnotherSequence, WrongEnds),
-    *(NormAlone, ConvAlone, TwoResults, ByWeight, Statistics, Inside, SequenceItself),
+    *(NormAlone, ConvAlone, TwoResults, ByWeight, Statistics, Inside, SequenceItself, ListedApart),
 ]
 REACHED: list[type[nn.Module]] = [
-    *(Ends, EndsOfAPart, Whole, Together, CalledByForward, AsksForSettings, FoldsItself),
+    *(Ends, EndsOfAPart, Whole, Together, CalledByForward, AsksForSettings, Listed, FoldsItself),
 ]
 
 

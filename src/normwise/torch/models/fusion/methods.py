@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from normwise.torch.models.fusion.loops import listed_together
 from normwise.torch.models.fusion.reading import Reading, Thing, items_of
 from normwise.torch.models.fusion.sources import adjacent_in, class_tree, function_tree, nodes_of, own_attribute
 
@@ -134,7 +135,8 @@ class Methods:
         for method, uses in self._of(owner):
             used = parts & (uses.calls | uses.otherwise.keys())
             seen = _gives_back(method, itself=False) and (uses.may_use_all or parts & uses.mentions)
-            together = adjacent_in(nodes_of(method), first, second, alone=True)
+            nodes = nodes_of(method)
+            together = adjacent_in(nodes, first, second, alone=True) or listed_together(nodes, first, second)
             # One that folds them itself reads statistics, and says so where there are none any more.
             folds = not used and _reads_statistics(method) and (uses.may_use_all or parts <= uses.mentions)
             if method.name not in by_forward and (used or seen) and not (together or folds):
