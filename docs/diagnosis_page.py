@@ -41,18 +41,29 @@ def evidence(root: Path) -> dict[str, list[str]]:
 
 
 def _numbers(module: ast.Module) -> list[str]:
-    """The literal names in ``{name: Number(...)}`` and ``evidence[name] = Number(...)``."""
+    """The literal names in ``{name: Number(...)}`` and ``evidence[name] = Number(...)``, also by way of a variable."""
     pairs: list[tuple[ast.expr | None, ast.expr]] = []
     for node in ast.walk(module):
         if isinstance(node, ast.Dict):
             pairs += zip(node.keys, node.values, strict=True)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
             pairs.append((node.targets[0].slice, node.value))
+    held = {
+        target.id
+        for node in ast.walk(module)
+        if isinstance(node, ast.Assign) and _is_number(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     return [
         str(name.value)
         for name, value in pairs
-        if isinstance(name, ast.Constant) and isinstance(value, ast.Call) and ast.unparse(value.func) == "Number"
+        if isinstance(name, ast.Constant) and (_is_number(value) or (isinstance(value, ast.Name) and value.id in held))
     ]
+
+
+def _is_number(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func) == "Number"
 
 
 def promised(root: Path, version: int) -> dict[str, list[str]]:

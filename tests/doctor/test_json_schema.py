@@ -146,7 +146,7 @@ def test_a_renamed_number_stays_promised_until_the_version_grows(tmp_path: Path)
     checks = tmp_path / "src/normwise/doctor/checks"
     checks.mkdir(parents=True)
     (tmp_path / "docs").mkdir()
-    (checks / "it.py").write_text('evidence = {"new": Number(1)}\nevidence["more"] = Number(2)\n')
+    (checks / "it.py").write_text('held = Number(1)\nevidence = {"new": held}\nevidence["more"] = Number(2)\n')
     kept = {"schema": 1, "evidence": {"it": ["old"], "gone": ["x"]}}
     (tmp_path / diagnosis_page.KEPT).write_text(json.dumps(kept))
     assert diagnosis_page.promised(tmp_path, 1) == {"gone": ["x"], "it": ["more", "new", "old"]}
