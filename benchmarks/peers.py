@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cases import EPS, MOMENTUM, Case, Inputs
@@ -76,8 +75,7 @@ def _ours_compiled(case: Case, i: Inputs) -> Made:
 
 def _eager(case: Case, i: Inputs) -> Made:
     """The layers as the usual networks are written: the addition and the relu in place."""
-    layers = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-    layer = layers[i.x.dim()](i.x.shape[1], EPS, MOMENTUM)
+    layer = _their_layer(i)
     leaves = _filled(layer, case, i)
     relu = None if case.activation is None else nn.ReLU(inplace=True)
 
@@ -88,6 +86,11 @@ def _eager(case: Case, i: Inputs) -> Made:
         return y if relu is None else cast(Tensor, relu(y))
 
     return apply, leaves
+
+
+def _their_layer(i: Inputs) -> nn.Module:
+    layers = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+    return layers[i.x.dim()](i.x.shape[1], EPS, MOMENTUM)
 
 
 def _filled(layer: nn.Module, case: Case, i: Inputs) -> tuple[Tensor, ...]:
@@ -101,19 +104,25 @@ def _filled(layer: nn.Module, case: Case, i: Inputs) -> tuple[Tensor, ...]:
     )
 
 
+class _Layers(nn.Module):
+    """PyTorch's layers, as they stand in a network that is compiled."""
+
+    def __init__(self, norm: nn.Module, *, relu: bool) -> None:
+        super().__init__()
+        self.norm, self.relu = norm, nn.ReLU() if relu else nn.Identity()
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        y = self.norm(x)
+        found: Tensor = self.relu(y if residual is None else y + residual)
+        return found
+
+
 def _compiled(case: Case, i: Inputs) -> Made:
-    training, relu = case.phase != "inference", case.activation is not None
-
-    def function(x: Tensor, residual: Tensor | None, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y = F.batch_norm(x, mean, var, weight, bias, training, MOMENTUM, EPS)
-        if residual is not None:
-            y = y + residual
-        return y.relu() if relu else y
-
+    layer = _their_layer(i)
+    leaves = _filled(layer, case, i)
     torch._dynamo.reset()  # each row from the start: nothing is made general because of the row before
-    compiled = torch.compile(function, dynamic=False, fullgraph=True)
-    apply = lambda: compiled(i.x, i.residual, i.mean, i.var, i.weight, i.bias)  # noqa: E731
-    return apply, i.leaves
+    compiled = torch.compile(_Layers(layer, relu=case.activation is not None), dynamic=False, fullgraph=True)
+    return (lambda: compiled(i.x, i.residual)), leaves
 
 
 def _keras(case: Case, i: Inputs) -> Made:
