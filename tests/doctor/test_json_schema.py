@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def test_no_promised_name_disappears_within_a_version() -> None:
     assert all(f"`{name}`" in page for each in kept["evidence"].values() for name in each)
 
 
+@cache
 def now() -> dict[str, list[str]]:
     return diagnosis_page.evidence(ROOT)
 

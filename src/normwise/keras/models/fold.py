@@ -164,18 +164,23 @@ class _Rebuilding:
     def _fill(self, old: Any, new: Any) -> None:
         if id(old) in self._left or isinstance(old, keras.layers.InputLayer):
             return
-        if id(old) not in self._plan.changed:
-            if not (isinstance(old, keras.Model) and graph_of(old) is not None):
-                new.set_weights(old.get_weights())
-                carry_learning(old, new)
-            return
+        changed = self._plan.changed.get(id(old))
+        if changed is not None:
+            self._change(old, new, changed)
+        elif isinstance(old, keras.Model) and graph_of(old) is not None:
+            return  # its layers were filled when it was made
+        else:
+            new.set_weights(old.get_weights())
+        carry_learning(old, new)
+
+    @staticmethod
+    def _change(old: Any, new: Any, changed: Weights) -> None:
         if isinstance(old, keras.layers.BatchNormalization):
             for mine, theirs in zip(new._non_trainable_variables, old._non_trainable_variables, strict=True):
                 mine.assign(theirs)
-        for name, value in self._plan.changed[id(old)].items():
+        for name, value in changed.items():
             variable = getattr(new, name)
             variable.assign(ops.cast(value, variable.dtype))
-        carry_learning(old, new)
 
 
 def _growth(layer: Any, changed: Weights) -> float:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from normwise.lab.data.splits import Digits, Split
+from normwise.lab.design import plateau
 from normwise.lab.networks.dense import Dense, he
 from normwise.lab.networks.stack import Normalization, Stack, Together, batch_norm
-from normwise.lab.training.descent import accuracy, looks, train
-from normwise.lab.training.stacks import train_stack
+from normwise.lab.training.descent import accuracy, looks, to_a_tenth, train
+from normwise.lab.training.stacks import accuracies, both, train_stack
 
 Module = TypeVar("Module", bound=nn.Module)
 Measures = dict[str, Callable[[Any], Any]]
@@ -241,6 +242,36 @@ class Stacks(Rates):
             look=look,
             look_at=look_at,
         )
+
+    def train_to_a_plateau(
+        self, stack: Together, data: Digits, seed: int, *, steps: int | None = None, batch: int | None = None
+    ) -> dict[str, list[float]]:
+        """Train while the rates fall to a tenth, and measure what ``plateau.still_learns`` asks for.
+
+        Args:
+            stack: is changed in place.
+            data: trained on in one part, measured on in the others.
+            seed: of the order of the images.
+            steps: None: the setting of that name.
+            batch: None: that of the settings.
+
+        Returns:
+            Each network's accuracies: ``validation`` and ``test`` at the end, ``late`` on validation images after two
+            thirds of the steps.
+        """
+        steps = steps or vars(self)["steps"]
+        late: list[list[float]] = []
+        self.train(
+            stack,
+            data.train,
+            seed,
+            steps=steps,
+            batch=batch,
+            schedule=to_a_tenth(steps),
+            look=lambda _: late.append(accuracies(stack, data.validation)),
+            look_at=(plateau.two_thirds(steps),),
+        )
+        return both(stack, data) | {"late": late[0]}
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,6 @@ from normwise.lab.networks.residual import Residual, ratios
 from normwise.lab.networks.stack import batch_norm
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Figure, Regime, Statement
-from normwise.lab.training.descent import to_a_tenth
-from normwise.lab.training.stacks import accuracies, both
 from normwise.lab.verdict import AtLeast, Rule, StaysBelow, Within, judge
 
 SAYS = "De & Smith 2020"
@@ -126,16 +124,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Train at every rate; and the variances at the beginning."""
     data = digits(trial.seed)
     stack = network(trial, settings, len(settings.rates))
-    late: list[list[float]] = []
-    settings.train(
-        stack,
-        data.train,
-        trial.seed,
-        schedule=to_a_tenth(settings.steps),
-        look=lambda _: late.append(accuracies(stack, data.validation)),
-        look_at=(plateau.two_thirds(settings.steps),),
-    )
-    found: dict[str, Any] = both(stack, data) | {"late": late[0]}
+    found: dict[str, Any] = settings.train_to_a_plateau(stack, data, trial.seed)
     if trial.arm in ("none", "batch"):  # the branches of the others are 0
         found["ratios"] = ratios(network(trial, settings, 1), data.train.images)
     return found

@@ -52,8 +52,7 @@ from normwise.lab.intervals import mean
 from normwise.lab.networks.variants import only_in
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
-from normwise.lab.training.descent import to_a_tenth
-from normwise.lab.training.stacks import accuracies, both
+from normwise.lab.training.stacks import accuracies
 from normwise.lab.verdict import AtLeast, StaysBelow, judge
 
 SAYS = "Chollet 2017, section 7.3.1"
@@ -103,16 +102,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     layers = {"none": (), "one": (trial.depth // 2,), "every": range(trial.depth)}[trial.arm]
     normalize = only_in(layers) if layers else None
     stack = settings.stack(trial.seed, normalize, depth=trial.depth)
-    late: list[list[float]] = []
-    settings.train(
-        stack,
-        data.train,
-        trial.seed,
-        schedule=to_a_tenth(settings.steps),
-        look=lambda _: late.append(accuracies(stack, data.validation)),
-        look_at=(plateau.two_thirds(settings.steps),),
-    )
-    return both(stack, data) | {"train": accuracies(stack, data.train), "late": late[0]}
+    return settings.train_to_a_plateau(stack, data, trial.seed) | {"train": accuracies(stack, data.train)}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

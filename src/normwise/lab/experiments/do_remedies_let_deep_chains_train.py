@@ -65,8 +65,6 @@ from normwise.lab.networks.stack import Stack
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Estimate, Figure, Regime, Statement
 from normwise.lab.training.by_layer import log_norms
-from normwise.lab.training.descent import to_a_tenth
-from normwise.lab.training.stacks import accuracies, both
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Yang et al. 2019"
@@ -153,16 +151,7 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     settings.train(one, data.train, trial.seed, rates=(settings.first,), steps=1)
     found["after"] = log_norms(one, *batch)[0]
     stack = chain(trial.arm, settings, trial.seed, len(settings.rates))
-    late: list[list[float]] = []
-    settings.train(
-        stack,
-        data.train,
-        trial.seed,
-        schedule=to_a_tenth(settings.steps),
-        look=lambda _: late.append(accuracies(stack, data.validation)),
-        look_at=(plateau.two_thirds(settings.steps),),
-    )
-    return found | both(stack, data) | {"late": late[0]}
+    return found | settings.train_to_a_plateau(stack, data, trial.seed)
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

@@ -50,8 +50,7 @@ from normwise.lab.networks.stack import Normalization, batch_norm
 from normwise.lab.networks.variants import LayerNorms
 from normwise.lab.outcomes import Outcomes
 from normwise.lab.results import DIGITS, Conclusion, Regime, Statement
-from normwise.lab.training.descent import to_a_tenth
-from normwise.lab.training.stacks import accuracies, both
+from normwise.lab.training.stacks import accuracies
 from normwise.lab.verdict import AtLeast, judge
 
 SAYS = "Ba et al. 2016"
@@ -142,19 +141,8 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     images = digits(trial.seed)
     data = Digits(*(read(trial, settings, part) for part in (images.train, images.validation, images.test)))
     stack, steps = network(trial, settings, len(settings.rates)), settings.training(trial.reading)
-    late: list[list[float]] = []
-    settings.train(
-        stack,
-        data.train,
-        trial.seed,
-        steps=steps,
-        batch=trial.batch,
-        schedule=to_a_tenth(steps),
-        look=lambda _: late.append(accuracies(stack, data.validation)),
-        look_at=(plateau.two_thirds(steps),),
-    )
-    longer = accuracies(stack, read(trial, settings, images.test, settings.longer))
-    return both(stack, data) | {"longer": longer, "late": late[0]}
+    found = settings.train_to_a_plateau(stack, data, trial.seed, steps=steps, batch=trial.batch)
+    return found | {"longer": accuracies(stack, read(trial, settings, images.test, settings.longer))}
 
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:

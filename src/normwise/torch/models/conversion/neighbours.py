@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 import torch
@@ -117,18 +117,11 @@ class Neighbours:
         around = self._model.get_submodule(".".join(one[:shared]))
         parts = set[int]()
         for names in (one, other):
-            inside = around
-            for number, name in enumerate(names[shared:]):
-                child = inside.get_submodule(name)
-                parts.add(id(child))
-                if number > 0:
-                    who = next(
-                        (who for items, who in self._parts.taken.get(id(inside), []) if id(child) in items), None
-                    )
-                    method = self._parts.others.apart(inside, {id(child)}, name, name)
-                    if who is not None or method is not None:
-                        return who or f"{self.title(inside)} uses it in its method {method} too"
-                inside = child
+            way = [around.get_submodule(".".join(names[shared:end])) for end in range(shared + 1, len(names) + 1)]
+            parts |= {id(module) for module in way}
+            for (inside, child), name in zip(pairwise(way), names[shared + 1 :], strict=True):
+                if (who := self._uses_alone(inside, child, name)) is not None:
+                    return who
         pair = [around.get_submodule(names[shared]) for names in (one, other)]
         if isinstance(around, nn.Sequential) and (who := self._parts.taken_apart(around, *pair)) is not None:
             return f"{self.title(around)} is not only called: {who}"
@@ -137,6 +130,14 @@ class Neighbours:
             return None
         title = self.title(around)
         return f"{title} uses it, or the batch norm, in its method {method} too, which may be called by itself"
+
+    def _uses_alone(self, inside: nn.Module, child: nn.Module, name: str) -> str | None:
+        """Who uses a child of a module that has one of the two layers, in a method; None if nobody does."""
+        for items, who in self._parts.taken.get(id(inside), []):
+            if id(child) in items:
+                return who
+        method = self._parts.others.apart(inside, {id(child)}, name, name)
+        return None if method is None else f"{self.title(inside)} uses it in its method {method} too"
 
     def title(self, module: nn.Module) -> str:
         """The name of a module in sentences."""

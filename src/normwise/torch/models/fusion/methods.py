@@ -11,9 +11,15 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from normwise.torch.models.fusion.loops import listed_together
 from normwise.torch.models.fusion.reading import Reading, Thing, items_of
-from normwise.torch.models.fusion.sources import adjacent_in, class_tree, function_tree, nodes_of, own_attribute
+from normwise.torch.models.fusion.sources import (
+    adjacent_in,
+    class_tree,
+    function_tree,
+    listed_together,
+    nodes_of,
+    own_attribute,
+)
 
 Method = ast.FunctionDef | ast.AsyncFunctionDef
 ASKS = {
@@ -53,6 +59,11 @@ class _Uses:
     mentions: set[int] = field(default_factory=set)
     may_use_all: bool = False
 
+    @property
+    def now_or_later(self) -> set[int]:
+        """The parts that are called, now or later."""
+        return self.calls | self.otherwise.keys()
+
 
 class Methods:
     """The uses of parts in methods, each method read once: nothing of the model changes meanwhile."""
@@ -70,7 +81,7 @@ class Methods:
 
     def calling(self, owner: nn.Module, part: nn.Module) -> set[str]:
         """The names of the methods of the module, besides its forward, that call one of its parts."""
-        return {method.name for method, uses in self._of(owner) if id(part) in uses.calls or id(part) in uses.otherwise}
+        return {method.name for method, uses in self._of(owner) if id(part) in uses.now_or_later}
 
     def otherwise(self, owner: nn.Module, part: nn.Module) -> dict[str, str]:
         """Those of them whose calls nobody can tell from others' -> how they use the part."""
@@ -115,8 +126,7 @@ class Methods:
         return all(
             adjacent_in(nodes_of(method), first, second, alone=True)
             for method, uses in self._of(owner)
-            if parts & (uses.calls | uses.otherwise.keys())
-            or (_gives_back(method) and (uses.may_use_all or parts & uses.mentions))
+            if parts & uses.now_or_later or (_gives_back(method) and (uses.may_use_all or parts & uses.mentions))
         )
 
     def apart(self, owner: nn.Module, parts: set[int], first: str, second: str) -> str | None:
@@ -133,7 +143,7 @@ class Methods:
         by_forward = reached(methods_of(owner) or [])
         unknown = (self._without_source(owner) | _kept_methods(owner)) - by_forward
         for method, uses in self._of(owner):
-            used = parts & (uses.calls | uses.otherwise.keys())
+            used = parts & uses.now_or_later
             seen = _gives_back(method, itself=False) and (uses.may_use_all or parts & uses.mentions)
             nodes = nodes_of(method)
             together = adjacent_in(nodes, first, second, alone=True) or listed_together(nodes, first, second)

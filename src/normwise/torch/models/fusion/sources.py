@@ -202,8 +202,7 @@ def adjacent_in(nodes: Sequence[ast.AST], first: str, second: str, *, alone: boo
             and own_attribute(node.func) == child
         )
 
-    mentions = [own_attribute(node) for node in nodes]
-    if mentions.count(first) != 1 or mentions.count(second) != 1:
+    if not _each_once(nodes, first, second):
         return False
     if any(calls(node, second) and calls(node.args[0], first) for node in nodes if isinstance(node, ast.Call)):
         return True
@@ -221,3 +220,61 @@ def adjacent_in(nodes: Sequence[ast.AST], first: str, second: str, *, alone: boo
                     case [ast.Name(id=again)] if again == name:
                         return True
     return False
+
+
+def listed_together(nodes: Sequence[ast.AST], first: str, second: str) -> bool:
+    """True if a method only puts two children into a list, one behind the other, of which it makes a sequence.
+
+    ``layers = [self.conv, self.norm]; layers.extend(self.blocks); return nn.Sequential(*layers)``, as timm writes it.
+
+    Args:
+        nodes: all of the method's.
+        first: the name of the child that comes first.
+        second: that of the other.
+    """
+    if not _each_once(nodes, first, second):
+        return False
+    lists = {
+        name
+        for name, items in map(_listed, nodes)
+        if (first, second) in itertools.pairwise(own_attribute(each) for each in items)
+    }
+    if len(lists) != 1:
+        return False
+    good = {
+        id(used)
+        for node in nodes
+        if isinstance(node, ast.Call)
+        for used in (
+            node.func.value
+            if isinstance(node.func, ast.Attribute) and node.func.attr in ("append", "extend")
+            else None,
+            *(each.value for each in node.args if isinstance(each, ast.Starred) and _makes_a_sequence(node)),
+        )
+    }
+    reads = [
+        node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in lists
+    ]
+    return all(id(node) in good for node in reads)
+
+
+def _listed(node: ast.AST) -> tuple[str, list[ast.expr]]:
+    """The name of a list and what a statement puts into it."""
+    match node:
+        case ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=items)):
+            return name, items
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.List(elts=items)):
+            return name, items
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="extend"), args=[ast.List(elts=items)]):
+            return name, items
+    return "", []
+
+
+def _makes_a_sequence(call: ast.Call) -> bool:
+    return ast.unparse(call.func) in ("nn.Sequential", "torch.nn.Sequential", "Sequential")
+
+
+def _each_once(nodes: Sequence[ast.AST], *children: str) -> bool:
+    """True if a source names each of these children in one place."""
+    mentions = [own_attribute(node) for node in nodes]
+    return all(mentions.count(child) == 1 for child in children)
