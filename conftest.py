@@ -4,6 +4,7 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 ``tests/test_keras.py`` starts the three. To run some of them on one backend, name it in the environment:
 ``KERAS_BACKEND=jax pytest tests/keras``.
 
+``tests/test_families.py`` starts processes that find timm and torchvision, which set-up puts into a folder of their own.
 In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the process in
 which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``. With a GPU,
 ``make test DEVICE=cuda`` runs the same tests there, compiled.
@@ -22,12 +23,16 @@ FOR_KERAS = [
     "src/normwise/*/keras_*",
     "src/normwise/lab/comparison/keras_*",
     "tests/keras",
+    "tests/benchmarks/zoo/test_keras_*",
 ]
+FOR_TIMM = ["tests/benchmarks/zoo/test_timm.py", "tests/benchmarks/zoo/test_torchvision.py"]
 FOR_LIGHTNING = ["src/normwise/callbacks/lightning"]
 NO_GPU = "these tests run on a GPU, and PyTorch finds none here: leave DEVICE=cuda out, or run them where there is one."
 collect_ignore_glob = [] if "KERAS_BACKEND" in os.environ else [*FOR_KERAS]
 if find_spec("lightning") is None:
     collect_ignore_glob += FOR_LIGHTNING
+if find_spec("timm") is None:
+    collect_ignore_glob += FOR_TIMM
 if "TRITON_INTERPRET" not in os.environ and "NORMWISE_TEST_DEVICE" not in os.environ:
     collect_ignore_glob += ["tests/kernels/triton_gpu"]
 # For its examples pytest asks a module for every name that ``dir`` gives, and there that brings in all frameworks.
@@ -59,5 +64,5 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the sessions in processes of their own, which take minutes: at the end, one worker would run alone."""
-    sessions = ("test_keras.py", "test_triton.py")
+    sessions = ("test_keras.py", "test_families.py", "test_triton.py")
     items.sort(key=lambda item: sessions.index(item.path.name) if item.path.name in sessions else len(sessions))

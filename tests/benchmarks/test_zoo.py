@@ -357,35 +357,6 @@ def test_rounding_that_a_model_multiplies_is_no_fault() -> None:
     assert rounding == "gradients by 5e-08, and by 1e-09 where the input is rounded otherwise"
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet10t"])
-def test_one_of_timm(name: str) -> None:
-    if find_spec("timm") is None:
-        pytest.skip("timm is not installed")
-    threads = torch.get_num_threads()
-    operations = ["fuse", "swap there and back", "fuse and fold"]
-    try:
-        found = trial.main({**TASK, "name": name, "sizes": [32], "batch": 2, "pairs": 0, "operations": operations})
-    finally:
-        torch.set_num_threads(threads)
-    statuses = {operation: summary.status(row) for operation, row in found["operations"].items()}
-    assert statuses == dict.fromkeys(operations, "same"), found
-    assert found["operations"]["swap there and back"]["done"] == found["norms"]
-
-
-def test_timms_own_batch_norm_with_an_activation() -> None:
-    if find_spec("timm") is None:
-        pytest.skip("timm is not installed")
-    norm_act = imported_timm().layers.norm_act
-    theirs = nn.Sequential(nn.Conv2d(3, 3, 1), norm_act.BatchNormAct2d(3, act_layer=nn.SiLU))
-    ours = copy.deepcopy(theirs)
-    assert fuse(ours).fused == {"1": "silu"}
-    x = torch.randn(4, 3, 5, 5)
-    torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
-    converted = norm_act.convert_sync_batchnorm(ours)  # it takes .act and .drop
-    assert isinstance(converted[1].act, nn.SiLU)
-
-
 def test_an_error_of_folding_stands_beside_that_of_float32_itself() -> None:
     row, other = _row(), _row()
     row["operations"]["fold"] |= {"output_error": 0.5, "float32_error_unfolded": 0.4}

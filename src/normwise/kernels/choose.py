@@ -31,6 +31,9 @@ BY_NAME = ("cpu", "aten", "two_pass", "triton")
 # where the channels come last in memory, because PyTorch's own code is at its best there.
 SMALL = 2**17
 SMALL_LAST = 2**19
+# With fewer in a training step's graph, the code that Inductor makes takes less time than the compiled kernels
+# (benchmarks/threshold_in_graphs.py).
+SMALL_IN_GRAPH = 2**15
 # PyTorch's CPU operator keeps plain float32 sums where the channels come last in memory; they are off by up to
 # n * 6e-8 * |mean| / std standard deviations. Up to so many values this is accepted; above, it is not.
 FEW_VALUES = 256
@@ -189,7 +192,7 @@ def _large_in_graph(x: Tensor) -> bool:
     plain = x.is_cpu and x.dim() > 1 and dtype.is_floating_point and dtype.itemsize > 1
     if not plain or compiler.is_exporting() or number_of_transforms():
         return False
-    return guard_or_false(x.numel() >= SMALL)
+    return guard_or_false(x.numel() >= SMALL_IN_GRAPH)
 
 
 def _shared(weights: Tensor) -> bool:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from normwise.installation import kernels_command
 from normwise.keras import BatchNormalization
 from normwise.kernels.choose import VARIABLE, built_for_jax
 from tests.keras.calls import BACKEND, double_precision
@@ -173,8 +174,7 @@ def test_a_library_for_another_jax_is_a_warning_and_xla_computes(monkeypatch: py
     jax_kernels.library.cache_clear()
     assert str(caught[0].message) == (
         f"The compiled kernels do not fit the installed JAX {jax.__version__} (version 9.9 is not supported); XLA's "
-        "own code computes in their place. Install normwise again next to this JAX: pip install --no-build-isolation "
-        "--force-reinstall normwise"
+        f"own code computes in their place. Build them again beside this JAX: {kernels_command()}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -23,7 +24,11 @@ from normwise.torch.steps.normalize_small import normalize_small
 
 pytestmark = pytest.mark.skipif(not built(), reason="without the compiled kernels there is no short way")
 
-SHAPES = ((2, 1), (8, 3), (64, 128), (600, 4), (4, 3, 5), (4, 8, 10, 10), (2, 3, 4, 4, 4), (1, 5, 1, 1), (0, 3, 4, 4))
+SHAPES = (
+    (2, 1), (8, 3), (64, 128), (600, 4), (70, 2000), (4, 3, 5), (4, 8, 10, 10), (3, 8, 4, 5), (2, 3, 4, 1), (1, 5, 1, 1),
+    (0, 3, 4, 4), (2, 3, 4, 4, 4), (1, 30, 2, 7, 7),
+)  # fmt: skip
+FORMATS = {"first": torch.contiguous_format, "last": torch.channels_last}
 LAYERS: dict[int, Any] = {2: nt.BatchNorm1d, 3: nt.BatchNorm1d, 4: nt.BatchNorm2d, 5: nt.BatchNorm3d}
 
 
@@ -40,16 +45,19 @@ def watched(monkeypatch: pytest.MonkeyPatch, *, on: bool = True) -> list[bool]:
     return served
 
 
-def run(layer: nn.Module, x: Tensor, *, training: bool) -> list[Tensor]:
+def run(layer: nn.Module, *given: Tensor, training: bool) -> list[Tensor]:
     """All that a call gives and changes: output, gradients, buffers; or the error's text, as a name of a buffer."""
     layer = copy.deepcopy(layer).train(training)
-    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(training and x.is_floating_point())
+    inputs = [
+        each.detach().clone(memory_format=torch.preserve_format).requires_grad_(training and each.is_floating_point())
+        for each in given
+    ]
     with torch.set_grad_enabled(training):
-        y = layer(x)
+        y = layer(*inputs)
         if training:
-            y.backward(torch.linspace(-1, 2, y.numel(), dtype=y.dtype).reshape(y.shape))
+            y.backward(torch.linspace(-1, 2, y.numel()).to(y.dtype).reshape(y.shape))
     gradients = [parameter.grad for parameter in layer.parameters() if parameter.grad is not None]
-    return [y.detach(), *([x.grad] if x.grad is not None else []), *gradients, *layer.buffers()]
+    return [y.detach(), *(x.grad for x in inputs if x.grad is not None), *gradients, *layer.buffers()]
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
@@ -84,6 +92,57 @@ def test_both_ways_agree_to_the_last_bit(
     else:
         assert len(results[0]) == len(results[1])
         assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layouts", ["first first", "first last", "last first", "last last"])
+def test_an_addition_goes_the_short_way_too(
+    layouts: str, dtype: torch.dtype, activation: str | None, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nt.BatchNorm2d(8, activation=activation)
+    torch.manual_seed(0)
+    given = [
+        torch.randn(4, 8, 5, 6, dtype=dtype).contiguous(memory_format=FORMATS[layout]) for layout in layouts.split()
+    ]
+    results = []
+    for on in (True, False):
+        with monkeypatch.context() as patch:
+            served = watched(patch, on=on)
+            results.append(run(layer, *given, training=training))
+            assert served == [on]
+    assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("residual", "says"),
+    [
+        (torch.ones(4, 8, 5, 1), "residual must have the shape of the input"),
+        ("x", "residual must be a tensor"),
+        (torch.ones(4, 8, 5, 6, device="meta"), "residual must be on the device of the input"),
+        (torch.ones(4, 8, 5, 6, dtype=torch.float64), None),
+        (nn.Parameter(torch.ones(4, 8, 5, 6)), None),
+    ],
+)
+def test_another_addition_is_left_to_the_general_way(
+    residual: Any, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, layer = watched(monkeypatch), nt.BatchNorm2d(8)
+    with pytest.raises((ValueError, TypeError), match=says) if says else nullcontext():
+        layer(torch.randn(4, 8, 5, 6), residual)
+    assert not served
+    assert int(layer.get_buffer("num_batches_tracked")) == (says is None)
+
+
+def test_an_image_read_with_its_channels_last_keeps_its_axes_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's backward mixes up axes where the stride of an axis of size 1 is another than its place gives it."""
+    served, layer = watched(monkeypatch), nt.BatchNorm2d(3)
+    image = torch.randn(5, 6, 3).permute(2, 0, 1)[None]
+    assert image.is_contiguous(memory_format=torch.channels_last)
+    layer(image.requires_grad_())
+    layer(image.detach().clone(memory_format=torch.channels_last))
+    assert served == [False, True]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))

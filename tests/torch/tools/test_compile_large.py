@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import normwise.torch as nt
-from normwise.kernels.choose import SMALL, built
+from normwise.kernels.choose import SMALL_IN_GRAPH, built
 from tests.cases import running
 
 pytestmark = pytest.mark.skipif(not built(), reason="the compiled kernels are not built")
@@ -99,10 +99,10 @@ def test_sizes_that_are_not_known_yet() -> None:
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
     for size in (8, 12, 9, 30, 2, 3):  # the last two are small
-        x = torch.randn(size, 16, 32, 32)
+        x = torch.randn(size, 16, 16, 16)
         torch.testing.assert_close(compiled(x), twin(x), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(running(layer), running(twin), rtol=1e-5, atol=1e-6)
-    assert SMALL // (16 * 32 * 32) == 8
+    assert SMALL_IN_GRAPH // (16 * 16 * 16) == 8
     assert counter.frame_count == 2
 
 

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from jax import numpy as jnp
 
+from normwise.installation import kernels_command
 from normwise.keras.steps import jax_derivatives
 from normwise.keras.steps.jax_derivatives import Task
 from normwise.keras.steps.normalize import Normalized
@@ -57,8 +58,7 @@ def library() -> Any:
     except Exception as error:
         warnings.warn(
             f"The compiled kernels do not fit the installed JAX {jax.__version__} ({error}); XLA's own code computes "
-            "in their place. Install normwise again next to this JAX: pip install --no-build-isolation "
-            "--force-reinstall normwise",
+            f"in their place. Build them again beside this JAX: {kernels_command()}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, strided
 from torch.compiler import is_compiling  # by its name alone, see ``normalize_in_graph``
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
-from normwise.kernels.choose import SMALL
+from normwise.kernels.choose import SMALL_LAST
 from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
@@ -106,13 +106,13 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         self._check_input_dim(input)
         if residual is not None and is_larger(self, input, residual):
             return added_late(self, input, residual, mask=mask, sample_weight=sample_weight)
-        plain = residual is mask is sample_weight is None
+        plain = mask is sample_weight is None
         if is_compiling():
-            y = self._in_graph(input, residual) if mask is sample_weight is None else None
+            y = self._in_graph(input, residual) if plain else None
             if y is not None:
                 return y
-        elif plain and input.numel() < SMALL:  # the compiler would guard the size
-            y = self._small(input)
+        elif plain and input.numel() < SMALL_LAST:  # the compiler would guard the size
+            y = self._small(input, residual)
             if y is not None:
                 return y
         tracks = self.training and self.track_running_stats
@@ -159,8 +159,16 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         except KeyError:  # as in ``_small``
             return None
 
-    def _small(self, input: Tensor) -> Tensor | None:
+    def _small(self, input: Tensor, residual: Tensor | None) -> Tensor | None:
         """The whole of a plain call on a small tensor; None for all others."""
+        if residual is not None and not (
+            type(residual) is Tensor
+            and residual.is_cpu
+            and residual.dtype is input.dtype
+            and residual.shape == input.shape
+            and residual.layout is strided
+        ):
+            return None
         activation = self.activation
         if activation is not None and LEFT.layers:
             activation = activation_now(self)
@@ -186,7 +194,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
             )
         except KeyError:  # something else stands in the place of one of them, a parametrization for example
             return None
-        return y if y is None or activation is None else activate(y, activation, None)
+        return y if y is None or activation is residual is None else activate(y, activation, residual)
 
     def _checked(
         self,

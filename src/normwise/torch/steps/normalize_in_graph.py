@@ -93,4 +93,4 @@ def _is_large(x: Tensor) -> bool:
     """False for a small tensor, and for a size that is not known yet."""
     from torch.fx.experimental.symbolic_shapes import guard_or_false  # only where something compiles
 
-    return guard_or_false(x.numel() >= choose.SMALL)
+    return guard_or_false(x.numel() >= choose.SMALL_IN_GRAPH)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normwise.kernels import choose, cpu
-from normwise.kernels.choose import FEW_VALUES, SMALL
+from normwise.kernels.choose import FEW_VALUES, SMALL, SMALL_LAST
 from normwise.kernels.internals import (
     BEFORE_DISPATCH,
     innermost_transform,
@@ -25,7 +25,7 @@ from normwise.torch.steps.estimate import count_batch
 
 # By their names alone: a look into a module is one of the things that add up here.
 _FLOAT32, _FLOAT64, _INT64, _STRIDED = torch.float32, torch.float64, torch.int64, torch.strided
-_LAST = torch.channels_last
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _is_grad_enabled, _operator = torch.is_grad_enabled, torch.native_batch_norm
 
 
@@ -43,7 +43,7 @@ def normalize_small(
 ) -> Tensor | None:
     """The output before the activation, in training with the batch in the running statistics; None if not plain.
 
-    Plain are tensors in memory on the CPU, small and contiguous (in inference images with the channels last too), with
+    Plain are tensors in memory on the CPU, small and contiguous, or images and volumes with the channels last, with
     statistics that are kept and parameters of their dtype, where nothing records, transforms or listens; in training,
     where no backward runs the forward again; in inference, where no gradient is wanted.
 
@@ -66,6 +66,7 @@ def normalize_small(
     if mean is None or var is None or updates is None or x.dim() < 2:
         return None
     channels, size, dtype = x.size(1), x.numel(), mean.dtype
+    last = x.stride(1) == 1 and channels > 1
     if not (
         type(x) is type(mean) is type(var) is type(updates) is Tensor
         and (dtype is _FLOAT32 or dtype is _FLOAT64)
@@ -74,8 +75,8 @@ def normalize_small(
         and x.is_cpu
         and mean.is_cpu
         and var.is_cpu
-        and 0 < size < SMALL
-        and (x.is_contiguous() or (not training and x.dim() == 4 and x.is_contiguous(memory_format=_LAST)))
+        and 0 < size < (SMALL_LAST if last else SMALL)
+        and (x.is_contiguous() or (last and _with_channels_last(x)))
         and mean.is_contiguous()
         and var.is_contiguous()
         and mean.dim() == var.dim() == 1
@@ -94,7 +95,7 @@ def normalize_small(
     if not (
         size > channels
         # where channels are the last axis in memory, sums of many values lose digits
-        and (size <= FEW_VALUES * channels or channels == 1 or x.stride(1) != 1)
+        and (size <= FEW_VALUES * channels or not last)
         and type(momentum) is float
         and updates.dtype is _INT64
         and updates.is_cpu
@@ -109,3 +110,11 @@ def normalize_small(
     if left_out:
         count_batch(None, skipped, left_out, channels)
     return derivatives_of_any_order(y)
+
+
+def _with_channels_last(x: Tensor) -> bool:
+    """True if the channels of this dense tensor come last, in strides that PyTorch's backward does not mix up."""
+    form = _LAST.get(x.dim())
+    # The stride of an axis of size 1 is not asked for there: see ``aten.with_plain_strides``.
+    plain = 1 not in x.shape[2:] and x.stride(0) * x.size(0) == x.numel()
+    return plain and form is not None and x.is_contiguous(memory_format=form)

@@ -1,0 +1,88 @@
+"""From how many values on the compiled kernels win in a graph of torch.compile: the source of ``SMALL_IN_GRAPH``.
+
+    python -m benchmarks.threshold_in_graphs
+
+Batch norm and ReLU, forward and backward, under torch.compile: PyTorch's layers, and ours with all sizes given to the
+compiled kernels, in turn. Writes ``benchmarks/results/threshold_in_graphs.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import normwise.torch as nt
+from benchmarks import report
+from benchmarks.spread import Spread, calmest, ratios
+from benchmarks.timing import hand_over, in_turn
+from normwise.kernels import choose
+
+RESULT = Path(__file__).with_name("results") / "threshold_in_graphs.json"
+SHAPES = [
+    (8, 16, 8, 8),
+    (16, 16, 8, 8),
+    (16, 32, 8, 8),
+    (16, 32, 16, 8),
+    (16, 64, 16, 8),
+    (128, 128),
+    (256, 128),
+    (256, 512),
+]
+THEIRS, OURS = "torch.compile", "normwise's kernels in the graph"
+
+
+def step(layer: nn.Module, x: torch.Tensor, dy: torch.Tensor, threshold: int) -> Callable[[], object]:
+    """Forward and backward, compiled for this threshold, which every call sets: a graph has it in its guards."""
+    compiled = torch.compile(layer)
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+
+    def call() -> None:
+        choose.SMALL_IN_GRAPH = threshold
+        compiled(x).backward(dy)
+        x.grad = None
+
+    return call
+
+
+def measure(shape: tuple[int, ...], dtype: torch.dtype, *, last: bool) -> Spread:
+    """PyTorch's compiled time over that of the kernels."""
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=dtype)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    theirs, ours = (nn.BatchNorm2d, nt.BatchNorm2d) if x.dim() == 4 else (nn.BatchNorm1d, nt.BatchNorm1d)
+    dy, torchs = torch.randn_like(x), nn.Sequential(theirs(shape[1]), nn.ReLU())
+    calls = {THEIRS: step(torchs, x, dy, 0), OURS: step(ours(shape[1], activation="relu"), x, dy, 0)}
+
+    def attempt() -> Spread:
+        times, _ = in_turn(calls, rounds=21, seconds=1.0)
+        return ratios(times[THEIRS], times[OURS])
+
+    return calmest(attempt, lambda found: found.width)
+
+
+def main() -> None:
+    machine, before, usual = report.machine(), hand_over(), choose.SMALL_IN_GRAPH
+    rows = []
+    for shape in SHAPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            for last in (False, True)[: len(shape) - 2 or 1]:
+                torch.compiler.reset()
+                found = measure(shape, dtype, last=last)
+                row = {"shape": shape, "dtype": str(dtype).removeprefix("torch."), "last": last, "ratio": asdict(found)}
+                print(row["shape"], row["dtype"], "channels last" if last else "channels first", found.said, flush=True)
+                rows.append(row)
+    choose.SMALL_IN_GRAPH = usual
+    machine["hand-over before and after, ms"] = [round(before, 3), round(hand_over(), 3)]
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    RESULT.write_text(json.dumps({"date": date, "machine": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
