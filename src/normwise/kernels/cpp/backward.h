@@ -175,6 +175,7 @@ struct BackwardPlan {
   Differentiator<T> by{task};
   bool serial = shape.elements() <= kSerial;
   bool writes = task.dx || task.dresidual;
+  bool near = stays_near(shape, 2 * sizeof(T), threads);  // x and dy
 
   template <int kVectors>
   using SlopesOf = typename Differentiator<T>::template Slopes<kVectors, kSlope>;
@@ -320,28 +321,37 @@ struct BackwardPlan {
     for (int v = 0; v < kVectors; ++v) store<false>(sums + v * kL, sum[v]), store<false>(products + v * kL, product[v]);
   }
 
+  // What is in the nearest caches goes column by column, whose constants stay in registers; all else as memory lies.
   template <bool kStream>
   void write_rows(int64_t begin, int64_t end) const {
-    each_stretch(begin, end, shape.c * sizeof(T), [&](int64_t from, int64_t to) {
-      if (shape.c == kColumn * kL) return write_stretch<kStream, kColumn>(from, to);
-      write_stretch<kStream, kWholeRow>(from, to);
+    const int64_t channels = shape.c, row_bytes = channels * sizeof(T);
+    each_stretch(begin, end, row_bytes, [&](int64_t from, int64_t to) {
+      if (channels == kColumn * kL) return write_columns<kStream, kColumn, true>(from, to, 0, channels);
+      if constexpr (!kStream) {
+        if (near)
+          return each_column_of_rows<F>(from, to, channels, row_bytes, [&](auto vectors, auto whole, const Part& part) {
+            write_columns<kStream, vectors, whole>(part.from, part.to, part.first, part.width);
+          });
+      }
+      write_columns<kStream, kWholeRow, true>(from, to, 0, channels);
     });
   }
 
-  template <bool kStream, int kVectors>
-  void write_stretch(int64_t from, int64_t to) const {
-    const WriterOf<kVectors> writer(by, 0);
+  // The channels first..first + width of these rows.
+  template <bool kStream, int kVectors, bool kWhole>
+  void write_columns(int64_t from, int64_t to, int64_t first, int64_t width) const {
+    const WriterOf<kVectors> writer(by, first);
     const uint8_t* const mask = task.mask;
-    const int64_t c = shape.c, next = rows_of_page(c * sizeof(T)) * c;
+    const int64_t c = shape.c, next = (width == c ? rows_of_page(c * sizeof(T)) : to - from) * c;
     for (int64_t row = from; row < to; ++row) {
-      const int64_t at = row * c;
+      const int64_t at = row * c + first;
       if (mask && !mask[row]) {
         for (T* out : {writer.dx, writer.dresidual})
-          if (out) std::memset(out + at, 0, c * sizeof(T));
+          if (out) std::memset(out + at, 0, width * sizeof(T));
         continue;
       }
-      const uint8_t* const bits = bits_of(row, 0);
-      each_in_row<F, kVectors>(c, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+      const uint8_t* const bits = bits_of(row, first);
+      each_in_row<F, kVectors, kWhole>(width, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
         if constexpr (!kStream) writer.prefetch_at(at + i + next);
         writer.template one<kStream>(whole, at, i, count, bits, nullptr);
       });

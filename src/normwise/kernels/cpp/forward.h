@@ -94,6 +94,7 @@ struct ForwardPlan {
   bool serial = shape.elements() <= kSerial;
   int64_t bits_per_run = bit_bytes_of_run<F>(shape.run_length());
   int64_t ahead = lookahead(shape, sizeof(T));
+  bool near = !kStream && stays_near(shape, sizeof(T), threads);
 
   const uint8_t* mask_from(int64_t position) const { return task.mask ? task.mask + position : nullptr; }
 
@@ -195,29 +196,43 @@ struct ForwardPlan {
   // What was gathered last comes first.
   void normalize_rows(int64_t begin, int64_t end) const {
     normalizer.with_kind([&](auto fused, auto added) {
-      const auto normalize = [&](int64_t from, int64_t to) {
-        if (shape.c == kColumn * kLanes<F>) return normalize_stretch<fused, added, kColumn>(from, to);
-        normalize_stretch<fused, added, kWholeRow>(from, to);
-      };
+      const auto normalize = [&](int64_t from, int64_t to) { normalize_stretch<fused, added>(from, to); };
       if (!task.by_batch) return normalize(begin, end);
       each_stretch(begin, end, shape.c * sizeof(T), normalize);
     });
   }
 
-  template <Fused kFused, Added kAdded, int kVectors>
-  void normalize_stretch(int64_t from, int64_t to) const {
-    const typename Normalizer<T>::template Constants<kVectors> by(normalizer, 0);
-    const int64_t c = shape.c, bit_stride = bits_per_run, next = rows_of_page(c * sizeof(T)) * c;
+  // What is in the nearest caches goes column by column, whose constants stay in registers; all else as memory lies.
+  template <Fused kFused, Added kAdded>
+  void normalize_stretch(int64_t begin, int64_t end) const {
+    const int64_t c = shape.c;
+    if (c == kColumn * kLanes<F>) return normalize_columns<kFused, kAdded, kColumn, true>(begin, end, 0, c);
+    if constexpr (!kStream) {
+      if (near)
+        return each_column_of_rows<F>(begin, end, c, c * sizeof(T), [&](auto vectors, auto whole, const Part& part) {
+          normalize_columns<kFused, kAdded, vectors, whole>(part.from, part.to, part.first, part.width);
+        });
+    }
+    normalize_columns<kFused, kAdded, kWholeRow, true>(begin, end, 0, c);
+  }
+
+  // The channels first..first + width of these rows.
+  template <Fused kFused, Added kAdded, int kVectors, bool kWhole>
+  void normalize_columns(int64_t from, int64_t to, int64_t first, int64_t width) const {
+    const typename Normalizer<T>::template Constants<kVectors> by(normalizer, first);
+    const int64_t c = shape.c, bit_stride = bits_per_run;
+    const int64_t next = (width == c ? rows_of_page(c * sizeof(T)) : to - from) * c;
+    const int64_t bit_first = first / kLanes<F> * kBitBytes<F>;
     uint8_t* const all_bits = task.bits;
     const uint8_t* const mask = task.mask;
     for (int64_t row = from; row < to; ++row) {
-      const int64_t at = row * c;
+      const int64_t at = row * c + first;
       if (mask && !mask[row]) {
-        std::memset(by.y + at, 0, c * sizeof(T));
+        std::memset(by.y + at, 0, width * sizeof(T));
         continue;
       }
-      uint8_t* const bits = kAdded == Added::kResidualWithBits ? all_bits + row * bit_stride : nullptr;
-      each_in_row<F, kVectors>(c, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
+      uint8_t* const bits = kAdded == Added::kResidualWithBits ? all_bits + row * bit_stride + bit_first : nullptr;
+      each_in_row<F, kVectors, kWhole>(width, [&](auto whole, int64_t i, int64_t count) __attribute__((always_inline)) {
         if constexpr (kAdded != Added::kNothing) prefetch(by.residual + at + i + next);
         if constexpr (!kStream) prefetch(by.y + at + i + next);
         Normalizer<T>::template one<kStream, false, kFused, kAdded>(whole, at, i, count, by, bits, nullptr);

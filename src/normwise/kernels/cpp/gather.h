@@ -126,18 +126,6 @@ class Gatherer {
   Gathered result_;
 };
 
-// Of channels side by side, sums in float that go to double before they lose digits: one of 64 terms keeps all but the
-// last bit.
-constexpr int64_t kFold = 64;
-
-// So many rows of all channels are walked at a time, a part of kFold: few enough for them to stay in the nearest cache,
-// and their pages known; enough to pay for what a column takes into registers.
-inline int64_t rows_at_a_time(int64_t row_bytes) {
-  int64_t rows = kFold;
-  while (rows > 8 && rows * row_bytes > 64 * 1024) rows /= 2;
-  return rows;
-}
-
 template <class F>
 class FoldedSums {
  public:

@@ -28,6 +28,11 @@ inline int64_t cache_bytes() {
   return bytes;
 }
 
+// True if what one thread has of a tensor stays in its cache, so that rows need not be walked as memory lies.
+inline bool stays_near(const Shape& shape, int64_t bytes_per_value, const Threads& threads) {
+  return shape.elements() * bytes_per_value <= cache_bytes() / 2 * threads.number;
+}
+
 template <class Body>
 void in_parallel(const Threads& threads, int64_t count, bool serial, const Body& body) {
   if (serial || count <= 1 || threads.number <= 1) return body(0, count);
@@ -117,6 +122,18 @@ void each_stretch(int64_t begin, int64_t end, int64_t row_bytes, const Step& ste
   for (int64_t to = end; to > begin; to -= rows) step(std::max(begin, to - rows), to);
 }
 
+// Of channels side by side, sums in float that go to double before they lose digits: one of 64 terms keeps all but the
+// last bit.
+constexpr int64_t kFold = 64;
+
+// So many rows of all channels are walked at a time, a part of kFold: few enough for them to stay in the nearest cache,
+// and their pages known; enough to pay for what a column takes into registers.
+inline int64_t rows_at_a_time(int64_t row_bytes) {
+  int64_t rows = kFold;
+  while (rows > 8 && rows * row_bytes > 64 * 1024) rows /= 2;
+  return rows;
+}
+
 template <int kVectors>
 using Vectors = std::integral_constant<int, kVectors>;
 
@@ -142,14 +159,29 @@ NORMWISE_INLINE void each_in_column(int64_t width, const Step& step) {
   }
 }
 
-// The same for a row, which may be one whole column.
-template <class F, int kVectors, class Step>
-NORMWISE_INLINE void each_in_row(int64_t channels, const Step& step) {
+// The same for a whole row or a column of it.
+template <class F, int kVectors, bool kWhole, class Step>
+NORMWISE_INLINE void each_in_row(int64_t width, const Step& step) {
   if constexpr (kVectors == kWholeRow) {
-    each_vector<F>(channels, step);
+    each_vector<F>(width, step);
   } else {
-    each_in_column<F, kVectors, true>(channels, step);
+    each_in_column<F, kVectors, kWhole>(width, step);
   }
+}
+
+// Some rows, and some channels of them.
+struct Part {
+  int64_t from, to, first, width;
+};
+
+// Calls step(vectors, whole, part) for the columns of the rows begin..end, some rows at a time.
+template <class F, class Step>
+NORMWISE_INLINE void each_column_of_rows(int64_t begin, int64_t end, int64_t channels, int64_t row_bytes, const Step& step) {
+  const int64_t some = rows_at_a_time(row_bytes);
+  for (int64_t from = begin; from < end; from += some)
+    each_column<F>(channels, [&](auto vectors, auto whole, int64_t first, int64_t width) {
+      step(vectors, whole, Part{from, std::min(end, from + some), first, width});
+    });
 }
 
 template <class T>
