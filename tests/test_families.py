@@ -1,6 +1,6 @@
 """The operations on whole models on an architecture of each family, in processes of their own that find the packages.
 
-By hand: ``PYTHONPATH=.venv/zoo pytest tests/benchmarks/zoo/test_timm.py``, and ``KERAS_BACKEND=torch`` for those of Keras.
+By hand: ``PYTHONPATH=.venv/zoo pytest tests/benchmarks/zoo/test_timm.py``, with ``KERAS_BACKEND=torch`` for Keras's.
 """
 
 import os
