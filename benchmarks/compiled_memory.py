@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._functorch import config
-from torch._inductor.compile_fx import compile_fx
 
 from benchmarks import parts
 from benchmarks.kept import Conditions, keep
@@ -49,6 +48,8 @@ class Row:
 
 def compiled(model: nn.Module, budget: float) -> nn.Module:
     """The network, compiled by a backend of its own, which holds the budget: else two copies would share their code."""
+
+    from torch._inductor.compile_fx import compile_fx  # warns of what PyTorch itself gives up
 
     def within_budget(graph: Any, inputs: Any) -> Any:
         with config.patch(activation_memory_budget=budget):

@@ -12,6 +12,7 @@ from benchmarks import report
 from benchmarks.timing import CALM, hand_over
 
 RESULTS = Path(__file__).with_name("results")
+HAND_OVER = "hand-over before and after, ms"
 
 
 class Conditions:
@@ -25,10 +26,9 @@ class Conditions:
         """Today, and the machine with the hand-over before and after; to be asked for once the times are taken."""
         found = [self._before, hand_over()]
         calm = max(found) < CALM
-        words = "hand-over before and after, ms"
         return {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": {**self._machine, words: [round(each, 3) for each in found], "calm": calm},
+            "machine": {**self._machine, HAND_OVER: [round(each, 3) for each in found], "calm": calm},
         }
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import parts
-from benchmarks.kept import RESULTS, Conditions
+from benchmarks.kept import HAND_OVER, RESULTS, Conditions
 from benchmarks.spread import TOO_BUSY, WIDEST, Spread, geometric_mean
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def page(run: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cell(each['rows'][n]) for each in found.values())} |")
     first = next(iter(found.values()))
     machines = [each["machine"] for each in found.values()]
-    hand_overs = [each for machine in machines for each in machine["hand-over before and after, ms"]]
+    hand_overs = [each for machine in machines for each in machine[HAND_OVER]]
     return PAGE_TEXT.format(
         pairs=first["pairs"],
         widest=WIDEST,

@@ -19,6 +19,7 @@ MODULES = {
     "save_memory": "save_memory",
     "compiled_memory": "compiled_memory",
     "process_memory": "process_memory",
+    "accumulation": "accumulation",
     "profile": "step_profile",
     "keras": "keras_backends",
     "family": "family",
