@@ -118,7 +118,7 @@ def _status(key: str) -> int:
 
 
 def row(fused: bool, name: str, ratio: Spread) -> dict[str, Any]:
-    """What is kept: no ratio that may not be published, and then why."""
+    """The row that is kept: no ratio that may not be published, and then why."""
     calm, absent = published({"time": ratio})
     kept = {"time": asdict(ratio) if calm else None, "absent": absent.get("time", "")}
     return {"layers": LAYERS[fused], "way": name, **kept, "peak, MB": peak(fused, name)}

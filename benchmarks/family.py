@@ -39,7 +39,7 @@ QUICK_ROUNDS = 9
 Layer = Callable[[Tensor], Tensor]
 Times = dict[str, list[float]]
 Ratios = dict[str, dict[str, Spread]]
-"""By peer, of each layer."""
+"""The ratios of each layer, by peer."""
 
 
 def layers(shape: tuple[int, ...], *, training: bool) -> dict[str, tuple[nn.Module, Layer]]:

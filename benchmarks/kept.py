@@ -16,7 +16,7 @@ HAND_OVER = "hand-over before and after, ms"
 
 
 class Conditions:
-    """What times depend on: the machine, its load before, and how long a hand-over between threads takes."""
+    """The things that times depend on: the machine, its load before, and how long a hand-over between threads takes."""
 
     def __init__(self) -> None:
         self._machine = report.machine()

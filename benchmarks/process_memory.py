@@ -66,7 +66,7 @@ def calls(network: Network) -> dict[str, Callable[[], object]]:
 
 
 def row(network: str, layers: str, ratio: Spread, faults: Spread) -> dict[str, Any]:
-    """What is kept: no ratio that may not be published, and then why."""
+    """The row that is kept: no ratio that may not be published, and then why."""
     calm, absent = published({"ratio": ratio})
     kept = {"ratio": asdict(ratio) if calm else None, "absent": absent.get("ratio", "")}
     # Page faults are counted, and differ from step to step on a calm machine too: theirs are no times.

@@ -116,7 +116,7 @@ def lines(found: Recalibration) -> list[str]:
 
 
 def verdict(found: Recalibration) -> str:
-    """Whether the target is met, in a word."""
+    """The word for the target: met or missed, if that is known."""
     if IN_STEP not in found.ratio:
         return f"not known, {TOO_BUSY}"
     return "met" if found.ratio[IN_STEP].median <= WITHIN else "missed"

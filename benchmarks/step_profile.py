@@ -109,7 +109,7 @@ class Plain(nn.Module):
 
 
 def layers_of(model: nn.Module, x: Tensor) -> Counter[tuple[tuple[int, ...], str | None, int]]:
-    """How often a fused network calls a norm with a shape, an activation and this number of tensors to add."""
+    """The number of norms of a fused network, by shape, activation, and number of tensors that they add."""
     found: Counter[tuple[tuple[int, ...], str | None, int]] = Counter()
 
     def count(layer: nn.Module, given: tuple[Tensor, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 
 from benchmarks import accumulation, kept, onednn, parts, process_memory, recalibration, save_memory, step_profile
 from benchmarks.run import command
-from benchmarks.spread import Spread, spread
+from benchmarks.spread import Spread, published, spread
 
 BENCHMARKS = Path(parts.__file__).parent
 CALM, BUSY = spread([1.0, 1.0, 1.1]), spread([1.0, 2.0, 3.0])
@@ -74,7 +75,7 @@ def test_parts_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch, tm
         called.append(arguments)
         return 1 if "benchmarks.save_memory" in arguments else 0
 
-    monkeypatch.setattr(parts.subprocess, "call", call)
+    monkeypatch.setattr(subprocess, "call", call)
     arguments = ["--part", "family", "--part", "save_memory", "--threads", "1", "--out", str(tmp_path)]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 1, "a target is missed"
@@ -116,7 +117,7 @@ def test_conditions_have_the_load_and_the_hand_over_before_and_after() -> None:
 
 def row_of_save_memory(**step: Spread) -> save_memory.Row:
     found = dict.fromkeys(save_memory.VARIANTS, CALM) | step
-    calm, absent = save_memory.published(found)
+    calm, absent = published(found)
     kept_bytes = dict.fromkeys(save_memory.VARIANTS, 1)
     every = dict.fromkeys(save_memory.VARIANTS, CALM)
     return save_memory.Row("net", "batch 2", kept_bytes, 0.5, 0.5, {}, every, calm, every, True, "", absent)
