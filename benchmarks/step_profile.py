@@ -60,7 +60,7 @@ def kind_of(operator: str) -> str:
 def by_kind(call: Callable[[], object], calls: int = 5) -> dict[str, float]:
     """Milliseconds of the calling thread in one call, by kind: of the calls the one in the middle.
 
-    Changes of layout are oneDNN's own times, of one more call, and are within those of the convolutions.
+    Changes of layout are oneDNN's own times, the median of three more calls, and are within those of the convolutions.
     """
     found: list[Counter[str]] = []
     for _ in range(calls):
@@ -70,7 +70,8 @@ def by_kind(call: Callable[[], object], calls: int = 5) -> dict[str, float]:
         for event in profile.events():
             found[-1][_kind_within(event)] += event.self_cpu_time_total / 1e3
     middle = sorted(found, key=lambda kinds: sum(kinds.values()))[len(found) // 2]
-    return {**middle, REORDER: onednn.milliseconds(call).get("reorder", 0.0)}
+    reorders = [onednn.milliseconds(call).get("reorder", 0.0) for _ in range(3)]
+    return {**middle, REORDER: statistics.median(reorders)}
 
 
 def _kind_within(event: Any) -> str:
