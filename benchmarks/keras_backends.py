@@ -34,8 +34,9 @@ largest; a ratio whose quartiles are further apart than a factor of {widest} in 
 mean is geometric, weighted by how many such layers a ResNet-50 has. The training step is `train_on_batch` of six blocks
 of convolution, batch norm and ReLU on 32 images of 32 x 32.
 
-{machine}, {versions}, {date}, a load of {loads} before each backend, by this and other work, and hand-overs
-between threads of {hand_overs} ms before and after. `make bench ARGS="--part keras"` writes this page, and
+{machine}, {versions}, {date}.
+The load before each backend, by this and other work: {loads}; hand-overs between threads before and after:
+{hand_overs}. `make bench ARGS="--part keras"` writes this page, and
 [the numbers](../benchmarks/results/keras.json) are kept.
 
 {table}
@@ -72,27 +73,29 @@ def page(run: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cell(each['rows'][n]) for each in found.values())} |")
     first = next(iter(found.values()))
     machines = [each["machine"] for each in found.values()]
-    hand_overs = [each for machine in machines for each in machine[HAND_OVER]]
+    loads = [machine["load before"] for machine in machines if "load before" in machine]
+    hand_overs = [each for machine in machines for each in machine.get(HAND_OVER, [])]
     return PAGE_TEXT.format(
         pairs=first["pairs"],
         widest=WIDEST,
         machine=f"{machines[0]['processor']}, {machines[0]['threads']} threads",
         versions=", ".join([f"Keras {first['keras']}", *(each["backend"] for each in found.values())]),
         date=max(each["date"] for each in found.values())[:10],
-        loads=between([machine["load before"] for machine in machines]),
-        hand_overs=between(hand_overs),
+        loads=between(loads),
+        hand_overs=between(hand_overs, " ms"),
         table="\n".join(lines),
     )
 
 
-def between(values: Sequence[float]) -> str:
-    """The smallest and the largest, in words.
+def between(values: Sequence[float], unit: str = "") -> str:
+    """The smallest and the largest, in words; an earlier result may have none.
 
-    >>> between([2.0, 0.5, 1.0]), between([0.5])
-    ('0.5 to 2', '0.5')
+    >>> between([2.0, 0.5, 1.0], " ms"), between([0.5]), between([])
+    ('0.5 to 2 ms', '0.5', 'not recorded')
     """
-    ends = dict.fromkeys(f"{end:.3g}" for end in (min(values), max(values)))
-    return " to ".join(ends)
+    if not values:
+        return "not recorded"
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (min(values), max(values)))) + unit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

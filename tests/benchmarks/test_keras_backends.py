@@ -36,5 +36,6 @@ def test_a_page_has_a_column_for_each_backend_and_no_number_that_means_nothing()
     ]
     assert text.splitlines()[-3] == "| training step | 1.15 [1.10, 1.20] | machine too busy |"
     said = text.replace("\n", " ")
-    assert "chip, 2 threads, Keras 3, torch 2, jax 1, 2030-01-01, a load of 0.5 to 1.25 before each backend" in said
-    assert "hand-overs between threads of 0.02 to 4 ms before and after" in said
+    assert "chip, 2 threads, Keras 3, torch 2, jax 1, 2030-01-01." in said
+    assert "The load before each backend, by this and other work: 0.5 to 1.25;" in said
+    assert "hand-overs between threads before and after: 0.02 to 4 ms." in said

@@ -16,12 +16,24 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import accumulation, kept, onednn, parts, process_memory, recalibration, save_memory, step_profile
+from benchmarks import (
+    accumulation,
+    family,
+    kept,
+    keras_backends,
+    onednn,
+    parts,
+    process_memory,
+    recalibration,
+    save_memory,
+    step_profile,
+)
 from benchmarks.run import command
 from benchmarks.spread import Spread, published, spread
 
 BENCHMARKS = Path(parts.__file__).parent
 CALM, BUSY = spread([1.0, 1.0, 1.1]), spread([1.0, 2.0, 3.0])
+RATIOS = {"ratio", "ratios", "step", "processor_step", "processor_ratio", "time"}
 WORDS = "machine too busy: the quartiles were 1.50 and 2.50"
 NOT_A_PART = {
     "run.py",  # the command
@@ -170,3 +182,34 @@ def test_onednn_says_how_long_its_changes_of_layout_take() -> None:
     found = onednn.milliseconds(lambda: layer(torch.randn(2, 3, 8, 8)))
     assert {"convolution", "reorder"} <= set(found)
     assert all(math.isfinite(each) and each >= 0 for each in found.values())
+
+
+def spreads_in(value: Any, field: str = "") -> Iterator[tuple[str, Spread]]:
+    """The spreads within a result, each with the name of the field that it stands under."""
+    if isinstance(value, dict) and {"median", "lower", "upper"} <= set(value):
+        yield field, Spread(**value)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from spreads_in(each, name if name in RATIOS | {"seconds", "faults"} else field)
+    elif isinstance(value, list):
+        for each in value:
+            yield from spreads_in(each, field)
+
+
+@pytest.mark.parametrize(
+    "name", ["recalibration", "save_memory", "compiled_memory", "process_memory", "accumulation", "step_profile"]
+)
+def test_no_ratio_is_kept_that_may_not_be_published(name: str) -> None:
+    path = kept.RESULTS / f"{name}.json"
+    if not path.exists():
+        pytest.skip(f"there is no {path.name}: make bench ARGS='--part ...' writes it")
+    found = [spread for field, spread in spreads_in(json.loads(path.read_text("utf-8"))) if field in RATIOS]
+    assert found or name == "compiled_memory", "of that the bytes may be kept alone"
+    assert [each for each in found if not each.calm] == []
+
+
+def test_the_pages_are_those_of_the_results_that_are_kept() -> None:
+    rows = json.loads((kept.RESULTS / "family.json").read_text("utf-8"))["rows"]
+    assert family.PAGE.read_text("utf-8") == family.page(rows)
+    backends = json.loads((kept.RESULTS / "keras.json").read_text("utf-8"))
+    assert keras_backends.PAGE.read_text("utf-8") == keras_backends.page(backends)
