@@ -1,27 +1,27 @@
 """The layer for Keras against Keras's own on all three backends, each in a process of its own.
 
-    python -m benchmarks.keras_backends [--quick]
+    make bench ARGS="--part keras"
 
 Writes ``benchmarks/results/keras.json`` and ``docs/speed_with_keras.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import parts
+from benchmarks.kept import HAND_OVER, RESULTS, Conditions
 from benchmarks.spread import TOO_BUSY, WIDEST, Spread, geometric_mean
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks/results/keras.json"
 PAGE = ROOT / "docs/speed_with_keras.md"
 BACKENDS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow"}
 
@@ -34,8 +34,10 @@ largest; a ratio whose quartiles are further apart than a factor of {widest} in 
 mean is geometric, weighted by how many such layers a ResNet-50 has. The training step is `train_on_batch` of six blocks
 of convolution, batch norm and ReLU on 32 images of 32 x 32.
 
-{machine}, {versions}, {date}, a load of {load:.1f} by this and other work.
-`python -m benchmarks.keras_backends` writes this page, and [the numbers](../benchmarks/results/keras.json) are kept.
+{machine}, {versions}, {date}.
+The load before each backend, by this and other work: {loads}; hand-overs between threads before and after:
+{hand_overs}. `make bench ARGS="--part keras"` writes this page, and
+[the numbers](../benchmarks/results/keras.json) are kept.
 
 {table}
 
@@ -70,39 +72,51 @@ def page(run: dict[str, Any]) -> str:
     for n, name in enumerate(names):
         lines.append(f"| {name} | {' | '.join(cell(each['rows'][n]) for each in found.values())} |")
     first = next(iter(found.values()))
+    machines = [each["machine"] for each in found.values()]
+    loads = [machine["load before"] for machine in machines if "load before" in machine]
+    hand_overs = [each for machine in machines for each in machine.get(HAND_OVER, [])]
     return PAGE_TEXT.format(
         pairs=first["pairs"],
         widest=WIDEST,
-        machine=run["machine"],
+        machine=f"{machines[0]['processor']}, {machines[0]['threads']} threads",
         versions=", ".join([f"Keras {first['keras']}", *(each["backend"] for each in found.values())]),
-        date=run["date"],
-        load=run["load"],
+        date=max(each["date"] for each in found.values())[:10],
+        loads=between(loads),
+        hand_overs=between(hand_overs, " ms"),
         table="\n".join(lines),
     )
 
 
-def main() -> None:
-    from normwise.lab.running.stamp import cpu
+def between(values: Sequence[float], unit: str = "") -> str:
+    """The smallest and the largest, in words; an earlier result may have none.
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="5 pairs each instead of 21")
-    options = parser.parse_args()
-    found: dict[str, Any] = {}
-    for backend in BACKENDS:
+    >>> between([2.0, 0.5, 1.0], " ms"), between([0.5]), between([])
+    ('0.5 to 2 ms', '0.5', 'not recorded')
+    """
+    if not values:
+        return "not recorded"
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (min(values), max(values)))) + unit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parts.parser(__doc__)
+    parser.add_argument("--backend", choices=BACKENDS, help="one of them only; what is kept of the others stays")
+    options = parser.parse_args(arguments)
+    path = options.out / "keras.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))["backends"] if path.exists() else {}
+    for backend in [options.backend] if options.backend else BACKENDS:
+        conditions = Conditions()
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "rows.json")
-            command = [sys.executable, "-m", "benchmarks.keras_layer", "--json", str(path)]
+            rows = Path(folder, "rows.json")
+            command = [sys.executable, "-m", "benchmarks.keras_layer", "--json", str(rows)]
             command += ["--quick"] if options.quick else []
             subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
-            found[backend] = json.loads(path.read_text("utf-8"))
-    run = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{cpu()}, {len(os.sched_getaffinity(0))} threads",
-        "load": os.getloadavg()[0],
-        "backends": found,
-    }
-    RESULTS.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(run), encoding="utf-8")
+            found[backend] = {**conditions.after(), **json.loads(rows.read_text("utf-8"))}
+        if not options.quick:
+            run = {"backends": found}
+            path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+            if options.out.resolve() == RESULTS.resolve():
+                PAGE.write_text(page(run), encoding="utf-8")
 
 
 if __name__ == "__main__":

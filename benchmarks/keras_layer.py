@@ -3,8 +3,8 @@
     KERAS_BACKEND=torch python -m benchmarks.keras_layer [--quick]
 
 Both take turns in one process, once warmed up; what is printed is the median of the paired ratios, theirs to ours, with
-the smallest and the largest. On JAX and TensorFlow both are compiled as ``fit`` does it. ``python -m
-benchmarks.keras_backends`` measures all three.
+the smallest and the largest. On JAX and TensorFlow both are compiled as ``fit`` does it. ``make bench
+ARGS="--part keras"`` measures all three.
 """
 
 from __future__ import annotations
