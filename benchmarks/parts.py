@@ -21,6 +21,7 @@ MODULES = {
     "process_memory": "process_memory",
     "accumulation": "accumulation",
     "profile": "step_profile",
+    "threshold": "threshold_in_graphs",
     "keras": "keras_backends",
     "family": "family",
 }
