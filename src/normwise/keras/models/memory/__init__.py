@@ -1,0 +1,1 @@
+"""Fewer activations kept between the forward and the backward, on the torch backend."""
