@@ -150,7 +150,10 @@ def param_groups(
     """
 
 
-@door(torch=lazy_import_module("normwise.torch.models.memory.save_memory", "save_memory"))
+@door(
+    torch=lazy_import_module("normwise.torch.models.memory.save_memory", "save_memory"),
+    keras=lazy_import_module("normwise.keras.models.save_memory", "save_memory"),
+)
 def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
     r"""Let a PyTorch model keep about half as much memory for the backward, with bit-for-bit the same gradients.
 

@@ -3,7 +3,7 @@
 A layer does not save the output itself where it first lays it out in another way, or where the activation is a layer of
 its own. The row is read from the graph between the two tensors, with all that it takes to do it once more. The graph
 does not show what changes a tensor in place without gradients, so a row is asked for only within one call of a layer
-that is known to do no such thing; before and behind it, ``Known`` says whether the tensor is as it was.
+that is known to do no such thing, nor to pad with anything but zeros; before and behind it, ``Known`` says whether the tensor is as it was.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ LONGEST = 8
 
 Shape = tuple[int, ...]
 _PROVED: dict[tuple[Any, ...], bool] = {}
+
+_VIEWS = ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0")
+_MOVING = (*_VIEWS, "PermuteBackward0", "TransposeBackward0")
 
 # Of each activation's node: the operation, and the attributes that have its arguments.
 _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
@@ -99,13 +102,13 @@ def run(source: Tensor, operations: tuple[Operation, ...], layout: Layout) -> Te
 
 
 def finder(source: Any) -> Finder | None:
-    """A function that finds notes for what is made of a tensor; None where it is no output that is made again itself.
+    """A function that writes down how what is made of a tensor is made again; None where the tensor would be gone then.
 
     Args:
-        source: what comes into a layer.
+        source: what comes into a layer: an output that is made again itself, or a tensor that something else keeps.
     """
     known = known_of(source) if isinstance(source, Tensor) else None
-    if known is None or known.note is None:
+    if known is None or (known.note is None and known.saved() is None):
         return None
 
     def find(tensor: Tensor, found: Known) -> None:
@@ -120,10 +123,12 @@ def write(tensor: Tensor, found: Known, source: Tensor, known: Known) -> bool:
     Args:
         tensor: any one that has a node.
         found: what is known of it.
-        source: an output that is made again.
+        source: as in ``finder``.
         known: what is known of that.
     """
-    operations = None if tensor.nbytes < recipes.FEWEST_BYTES else read(tensor, source)
+    large = tensor.nbytes >= recipes.FEWEST_BYTES
+    # The source is looked at again: a hook of somebody else stands between the look before and the layer.
+    operations = read(tensor, source) if large and known.fits(source) else None
     if operations is None:
         return False
     note = RowNote(known, operations, Layout(tensor.shape, tensor.stride()))
@@ -156,7 +161,7 @@ def _read(node: Any, shape: Shape) -> tuple[Operation | None, Shape] | None:
     name = node.name()
     if name == "CloneBackward0":
         return None, shape
-    if name in ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"):
+    if name in _VIEWS:
         return Operation(name, torch.reshape, (shape,)), tuple(node._saved_self_sym_sizes)
     if name == "PermuteBackward0":
         axes = tuple(_signed(axis) % len(shape) for axis in node._saved_dims)
@@ -166,24 +171,30 @@ def _read(node: Any, shape: Shape) -> tuple[Operation | None, Shape] | None:
         before = list(shape)
         before[one], before[other] = shape[other], shape[one]
         return Operation(name, torch.transpose, (one, other)), tuple(before)
+    if name == "ConstantPadNdBackward0":
+        padding = tuple(_signed(each) for each in node._saved_pad)
+        before = list(shape)
+        for place in range(0, len(padding), 2):
+            before[-1 - place // 2] -= padding[place] + padding[place + 1]
+        return Operation(name, F.pad, (padding,)), tuple(before)
     if name in _ACTIVATIONS:
         function, attributes = _ACTIVATIONS[name]
         return Operation(name, function, tuple(getattr(node, each) for each in attributes)), shape
     return None
 
 
-def _signed(axis: int) -> int:
-    """An axis that was counted from the last one, which nodes have as a number without a sign."""
-    return axis - 2**64 if axis >= 2**63 else axis
+def _signed(number: int) -> int:
+    """A number that may be below 0, as an axis counted from the last one is, which nodes have without a sign."""
+    return number - 2**64 if number >= 2**63 else number
 
 
 def _proved(note: RowNote, source: Tensor, tensor: Tensor) -> bool:
-    """True if rows of this kind give the same bits; checked once for each kind where there is an activation in it."""
-    activations = [each for each in note.operations if each.name in _ACTIVATIONS]
-    if source.is_meta or not activations:
+    """True if rows of this kind give the same bits; checked once for each kind where numbers are computed in it."""
+    computed = [each for each in note.operations if each.name not in _MOVING]
+    if source.is_meta or not computed:
         return True
     kind = (
-        *((each.name, each.arguments if each in activations else None) for each in note.operations),
+        *((each.name, each.arguments if each in computed else None) for each in note.operations),
         tensor.device,
         tensor.dtype,
         tensor.is_contiguous(),

@@ -27,10 +27,11 @@ _NAMES = (
     *(f"{kind}{rank}" for kind in ("Conv", "SeparableConv", "DepthwiseConv") for rank in _RANKS),
     *(f"Conv{rank}Transpose" for rank in _RANKS),
     *(f"{kind}Pooling{rank}" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in _RANKS),
+    *(f"ZeroPadding{rank}" for rank in _RANKS),
     *("Dense", "EinsumDense", "Activation", "ReLU", "LeakyReLU", "Flatten", "Reshape", "Permute"),
 )
 FOLLOWED = frozenset(getattr(keras.layers, name) for name in _NAMES if hasattr(keras.layers, name))
-"""Keras's own layers that take one tensor and change none in place."""
+"""Keras's own layers that take one tensor, change none in place, and pad with nothing but zeros."""
 
 
 def watched(model: Any, norms: dict[str, Any], example: Any) -> SaveMemoryReport:

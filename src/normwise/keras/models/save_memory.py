@@ -59,6 +59,6 @@ def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
             f"save_memory needs a model that is built, and {model.name!r} has no variables yet: run one batch through "
             "the model first."
         )
-    from normwise.keras.models.memory.torch_hooks import watched
+    from normwise.keras.models.save_memory_hooks import watched
 
     return watched(model, norms_of(model), example)

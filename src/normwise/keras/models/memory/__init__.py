@@ -1,1 +1,0 @@
-"""Fewer activations kept between the forward and the backward, on the torch backend."""
