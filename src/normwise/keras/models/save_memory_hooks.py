@@ -82,22 +82,27 @@ def _after(layer: Any, given: tuple[Any, ...], named: dict[str, Any], y: Any) ->
     region = packing.running()
     if region is not None:
         x = given[0] if given else named.get("inputs")
-        region.end_layer(layer, lambda frame: _look(layer, x, named.get("residual"), y, frame))
+        region.end_layer(layer, lambda frame: _look(region, layer, x, named.get("residual"), y, frame))
 
 
-def _look(layer: Any, x: Any, residual: Any, y: Any, frame: list[packing.Packed]) -> str:
+def _look(region: packing.Region, layer: Any, x: Any, residual: Any, y: Any, frame: list[packing.Packed]) -> str:
     """Write down how the output is made again as the kernel made it, and as the layer gave it."""
     of_kernel = y if not isinstance(y, Tensor) or y._base is None else y._base
     beside = None
     if residual is not None:
         if not isinstance(residual, Tensor) or not isinstance(x, Tensor) or residual.dtype is not x.dtype:
-            return recipes.UNKNOWN_RESIDUAL
+            return recipes.OTHER_STEPS
         beside = channels_second(x, residual, layer._channels)[1]
     verdict = recipes.look(_told(layer), of_kernel, beside, frame)
-    known = None if of_kernel is y else packing.known_of(of_kernel)
-    if known is not None and known.note is not None and not rows.write(y, packing.write_on_node(y), of_kernel, known):
-        return recipes.OTHER_STEPS
-    return verdict
+    made = verdict in (recipes.MADE, recipes.MADE_WITH_RESIDUAL)
+    if verdict in (recipes.CUT, recipes.UNKNOWN_RESIDUAL):
+        # A convolution would keep its copy, of which the batch norm that this is added to knows nothing.
+        region.hold(of_kernel, y)
+    elif not made or of_kernel is y:
+        return verdict
+    known = packing.known_of(of_kernel)
+    written = known is not None and rows.write(y, packing.write_on_node(y), of_kernel, known)
+    return verdict if written or not made else recipes.OTHER_STEPS
 
 
 def _told(layer: Any) -> recipes.Told:

@@ -239,6 +239,10 @@ class Region:
                 else:
                     packed.settle(self.hooks)
 
+    def hold(self, tensor: Tensor, holder: Any) -> None:
+        """Keep a tensor for as long as an object lives, and on if one that is made again is made of it."""
+        holder._normwise_holds = self._packed(tensor)
+
     def begin_following(self, finder: Finder | None) -> None:
         """A layer begins that is known to change nothing in place, with what finds notes for what it makes."""
         self.finders.append(finder)

@@ -1,9 +1,11 @@
 """Notes on tensors that a row of operations made of an output: views of it, copies, and activations of it.
 
 A layer does not save the output itself where it first lays it out in another way, or where the activation is a layer of
-its own. The row is read from the graph between the two tensors, with all that it takes to do it once more. The graph
-does not show what changes a tensor in place without gradients, so a row is asked for only within one call of a layer
-that is known to do no such thing, nor to pad with anything but zeros; before and behind it, ``Known`` says whether the tensor is as it was.
+its own. The row is read from the graph between the two tensors, with all that it takes to do it once more.
+
+The graph does not show what changes a tensor in place without gradients, nor with what a tensor is padded. So a row is
+asked for only within one call of a layer that is known to change nothing so, and to pad with zeros; before and behind
+the call, ``Known`` says whether the tensor is as it was.
 """
 
 from __future__ import annotations
