@@ -155,7 +155,7 @@ def param_groups(
     keras=lazy_import_module("normwise.keras.models.save_memory", "save_memory"),
 )
 def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
-    r"""Let a PyTorch or Keras model keep about half as much memory for the backward, for bit-for-bit the same gradients.
+    r"""Let a PyTorch or Keras model keep about half as much for the backward, with bit-for-bit the same gradients.
 
     .. math:: y = f\Big(\gamma \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\Big)
 
