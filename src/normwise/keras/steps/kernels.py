@@ -1,4 +1,4 @@
-"""The compiled kernels that this process's backend has."""
+"""The compiled kernels that this process's backend has, and the form of sums that suits its compiler."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def kernels_for(inputs: Any, *, by_batch: bool) -> Any:
 
         return jax_kernels if jax_kernels.serves(inputs, by_batch=by_batch) else None
     return None
+
+
+def tensorflow_sums() -> Any:
+    """The module of sums for XLA on CPUs where TensorFlow computes on them, or None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    from normwise.keras.steps import tensorflow_sums as found
+
+    return found if found.on_cpu() else None
