@@ -4,21 +4,14 @@ XLA's kernel sums what lies in memory. A sum of products it computes without sto
 of all channels: in the backward of a layer that alone takes longer than all else. What is added to a product here is
 zero, which XLA cannot know (0 times a number that may be NaN): it stores the products, and its kernel sums them.
 
-The only file of this room that imports tensorflow; it is imported on that backend, when a layer is first called.
+With ``tensorflow_kernels.py``, which is for where XLA does not compile, the only file that imports tensorflow.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import tensorflow as tf
-
-
-@cache
-def on_cpu() -> bool:
-    """True where TensorFlow has no other device than the CPU."""
-    return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
 
 
 def about_the_mean(inputs: Any, over: tuple[int, ...], values: Any) -> tuple[Any, Any, Any, Any]:
