@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from normwise.keras.steps.activate import IN_KERNELS
 from normwise.keras.steps.normalize import Normalized
+from normwise.keras.steps.tensorflow_sums import near_mean
 
 try:
     from tensorflow.python.framework.ops import get_default_graph
@@ -65,9 +66,7 @@ def by_batch(
     channels = x.shape[axis]
     gamma = tf.ones(channels) if scale is None else scale
     beta = tf.zeros(channels) if shift is None else shift
-    # A value that is not far from the mean; by a sum, because an empty batch has no first value.
-    others = tuple(range(len(x.shape) - 1))
-    near = tf.stop_gradient(tf.reduce_sum(x[(slice(0, 1),) * len(others)], others))
+    near = near_mean(x, tuple(range(len(x.shape) - 1)))
     elements = math.prod(USUAL_BATCH if size is None else size for size in x.shape)
     by = _by_one_kernel if elements >= FUSED_FROM else _by_operations
     y, mean, var = by(x - near, gamma, beta, epsilon)
@@ -75,7 +74,7 @@ def by_batch(
         y = y + tf.cast(residual, y.dtype)
     if activation is not None:
         y = _FUNCTIONS[activation](y)
-    return Normalized(y, near + tf.stop_gradient(mean), tf.stop_gradient(var))
+    return Normalized(y, tf.reshape(near, [channels]) + tf.stop_gradient(mean), tf.stop_gradient(var))
 
 
 def move(moving_mean: Any, moving_variance: Any, batch: Normalized, momentum: float) -> bool:

@@ -14,14 +14,39 @@ from typing import Any
 import tensorflow as tf
 
 
+# One of so many rows is used to find a number near the mean.
+EVERY = 16
+
+
+def near_mean(inputs: Any, over: tuple[int, ...]) -> Any:
+    """A constant near the mean: that of one value of each sample, from the middle; without other axes, of some samples.
+
+    Not of the first ones in memory, which for padded sequences and images are often of another kind than the rest.
+
+    Args:
+        inputs: any floating-point numbers.
+        over: the axes that are not of the channels.
+
+    Returns:
+        a tensor of as many axes, with 1 for those that are not of the channels.
+    """
+    some = [slice(None)] * len(inputs.shape)
+    for axis in over[1:]:
+        middle = (inputs.shape[axis] or 1) // 2
+        some[axis] = slice(middle, middle + 1)
+    if len(over) == 1:
+        some[over[0]] = slice(None, None, EVERY)
+    return tf.stop_gradient(tf.reduce_mean(inputs[tuple(some)], over, keepdims=True))
+
+
 def about_the_mean(inputs: Any, over: tuple[int, ...], values: Any) -> tuple[Any, Any, Any, Any]:
     r"""The parts of ``Gathered`` before the count, by sums one after the other, each of one array.
 
-    .. math:: \delta = \frac1n \sum_i (x_i - x_1), \quad \mu = x_1 + \delta, \quad
-        v = \frac1n \sum_i (x_i - x_1 - \delta)^2
+    .. math:: \delta = \frac1n \sum_i (x_i - m), \quad \mu = m + \delta, \quad
+        v = \frac1n \sum_i (x_i - m - \delta)^2
 
     Each array is dead when its sum is known, and its memory serves the next. The squares are about the mean itself, so
-    :math:`x_1` may be as far from it as the first of some values is.
+    m may be some deviations from it.
 
     Args:
         inputs: float32 or float64.
@@ -31,9 +56,7 @@ def about_the_mean(inputs: Any, over: tuple[int, ...], values: Any) -> tuple[Any
     Returns:
         the input less its mean; the mean as a constant; zero, with the gradient of the mean; and the biased variance.
     """
-    first = tuple(slice(0, 1) if axis in over else slice(None) for axis in range(len(inputs.shape)))
-    # A sum, because an empty batch has no first value.
-    near = tf.stop_gradient(tf.reduce_sum(inputs[first], over, keepdims=True))
+    near = near_mean(inputs, over)
     shifted = inputs - near
     offset = tf.reduce_sum(shifted, over, keepdims=True) / values
     known = tf.stop_gradient(offset)
