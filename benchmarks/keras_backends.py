@@ -109,7 +109,9 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.keras_layer", "--json", str(path)]
             command += ["--quick"] if options.quick else []
             command += ["--xla"] if backend.endswith(XLA) else []
-            subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend.removesuffix(XLA)}, check=True)
+            subprocess.run(
+                command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend.removesuffix(XLA)}, check=True
+            )
             found[backend] = json.loads(path.read_text("utf-8"))
     run = {
         "date": datetime.now(UTC).date().isoformat(),

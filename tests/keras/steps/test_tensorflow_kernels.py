@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -21,15 +22,16 @@ import tensorflow as tf
 from normwise.keras.steps import tensorflow_kernels, tensorflow_sums
 from normwise.keras.steps.normalize import Normalized
 
+Compiler = Callable[..., Any]
 WAYS = {"by one kernel": 0, "by operations": 10**12, "for XLA": None}
 
 
 @pytest.fixture(params=WAYS)
-def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     """A compiler of functions that makes the layer take the way of the parameter."""
     start = WAYS[request.param]
     if start is None:
-        return lambda function: tf.function(function, jit_compile=True)
+        return partial(tf.function, jit_compile=True)
     monkeypatch.setattr(tensorflow_kernels, "FUSED_FROM", start)
     return tf.function
 
@@ -42,7 +44,7 @@ def gradients_of(layer: Any, x: Any, residual: Any, dy: Any) -> tuple[Any, ...]:
 
 
 def data(shape: tuple[int, ...], kind: str) -> Array:
-    """An input: near zero, far from it in units of its deviation, or far but for the value that comes first, as in padding."""
+    """An input: near zero; far from it; or far but for the value that comes first, as in padding."""
     x = np.random.default_rng(0).normal(0.5 if kind == "near" else 2e4, 2.0, shape)
     if kind == "but the first":
         x.reshape(-1, shape[-1])[0] = 0
@@ -51,7 +53,7 @@ def data(shape: tuple[int, ...], kind: str) -> Array:
 
 @pytest.mark.parametrize("kind", ["near", "far", "but the first"])
 @pytest.mark.parametrize("shape", [(64, 5), (4, 3, 4, 5), (2, 5, 6, 4, 3), (8, 24, 24, 32)])
-def test_output_gradients_and_statistics(compiled: Callable[[Any], Any], shape: tuple[int, ...], kind: str) -> None:
+def test_output_gradients_and_statistics(compiled: Compiler, shape: tuple[int, ...], kind: str) -> None:
     x, (residual, dy) = data(shape, kind), np.random.default_rng(1).normal(0, 1, (2, *shape)).astype("float32")
     layer = layer_for(shape, "float32", activation="tanh")
     before = values(layer.moving_mean), values(layer.moving_variance)
@@ -80,7 +82,7 @@ def by_layer(x: Any, scale: Any, shift: Any) -> Any:
 
 
 @pytest.mark.parametrize("shape", [(12, 3), (2, 3, 2, 3)])
-def test_second_derivatives(compiled: Callable[[Any], Any], shape: tuple[int, ...]) -> None:
+def test_second_derivatives(compiled: Compiler, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     given = [rng.normal(1, 1, shape), rng.normal(1, 0.2, 3), rng.normal(0, 1, 3)]
     weights, directions = rng.normal(0, 1, shape), [rng.normal(0, 1, each.shape) for each in given]
@@ -101,7 +103,7 @@ def test_second_derivatives(compiled: Callable[[Any], Any], shape: tuple[int, ..
         np.testing.assert_allclose(mine, right, rtol=2e-3, atol=2e-3 * np.abs(right).max())
 
 
-def test_forward_mode(compiled: Callable[[Any], Any]) -> None:
+def test_forward_mode(compiled: Compiler) -> None:
     rng = np.random.default_rng(0)
     x, direction, scale = (rng.normal(1, 1, size) for size in ((12, 3), (12, 3), 3))
 
@@ -116,7 +118,7 @@ def test_forward_mode(compiled: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 5])
-def test_batches_of_a_size_that_the_graph_does_not_know(compiled: Callable[[Any], Any], size: int) -> None:
+def test_batches_of_a_size_that_the_graph_does_not_know(compiled: Compiler, size: int) -> None:
     layer = layer_for((None, 3, 4, 2), "float32")
     before = values(layer.moving_mean), values(layer.moving_variance)
     x = np.random.default_rng(0).normal(7, 2, (size, 3, 4, 2)).astype("float32")
@@ -125,7 +127,7 @@ def test_batches_of_a_size_that_the_graph_does_not_know(compiled: Callable[[Any]
     def train(x: Any) -> Any:
         return layer(x, training=True)
 
-    y = tf.function(train, input_signature=[signature])(x)
+    y = compiled(train, input_signature=[signature])(x)
     assert y.shape == x.shape
     if size == 0:
         np.testing.assert_array_equal(values(layer.moving_mean), before[0])
@@ -136,7 +138,7 @@ def test_batches_of_a_size_that_the_graph_does_not_know(compiled: Callable[[Any]
     np.testing.assert_allclose(values(layer.moving_mean), 0.9 * before[0] + 0.1 * moments.mean, rtol=1e-5)
 
 
-def test_a_value_that_is_not_finite_stays_out(compiled: Callable[[Any], Any]) -> None:
+def test_a_value_that_is_not_finite_stays_out(compiled: Compiler) -> None:
     layer = layer_for((6, 3), "float32")
     before = values(layer.moving_mean)
     x = np.random.default_rng(0).normal(7, 2, (6, 3)).astype("float32")
@@ -144,7 +146,8 @@ def test_a_value_that_is_not_finite_stays_out(compiled: Callable[[Any], Any]) ->
     compiled(lambda x: layer(x, training=True))(x)
     after = values(layer.moving_mean)
     np.testing.assert_array_equal(after[:2], before[:2])
-    assert after[2] != before[2] and np.isfinite(values(layer.moving_variance)).all()
+    assert after[2] != before[2]
+    assert np.isfinite(values(layer.moving_variance)).all()
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -168,7 +171,7 @@ def test_what_fit_compiles_is_noticed(jit_compile: bool, monkeypatch: pytest.Mon
 
 
 def sums_of_products(layer: Any, x: Any) -> int:
-    """How many fusions of XLA's code end in a sum of what they multiply, as its fast kernel cannot."""
+    """The number of fusions of XLA's code that sum what they multiply, which its fast kernel does not do."""
 
     @tf.function(jit_compile=True)
     def step(x: Any) -> Any:
@@ -197,5 +200,3 @@ def test_without_the_way_to_ask_for_xla_the_numbers_are_right(monkeypatch: pytes
     y = tf.function(lambda x: layer(x, training=True), jit_compile=True)(x)
     right, _ = reference.forward_batch(x, values(layer.gamma), values(layer.beta), layer.epsilon, axis=-1)
     np.testing.assert_allclose(y, right, atol=2e-4)
-
-

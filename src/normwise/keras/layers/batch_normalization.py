@@ -41,8 +41,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     The arguments up to ``synchronized`` are Keras's, with its defaults; so are the names and the order of the weights,
     and the files. On the torch backend the compiled kernels do the work, without a copy where the channels come last;
-    on JAX they do in training on the CPU, where they were built for it. Else it is ``keras.ops``, which JAX and
-    TensorFlow compile.
+    on JAX they do in training on the CPU, where they were built for it. TensorFlow's own kernels do in training on the
+    CPU where XLA does not compile. Else it is ``keras.ops``, which JAX and TensorFlow compile.
 
     Args:
         axis: of the channels.

@@ -32,7 +32,7 @@ def kernels_for(inputs: Any, axis: int, *, by_batch: bool) -> Any:
 
 
 def tensorflow_sums() -> Any:
-    """The module of sums for XLA where that compiles a function of TensorFlow's for CPUs, or None."""
+    """The module of sums for XLA where that compiles a TensorFlow function for CPUs, or None."""
     if keras.backend.backend() != "tensorflow":
         return None
     from normwise.keras.steps import tensorflow_kernels, tensorflow_sums

@@ -13,7 +13,6 @@ from typing import Any
 
 import tensorflow as tf
 
-
 # One of so many rows is used to find a number near the mean.
 EVERY = 16
 
