@@ -36,18 +36,19 @@ the largest; a ratio whose quartiles are further apart than a factor of {widest}
 mean is geometric, weighted by how many such layers a ResNet-50 has.
 
 A training step is `train_on_batch` of six blocks of convolution, batch norm and ReLU, 32 channels each, on 32 images of
-32 x 32. Its row "no norms" is Keras's step over the same step with no norms at all: what a layer that takes no time
-would come to, and so the most that any layer can. On JAX that is little with 3 x 3 convolutions, because XLA's
-convolutions take nearly all of the time: the gain of the layers is there, and is small beside them. The aim of 1.1 is
-out of reach in that network, with any layer. With 1 x 1 convolutions a ninth of the work stands between the same norms,
-and the gain arrives. What would gain more on JAX is not in a norm: faster convolutions, or one that sums its own output
-for the norm behind it.
+32 x 32. Its row "no norms" is Keras's step over the same step without the norms, with the ReLU layers alone: about what
+a norm that takes no time would come to. (On PyTorch a ReLU layer is a pass of its own, which the ReLU inside saves, so
+that our step can come above that row.) On JAX that row is within some per cent of 1 with 3 x 3 convolutions, because
+XLA's convolutions take nearly all of the time: the layers' gain is there, and small beside them. The aim of 1.1 is out
+of reach in that network, with any layer. With 1 x 1 convolutions a ninth of the work stands between the same norms, and
+about half of what there is to gain arrives. What would gain more on JAX is not in a norm: faster convolutions, or one
+that sums its own output for the norm behind it.
 
 On TensorFlow without XLA the layer calls TensorFlow's own batch normalization, which Keras does not, on values less a
 number near their mean, so that no digits are lost; tensors of fewer than 100 000 elements take fewer operations than
 Keras's. Under XLA the cost of either layer lay in sums of products, which XLA computes channel by channel in strides;
-normwise's products are stored first, and XLA's kernel for sums reads them. Under XLA 256 x 256 is a little slower than
-Keras's: XLA hands each stored product to its threads, and at this size a hand-over takes as long as the work.
+normwise's products are stored first, and XLA's kernel for sums reads them. At 256 x 256 XLA splits five such arrays of
+normwise's and four of Keras's between threads, and handing over costs more than the work: no gain there.
 
 {machine}, {versions}, {date}, a load of {load:.1f} by this and other work.
 `python -m benchmarks.keras_backends` writes this page, and [the numbers](../benchmarks/results/keras.json) are kept.
