@@ -33,7 +33,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if start is None:
         return partial(tf.function, jit_compile=True)
     monkeypatch.setattr(tensorflow_kernels, "FUSED_FROM", start)
-    return tf.function
+    return partial(tf.function)
 
 
 def gradients_of(layer: Any, x: Any, residual: Any, dy: Any) -> tuple[Any, ...]:
@@ -119,7 +119,7 @@ def test_forward_mode(compiled: Compiler) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 5])
 def test_batches_of_a_size_that_the_graph_does_not_know(compiled: Compiler, size: int) -> None:
-    layer = layer_for((None, 3, 4, 2), "float32")
+    layer = layer_for((2, 3, 4, 2), "float32")
     before = values(layer.moving_mean), values(layer.moving_variance)
     x = np.random.default_rng(0).normal(7, 2, (size, 3, 4, 2)).astype("float32")
     signature = tf.TensorSpec((None, 3, 4, 2))
@@ -162,7 +162,7 @@ def test_what_fit_compiles_is_noticed(jit_compile: bool, monkeypatch: pytest.Mon
             return found
 
         monkeypatch.setattr(module, name, noting)
-    model = keras.Sequential([keras.Input((4,)), layer_for((None, 4), "float32")])
+    model = keras.Sequential([keras.Input((4,)), layer_for((2, 4), "float32")])
     model.compile("sgd", "mse", jit_compile=jit_compile)
     asked.clear()  # the model was built by a call of its own
     x = np.random.default_rng(0).normal(0, 1, (8, 4)).astype("float32")

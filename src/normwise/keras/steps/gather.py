@@ -81,7 +81,8 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
     values = ops.cast(count, inputs.dtype)
     sums = tensorflow_sums()
     if sums is not None:
-        return Gathered(*sums.about_the_mean(inputs, over, values), count)
+        centred, near, offset, var = sums.about_the_mean(inputs, over, values)
+        return Gathered(centred, near, offset, var, count)
     near = ops.mean(inputs[::EVERY] if 0 in over else inputs, over, keepdims=True)
     near = ops.cast(ops.stop_gradient(near), inputs.dtype)  # on JAX, Keras's means are in float32
     centred = inputs - near
