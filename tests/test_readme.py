@@ -92,7 +92,9 @@ def test_the_page_of_speed_has_the_layers_that_are_kept() -> None:
         for phase in ("forward", "forward+backward", "inference"):
             assert f"| {means[layout, phase]:.2f} [" in row
     first, last = (f"{means[layout, 'forward+backward']:.1f}" for layout in ("first", "last"))
-    assert f"{first} times PyTorch's speed with channels first and {last} with channels last" in README.replace("\n", " ")
+    assert f"{first} times PyTorch's speed with channels first and {last} with channels last" in README.replace(
+        "\n", " "
+    )
     assert page.index("## Whole training steps") < page.index("## Single layers")
 
 
@@ -126,7 +128,9 @@ def test_the_page_of_speed_and_the_readme_have_the_compiled_layers_that_are_kept
         ]
         means.append(f"{math.exp(sum(logs) / sum(count for count, _ in rows)):.1f}")
         shapes.append(len(rows))
-    assert f"take {means[0]} times as long as normwise's compiled layer with channels first and {means[1]} times" in page
+    assert (
+        f"take {means[0]} times as long as normwise's compiled layer with channels first and {means[1]} times" in page
+    )
     assert f"on {shapes[0]} and on {shapes[1]} of the 12" in page
     assert f"under `torch.compile` {means[0]} and {means[1]}" in README.replace("\n", " ")
 
