@@ -269,7 +269,12 @@ def _finishing(how: Plan, piece: Piece) -> tuple[tuple[int], int, int, dict[str,
     behind = min(first + piece.groups * in_group, how.view.channels)
     splits = parts(how.splits)
     across = max(FINISHED // splits, 1)
-    return (-(-(behind - first) // across),), first, behind, {"SPLITS": splits, "ACROSS": across, "num_warps": FINISHING_WARPS, **FUSING}
+    return (
+        (-(-(behind - first) // across),),
+        first,
+        behind,
+        {"SPLITS": splits, "ACROSS": across, "num_warps": FINISHING_WARPS, **FUSING},
+    )
 
 
 def _room(numbers: int, x: Tensor, how: Plan) -> Tensor:
