@@ -6,7 +6,6 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
@@ -37,9 +36,10 @@ def by_primitive(lines: Iterable[str]) -> dict[str, float]:
     >>> by_primitive(["onednn_verbose,v1,primitive,exec,cpu,reorder,jit:uni,undef,src dst,,,64x3x7x7,0.25", "else"])
     {'reorder': 0.25}
     """
-    found: Counter[str] = Counter()
+    found: dict[str, float] = {}
     for line in lines:
         fields = line.split(",")
         if fields[0] == "onednn_verbose" and "exec" in fields:
-            found[fields[fields.index("exec") + 2]] += float(fields[-1])
-    return dict(found)
+            name = fields[fields.index("exec") + 2]
+            found[name] = found.get(name, 0.0) + float(fields[-1])
+    return found

@@ -96,7 +96,7 @@ def _against_update_bn(calls: dict[str, Callable[[], None]], rounds: int) -> tup
     def attempt() -> tuple[dict[str, Spread], Spread, Spread]:
         wall, processor = in_turn_by_both_clocks(calls, rounds=rounds)
         taken = {each: spread(found) for each, found in wall.items()}
-        return taken, *(ratios(found[name], found[UPDATE_BN]) for found in (wall, processor))
+        return taken, ratios(wall[name], wall[UPDATE_BN]), ratios(processor[name], processor[UPDATE_BN])
 
     return calmest(attempt, lambda found: max(found[1].width, found[2].width))
 

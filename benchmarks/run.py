@@ -65,7 +65,8 @@ def main(
     if part:
         _refuse_what_parts_ignore(part, chosen_by_hand)
         rest = parts.run(part, quick=quick, threads=threads if "threads" in chosen_by_hand else None, out=out)
-        network = {("layers",): "no", ("steps",): "only"}.get(here := parts.in_this_process(part), "yes")
+        here = parts.in_this_process(part)
+        network = "yes" if len(here) > 1 else "no" if "layers" in here else "only"
         if not here:
             sys.exit(rest)
     if recalibration != "no":

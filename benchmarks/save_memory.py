@@ -16,6 +16,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def checkpointed(model: nn.Module) -> nn.Module:
     twin = copy.deepcopy(model)
     blocks = [module for module in twin.modules() if type(module).__name__ in BLOCKS]
     for block in blocks:
-        block.forward = again(block.forward)  # type: ignore[method-assign]  # for the benchmark
+        block.forward = again(block.forward)
     if not blocks:
         layers: list[nn.Module] = [*twin.features]  # type: ignore[misc]  # a Sequential
         ends = [number + 1 for number, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
@@ -200,7 +201,7 @@ def measure(name: str, *, samples: int, side: int, rounds: int, with_peaks: bool
     models = {treated: variant(treated, plain) for treated in VARIANTS}
     # First: a forward draws random numbers, and other layers to drop leave other running statistics behind.
     same = same_gradients(models[FUSED], models[SAVED], images, labels)
-    kept = {treated: bytes_kept(model, lambda model=model: model(images)) for treated, model in models.items()}
+    kept = {treated: bytes_kept(model, partial(model, images)) for treated, model in models.items()}
     report = normwise.save_memory(copy.deepcopy(models[FUSED]), images)
     calls = {treated: step(model, images, labels) for treated, model in models.items()}
     for call in calls.values():

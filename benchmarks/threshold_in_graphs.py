@@ -1,4 +1,4 @@
-"""From how many values on the compiled kernels win in a graph of torch.compile: the source of ``SMALL_IN_GRAPH``.
+"""The number of values from which on the compiled kernels win in a graph of torch.compile: ``SMALL_IN_GRAPH``.
 
     make bench ARGS="--part threshold"
 

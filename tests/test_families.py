@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SESSION = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
 PACKAGES = Path(sys.prefix) / "zoo"
-"""Where ``make setup`` puts timm and torchvision."""
+"""The folder into which ``make setup`` puts timm and torchvision."""
 
 
 @pytest.mark.parametrize("source", ["timm", "torchvision", "keras_applications"])

@@ -51,7 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "relu, no shift": {"shifted": False},
     "relu, bfloat16 parameters": {"parameters": BFLOAT16},
     "relu, float16 parameters": {"parameters": FLOAT16},
-    "relu, given statistics, float64 parameters": {"by_batch": False, "parameters": torch.float64},
+    "relu, running statistics, float64 parameters": {"by_batch": False, "parameters": torch.float64},
     "moments": {"moments_only": True},
     "mask, moments": {"moments_only": True, "masked": True},
 }
