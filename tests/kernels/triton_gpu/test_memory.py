@@ -40,9 +40,15 @@ class Filled:
         """As ``torch.empty_like`` of a dense tensor."""
         return self._block(x.numel(), dtype or x.dtype, x.device).as_strided(x.shape, x.stride(), EDGE)
 
-    def new(self, x: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
-        """As ``Tensor.new_empty``."""
-        return self.empty(*size, dtype=dtype or x.dtype, device=x.device)
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Allocate by it."""
+
+        def new(x: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
+            return self.empty(*size, dtype=dtype or x.dtype, device=x.device)
+
+        monkeypatch.setattr(torch, "empty", self.empty)
+        monkeypatch.setattr(torch, "empty_like", self.like)
+        monkeypatch.setattr(Tensor, "new_empty", new)
 
     def _block(self, values: int, dtype: torch.dtype, device: Any) -> Tensor:
         block = FULL((values + 2 * EDGE,), self.fill[dtype.is_floating_point], dtype=dtype, device=device)
@@ -95,9 +101,7 @@ def test_no_result_depends_on_what_was_in_memory_and_nothing_is_written_beside_i
     results = []
     for fill in (Filled(math.nan, 255), Filled(1e3, 0)):
         with monkeypatch.context() as patched:
-            patched.setattr(torch, "empty", fill.empty)
-            patched.setattr(torch, "empty_like", fill.like)
-            patched.setattr(Tensor, "new_empty", fill.new)
+            fill.use(patched)
             results.append(everything(x, residual, mask, (scale, shift), dy))
         fill.assert_edges()
         assert len(fill.blocks) >= len(results[0])
@@ -110,9 +114,7 @@ def test_no_result_depends_on_what_was_in_memory_and_nothing_is_written_beside_i
 def test_the_test_sees_memory_that_was_not_written(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of memory comes from one of the three functions: what a kernel left unwritten there would be seen."""
     fill = Filled(math.nan, 255)
-    monkeypatch.setattr(torch, "empty", fill.empty)
-    monkeypatch.setattr(torch, "empty_like", fill.like)
-    monkeypatch.setattr(Tensor, "new_empty", fill.new)
+    fill.use(monkeypatch)
     x = torch.zeros(2, 3, 4, device=DEVICE)
     made = {
         "y": lambda: torch.empty_like(x),

@@ -33,7 +33,7 @@ def trained(layer: nn.Module, kernel: str, inputs: list[Any], mask: Tensor | Non
             weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device).view(y.shape)
             found += [y, *torch.autograd.grad((y * weights).sum(), [*leaves, *layer.parameters()])]
             inputs = [each * 1.5 + 0.5 for each in inputs]
-    return [*found, *layer.state_dict().values()]
+    return [each.detach() for each in (*found, *layer.state_dict().values())]
 
 
 def assert_as_in_float64(
