@@ -43,7 +43,11 @@ class Filled:
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Allocate by it."""
 
-        def new(x: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
+        real = Tensor.new_empty
+
+        def new(x: Tensor, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+            if device is not None:  # the interpreter, which then lets it be a view of another one's memory
+                return real(x, *size, dtype=dtype, device=device)
             return self.empty(*size, dtype=dtype or x.dtype, device=x.device)
 
         monkeypatch.setattr(torch, "empty", self.empty)
