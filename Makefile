@@ -25,7 +25,7 @@ demo: setup  ## run three of the lab's experiments and write their report to rep
 
 ifeq ($(DEVICE),cuda)
 test: setup
-	NORMWISE_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS) tests/kernels/triton_gpu
+	NORMWISE_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS) tests/kernels/triton_gpu tests/on_a_device
 
 bench: setup
 	$(BIN)/python -m benchmarks.gpu bench $(ARGS)

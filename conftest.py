@@ -5,8 +5,8 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 ``KERAS_BACKEND=jax pytest tests/keras``.
 
 ``tests/test_families.py`` starts processes that find timm and torchvision, which stand in a folder of their own.
-In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the process in
-which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``. With a GPU,
+In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the
+processes in which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``. With a GPU,
 ``make test DEVICE=cuda`` runs the same tests there, compiled.
 """
 

@@ -10,6 +10,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from normwise.kernels import choose, choose_triton
+from normwise.kernels.kernel import Call
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -159,3 +163,23 @@ def test_the_page_of_speed_and_the_readme_have_the_memory_that_is_kept() -> None
             for name in ("save_memory", "checkpoint")
         ]
         assert " | ".join([*(f"{number:.2f}" for number in (*kept, *peaks)), *steps]) in page, row["network"]
+
+
+def test_what_a_gpu_user_gets_is_what_the_code_does() -> None:
+    """PyTorch's operator, until a results file of a real GPU is in the repository; then the sentence is out of date."""
+    (sentence,) = re.findall(r"^\*\*On a GPU\*\* (.*?)\*\*On a CPU\*\*", README, re.MULTILINE | re.DOTALL)
+    measured = [path for path in (ROOT / "benchmarks/results/gpu").glob("*.json") if path.name != "binaries.json"]
+    if measured:
+        assert "PyTorch's speed" not in sentence
+        return
+    assert " ".join(sentence.split()) == (
+        "the layers run PyTorch's own operator: you get the corrections, variants, statistics, operations and the "
+        "doctor at PyTorch's speed."
+    )
+    elsewhere = Call(torch.empty(32, 64, 56, 56, device="meta"))
+    assert choose.choose(elsewhere) == choose.OTHER_DEVICE
+    assert choose.choose(elsewhere, by_batch=False) == choose.OTHER_DEVICE
+    assert choose.OTHER_DEVICE.name == "aten"
+    in_use, reason = choose_triton.state(asked=False)
+    assert not in_use
+    assert reason in (choose_triton.OFF, choose_triton.MISSING)

@@ -12,12 +12,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SESSION = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
 
 
-def test_the_kernels_pass_under_the_interpreter() -> None:
+# Two that take about as long, so that they run beside each other.
+KERNELS = "tests/kernels/triton_gpu"
+SESSIONS = {"the grid": [f"{KERNELS}/grid"], "all others": [KERNELS, f"--ignore={KERNELS}/grid"]}
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_the_kernels_pass_under_the_interpreter(name: str) -> None:
     if find_spec("triton") is None:
         pytest.skip("Triton is not installed; the extra `dev` has it on Linux")
     outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     session = subprocess.run(
-        [*SESSION, "tests/kernels/triton_gpu"],
+        [*SESSION, *SESSIONS[name]],
         cwd=ROOT,
         env={**outer, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -1,13 +1,16 @@
 """Measurements where there is a GPU, in one run of under ten minutes: layers, whole steps, memory, and a copy.
 
 Every call is first compared with the float64 formulas by plain PyTorch operations; what does not agree is not timed.
+The layers that ResNet-50 has most of come first, and the file is written after each row: a run that ends early has
+what it measured.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,19 +21,19 @@ from torch import Tensor
 
 from benchmarks.gpu import steps_on_gpus
 from benchmarks.gpu.launches import FORMATS
+from benchmarks.gpu.summary import COMPILED, COPY, EAGER, MOST, NATIVE, OURS, summary
 from benchmarks.shapes import RESNET50_LAYERS
-from benchmarks.spread import Spread, calmest, ratios, spread, widest
+from benchmarks.spread import Spread, calmest, published, ratios, spread, widest
 from benchmarks.timing import Clock, in_turn
 from normwise.kernels.kernel import Call
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.steps.triton_operators import TritonGpu
 
-MINUTES = 9.0
+LAYERS_TAKE, STEPS_TAKE = 5.0, 3.0  # minutes, after which no new row begins; one takes a minute at most
 BATCH = 256
 ROUNDS = 15
-SECONDS = 10.0  # after which a row begins no new round
+SECONDS = 5.0  # after which a row begins no new round
 WITHIN = {"float32": 2e-5, "bfloat16": 2e-2}  # of the largest gradient
-COPY, EAGER, COMPILED, MOST, OURS = "copy", "eager", "compiled", "compiled, max-autotune", "triton"
 
 
 class Case(NamedTuple):
@@ -40,12 +43,18 @@ class Case(NamedTuple):
     dtype: str
     last: bool
     adds: bool
+    count: int = 1  # of the layers of ResNet-50 that it stands for
+
+    @property
+    def setting(self) -> str:
+        """The name of the row of the targets to which it belongs."""
+        order = "last" if self.last else "first"
+        return f"{self.dtype}, channels {order}, {'add, relu' if self.adds else 'relu'}"
 
     @property
     def name(self) -> str:
         """The name of the case in a table."""
-        order = "last" if self.last else "first"
-        return f"{self.size[1]}@{self.size[-1]}, {self.dtype}, channels {order}, {'add, relu' if self.adds else 'relu'}"
+        return f"{self.size[1]}@{self.size[-1]}, {self.setting}"
 
 
 class Inputs(NamedTuple):
@@ -64,13 +73,14 @@ class Inputs(NamedTuple):
 
 
 def cases(batch: int = BATCH) -> list[Case]:
-    """ResNet-50's layers, in the two settings of the targets."""
-    return [
-        Case((batch, *shape.size[1:]), dtype, last, adds)
-        for dtype, last in (("float32", False), ("bfloat16", True))
+    """ResNet-50's layers, in the two settings of the targets, those that it has most of first."""
+    found = [
+        Case((batch, *shape.size[1:]), dtype, last, adds, shape.adding if adds else shape.count)
         for shape in RESNET50_LAYERS
-        for adds in ((False, True) if shape.name in ("256@56", "512@28", "1024@14", "2048@7") else (False,))
+        for adds in ((False, True) if shape.adding else (False,))
+        for dtype, last in (("float32", False), ("bfloat16", True))
     ]
+    return sorted(found, key=lambda case: -case.count)
 
 
 def inputs(case: Case, device: str) -> Inputs:
@@ -97,6 +107,12 @@ def plain(x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = Non
     y = F.batch_norm(x, None, None, scale, shift, training=True)
     y = y if residual is None else y.add_(residual)
     return y.relu_()
+
+
+def native(x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None) -> Tensor:
+    """The same by PyTorch's own code, without cuDNN; the backward is of the same kind as the forward was."""
+    with torch.backends.cudnn.flags(enabled=False):
+        return plain(x, scale, shift, residual)
 
 
 def ours(x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -139,12 +155,14 @@ def disagreement(given: Inputs) -> float:
 def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, rounds: int = ROUNDS) -> dict[str, Any]:
     """One row: milliseconds of a forward and backward by everyone, in turn, and of a copy of x."""
     given = inputs(case, device)
+    row: dict[str, Any] = {"case": case.name, "setting": case.setting, "count": case.count}
     far = disagreement(given)
     if not far <= WITHIN[case.dtype]:
-        return {"case": case.name, "refused": f"{far:.2g} from float64"}
+        return {**row, "refused": f"{far:.2g} from float64"}
     calls: dict[str, Callable[[], object]] = {
         COPY: lambda: torch.empty_like(given.x).copy_(given.x.detach()),
         EAGER: step_of(plain, given),
+        NATIVE: step_of(native, given),
         OURS: step_of(ours, given),
     }
     if compile:
@@ -158,11 +176,10 @@ def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, roun
         return times, {name: ratios(times[name], times[OURS]) for name in calls if name not in (OURS, COPY)}
 
     times, over = calmest(attempt, lambda found: widest(found[1]))
-    row: dict[str, Any] = {
-        "case": case.name,
-        "milliseconds": {name: 1e3 * spread(found).median for name, found in times.items()},
-    }
-    row["ratios"] = {name: ratio.said for name, ratio in over.items()}
+    calm, row["absent"] = published(over)
+    row["bytes"] = given.x.numel() * given.x.element_size()
+    row["milliseconds"] = {name: 1e3 * spread(found).median for name, found in times.items()}
+    row["ratios"] = {name: asdict(ratio) for name, ratio in calm.items()}
     moved = (3 + 4 if case.adds else 2 + 3) / 2  # of a copy, which reads and writes once
     row["of the floor"] = moved * row["milliseconds"][COPY] / row["milliseconds"][OURS]
     return row
@@ -184,38 +201,88 @@ def by_events(call: Callable[[], object], in_a_row: int) -> float:
     return float(begin.elapsed_time(end)) / in_a_row / 1e3
 
 
-def run(folder: Path) -> Path:
-    """Measure everything, print a table last, and write the results file."""
-    start = time.monotonic()
-    properties = torch.cuda.get_device_properties(0)
-    found: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": properties.name,
-        "processors": properties.multi_processor_count,
-        "torch": torch.__version__,
-        "rounds": ROUNDS,
-        "layers": [],
-        "left out": [],
-    }
-    found["steps"] = steps_on_gpus.measure(by_events)
-    for case in cases():
-        if time.monotonic() - start > MINUTES * 60:
-            found["left out"].append(case.name)
-            continue
-        found["layers"].append(measure(case, "cuda", by_events))
-        print(line(found["layers"][-1]), flush=True)
+def run(
+    folder: Path,
+    *,
+    device: str = "cuda",
+    clock: Clock = by_events,
+    asked: Sequence[Case] | None = None,
+    steps: steps_on_gpus.Asked | None = None,
+    compile: bool = True,
+    minutes: tuple[float, float] = (LAYERS_TAKE, STEPS_TAKE),
+) -> Path:
+    """Measure everything, print a short table last, and keep the results file after each row.
+
+    Args:
+        folder: of the results.
+        device: to measure on.
+        clock: what takes the times.
+        asked: the layers, the most important first; None for ResNet-50's.
+        steps: the training steps; None for ResNet-50's.
+        compile: whether to time ``torch.compile`` too.
+        minutes: for the layers and for the steps.
+
+    Returns:
+        The results file.
+    """
+    found = _about(device)
+    name = found["device"].lower().replace(" ", "-")
+    path = folder / f"{found['date'][:10]}-{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found['date'][:10]}-{properties.name.lower().replace(' ', '-')}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    print("\n" + "\n".join([*map(line, found["layers"]), *map(steps_on_gpus.line, found["steps"])]))
-    if found["left out"]:
-        print(f"The time was up: {len(found['left out'])} layers were left out.")
+    asked = cases() if asked is None else asked
+    for row in _layers(asked, device, clock, time.monotonic() + 60 * minutes[0], compile=compile):
+        found["left out" if "left out" in row else "layers"].append(row.get("left out", row))
+        keep(path, found)
+        if "left out" not in row:
+            print(line(row), flush=True)
+    steps = steps or steps_on_gpus.Asked(compile=(False, True) if compile else (False,))
+    for row in steps_on_gpus.measure(clock, steps, device=device, until=time.monotonic() + 60 * minutes[1]):
+        found["left out" if "left out" in row else "steps"].append(row.get("left out", row))
+        keep(path, found)
+        if "left out" not in row:
+            print(steps_on_gpus.line(row), flush=True)
+    print("\n" + "\n".join(summary(found)))
     return path
+
+
+def _about(device: str) -> dict[str, Any]:
+    """The head of a results file."""
+    head: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        head |= {"device": properties.name, "processors": properties.multi_processor_count}
+    return {**head, "torch": torch.__version__, "rounds": ROUNDS, "layers": [], "steps": [], "left out": []}
+
+
+def _layers(
+    asked: Sequence[Case], device: str, clock: Clock, until: float, *, compile: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each layer, or the name of one that was left out; an error is in its row, and the next one follows."""
+    for case in asked:
+        if time.monotonic() > until:
+            yield {"left out": case.name}
+            continue
+        about = {"case": case.name, "setting": case.setting, "count": case.count}
+        try:
+            row = measure(case, device, clock, compile=compile)
+        except torch.OutOfMemoryError:
+            row = {**about, "refused": steps_on_gpus.NO_ROOM}
+        except RuntimeError as error:
+            row = {**about, "refused": str(error).partition("\n")[0]}
+        steps_on_gpus.free(device)
+        yield row
+
+
+def keep(path: Path, found: dict[str, Any]) -> None:
+    """Write the file whole, or not at all."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    beside.replace(path)
 
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     if "refused" in row:
         return f"{row['case']:<52} REFUSED: {row['refused']}"
-    ratios = ", ".join(f"{name} {ratio}" for name, ratio in row["ratios"].items())
-    return f"{row['case']:<52} {row['milliseconds'][OURS]:8.3f} ms, {row['of the floor']:.0%} of the floor; {ratios}"
+    said = ", ".join(f"{name} {each['median']:.2f}" for name, each in row["ratios"].items())
+    return f"{row['case']:<52} {row['milliseconds'][OURS]:8.3f} ms, {row['of the floor']:.0%} of the floor; {said}"

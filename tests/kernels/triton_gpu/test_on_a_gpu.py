@@ -1,9 +1,8 @@
-"""Features that only a GPU has: streams, captured graphs, Inductor's code beside the kernels, two NCCL processes."""
+"""Only on a GPU: sizes for which the interpreter is too slow, Inductor beside the kernels, two NCCL processes."""
 
 from __future__ import annotations
 
-import os
-import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import normwise
-import normwise.torch as nt
 from normwise.errors import NormwiseError
 from normwise.kernels import choose
 from normwise.kernels.kernel import Call
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.steps.triton_operators import TritonGpu
 from tests.kernels.triton_gpu.device import DEVICE
+from tests.kernels.triton_gpu.two_processes import CASES, assert_as_one, one_of
 
 pytestmark = pytest.mark.skipif(DEVICE != "cuda", reason="there is no GPU here (make test DEVICE=cuda)")
 KERNEL = TritonGpu()
@@ -47,35 +46,6 @@ def test_sizes_that_the_interpreter_is_too_slow_for(shape: tuple[int, ...], dtyp
         assert float((one - other).norm() / other.norm()) < within
 
 
-def test_on_a_stream_of_its_own() -> None:
-    x = drawn(32, 64, 56, 56)
-    right, _ = KERNEL.forward_batch(Call(x))
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        y, _ = KERNEL.forward_batch(Call(x))
-    torch.cuda.current_stream().wait_stream(stream)
-    assert torch.equal(y, right)
-
-
-def test_in_a_captured_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_ASKED", "triton")
-    layer = nt.BatchNorm2d(64, activation="relu", device="cuda")
-    x = drawn(8, 64, 28, 28)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            layer(x)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = layer(x)
-    x.copy_(drawn(8, 64, 28, 28) + 5)
-    graph.replay()
-    right, _ = KERNEL.forward_batch(Call(x, scale=layer.weight, shift=layer.bias, activation="relu"))
-    torch.testing.assert_close(y, right)
-
-
 def test_nothing_is_timed_in_a_captured_graph() -> None:
     from normwise.kernels.triton_gpu import tuning
     from normwise.kernels.triton_gpu.launch import device_of
@@ -99,27 +69,19 @@ def test_a_fused_network_under_torch_compile(mode: str, monkeypatch: pytest.Monk
     torch.testing.assert_close(compiled(x), right, rtol=1e-3, atol=1e-3)
 
 
-def _rank(rank: int, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    choose._ASKED = "triton"
+def _rank(rank: int, folder: str) -> None:
     torch.cuda.set_device(rank)
-    torch.distributed.init_process_group("nccl", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    whole = torch.randn(8, 4, 6, 6, device="cuda")
-    layer = nt.SyncBatchNorm(4, activation="relu", device="cuda")
-    parallel = nn.parallel.DistributedDataParallel(layer, device_ids=[rank])
-    y = parallel(whole[rank * 4 : rank * 4 + 4])
-    right, _ = TWO_PASS.forward_batch(Call(whole, activation="relu"))
-    torch.testing.assert_close(y, right[rank * 4 : rank * 4 + 4], rtol=1e-5, atol=1e-5)
-    y.sum().backward()
+    torch.distributed.init_process_group("nccl", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(one_of(rank, "cuda"), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU, and this needs two")
-def test_two_processes_share_their_moments() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_two_processes_have_what_one_has(tmp_path: Path) -> None:
+    """Outputs, gradients and running statistics over NCCL; ``test_triton_processes.py`` runs the same over gloo."""
     processes: Any = torch.multiprocessing
-    processes.spawn(_rank, args=(port,), nprocs=2)
-    assert torch.cuda.is_available()
+    processes.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, case in CASES.items():
+        assert_as_one([part[name] for part in parts], case)
+    assert all(part["calls"] == parts[0]["calls"] and all(part["calls"].values()) for part in parts)
