@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -124,8 +125,11 @@ def page() -> str:
     found = kept()
     top = TOP.replace("{alone}", str(DEFAULT.alone >> 10)).replace("{launches}", str(DEFAULT.launches))
     text = NOTICE + top + _summary(found) + f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
+    shown = set()
     for row in found["rows"]:
-        if Name(row["dtype"], row["layout"] == "last", tuple(row["size"]), row["feature"]) in USUAL:
+        name = Name(row["dtype"], row["layout"] == "last", tuple(row["size"]), row["feature"])
+        if name in USUAL and (row["kernel"], name) not in shown:
+            shown.add((row["kernel"], name))
             text += _line(row)
     text += MODEL.format(batch=BATCH, device=H200.name, cache=H200.cache >> 20)
     for title, (dtype, last) in zip(("float32, channels first", "bfloat16, channels last"), SETTINGS, strict=True):
@@ -157,7 +161,7 @@ def _summary(found: dict[str, Any]) -> str:
     rows = found["rows"]
     targets = [target for row in rows for target in row["compiled"].values()]
     aligned = [row for row in rows if is_aligned(row)]
-    return COMPILED.format(
+    text = COMPILED.format(
         number=len(rows),
         triton=found["triton"],
         targets=_listed(f"{target / 10:.1f}" for target in found["targets"]),
@@ -177,6 +181,18 @@ def _summary(found: dict[str, Any]) -> str:
         aligned=len(aligned),
         narrow=sum(bool(row["vector"]) for row in rows) - len(aligned),
     )
+    return _filled(text)
+
+
+def _filled(text: str) -> str:
+    """The text with its paragraphs and points broken into lines again."""
+    found: list[str] = []
+    for line in text.splitlines():
+        if found and line.strip() and found[-1].strip() and not line.startswith(("* ", "#")):
+            found[-1] += " " + line.strip()
+        else:
+            found.append(line)
+    return "".join(fill(line, 120, subsequent_indent="  " * line.startswith("* ")) + "\n" for line in found)
 
 
 def _listed(words: Iterable[str]) -> str:
