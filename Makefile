@@ -34,7 +34,7 @@ test: setup  ## run the tests and the examples in docstrings (ARGS="-k word" pas
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: setup  ## measure speed and accuracy against the peers, into benchmarks/results (ARGS="--quick", ARGS="--help"; DEVICE=cuda: on a GPU)
-	$(BIN)/python -m benchmarks.run $(ARGS)
+	PYTHONPATH=$(ZOO) $(BIN)/python -m benchmarks.run $(ARGS)
 endif
 
 # pytest rewrites the assertions of every file, in every worker: kept, that is done once.

@@ -1,8 +1,9 @@
-"""The price of exact gradients of a batch in parts: ``python -m benchmarks.accumulation``.
+"""The price of exact gradients of a batch in parts: ``make bench ARGS="--part accumulation"``.
 
 One training step of a network of 29 batch norms on 32 images of 64 x 64, in 8 parts, on one thread: time against plain
 accumulation, in turn, and the peak of the memory of this process above that before the step. What is offloaded is
 written to a file meanwhile, which stands for the memory of another device: so the peak is what stays on this one.
+Writes ``benchmarks/results/accumulation.json``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
 
 import normwise
+from benchmarks import parts
+from benchmarks.kept import Conditions, keep
 from benchmarks.networks import resnet
-from benchmarks.spread import ratios
+from benchmarks.spread import Spread, calmest, published, ratios, widest
 from benchmarks.timing import in_turn
 from normwise.torch import accumulate_gradients
 from normwise.torch.models.accumulation.offloading import Offload, offloaded
 
+LAYERS = {False: "torch's layers", True: "normwise's layers, by fuse"}
 PARTS, SAMPLES = 8, 32
 MEGABYTE = 2**20
 
@@ -77,7 +82,7 @@ def ways(fused: bool) -> dict[str, Callable[[], object]]:
         found.backward()
 
     def checkpoints() -> None:
-        whole = nn.Sequential(model[:4], *model[4:])  # no part begins with the ReLU that changes its input
+        whole = nn.Sequential(model[:4], *model[4:].children())  # no part begins with the ReLU that changes its input
         F.cross_entropy(checkpoint_sequential(whole, 6, x, use_reentrant=False), y).backward()
 
     return {
@@ -93,7 +98,7 @@ def ways(fused: bool) -> dict[str, Callable[[], object]]:
 def peak(fused: bool, name: str) -> float:
     """Megabytes, in a process of its own, whose allocator gives large blocks back at once."""
     settings = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_ARENA_MAX": "1", "NORMWISE_POOL_MB": "0"}
-    command = [sys.executable, "-m", "benchmarks.accumulation", "fused" if fused else "torch", name]
+    command = [sys.executable, "-m", "benchmarks.accumulation", "--peak", name, "--layers", LAYERS[fused]]
     return float(subprocess.run(command, env=os.environ | settings, capture_output=True, check=True).stdout)
 
 
@@ -112,20 +117,46 @@ def _status(key: str) -> int:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith(key))
 
 
-def main() -> None:
+def row(fused: bool, name: str, ratio: Spread) -> dict[str, Any]:
+    """The row that is kept: no ratio that may not be published, and then why."""
+    calm, absent = published({"time": ratio})
+    kept = {"time": asdict(ratio) if calm else None, "absent": absent.get("time", "")}
+    return {"layers": LAYERS[fused], "way": name, **kept, "peak, MB": peak(fused, name)}
+
+
+def measure(fused: bool, *, rounds: int) -> dict[str, Spread]:
+    """The time of each way over that of plain accumulation, in the calmest of some attempts."""
+    calls = ways(fused)
+    first = next(iter(calls))
+
+    def attempt() -> dict[str, Spread]:
+        times, _ = in_turn(calls, rounds=rounds, seconds=60)
+        return {name: ratios(found, times[first]) for name, found in times.items()}
+
+    return calmest(attempt, widest)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parts.parser(__doc__)
+    parser.add_argument("--layers", choices=LAYERS.values(), help="one of them only; what is kept of the other stays")
+    parser.add_argument("--peak", metavar="WAY", help="only print the peak of this process by one step in that way")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if len(sys.argv) > 2:
-        _measure(sys.argv[1] == "fused", sys.argv[2])
+    if options.peak:
+        _measure(options.layers == LAYERS[True], options.peak)
         return
-    for fused in (False, True):
-        calls = ways(fused)
-        first = next(iter(calls))
-        times, _ = in_turn(calls, rounds=7, seconds=60)
-        print("normwise's layers, by fuse" if fused else "torch's layers")
-        for name, found in times.items():
-            ratio = ratios(found, times[first])
-            spread = f"{ratio}, n = {ratio.pairs}"
-            print(f"  {name:42} time {spread}   peak {peak(fused, name):6.0f} MB", flush=True)
+    for fused, layers in LAYERS.items():
+        if options.layers not in (None, layers):
+            continue
+        conditions = Conditions()
+        found = measure(fused, rounds=5 if options.quick else 7)
+        rows = [{**row(fused, name, ratio), **conditions.after()} for name, ratio in found.items()]
+        print(layers)
+        for each in rows:
+            words = f"{found[each['way']].said}, n = {found[each['way']].pairs}"
+            print(f"  {each['way']:42} time {words}   peak {each['peak, MB']:6.0f} MB", flush=True)
+        if not options.quick:
+            keep(options.out / "accumulation.json", rows, by=("layers", "way"))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,27 @@
-"""The cost of each layer of the family against PyTorch's batch norm: ``python -m benchmarks.family``.
+"""The cost of each layer of the family against PyTorch's batch norm: ``make bench ARGS="--part family"``.
 
 Two shapes of ResNet-50 in both layouts, one thread, float32, everyone in turn, memory kept between calls for everyone.
 The time is the thread's own on the processor, so that the turns of other processes are not in it.
-Writes docs/speed_of_the_family.md; with ``whitening`` behind it, prints the table of the whitening layers instead.
+Writes ``benchmarks/results/family.json`` and docs/speed_of_the_family.md; ``python -m benchmarks.family --whitening``
+prints the table of the whitening layers instead.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import parts
+from benchmarks.kept import RESULTS, Conditions, keep
 from benchmarks.memory import treat
-from benchmarks.report import machine
+from benchmarks.spread import ATTEMPTS, TOO_BUSY, WIDEST, Spread, calmest, ratios, spread, widest
 from benchmarks.timing import in_turn, seconds_of_thread
 from normwise import torch as nt
 
@@ -30,7 +34,12 @@ LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
 PHASES = ("training", "inference")
 ROUNDS = 41
 
+QUICK_ROUNDS = 9
+
 Layer = Callable[[Tensor], Tensor]
+Times = dict[str, list[float]]
+Ratios = dict[str, dict[str, Spread]]
+"""The ratios of each layer, by peer."""
 
 
 def layers(shape: tuple[int, ...], *, training: bool) -> dict[str, tuple[nn.Module, Layer]]:
@@ -97,42 +106,66 @@ def timed_calls(
     return {name: timed(*each) for name, each in layers.items()}
 
 
-def processor_seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of the processor per call, in turn."""
-    return in_turn(calls, rounds=ROUNDS, seconds=math.inf, clock=seconds_of_thread)[0]
+def measured(calls: Mapping[str, Callable[[], object]], peers: Sequence[str], *, rounds: int) -> tuple[Times, Ratios]:
+    """Seconds of the processor per call, in turn, and the ratios of all to each of the peers: the calmest attempt."""
+
+    def attempt() -> tuple[Times, Ratios]:
+        times = in_turn(calls, rounds=rounds, seconds=math.inf, clock=seconds_of_thread)[0]
+        return times, {peer: {name: ratios(times[name], times[peer]) for name in times} for peer in peers}
+
+    return calmest(attempt, lambda found: max(widest(each) for each in found[1].values()))
 
 
-def ratio(ours: list[float], theirs: list[float], digits: int = 2) -> str:
-    """The median of the paired ratios, with its quartiles."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+def cell(ratio: Spread, digits: int = 2) -> str:
+    """The median of the paired ratios, with its quartiles, or the words for none."""
+    if not ratio.calm:
+        return TOO_BUSY
+    return f"{ratio.median:.{digits}f} ({ratio.lower:.{digits}f} to {ratio.upper:.{digits}f})"
 
 
-def page() -> str:
-    """Measures, and writes what was measured."""
-    about = machine()
-    heads = [f"({', '.join(map(str, shape))}), channels {layout}" for shape in SHAPES for layout in LAYOUTS]
-    tables = []
+def measure(*, rounds: int) -> list[dict[str, Any]]:
+    """A row for each layer, input and phase: what may be published, and why the rest may not."""
+    rows: list[dict[str, Any]] = []
     for phase in PHASES:
-        columns: list[dict[str, str]] = []
         for shape in SHAPES:
             for layout in LAYOUTS:
-                times = processor_seconds(calls(shape, layout, phase))
-                peer = times[PEER]
-                columns.append({name: ratio(found, peer) for name, found in times.items() if name != PEER})
-                columns[-1][PEER] = f"{1e3 * statistics.median(peer):.2f} ms"
-                print(phase, shape, layout, columns[-1], file=sys.stderr, flush=True)
-        rows = [f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0] if name != PEER]
-        peer_row = f"| {PEER} itself | {' | '.join(column[PEER] for column in columns)} |"
-        head = f"| | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}"
-        tables.append(f"## {phase.capitalize()}\n\n" + "\n".join([head, *rows, peer_row]) + "\n")
+                conditions = Conditions()
+                times, over = measured(calls(shape, layout, phase), [PEER], rounds=rounds)
+                about = {"phase": phase, "shape": list(shape), "layout": layout}
+                after = conditions.after()
+                for name, ratio in over[PEER].items():
+                    seconds = asdict(spread(times[name]))
+                    rows.append({**about, "layer": name, "seconds": seconds, "ratio": asdict(ratio), **after})
+                    print(phase, shape, layout, name, ratio.said, file=sys.stderr, flush=True)
+    return rows
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The page, of what was measured."""
+    columns = list(dict.fromkeys((tuple(row["shape"]), row["layout"]) for row in rows))
+    heads = [f"({', '.join(map(str, shape))}), channels {layout}" for shape, layout in columns]
+    tables = []
+    for phase in PHASES:
+        found = {(row["layer"], tuple(row["shape"]), row["layout"]): row for row in rows if row["phase"] == phase}
+        lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+        lines += [
+            f"| {name} | {' | '.join(cell(Spread(**found[name, *at]['ratio'])) for at in columns)} |"
+            for name in dict.fromkeys(layer for layer, *_ in found if layer != PEER)
+        ]
+        own = (1e3 * found[PEER, *at]["seconds"]["median"] for at in columns)
+        lines.append(f"| {PEER} itself | {' | '.join(f'{each:.2f} ms' for each in own)} |")
+        tables.append(f"## {phase.capitalize()}\n\n" + "\n".join(lines) + "\n")
+    about = rows[0]["machine"]
+    pairs = rows[0]["ratio"]["pairs"]
+    loads = [row["machine"]["load before"] for row in rows]
     return f"""# What each layer costs
 
-Times as multiples of `{PEER}`'s on the same input: medians of {ROUNDS} pairs and their quartiles. Below
+Times as multiples of `{PEER}`'s on the same input: medians of {pairs} pairs and their quartiles. Below
 1 is faster than PyTorch. Training is forward and backward; inference is without gradients. float32, the time that one
-thread is on the processor, memory kept between calls for everyone, {about["processor"]}, PyTorch {about["torch"]},
-kernels for {about["kernels"]}, a load of {about["load before"]} on {about["processors"]} processors by other work.
-`python -m benchmarks.family` writes this page.
+thread is on the processor, memory kept between calls for everyone. Where the quartiles are further apart than a factor
+of {WIDEST} in {ATTEMPTS} attempts, no number is published. {about["processor"]}, PyTorch {about["torch"]}, kernels for
+{about["kernels"]}, a load of {min(loads)} to {max(loads)} on {about["processors"]} processors by this and other work.
+`make bench ARGS="--part family"` writes this page, and [the numbers](../benchmarks/results/family.json) are kept.
 
 {chr(10).join(tables)}
 ## Where it goes
@@ -157,22 +190,30 @@ def whitening_rows() -> list[str]:
                 training = phase == "training"
                 x, dy = torch.randn(shape), torch.randn(shape)
                 made = timed_calls(whitening_layers(shape, size, training=training), x, dy, training=training)
-                times = processor_seconds(made)
+                over = measured(made, ["torch", "ours"], rounds=ROUNDS)[1]
                 for name, cells in found.items():
-                    cells += [ratio(times[name], times[peer], digits=1) for peer in ("torch", "ours")]
+                    cells += [cell(over[peer][name], digits=1) for peer in over]
             rows += [f"| {shape} | {size} | {name} | {' | '.join(cells)} |" for name, cells in found.items()]
             print(*rows[-2:], sep="\n", flush=True)
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parts.parser(__doc__)
+    parser.add_argument("--whitening", action="store_true", help="only print the table of the whitening layers")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     treat("reused")
-    if sys.argv[1:] == ["whitening"]:
+    if options.whitening:
         whitening_rows()
         return
-    PAGE.write_text(page(), encoding="utf-8")
+    rows = measure(rounds=QUICK_ROUNDS if options.quick else ROUNDS)
+    if options.quick:
+        return
+    keep(options.out / "family.json", rows, by=("layer", "shape", "layout", "phase"))
+    if options.out.resolve() == RESULTS.resolve():
+        PAGE.write_text(page(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The gain of a training step from a process that keeps its memory: ``normwise.process_memory.keep()``.
 
-    python -m benchmarks.process_memory [--quick]
+    make bench ARGS="--part process_memory"
 
 ResNet-50 and MobileNetV2 with PyTorch's layers and after ``normwise.fuse``, with the memory kept and without, in turn
 in one process; each time the first step after the change maps or frees, and the second is timed. Writes
@@ -9,27 +9,23 @@ in one process; each time the first step after the change maps or frees, and the
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import normwise
 import normwise.process_memory  # the room, by its name
-from benchmarks import report
+from benchmarks import parts
+from benchmarks.kept import Conditions, keep
 from benchmarks.networks import NETWORKS, QUICK, Network
-from benchmarks.spread import Spread, calmest, ratios
+from benchmarks.spread import Spread, calmest, published, ratios
 from benchmarks.steps import step
-from benchmarks.timing import hand_over
 
-RESULT = Path(__file__).with_name("results") / "process_memory.json"
 AS_IT_IS, KEPT = "as it is", "kept"
 Times = dict[str, list[float]]
 
@@ -69,25 +65,32 @@ def calls(network: Network) -> dict[str, Callable[[], object]]:
     return {name: step(model, inputs, labels) for name, model in models.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="little images, 5 pairs, and nothing is written")
-    options = parser.parse_args()
-    machine, before = report.machine(), hand_over()
-    rows = []
+def row(network: str, layers: str, ratio: Spread, faults: Spread) -> dict[str, Any]:
+    """The row that is kept: no ratio that may not be published, and then why."""
+    calm, absent = published({"ratio": ratio})
+    kept = {"ratio": asdict(ratio) if calm else None, "absent": absent.get("ratio", "")}
+    # Page faults are counted, and differ from step to step on a calm machine too: theirs are no times.
+    return {"network": network, "layers": layers, **kept, "faults": asdict(faults)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parts.parser(__doc__, threads=torch.get_num_threads())
+    parser.add_argument("--network", help="one of them only, by its name; what is kept of the other stays")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     for network in (QUICK if options.quick else NETWORKS)[:2]:
+        if options.network not in (None, network.name):
+            continue
         for layers, call in calls(network).items():
+            conditions = Conditions()
             ratio, faults = measure(call, 5 if options.quick else 7)
-            print(
-                f"{network.name}, {layers:17} {ratio.said}; page faults {faults.median:.0f} times as many", flush=True
-            )
-            rows.append({"network": network.name, "layers": layers, "ratio": asdict(ratio), "faults": asdict(faults)})
+            counted = f"{faults.median:.1f} [{faults.low:.1f}, {faults.high:.1f}] times as many page faults"
+            print(f"{network.name}, {layers:17} {ratio.said}; {counted}", flush=True)
+            if not options.quick:
+                rows = [{**row(network.name, layers, ratio, faults), **conditions.after()}]
+                keep(options.out / "process_memory.json", rows, by=("network", "layers"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak of the process: {peak:.2f} GiB")
-    if not options.quick:
-        machine["hand-over before and after, ms"] = [round(before, 3), round(hand_over(), 3)]
-        found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "rows": rows}
-        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmarks import agreement, peers
 from benchmarks.cases import Case, inputs
-from benchmarks.spread import Spread, calmest, ratios, spread
+from benchmarks.spread import Spread, calmest, published, ratios, spread, widest
 from benchmarks.timing import in_turn
 from normwise.kernels.kernel import Call
 from normwise.torch.steps.call import choice_for
@@ -75,20 +75,15 @@ def measure(case: Case, others: Sequence[str], *, rounds: int, seconds: float) -
         times, in_a_row = in_turn(calls, rounds=rounds, seconds=seconds)
         return times, in_a_row, {peer: ratios(times[peer], times[peers.OURS]) for peer in calls if peer != peers.OURS}
 
-    def widest(tried: Attempt) -> float:
-        return max((each.width for each in tried[2].values()), default=1.0)
-
-    times, in_a_row, found = calmest(attempt, widest)
-    for peer, each in found.items():
-        if not each.calm:
-            absent[peer] = each.said
+    times, in_a_row, found = calmest(attempt, lambda tried: widest(tried[2]))
+    calm, busy = published(found)
     return Row(
         case,
         choice.name,
         choice.reason,
         milliseconds=spread([1e3 * t for t in times[peers.OURS]]),
-        ratios={peer: each for peer, each in found.items() if each.calm},
+        ratios=calm,
         in_a_row=in_a_row[peers.OURS],
-        absent=absent,
+        absent=absent | busy,
         accuracy=agreement.accuracy(case),
     )

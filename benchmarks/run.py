@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -18,13 +17,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as Grid
 
-from benchmarks import memory, networks, peers, report, rows, shapes, steps, tables, targets
+from benchmarks import memory, networks, parts, peers, report, rows, shapes, steps, tables, targets
 from benchmarks import recalibration as new_statistics
 from benchmarks.cases import DTYPES, LAYOUTS, OPERATIONS, PASSES, Case, cases
-from benchmarks.timing import CALM, hand_over
+from benchmarks.kept import RESULTS, Conditions
 from normwise.lab.results import Table
 
-RESULTS = Path(__file__).with_name("results")
 WIDTH = 165  # of the table of rows; a narrower terminal breaks lines by itself
 
 
@@ -51,6 +49,7 @@ def main(
     compiled: bool,
     network: str,
     recalibration: str,
+    part: tuple[str, ...],
     out: Path,
 ) -> None:
     torch.set_num_threads(threads)
@@ -62,6 +61,14 @@ def main(
         memories = memories if "memories" in chosen_by_hand else ("reused",)
         repeats = repeats if "repeats" in chosen_by_hand else 9
         seconds = seconds if "seconds" in chosen_by_hand else 0.4
+    rest = 0
+    if part:
+        _refuse_what_parts_ignore(part, chosen_by_hand)
+        rest = parts.run(part, quick=quick, threads=threads if "threads" in chosen_by_hand else None, out=out)
+        here = parts.in_this_process(part)
+        network = "yes" if len(here) > 1 else "no" if "layers" in here else "only"
+        if not here:
+            sys.exit(rest)
     if recalibration != "no":
         new_statistics.run(out, quick=quick)
     if recalibration == "only":
@@ -80,8 +87,7 @@ def main(
     if not chosen and not whole:
         raise click.UsageError("nothing is selected: no row's name has all of that in it")
     others = [peers.EAGER, *([peers.COMPILED, peers.OURS_COMPILED] if compiled else []), peers.KERAS, peers.COPY]
-    machine = report.machine()
-    before = hand_over()
+    conditions = Conditions()
     measured: list[rows.Row] = []
     stepped: list[steps.Step] = []
     interrupted = False
@@ -101,9 +107,8 @@ def main(
         except KeyboardInterrupt:
             interrupted = True
             console.print("Interrupted: what was measured is written.")
-    machine["hand-over before and after, ms"] = [round(before, 3), round(after := hand_over(), 3)]
-    machine["calm"] = calm = max(before, after) < CALM
-    date = datetime.now(UTC).isoformat(timespec="seconds")
+    after = conditions.after()
+    date, machine = after["date"], after["machine"]
     used = {"op": op, "memories": memories, "repeats": repeats, "seconds": seconds}
     given = {name: value for name, value in context.params.items() if name != "out"}
     settings = {"date": date, "interrupted": interrupted, **given, **used}
@@ -114,10 +119,22 @@ def main(
     selected = bool(chosen_by_hand & {"only", "dtype", "layout", "op", "phase", "memories"})
     complete = not (selected or quick or interrupted or network != "yes")
     show(run, Console(width=max(Console().width, WIDTH)))
-    for path in report.write(run, out, report.stem(date, machine, complete=complete, calm=calm)):
+    for path in report.write(run, out, report.stem(date, machine, complete=complete, calm=machine["calm"])):
         click.echo(f"Written: {path}")
     if any(row.refused for row in measured) or any(step.skipped.startswith("REFUSED") for step in stepped):
         sys.exit(1)
+    sys.exit(rest)
+
+
+def _refuse_what_parts_ignore(part: Sequence[str], chosen_by_hand: set[str]) -> None:
+    twice = sorted(chosen_by_hand & {"network", "recalibration"})
+    if twice:
+        raise click.UsageError(f"--part says what to measure, and so does --{twice[0]}: leave out one of them")
+    ignored = sorted(chosen_by_hand - {"part", "quick", "threads", "out"})
+    if ignored and not parts.in_this_process(part):
+        raise click.UsageError(
+            f"the parts {', '.join(part)} do not take {', '.join(ignored)}: leave that out, or add --part layers"
+        )
 
 
 def _row(case: Case, others: Sequence[str], repeats: int, seconds: float) -> rows.Row:
@@ -184,6 +201,11 @@ command = click.Command(
         click.Option(
             ["--memory", "memories"], type=click.Choice(list(memory.TREATMENTS)), multiple=True,
             default=("fresh", "reused"), show_default=True, help="where outputs come from (repeatable)",
+        ),
+        click.Option(
+            ["--part"], type=click.Choice(parts.PARTS), multiple=True,
+            help="only that (repeatable): layers, steps, or what is measured in a process of its own, whose options "
+            "`python -m benchmarks.<its module> --help` lists, with --quick, --threads and --out of these here",
         ),
         click.Option(["--repeats"], type=click.IntRange(1), default=21, show_default=True, help="rounds at most"),
         click.Option(

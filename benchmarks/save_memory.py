@@ -1,26 +1,22 @@
-"""The gain and the cost of ``normwise.save_memory`` in whole networks: ``python -m benchmarks.save_memory``.
+"""The gain and the cost of ``normwise.save_memory`` in whole networks: ``make bench ARGS="--part save_memory"``.
 
 For each of torchvision's networks: the bytes that autograd keeps between forward and backward, the peak of a process
 that does nothing else, and the time of a training step, for PyTorch's own layers, for the network after
 ``normwise.fuse``, for that one with ``save_memory``, and for PyTorch's layers with each block in
-``torch.utils.checkpoint``. (In-Place ABN, which keeps as much as ``save_memory``, is not among them: it has no kernels
-for the CPU, and makes another network, whose ReLU is leaky.)
+``torch.utils.checkpoint``. ``compiled_memory.py`` measures torch.compile's partitioner. (In-Place ABN, which keeps as
+much as ``save_memory``, is not among them: it is installed by a CUDA build of its own, has no kernels for the CPU, and
+makes another network, whose ReLU is leaky.)
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import multiprocessing
-import platform
-import random
 import resource
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +26,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import normwise
-from benchmarks.spread import Spread, ratios, spread
-from benchmarks.timing import hand_over
+from benchmarks import parts
+from benchmarks.kept import Conditions, keep
+from benchmarks.spread import Spread, calmest, published, ratios, spread, widest
+from benchmarks.timing import in_turn_by_both_clocks
 from benchmarks.zoo.architectures import Architecture, build
 from normwise.torch.models.memory.bytes_kept import bytes_kept
 
@@ -42,12 +40,14 @@ SLOWER = 1.15
 PLAIN, FUSED, SAVED, CHECKPOINTED = "PyTorch", "fused", "save_memory", "checkpoint"
 VARIANTS = (PLAIN, FUSED, SAVED, CHECKPOINTED)
 BLOCKS = ("InvertedResidual", "_DenseLayer", "Bottleneck", "MBConv")
-RESULT = Path(__file__).parent / "results" / "save_memory.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network: bytes and peaks by variant, and steps against the fused one's, in wall-clock and processor time."""
+    """One network: bytes and peaks by variant, and steps against the fused one's, in wall-clock and processor time.
+
+    ``absent`` says of each ratio that may not be published why.
+    """
 
     network: str
     setting: str
@@ -60,6 +60,7 @@ class Row:
     processor_step: dict[str, Spread]
     same_gradients: bool
     saved: str
+    absent: dict[str, str]
 
 
 class Segment(nn.Sequential):
@@ -74,7 +75,7 @@ def checkpointed(model: nn.Module) -> nn.Module:
     twin = copy.deepcopy(model)
     blocks = [module for module in twin.modules() if type(module).__name__ in BLOCKS]
     for block in blocks:
-        block.forward = again(block.forward)  # type: ignore[method-assign]  # for the benchmark
+        block.forward = again(block.forward)
     if not blocks:
         layers: list[nn.Module] = [*twin.features]  # type: ignore[misc]  # a Sequential
         ends = [number + 1 for number, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
@@ -200,20 +201,14 @@ def measure(name: str, *, samples: int, side: int, rounds: int, with_peaks: bool
     models = {treated: variant(treated, plain) for treated in VARIANTS}
     # First: a forward draws random numbers, and other layers to drop leave other running statistics behind.
     same = same_gradients(models[FUSED], models[SAVED], images, labels)
-    kept = {treated: bytes_kept(model, lambda model=model: model(images)) for treated, model in models.items()}
+    kept = {treated: bytes_kept(model, partial(model, images)) for treated, model in models.items()}
     report = normwise.save_memory(copy.deepcopy(models[FUSED]), images)
     calls = {treated: step(model, images, labels) for treated, model in models.items()}
-    wall: dict[str, list[float]] = {treated: [] for treated in calls}
-    processor: dict[str, list[float]] = {treated: [] for treated in calls}
     for call in calls.values():
         call()
-    order = random.Random(0)
-    for _ in range(rounds):
-        for treated in order.sample([*calls], len(calls)):
-            began = time.perf_counter(), time.process_time()
-            calls[treated]()
-            wall[treated].append(time.perf_counter() - began[0])
-            processor[treated].append(time.process_time() - began[1])
+    seconds, found, by_processor = timed(calls, rounds=rounds)
+    over, absent = published(found)
+    over_by_processor, busy = published(by_processor)
     return Row(
         name,
         f"batch {samples}, {side}x{side}, {torch.get_num_threads()} threads",
@@ -221,12 +216,24 @@ def measure(name: str, *, samples: int, side: int, rounds: int, with_peaks: bool
         kept[SAVED] / kept[PLAIN],
         TARGETS.get(name, 1.0),
         peaks(name, samples, side) if with_peaks else {},
-        {treated: spread(found) for treated, found in wall.items()},
-        {treated: ratios(wall[treated], wall[FUSED]) for treated in VARIANTS},
-        {treated: ratios(processor[treated], processor[FUSED]) for treated in VARIANTS},
+        seconds,
+        over,
+        over_by_processor,
         same,
         str(report).partition("\n")[0],
+        absent | {f"{treated}, processor": words for treated, words in busy.items()},
     )
+
+
+def timed(calls: Mapping[str, Callable[[], object]], *, rounds: int) -> tuple[dict[str, Spread], ...]:
+    """Seconds, and the ratios to the fused one's, on the wall and of the processor, in the calmest of some attempts."""
+
+    def attempt() -> tuple[dict[str, Spread], ...]:
+        wall, processor = in_turn_by_both_clocks(calls, rounds=rounds)
+        over = ({name: ratios(found[name], found[FUSED]) for name in calls} for found in (wall, processor))
+        return {name: spread(found) for name, found in wall.items()}, *over
+
+    return calmest(attempt, lambda found: max(widest(found[1]), widest(found[2])))
 
 
 def told(row: Row) -> str:
@@ -235,7 +242,8 @@ def told(row: Row) -> str:
     for treated in VARIANTS:
         of = row.bytes_kept[treated] / row.bytes_kept[PLAIN]
         peak_ratio = f", peak {row.peak[treated] / row.peak[PLAIN]:.2f}" if row.peak else ""
-        wall, processor = row.step[treated], row.processor_step[treated]
+        wall = row.step.get(treated) or row.absent[treated]
+        processor = row.processor_step.get(treated) or row.absent[f"{treated}, processor"]
         lines.append(f"  {treated:12s} bytes {of:.2f}{peak_ratio}, step {wall} of fused, processor {processor}")
     lines += [f"  MISSED: {miss}" for miss in missed(row)]
     return "\n".join(lines)
@@ -246,32 +254,32 @@ def missed(row: Row) -> list[str]:
     found = [] if row.same_gradients else ["the gradients are not the same"]
     if row.ratio_of_bytes > row.target:
         found.append(f"bytes {row.ratio_of_bytes:.2f}, wanted {row.target}")
-    if row.step[SAVED].median > SLOWER:
+    if SAVED not in row.step:
+        found.append(f"step, wanted {SLOWER}: {row.absent[SAVED]}")
+    elif row.step[SAVED].median > SLOWER:
         found.append(f"step {row.step[SAVED].median:.2f}, wanted {SLOWER}")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.save_memory", description=__doc__)
+    parser = parts.parser(__doc__, threads=torch.get_num_threads())
     parser.add_argument("--samples", type=int, default=8, help="of a batch (default: 8)")
     parser.add_argument("--side", type=int, default=160, help="of the images (default: 160)")
-    parser.add_argument("--rounds", type=int, default=7, help="steps of each (default: 7)")
-    parser.add_argument("--networks", nargs="+", default=[*TARGETS], help="torchvision's names (default: five)")
-    parser.add_argument("--output", type=Path, default=RESULT, help="the file to write (default: benchmarks/results)")
+    parser.add_argument("--rounds", type=int, default=15, help="steps of each (default: 15)")
+    parser.add_argument("--networks", nargs="+", help="torchvision's names (default: five)")
     chosen = parser.parse_args(arguments)
-    rows = []
-    for name in chosen.networks:
-        rows.append(measure(name, samples=chosen.samples, side=chosen.side, rounds=chosen.rounds))
-        print(told(rows[-1]), flush=True)
-        written = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": platform.processor() or platform.machine(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "hand_over_ms": hand_over(),
-            "rows": [asdict(row) for row in rows],
-        }
-        chosen.output.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
-    return 1 if any(missed(row) for row in rows) else 0
+    torch.set_num_threads(chosen.threads)
+    short = False
+    for name in chosen.networks or list(TARGETS)[: 1 if chosen.quick else None]:
+        if chosen.quick:
+            print(told(measure(name, samples=2, side=64, rounds=5, with_peaks=False)), flush=True)
+            continue
+        conditions = Conditions()
+        row = measure(name, samples=chosen.samples, side=chosen.side, rounds=chosen.rounds)
+        print(told(row), flush=True)
+        keep(chosen.out / "save_memory.json", [{**asdict(row), **conditions.after()}], by=("network",))
+        short |= bool(missed(row))
+    return int(short)
 
 
 if __name__ == "__main__":

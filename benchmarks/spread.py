@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -64,6 +64,26 @@ def spread(values: Sequence[float]) -> Spread:
 def ratios(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
     """The ratio of their time to ours, each of theirs against ours of the same round."""
     return spread([a / b for a, b in zip(theirs, ours, strict=True)])
+
+
+def widest(found: Mapping[str, Spread]) -> float:
+    """The largest width of these; 1 of none.
+
+    >>> widest({"calm": spread([1.0, 1.0]), "busy": spread([1.0, 2.0, 3.0, 4.0, 5.0])}), widest({})
+    (2.0, 1.0)
+    """
+    return max((each.width for each in found.values()), default=1.0)
+
+
+def published(found: Mapping[str, Spread]) -> tuple[dict[str, Spread], dict[str, str]]:
+    """Those that may be published, and for each of the others the reason why it may not.
+
+    >>> kept, absent = published({"calm": spread([1.0, 1.0]), "busy": spread([1.0, 2.0, 3.0, 4.0, 5.0])})
+    >>> list(kept), absent
+    (['calm'], {'busy': 'machine too busy: the quartiles were 2.00 and 4.00'})
+    """
+    calm = {name: each for name, each in found.items() if each.calm}
+    return calm, {name: each.said for name, each in found.items() if name not in calm}
 
 
 def calmest(attempt: Callable[[], Found], width: Callable[[Found], float]) -> Found:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import normwise
 from benchmarks.networks import Network, without_norms
-from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios, spread
+from benchmarks.spread import TOO_BUSY, Spread, calmest, ratios, spread, widest
 from benchmarks.timing import in_turn
 
 EAGER, FUSED, COMPILED, BOTH = "PyTorch", "fused", "compiled", "fused and compiled"
@@ -116,7 +116,7 @@ def measure(setting: Setting, *, compiled: bool, rounds: int, seconds: float) ->
         over = {name: ratios(times[other], times[name]) for name, other in AGAINST.items() if name in times}
         return {name: spread(found) for name, found in times.items()}, over
 
-    taken, over = calmest(attempt, lambda found: max(ratio.width for ratio in found[1].values()))
+    taken, over = calmest(attempt, lambda found: widest(found[1]))
     noisy = [f"{name} {ratio.lower:.2f} to {ratio.upper:.2f}" for name, ratio in over.items() if not ratio.calm]
     if noisy:
         return Step(setting.name, skipped=f"{TOO_BUSY}: the quartiles were {', '.join(noisy)}", done=done)

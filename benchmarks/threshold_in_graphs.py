@@ -1,6 +1,6 @@
-"""From how many values on the compiled kernels win in a graph of torch.compile: the source of ``SMALL_IN_GRAPH``.
+"""The number of values from which on the compiled kernels win in a graph of torch.compile: ``SMALL_IN_GRAPH``.
 
-    python -m benchmarks.threshold_in_graphs
+    make bench ARGS="--part threshold"
 
 Batch norm and ReLU, forward and backward, under torch.compile: PyTorch's layers, and ours with all sizes given to the
 compiled kernels, in turn. Writes ``benchmarks/results/threshold_in_graphs.json``.
@@ -8,22 +8,19 @@ compiled kernels, in turn. Writes ``benchmarks/results/threshold_in_graphs.json`
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 from torch import nn
 
 import normwise.torch as nt
-from benchmarks import report
+from benchmarks import parts
+from benchmarks.kept import Conditions, keep
 from benchmarks.spread import Spread, calmest, ratios
-from benchmarks.timing import hand_over, in_turn
+from benchmarks.timing import in_turn
 from normwise.kernels import choose
 
-RESULT = Path(__file__).with_name("results") / "threshold_in_graphs.json"
 SHAPES = [
     (8, 16, 8, 8),
     (16, 16, 8, 8),
@@ -67,21 +64,22 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, *, last: bool) -> Spread
     return calmest(attempt, lambda found: found.width)
 
 
-def main() -> None:
-    machine, before, usual = report.machine(), hand_over(), choose.SMALL_IN_GRAPH
-    rows = []
-    for shape in SHAPES:
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parts.parser(__doc__).parse_args(arguments)
+    conditions, usual, found = Conditions(), choose.SMALL_IN_GRAPH, []
+    for shape in SHAPES[:1] if options.quick else SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             for last in (False, True)[: len(shape) - 2 or 1]:
                 torch.compiler.reset()
-                found = measure(shape, dtype, last=last)
-                row = {"shape": shape, "dtype": str(dtype).removeprefix("torch."), "last": last, "ratio": asdict(found)}
-                print(row["shape"], row["dtype"], "channels last" if last else "channels first", found.said, flush=True)
-                rows.append(row)
+                ratio = measure(shape, dtype, last=last)
+                where = f"{'x'.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}"
+                where += f", channels {'last' if last else 'first'}" if len(shape) > 2 else ""
+                print(where, ratio.said, flush=True)
+                found.append({"of": where, **({"ratio": asdict(ratio)} if ratio.calm else {"absent": ratio.said})})
     choose.SMALL_IN_GRAPH = usual
-    machine["hand-over before and after, ms"] = [round(before, 3), round(hand_over(), 3)]
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    RESULT.write_text(json.dumps({"date": date, "machine": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if not options.quick:
+        conditions_after = conditions.after()
+        keep(options.out / "threshold_in_graphs.json", [{**row, **conditions_after} for row in found], by=("of",))
 
 
 if __name__ == "__main__":

@@ -82,3 +82,24 @@ def in_turn(
         if enabled:
             gc.enable()
     return times, in_a_row
+
+
+def in_turn_by_both_clocks(calls: Mapping[str, Call], *, rounds: int) -> tuple[dict[str, list[float]], ...]:
+    """Times calls that are long, one by one: seconds on the wall, and seconds of the processors of this process.
+
+    Other processes move the first more than the second, which counts no wait. Nothing is called before it is timed.
+
+    Args:
+        calls: what is timed, by name, in every round in an order of its own.
+        rounds: how many.
+    """
+    order = random.Random(0)
+    wall: dict[str, list[float]] = {name: [] for name in calls}
+    processor: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name in order.sample([*calls], len(calls)):
+            began = time.perf_counter(), time.process_time()
+            calls[name]()
+            wall[name].append(time.perf_counter() - began[0])
+            processor[name].append(time.process_time() - began[1])
+    return wall, processor

@@ -1,6 +1,6 @@
 """The operations on whole models on an architecture of each family, in processes of their own that find the packages.
 
-By hand: ``PYTHONPATH=.venv/zoo pytest tests/benchmarks/zoo/test_timm.py``, and ``KERAS_BACKEND=torch`` for those of Keras.
+By hand: ``PYTHONPATH=.venv/zoo pytest tests/benchmarks/zoo/test_timm.py``, with ``KERAS_BACKEND=torch`` for Keras's.
 """
 
 import os
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SESSION = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
 PACKAGES = Path(sys.prefix) / "zoo"
-"""Where ``make setup`` puts timm and torchvision."""
+"""The folder into which ``make setup`` puts timm and torchvision."""
 
 
 @pytest.mark.parametrize("source", ["timm", "torchvision", "keras_applications"])

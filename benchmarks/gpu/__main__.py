@@ -20,13 +20,12 @@ def main() -> None:
 
 
 @main.command("compile")
-@click.option("--every", is_flag=True, help="Every variant, which takes many minutes.")
 @click.option("--workers", default=1, show_default=True, help="Processes that compile at the same time.")
-def compile_all(every: bool, workers: int) -> None:
-    """Compile variants for every target, and keep the result and the page (some minutes, no GPU needed)."""
+def compile_all(workers: int) -> None:
+    """Compile the variants for every target, and keep the result and the page (many minutes, no GPU needed)."""
     from benchmarks.gpu import compiling, page
 
-    found = compiling.compile_all(every=every, workers=workers)
+    found = compiling.compile_all(workers=workers)
     compiling.keep(found)
     print(f"{len(found['rows'])} variants for {len(found['targets'])} targets: {compiling.KEPT}")
     print(page.write())

@@ -19,7 +19,9 @@ from triton.compiler import ASTSource
 from benchmarks.gpu.launches import Launch
 
 TARGETS = (80, 90, 100)
-REGISTERS, MOST_THREADS = 65536, 2048  # of a multiprocessor of any of them
+REGISTERS, MOST_THREADS, MOST_PROGRAMS = 65536, 2048, 32  # of a multiprocessor of any of them
+SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}  # bytes of a multiprocessor
+RESERVED = 1 << 10  # bytes of these that each program takes beside its own
 TYPES = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
@@ -28,14 +30,19 @@ TYPES = {
     torch.uint8: "*u8",
     torch.int32: "*i32",
 }
-ACCESS = re.compile(r"\b(ld|st)\.global(?:\.L\d::\w+)*\.(?:v(\d)\.)?b(\d+)\b")
+ACCESS = re.compile(r"\b(ld|st)\.global(?:\.L\d::\w+)*\.(?:v(\d)\.)?b(\d+)\s[^\[]*\[\s*(%rd\d+)")
 LABEL, BRANCH = re.compile(r"^(\$L__BB\w+):"), re.compile(r"bra(?:\.uni)?\s+(\$L__BB\w+)")
+POINTER = re.compile(r"ld\.param\.[bu]64\s+(%rd\d+), \[\w+_param_(\d+)\]")
+SET = re.compile(r"^\s*(?:@!?%p\d+\s+)?(?!ld\.|st\.|atom\.|setp)[\w.:]+\s+(%rd\d+),\s*(.*);")
+REGISTER = re.compile(r"%rd\d+")
 IN_SASS = re.compile(r"\b(LDG|STG)\.E(\.[\w.]*)?")
+LARGE = ("x", "y", "dy", "dx", "residual", "dresidual")  # tensors of as many values as x
+BESIDE = ("mask", "bits")
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 class Counts(NamedTuple):
-    """The counts of a tile: accesses per element, and the bytes of the narrowest of them."""
+    """The counts of a tile: accesses to large tensors per element, and the bytes of the narrowest of them."""
 
     loads: float
     stores: float
@@ -50,13 +57,15 @@ class Binary(NamedTuple):
     registers: int
     spilled: int  # bytes of local memory
     shared: int  # bytes
-    widest: tuple[int, int]  # bits of the widest load and store in SASS, 0 where there is none
+    wide: tuple[int, int]  # loads and stores of 16 bytes in SASS
+    lost: int  # accesses of 16 bytes that PTX has and SASS has not
     counts: Counts
 
     def occupancy(self, threads: int) -> float:
-        """The share of a multiprocessor's threads that its registers let run."""
-        rounded = -(-self.registers // 8) * 8
-        return min(REGISTERS // (rounded * threads) * threads / MOST_THREADS, 1.0)
+        """The share of a multiprocessor's threads that its registers and its shared memory let run."""
+        by_registers = REGISTERS // (-(-self.registers // 8) * 8 * threads)
+        by_shared = SHARED[self.target] // (self.shared + RESERVED)
+        return min(by_registers, by_shared, MOST_PROGRAMS, MOST_THREADS // threads) * threads / MOST_THREADS
 
 
 def source_of(launch: Launch, *, aligned: bool = True) -> ASTSource:
@@ -91,12 +100,15 @@ def compiled(launch: Launch, target: int, *, aligned: bool = True) -> Binary:
     )
     usage, sass = _disassembled(found.asm["cubin"])
     numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
+    there = [access.width == 16 and access.kind for access in accesses(found.asm["ptx"].splitlines())]
+    wide = (_wide("LDG", sass), _wide("STG", sass))
     return Binary(
         target,
         numbers["REG"],
         numbers["LOCAL"] + numbers["STACK"],
         int(found.metadata.shared),
-        (_widest("LDG", sass), _widest("STG", sass)),
+        wide,
+        max(there.count("ld") - wide[0], 0) + max(there.count("st") - wide[1], 0),
         counted(found.asm["ptx"], launch),
     )
 
@@ -114,37 +126,65 @@ def _disassembled(cubin: bytes) -> tuple[str, str]:
     return usage, sass
 
 
-def _widest(operation: str, sass: str) -> int:
-    widths = [
-        next((int(part) for part in (rest or "").split(".") if part in ("64", "128")), 32)
-        for found, rest in IN_SASS.findall(sass)
-        if found == operation
+def _wide(operation: str, sass: str) -> int:
+    return sum(found == operation and "128" in (rest or "").split(".") for found, rest in IN_SASS.findall(sass))
+
+
+class Access(NamedTuple):
+    """One access to memory in PTX."""
+
+    kind: str  # ld, st
+    width: int  # bytes
+    address: str  # the register
+
+
+def accesses(lines: list[str]) -> list[Access]:
+    """The accesses to global memory in lines of PTX."""
+    return [
+        Access(kind, int(times or 1) * int(bits) // 8, address)
+        for line in lines
+        for kind, times, bits, address in ACCESS.findall(line)
     ]
-    return max(widths, default=0)
 
 
 def counted(ptx: str, launch: Launch) -> Counts:
     """The accesses to the large tensors: those of the loops over tiles, or all where there is none.
 
-    A channel's own numbers are read in front of the loop; without one they are the accesses of a single value.
+    An access belongs to the tensor from whose pointer its address comes.
     """
     if launch.tile is None:  # it puts partial results together
         return Counts(0.0, 0.0, 0, 0.0)
-    body = _loops(ptx.splitlines()) or ptx.splitlines()
+    lines = ptx.splitlines()
+    of = _tensors(lines, launch)
     itemsize = launch.arguments["x"].element_size()
-    elements = launch.elements
-    # What is narrower than a thread's part of a row is of the mask's bytes, of the bits, or a channel's own number.
-    least = min(launch.tile.vector, max(elements // launch.threads, 1)) * itemsize
+    share = launch.threads / launch.elements
     totals, octets, widths = {"ld": 0.0, "st": 0.0}, 0.0, []
-    for line in body:
-        for kind, times, bits in ACCESS.findall(line):
-            width = int(times or 1) * int(bits) // 8
-            if width < least:
-                octets += width * launch.threads / elements
-            else:
-                totals[kind] += width / itemsize * launch.threads / elements
-                widths.append(width)
+    for access in accesses(_loops(lines) or lines):
+        (name,) = of[access.address]
+        if name in LARGE:
+            totals[access.kind] += access.width / itemsize * share
+            widths.append(access.width)
+        elif name in BESIDE:
+            octets += access.width * share
     return Counts(totals["ld"], totals["st"], min(widths, default=0), octets)
+
+
+def _tensors(lines: list[str], launch: Launch) -> dict[str, frozenset[str]]:
+    """The tensors from whose pointers the value of each register comes."""
+    passed = [name for name, kind in source_of(launch).signature.items() if kind != "constexpr"]
+    found: dict[str, frozenset[str]] = {}
+    for register, number in POINTER.findall("\n".join(lines)):
+        if int(number) < len(passed):  # behind them Triton passes memory of its own
+            found[register] = frozenset({passed[int(number)]})
+    steps = [(step.group(1), REGISTER.findall(step.group(2))) for line in lines if (step := SET.match(line))]
+    while True:
+        before = dict(found)
+        for register, sources in steps:
+            met = frozenset[str]().union(*(found.get(source, frozenset()) for source in (register, *sources)))
+            if met:
+                found[register] = met
+        if found == before:
+            return found
 
 
 def _loops(lines: list[str]) -> list[str]:

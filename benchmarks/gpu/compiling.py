@@ -1,4 +1,4 @@
-"""Compiles every variant for every target, and keeps what came out in a file that a test holds."""
+"""Compiles the variants for every target, and keeps what came out in a file that a test holds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ import triton
 from benchmarks.gpu.binaries import TARGETS, Binary, compiled, key_of
 from benchmarks.gpu.launches import Launch
 from benchmarks.gpu.traffic import moved
-from benchmarks.gpu.variants import variants
+from benchmarks.gpu.variants import Name, variants
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = ROOT / "benchmarks/results/gpu/binaries.json"
-COMPILED = ("activations", "constants", "gradient_tiles", "gradients", "moments", "normalize", "plan", "tiles")
 SOURCES = ROOT / "src/normwise/kernels/triton_gpu"
+# What Triton compiles, and with it what decides which constants it is compiled with.
+KERNELS = ("activations", "constants", "gradient_tiles", "gradients", "moments", "normalize", "tiles")
+COMPILED = (*KERNELS, "launch", "layout", "plan", "tuning")
 
 
-def digest() -> str:
+def digest(names: tuple[str, ...] = COMPILED) -> str:
     """The digest of what is compiled and how tensors are cut, without comments and docstrings."""
     found = hashlib.sha256()
-    for name in COMPILED:
+    for name in names:
         tree = ast.parse((SOURCES / f"{name}.py").read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node) is not None:
@@ -36,100 +38,79 @@ def digest() -> str:
     return found.hexdigest()
 
 
-def row_of(name: tuple[str, bool, tuple[int, ...], str], launch: Launch, binaries: list[Binary]) -> dict[str, Any]:
-    """One variant as the file has it."""
-    dtype, last, size, feature = name
-    counts = binaries[0].counts
+def key_in_file(launch: Launch) -> str:
+    """The key of a variant: equal for launches that are compiled to the same code."""
+    return hashlib.sha256(repr(key_of(launch)).encode()).hexdigest()[:12]
+
+
+def described(name: Name, launch: Launch) -> dict[str, Any]:
+    """The part of a row that needs no compiler."""
     return {
         "kernel": launch.name,
-        "dtype": dtype,
-        "layout": "last" if last else "first",
-        "size": list(size),
-        "feature": feature,
+        "dtype": name.dtype,
+        "layout": "last" if name.last else "first",
+        "size": list(name.size),
+        "feature": name.feature,
+        "key": key_in_file(launch),
         "threads": launch.threads,
         "vector": launch.tile.vector if launch.tile else None,
         "elements": launch.elements,
-        "targets": {
-            str(one.target): {
-                "registers": one.registers,
-                "spilled": one.spilled,
-                "shared": one.shared,
-                "occupancy": one.occupancy(launch.threads),
-                "widest": list(one.widest),
-            }
-            for one in binaries
-        },
         "designed": list(moved(launch)[:2]),
-        "loads": counts.loads,
-        "stores": counts.stores,
-        "narrowest": counts.narrowest,
-        "bits": counts.bits,
     }
 
 
-def compile_all(*, every: bool = False, workers: int = 1) -> dict[str, Any]:
-    """The usual variants, or every one, for every target, kept as they come; takes minutes.
+def measured(launch: Launch, binaries: list[Binary]) -> dict[str, Any]:
+    """The part of a row that was read from the code for each target."""
+    return {
+        str(one.target): {
+            "registers": one.registers,
+            "spilled": one.spilled,
+            "shared": one.shared,
+            "occupancy": one.occupancy(launch.threads),
+            "wide": list(one.wide),
+            "lost": one.lost,
+            **one.counts._asdict(),
+        }
+        for one in binaries
+    }
 
-    What is kept already of these sources and this Triton is not compiled again, so that a run that was ended goes on.
+
+def compile_all(*, workers: int = 1) -> dict[str, Any]:
+    """Every variant for every target, kept as they come; takes many minutes.
+
+    What is kept already of these kernels and this Triton is not compiled again, so that a run that was ended goes on.
 
     Args:
-        every: all variants.
         workers: processes that compile at the same time.
     """
-    found: dict[str, Any] = {"triton": triton.__version__, "digest": digest(), "targets": list(TARGETS), "rows": []}
+    head = {"triton": triton.__version__, "kernels": digest(KERNELS), "targets": list(TARGETS)}
     before = kept() if KEPT.exists() else {"rows": []}
-    there = {}
-    if all(before.get(name) == found[name] for name in ("triton", "digest", "targets")):
-        there = {_name_of_row(row): row for row in before["rows"]}
-    order = [_name(name, launch) for name, launch in _variants(True)]
-    numbers = range(len(order))
-    usual = {key_of(launch) for _, launch in _variants(False)}
-    wanted = [number for number in numbers if every or key_of(_variants(True)[number][1]) in usual]
-    # Those of two sweeps in one kernel and of other tiles first, which take the most registers: a run that is ended
-    # has at least these.
-    missing = sorted(
-        (n for n in wanted if order[n] not in there),
-        key=lambda n: "by_last" not in order[n][0] and "in a tile" not in order[n][4],
-    )
+    there: dict[str, dict[str, Any]] = {}
+    if all(before.get(name) == value for name, value in head.items()):
+        there = {row["key"]: row["compiled"] for row in before["rows"]}
+    rows = [described(name, launch) for name, launch in _variants()]
+    missing = [number for number, row in enumerate(rows) if row["key"] not in there]
+
+    def found() -> dict[str, Any]:
+        done = [{**row, "compiled": there[row["key"]]} for row in rows if row["key"] in there]
+        return {**head, "digest": digest(), "rows": done}
+
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for row in pool.map(_compiled, missing):
-            there[_name_of_row(row)] = row
-            keep({**found, "rows": [there[name] for name in order if name in there]})
-    return {**found, "rows": [there[name] for name in order if name in there]}
-
-
-def _name(name: tuple[str, bool, tuple[int, ...], str], launch: Launch) -> tuple[Any, ...]:
-    """The name of a variant, as ``_name_of_row`` gives it."""
-    return _name_of_row(
-        {
-            "kernel": launch.name,
-            "dtype": name[0],
-            "layout": "last" if name[1] else "first",
-            "size": name[2],
-            "feature": name[3],
-            "elements": launch.elements,
-            "key": hashlib.sha256(repr(key_of(launch)).encode()).hexdigest()[:12],
-        }
-    )
-
-
-def _name_of_row(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(
-        tuple(value) if isinstance(value, list) else value
-        for value in (row[name] for name in ("kernel", "dtype", "layout", "size", "feature", "elements", "key"))
-    )
+        for number, compiled_row in zip(missing, pool.map(_compiled, missing), strict=True):
+            there[rows[number]["key"]] = compiled_row
+            keep(found())
+    return found()
 
 
 def _compiled(number: int) -> dict[str, Any]:
-    name, launch = _variants(True)[number]
-    row = row_of(name, launch, [compiled(launch, target) for target in TARGETS])
-    return {**row, "key": _name(name, launch)[-1]}
+    _, launch = _variants()[number]
+    return measured(launch, [compiled(launch, target) for target in TARGETS])
 
 
 @cache
-def _variants(every: bool) -> list[tuple[tuple[str, bool, tuple[int, ...], str], Launch]]:
+def _variants() -> list[tuple[Name, Launch]]:
     """The variants, made in each process once: a launch holds a kernel, which cannot be sent."""
-    return variants(every=every)
+    return variants()
 
 
 def keep(found: dict[str, Any]) -> None:

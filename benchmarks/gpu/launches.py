@@ -75,6 +75,12 @@ class Asked(NamedTuple):
     masked: bool = False
     by_batch: bool = True
     settings: Settings = DEFAULT  # what is tuned; the defaults, whatever this machine's user has tuned
+    parameters: torch.dtype | None = torch.float32  # of scale and shift; None where there are none
+    shifted: bool = True  # whether there is a shift beside the scale
+    trains: bool = True  # whether there is a backward, for which bits are kept
+    wants_x: bool = True
+    wants_residual: bool = True
+    moments_only: bool = False
 
 
 class _Recorder:
@@ -109,20 +115,27 @@ def tensor(size: tuple[int, ...], dtype: torch.dtype, *, last: bool) -> Tensor:
 
 
 def launches_of(asked: Asked, device: Device = H200) -> tuple[list[Launch], list[Launch]]:
-    """The launches of a forward, and those of its backward, with every gradient wanted."""
+    """The launches of a forward, or of moments alone, and those of its backward, none where there is none."""
     x = tensor(asked.size, asked.dtype, last=asked.last)
     channels = asked.size[1]
-    scale, shift = (torch.empty(channels, device="meta") for _ in range(2))
+    scale = None if asked.parameters is None else torch.empty(channels, device="meta", dtype=asked.parameters)
+    shift = scale if asked.shifted else None
     residual = torch.empty_like(x) if asked.adds else None
     mask = torch.empty((asked.size[0], 1, *asked.size[2:]), dtype=torch.bool, device="meta") if asked.masked else None
-    mean, var = (None, None) if asked.by_batch else (scale, shift)
-    number, bits = number_of(asked.activation), asked.adds and has_one_bit(asked.activation)
+    mean = var = None if asked.by_batch else torch.empty(channels, device="meta")
+    number = number_of(asked.activation)
+    bits = asked.trains and asked.adds and has_one_bit(asked.activation)
     with recorded(device, asked.settings) as forward:
+        if asked.moments_only:
+            launch.moments(x, mask)
+            return forward, []
         _, used_mean, used_var, kept = launch.forward(x, residual, mask, scale, shift, mean, var, 1e-5, number, bits)
+    if not asked.trains:
+        return forward, []
     with recorded(device, asked.settings) as backward:
         left = None if bits or asked.activation is None else residual
         launch.backward(
             torch.empty_like(x), x, left, mask, scale, shift, used_mean, used_var, kept, 1e-5, number,
-            asked.by_batch, True, asked.adds,
+            asked.by_batch, asked.wants_x, asked.adds and asked.wants_residual,
         )  # fmt: skip
     return forward, backward

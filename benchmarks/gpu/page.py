@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from benchmarks.gpu.compiling import ROOT, kept
 from benchmarks.gpu.launches import DEFAULT, H200
 from benchmarks.gpu.traffic import BATCH, EAGER, FLOOR, INDUCTOR, Row, rows
-from benchmarks.gpu.variants import USUAL
+from benchmarks.gpu.variants import ACTIVATED, BATCHES, DEVICES, OPTIONS, SIZES, USUAL, Name
 
 PAGE = ROOT / "docs/speed_on_gpus.md"
 SETTINGS = ((torch.float32, False), (torch.bfloat16, True))
@@ -43,21 +44,34 @@ machine with a GPU, and `make test DEVICE=cuda` runs the tests on one.
 COMPILED = """
 ## What they are compiled to
 
-`python -m benchmarks.gpu compile` compiles each kernel, dtype, layout, width of access and feature once, and with
-`--every` all their combinations, every activation, and the tiles that `normwise tune` may choose, with Triton {triton}
-for compute capabilities {targets}. {number} variants are kept, {total} programs, in
-`benchmarks/results/gpu/binaries.json`; a test compiles some of them again, and holds the file to the sources. The table
-below has the usual ones. Over all that are kept:
+`python -m benchmarks.gpu compile` compiles {number} variants of the kernels with Triton {triton}, each for compute
+capabilities {targets}: {total} programs. What was read from them is kept in `benchmarks/results/gpu/binaries.json`.
+A test compiles one variant of each kernel again for every target, and holds the file to the sources. What is compiled:
+
+* every launch for ResNet-50's batch norms, each with ReLU and, where the network has one, an addition: float32 with the
+  channels first and bfloat16 with the channels last, batches of {batches}, cut as for {devices}, with the default
+  settings; and for batch {batch} with every setting that `normwise tune` may choose. A test holds the file to this;
+* ReLU in float32 and bfloat16, in either layout, for {sizes} images, batches {samples}, and for a small tensor; in
+  float16 for three of these. With mask, addition and ReLU together, in all three dtypes, three of them in either layout
+  and two with 7 x 7 images;
+* every option once for each kernel that has it, with ReLU unless it says otherwise: {options};
+* every activation with an addition, once for each kernel that computes it: {activations}.
+
+**Other combinations are not compiled here**: of two such options, of an option with another dtype, layout or size, of
+other shapes, other GPUs. Triton compiles these when they are first called, and nothing on this page is said of them.
+Over all {number} that are kept:
 
 * registers that spill to memory: {spilled} bytes;
-* most registers of a thread: {registers} (of 255), most shared memory of a program: {shared} bytes;
-* where a row's length lets a thread load 16 bytes at once, every load and store of a tensor is 16 bytes wide: {wide} of
-  {aligned} variants. Where it does not (7 x 7 images, channels first), accesses are as wide as one value.
+* most registers of a thread: {registers} (of 255); most shared memory of a program: {shared} bytes; by both, a
+  multiprocessor holds {occupancy:.0%} of its threads or more;
+* where a row's length lets a thread load 16 bytes at once, every load and store of a tensor is 16 bytes wide, in PTX
+  and in the machine's own code: {wide} of {aligned} variants. Where it does not ({narrow} variants, of
+  7 x 7 images with the channels first), accesses are as wide as one value.
 
-Loads and stores are global accesses per element of the tensor, counted in the loop over tiles; a bit per element and
-the mask are extra. *In flight* is how many KB a multiprocessor of an H100 or H200 has asked for at once, by the
-registers that the kernel takes; about 22 KB keep 4.8 TB/s busy at a latency of 600 ns, which is arithmetic and not a
-measurement.
+Loads and stores are global accesses to large tensors per element of one of them, counted in the loop over tiles, or in
+all of a kernel that has no loop; a bit per element and the mask are extra. *In flight* is how many KB a multiprocessor
+of an H100 or H200 has asked for at once, by the registers and the shared memory that the kernel takes; about 22 KB keep
+4.8 TB/s busy at a latency of 600 ns, which is arithmetic and not a measurement. The table has some of the variants.
 
 """
 COLUMNS = (
@@ -111,7 +125,7 @@ def page() -> str:
     top = TOP.replace("{alone}", str(DEFAULT.alone >> 10)).replace("{launches}", str(DEFAULT.launches))
     text = NOTICE + top + _summary(found) + f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
     for row in found["rows"]:
-        if (row["dtype"], row["layout"] == "last", tuple(row["size"]), row["feature"]) in USUAL:
+        if Name(row["dtype"], row["layout"] == "last", tuple(row["size"]), row["feature"]) in USUAL:
             text += _line(row)
     text += MODEL.format(batch=BATCH, device=H200.name, cache=H200.cache >> 20)
     for title, (dtype, last) in zip(("float32, channels first", "bfloat16, channels last"), SETTINGS, strict=True):
@@ -141,24 +155,44 @@ def write() -> Path:
 
 def _summary(found: dict[str, Any]) -> str:
     rows = found["rows"]
-    targets = [target for row in rows for target in row["targets"].values()]
-    aligned = [row for row in rows if row["vector"] and row["vector"] * _size(row) == 16]
+    targets = [target for row in rows for target in row["compiled"].values()]
+    aligned = [row for row in rows if is_aligned(row)]
     return COMPILED.format(
         number=len(rows),
         triton=found["triton"],
-        targets=" and ".join(f"{target / 10:.1f}" for target in found["targets"]).replace(" and ", ", ", 1),
+        targets=_listed(f"{target / 10:.1f}" for target in found["targets"]),
         total=len(targets),
+        batches=_listed(map(str, BATCHES)),
+        batch=BATCH,
+        devices=_listed(f"an {device.name}" for device in DEVICES),
+        sizes=_listed(dict.fromkeys(" x ".join(map(str, size[2:])) for size in SIZES)),
+        samples=_listed(dict.fromkeys(str(size[0]) for size in SIZES)),
+        options="; ".join(OPTIONS),
+        activations=", ".join(ACTIVATED),
         spilled=sum(target["spilled"] for target in targets),
         registers=max(target["registers"] for target in targets),
         shared=max(target["shared"] for target in targets),
+        occupancy=min(target["occupancy"] for target in targets),
         wide=sum(is_wide(row) for row in aligned),
         aligned=len(aligned),
+        narrow=sum(bool(row["vector"]) for row in rows) - len(aligned),
     )
 
 
+def _listed(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}"
+
+
+def is_aligned(row: dict[str, Any]) -> bool:
+    """True if the length of the variant's rows lets a thread load 16 bytes at once."""
+    return bool(row["vector"] and row["vector"] * _size(row) == 16)
+
+
 def is_wide(row: dict[str, Any]) -> bool:
-    """True if all accesses to tensors are 16 bytes wide, or as wide as a thread's part of a tile."""
-    return bool(row["narrowest"] >= min(16, row["elements"] // row["threads"] * _size(row)))
+    """True if all accesses to tensors are 16 bytes wide, or as wide as a thread's part of a tile, for every target."""
+    least = min(16, row["elements"] // row["threads"] * _size(row))
+    return all(target["narrowest"] >= least and not target["lost"] for target in row["compiled"].values())
 
 
 def _size(row: dict[str, Any]) -> int:
@@ -166,10 +200,11 @@ def _size(row: dict[str, Any]) -> int:
 
 
 def _line(row: dict[str, Any]) -> str:
-    targets = [row["targets"][target] for target in sorted(row["targets"], key=int)]
+    targets = [row["compiled"][target] for target in sorted(row["compiled"], key=int)]
     registers = " / ".join(str(target["registers"]) for target in targets)
     spilled, shared = (max(target[name] for target in targets) for name in ("spilled", "shared"))
-    in_flight = 2048 * targets[1]["occupancy"] * row["elements"] / row["threads"] * row["loads"] * _size(row) / 1024
+    loads, stores = (max(target[name] for target in targets) for name in ("loads", "stores"))
+    in_flight = 2048 * targets[1]["occupancy"] * row["elements"] / row["threads"] * loads * _size(row) / 1024
     cells = [
         f"`{row['kernel']}`",
         row["dtype"],
@@ -179,10 +214,10 @@ def _line(row: dict[str, Any]) -> str:
         registers,
         spilled,
         shared,
-        row["narrowest"] or "",
-        f"{row['loads']:g}" if row["loads"] else "",
-        f"{row['stores']:g}" if row["loads"] else "",
-        f"{in_flight:.0f}" if row["loads"] else "",
+        min(target["narrowest"] for target in targets) or "",
+        f"{loads:g}" if loads else "",
+        f"{stores:g}" if loads else "",
+        f"{in_flight:.0f}" if loads else "",
     ]
     return f"| {' | '.join(map(str, cells))} |\n"
 

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 import normwise
 from benchmarks.networks import IMAGE, resnet
-from benchmarks.spread import ratios, spread
+from benchmarks.spread import Spread, calmest, ratios, spread, widest
 from benchmarks.timing import Clock, in_turn
 from normwise.kernels import choose
 
@@ -97,11 +98,17 @@ def _rows(clock: Clock, asked: Asked, setting: Setting, device: str, until: floa
             calls[name], peaks[name] = _tried(asked, setting, name, images, labels)
         except torch.OutOfMemoryError:
             rows[name] = {"refused": NO_ROOM}
-    try:
+
+    def attempt() -> tuple[dict[str, list[float]], dict[str, Spread]]:
         times, _ = in_turn(calls, rounds=asked.rounds, seconds=SECONDS, clock=clock)
+        others = times.keys() - {PYTORCH} if PYTORCH in times else ()
+        return times, {name: ratios(times[PYTORCH], times[name]) for name in others}
+
+    try:
+        times, over = calmest(attempt, lambda found: widest(found[1]))
     except torch.OutOfMemoryError:
         return {name: rows.get(name, {"refused": NO_ROOM}) for name in WAYS}
-    return {name: rows.get(name) or _row(times, name, peaks[name]) for name in WAYS}
+    return {name: rows.get(name) or _row(times[name], over.get(name), peaks[name]) for name in WAYS}
 
 
 def _tried(
@@ -144,10 +151,12 @@ def free(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _row(times: dict[str, list[float]], name: str, peak: float) -> dict[str, Any]:
-    taken = spread([1e3 * seconds for seconds in times[name]])
-    ratio = ratios(times[PYTORCH], times[name]).__dict__ if PYTORCH in times and name != PYTORCH else None
-    return {"milliseconds": taken.median, "spread": str(taken), "peak": peak, "ratio": ratio}
+def _row(seconds: list[float], ratio: Spread | None, peak: float) -> dict[str, Any]:
+    taken = spread([1e3 * each for each in seconds])
+    row = {"milliseconds": taken.median, "spread": str(taken), "peak": peak, "ratio": None}
+    if ratio is not None:
+        row |= {"ratio": asdict(ratio)} if ratio.calm else {"absent": ratio.said}
+    return row
 
 
 def _asking(kernel: str | None, call: Callable[[], object]) -> Callable[[], object]:

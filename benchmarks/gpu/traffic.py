@@ -84,7 +84,8 @@ def _again(launch: Launch, launches: list[Launch]) -> int:
     """The number of tensors that a launch reads and that a sweep before it has read."""
     swept = any(one.name in ("gather", "sum_gradients") for one in launches)
     again = {"normalize": 1, "normalize_gradients": 2} if swept else {"normalize_by_last": 1, "gradients_by_last": 2}
-    return again.get(launch.name, 0)
+    with_residual = launch.name in ("normalize_gradients", "gradients_by_last") and launch.line.residual
+    return again.get(launch.name, 0) + with_residual
 
 
 class Row(NamedTuple):

@@ -25,7 +25,7 @@ _INSTEAD = {
     "adapting": "call normwise.adapt on each lot of new data, and undo() what it reports before the next",
     "paused_statistics": "call the model with training=False, or its batch norms with trainable = False",
     "param_groups": "call the optimizer's exclude_from_weight_decay with the names 'gamma' and 'beta'",
-    "save_memory": "build its blocks within keras.RematScope, which runs their forwards again in the backward",
+    "save_memory": "call normwise.save_memory, which takes models of both",
     "convert_to_synchronized": "pass synchronized=True to normwise.keras.BatchNormalization",
     "convert_to_domains": "build the model with normwise.keras.PerDomainBatchNormalization",
 }

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from benchmarks import family, timing
+from benchmarks import spread as spreads
+from benchmarks.spread import ratios
 
 
-def test_a_ratio_is_the_median_of_pairs_with_its_quartiles() -> None:
-    assert family.ratio([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]) == "3.00 (2.00 to 4.00)"
+def test_a_cell_is_the_median_of_pairs_with_its_quartiles_or_says_why_not() -> None:
+    assert family.cell(ratios([2.0, 2.0, 6.6], [1.0, 1.0, 3.0])) == "2.00 (2.00 to 2.10)"
+    assert family.cell(ratios([2.0, 4.0, 9.0], [1.0, 1.0, 3.0])) == "machine too busy"
 
 
 @pytest.mark.parametrize("phase", family.PHASES)
@@ -29,9 +34,9 @@ def test_training_has_gradients_and_inference_has_none(phase: str, layout: str) 
 
 def test_the_page_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(family, "SHAPES", ((8, 4, 6, 6),))
-    monkeypatch.setattr(family, "ROUNDS", 3)
     monkeypatch.setattr(timing, "BLOCK", 1e-9)
-    page = family.page()
+    monkeypatch.setattr(spreads, "WIDEST", math.inf)
+    page = family.page(family.measure(rounds=3))
     for name in family.calls((8, 4, 6, 6), "first", "inference"):
         assert sum(line.startswith(f"| {name} ") for line in page.splitlines()) == len(family.PHASES), name
     assert "medians of 3 pairs" in page
@@ -46,6 +51,7 @@ def test_the_table_of_whitening_has_a_row_for_each_layer_shape_and_size(
     monkeypatch.setattr(family, "GROUPS", (2, 4))
     monkeypatch.setattr(family, "ROUNDS", 3)
     monkeypatch.setattr(timing, "BLOCK", 1e-9)
+    monkeypatch.setattr(spreads, "WIDEST", math.inf)
     rows = family.whitening_rows()
     assert [row.split(" | ")[:3] for row in rows[:3]] == [
         ["| (8, 4, 6, 6)", "2", "ZCA"],

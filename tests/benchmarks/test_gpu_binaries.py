@@ -20,22 +20,21 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from benchmarks.gpu import compiling, page
-from benchmarks.gpu.binaries import TARGETS, compiled, source_of
-from benchmarks.gpu.compiling import digest, kept, row_of
-from benchmarks.gpu.launches import DEFAULT, KERNELS, Asked, launches_of
+from benchmarks.gpu.binaries import TARGETS, Binary, Counts, compiled, counted, source_of
+from benchmarks.gpu.compiling import described, digest, kept, key_in_file, measured
+from benchmarks.gpu.launches import DEFAULT, H200, KERNELS, Asked, launches_of
 from benchmarks.gpu.traffic import FLOOR, rows
-from benchmarks.gpu.variants import variants
+from benchmarks.gpu.variants import IMAGES, variants
+from benchmarks.shapes import RESNET50_LAYERS
 from normwise.kernels.triton_gpu.constants import Tile
 from normwise.kernels.triton_gpu.moments import gather
+from normwise.kernels.triton_gpu.plan import Device
+from normwise.kernels.triton_gpu.tuning import CANDIDATES
 
 KEPT = kept()
-SWEPT = ("gather", "normalize", "sum_gradients", "normalize_gradients")
-# As many as take some seconds: both layouts, bits, and one that holds a channel.
-AGAIN = [
-    ("gather", "float32", "first", "relu"),
-    ("normalize", "bfloat16", "last", "add, relu"),
-    ("gradients_held", "float32", "first", "relu"),
-]
+ROWS: list[dict[str, Any]] = KEPT["rows"]
+VARIANTS = {key_in_file(launch): (name, launch) for name, launch in variants()}
+AGAIN = {row["kernel"]: row for row in reversed(ROWS)}  # the first of each kernel
 
 
 def named(row: dict[str, Any]) -> str:
@@ -43,78 +42,142 @@ def named(row: dict[str, Any]) -> str:
     return f"{row['kernel']} {row['dtype']} {row['layout']} {row['size']} {row['feature']}"
 
 
+def compiled_of(rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The facts of each variant for each target, with its name."""
+    return [(f"{named(row)} {target}", facts) for row in rows for target, facts in row["compiled"].items()]
+
+
 def test_what_is_kept_is_of_these_sources() -> None:
-    """Else `python -m benchmarks.gpu compile` writes it again (`--every`)."""
+    """Else `python -m benchmarks.gpu compile` writes it again; where the kernels are as they were, it keeps theirs."""
     assert KEPT["digest"] == digest()
+    assert KEPT["kernels"] == digest(compiling.KERNELS)
     assert KEPT["targets"] == [*TARGETS]
 
 
 def test_every_variant_is_there() -> None:
-    there = {(named(row), row["vector"], row["elements"]) for row in KEPT["rows"]}
-    wanted = {
-        (
-            named(
-                {"kernel": launch.name, "dtype": name[0], "layout": "last" if name[1] else "first", "size": [*name[2]]}
-                | {"feature": name[3]}
-            ),
-            launch.tile.vector if launch.tile else None,
-            launch.elements,
-        )
-        for name, launch in variants(every=True)
-    }
-    assert wanted == there
-    assert {name.partition(" ")[0] for name, *_ in there} == {*KERNELS}
+    """Equal keys are equal code; and every row says what its launch is."""
+    assert {row["key"] for row in ROWS} == VARIANTS.keys()
+    assert len(ROWS) == len(VARIANTS)
+    for row in ROWS:
+        assert {name: value for name, value in row.items() if name != "compiled"} == described(*VARIANTS[row["key"]])
+        assert [*row["compiled"]] == [str(target) for target in TARGETS]
+    assert {row["kernel"] for row in ROWS} == {*KERNELS}
+
+
+@pytest.mark.parametrize("batch", [256, 64, 32])
+@pytest.mark.parametrize(
+    "device", [H200, Device("A100", 108, 40 << 20), Device("B200", 148, 126 << 20)], ids=lambda device: device.name
+)
+def test_nothing_that_resnet50_launches_is_missing(device: Device, batch: int) -> None:
+    """As float32 with the channels first and bfloat16 with the channels last, with the settings that may be chosen."""
+    there = {row["key"] for row in ROWS}
+    missing = set()
+    for settings in CANDIDATES if batch == 256 else (DEFAULT,):
+        for dtype, last in page.SETTINGS:
+            for layer in RESNET50_LAYERS:
+                for adds in {layer.adding > 0, layer.adding == layer.count}:
+                    asked = Asked((batch, *layer.size[1:]), dtype, last, adds=adds, settings=settings)
+                    for launch in (one for part in launches_of(asked, device) for one in part):
+                        if key_in_file(launch) not in there:
+                            missing.add((launch.name, layer.name, dtype, last, adds, settings))
+    assert missing == set()
 
 
 def test_nothing_spills_anywhere() -> None:
-    assert [named(row) for row in KEPT["rows"] if any(target["spilled"] for target in row["targets"].values())] == []
+    assert [name for name, facts in compiled_of(ROWS) if facts["spilled"]] == []
 
 
 def test_accesses_are_16_bytes_wide_wherever_rows_allow_it() -> None:
-    aligned = [row for row in KEPT["rows"] if row["vector"] and row["vector"] * page._size(row) == 16]
-    assert len(aligned) > 25
+    """In PTX the narrowest to a large tensor, and every one of them in the machine's own code too."""
+    aligned = [row for row in ROWS if page.is_aligned(row)]
+    assert len(aligned) > 300
     assert [named(row) for row in aligned if not page.is_wide(row)] == []
-    for row in aligned:  # in the machine's own code too
-        if row["designed"][0] and row["elements"] // row["threads"] * page._size(row) >= 16:
-            assert {target["widest"][0] for target in row["targets"].values()} == {128}, named(row)
-        if row["designed"][1]:
-            assert {target["widest"][1] for target in row["targets"].values()} == {128}, named(row)
+    for row in ROWS:
+        if row["vector"] and not page.is_aligned(row):  # as wide as rows allow
+            assert {facts["narrowest"] for facts in row["compiled"].values()} == {row["vector"] * page._size(row)}
 
 
-def test_every_sweep_reads_and_writes_what_it_was_designed_to() -> None:
-    swept = [row for row in KEPT["rows"] if row["kernel"] in SWEPT]
-    assert {row["kernel"] for row in swept} == {*SWEPT}
+def test_every_kernel_reads_and_writes_what_it_was_designed_to() -> None:
     apart = {
-        named(row): (row["loads"], row["stores"]) for row in swept if row["designed"] != [row["loads"], row["stores"]]
+        name: (row["designed"], facts["loads"], facts["stores"])
+        for row in ROWS
+        for name, facts in compiled_of([row])
+        if row["designed"] != [facts["loads"], facts["stores"]]
     }
     assert apart == {}
 
 
-def test_registers_leave_enough_loads_in_flight() -> None:
-    """A quarter of a multiprocessor's threads, or more, in every sweep."""
-    swept = [row for row in KEPT["rows"] if row["kernel"] in SWEPT]
-    assert min(target["occupancy"] for row in swept for target in row["targets"].values()) >= 0.25
+def test_registers_and_shared_memory_leave_enough_loads_in_flight() -> None:
+    """A quarter of a multiprocessor's threads, or more, in every kernel."""
+    assert [name for name, facts in compiled_of(ROWS) if facts["occupancy"] < 0.25] == []
 
 
-@pytest.mark.parametrize(("kernel", "dtype", "layout", "feature"), AGAIN)
-def test_the_sources_compile_to_what_is_kept(
-    kernel: str, dtype: str, layout: str, feature: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_sources_compile_to_what_is_kept(kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    row = next(
-        row
-        for row in KEPT["rows"]
-        if (row["kernel"], row["dtype"], row["layout"], row["feature"]) == (kernel, dtype, layout, feature)
-    )
-    size, last = tuple(row["size"]), layout == "last"
-    name, launch = next(
-        (name, launch) for name, launch in variants() if (launch.name, *name) == (kernel, dtype, last, size, feature)
-    )
-    found = row_of(name, launch, [compiled(launch, 90)])
-    assert found["targets"]["90"]["spilled"] == 0
-    assert [found["loads"], found["stores"]] == [row["loads"], row["stores"]]
+    row = AGAIN[kernel]
+    _, launch = VARIANTS[row["key"]]
+    found = measured(launch, [compiled(launch, target) for target in TARGETS])
+    for facts in found.values():
+        assert facts["spilled"] == facts["lost"] == 0
+        assert [facts["loads"], facts["stores"]] == row["designed"]
     if triton.__version__ == KEPT["triton"]:
-        assert found["targets"]["90"] == row["targets"]["90"]
+        assert found == row["compiled"]
+
+
+def test_an_access_counts_for_the_tensor_whose_pointer_it_goes_by() -> None:
+    """A narrow load of a tensor is no load of bits, and a wide one of a channel's own number is none of a tensor."""
+    launch = next(one for one in launches_of(Asked(IMAGES, torch.bfloat16, True, adds=True))[0] if one.line.bits)
+    passed = [name for name, kind in source_of(launch).signature.items() if kind != "constexpr"]
+    address = {name: f"%rd{50 + number}" for number, name in enumerate(passed)}
+    lines = [
+        *(f"ld.param.b64 \t%rd{number}, [{launch.name}_param_{number}];" for number in range(len(passed))),
+        *(f"add.s64 \t{address[name]}, %rd{number}, %rd99;" for number, name in enumerate(passed)),
+        "$L__BB0_1:",
+        f"@%p1 ld.global.v4.b32 {{ %r1, %r2, %r3, %r4 }}, [ {address['scale']} + 0 ];",
+        f"@%p1 ld.global.L1::evict_first.b16 {{ %rs1 }}, [ {address['x']} + 2 ];",
+        f"@%p1 st.global.b8 [ {address['bits']} + 0 ], {{ %rs1 }};",
+        "@%p2 bra \t$L__BB0_1;",
+    ]
+    each = launch.threads / launch.elements
+    assert counted("\n".join(lines), launch) == (each, 0.0, 2, each)
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads", "share"),
+    [(64, 0, 256, 0.5), (65, 0, 256, 0.375), (32, 100 << 10, 256, 0.25), (128, 0, 512, 0.25), (16, 0, 32, 0.5)],
+)
+def test_occupancy_is_what_registers_and_shared_memory_let_run(
+    registers: int, shared: int, threads: int, share: float
+) -> None:
+    counts = Counts(0.0, 0.0, 0, 0.0)
+    assert Binary(90, registers, 0, shared, (0, 0), 0, counts).occupancy(threads) == share
+
+
+@pytest.mark.parametrize(("dtype", "last"), page.SETTINGS)
+def test_only_what_is_read_for_the_last_time_makes_room_first(
+    dtype: torch.dtype, last: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second sweep x, dy and a residual; what the first sweep reads stays in the cache for the second."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    forward, backward = launches_of(Asked(IMAGES, dtype, last, "silu", adds=True))
+    kinds = {}
+    for launch in {launch.name: launch for launch in (*forward, *backward) if launch.tile}.values():
+        found: Any = triton.compile(source_of(launch), target=GPUTarget("cuda", 90, 32), options=dict(launch.options))
+        large = [line for line in found.asm["ptx"].splitlines() if "ld.global" in line and ".v4." in line]
+        kinds[launch.name] = {"evict_first" in line for line in large if len(large) > 1}
+    assert kinds["gather"] <= {False}
+    assert kinds["sum_gradients"] == {False}
+    assert kinds["normalize"] == kinds["normalize_gradients"] == {True}
+
+
+def test_a_residual_that_both_sweeps_read_takes_a_share_of_the_cache_too() -> None:
+    """silu keeps it for the backward; relu keeps its sign."""
+    pieces = [
+        max(launch.grid[0] for launch in launches_of(Asked((256, 256, 14, 14), torch.float32, False, name, True))[1])
+        for name in ("relu", "silu")
+    ]
+    assert pieces[1] <= pieces[0] * 2 / 3
 
 
 @pytest.mark.parametrize("target", [80, 90])
@@ -131,7 +194,7 @@ def test_an_address_that_is_not_aligned_compiles_too(tmp_path: Path, monkeypatch
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     (launch, *_), _ = launches_of(Asked((64, 64, 28, 28), torch.float32, False))
     found = compiled(launch, 90, aligned=False)
-    assert (found.spilled, found.widest[0]) == (0, 32)
+    assert (found.spilled, found.wide, found.counts.narrowest) == (0, (0, 0), 4)
 
 
 class NoGpu:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.kept import HAND_OVER
 from benchmarks.keras_backends import page
 from benchmarks.spread import spread
 
@@ -16,11 +17,16 @@ def row(name: str, count: int, *ratios: float) -> dict[str, Any]:
 def test_a_page_has_a_column_for_each_backend_and_no_number_that_means_nothing() -> None:
     calm = [row("8x7x7x512", 1, 2.0, 2.0), row("8x7x7x2048", 3, 2.0, 2.0), row("training step", 0, 1.1, 1.2)]
     busy = [row("8x7x7x512", 1, 4.0, 4.0), row("8x7x7x2048", 3, 1.0, 9.0), row("training step", 0, 0.1, 7.0)]
+
+    def conditions(load: float, *hand_overs: float) -> dict[str, Any]:
+        machine = {"processor": "chip", "threads": 2, "load before": load, HAND_OVER: [*hand_overs]}
+        return {"date": "2030-01-01T00:00:00", "machine": machine, "keras": "3", "pairs": 2}
+
     backends = {
-        "jax": {"backend": "jax 1", "keras": "3", "pairs": 2, "rows": busy},
-        "torch": {"backend": "torch 2", "keras": "3", "pairs": 2, "rows": calm},
+        "jax": {"backend": "jax 1", "rows": busy, **conditions(0.5, 0.02, 0.03)},
+        "torch": {"backend": "torch 2", "rows": calm, **conditions(1.25, 0.02, 4.0)},
     }
-    text = page({"date": "2030-01-01", "machine": "chip, 2 threads", "load": 0.5, "backends": backends})
+    text = page({"backends": backends})
     assert text.splitlines()[-8:-3] == [
         "| | PyTorch | JAX |",
         "|---|---|---|",
@@ -29,4 +35,7 @@ def test_a_page_has_a_column_for_each_backend_and_no_number_that_means_nothing()
         "| 8x7x7x2048 | 2.00 [2.00, 2.00] | machine too busy |",
     ]
     assert text.splitlines()[-3] == "| training step | 1.15 [1.10, 1.20] | machine too busy |"
-    assert "chip, 2 threads, Keras 3, torch 2, jax 1, 2030-01-01, a load of 0.5" in text
+    said = text.replace("\n", " ")
+    assert "chip, 2 threads, Keras 3, torch 2, jax 1, 2030-01-01." in said
+    assert "The load before each backend, by this and other work: 0.5 to 1.25;" in said
+    assert "hand-overs between threads before and after: 0.02 to 4 ms." in said

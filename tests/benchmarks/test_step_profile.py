@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+import normwise
 from benchmarks import networks, step_profile
+from benchmarks import spread as spreads
 from benchmarks.steps import step
 
 SMALL = networks.Network("small", lambda: networks.resnet((1, 0, 0, 0)), (3, 32, 32), 2)
@@ -23,6 +27,7 @@ SMALL = networks.Network("small", lambda: networks.resnet((1, 0, 0, 0)), (3, 32,
         ("Optimizer.step#SGD.step", step_profile.OPTIMIZER),
         ("aten::_foreach_add_", step_profile.OPTIMIZER),
         ("aten::max_pool2d_with_indices", step_profile.REST),
+        ("graph_0_cpp_fused__native_batch_norm_legit_functional_add_convolution_relu_5", step_profile.INDUCTOR),
     ],
 )
 def test_kinds_of_operators(operator: str, kind: str) -> None:
@@ -36,21 +41,47 @@ def test_without_norms_nothing_normalizes_and_the_shapes_stay() -> None:
     assert bare(torch.randn(2, 3, 32, 32)).shape == (2, 7)
 
 
-def test_layers_alone_are_all_batch_norms_of_the_network() -> None:
-    """On both sides, forward and backward."""
-    x = torch.randn(2, 3, 32, 32)
-    found = step_profile.layers_alone(networks.resnet((1, 0, 0, 0)), x, pairs=1)
-    assert set(found) == {step_profile.PYTORCH, step_profile.FUSED}
-    assert all(seconds > 0 for seconds in found.values())
+def test_layers_alone_have_the_activation_and_the_addition_that_they_have_in_the_network() -> None:
+    model = networks.resnet((1, 0, 0, 0))
+    normwise.fuse(model)
+    assert step_profile.layers_of(model, torch.randn(2, 3, 32, 32)) == {
+        ((2, 64, 16, 16), "relu", 0): 1,
+        ((2, 64, 8, 8), "relu", 0): 2,
+        ((2, 256, 8, 8), None, 0): 1,
+        ((2, 256, 8, 8), "relu", 1): 1,
+    }
+    found = step_profile.layers_alone(model, torch.randn(2, 3, 32, 32), pairs=2)
+    assert set(found) == {step_profile.PYTORCH, step_profile.FUSED, "ratio"}
+    assert all(seconds.median > 0 and seconds.pairs == 2 for seconds in found.values())
 
 
-def test_what_is_measured_of_a_network_and_how_it_is_said() -> None:
-    found = step_profile.measured(SMALL, "last", rounds=1, pairs=1)
+def test_what_both_sides_compute_alone_is_the_same() -> None:
+    x, residual = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    ours = normwise.torch.BatchNorm2d(4, activation="relu6")
+    torch.testing.assert_close(step_profile.Plain(4, "relu6")(x, residual), ours(x, residual))
+
+
+@pytest.mark.parametrize("mode", [step_profile.EAGER, step_profile.COMPILED])
+def test_what_is_measured_of_a_network_and_how_it_is_said(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreads, "WIDEST", math.inf)
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)  # takes minutes
+    found = step_profile.measured(SMALL, "last", mode, rounds=1, pairs=1)
     kinds = found["milliseconds by kind"]
     assert set(kinds) == set(found["counters"]) == {step_profile.PYTORCH, step_profile.FUSED, step_profile.BARE}
     assert kinds[step_profile.PYTORCH][step_profile.NORM] > kinds[step_profile.BARE][step_profile.NORM]
-    assert found["ratio that these let expect"] > 0
-    assert "which lets expect" in "\n".join(step_profile.said(found))
+    assert kinds[step_profile.FUSED][step_profile.REORDER] > 0
+    said = "\n".join(step_profile.said(found))
+    assert ("which lets expect" in said) == (mode == step_profile.EAGER)
+    assert "times as fast" in said
+
+
+def test_what_the_optimizer_calls_is_the_optimizers() -> None:
+    """Its additions are none of a residual network."""
+    parameter = nn.Parameter(torch.ones(4))
+    parameter.grad = torch.ones(4)
+    kinds = step_profile.by_kind(torch.optim.SGD([parameter], lr=0.1, momentum=0.9).step)
+    assert kinds[step_profile.OPTIMIZER] > 0
+    assert kinds[step_profile.NORM] == 0
 
 
 def test_counters_see_new_memory() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,11 @@ from torch.nn import functional as F
 import normwise
 from benchmarks.zoo import __main__ as zoo
 from benchmarks.zoo import children, comparison, page, pairs, summary, trial
-from benchmarks.zoo.architectures import Architecture, imported_timm, in_turn, missing, survey
+from benchmarks.zoo.architectures import Architecture, in_turn, missing, survey
 from benchmarks.zoo.followed import followed
 from benchmarks.zoo.operations import OPERATIONS
 from benchmarks.zoo.reasons import grouped
 from benchmarks.zoo.reference import settle
-from normwise.torch.models.fusion.fuse import fuse
 
 
 class Branches(nn.Module):

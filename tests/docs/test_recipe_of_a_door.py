@@ -114,7 +114,7 @@ def test_a_door(tmp_path: Path) -> None:
     top = "src/normwise/__init__.py"
     copy.change(top, "pool_statistics, statistics_from\n", "pool_statistics, restart_statistics, statistics_from\n")
     copy.change(top, '    "save_memory",\n', '    "restart_statistics",\n    "save_memory",\n')
-    before = '    "save_memory": "build its blocks'
+    before = '    "save_memory": "call normwise.save_memory'
     copy.change("src/normwise/frameworks.py", before, f'    "restart_statistics": "build the model again",\n{before}')
     exam = ("tests/surgery/test_doors.py", "tests/torch/models/test_restart_statistics.py", doors)
     copy.check_tests(*exam, only="restart_statistics or table or told", at_least=11)

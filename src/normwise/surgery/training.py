@@ -150,25 +150,34 @@ def param_groups(
     """
 
 
-@door(torch=lazy_import_module("normwise.torch.models.memory.save_memory", "save_memory"))
-def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
-    r"""Let a PyTorch model keep about half as much memory for the backward, with bit-for-bit the same gradients.
+@door(
+    torch=lazy_import_module("normwise.torch.models.memory.save_memory", "save_memory"),
+    keras=lazy_import_module("normwise.keras.models.save_memory", "save_memory"),
+)
+def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
+    r"""Let a PyTorch or Keras model keep about half as much for the backward, with bit-for-bit the same gradients.
 
     .. math:: y = f\Big(\gamma \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\Big)
 
     A network keeps the input x of a batch norm and its output y, which the next layer saves. From now on y is freed
     behind the forward, and where the backward asks for it, it is made again from x with the statistics that the
-    forward used: one elementwise pass by the kernel that made it. Call ``normwise.fuse`` first, because of a batch norm
-    with its activation in another layer, what the next layer saves is the activation's.
+    forward used: one elementwise pass by the kernel that made it. With PyTorch, call ``normwise.fuse`` first, because
+    of a batch norm with its activation in another layer, what the next layer saves is the activation's.
 
     Running statistics and random layers do as before. Of outputs to which residuals are added one after the other,
     every second is made again. An output that is changed in place is noticed, by the same error as without. It works
     with autocast, ``DistributedDataParallel``, ``fully_shard``, ``torch.utils.checkpoint``, ``create_graph=True`` and
     other hooks on saved tensors; what ``torch.compile`` compiles is left to it.
 
+    Of a Keras model on the torch backend it reaches normwise's layers, which ``normwise.convert_from_keras`` makes of
+    Keras's, in ``fit`` too, and what Keras's own layers make of their outputs: activations, padding, and the copies in
+    another layout that its convolutions save. Such a copy is not kept beside a tensor that is kept anyway. JAX and
+    TensorFlow keep what their compilers decide; ``keras.RematScope`` runs the forwards of whole blocks again there.
+
     Args:
-        model: a ``torch.nn.Module`` on any device; on meta, the report is of a model for which there is no memory. It
-            gets forward hooks, and forwards of the model count, not calls of its parts from outside.
+        model: a ``torch.nn.Module`` on any device; on meta, the report is of a model for which there is no memory. Or a
+            built ``keras.Model`` on the torch backend. It gets forward hooks, and forwards of the model count, not
+            calls of its parts from outside.
         example: a batch, as ``recalibrate`` takes them. With it, two forwards that leave the model as it is measure the
             bytes and find out what becomes of each layer.
 
@@ -177,7 +186,9 @@ def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
         context manager too: at the end of a ``with`` block all is as before.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: neither a PyTorch nor a Keras model, one that torch.jit or torch.export made, or a Keras model
+            on JAX or TensorFlow.
+        NormwiseError: a Keras model that is not built.
 
     References:
         Rota Bulò et al., In-place activated BatchNorm for memory-optimized training of DNNs, 2018.

@@ -37,5 +37,5 @@ def see_that_the_page_is_right(architecture: Architecture) -> None:
 
 
 def _said(row: dict[str, Any]) -> tuple[str, int, int, list[str]]:
-    """What the page has of one operation: what came of it, of how many layers, and what differs."""
+    """The words of the page for one operation: what came of it, of how many layers, and what differs."""
     return summary.status(row), row.get("done", 0), row.get("of", 0), row.get("wrong", [])

@@ -25,6 +25,12 @@ def small() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(2, 1000))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_too_noisy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every ratio published: of so little, none is calm."""
+    monkeypatch.setattr("benchmarks.spread.WIDEST", float("inf"))
+
+
 STEPS = Asked(small, 2, (3, 6, 6), (False,), 2)
 
 
@@ -87,6 +93,13 @@ def test_a_run_has_every_row_and_a_short_table_last(tmp_path: Path, capsys: pyte
         assert "times eager, cuDNN (target " in line
         assert line.endswith(" times eager, native")
     assert [*tmp_path.glob("*.part")] == []
+
+
+def test_what_is_too_noisy_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.spread.WIDEST", 0.0)
+    row = bench.measure(LITTLE[0], DEVICE, seconds_of, compile=False, rounds=2)
+    assert row["ratios"] == {}
+    assert row["absent"][summary.EAGER].startswith("machine too busy")
 
 
 def test_the_file_is_there_after_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

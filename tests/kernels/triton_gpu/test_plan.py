@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.shapes import RESNET50_LAYERS, Shape
-from normwise.kernels.triton_gpu.plan import LINE, MOST_COUNTERS, MOST_SPLITS, Device, Settings, plan, view_of
+from normwise.kernels.triton_gpu.plan import (
+    LINE,
+    MOST_COUNTERS,
+    MOST_SPLITS,
+    Device,
+    Settings,
+    parts,
+    plan,
+    power_of_two,
+    view_of,
+)
 
 H200 = Device("NVIDIA H200", 132, 60 << 20)
 
@@ -55,6 +65,29 @@ def test_the_layers_of_resnet50(layer: Shape, last: bool) -> None:
     fits = cut.pieces[0].groups * bytes_of_group <= room
     assert len(cut.pieces) == 1 or fits or len(cut.pieces) == Settings().launches // 2
     assert cut.held or cut.pieces[0].groups * cut.splits >= H200.processors
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [*(((batch, 512, side, side), False) for batch in (32, 64, 128, 256, 512) for side in (1, 5, 6, 7, 8, 12))]
+    + [((batch, 2048), True) for batch in (8, 128, 512)],
+    ids=str,
+)
+def test_a_thread_that_holds_values_of_a_channel_holds_few(shape: tuple[int, ...], last: bool, itemsize: int) -> None:
+    """So that its 128 registers suffice: 16 at most, and 8 where every value has an address of its own."""
+    view = view_of(shape, itemsize, last=last)
+    cut = plan(view, H200, Settings(), streams=1)
+    if cut.held:
+        assert cut.down * cut.across / (32 * cut.warps) <= (8 if view.vector <= 2 else 16)
+        assert cut.warps <= 16
+    large = 4096 if view.vector <= 2 else 8192
+    assert cut.held == (power_of_two(view.rows) * cut.across <= large)
+
+
+def test_few_numbers_of_parts_are_compiled() -> None:
+    assert {parts(splits) for splits in range(1, MOST_SPLITS + 1)} == {8, 32, 128, 512, 1024}
+    assert all(parts(splits) >= splits for splits in range(1, MOST_SPLITS + 1))
 
 
 def test_channels_last_that_do_not_fit_are_one_piece() -> None:

@@ -357,5 +357,5 @@ def test_reports() -> None:
 
 
 def test_what_is_no_model_is_refused() -> None:
-    with pytest.raises(normwise.errors.UnsuitableModel, match="save_memory needs a PyTorch model"):
-        normwise.save_memory("resnet18")  # type: ignore[arg-type]  # what it is about
+    with pytest.raises(normwise.errors.UnsuitableModel, match="save_memory needs a PyTorch or Keras model"):
+        normwise.save_memory("resnet18")

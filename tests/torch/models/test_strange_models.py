@@ -144,7 +144,7 @@ KERAS = {
     "paused_statistics": "call the model with training=False, or its batch norms with trainable = False",
     "fuse": "pass activation= to normwise.keras.BatchNormalization, which does it in one step",
     "param_groups": "call the optimizer's exclude_from_weight_decay with the names 'gamma' and 'beta'",
-    "save_memory": "build its blocks within keras.RematScope, which runs their forwards again in the backward",
+    "save_memory": "call normwise.save_memory, which takes models of both",
     "convert_to_synchronized": "pass synchronized=True to normwise.keras.BatchNormalization",
     "convert_to_domains": "build the model with normwise.keras.PerDomainBatchNormalization",
 }

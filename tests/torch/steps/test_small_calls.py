@@ -25,8 +25,8 @@ from normwise.torch.steps.normalize_small import normalize_small
 pytestmark = pytest.mark.skipif(not built(), reason="without the compiled kernels there is no short way")
 
 SHAPES = (
-    (2, 1), (8, 3), (64, 128), (600, 4), (70, 2000), (4, 3, 5), (4, 8, 10, 10), (3, 8, 4, 5), (2, 3, 4, 1), (1, 5, 1, 1),
-    (0, 3, 4, 4), (2, 3, 4, 4, 4), (1, 30, 2, 7, 7),
+    (2, 1), (8, 3), (64, 128), (600, 4), (70, 2000), (4, 3, 5), (4, 8, 10, 10), (3, 8, 4, 5), (2, 3, 4, 1),
+    (1, 5, 1, 1), (0, 3, 4, 4), (2, 3, 4, 4, 4), (1, 30, 2, 7, 7),
 )  # fmt: skip
 FORMATS = {"first": torch.contiguous_format, "last": torch.channels_last}
 LAYERS: dict[int, Any] = {2: nt.BatchNorm1d, 3: nt.BatchNorm1d, 4: nt.BatchNorm2d, 5: nt.BatchNorm3d}

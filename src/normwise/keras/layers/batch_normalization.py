@@ -13,7 +13,7 @@ from normwise.keras.layers.arguments import axis_of, check_clipping, check_shape
 from normwise.keras.layers.saving import say_how_to_load
 from normwise.keras.layers.settings import estimator_from, settings_of
 from normwise.keras.steps.activate import activation_of, name_in_kernels
-from normwise.keras.steps.checks_mask import values_per_channel
+from normwise.keras.steps.checks_mask import fewest_values_per_channel, values_per_channel
 from normwise.keras.steps.estimate import enter, estimated, finite, moved, wide
 from normwise.keras.steps.gather import gather
 from normwise.keras.steps.gather_replicas import synchronizing
@@ -41,8 +41,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     The arguments up to ``synchronized`` are Keras's, with its defaults; so are the names and the order of the weights,
     and the files. On the torch backend the compiled kernels do the work, without a copy where the channels come last;
-    on JAX they do in training on the CPU, where they were built for it. Else it is ``keras.ops``, which JAX and
-    TensorFlow compile.
+    on JAX they do in training on the CPU, where they were built for it. TensorFlow's own kernels do in training on the
+    CPU where XLA does not compile. Else it is ``keras.ops``, which JAX and TensorFlow compile.
 
     Args:
         axis: of the channels.
@@ -194,7 +194,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 return self._in_inference(inputs, residual)
             if values == 1 and self.on_tiny_batch == "error" and not self._asks_replicas():
                 refuse_single_values(self.name, tuple(inputs.shape))
-        kernels = self._kernels_for(inputs, mask, values, by_batch=True) if self._kernels_gather() else None
+        fewest = fewest_values_per_channel(inputs, self._channels)
+        kernels = self._kernels_for(inputs, mask, fewest, by_batch=True) if self._kernels_gather() else None
         return self._by_ops(given) if kernels is None else self._by_kernels(kernels, inputs, residual)
 
     def _by_ops(self, given: Given) -> Any:
@@ -261,11 +262,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
             y = activate(y, self.activation, residual)
         return ops.cast(y, self.compute_dtype)
 
-    def _kernels_for(self, inputs: Any, mask: Any, values: Any, *, by_batch: bool) -> Any:
-        """The module of compiled kernels that serves the call, or None."""
+    def _kernels_for(self, inputs: Any, mask: Any, values: int, *, by_batch: bool) -> Any:
+        """The module of kernels that serves the call, or None; ``values``: per channel, at least."""
         serve = (
-            isinstance(values, int)
-            and values >= 2
+            values >= 2
             and mask is None
             and not (self.on_tiny_batch == "renorm" and values < FEW)
             and not self.renorm
@@ -274,7 +274,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and len(inputs.shape) > 1
             and 0 not in inputs.shape
         )
-        return kernels_for(inputs, by_batch=by_batch) if serve else None
+        return kernels_for(inputs, self._channels, by_batch=by_batch) if serve else None
 
     @property
     def _channels(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import ops
@@ -59,3 +60,16 @@ def values_per_channel(inputs: Any, axis: int) -> Any:
     for index in without_channels(inputs, axis):
         count = count * shape[index]
     return count if isinstance(count, int) else ops.cast(count, "float32")
+
+
+def fewest_values_per_channel(inputs: Any, axis: int) -> int:
+    """The number of values per channel that is known to be there in any batch that is not empty.
+
+    A length that is not known yet counts as 1; lengths that are neither, as PyTorch's symbolic ones, make it 0.
+
+    Example:
+        >>> fewest_values_per_channel(ops.ones((3, 2, 5)), -1)
+        6
+    """
+    known = [1 if inputs.shape[index] is None else inputs.shape[index] for index in without_channels(inputs, axis)]
+    return math.prod(known) if all(isinstance(size, int) for size in known) else 0

@@ -8,6 +8,7 @@ from keras import ops
 
 from normwise.keras.steps.checks_mask import values_per_channel, without_channels
 from normwise.keras.steps.gather_replicas import sum_of_replicas, synchronizing
+from normwise.keras.steps.kernels import tensorflow_sums
 
 # One of so many samples is used to find a number near the mean.
 EVERY = 16
@@ -56,7 +57,7 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
     m is a constant for the gradient, which then comes to two sums: the mean of every 16th sample, or of all where there
     is a mask. The mean of a share s of some values is within :math:`\sigma / \sqrt s` of that of all, whatever they
     are, so :math:`\delta^2 \le 16 v`, and the difference loses no more than the last four bits. E[x^2] - E[x]^2 has
-    m = 0.
+    m = 0. On TensorFlow's CPUs :math:`m = \mu`, by ``tensorflow_sums.about_the_mean``.
 
     Args:
         inputs: float32 or float64.
@@ -78,6 +79,10 @@ def gather(inputs: Any, mask: Any, axis: int, *, synchronized: bool = False) -> 
         return _by_sums(inputs, mask, axis, over, together)
     count = values_per_channel(inputs, axis)
     values = ops.cast(count, inputs.dtype)
+    sums = tensorflow_sums()
+    if sums is not None:
+        centred, near, offset, var = sums.about_the_mean(inputs, over, values)
+        return Gathered(centred, near, offset, var, count)
     near = ops.mean(inputs[::EVERY] if 0 in over else inputs, over, keepdims=True)
     near = ops.cast(ops.stop_gradient(near), inputs.dtype)  # on JAX, Keras's means are in float32
     centred = inputs - near

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from normwise.keras.steps.kernels import tensorflow_sums
+
 
 class Normalized(NamedTuple):
     """The output, in the layout of the input, and the moments behind it, shape (C,); the variance is biased."""
@@ -38,7 +40,10 @@ def normalize(batch: Any, scale: Any, shift: Any, epsilon: float, axis: int) -> 
         factor = factor * along(scale, batch.centred, axis)
     # In this order a gradient needs the sums of g and of g x, and no third one.
     total = -batch.offset * factor
-    return batch.centred * factor + (total if shift is None else total + along(shift, batch.centred, axis))
+    if shift is not None:
+        total = total + along(shift, batch.centred, axis)
+    sums = tensorflow_sums()
+    return batch.centred * factor + total if sums is None else sums.scaled(batch.centred, factor, total)
 
 
 def normalize_by_fixed(inputs: Any, mean: Any, var: Any, scale: Any, shift: Any, epsilon: float, axis: int) -> Any:

@@ -42,7 +42,7 @@ def by_batch(
         activation: a name that the kernels know, or None.
         residual: the shape and the dtype of x, or None.
     """
-    rows, beside = _channels_second(x, residual, axis)
+    rows, beside = channels_second(x, residual, axis)
     call = Call(rows, None, None, None, scale, shift, epsilon, activation, beside)
     y, moments = kernel_for(call, by_batch=True).forward_batch(call)
     return Normalized(_back(y, x, axis), moments.mean, moments.var)
@@ -60,7 +60,7 @@ def by_fixed(
     residual: Tensor | None,
 ) -> Tensor:
     """Normalize by running statistics of shape (C,), add the residual, and activate; arguments as ``by_batch``."""
-    rows, beside = _channels_second(x, residual, axis)
+    rows, beside = channels_second(x, residual, axis)
     call = Call(rows, None, mean, var, scale, shift, epsilon, activation, beside)
     return _back(kernel_for(call, by_batch=False).forward_running(call), x, axis)
 
@@ -85,7 +85,7 @@ def move(moving_mean: Any, moving_variance: Any, batch: Normalized, momentum: fl
     return True
 
 
-def _channels_second(x: Tensor, residual: Tensor | None, axis: int) -> tuple[Tensor, Tensor | None]:
+def channels_second(x: Tensor, residual: Tensor | None, axis: int) -> tuple[Tensor, Tensor | None]:
     """The same memory as (N, C) or (N, C, *spatial).
 
     Where the channels come last and all is dense, the other axes become one: rows of channels, whatever the rank.
@@ -97,5 +97,5 @@ def _channels_second(x: Tensor, residual: Tensor | None, axis: int) -> tuple[Ten
 
 
 def _back(y: Tensor, like: Tensor, axis: int) -> Tensor:
-    """The inverse of ``_channels_second``."""
+    """The inverse of ``channels_second``."""
     return y.view(like.shape) if y.dim() == 2 else y.movedim(1, axis)

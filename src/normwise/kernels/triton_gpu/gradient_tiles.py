@@ -42,11 +42,15 @@ class Slope(NamedTuple):
 
 
 @triton.jit
-def read(given, normal, tile, lies, TILE: tl.constexpr, LINE: tl.constexpr):
-    """A tile's g and x - mean, both 0 where nothing counts; its offsets, which values exist, and which count."""
+def read(given, normal, tile, lies, TILE: tl.constexpr, LINE: tl.constexpr, POLICY: tl.constexpr):
+    """A tile's g and x - mean, both 0 where nothing counts; its offsets, which values exist, and which count.
+
+    POLICY: of the cache for what is read, "evict_first" where nobody reads it again.
+    """
     row, column, at, inside = place(tile, lies, TILE)
-    g = tl.load(given.dy + at, mask=inside, other=0.0).to(tl.float32)
-    apart = tl.load(given.x + at, mask=inside, other=0.0).to(tl.float32) - along(normal.high, TILE.last)
+    g = tl.load(given.dy + at, mask=inside, other=0.0, eviction_policy=POLICY).to(tl.float32)
+    x_values = tl.load(given.x + at, mask=inside, other=0.0, eviction_policy=POLICY).to(tl.float32)
+    apart = x_values - along(normal.high, TILE.last)
     if LINE.bits:
         at_byte, exists = bytes_at(tile, row, lies, TILE)
         flags = unpacked(tl.load(given.bits + at_byte, mask=exists, other=0), TILE)
@@ -58,7 +62,7 @@ def read(given, normal, tile, lies, TILE: tl.constexpr, LINE: tl.constexpr):
             tl.zeros_like(apart) + along(normal.offset, TILE.last),
         )
         if LINE.residual:
-            z += tl.load(given.residual + at, mask=inside, other=0.0).to(tl.float32)
+            z += tl.load(given.residual + at, mask=inside, other=0.0, eviction_policy=POLICY).to(tl.float32)
         g *= sloped(z, given.setting, LINE.activation)
     counts = counted(given.mask, row, column, lies, inside, TILE)
     return tl.where(counts, g, 0.0), tl.where(counts, apart, 0.0), at, inside, counts

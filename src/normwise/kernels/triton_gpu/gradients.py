@@ -58,7 +58,7 @@ def sum_part(
     n = zeros(TILE)
     slope = Slope(normal.factor, normal.factor, normal.factor)
     for tile in range(begin, end):
-        g, apart, at, inside, counts = read(given, normal, tile, lies, TILE, LINE)
+        g, apart, at, inside, counts = read(given, normal, tile, lies, TILE, LINE, "")
         of_g += g
         of_products += g * apart
         if TILE.masked:
@@ -90,7 +90,8 @@ def gradient_part(
 ):
     """The gradients in tiles, from the last to the first."""
     for back in range(begin, end):
-        g, apart, at, inside, counts = read(given, normal, begin + end - 1 - back, lies, TILE, LINE)
+        tile = begin + end - 1 - back
+        g, apart, at, inside, counts = read(given, normal, tile, lies, TILE, LINE, "evict_first")
         write_gradient(g, apart, at, inside, counts, gradients, slope, TILE, True, WANTS_X, WANTS_RESIDUAL)
 
 
@@ -303,7 +304,7 @@ def gradients_held(
     lies = Lies(tl.program_id(0), rows, channels, vectors * TILE.vector, 1)
     normal = normal_given(mean, var, eps, scale, shift, lies, TILE, LINE)
     given = Given(dy, x, residual, mask, bits, setting)
-    g, apart, at, inside, counts = read(given, normal, 0, lies, TILE, LINE)
+    g, apart, at, inside, counts = read(given, normal, 0, lies, TILE, LINE, "")
     of_g = summed(g, TILE.last)
     of_scale = normal.inverse * (summed(g * apart, TILE.last) - normal.low * of_g)
     channel, there = channel_of(lies, TILE)

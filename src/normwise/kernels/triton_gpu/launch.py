@@ -22,12 +22,12 @@ from normwise.kernels.triton_gpu.gradients import (
 from normwise.kernels.triton_gpu.layout import bytes_per_value, lies_last, like, number_of_bytes, view
 from normwise.kernels.triton_gpu.moments import finish, gather
 from normwise.kernels.triton_gpu.normalize import normalize, normalize_by_last, normalize_held
-from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, plan, power_of_two
+from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, parts, plan
 from normwise.kernels.triton_gpu.tuning import settings_for
 
 USUAL: dict[str | None, float] = {"elu": 1.0, "leaky_relu": 0.01}
 FUSING = {"enable_fp_fusion": True}  # multiply-add in one instruction; Triton warns where it is not set
-FINISHED = 4096  # partial results in a tile of ``finish``
+FINISHED, FINISHING_WARPS = 4096, 8  # partial results in a tile of ``finish``, and its warps
 
 
 class Asked(NamedTuple):
@@ -135,7 +135,7 @@ def forward(
         elif how.by_last:
             normalize_by_last[grid](
                 x, residual, flat, _room(4, x, how), counters(x), *channel, *written, *_matrix(how), *_cut(how),
-                SPLITS=power_of_two(how.splits), STEADY=how.steady and flat is None, **fixed,
+                SPLITS=parts(how.splits), STEADY=how.steady and flat is None, **fixed,
             )  # fmt: skip
         else:
             partials = _room(4, x, how) if by_batch else None
@@ -146,7 +146,7 @@ def forward(
                         _finish(partials, used_mean, used_var, how, piece)
                 normalize[(piece.groups, how.splits)](
                     x, residual, flat, partials, *channel, *written, piece.first, *_matrix(how), *_cut(how),
-                    SPLITS=power_of_two(how.splits) if by_batch and how.joins else 0, **fixed,
+                    SPLITS=parts(how.splits) if by_batch and how.joins else 0, **fixed,
                 )  # fmt: skip
     return y, used_mean, used_var, bits
 
@@ -197,7 +197,8 @@ def backward(
     kind, setting = asked(activation)
     device = device_of(x.device)
     two_sweeps = by_batch and wants_dx
-    how = plan(view(x), device, settings_for(x, device), streams=2, twice=two_sweeps)
+    streams = 2 if residual is None else 3
+    how = plan(view(x), device, settings_for(x, device), streams=streams, twice=two_sweeps)
     line = Line(kind, residual is not None, bits.numel() > 0, scale is not None, shift is not None)
     fixed = {**_tile(how, flat), "LINE": line}
     given = (dy, x, residual, flat, bits, mean, var, scale, shift, dx, dresidual, eps, setting)
@@ -212,7 +213,7 @@ def backward(
         elif how.by_last:
             gradients_by_last[grid](
                 *given, _room(3, x, how), counters(x), *sums, *_matrix(how), *_cut(how),
-                SPLITS=power_of_two(how.splits), WANTS_RESIDUAL=wants_dresidual, **fixed,
+                SPLITS=parts(how.splits), WANTS_RESIDUAL=wants_dresidual, **fixed,
             )  # fmt: skip
         else:
             partials = _room(3, x, how)
@@ -229,7 +230,7 @@ def backward(
                     normalize_gradients[(piece.groups, how.splits)](
                         *given, partials if whole is None else whole, *sums, piece.first, *_matrix(how),
                         *(_cut(how) if joins else (*_cut(how)[:-1], 1)),
-                        SPLITS=max(power_of_two(how.splits), 2) if joins else 1, WANTS_RESIDUAL=wants_dresidual,
+                        SPLITS=parts(how.splits) if joins else 1, WANTS_RESIDUAL=wants_dresidual,
                         **fixed,
                     )  # fmt: skip
     return dx, dscale, dshift, dresidual
@@ -266,9 +267,14 @@ def _finishing(how: Plan, piece: Piece) -> tuple[tuple[int], int, int, dict[str,
     in_group = how.across if how.view.last else 1
     first = piece.first * in_group
     behind = min(first + piece.groups * in_group, how.view.channels)
-    splits = power_of_two(how.splits)
+    splits = parts(how.splits)
     across = max(FINISHED // splits, 1)
-    return (-(-(behind - first) // across),), first, behind, {"SPLITS": splits, "ACROSS": across, **FUSING}
+    return (
+        (-(-(behind - first) // across),),
+        first,
+        behind,
+        {"SPLITS": splits, "ACROSS": across, "num_warps": FINISHING_WARPS, **FUSING},
+    )
 
 
 def _room(numbers: int, x: Tensor, how: Plan) -> Tensor:

@@ -18,8 +18,14 @@ SMALLEST = 8  # columns of a tile: a byte of bits
 # channels come last it does so for many channels.
 JOINED, JOINED_LAST = 512, 32
 MOST_SPLITS = 1024
+# Partial results that a kernel is compiled for: few numbers, so that few kernels are compiled.
+PARTS = (8, 32, 128, 512, MOST_SPLITS)
 SMALL = 4 << 20  # bytes of a tensor that one launch may do
 MOST_COUNTERS = 1024  # of a launch: groups whose programs are counted
+# Threads of a warp, and the most warps of a program that holds a channel. A thread of so many warps has 128 registers:
+# it holds few values, and fewer where it needs an address for each of them, as it does where rows allow no wide loads.
+WARP, HELD_WARPS = 32, 16
+HELD_VECTORS, LEAST_HELD, MOST_HELD = 4, 8, 16
 SECTOR = 32  # bytes that the second-level cache hands out at least
 
 
@@ -38,7 +44,7 @@ class Settings(NamedTuple):
     warps: int = 8  # of a program
     programs: int = 4  # for each processor
     share: float = 0.4  # of the cache that the tensors of a piece may take; 0 for one piece
-    held: int = 16384  # elements of a tile that may hold a whole channel, so that one launch does all
+    held: int = 8192  # elements of a tile that may hold a whole channel, so that one launch does all
     # Bytes of a group that its last program may read again alone, so that one launch does all of a small tensor. A
     # processor takes 64 bytes a clock from the cache, so that these take some 3 microseconds: about what a launch does.
     alone: int = 256 << 10
@@ -174,6 +180,16 @@ def power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
+def parts(splits: int) -> int:
+    """The number of partial results that a kernel is compiled for, where there are so many.
+
+    Example:
+        >>> parts(1), parts(8), parts(60)
+        (8, 8, 128)
+    """
+    return next(number for number in PARTS if number >= splits)
+
+
 def _across(view: View) -> int:
     """The columns of a tile: whole lines of memory, and few that lie behind the end of a row."""
     if view.last:
@@ -192,10 +208,11 @@ def _held(view: View, settings: Settings) -> Plan | None:
     if view.last:
         across = max(min(across, LINE // 2 // view.itemsize), SMALLEST)
     down = power_of_two(view.rows)
-    if down * across > settings.held:
+    of_warp = WARP * min(max(HELD_VECTORS * view.vector, LEAST_HELD), MOST_HELD)
+    if down * across > min(settings.held, HELD_WARPS * of_warp):
         return None
     groups = -(-view.channels // across) if view.last else view.channels
-    warps = min(max(power_of_two(down * across // 1024), 1), 16)
+    warps = max(down * across // of_warp, 1)
     return Plan(view, down, across, 1, 1, 1, 1, (Piece(0, groups),), warps, True)
 
 

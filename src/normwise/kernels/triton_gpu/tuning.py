@@ -32,7 +32,7 @@ CANDIDATES = (
     Settings(elements=4096, warps=16, share=0.0),
     Settings(elements=1024, warps=4, programs=8),
     Settings(elements=1024, warps=4, programs=8, share=0.0),
-    Settings(held=8192),
+    Settings(held=2048),
     Settings(held=0),
     Settings(held=0, share=0.0),
     Settings(alone=0),

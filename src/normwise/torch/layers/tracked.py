@@ -194,7 +194,7 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
             )
         except KeyError:  # something else stands in the place of one of them, a parametrization for example
             return None
-        return y if y is None or activation is residual is None else activate(y, activation, residual)
+        return y if y is None or (activation is None and residual is None) else activate(y, activation, residual)
 
     def _checked(
         self,

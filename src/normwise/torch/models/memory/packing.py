@@ -180,18 +180,24 @@ def plain(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided and not tensor.is_inference()
 
 
+Finder = Callable[[Tensor, Known], None]
+
+
 class Region:
     """One forward of a model, within which what autograd saves comes here.
 
     Attributes:
         hooks: of others, around it.
         frames: for each batch norm that is running, what was saved in it.
+        finders: for each layer that is running and is known to change nothing in place, what writes down how a tensor
+            that it made could be made again; or None.
         verdicts: by the id of a batch norm, what became of its output; None where nobody asks.
     """
 
     def __init__(self, hooks: Hooks | None, verdicts: dict[int, str] | None) -> None:
         self.hooks, self.verdicts = hooks, verdicts
         self.frames: list[list[Packed]] = []
+        self.finders: list[Finder | None] = []
         self._context = graph.saved_tensors_hooks(self.pack, unpack)
 
     def begin(self) -> None:
@@ -208,9 +214,50 @@ class Region:
         packed.uses += 1
         return packed
 
-    def settle(self, packed: Packed) -> None:
-        """Hand what is kept to the hooks around."""
-        packed.settle(self.hooks)
+    def begin_layer(self) -> None:
+        """A batch norm begins."""
+        self.frames.append([])
+
+    def end_layer(self, layer: object, look: Callable[[list[Packed]], str]) -> None:
+        """A batch norm ends: look at its output, and hand what was saved in it to the layer or the hooks around.
+
+        Args:
+            layer: the batch norm.
+            look: says what becomes of the output, given what was saved.
+        """
+        if not self.frames:
+            return
+        frame = self.frames.pop()
+        try:
+            verdict = look(frame)
+            if self.verdicts is not None:
+                self.verdicts[id(layer)] = verdict
+        finally:
+            for packed in frame:
+                if self.frames:
+                    self.frames[-1].append(packed)
+                else:
+                    packed.settle(self.hooks)
+
+    def hold(self, tensor: Tensor, holder: Any) -> None:
+        """Keep a tensor for as long as an object lives, and on if one that is made again is made of it."""
+        holder._normwise_holds = self._packed(tensor)
+
+    def begin_following(self, finder: Finder | None) -> None:
+        """A layer begins that is known to change nothing in place, with what finds notes for what it makes."""
+        self.finders.append(finder)
+
+    def end_following(self, y: Any) -> None:
+        """Such a layer ends, with its output."""
+        if not self.finders:
+            return
+        if self.finders[-1] is not None and isinstance(y, Tensor) and y.grad_fn is not None and plain(y):
+            self._find(y, write_on_node(y))
+        self.finders.pop()
+
+    def _find(self, tensor: Tensor, known: Known) -> None:
+        if known.note is None and self.finders and self.finders[-1] is not None:
+            self.finders[-1](tensor, known)
 
     def _packed(self, tensor: Tensor) -> Packed:
         known = None
@@ -222,6 +269,7 @@ class Region:
         packed = Packed(tensor)
         if known is not None:
             known.packed = ref(packed)
+            self._find(tensor, known)
             recipe = None if known.note is None else known.note.recipe()
             if recipe is not None:
                 packed.drop(recipe)

@@ -159,13 +159,33 @@ class AgainNote(NamedTuple):
         return Again(self.steps, x, residual)
 
 
-def look(layer: _BatchNorm, y: Any, residual: Any, frame: list[Packed]) -> str:
+class Told(NamedTuple):
+    """The facts about a layer that the graph of its output does not tell.
+
+    Attributes:
+        activation: by its name; PyTorch may have done it behind the kernel.
+        shift: the layer's, or None.
+        plain: whether the layer gave this shift to the kernel as it is.
+    """
+
+    activation: str | None
+    shift: Tensor | None
+    plain: bool
+
+
+def told(layer: _BatchNorm) -> Told:
+    """The facts about a PyTorch layer."""
+    activation = activation_now(layer) if isinstance(layer, TrackedBatchNorm) else None
+    return Told(activation, layer.bias, type(layer).forward in _PLAIN_FORWARDS)
+
+
+def look(layer: Told, y: Any, residual: Any, frame: list[Packed]) -> str:
     """Write on the node of an output how it is made again, and do so with what its own nodes save of it.
 
     Args:
         layer: whose output.
-        y: the output.
-        residual: what was added, or None.
+        y: the output, as the kernel or the activation made it.
+        residual: what was added, in the layout that the kernel was given, or None.
         frame: what was saved in the call.
 
     Returns:
@@ -245,9 +265,9 @@ def _drop(saved: Packed, note: Note) -> None:
         saved.drop(recipe)
 
 
-def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Tensor] | None:
+def _steps(layer: Told, y: Tensor, residual: Any) -> tuple[Steps, Tensor] | None:
     """The steps that made the output, and the kernel's x, read from the graph; None for steps of another kind."""
-    activation = activation_now(layer) if isinstance(layer, TrackedBatchNorm) else None
+    activation = layer.activation
     node: Any = y.grad_fn
     if node.name() == _COMPILED:
         compiled = _compiled(node, residual, None)
@@ -258,7 +278,7 @@ def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Tensor] 
     if node is not None and node.name() == _COMPILED and behind is not None:
         compiled = _compiled(node, residual, behind)
         return None if compiled is None else (Steps(compiled[0], False, behind), compiled[1])
-    if type(layer).forward not in _PLAIN_FORWARDS:
+    if not layer.plain:
         return None  # what it gives to the operator for its shift is known of these
     if residual is not None:
         if node is None or node.name() != "AddBackward0":
@@ -266,10 +286,11 @@ def _steps(layer: _BatchNorm, y: Tensor, residual: Any) -> tuple[Steps, Tensor] 
         node = node.next_functions[0][0]
     if node is None or node.name() not in _ATEN:
         return None
-    return Steps(_aten(node, layer), residual is not None, behind), node._saved_input
+    return Steps(_aten(node, layer.shift), residual is not None, behind), node._saved_input
 
 
 _COMPILED = "CompiledBatchNormBackward"
+_VIEWS = ("ViewBackward0", "PermuteBackward0")
 _PLAIN_FORWARDS = (TrackedBatchNorm.forward, _BatchNorm.forward)
 
 
@@ -284,9 +305,16 @@ def _compiled(node: Any, residual: Any, behind: str | None) -> tuple[Compiled, T
     others = sum(each is not None for each in (mask, scale, shift)) + (0 if node.by_batch else 2)
     if len(edges) != 1 + (residual is not None) + others:
         return None
-    if residual is not None and residual.grad_fn is not None and edges[1][0] is not residual.grad_fn:
+    if residual is not None and residual.grad_fn is not None and not _same_node(edges[1][0], residual.grad_fn):
         return None
     return Compiled(mask, _own(scale), _own(shift), mean, var, node.eps, node.activation, node.uses_bitmask), x
+
+
+def _same_node(one: Any, other: Any) -> bool:
+    """True if two nodes are the same, or make the same view, by two calls, of what one node made."""
+    if one is None or one is other or one.name() != other.name() or one.name() not in _VIEWS:
+        return one is other
+    return bool(one.next_functions == other.next_functions)
 
 
 def _own(parameter: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -294,7 +322,7 @@ def _own(parameter: Tensor | None, dtype: torch.dtype | None = None) -> Tensor |
     return None if parameter is None else parameter.detach().to(dtype or parameter.dtype, copy=True)
 
 
-def _aten(node: Any, layer: _BatchNorm) -> Aten:
+def _aten(node: Any, shift: Tensor | None) -> Aten:
     """The arguments that PyTorch's operator is to be given."""
     scale: Tensor | None = node._saved_weight
     eps: float = node._saved_eps if hasattr(node, "_saved_eps") else node._saved_epsilon
@@ -302,11 +330,11 @@ def _aten(node: Any, layer: _BatchNorm) -> Aten:
         mean, var = _own(node._saved_running_mean), _own(node._saved_running_var)
         assert mean is not None
         assert var is not None
-        return Aten(_own(scale), _own(layer.bias, mean.dtype), mean, var, eps)
+        return Aten(_own(scale), _own(shift, mean.dtype), mean, var, eps)
     mean, inverse = node._saved_result1, node._saved_result2
     with torch.no_grad():
         factor = inverse if scale is None else inverse * scale.to(inverse.dtype)
-    return Aten(factor, _own(layer.bias, mean.dtype), mean, torch.ones_like(mean), 0.0)
+    return Aten(factor, _own(shift, mean.dtype), mean, torch.ones_like(mean), 0.0)
 
 
 def _proved(steps: Steps, x: Tensor, residual: Tensor | None, y: Tensor) -> bool:

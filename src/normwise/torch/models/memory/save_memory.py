@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from normwise.torch.models.model_checks import check_model, out_of_reach
 from normwise.torch.models.transaction import unchanged
 
 _NOT_CALLED = "the forward of the example did not call it"
-_WATCHED = "made again from its input wherever it can be"
+WATCHED = "made again from its input wherever it can be"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SaveMemoryReport:
     kept: Mapping[str, str]
     bytes_before: int | None = None
     bytes_after: int | None = None
-    _model: nn.Module | None = field(default=None, repr=False, compare=False)
+    _undo: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def ratio(self) -> float | None:
@@ -62,8 +63,8 @@ class SaveMemoryReport:
             >>> len(model._forward_hooks)
             0
         """
-        if self._model is not None:
-            _remove(self._model)
+        if self._undo is not None:
+            self._undo()
 
     def __enter__(self) -> SaveMemoryReport:
         return self
@@ -146,17 +147,24 @@ def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
     norms = {name: module for name, module in norms.items() if not isinstance(module, torch.jit.ScriptModule)}
     _add(inner, norms.values())
     if example is None:
-        return SaveMemoryReport(dict.fromkeys(norms, _WATCHED), kept, _model=inner)
+        return SaveMemoryReport(dict.fromkeys(norms, WATCHED), kept, _undo=partial(_remove, inner))
     try:
         before, after, verdicts = _measured(inner, example)
     except BaseException:
         _remove(inner)
         raise
-    saved: dict[str, str] = {}
-    for name, norm in norms.items():
-        verdict = verdicts.get(id(norm), _NOT_CALLED)
-        (saved if verdict in (recipes.MADE, recipes.MADE_WITH_RESIDUAL) else kept)[name] = verdict
-    return SaveMemoryReport(saved, kept, before, after, _model=inner)
+    saved, others = divided(norms, verdicts)
+    return SaveMemoryReport(saved, kept | others, before, after, _undo=partial(_remove, inner))
+
+
+def divided(norms: Mapping[str, Any], verdicts: Mapping[int, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The layers whose outputs are made again, and those whose outputs are kept, with what was said of each."""
+    said = {name: verdicts.get(id(norm), _NOT_CALLED) for name, norm in norms.items()}
+    made = (recipes.MADE, recipes.MADE_WITH_RESIDUAL)
+    return (
+        {name: what for name, what in said.items() if what in made},
+        {name: what for name, what in said.items() if what not in made},
+    )
 
 
 # The hooks are functions of this module, so that models that have them can be copied and pickled.
@@ -173,22 +181,14 @@ def _leave(model: nn.Module, *_: object) -> None:
 def _before(_: nn.Module, __: object) -> None:
     region = packing.running()
     if region is not None:
-        region.frames.append([])
+        region.begin_layer()
 
 
 def _after(layer: Any, given: tuple[Any, ...], named: dict[str, Any], y: Any) -> None:
     region = packing.running()
-    if region is None or not region.frames:
-        return
-    frame = region.frames.pop()
-    residual = named.get("residual", given[1] if len(given) > 1 else None)
-    try:
-        verdict = recipes.look(layer, y, residual, frame)
-        if region.verdicts is not None:
-            region.verdicts[id(layer)] = verdict
-    finally:
-        for packed in frame:
-            (region.frames[-1].append if region.frames else region.settle)(packed)
+    if region is not None:
+        residual = named.get("residual", given[1] if len(given) > 1 else None)
+        region.end_layer(layer, lambda frame: recipes.look(recipes.told(layer), y, residual, frame))
 
 
 def _add(model: nn.Module, norms: Any) -> None:
@@ -200,8 +200,12 @@ def _add(model: nn.Module, norms: Any) -> None:
 
 
 def _remove(model: nn.Module) -> None:
-    ours = (_enter, _before, _after, _leave)
-    for module in model.modules():
+    remove_hooks(model.modules(), (_enter, _before, _after, _leave))
+
+
+def remove_hooks(modules: Iterable[nn.Module], ours: tuple[Callable[..., Any], ...]) -> None:
+    """Take some functions from the forward hooks of modules."""
+    for module in modules:
         flags = (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if hook in ours]:
