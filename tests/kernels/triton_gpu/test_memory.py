@@ -33,12 +33,12 @@ class Filled:
         self.fill, self.blocks = {True: floats, False: integers}, list[Tensor]()
 
     def empty(self, *size: Any, dtype: torch.dtype, device: Any = DEVICE) -> Tensor:
-        """As ``torch.empty``."""
+        """Stand for ``torch.empty``."""
         shape = torch.Size(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
         return self._block(shape.numel(), dtype, device)[EDGE:-EDGE].view(shape)
 
     def like(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """As ``torch.empty_like`` of a dense tensor."""
+        """Stand for ``torch.empty_like`` of a dense tensor."""
         return self._block(x.numel(), dtype or x.dtype, x.device).as_strided(x.shape, x.stride(), EDGE)
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
