@@ -210,6 +210,7 @@ def run(
     steps: steps_on_gpus.Asked | None = None,
     compile: bool = True,
     minutes: tuple[float, float] = (LAYERS_TAKE, STEPS_TAKE),
+    rounds: int = ROUNDS,
 ) -> Path:
     """Measure everything, print a short table last, and keep the results file after each row.
 
@@ -221,16 +222,17 @@ def run(
         steps: the training steps; None for ResNet-50's.
         compile: whether to time ``torch.compile`` too.
         minutes: for the layers and for the steps.
+        rounds: of a layer, at most.
 
     Returns:
         The results file.
     """
-    found = _about(device)
+    found = {**_about(device), "rounds": rounds}
     name = found["device"].lower().replace(" ", "-")
     path = folder / f"{found['date'][:10]}-{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
     asked = cases() if asked is None else asked
-    for row in _layers(asked, device, clock, time.monotonic() + 60 * minutes[0], compile=compile):
+    for row in _layers(asked, device, clock, time.monotonic() + 60 * minutes[0], rounds, compile=compile):
         found["left out" if "left out" in row else "layers"].append(row.get("left out", row))
         keep(path, found)
         if "left out" not in row:
@@ -251,11 +253,11 @@ def _about(device: str) -> dict[str, Any]:
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         head |= {"device": properties.name, "processors": properties.multi_processor_count}
-    return {**head, "torch": torch.__version__, "rounds": ROUNDS, "layers": [], "steps": [], "left out": []}
+    return {**head, "torch": torch.__version__, "layers": [], "steps": [], "left out": []}
 
 
 def _layers(
-    asked: Sequence[Case], device: str, clock: Clock, until: float, *, compile: bool
+    asked: Sequence[Case], device: str, clock: Clock, until: float, rounds: int, *, compile: bool
 ) -> Iterator[dict[str, Any]]:
     """A row for each layer, or the name of one that was left out; an error is in its row, and the next one follows."""
     for case in asked:
@@ -264,7 +266,7 @@ def _layers(
             continue
         about = {"case": case.name, "setting": case.setting, "count": case.count}
         try:
-            row = measure(case, device, clock, compile=compile)
+            row = measure(case, device, clock, compile=compile, rounds=rounds)
         except torch.OutOfMemoryError:
             row = {**about, "refused": steps_on_gpus.NO_ROOM}
         except RuntimeError as error:

@@ -30,7 +30,7 @@ NO_ROOM = "the GPU has no room for it"
 
 
 class Asked(NamedTuple):
-    """What is trained: by default ResNet-50, as the targets have it."""
+    """A network and its batches: by default ResNet-50, as the targets have it."""
 
     network: Callable[[], nn.Module] = resnet
     batch: int = 256

@@ -27,7 +27,7 @@ def assert_there(tensors: Iterable[Tensor]) -> None:
 
 
 def assert_alike(found: Iterable[Tensor], right: Iterable[Tensor], more: float = 1.0) -> None:
-    """What the device has found is what the CPU has, to within rounding, and it is on the device."""
+    """The device has what the CPU has, to within rounding, and has it on itself."""
     found = [*found]
     assert_there(found)
     for one, other in zip(found, right, strict=True):

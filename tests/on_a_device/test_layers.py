@@ -36,7 +36,7 @@ def ready(make: Callable[[], nn.Module], x: Tensor) -> nn.Module:
 
 
 def trained(layer: nn.Module, *inputs: Tensor, **named: Any) -> list[Tensor]:
-    """Of two steps in training and one in inference: outputs and gradients; then all that is saved."""
+    """Outputs and gradients of two steps in training and one in inference; then all that is saved."""
     found = []
     for training in (True, True, False):
         layer.train(training)

@@ -61,7 +61,7 @@ def recalibrated(model: nn.Module, device: str) -> nn.Module:
 
 
 def from_the_cpu(model: nn.Module, _: str) -> nn.Module:
-    """As a loader has them: batches on the CPU, whatever the model's device."""
+    """Take batches as a loader has them, on the CPU, whatever the model's device."""
     normwise.recalibrate(model, batches())
     return model
 
@@ -163,7 +163,8 @@ WAYS: dict[str, Callable[[nn.Module, str], nn.Module]] = {
 @pytest.mark.parametrize("name", WAYS)
 def test_the_model_is_the_one_that_the_cpu_has(name: str, last: bool) -> None:
     form: Any = torch.channels_last if last else torch.contiguous_format
-    model: nn.Module = network().to(memory_format=form)
+    model: Any = network()
+    model = model.to(memory_format=form)
     there = WAYS[name](moved(model), DEVICE)
     here = WAYS[name](model, "cpu")
     assert [*there.state_dict()] == [*here.state_dict()]
@@ -197,7 +198,7 @@ def test_every_operation_of_the_list(name: str) -> None:
 
 
 def test_every_door_is_tried() -> None:
-    """Of those that take a model of PyTorch's."""
+    """Those for Keras models need Keras."""
     of_keras = {"convert_from_keras", "convert_to_keras"}
     tried = {
         *(name.split(",")[0] for name in WAYS),

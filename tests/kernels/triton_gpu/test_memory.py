@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import pytest
@@ -22,6 +21,8 @@ __all__ = ["cut"]
 
 EDGE, RELU = 64, number_of("relu")
 PLACES = [((3, 3, 11), "contiguous"), ((3, 3, 11), "channels last"), ((9, 21), "contiguous")]
+# Whether the statistics are the batch's own, and the gradients of x and of the residual are wanted.
+FLAGS = [(True, True, True), (True, True, False), (True, False, True), (False, True, True), (False, False, False)]
 FULL = torch.full
 
 
@@ -32,12 +33,12 @@ class Filled:
         self.fill, self.blocks = {True: floats, False: integers}, list[Tensor]()
 
     def empty(self, *size: Any, dtype: torch.dtype, device: Any = DEVICE) -> Tensor:
-        """As ``torch.empty``."""
+        """Stand for ``torch.empty``."""
         shape = torch.Size(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
         return self._block(shape.numel(), dtype, device)[EDGE:-EDGE].view(shape)
 
     def like(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """As ``torch.empty_like`` of a dense tensor."""
+        """Stand for ``torch.empty_like`` of a dense tensor."""
         return self._block(x.numel(), dtype or x.dtype, x.device).as_strided(x.shape, x.stride(), EDGE)
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +74,7 @@ def everything(
     """All that the kernels give: of batch and running statistics, of bits and of a residual that was kept."""
     y, mean, var, bits = launch.forward(x, residual, mask, *parameters, None, None, 1e-5, RELU, True)
     found = [y, mean, var, bits, *launch.moments(x, mask)]
-    for by_batch, wants_dx, wants_dresidual in product((True, False), (True, False), (True, False)):
-        flags = by_batch, wants_dx, wants_dresidual
+    for flags in FLAGS:
         found += launch.backward(dy, x, None, mask, parameters[0], None, mean, var, bits, 1e-5, RELU, *flags)
     silu = number_of("silu")
     y, mean, var, none = launch.forward(x, residual, mask, None, None, mean, var, 1e-5, silu, False)

@@ -5,7 +5,7 @@ Without a GPU the bodies run too, one launch after the other: what they compare 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,21 +15,33 @@ from torch import Tensor
 import normwise.torch as nt
 from normwise.kernels import choose
 from normwise.kernels.kernel import Call
-from normwise.kernels.triton_gpu import counters
-from normwise.kernels.triton_gpu.launch import device_of
+from normwise.kernels.triton_gpu import counters, launch
 from normwise.kernels.triton_gpu.layout import view
-from normwise.kernels.triton_gpu.plan import Settings, plan
+from normwise.kernels.triton_gpu.plan import plan
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.torch.steps.triton_operators import TritonGpu
 from tests.cases import running
+from tests.kernels.triton_gpu.cut import cut
 from tests.kernels.triton_gpu.device import DEVICE
 from tests.kernels.triton_gpu.graphs import captured, finish, on, stream
 
+__all__ = ["cut"]
+
 KERNEL = TritonGpu()
 # By the path that a GPU takes in a forward: the last program to come does the second sweep, a channel stays in
-# registers, and several launches.
-SHAPES = {"by the last one": (32, 16, 28, 28), "held": (64, 64, 7, 7), "swept": (32, 64, 28, 28)}
-ROUNDS = 20 if DEVICE == "cuda" else 2
+# registers, and several launches. The interpreter gets little tensors, and is told to cut them so.
+PATHS = {"by the last one": (32, 16, 28, 28), "one launch": (64, 64, 7, 7), "two launches": (32, 64, 28, 28)}
+SHAPES = PATHS if DEVICE == "cuda" else dict.fromkeys(PATHS, (5, 2, 3, 9))
+ROUNDS = 20 if DEVICE == "cuda" else 1
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, cut: Callable[[str], None]) -> str:
+    """One of the paths, which the kernels then take."""
+    name: str = request.param
+    if DEVICE != "cuda":
+        cut(name)
+    return name
 
 
 def drawn(shape: Sequence[int], seed: int = 0) -> Tensor:
@@ -44,15 +56,14 @@ def learned(x: Tensor, residual: Tensor, dy: Tensor) -> list[Tensor]:
     return [y.detach(), batch.mean, batch.var, *torch.autograd.grad(y, leaves, dy)]
 
 
-@pytest.mark.skipif(DEVICE != "cuda", reason="the interpreter is a device of its own")
-@pytest.mark.parametrize("path", SHAPES)
 def test_each_shape_takes_its_path(path: str) -> None:
     x = drawn(SHAPES[path])
-    how = plan(view(x), device_of(x.device), Settings(), streams=1)
-    assert (how.held, how.by_last) == (path == "held", path == "by the last one")
+    device = launch.device_of(x.device)
+    settings = vars(launch)["settings_for"](x, device)  # as the launches look them up
+    how = plan(view(x), device, settings, streams=1)
+    assert (how.held, how.by_last) == (path == "one launch", path == "by the last one")
 
 
-@pytest.mark.parametrize("path", SHAPES)
 def test_two_streams_at_once(path: str) -> None:
     """Each has what it has alone, to the bit; counters that they shared would let a sweep begin too early."""
     given = [[drawn(SHAPES[path], seed) for seed in range(3 * k, 3 * k + 3)] for k in range(3)]
@@ -71,14 +82,13 @@ def test_two_streams_at_once(path: str) -> None:
                 assert torch.equal(one, other)
 
 
-def test_the_counters_are_zero_again() -> None:
-    x = drawn(SHAPES["by the last one"])
+def test_the_counters_are_zero_again(path: str) -> None:
+    x = drawn(SHAPES[path])
     learned(x, x, x)
     assert not counters.counters(x).any()
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
-@pytest.mark.parametrize("path", SHAPES)
 def test_a_training_step_in_a_graph(path: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, backward and running statistics, replayed twice with other values, an eager call beside each replay."""
     monkeypatch.setattr(choose, "_ASKED", "triton")

@@ -1,4 +1,4 @@
-"""The Triton kernels against the float64 reference on ragged sizes, however they are cut; ``grid/`` has the others."""
+"""The Triton kernels against the float64 reference on ragged sizes, however these are cut."""
 
 from __future__ import annotations
 

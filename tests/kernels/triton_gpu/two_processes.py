@@ -71,7 +71,7 @@ def parameters() -> tuple[Tensor, Tensor]:
 
 
 def one_of(rank: int, device: str) -> dict[str, dict[str, Any]]:
-    """What one of the processes finds: of each step its part of the output and gradients, then the statistics."""
+    """The findings of one of the processes: of each step its part of the output and gradients, then the statistics."""
     choose._ASKED = "triton"
     with counted() as calls:
         found = {name: _trained(case, rank, device) for name, case in CASES.items()}
@@ -102,7 +102,7 @@ def _trained(case: Case, rank: int, device: str) -> dict[str, Any]:
 
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
-    """How often the Triton kernels gave moments and normalized by joined ones within."""
+    """Count how often the Triton kernels give moments and normalize by joined ones."""
     calls = dict.fromkeys(("moments", "forward_running"), 0)
     methods = {name: getattr(TritonGpu, name) for name in calls}
 
@@ -133,7 +133,7 @@ def assert_as_one(parts: list[dict[str, Any]], case: Case) -> None:
         whole = given(case, step)
         residual = None if whole.residual is None else array(whole.residual)
         weights = None if whole.mask is None else whole.mask.numpy()
-        how = {"activation": case.activation, "residual": residual, "weights": weights}
+        how: Any = {"activation": case.activation, "residual": residual, "weights": weights}
         y, batch = reference.forward_batch(array(whole.x), scale, shift, 1e-5, **how)
         right = reference.backward_batch(array(whole.dy), array(whole.x), scale, shift, 1e-5, **how)
         for name, value in (("y", y), ("x", right.x), ("residual", right.residual)):
@@ -149,7 +149,7 @@ def assert_as_one(parts: list[dict[str, Any]], case: Case) -> None:
 
 
 def _assert_near(found: Tensor, value: Any, case: Case) -> None:
-    """Within rounding; where it decides on which side of a kink a value falls, its gradient is anybody's."""
+    """Agree to within rounding; where it decides on which side of a kink a value falls, its gradient is anybody's."""
     right = torch.from_numpy(value)
     rounding = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[case.dtype] * (1 + case.mean / 10)
     assert float((found.double() - right).abs().max()) <= rounding * max(1.0, float(right.abs().max()))
