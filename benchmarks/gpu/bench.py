@@ -43,7 +43,7 @@ class Case(NamedTuple):
     dtype: str
     last: bool
     adds: bool
-    count: int = 1  # of the layers of ResNet-50 that it stands for
+    layers: int = 1  # of ResNet-50 that it stands for
 
     @property
     def setting(self) -> str:
@@ -80,7 +80,7 @@ def cases(batch: int = BATCH) -> list[Case]:
         for adds in ((False, True) if shape.adding else (False,))
         for dtype, last in (("float32", False), ("bfloat16", True))
     ]
-    return sorted(found, key=lambda case: -case.count)
+    return sorted(found, key=lambda case: -case.layers)
 
 
 def inputs(case: Case, device: str) -> Inputs:
@@ -155,7 +155,7 @@ def disagreement(given: Inputs) -> float:
 def measure(case: Case, device: str, clock: Clock, *, compile: bool = True, rounds: int = ROUNDS) -> dict[str, Any]:
     """One row: milliseconds of a forward and backward by everyone, in turn, and of a copy of x."""
     given = inputs(case, device)
-    row: dict[str, Any] = {"case": case.name, "setting": case.setting, "count": case.count}
+    row: dict[str, Any] = {"case": case.name, "setting": case.setting, "count": case.layers}
     far = disagreement(given)
     if not far <= WITHIN[case.dtype]:
         return {**row, "refused": f"{far:.2g} from float64"}
@@ -264,7 +264,7 @@ def _layers(
         if time.monotonic() > until:
             yield {"left out": case.name}
             continue
-        about = {"case": case.name, "setting": case.setting, "count": case.count}
+        about = {"case": case.name, "setting": case.setting, "count": case.layers}
         try:
             row = measure(case, device, clock, compile=compile, rounds=rounds)
         except torch.OutOfMemoryError:

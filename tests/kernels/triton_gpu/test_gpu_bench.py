@@ -163,9 +163,9 @@ def test_when_the_time_is_up_the_rest_is_left_out_by_name(tmp_path: Path, capsys
 def test_all_of_resnet50_is_asked_for_the_most_frequent_first() -> None:
     assert len(cases()) == 2 * (12 + 4)
     assert {case.size[0] for case in cases()} == {256}
-    assert [case.count for case in cases()] == sorted((case.count for case in cases()), reverse=True)
+    assert [case.layers for case in cases()] == sorted((case.layers for case in cases()), reverse=True)
     assert {case.setting for case in cases()} == {*summary.TARGETS}
-    assert sum(case.count for case in cases() if case.setting == "float32, channels first, relu") == 53
+    assert sum(case.layers for case in cases() if case.setting == "float32, channels first, relu") == 53
 
 
 def test_the_whole_takes_less_than_ten_minutes() -> None:
