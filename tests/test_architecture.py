@@ -21,7 +21,7 @@ FRAMEWORKLESS = ["moments", "facts", "estimators", "kernels.reference", "report"
 BASE_ONLY = ["", "errors", "frameworks", "moments", "facts", "estimators", "kernels.reference", "lab.results", "cli"]
 
 # Folders of tests that are of no room of the source: what many rooms are tried with, and what is beside the source.
-ROOMLESS = {"torch/tools", "benchmarks", "docs", "on_a_device"}
+ROOMLESS = {"torch/tools", "benchmarks", "benchmarks/zoo", "docs", "on_a_device"}
 
 FAMILIES = {"lab/experiments"}  # found by listing, so that nobody reads the folder
 CROWDED = 30

@@ -25,15 +25,18 @@ def of_each_family(source: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("architecture", smallest, ids=lambda each: each.name)
 
 
-def see_that_the_page_is_right(architecture: Architecture) -> None:
-    """Try the operations again: nothing differs, and they reach as many layers as the page says."""
+def unlike_the_page(architecture: Architecture) -> dict[str, Any]:
+    """The operations that differ from the page when they are tried again, each as now and as on the page.
+
+    What counts is what came of an operation, of how many layers, and what it changed that it must not change.
+    """
     kept = KEPT[architecture.key]["operations"]
     task = {**vars(architecture), **SETTINGS, "operations": [name for name in OPERATIONS if name in kept]}
     found = trial.main(task)
-    assert "operations" in found, found
-    rows = found["operations"]
-    assert len(rows) >= 4
-    assert {name: _said(row) for name, row in rows.items()} == {name: _said(kept[name]) for name in rows}, rows
+    if len(found.get("operations", ())) < len(task["operations"]):
+        return {"all": found}
+    now = {name: (_said(row), _said(kept[name])) for name, row in found["operations"].items()}
+    return {name: both for name, both in now.items() if both[0] != both[1]}
 
 
 def _said(row: dict[str, Any]) -> tuple[str, int, int, list[str]]:

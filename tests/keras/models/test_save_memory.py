@@ -185,7 +185,8 @@ def test_frozen_layers_and_inference(training: bool) -> None:
             layer.trainable = training and not isinstance(layer, nk.BatchNormalization)
         return model
 
-    compared(make, images(), training=training)
+    report = compared(make, images(), training=training)
+    assert len(report.saved) + len(report.kept) == 4
 
 
 def test_undo_files_and_copies() -> None:

@@ -67,7 +67,8 @@ def test_an_output_that_was_changed_in_place_is_saved_as_it_is_then(name: str, a
         stack = [layers.Conv2D(4, 1), nk.BatchNormalization(), *([layers.Activation(activation)] if activation else [])]
         return sequential(*stack, Changing(change), layers.Conv2D(4, 1))
 
-    compared(make, images())
+    report = compared(make, images())
+    assert len(report.saved) + len(report.kept) == 1
 
 
 def test_a_change_of_what_stands_between_two_copies_is_not_passed_over() -> None:

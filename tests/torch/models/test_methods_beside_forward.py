@@ -374,9 +374,9 @@ def test_a_larger_addition_leaves_the_layer_as_it_is_for_other_threads() -> None
     seen: list[Any] = []
     original = type(ours.norm)._small
 
-    def noting(self: Any, input: Tensor) -> Any:
+    def noting(self: Any, input: Tensor, residual: Tensor | None) -> Any:
         seen.append(self.activation)
-        return original(self, input)
+        return original(self, input, residual)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(ours.norm), "_small", noting)
