@@ -49,7 +49,8 @@ def sum_part(
 ):
     """The sums of ``per`` tiles of a channel, into ``partials`` (3, splits, channels).
 
-    WANTS_X, WANTS_RESIDUAL: with running statistics the gradients need no sums, and are written in the same sweep.
+    WANTS_X, WANTS_RESIDUAL: with running statistics the gradients need no sums, and are written in the same sweep; then
+    nobody needs the number of values that count.
     """
     begin = split * per
     end = tl.minimum(begin + per, tiles)
@@ -61,7 +62,7 @@ def sum_part(
         g, apart, at, inside, counts = read(given, normal, tile, lies, TILE, LINE, "")
         of_g += g
         of_products += g * apart
-        if TILE.masked:
+        if TILE.masked and not WANTS_X:
             n += counts.to(tl.float32)
         write_gradient(g, apart, at, inside, counts, gradients, slope, TILE, False, WANTS_X, WANTS_RESIDUAL)
     channel, there = channel_of(lies, TILE)
@@ -70,7 +71,7 @@ def sum_part(
     total = summed(of_g, TILE.last)
     tl.store(at, total, mask=there)
     tl.store(at + step, normal.inverse * (summed(of_products, TILE.last) - normal.low * total), mask=there)
-    if TILE.masked:
+    if TILE.masked and not WANTS_X:
         tl.store(at + 2 * step, summed(n, TILE.last), mask=there)
 
 

@@ -225,7 +225,7 @@ def backward(
                     WANTS_X=wants_dx and not by_batch, WANTS_RESIDUAL=wants_dresidual and not two_sweeps, **fixed,
                 )  # fmt: skip
                 if whole is not None:
-                    _finish_sums(partials, whole, dscale, dshift, how, piece, masked=flat is not None)
+                    _finish_sums(partials, whole, dscale, dshift, how, piece, masked=flat is not None and two_sweeps)
                 if two_sweeps:
                     normalize_gradients[(piece.groups, how.splits)](
                         *given, partials if whole is None else whole, *sums, piece.first, *_matrix(how),
