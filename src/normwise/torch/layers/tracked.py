@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normwise.estimators import Estimator, named
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.ema import Ema
-from normwise.kernels.choose import SMALL_LAST
+from normwise.kernels.choose import SMALL, SMALL_LAST
 from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.torch_activations import ACTIVATIONS, activate
 from normwise.moments import Moments
@@ -111,7 +111,10 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
             y = self._in_graph(input, residual) if plain else None
             if y is not None:
                 return y
-        elif plain and input.numel() < SMALL_LAST:  # the compiler would guard the size
+        elif plain and (  # the compiler would guard the size
+            input.numel() < SMALL
+            or (input.numel() < SMALL_LAST and input.layout is strided and not input.is_nested and input.stride(1) == 1)
+        ):
             y = self._small(input, residual)
             if y is not None:
                 return y
