@@ -63,6 +63,19 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the sessions in processes of their own, which take minutes: at the end, one worker would run alone."""
-    sessions = ("test_keras.py", "test_families.py", "test_triton.py")
-    items.sort(key=lambda item: sessions.index(item.path.name) if item.path.name in sessions else len(sessions))
+    """Start with the sessions in processes of their own, which take minutes: at the end, one worker would run alone.
+
+    pytest-xdist gives each worker a part of the list, and who is done takes from the ends of the others' parts. So each
+    part begins with some of the sessions.
+    """
+    names = ("test_keras.py", "test_families.py", "test_triton.py")
+    sessions = sorted((item for item in items if item.path.name in names), key=lambda item: names.index(item.path.name))
+    others = [item for item in items if item.path.name not in names]
+    workers, left = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(items)
+    items.clear()
+    for worker in range(workers):
+        part = sessions[worker::workers]
+        more = max(left // (workers - worker) - len(part), 0)
+        items += part + others[:more]
+        others, left = others[more:], left - len(part) - more
+    items += others
