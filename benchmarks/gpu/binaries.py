@@ -90,7 +90,8 @@ def source_of(launch: Launch, *, aligned: bool = True) -> ASTSource:
 def key_of(launch: Launch) -> tuple[Any, ...]:
     """Equal for launches that are compiled to the same code."""
     source = source_of(launch)
-    return launch.name, *source.signature.items(), *source.constants.items(), launch.threads
+    bounds = [option for option in launch.options.items() if option[0] == "maxnreg"]
+    return launch.name, *source.signature.items(), *source.constants.items(), launch.threads, *bounds
 
 
 def compiled(launch: Launch, target: int, *, aligned: bool = True) -> Binary:

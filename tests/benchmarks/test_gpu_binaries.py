@@ -26,6 +26,7 @@ from benchmarks.gpu.launches import DEFAULT, H200, KERNELS, Asked, launches_of
 from benchmarks.gpu.traffic import FLOOR, rows
 from benchmarks.gpu.variants import IMAGES, variants
 from benchmarks.shapes import RESNET50_LAYERS
+from normwise.kernels.activation_numbers import ACTIVATIONS
 from normwise.kernels.triton_gpu.constants import Tile
 from normwise.kernels.triton_gpu.moments import gather
 from normwise.kernels.triton_gpu.plan import Device
@@ -34,6 +35,7 @@ from normwise.kernels.triton_gpu.tuning import CANDIDATES
 KEPT = kept()
 ROWS: list[dict[str, Any]] = KEPT["rows"]
 VARIANTS = {key_in_file(launch): (name, launch) for name, launch in variants()}
+FLAGS = ("BY_B", "WANT")  # how the names of a kernel's options begin
 AGAIN = {row["kernel"]: row for row in reversed(ROWS)}  # the first of each kernel
 
 
@@ -81,6 +83,32 @@ def test_nothing_that_resnet50_launches_is_missing(device: Device, batch: int) -
                         if key_in_file(launch) not in there:
                             missing.add((launch.name, layer.name, dtype, last, adds, settings))
     assert missing == set()
+
+
+def test_every_option_is_there_for_every_kernel_that_has_it() -> None:
+    """As the page says."""
+    options = defaultdict[str, set[tuple[str, Any]]](set)
+    for _, launch in VARIANTS.values():
+        if launch.tile:
+            options[launch.name] |= {*launch.tile._asdict().items(), ("threads", launch.threads)}
+        if "LINE" in launch.arguments:
+            options[launch.name] |= {*launch.line._asdict().items()}
+            if isinstance(scale := launch.arguments["scale"], torch.Tensor):
+                options[launch.name].add(("scale", scale.dtype))
+        options[launch.name] |= {(name, value) for name, value in launch.arguments.items() if name[:4] in FLAGS}
+    for kernel in KERNELS:
+        if not kernel.startswith("finish"):
+            wanted = {("last", False), ("last", True), ("masked", False), ("masked", True)}
+            if kernel != "gather":
+                wanted |= {(name, value) for name in ("residual", "scaled", "shifted") for value in (False, True)}
+                wanted |= {("scale", dtype) for dtype in (torch.float32, torch.bfloat16)}
+                wanted |= {("activation", number) for number in ACTIVATIONS.values()}
+            assert wanted - options[kernel] == set(), kernel
+    assert {("BY_BATCH", True), ("BY_BATCH", False), ("WANTS_X", True), ("WANTS_X", False)} <= options["gradients_held"]
+    for kernel in ("sum_gradients", "normalize_gradients", "gradients_by_last", "gradients_held"):
+        assert {("WANTS_RESIDUAL", True), ("WANTS_RESIDUAL", False)} <= options[kernel]
+    for kernel in ("normalize", "sum_gradients", "gradients_held"):  # with given statistics
+        assert ("scale", torch.float64) in options[kernel]
 
 
 def test_nothing_spills_anywhere() -> None:

@@ -27,6 +27,9 @@ from normwise.kernels.triton_gpu.tuning import settings_for
 
 USUAL: dict[str | None, float] = {"elu": 1.0, "leaky_relu": 0.01}
 FUSING = {"enable_fp_fusion": True}  # multiply-add in one instruction; Triton warns where it is not set
+# The registers of a thread of a kernel of few programs; left to itself, ptxas spills some to fit one program more.
+# AMD's compiler has no such setting.
+ROOMY = {} if torch.version.hip else {"maxnreg": 128}
 FINISHED, FINISHING_WARPS = 4096, 8  # partial results in a tile of ``finish``, and its warps
 
 
@@ -213,7 +216,7 @@ def backward(
         elif how.by_last:
             gradients_by_last[grid](
                 *given, _room(3, x, how), counters(x), *sums, *_matrix(how), *_cut(how),
-                SPLITS=parts(how.splits), WANTS_RESIDUAL=wants_dresidual, **fixed,
+                SPLITS=parts(how.splits), WANTS_RESIDUAL=wants_dresidual, **ROOMY, **fixed,
             )  # fmt: skip
         else:
             partials = _room(3, x, how)

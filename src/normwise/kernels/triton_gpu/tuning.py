@@ -28,8 +28,6 @@ CANDIDATES = (
     Settings(share=0.8),
     Settings(programs=8),
     Settings(programs=8, share=0.0),
-    Settings(elements=4096, warps=16),
-    Settings(elements=4096, warps=16, share=0.0),
     Settings(elements=1024, warps=4, programs=8),
     Settings(elements=1024, warps=4, programs=8, share=0.0),
     Settings(held=2048),
