@@ -107,7 +107,7 @@ def test_every_option_is_there_for_every_kernel_that_has_it() -> None:
     assert {("BY_BATCH", True), ("BY_BATCH", False), ("WANTS_X", True), ("WANTS_X", False)} <= options["gradients_held"]
     for kernel in ("sum_gradients", "normalize_gradients", "gradients_by_last", "gradients_held"):
         assert {("WANTS_RESIDUAL", True), ("WANTS_RESIDUAL", False)} <= options[kernel]
-    for kernel in ("normalize", "sum_gradients", "gradients_held"):  # with given statistics
+    for kernel in ("normalize", "sum_gradients", "gradients_held"):  # with running statistics
         assert ("scale", torch.float64) in options[kernel]
 
 
