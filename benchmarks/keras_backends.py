@@ -53,7 +53,7 @@ normwise's and four of Keras's between threads, and handing over costs more than
 {machine}, {versions}, {date}.
 The load before each backend, by this and other work: {loads}; hand-overs between threads before and after:
 {hand_overs}. `make bench ARGS="--part keras"` writes this page, and
-[the numbers](../benchmarks/results/keras.json) are kept.
+[the numbers](../benchmarks/results/keras.json) are kept.{notes}
 
 {table}
 
@@ -99,6 +99,7 @@ def page(run: dict[str, Any]) -> str:
         date=max(each["date"] for each in found.values())[:10],
         loads=between(loads),
         hand_overs=between(hand_overs, " ms"),
+        notes="".join(f" {each['note']}" for each in found.values() if "note" in each),
         table="\n".join(lines),
     )
 
