@@ -73,7 +73,7 @@ def test_what_it_chose_is_printed_and_kept(tmp_path: Path, monkeypatch: pytest.M
     done = call("8x4", "2x3x5x5", "--dtype", "bfloat16", "--channels-last")
     tuning.known.cache_clear()
     assert asked == [("8x4", "bfloat16", True), ("2x3x5x5", "bfloat16", True)]
-    settings = "elements 2048, warps 8, programs 4, share 0, held 16384, alone 262144, launches 64"
+    settings = "elements 2048, warps 8, programs 4, share 0, held 8192, alone 262144, launches 64"
     chosen = f"0.250 ms with {settings}; 0.500 ms with the default"
     assert done.stdout.splitlines() == [
         f"a GPU, 8x4: {chosen}",
