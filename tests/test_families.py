@@ -4,14 +4,13 @@ By hand: ``PYTHONPATH=.venv/zoo pytest tests/benchmarks/zoo/test_timm.py``, with
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-SESSION = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+from tests.sessions import session
+
 PACKAGES = Path(sys.prefix) / "zoo"
 """The folder into which ``make setup`` puts timm and torchvision."""
 
@@ -20,15 +19,6 @@ PACKAGES = Path(sys.prefix) / "zoo"
 def test_one_architecture_of_each_family_of(source: str) -> None:
     if "CI" not in os.environ and not PACKAGES.exists():
         pytest.skip(f"timm and torchvision are not in {PACKAGES}; `make setup` puts them there")
-    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     own = {"KERAS_BACKEND": "torch"} if source == "keras_applications" else {"PYTHONPATH": str(PACKAGES)}
-    session = subprocess.run(
-        [*SESSION, f"tests/benchmarks/zoo/test_{source}.py"],
-        cwd=ROOT,
-        env={**outer, **own, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3600,
-        check=False,
-    )
-    assert session.returncode == 0, f"{session.stdout[-20000:]}\n{session.stderr[-5000:]}"
+    found = session(f"tests/benchmarks/zoo/test_{source}.py", seconds=3600, **own)
+    assert found.returncode == 0, f"{found.stdout[-20000:]}\n{found.stderr[-5000:]}"

@@ -13,8 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# One of so many rows is used to find a number near the mean.
-EVERY = 16
+from normwise.keras.steps.gather import EVERY
 
 
 def near_mean(inputs: Any, over: tuple[int, ...]) -> Any:

@@ -23,7 +23,7 @@ from normwise.torch.layers.recordable import Recordable
 from normwise.torch.layers.unsaved_buffers import kept_unsaved, make_real, reset_unsaved, skipped_of
 from normwise.torch.steps.buffers import STATISTICS, widen
 from normwise.torch.steps.call import checked, like_torch, normalize_and_update
-from normwise.torch.steps.checks import check_activation, refuse_nested
+from normwise.torch.steps.checks import check_activation, refuse_nested, residual_matches
 from normwise.torch.steps.estimate import update_running
 from normwise.torch.steps.estimate_recomputation import StatisticsMet
 from normwise.torch.steps.normalize_aten import AtenAtAnyOrder
@@ -166,9 +166,8 @@ class TrackedBatchNorm(Recordable, _BatchNorm):
         """The whole of a plain call on a small tensor; None for all others."""
         if residual is not None and not (
             type(residual) is Tensor
-            and residual.is_cpu
+            and residual_matches(residual, input)
             and residual.dtype is input.dtype
-            and residual.shape == input.shape
             and residual.layout is strided
         ):
             return None
