@@ -13,7 +13,7 @@ import pytest
 from normwise.errors import MissingExtra, NormwiseError, UnknownName
 from normwise.installation import extra_command
 from normwise.lab import describe, names
-from normwise.lab.experiment import FOLDER, HEADINGS, load, settings_of
+from normwise.lab.experiment import FOLDER, HEADINGS, load, measures_time, settings_of
 from normwise.lab.results import TOPICS
 
 Make = Callable[..., Path]
@@ -57,6 +57,22 @@ def test_every_experiment_keeps_the_contract(name: str) -> None:
         trials = experiment.trials(settings, range(3))
         assert len(set(trials)) == len(trials)
         assert {trial.seed for trial in trials} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_experiment_that_takes_times_says_so(name: str) -> None:
+    experiment = load(name)
+    clocks = {"normwise.lab.training.timing", "time"}
+    used = modules_of(experiment)
+    for module in used.copy():
+        if module.startswith("normwise.lab"):
+            used |= modules_of(sys.modules[module])
+    assert measures_time(experiment) is bool(clocks & used)
+
+
+def modules_of(module: object) -> set[str]:
+    """The modules that the names of a module come from, or are."""
+    return {str(getattr(value, "__module__", getattr(value, "__name__", ""))) for value in vars(module).values()}
 
 
 def test_sections_are_read_with_lines_joined_and_references_apart(make: Make) -> None:

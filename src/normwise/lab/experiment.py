@@ -17,8 +17,9 @@ It may also hold ``QUICK`` and ``FULL``, smaller and larger ``Settings`` for ``-
 how many seeds it takes where ``SEEDS`` of this file are too few for a small effect; ``TAKES_DATA = True``, where it
 gets its images from ``data`` and its networks from ``networks``, so that other images can take the digits' place;
 ``TESTS = True``, where each seed draws its own training and test images, so that seeds overlap, or ``SHARE``, what is
-left out over what is taken, where they draw something else; and ``NEIGHBOURING``, neighbouring ``Settings`` by name for
-``--setting``, where other ones are wanted than those that follow from the fields ``rates``, ``growth`` and ``width``.
+left out over what is taken, where they draw something else; ``TIMES = True``, where trials measure running times, which
+no other trial may disturb; and ``NEIGHBOURING``, neighbouring ``Settings`` by name for ``--setting``, where other ones
+are wanted than those that follow from the fields ``rates``, ``growth`` and ``width``.
 """
 
 from __future__ import annotations
@@ -204,6 +205,11 @@ def between(rates: Sequence[float]) -> tuple[float, ...]:
 def takes_data(experiment: Experiment) -> bool:
     """True if a user's images can take the digits' place in the experiment."""
     return bool(getattr(experiment, "TAKES_DATA", False))
+
+
+def measures_time(experiment: Experiment) -> bool:
+    """True if the trials of an experiment measure running times, and have to run one at a time with no other beside."""
+    return bool(getattr(experiment, "TIMES", False))
 
 
 def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:

@@ -264,6 +264,28 @@ def test_a_trial_that_raises_is_named_and_the_others_are_kept(make: Make, tmp_pa
     assert len(measured(tmp_path / "out")) == 3
 
 
+@pytest.mark.parametrize("times", [True, False])
+def test_trials_that_measure_times_run_alone(make: Make, tmp_path: Path, times: bool) -> None:
+    diary = tmp_path / "diary"
+    diary.mkdir()
+    write = f"open({str(diary)!r} + f'/{{trial}}', 'w').write(f'{{began}} {{time.time()}}')"
+    deed = f"began = time.time(); time.sleep(0.2); {write}"
+    folder = make(deed=deed, more=f"TIMES = {times}\n")
+    make("is_it_so", deed=deed.replace("{trial}", "other {trial}"))
+    lab.run([], seeds=2, out=tmp_path / "out", folder=folder, workers=2)
+    spans = {path.name: tuple(map(float, path.read_text("utf-8").split())) for path in diary.iterdir()}
+    assert len(spans) == 8
+    beside = {
+        one
+        for one, (begin, end) in spans.items()
+        for other, (start, stop) in spans.items()
+        if one != other and begin < stop and start < end
+    }
+    timed = {name for name in spans if not name.startswith("other")}
+    assert bool(beside & timed) is not times
+    assert beside - timed  # two workers do work side by side
+
+
 def test_a_worker_that_dies_is_reported(make: Make, tmp_path: Path) -> None:
     folder = make(deed="import os; os._exit(9)")
     with pytest.raises(lab.TrialFailed, match=r"^a process that worked on experiment 'does_it_end' died: "):

@@ -55,6 +55,7 @@ DATA = DIGITS
 ARCHITECTURE = "3 hidden layers of 256 ReLU units; 3 convolutions"
 REGIME = Regime.OWN
 TAKES_DATA = True
+TIMES = True
 LESS = AtLeast(1.5, nothing=1.0)
 HARDLY = StaysBelow(2.0)
 NETWORKS = {"dense": "dense", "convolutional": "convolutional"}

@@ -60,6 +60,7 @@ DATA = DIGITS
 ARCHITECTURE = "3 hidden layers of 64 ReLU units"
 REGIME = Regime.OWN
 TAKES_DATA = True
+TIMES = True
 DOUBLE = 1e-10
 SINGLE = 1e-4
 SAVES = 1.05

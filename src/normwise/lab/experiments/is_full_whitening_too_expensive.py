@@ -77,6 +77,7 @@ ARCHITECTURE = "3 hidden layers of 64 ReLU units, and single layers"
 REGIME = Regime.ANOTHER
 TESTS = True
 TAKES_DATA = True
+TIMES = True
 COSTLY = 10.0
 WIDE = 64
 FASTER = 1.2

@@ -57,6 +57,7 @@ ARCHITECTURE = "3 hidden layers of 64 ReLU units"
 REGIME = Regime.OWN
 TESTS = True
 TAKES_DATA = True
+TIMES = True
 LESS = AtLeast(5.0)
 WORSE = -1.0
 NO_WORSE = AtLeast(WORSE, nothing=WORSE)

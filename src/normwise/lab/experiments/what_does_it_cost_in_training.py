@@ -54,6 +54,7 @@ TOPIC = "what the layer is"
 DATA = "parts of scikit-learn's two photographs"
 ARCHITECTURE = "ResNet50, InceptionV3, Xception"
 REGIME = Regime.OWN
+TIMES = True
 FEW = StaysBelow(1.0)
 KEPT = AtLeast(1.25, nothing=1.0)
 LONGER = AtLeast(1.1, nothing=1.0)

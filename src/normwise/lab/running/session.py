@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from normwise.errors import NormwiseError
-from normwise.lab.experiment import FOLDER, describe, load, neighbours_of, takes_data
+from normwise.lab.experiment import FOLDER, describe, load, measures_time, neighbours_of, takes_data
 from normwise.lab.experiment import names as known_names
 from normwise.lab.results import Result
 from normwise.lab.running import devices
@@ -108,7 +109,10 @@ def run(
 
 
 def _worked_off(measuring: Sequence[Measuring], pool: Pool, progress: Progress) -> list[Result]:
-    """All trials of all experiments in one stream, so that no worker waits for the last trial of an experiment."""
+    """All trials of all experiments in one stream, so that no worker waits for the last trial of an experiment.
+
+    Trials that measure times come last, one at a time: side by side they would share the memory and measure each other.
+    """
     trials = {each.name: (each.total, each.total - len(each.missing)) for each in measuring}
     progress.on_plan(trials, pool.count)
     found: dict[str, Result] = {}
@@ -124,11 +128,12 @@ def _worked_off(measuring: Sequence[Measuring], pool: Pool, progress: Progress) 
 
     by_name = {each.name: each for each in measuring}
     left = {each.name: len(each.missing) for each in measuring}
-    tasks = [task for each in measuring for task in each.missing]
+    together = [task for each in measuring if not measures_time(each.experiment) for task in each.missing]
+    alone = [task for each in measuring if measures_time(each.experiment) for task in each.missing]
     for each in measuring:
         if not left[each.name]:
             conclude(each)
-    for task, done in pool.do(tasks):
+    for task, done in chain(pool.do(together), *(pool.do([task]) for task in alone)):
         each = by_name[task.experiment]
         each.take(task, done)
         if not done.error:
