@@ -333,7 +333,7 @@ def test_comparing_leaves_modes_and_the_random_state() -> None:
 def test_wrong_arguments() -> None:
     model = model_to_fold()
     cases: list[tuple[type[Exception], Callable[[], Any], str]] = [
-        (UnknownName, lambda: fold(model, layers=["bn"]), "unknown batch norm 'bn': Known: 1."),
+        (UnknownName, lambda: fold(model, layers=["bn"]), "unknown batch norm 'bn'; known: 1."),
         (TypeError, lambda: fold(model, layers="1"), "layers must be a list of names, received '1': pass ['1']."),
         (
             NormwiseError,
