@@ -201,7 +201,7 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "untracked": (
         lambda: chain(norm=nn.BatchNorm2d(4, track_running_stats=False)),
         "1",
-        "it keeps no running statistics: every batch normalizes itself",
+        "it keeps no running statistics and uses batch statistics in eval mode too",
     ),
     "lazy": (lambda: chain(norm=nn.LazyBatchNorm2d()), "1", "it has not seen an input yet"),
     "whitening": (
