@@ -170,6 +170,17 @@ def test_what_people_type_finds_the_page_that_answers_it(page: str, site: Path, 
         assert page in results(words, site, browser)[:3], words
 
 
+def test_no_two_pages_have_one_title(site: Path) -> None:
+    """What the search finds, and the navigation, show titles only."""
+    titles: dict[str, list[str]] = {}
+    for page in sorted(site.rglob("*.html")):
+        found = re.search(r"<h1>(.*?)<a class=\"headerlink\"", page.read_text("utf-8"))
+        if found and "_static" not in page.parts:
+            titles.setdefault(re.sub(r"<[^>]*>", "", found[1]), []).append(page.relative_to(site).as_posix())
+    assert len(titles) > 150
+    assert {title: pages for title, pages in titles.items() if len(pages) > 1} == {}
+
+
 def test_every_page_leads_on(site: Path) -> None:
     """The navigation has the page before and the page behind it."""
     for page in PAGES:
