@@ -128,7 +128,7 @@ def member_page(source: Path, root: Path) -> str:
         raise SystemExit(f"{source} has no docstring to make its page from.")
     page = page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
     if source.parent.name == "experiments":
-        return page + found(source, root)
+        return page + found(source, root) * (root / KEPT).is_dir()
     return page + ORIGIN if source.parent.name == "checks" else page
 
 
@@ -317,7 +317,10 @@ def found(source: Path, root: Path) -> str:
 
     results = markdown.kept(root / KEPT, source.stem)
     caveats = "".join(f"* {text}\n" for text in markdown.caveats(results))
-    return f"\n## Caveats\n\n{caveats}\n## Verdicts\n\n[All claims](../claims.md)\n" if caveats else ""
+    verdicts = "No results of this experiment are kept in the repository yet."
+    if results:
+        verdicts = f"[What was measured, and the verdicts](../claims.md#{source.stem.replace('_', '-')})"
+    return f"\n## Caveats\n\n{caveats}" * bool(caveats) + f"\n## Verdicts\n\n{verdicts}\n"
 
 
 def claims_page(root: Path) -> str:

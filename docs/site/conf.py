@@ -115,7 +115,7 @@ def _with_searched(_app: Sphinx, page: str, text: list[str]) -> None:
 def _with_package(_app: Sphinx, _page: str, text: list[str]) -> None:
     """Give a page whose title another page has, too, the package of its name behind the title.
 
-    What the search finds, and the navigation, show titles only.
+    The search and the navigation show titles only.
     """
     title = TITLE.search(text[0])
     if title and TITLED[title[1]] > 1 and (call := re.search(rf"\b(normwise[\w.]*)\.{re.escape(title[1])}\(", text[0])):
