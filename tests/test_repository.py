@@ -127,6 +127,7 @@ def test_a_release_takes_every_fragment_into_the_changelog_under_a_topic(tmp_pat
     assert mark
     assert after.startswith(start + mark)
     assert after.endswith(end)
+    assert after.rpartition("\n\n")[2].startswith("Read next: ")  # a paragraph of its own, and no end of the last entry
     new = after.removeprefix(start + mark).removesuffix(end).splitlines()
     assert new[:2] == ["", "## 9.9.9 (2030-01-01)"]
     assert sum(line.startswith("- ") for line in new) == len(entries)
