@@ -50,8 +50,10 @@ PREPOSITIONS = {
 # Words may go on in the next line, which begins with a sign of a comment or a list.
 PATTERNS = {re.compile(pattern.replace(" ", r"[\s#*]+"), re.IGNORECASE): words for pattern, words in INSTEAD.items()}
 FOLDERS = ("src", "docs", "tests", "examples", "benchmarks", "changes", ".github")
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "pyproject.toml")
-PAGES += (".pre-commit-config.yaml", "requirements/constraints.txt")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "pyproject.toml"),
+    *(".pre-commit-config.yaml", "requirements/constraints.txt"),
+)
 SUFFIXES = {".py", ".md", ".toml", ".html", ".yml", ".h", ".cpp"}
 # This list; what is made from files that are read; and sentences of the lab that were measured as they stand.
 NOT_READ = (
