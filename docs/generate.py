@@ -20,12 +20,11 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script finds its own folder only
-from docs import diagnosis_page, read_next, tour  # noqa: E402 - the line above is for them
+from docs import diagnosis_page, read_next, same_arguments, tour  # noqa: E402 - the line above is for them
 from docs.tour import KEPT, NOTICE  # noqa: E402
 
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
 FORMULA = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +.*)?(?=\n|\Z))*)", re.MULTILINE)
-SAME = re.compile(r"arguments as `([A-Z]\w+)`")
 ARGUMENT = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?: ")
 # The end of each page of a check.
 ORIGIN = """
@@ -129,7 +128,7 @@ def member_page(source: Path, root: Path) -> str:
         raise SystemExit(f"{source} has no docstring to make its page from.")
     page = page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
     if source.parent.name == "experiments":
-        return page + found(source, root)
+        return page + found(source, root) * (root / KEPT).is_dir()
     return page + ORIGIN if source.parent.name == "checks" else page
 
 
@@ -181,9 +180,7 @@ def exported_pages(
         docstring = ast.get_docstring(nodes[-1]) if nodes else None
         if not docstring:
             raise SystemExit(f"{name} in {source} has no docstring to make its page from.")
-        page = re.sub(
-            SAME, r"arguments as [`\1`](\1.md)", page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
-        )
+        page = page_of(docstring, name, f"{package}.{name}", source.relative_to(root))
         if called := nodes[-1] if isinstance(nodes[-1], ast.FunctionDef) else initializer(nodes[-1], body, root):
             page = page.replace(f"`{package}.{name}`", f"```text\n{signature(called, f'{package}.{name}')}\n```", 1)
         found[Path("docs", folder, f"{name}.md")] = page
@@ -191,7 +188,7 @@ def exported_pages(
         lines.append(f"- [{name}]({name}.md): {summary}\n")
     notice = NOTICE.format(source=top.relative_to(root).as_posix())
     text = f"{notice}# {title}\n\nYou import these names from `{package}`.\n\n{''.join(lines)}"
-    return {**found, Path("docs", folder, "index.md"): text}
+    return {**same_arguments.with_arguments(found), Path("docs", folder, "index.md"): text}
 
 
 def initializer(node: ast.ClassDef, body: list[ast.stmt], root: Path) -> ast.FunctionDef | None:
@@ -320,7 +317,10 @@ def found(source: Path, root: Path) -> str:
 
     results = markdown.kept(root / KEPT, source.stem)
     caveats = "".join(f"* {text}\n" for text in markdown.caveats(results))
-    return f"\n## Caveats\n\n{caveats}\n## Verdicts\n\n[All claims](../claims.md)\n" if caveats else ""
+    verdicts = "No results of this experiment are kept in the repository yet."
+    if results:
+        verdicts = f"[What was measured, and the verdicts](../claims.md#{source.stem.replace('_', '-')})"
+    return f"\n## Caveats\n\n{caveats}" * bool(caveats) + f"\n## Verdicts\n\n{verdicts}\n"
 
 
 def claims_page(root: Path) -> str:

@@ -28,6 +28,8 @@ INSTEAD = {
     r"\bin silence\b": "silently, or without a warning",
     r"\bgiven statistics\b": "running statistics",
     r"\belementary operations\b": "plain PyTorch operations",
+    r"\bbatch(?:es)? (?:normaliz|whiten)\w+ (?:by )?(?:itself|themselves)\b": "batch statistics are used",
+    r"\bnothing to do with\b": "unrelated, or does not depend on",
     r"\bFused(?:BatchNorm|Whitening)\b": "TrackedBatchNorm; fused is for several operations in one kernel",
     r"\bneeds \w+ no more\b": "works without",
     r"\bthat are meant\b": "to change",
@@ -48,7 +50,10 @@ PREPOSITIONS = {
 # Words may go on in the next line, which begins with a sign of a comment or a list.
 PATTERNS = {re.compile(pattern.replace(" ", r"[\s#*]+"), re.IGNORECASE): words for pattern, words in INSTEAD.items()}
 FOLDERS = ("src", "docs", "tests", "examples", "benchmarks", "changes", ".github")
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", "pyproject.toml")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "pyproject.toml"),
+    *(".pre-commit-config.yaml", "requirements/constraints.txt"),
+)
 SUFFIXES = {".py", ".md", ".toml", ".html", ".yml", ".h", ".cpp"}
 # This list; what is made from files that are read; and sentences of the lab that were measured as they stand.
 NOT_READ = (

@@ -104,6 +104,15 @@ def test_the_version_stands_in_one_place() -> None:
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [declared]
 
 
+def test_before_a_commit_runs_what_make_check_runs_but_the_types() -> None:
+    hooks = re.findall(r"entry: \.venv/bin/(.+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    target = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert target
+    # Those of ruff look at the files of the commit, and the format is corrected.
+    checks = [re.sub(r"( --check)? \.$", "", line) for line in re.findall(r"\$\(BIN\)/(.+)", target[1])]
+    assert [each.removesuffix(" --force-exclude") for each in hooks] == [each for each in checks if each != "mypy"]
+
+
 def fragments(folder: Path) -> list[Path]:
     return [path for path in (folder / "changes").glob("*.md") if path.name != "template.md"]
 
@@ -127,6 +136,7 @@ def test_a_release_takes_every_fragment_into_the_changelog_under_a_topic(tmp_pat
     assert mark
     assert after.startswith(start + mark)
     assert after.endswith(end)
+    assert after.rpartition("\n\n")[2].startswith("Read next: ")  # a paragraph of its own, and no end of the last entry
     new = after.removeprefix(start + mark).removesuffix(end).splitlines()
     assert new[:2] == ["", "## 9.9.9 (2030-01-01)"]
     assert sum(line.startswith("- ") for line in new) == len(entries)

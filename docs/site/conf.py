@@ -7,6 +7,7 @@ server. The pages stay plain Markdown that reads well without it: what the site 
 import re
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 from docutils import nodes  # type: ignore[import-untyped]  # it has no types
@@ -43,6 +44,14 @@ suppress_warnings = ["misc.highlighting_failure"]  # a fragment of output among 
 # What people search for, by the page that answers it.
 SEARCHED: dict[str, list[str]] = tomllib.loads((DOCS / "site/searched.toml").read_text("utf-8"))
 
+TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+# How often a page has this title: two rooms may have the same name, such as a callback for Keras and for Lightning.
+TITLED = Counter(
+    found[1]
+    for file in DOCS.rglob("*.md")
+    if "source" not in file.parts and (found := TITLE.search(file.read_text("utf-8")))
+)
+
 # What the navigation holds, in this order: a caption, and pages or folders of pages.
 NAVIGATION = {
     "For users": [
@@ -68,6 +77,7 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _with_navigation)
     app.connect("source-read", _with_searched)
+    app.connect("source-read", _with_package)
     app.connect("builder-inited", lambda app: embedded.write(Path(app.outdir)))
     app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
 
@@ -100,6 +110,16 @@ def _with_searched(_app: Sphinx, page: str, text: list[str]) -> None:
     """Make what people search for main entries of the page's index, behind its text."""
     if page in SEARCHED:
         text[0] += "".join(f"\n\n```{{index}} ! {words}\n```\n" for words in SEARCHED[page])
+
+
+def _with_package(_app: Sphinx, _page: str, text: list[str]) -> None:
+    """Give a page whose title another page has, too, the package of its name behind the title.
+
+    The search and the navigation show titles only.
+    """
+    title = TITLE.search(text[0])
+    if title and TITLED[title[1]] > 1 and (call := re.search(rf"\b(normwise[\w.]*)\.{re.escape(title[1])}\(", text[0])):
+        text[0] = text[0].replace(title[0], f"{title[0]} ({call[1]})", 1)
 
 
 def _toctree(entries: list[str], caption: str = "") -> str:

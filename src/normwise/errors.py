@@ -1,10 +1,13 @@
 """The few errors that a caller would want to catch; each message is one sentence that says what to do."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 MANY = 12
 """More names than these are not listed in an error."""
+MIN_WORD = 2
+"""A word of so few letters is part of too many names."""
 
 
 class NormwiseError(Exception):
@@ -12,7 +15,7 @@ class NormwiseError(Exception):
 
 
 class UnknownName(NormwiseError, ValueError):
-    """A name that is not in the list it is looked up in; the message names the nearest ones.
+    """A name that is not in the list it is looked up in; the message names those that are like it or contain it.
 
     Args:
         kind: what the name stands for, for example ``"activation"``.
@@ -28,6 +31,10 @@ class UnknownName(NormwiseError, ValueError):
         unknown month 'juny': did you mean 'june' or 'july'? `cal` shows all 14.
         >>> print(UnknownName("name", "ney", ["net"], place="in nets.py"))
         unknown name 'ney' in nets.py: did you mean 'net'? Known: net.
+        >>> print(UnknownName("check", "stale", ["stale_statistics", "wrong_axis"]))
+        unknown check 'stale': did you mean 'stale_statistics'? Known: stale_statistics, wrong_axis.
+        >>> print(UnknownName("month", "x", ["june", "july"]))
+        unknown month 'x'; known: july, june.
     """
 
     def __init__(
@@ -35,15 +42,23 @@ class UnknownName(NormwiseError, ValueError):
     ) -> None:
         names = sorted(known)
         many = len(names) > MANY
-        near = [repr(each) for each in get_close_matches(str(name), names, n=3 if many else 1)]
-        hint = f"did you mean {' or '.join([', '.join(near[:-1])] * (len(near) > 1) + near[-1:])}? " if near else ""
+        near = [repr(each) for each in _near(str(name), names)[: 3 if many else 1]]
+        hint = f": did you mean {' or '.join([', '.join(near[:-1])] * (len(near) > 1) + near[-1:])}? " if near else "; "
+        known_are = "Known:" if near else "known:"
         if not many:
-            rest = f"Known: {', '.join(names)}." if names else "there are no names to choose from."
+            rest = f"{known_are} {', '.join(names)}." if names else "there are no names to choose from."
         elif all_of_them:
             rest = f"{all_of_them} shows all {len(names)}."
         else:
-            rest = f"Known: {', '.join(names[:MANY])}, and {len(names) - MANY} more."
-        super().__init__(f"unknown {kind} {name!r}{' ' * bool(place)}{place}: {hint}{rest}")
+            rest = f"{known_are} {', '.join(names[:MANY])}, and {len(names) - MANY} more."
+        super().__init__(f"unknown {kind} {name!r}{' ' * bool(place)}{place}{hint}{rest}")
+
+
+def _near(name: str, names: list[str]) -> list[str]:
+    """The names that are spelt nearly as this one, then those that contain it, as a user may remember one word only."""
+    word = re.sub(r"\W+", "_", name.strip()).strip("_").lower()
+    containing = [each for each in names if len(word) > MIN_WORD and word in each.lower()]
+    return list(dict.fromkeys([*get_close_matches(name, names), *containing]))
 
 
 class MissingExtra(NormwiseError, ImportError):

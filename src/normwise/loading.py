@@ -86,7 +86,9 @@ def named_object(place: str, what: str) -> Any:
     source, _, name = place.rpartition(":")
     module = _imported(source)
     if not hasattr(module, name):
-        known = [each for each in vars(module) if not each.startswith("_")]
+        known = [
+            each for each, it in vars(module).items() if not each.startswith("_") and not isinstance(it, ModuleType)
+        ]
         raise UnknownName("name", name, known, place=f"in {source}")
     return getattr(module, name)
 

@@ -122,7 +122,7 @@ def test_swap_to_domains() -> None:
             "swap nets.py:plain --to group",
             "nets.py:plain: nothing swapped: the model has no normalization layer; nothing was written.",
         ),
-        ("fold nets.py:net --layers 2", "unknown batch norm '2': Known: 1."),
+        ("fold nets.py:net --layers 2", "unknown batch norm '2'; known: 1."),
     ],
 )
 def test_what_changes_nothing_writes_nothing(line: str, sentence: str) -> None:

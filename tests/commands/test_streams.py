@@ -136,7 +136,7 @@ def test_terminals_and_locales(variables: dict[str, str]) -> None:
         ({"NORMWISE_KERNEL": "gpu"}, "info --why 32x64", "unknown kernel 'gpu' in NORMWISE_KERNEL: did you mean 'cpu'? "
                                                          "Known: aten, cpu, triton, two_pass."),
         ({"KERAS_BACKEND": "typo"}, "recalibrate a.keras --data a.npz --out b.keras", "unknown backend "
-         "'typo' in KERAS_BACKEND: Known: jax, tensorflow, torch."),
+         "'typo' in KERAS_BACKEND; known: jax, tensorflow, torch."),
         ({"KERAS_BACKEND": "Torch"}, "adapt a.keras --data a.npz --out b.keras", "unknown backend "
          "'Torch' in KERAS_BACKEND: did you mean 'torch'? Known: jax, tensorflow, torch."),
     ],

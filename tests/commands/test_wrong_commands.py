@@ -77,11 +77,11 @@ WRONG: list[tuple[str, str]] = [
         "recalibarte",
         f"unknown command 'recalibarte': did you mean 'recalibrate'? {KNOWN}",
     ),
-    ("train", f"unknown command 'train': {KNOWN}"),
+    ("train", f"unknown command 'train'; {KNOWN.lower()}"),
     ("lab rum", "unknown command 'rum': did you mean 'run'? Known: compare, list, run."),
     ("--versoin", "unknown option '--versoin': did you mean '--version'? Known: --help, --version."),
-    ("-v", "unknown option '-v': Known: --help, --version."),
-    ("lab --jsn", "unknown option '--jsn': Known: --help."),
+    ("-v", "unknown option '-v'; known: --help, --version."),
+    ("lab --jsn", "unknown option '--jsn'; known: --help."),
     ("info --jsn", f"unknown option '--jsn': did you mean '--json'? {OF_INFO}"),
     ("info --json=1", "--json takes no value: leave out the = sign and what follows."),
     ("info --why", "--why needs a value, which is missing: write the value after --why."),
@@ -93,7 +93,7 @@ WRONG: list[tuple[str, str]] = [
     ("lab run --seeds", "--seeds needs a value, which is missing: write the value after --seeds."),
     (f"{COMPARE} --bugdet 5m", f"unknown option '--bugdet': did you mean '--budget'? {OF_COMPARE}"),
     (f"{RECALIBRATE} --tolernace 1", f"unknown option '--tolernace': did you mean '--tolerance'? {OF_RECALIBRATE}"),
-    (f"{ADAPT} --estimator ema", f"unknown option '--estimator': {OF_ADAPT}"),
+    (f"{ADAPT} --estimator ema", f"unknown option '--estimator'; {OF_ADAPT.lower()}"),
     ("recalibrate", NEEDS.format("MODEL")),
     ("recalibrate nets.py:net", NEEDS.format("--data")),
     ("recalibrate nets.py:net --data rows.npz", NEEDS.format("--out")),
@@ -112,7 +112,7 @@ WRONG: list[tuple[str, str]] = [
     ("info --why ''", SHAPE.format("")),
     ("info --why 4x3 --dtype flaot32", "unknown dtype 'flaot32': did you mean 'float32'? Known: bfloat16, float16, "
                                        "float32, float64."),
-    ("info --why 4x3 --dtype int8", "unknown dtype 'int8': Known: bfloat16, float16, float32, float64."),
+    ("info --why 4x3 --dtype int8", "unknown dtype 'int8'; known: bfloat16, float16, float32, float64."),
     ("info --dtype float16", "--dtype describes the tensor of --why, which is missing: give --why SHAPE too, or leave "
                              "out --dtype."),
     ("info --dtype float32 --json", "--dtype describes the tensor of --why, which is missing: give --why SHAPE too, or "
@@ -124,12 +124,16 @@ WRONG: list[tuple[str, str]] = [
     ("info --mask", "--mask describes the tensor of --why, which is missing: give --why SHAPE too, or leave out "
                     "--mask."),
     # lab run
-    ("lab run typo", f"unknown experiment 'typo': `normwise lab list` shows all {EXPERIMENTS}."),
+    ("lab run typo", f"unknown experiment 'typo'; `normwise lab list` shows all {EXPERIMENTS}."),
     ("lab run does_it_need_large_batch", "unknown experiment 'does_it_need_large_batch': did you mean "
      "'does_it_need_large_batches' or 'does_the_batch_leak'? `normwise lab "
      f"list` shows all {EXPERIMENTS}."),
-    ("lab run does_it_train_faster typo", f"unknown experiment 'typo': `normwise lab list` shows all {EXPERIMENTS}."),
-    ("lab run ''", f"unknown experiment '': `normwise lab list` shows all {EXPERIMENTS}."),
+    ("lab run does_it_train_faster typo", f"unknown experiment 'typo'; `normwise lab list` shows all {EXPERIMENTS}."),
+    ("lab run vanishing", "unknown experiment 'vanishing': did you mean 'does_it_cure_vanishing_gradients'? `normwise "
+     f"lab list` shows all {EXPERIMENTS}."),
+    ("lab run 'Vanishing gradients'", "unknown experiment 'Vanishing gradients': did you mean "
+     f"'does_it_cure_vanishing_gradients'? `normwise lab list` shows all {EXPERIMENTS}."),
+    ("lab run ''", f"unknown experiment ''; `normwise lab list` shows all {EXPERIMENTS}."),
     ("lab run --seeds 1", "--seeds must be a whole number of 2 or more, received '1'."),
     ("lab run --seeds -1", "--seeds must be a whole number of 2 or more, received '-1'."),
     ("lab run --seeds many", "--seeds must be a whole number of 2 or more, received 'many'."),
@@ -220,7 +224,7 @@ WRONG: list[tuple[str, str]] = [
     (f"{RECALIBRATE} --estimator ema --tolerance 0.1", "tolerance needs an estimator that knows more with every batch, "
      "received 'ema': use 'pooled' or 'cumulative', or leave it out."),
     (f"{RECALIBRATE} --upstream bach", "unknown upstream 'bach': did you mean 'batch'? Known: batch, inference."),
-    (f"{ADAPT} --upstream ''", "unknown upstream '': Known: batch, inference."),
+    (f"{ADAPT} --upstream ''", "unknown upstream ''; known: batch, inference."),
     (f"{RECALIBRATE} --batches 0", "--batches must be a whole number of 1 or more, received '0'."),
     (f"{RECALIBRATE} --batches -1", "--batches must be a whole number of 1 or more, received '-1'."),
     (f"{ADAPT} --batches two", "--batches must be a whole number of 1 or more, received 'two'."),

@@ -53,7 +53,7 @@ MODELS: list[tuple[str, str]] = [
                      "`if __name__ == '__main__':`."),
     ("broken.py:net", "broken.py could not be imported: IndexError in line 2 of broken.py: list index out of range."),
     ("nets.py:nett", "unknown name 'nett' in nets.py: did you mean 'net'? Known: Narrow, batches, chatty, empty, "
-                     "fails, generator, leaves, nans, net, nn, nothing, number, and 3 more."),
+                     "fails, generator, leaves, nans, net, nothing, number, wide."),
     ("nets.py:number", "nets.py:number must be a model or a function that returns one, received an int: write the "
                        "name of one."),
     ("nets.py:wide", "nets.py:wide needs the arguments 'width', 'depth', and normwise calls it without arguments: give "
@@ -144,7 +144,7 @@ WEIGHTS: list[tuple[str, str]] = [
                "--weights two.pt:student."),
     ("two.pt:studnet", "unknown key of weights 'studnet' in 'two.pt': did you mean 'student'? Known: student, "
                        "teacher."),
-    ("two.pt:ema", "unknown key of weights 'ema' in 'two.pt': Known: student, teacher."),
+    ("two.pt:ema", "unknown key of weights 'ema' in 'two.pt'; known: student, teacher."),
     ("nots.pt:ema", "there is no file 'nots.pt': give the path of the weights."),
 ]  # fmt: skip
 OUT: list[tuple[str, str]] = [

@@ -206,3 +206,9 @@ def test_the_claims_have_a_page_where_results_are_kept(clone: Path) -> None:
     )
     edition = "· no verdict: of the first edition, to be measured again"
     assert f"| It helps. |  | scikit-learn's digits, 8 x 8, or data of its own | {edition} | 2.0 points" in page
+    link = "\n## Verdicts\n\n[What was measured, and the verdicts](../claims.md#does-it-help)\n"
+    assert link in generate.pages(clone)[Path("docs/experiments/does_it_help.md")]
+    assert "\n### [Does it help?](experiments/does_it_help.md)\n" in page
+    (clone / "src/normwise/lab/experiments/is_it_new.py").write_text(EXPERIMENT)
+    not_yet = "\n## Verdicts\n\nNo results of this experiment are kept in the repository yet.\n"
+    assert not_yet in generate.pages(clone)[Path("docs/experiments/is_it_new.md")]

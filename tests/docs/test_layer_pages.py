@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import normwise.torch
+from docs.same_arguments import SAME
 from tests.docs.test_generate import generate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,10 +118,42 @@ def test_everything_that_is_exported_has_a_page_and_an_entry_in_the_index() -> N
         page = (ROOT / "docs/layers" / f"{name}.md").read_text(encoding="utf-8")
         docstring = inspect.getdoc(getattr(normwise.torch, name))
         assert docstring is not None
-        text = generate.SAME.sub(r"arguments as [`\1`](\1.md)", generate.markdown(docstring))
+        text = generate.markdown(docstring)
+        if refers := SAME.search(text):
+            linked = refers[0].replace(f"`{refers[1]}`", f"[`{refers[1]}`]({refers[1]}.md)")
+            first, heading, rest = text.replace(refers[0], linked).partition("\n## ")
+            assert f"\n\n{first}\n## Args\n" in page
+            text = heading.strip("\n") + rest
         assert re.search(rf"\n# {name}\n\n(`|```text\n)normwise\.torch\.{name}[`(]", page), name
         assert f"\n\n{text}\nRead next: " in page
         assert f"\n- [{name}]({name}.md): " in index
+
+
+@pytest.mark.parametrize("folder", ["layers", "keras_layers", "doors", "functional", "callbacks/keras", "testing"])
+def test_a_page_explains_every_argument_of_its_call(folder: str) -> None:
+    """A reader of BatchNorm2d's page finds its arguments there, and not on the page of BatchNorm1d."""
+    explained = 0
+    for page in sorted((ROOT / "docs" / folder).glob("*.md")):
+        text = page.read_text("utf-8")
+        call = re.search(r"```text\n(normwise[\w.]*\(.*?)\n```", text, re.DOTALL)
+        names = set(re.findall(r"(?:\(|, |^ +)\**(\w+): ", call[1], re.MULTILINE)) if call else set()
+        assert names - set(re.findall(r"^- `\**(\w+)`: ", text, re.MULTILINE)) == set(), page
+        explained += len(names)
+    assert explained >= 3
+
+
+def test_a_page_without_an_argument_leaves_it_out() -> None:
+    page = (ROOT / "docs/layers/LazyBatchNorm2d.md").read_text("utf-8")
+    assert "- `eps`: " in page
+    assert "- `num_features`: " not in page
+
+
+def test_arguments_of_a_page_that_has_none_end_the_generation(clone: Path) -> None:
+    file = clone / "src/normwise/torch/layers.py"
+    file.write_text(LAYERS.replace('"""Freezes."""', '"""Freezes; arguments as ``Norm``."""').replace("Args:", "Note:"))
+    with pytest.raises(SystemExit) as error:
+        generate.pages(clone)
+    assert str(error.value) == "docs/layers/freeze.md has the arguments of Norm, whose page has none."
 
 
 def test_a_layers_page_says_every_default() -> None:

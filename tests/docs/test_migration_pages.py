@@ -40,3 +40,15 @@ def test_every_name_of_normwise_exists(page: str) -> None:
         assert reduce(getattr, name.strip(".").split("."), normwise) is not None, name
     layers = {name for name in re.findall(r"\| `(?:nn\.)?(\w+Norm\w*)\(", text) if hasattr(normwise.torch, name)}
     assert "BatchNorm2d" in layers
+
+
+@pytest.mark.parametrize("page", [*PAGES, "coming_from_keras.md"])
+def test_a_page_says_old_call_new_call_what_changes_and_how_to_undo_it(page: str) -> None:
+    """The page about several packages says so of each."""
+    text = (DOCS / page).read_text("utf-8")
+    parts = re.split(r"^## ", text, flags=re.MULTILINE)[1:] if "other" in page else [text]
+    assert len(parts) == (5 if "other" in page else 1)
+    for part in parts:
+        assert re.search(r"^\| with \w[^|]*\| with normwise \|$", part, re.MULTILINE), part[:40]
+        assert re.search(r"^(?:## |\*\*)What changes in numbers", part, re.MULTILINE), part[:40]
+        assert re.search(r"to undo it|^\| .*[Bb]ack with", part, re.IGNORECASE | re.MULTILINE), part[:40]

@@ -53,6 +53,10 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
+def test_the_first_page_says_how_to_install_it() -> None:
+    assert "\npip install '.[torch]'" in (ROOT / "docs/index.md").read_text("utf-8").partition("| you want to |")[0]
+
+
 def test_every_page_of_docs_is_in_it(site: Path) -> None:
     pages = {path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")}
     pages = {page for page in pages if "source" not in page.parts}  # what pages are made from
@@ -70,6 +74,13 @@ def test_pages_are_quiet_and_fit(width: int, dark: bool, site: Path, browser: Br
         assert shown.ask("document.documentElement.scrollWidth <= innerWidth"), f"{page} is wider than {width} pixels"
         light = shown.ask("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] > 127")
         assert light is not dark
+
+
+def test_a_wide_table_can_be_read_on_a_phone(site: Path, browser: Browser) -> None:
+    """Moved sideways: its columns are not as narrow as their longest word, which makes a row a screen high."""
+    rows = "Math.max(...[...document.querySelectorAll('article tr')].map(row => row.offsetHeight))"
+    for page, most in {"cases": 260, "claims": 350, "speed": 350}.items():
+        assert browser.open(site / f"{page}.html", width=390).ask(rows) < most, page
 
 
 @pytest.mark.parametrize("width", [1280, 1920])
@@ -168,6 +179,17 @@ def results(words: str, site: Path, browser: Browser) -> list[str]:
 def test_what_people_type_finds_the_page_that_answers_it(page: str, site: Path, browser: Browser) -> None:
     for words in SEARCHED.get(page, ["recalibrate"]):
         assert page in results(words, site, browser)[:3], words
+
+
+def test_no_two_pages_have_one_title(site: Path) -> None:
+    """The search and the navigation show titles only."""
+    titles: dict[str, list[str]] = {}
+    for page in sorted(site.rglob("*.html")):
+        found = re.search(r"<h1>(.*?)<a class=\"headerlink\"", page.read_text("utf-8"))
+        if found and "_static" not in page.parts:
+            titles.setdefault(re.sub(r"<[^>]*>", "", found[1]), []).append(page.relative_to(site).as_posix())
+    assert len(titles) > 150
+    assert {title: pages for title, pages in titles.items() if len(pages) > 1} == {}
 
 
 def test_every_page_leads_on(site: Path) -> None:

@@ -211,7 +211,7 @@ def test_what_is_left_and_why(what: str) -> None:
 def test_wrong_arguments() -> None:
     model = in_a_row((4,), kl.Dense(3), kl.BatchNormalization(name="bn"))
     cases: list[tuple[type[Exception], Callable[[], Any], str]] = [
-        (UnknownName, lambda: fold(model, layers=["norm"]), "unknown batch norm 'norm': Known: m/bn."),
+        (UnknownName, lambda: fold(model, layers=["norm"]), "unknown batch norm 'norm'; known: m/bn."),
         (
             NormwiseError,
             lambda: fold(model, at_most=2),

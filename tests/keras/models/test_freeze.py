@@ -225,7 +225,7 @@ def test_an_error_in_the_middle_leaves_everything(monkeypatch: pytest.MonkeyPatc
 def test_wrong_arguments() -> None:
     model = network(LAYERS["keras"])
     cases: list[tuple[type[Exception], Callable[[], Any], str]] = [
-        (UnknownName, lambda: freeze(model, layers=["bn"]), "unknown normalization layer 'bn': Known: m/norm."),
+        (UnknownName, lambda: freeze(model, layers=["bn"]), "unknown normalization layer 'bn'; known: m/norm."),
         (
             TypeError,
             lambda: freeze(model, layers="norm"),

@@ -297,7 +297,7 @@ def test_wrong_calls_are_refused_in_one_sentence() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"to": "keas"}, "unknown target of swap 'keas': did you mean 'keras'? Known: domains, ghost, group, instance, "
          "keras, layer, normwise, renorm, sync."),
-        ({"layers": ["bm"]}, "unknown normalization layer 'bm': Known: m/bn."),
+        ({"layers": ["bm"]}, "unknown normalization layer 'bm'; known: m/bn."),
         ({"num_groups": 4}, "num_groups is a setting of swap for to='group', received to='keras': leave it out."),
         ({"to": "domains"}, "swap to domains needs their names: pass for example domains=['day', 'night']."),
         ({"to": "domains", "domains": "day"}, "domains must be a list of names, received 'day': pass ['day']."),

@@ -88,7 +88,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"on_tiny_batch": "ignore"},
         ValueError,
-        "unknown on_tiny_batch 'ignore': Known: error, renorm, running.",
+        "unknown on_tiny_batch 'ignore'; known: error, renorm, running.",
     ),
     (
         {"estimator": 3},

@@ -221,7 +221,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: nt.PerDomain(nn.BatchNorm1d(3), ["a", "b"], default="c"),
         ValueError,
-        "unknown domain 'c': Known: a, b.",
+        "unknown domain 'c'; known: a, b.",
     ),
 ]
 
@@ -279,7 +279,7 @@ def test_statistics_from_an_unknown_domain_change_nothing() -> None:
     model.append(nt.PerDomain(nt.BatchNorm1d(3), ["a"]))
     with pytest.raises(UnknownName) as caught, nt.statistics_from(model, "b"):
         pass
-    assert str(caught.value) == "unknown domain 'b': Known: a."
+    assert str(caught.value) == "unknown domain 'b'; known: a."
     assert all(module.training for module in model.modules())
     with pytest.raises(NormwiseError) as none, nt.statistics_from(nn.Sequential(), "b"):
         pass

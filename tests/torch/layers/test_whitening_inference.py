@@ -136,7 +136,7 @@ def test_the_matrix_is_made_once(learns: bool, monkeypatch: pytest.MonkeyPatch) 
         for _ in range(3):
             np.testing.assert_allclose(array(layer(x)), law(layer, x), rtol=1e-9, atol=1e-10)
     assert roots.made == 1
-    layer.running_mean.add_(1)  # the matrix has nothing to do with it
+    layer.running_mean.add_(1)  # the matrix does not depend on it
     layer(x)
     assert roots.made == 1
     layer.running_covariance.mul_(2)

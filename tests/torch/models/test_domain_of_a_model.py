@@ -90,7 +90,7 @@ def test_every_layer_must_have_the_domain_before_anything_is_chosen() -> None:
     model = nn.Sequential(network("a", "b"), network("a", "c"))
     with pytest.raises(UnknownName) as unknown:
         nt.domain(model, "b")
-    assert str(unknown.value) == "unknown domain 'b': Known: a, c."
+    assert str(unknown.value) == "unknown domain 'b'; known: a, c."
 
 
 def test_no_argument_at_all_is_no_model() -> None:

@@ -201,7 +201,7 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "untracked": (
         lambda: chain(norm=nn.BatchNorm2d(4, track_running_stats=False)),
         "1",
-        "it keeps no running statistics: every batch normalizes itself",
+        "it keeps no running statistics and uses batch statistics in eval mode too",
     ),
     "lazy": (lambda: chain(norm=nn.LazyBatchNorm2d()), "1", "it has not seen an input yet"),
     "whitening": (
@@ -333,7 +333,7 @@ def test_comparing_leaves_modes_and_the_random_state() -> None:
 def test_wrong_arguments() -> None:
     model = model_to_fold()
     cases: list[tuple[type[Exception], Callable[[], Any], str]] = [
-        (UnknownName, lambda: fold(model, layers=["bn"]), "unknown batch norm 'bn': Known: 1."),
+        (UnknownName, lambda: fold(model, layers=["bn"]), "unknown batch norm 'bn'; known: 1."),
         (TypeError, lambda: fold(model, layers="1"), "layers must be a list of names, received '1': pass ['1']."),
         (
             NormwiseError,

@@ -270,7 +270,7 @@ def test_wrong_arguments() -> None:
     model = network()
     with pytest.raises(UnknownName) as unknown:
         freeze(model, layers=["bn"])
-    assert str(unknown.value) == "unknown normalization layer 'bn': Known: 1, 3, 4."
+    assert str(unknown.value) == "unknown normalization layer 'bn'; known: 1, 3, 4."
     with pytest.raises(TypeError) as text:
         unfreeze(model, layers="1")
     assert str(text.value) == "layers must be a list of names, received '1': pass ['1']."

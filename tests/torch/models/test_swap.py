@@ -357,7 +357,7 @@ def test_wrong_calls_are_refused_in_one_sentence() -> None:
             "unknown target of swap 'torhc': did you mean 'torch'? Known: domains, ghost, group, instance, "
             "layer, normwise, renorm, sync, torch.",
         ),
-        ({"layers": ["1"]}, "unknown normalization layer '1': Known: 0."),
+        ({"layers": ["1"]}, "unknown normalization layer '1'; known: 0."),
     ]:
         with pytest.raises(UnknownName) as unknown:
             swap(model, **settings)  # type: ignore[arg-type]  # wrong on purpose

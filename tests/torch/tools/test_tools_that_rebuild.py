@@ -232,7 +232,7 @@ def test_without_statistics_every_batch_normalizes_itself(layer: Any) -> None:
     right = copy.deepcopy(model)
     for part in right.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.train()  # a batch, too, normalizes itself
+            part.train()  # with batch statistics, too
             part.track_running_stats = False
     torch.func.replace_all_batch_norm_modules_(model)
     if isinstance(layer, nt.GhostBatchNorm2d):  # whose virtual batches are of training

@@ -5,7 +5,7 @@ What it finds:
     in it, and this share makes the statistics wrong.
 
 Why it is bad:
-    At inference the layer normalizes by a mixture of the data and of numbers that have nothing to do with the data.
+    At inference the layer normalizes by a mixture of the data and of numbers that do not come from the data.
     With PyTorch's momentum of 0.1 the initial values count for 1 % after 44 batches; with Keras's 0.99, after 458.
 
 How it is measured:

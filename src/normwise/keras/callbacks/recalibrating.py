@@ -22,8 +22,8 @@ class RecalibrateStatistics(AfterTrainingBatches):
         \text{ over all data, as it comes in at inference}
 
     What validates, stops or saves in that epoch sees the new statistics: ``val_loss``, ``EarlyStopping``,
-    ``ModelCheckpoint``. The weights and the losses of training are what they are without it, as batches normalize by
-    themselves in training.
+    ``ModelCheckpoint``. The weights and the losses of training are what they are without it, as training
+    uses batch statistics.
 
     "The end" is the last epoch; if training stopped before, it is after that, once the statistics are not those of the
     last recalibration. Its place in the list of callbacks is behind ``EarlyStopping``, so that the weights that this

@@ -38,8 +38,8 @@ FEW_VALUES = 32
 FEW_DIFFERENT = 12
 """Nor do fewer different ones."""
 UNRELATED = 0.15
-"""The mean step between neighbours, as a share of the range, of values in the order of another tensor's: for tensors
-that have nothing to do with each other it is a third, for an activation and its input next to nothing."""
+"""The mean step between neighbours, as a share of the range, of values in the order of another tensor's: for unrelated
+tensors it is a third, for an activation and its input next to nothing."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def group_norm(
         weight: :math:`\gamma`, shape (C,), or None for 1.
         bias: :math:`\beta`, shape (C,), or None for 0.
         eps: added to the variance.
-        activation: a name from ``normwise.kernels.reference_activations``, or None.
+        activation: for example ``"relu"``, ``"silu"``, ``"gelu"`` or, with its slope, ``"leaky_relu:0.2"``; None for
+            the identity. The error about an unknown name lists all.
         residual: the shape of ``input``, added before the activation, or None.
         mask: boolean, True where a value counts: (N, *spatial), or with an axis for the channels, each axis its full
             size or 1. Where it is False the output is 0 and no gradient flows.

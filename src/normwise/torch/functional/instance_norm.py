@@ -50,7 +50,8 @@ def instance_norm(
         use_input_stats: whether to normalize by the input, or else by the running statistics.
         momentum: weight of the new batch in the running statistics.
         eps: added to the variance.
-        activation: a name from ``normwise.kernels.reference_activations``, or None.
+        activation: for example ``"relu"``, ``"silu"``, ``"gelu"`` or, with its slope, ``"leaky_relu:0.2"``; None for
+            the identity. The error about an unknown name lists all.
         residual: the shape of ``input``, added before the activation, or None.
         mask: boolean, True where a value counts: (N, *spatial), or with an axis for the channels, each axis its full
             size or 1. Where it is False the output is 0 and no gradient flows.

@@ -43,7 +43,8 @@ def layer_norm(
         weight: :math:`\gamma`, of ``normalized_shape``, or None for 1.
         bias: :math:`\beta`, of ``normalized_shape``, or None for 0.
         eps: added to the variance.
-        activation: a name from ``normwise.kernels.reference_activations``, or None.
+        activation: for example ``"relu"``, ``"silu"``, ``"gelu"`` or, with its slope, ``"leaky_relu:0.2"``; None for
+            the identity. The error about an unknown name lists all.
         residual: the shape of ``input``, added before the activation, or None.
         mask: boolean, True where a value counts: the axes of ``input``, each its full size or 1, or all but the last,
             as the positions of sequences are. Where it is False the output is 0 and no gradient flows; a value

@@ -54,15 +54,22 @@ class BatchNorm1d(_BatchNormNd, torch.nn.BatchNorm1d):
         eps: :math:`\epsilon`, added to the variance.
         momentum: weight of the new batch in the running statistics; None for the plain average.
         affine: whether to learn :math:`\gamma` and :math:`\beta`.
-        track_running_stats: whether to keep statistics for inference; without them every batch normalizes itself.
+        track_running_stats: whether to keep statistics for inference; without them, batch statistics are used in
+            eval mode too.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
         bias: whether to learn :math:`\beta`.
-        activation: :math:`f`, for example ``"relu"`` or, with its slope, ``"leaky_relu:0.2"``; None for the identity.
+        activation: :math:`f`, for example ``"relu"``, ``"silu"``, ``"gelu"`` or, with its slope, ``"leaky_relu:0.2"``;
+            None for the identity. The error about an unknown name lists all.
         estimator: how batches become running statistics: a name from ``normwise.estimators.names()``, an
             ``Estimator``, or None for torch's moving average. Only ``pooled`` adds an entry to the ``state_dict``.
-        on_tiny_batch: what to do in training with a batch of too few values per channel, one of
-            ``normwise.torch.steps.normalize_tiny``: ``"error"``, ``"running"`` or ``"renorm"``.
+        on_tiny_batch: what to do in training with a batch of too few values per channel: ``"error"`` refuses one value
+            per channel, ``"running"`` normalizes it by the running statistics, ``"renorm"`` renormalizes a batch of
+            fewer than 32, as ``BatchRenorm1d`` does.
+
+    The layer is called with ``layer(input, residual, mask=..., sample_weight=...)``; all but the input may be left out.
+    ``residual`` is :math:`r`, added before the activation. ``mask`` and ``sample_weight`` say which values count, and
+    how much, as in ``normwise.torch.functional.batch_norm``.
 
     The running variance is unbiased, as torch's is: the batch's times n/(n - 1); the batch itself is divided by the
     biased one. Both running statistics stay in float32 when the layer is converted to half precision, and what a

@@ -28,7 +28,7 @@ class DecorrelatedBatchNorm(Whitening):
 
 
 class DecorrelatedBatchNorm1d(DecorrelatedBatchNorm, torch.nn.BatchNorm1d):
-    r"""Batch whitening (ZCA) of (N, C) or (N, C, L): channels that have nothing to do with each other, exactly.
+    r"""Batch whitening (ZCA) of (N, C) or (N, C, L): channels that are exactly uncorrelated.
 
     .. math:: y = f\Big(\gamma \, (\Sigma_g + \epsilon I)^{-1/2} (x - \mu) + \beta + r\Big)
 
@@ -65,7 +65,8 @@ class DecorrelatedBatchNorm1d(DecorrelatedBatchNorm, torch.nn.BatchNorm1d):
         eps: :math:`\epsilon`, added to the eigenvalues of the covariance.
         momentum: weight of the new batch in the running statistics; None for the plain average.
         affine: whether to learn :math:`\gamma` and :math:`\beta`, one per channel.
-        track_running_stats: whether to keep statistics for inference; without them every batch whitens itself.
+        track_running_stats: whether to keep statistics for inference; without them, batch statistics are used
+            in eval mode too.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
         bias: whether to learn :math:`\beta`.

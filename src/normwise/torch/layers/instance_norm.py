@@ -152,10 +152,10 @@ class InstanceNorm1d(_InstanceNormNd, torch.nn.InstanceNorm1d):
         bias: whether to learn :math:`\beta`.
         activation: :math:`f`, for example ``"relu"``; None for the identity.
 
-    ``forward(input, residual=None, *, mask=None)``: the residual is added before the activation; where ``mask``,
-    (N, *spatial) or with an axis for the channels, is False, values do not count, the output is 0, and no gradient
-    flows. Running statistics stay in float32, and what is not finite does not enter them, as in ``BatchNorm1d``; they
-    are always a moving average.
+    The layer is called with ``layer(input, residual, mask=...)``; all but the input may be left out. The residual
+    is :math:`r`, added before the activation; where ``mask``, (N, *spatial) or with an axis for the channels, is
+    False, values do not count, the output is 0, and no gradient flows. Running statistics stay in float32, and what
+    is not finite does not enter them, as in ``BatchNorm1d``; they are always a moving average.
 
     Raises:
         ValueError: an unknown activation, and whatever torch refuses, in torch's words.
@@ -215,6 +215,8 @@ class _LazyInstanceNormNd(LazyNorm, TrackedInstanceNorm, _LazyNormBase):
 class LazyInstanceNorm1d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm1d):
     """An ``InstanceNorm1d`` whose number of channels is that of its first input, or of a checkpoint loaded before.
 
+    Arguments as ``InstanceNorm1d``, without ``num_features``.
+
     Example:
         >>> import torch
         >>> from normwise.torch import LazyInstanceNorm1d
@@ -230,6 +232,8 @@ class LazyInstanceNorm1d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm1d):
 class LazyInstanceNorm2d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm2d):
     """An ``InstanceNorm2d`` whose number of channels is that of its first input.
 
+    Arguments as ``InstanceNorm1d``, without ``num_features``.
+
     Example:
         >>> from normwise.torch import LazyInstanceNorm2d
         >>> type(LazyInstanceNorm2d()).__name__
@@ -241,6 +245,8 @@ class LazyInstanceNorm2d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm2d):
 
 class LazyInstanceNorm3d(_LazyInstanceNormNd, torch.nn.LazyInstanceNorm3d):
     """An ``InstanceNorm3d`` whose number of channels is that of its first input.
+
+    Arguments as ``InstanceNorm1d``, without ``num_features``.
 
     Example:
         >>> from normwise.torch import LazyInstanceNorm3d

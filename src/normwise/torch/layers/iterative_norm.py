@@ -83,7 +83,8 @@ class IterativeNorm1d(IterativeNorm, torch.nn.BatchNorm1d):
         eps: :math:`\epsilon`, added to the diagonal of the covariance.
         momentum: weight of the new batch in the running statistics; None for the plain average.
         affine: whether to learn :math:`\gamma` and :math:`\beta`, one per channel.
-        track_running_stats: whether to keep statistics for inference; without them every batch whitens itself.
+        track_running_stats: whether to keep statistics for inference; without them, batch statistics are used
+            in eval mode too.
         device: of parameters and buffers.
         dtype: of parameters and buffers.
         bias: whether to learn :math:`\beta`.

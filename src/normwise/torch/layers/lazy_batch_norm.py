@@ -36,6 +36,8 @@ class _LazyBatchNormNd(LazyNorm, TrackedBatchNorm, _LazyNormBase, LazyModuleMixi
 class LazyBatchNorm1d(_LazyBatchNormNd, torch.nn.LazyBatchNorm1d):
     """A ``BatchNorm1d`` whose number of channels is that of its first input, or of a checkpoint that is loaded before.
 
+    Arguments as ``BatchNorm1d``, without ``num_features``.
+
     Example:
         >>> import torch
         >>> from normwise.torch import LazyBatchNorm1d
@@ -51,6 +53,8 @@ class LazyBatchNorm1d(_LazyBatchNormNd, torch.nn.LazyBatchNorm1d):
 class LazyBatchNorm2d(_LazyBatchNormNd, torch.nn.LazyBatchNorm2d):
     """A ``BatchNorm2d`` whose number of channels is that of its first input.
 
+    Arguments as ``BatchNorm1d``, without ``num_features``.
+
     Example:
         >>> from normwise.torch import LazyBatchNorm2d
         >>> type(LazyBatchNorm2d()).__name__
@@ -62,6 +66,8 @@ class LazyBatchNorm2d(_LazyBatchNormNd, torch.nn.LazyBatchNorm2d):
 
 class LazyBatchNorm3d(_LazyBatchNormNd, torch.nn.LazyBatchNorm3d):
     """A ``BatchNorm3d`` whose number of channels is that of its first input.
+
+    Arguments as ``BatchNorm1d``, without ``num_features``.
 
     Example:
         >>> from normwise.torch import LazyBatchNorm3d

@@ -43,8 +43,8 @@ class SyncBatchNorm(TrackedBatchNorm):
         eps: :math:`\epsilon`, added to the variance.
         momentum: weight of the new batch in the running statistics; None for the plain average.
         affine: whether to learn :math:`\gamma` and :math:`\beta`.
-        track_running_stats: whether to keep statistics for inference; without them every batch normalizes itself, in
-            inference each process's own.
+        track_running_stats: whether to keep statistics for inference; without them, batch statistics are used in
+            eval mode too, there those of each process's own batch.
         process_group: whose batches are taken together; None for all processes.
         device: of parameters and buffers.
         dtype: of parameters and buffers.

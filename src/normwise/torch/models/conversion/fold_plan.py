@@ -229,7 +229,7 @@ class Plan:
                 return f"it is {with_article(kind.__name__)}, which may do something else than a batch norm does"
             self._insides[id(norm)] = inside
         if norm.running_mean is None or norm.running_var is None:
-            return "it keeps no running statistics: every batch normalizes itself"
+            return "it keeps no running statistics and uses batch statistics in eval mode too"
         if norm.training:
             return "it is in training mode: call eval() on the model before"
         calls = None if self._seen is None else len(self._seen.get(id(norm), []))

@@ -52,7 +52,7 @@ def _reason_to_skip(norm: _BatchNorm, model: nn.Module, asked: bool | None, cova
     else:
         spread = norm.running_var
     if norm.running_mean is None or spread is None:
-        return "it keeps no running statistics: every batch normalizes itself"
+        return "it keeps no running statistics and uses batch statistics in eval mode too"
     if asked is not None:
         return None if asked else "it was not asked for"
     if isinstance(norm, FrozenStatistics):
