@@ -142,7 +142,7 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
     ("words", "code", "sentence"),
     [
         (("nets.py:net", "--data", "nets.py:data"), 2, "unknown name 'net' in nets.py"),
-        (("nets.py:healthy", "--data", "nets.py:empty"), 2, "received no batches"),
+        (("nets.py:healthy", "--data", "nets.py:empty"), 2, "holds no batches"),
         (("nets.py:healthy", "--data", "nets.py:raising"), 2, "the disk is gone"),
         (("nets.py:healthy", "--data", "absent.npz"), 2, "absent.npz"),
         (("nets.py:healthy", "--data", "wrong.npz"), 2, "nets.py:healthy on wrong.npz"),

@@ -21,10 +21,6 @@ import torch
 from torch import nn
 
 IN_THE_NETWORK = "nets.py:net on {} failed: "
-NO_BATCHES = (
-    "recalibrate received no batches, so there is nothing to estimate from: pass data; an iterator that was gone "
-    "through before is empty, its DataLoader is not."
-)
 ITERABLE = (
     IN_THE_NETWORK + "recalibrate needs an iterable of batches, received {}: pass a DataLoader, or a list with one "
     "batch in it."
@@ -107,7 +103,7 @@ DATA: list[tuple[str, str]] = [
     ("data.py:batches", "there is no file 'data.py': give the path of the file with the function in it."),
     ("nets.py:number", ITERABLE.format("nets.py:number", "int")),
     ("nets.py:nothing", ITERABLE.format("nets.py:nothing", "NoneType")),
-    ("nets.py:empty", NO_BATCHES),
+    ("nets.py:empty", "nets.py:empty holds no batches: give it at least one."),
     ("nets.py:fails", "nets.py:fails() failed: ValueError in line 36 of nets.py: no such thing."),
     ("nets.py:nans", "nets.py:net: 0 of 1 batch norms recalibrated with 4 samples in 1 batch; layer '1' skipped: "
                      "all its inputs were NaN or inf; nothing was written."),

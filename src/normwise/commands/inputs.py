@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from normwise.commands import keras_backend, streams
 from normwise.commands.values import Factor, File, Place, Several, Whole, allowed, check_data
-from normwise.errors import MissingExtra
+from normwise.errors import MissingExtra, NormwiseError
 from normwise.frameworks import installed_version
 from normwise.loading import READABLE, attempt, check_file, check_place, check_source, check_suffix, split_key
 
@@ -120,7 +120,10 @@ class Inputs:
             UsageError: options that do not go together.
             NormwiseError: something of it is not there, fails, or does not fit; the sentence says what.
         """
-        return self._of_keras(others) if self.of_keras else self._of_torch(others)
+        found = self._of_keras(others) if self.of_keras else self._of_torch(others)
+        if isinstance(found[1], list | tuple) and not found[1]:
+            raise NormwiseError(f"{self.data} holds no batches: give it at least one.")
+        return found
 
     def _of_torch(self, others: Sequence[str]) -> tuple[Any, Any, list[Any]]:
         given = _is_given("batch_size")
