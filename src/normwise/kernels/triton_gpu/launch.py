@@ -134,7 +134,8 @@ def forward(
     grid = how.pieces[0].groups, how.splits
     with _on(x):
         if how.held:
-            normalize_held[grid[:1]](x, residual, flat, *channel, *written, *_matrix(how), **fixed)
+            roomy = ROOMY if fixed["TILE"].each else {}
+            normalize_held[grid[:1]](x, residual, flat, *channel, *written, *_matrix(how), **roomy, **fixed)
         elif how.by_last:
             normalize_by_last[grid](
                 x, residual, flat, _room(4, x, how), counters(x), *channel, *written, *_matrix(how), *_cut(how),
