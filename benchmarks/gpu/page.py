@@ -23,17 +23,17 @@ TOP = """# Speed on GPUs
 safeguards around it. The kernels of this page are written in Triton and are off until a results file of a real GPU is
 in the repository; `NORMWISE_KERNEL=triton` asks for them, and `normwise info` says so. They serve batch norm (and
 instance norm, which is one) in float32, bfloat16 and float16, in either layout, with an activation, a residual and a
-mask, which all channels share or each has of its own. Group norm and layer norm have no kernel here: their scale and shift belong to other channels than their
-statistics, so that the backward needs two more sums, and a GPU user gets PyTorch's own operator for them, at PyTorch's
-speed.
+mask, which all channels share or each channel has of its own. Group norm and layer norm have no kernel here: their
+scale and shift belong to other channels than their statistics, so that the backward needs two more sums, and a GPU user
+gets PyTorch's own operator for them, at PyTorch's speed.
 
 A small tensor, of less than 4 MB, takes one launch in each direction, where one tile holds a channel or where few
 channels have many values: then several programs work on a channel, and the one that comes last, by an atomic counter,
 puts their sums together in a fixed order and does the second sweep of that channel alone ({alone} KB at most, which it
-finds in the second-level cache). A channel of more takes two launches, and of very many values where the channels come
-last three, because one processor would take longer for it than a launch does: by arithmetic, which no GPU has confirmed.
-`normwise tune` times one launch for all of a small tensor too. Larger tensors take two launches or three for each piece
-that fits the cache, and {launches} in each direction at most.
+finds in the second-level cache). A channel of more takes two launches, or three where the channels come last and many
+programs gather it, because one processor would take longer for it than a launch does: by arithmetic, which no GPU has
+confirmed. `normwise tune` times one launch for all of a small tensor too. Larger tensors take two launches or three for
+each piece that fits the cache, and {launches} in each direction at most.
 
 What is known without a GPU:
 
