@@ -1,4 +1,4 @@
-"""On PyTorch, the kernel that ``NORMWISE_KERNEL`` asks for serves a call of a Keras layer, or the call is refused."""
+"""The kernel that ``NORMWISE_KERNEL`` asks for serves a call of a Keras layer on PyTorch, or the call is refused."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import normwise.torch as nt
 from normwise.errors import KernelUnavailable
 from normwise.kernels import choose
 from normwise.torch import functional
+from normwise.torch.layers.tracked import TrackedBatchNorm
 from tests.torch.every_layer import CASES, C
 
 ASKED = os.environ["NORMWISE_KERNEL"]
@@ -80,7 +81,7 @@ def layers() -> Iterator[Made]:
                     yield Made(f"{name}, {what}, {mode}", partial(called, layer, given), x)
         for policy in () if few or "pooled" in name else ("running", "renorm"):
             layer = case.make()
-            if hasattr(layer, "on_tiny_batch") and not name.startswith(WHITENING):
+            if isinstance(layer, TrackedBatchNorm) and not name.startswith(WHITENING):
                 layer._settle(None, None, policy)
                 for width in (3, 1):
                     small = x[:1, :, :1, :width]
@@ -136,7 +137,7 @@ def served(run: Callable[[], object]) -> set[str] | None:
 
 
 def assert_obeyed(name: str, found: set[str] | None) -> None:
-    """By the kernel that was asked for and no other, or refused."""
+    """Hold that the kernel that was asked for served, and no other; or that the call was refused."""
     assert choose._ASKED == ASKED
     if found is None:
         assert ASKED != "two_pass"  # which serves everything
@@ -181,7 +182,7 @@ def test_a_call_under_a_transform(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMED)
 def test_a_call_that_is_recorded(name: str) -> None:
-    """What is recorded is what is asked for, or nothing is."""
+    """A recording holds what is asked for, or there is none."""
     made = MADE[name]
     assert_obeyed(name, served(lambda: make_fx(made.run)(made.x)))
 
@@ -189,4 +190,4 @@ def test_a_call_that_is_recorded(name: str) -> None:
 def test_nothing_is_left_to_another_by_chance() -> None:
     """Plain batches are served, whatever is asked for."""
     for name in ("BatchNorm2d, plain, training", "InstanceNorm2d, plain, inference", "batch_norm, plain"):
-        assert served(lambda name=name: MADE[name].run(MADE[name].x)) == ({ASKED} & {*OPERATORS})
+        assert served(partial(MADE[name].run, MADE[name].x)) == ({ASKED} & {*OPERATORS})
