@@ -8,7 +8,7 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the
 processes in which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``. With a GPU,
 ``make test DEVICE=cuda`` runs the same tests there, compiled. ``tests/test_asked.py`` starts a process for each name
-that ``NORMWISE_KERNEL`` may have; by hand, ``NORMWISE_KERNEL=cpu pytest tests/kernels/asked``.
+that ``NORMWISE_KERNEL`` may have; by hand, ``NORMWISE_KERNEL=cpu pytest tests/kernels/test_asked_by_name.py``.
 """
 
 import os
@@ -40,7 +40,7 @@ if "TRITON_INTERPRET" not in os.environ and "NORMWISE_TEST_DEVICE" not in os.env
 # TensorFlow and Triton crash in one process (TensorFlow 2.21 first, then Triton 3.7), and torch.compile imports Triton.
 collect_ignore_glob += ["src/normwise/__init__.py"]
 if "NORMWISE_KERNEL" not in os.environ:
-    collect_ignore_glob += ["tests/kernels/asked"]
+    collect_ignore_glob += ["tests/kernels/test_asked_by_name.py"]
 if find_spec("triton") is None:
     collect_ignore_glob += ["src/normwise/kernels/triton_gpu"]
 

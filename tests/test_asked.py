@@ -15,5 +15,5 @@ def test_it_serves_every_call_or_refuses_it(name: str) -> None:
     if name == "cpu" and not built():
         pytest.skip("the compiled kernels are not built")
     interpreted = {"TRITON_INTERPRET": "1"} if name == "triton" else {}
-    found = session("tests/kernels/asked", seconds=1800, NORMWISE_KERNEL=name, **interpreted)
+    found = session("tests/kernels/test_asked_by_name.py", seconds=1800, NORMWISE_KERNEL=name, **interpreted)
     assert found.returncode == 0, f"{found.stdout[-20000:]}\n{found.stderr[-5000:]}"

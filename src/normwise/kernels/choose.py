@@ -2,9 +2,9 @@
 
 ``NORMWISE_KERNEL=cpu``, ``aten``, ``two_pass`` or ``triton`` in the environment asks for one by name: it is then used
 for every call, and a call that it cannot serve is an error, never a silent change to another
-(``tests/kernels/asked/``). That is for PyTorch's tensors; on JAX, another name than ``cpu`` leaves the call to
-``keras.ops``. ``triton`` is used only where it is asked for (``choose_triton.py``), and for batch and instance norm
-only. Layers that whiten have one implementation, and ask for none; gradients of gradients are plain operations.
+(``tests/kernels/test_asked_by_name.py``). That is for PyTorch's tensors; on JAX, another name than ``cpu`` leaves the
+call to ``keras.ops``. ``triton`` is used only where it is asked for (``choose_triton.py``), and for batch and instance
+norm only. Layers that whiten have one implementation, and ask for none; gradients of gradients are plain operations.
 """
 
 from __future__ import annotations
