@@ -7,7 +7,8 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 ``tests/test_families.py`` starts processes that find timm and torchvision, which stand in a folder of their own.
 In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the
 processes in which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``. With a GPU,
-``make test DEVICE=cuda`` runs the same tests there, compiled.
+``make test DEVICE=cuda`` runs the same tests there, compiled. ``tests/test_asked.py`` starts a process for each name
+that ``NORMWISE_KERNEL`` may have; by hand, ``NORMWISE_KERNEL=cpu pytest tests/kernels/test_asked_by_name.py``.
 """
 
 import os
@@ -38,6 +39,8 @@ if "TRITON_INTERPRET" not in os.environ and "NORMWISE_TEST_DEVICE" not in os.env
 # For its examples pytest asks a module for every name that ``dir`` gives, and there that brings in all frameworks.
 # TensorFlow and Triton crash in one process (TensorFlow 2.21 first, then Triton 3.7), and torch.compile imports Triton.
 collect_ignore_glob += ["src/normwise/__init__.py"]
+if "NORMWISE_KERNEL" not in os.environ:
+    collect_ignore_glob += ["tests/kernels/test_asked_by_name.py"]
 if find_spec("triton") is None:
     collect_ignore_glob += ["src/normwise/kernels/triton_gpu"]
 
@@ -68,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     pytest-xdist gives each worker a part of the list, and who is done takes from the ends of the others' parts. So each
     part begins with some of the sessions.
     """
-    names = ("test_keras.py", "test_families.py", "test_triton.py")
+    names = ("test_keras.py", "test_families.py", "test_triton.py", "test_asked.py")
     sessions = sorted((item for item in items if item.path.name in names), key=lambda item: names.index(item.path.name))
     others = [item for item in items if item.path.name not in names]
     workers, left = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(items)

@@ -76,7 +76,7 @@ class Problem(NamedTuple):
     mean: Tensor
     var: Tensor
     residual: Tensor | None
-    mask: Tensor | None  # with 1 for the channels
+    mask: Tensor | None  # with 1 for the channels where ``problem`` makes it
     activation: str | None
     training: bool
     eps: float = 1e-5
@@ -152,7 +152,7 @@ def _sizes(p: Problem, batch: Moments) -> Sizes:
         ratio=np.abs(mean).reshape(along) * inv,
         inv=inv,
         scale=np.abs(scale),
-        values=max(batch.count, 1.0),
+        values=np.maximum(batch.count, 1.0).reshape(along) if np.ndim(batch.count) else max(batch.count, 1.0),
     )
 
 

@@ -43,7 +43,7 @@ class Sizes(NamedTuple):
     ratio: F64  # |mean| / s
     inv: F64  # 1 / s
     scale: F64  # |scale|
-    values: float  # per channel
+    values: F64 | float  # of each channel, or per channel
 
 
 class Bounds(NamedTuple):

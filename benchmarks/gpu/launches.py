@@ -73,6 +73,7 @@ class Asked(NamedTuple):
     activation: str | None = "relu"
     adds: bool = False
     masked: bool = False
+    each: bool = False  # whether the mask is not the same for all channels
     by_batch: bool = True
     settings: Settings = DEFAULT  # what is tuned; the defaults, whatever this machine's user has tuned
     parameters: torch.dtype | None = torch.float32  # of scale and shift; None where there are none
@@ -121,7 +122,8 @@ def launches_of(asked: Asked, device: Device = H200) -> tuple[list[Launch], list
     scale = None if asked.parameters is None else torch.empty(channels, device="meta", dtype=asked.parameters)
     shift = scale if asked.shifted else None
     residual = torch.empty_like(x) if asked.adds else None
-    mask = torch.empty((asked.size[0], 1, *asked.size[2:]), dtype=torch.bool, device="meta") if asked.masked else None
+    shape = (asked.size[0], channels if asked.each else 1, *asked.size[2:])
+    mask = torch.empty(shape, dtype=torch.bool, device="meta") if asked.masked else None
     mean = var = None if asked.by_batch else torch.empty(channels, device="meta")
     number = number_of(asked.activation)
     bits = asked.trains and asked.adds and has_one_bit(asked.activation)

@@ -23,15 +23,17 @@ TOP = """# Speed on GPUs
 safeguards around it. The kernels of this page are written in Triton and are off until a results file of a real GPU is
 in the repository; `NORMWISE_KERNEL=triton` asks for them, and `normwise info` says so. They serve batch norm (and
 instance norm, which is one) in float32, bfloat16 and float16, in either layout, with an activation, a residual and a
-mask. Group norm and layer norm have no kernel here: their scale and shift belong to other channels than their
-statistics, so that the backward needs two more sums, and a GPU user gets PyTorch's own operator for them, at PyTorch's
-speed.
+mask, which all channels share or each channel has of its own. Group norm and layer norm have no kernel here: their
+scale and shift belong to other channels than their statistics, so that the backward needs two more sums, and a GPU user
+gets PyTorch's own operator for them, at PyTorch's speed.
 
 A small tensor, of less than 4 MB, takes one launch in each direction, where one tile holds a channel or where few
 channels have many values: then several programs work on a channel, and the one that comes last, by an atomic counter,
 puts their sums together in a fixed order and does the second sweep of that channel alone ({alone} KB at most, which it
-finds in the second-level cache). Larger tensors take two launches or three for each piece that fits the cache, and
-{launches} in each direction at most.
+finds in the second-level cache). A channel of more takes two launches, or three where the channels come last and many
+programs gather it, because one processor would take longer for it than a launch does: by arithmetic, which no GPU has
+confirmed. `normwise tune` times one launch for all of a small tensor too. Larger tensors take two launches or three for
+each piece that fits the cache, and {launches} in each direction at most.
 
 What is known without a GPU:
 
@@ -54,7 +56,7 @@ A test compiles one variant of each kernel again for every target, and holds the
   settings; and for batch {batch} with every setting that `normwise tune` may choose. A test holds the file to this;
 * ReLU in float32 and bfloat16, in either layout, for {sizes} images, batches {samples}, and for a small tensor; in
   float16 for three of these. With mask, addition and ReLU together, in all three dtypes, three of them in either layout
-  and two with 7 x 7 images;
+  and two with 7 x 7 images; with a mask for each channel, three with the channels first, as instance norm has them;
 * every option once for each kernel that has it, with ReLU unless it says otherwise: {options};
 * every activation with an addition, once for each kernel that computes it: {activations}.
 

@@ -31,6 +31,7 @@ IMAGES, HELD, NARROW_HELD = (256, 64, 56, 56), (128, 64, 8, 8), (64, 512, 7, 7)
 SIZES = (IMAGES, (256, 256, 14, 14), (512, 64, 7, 7), (256, 512, 7, 7), NARROW_HELD, HELD, (256, 64, 8, 8))
 SMALL = {FIRST: (32, 16, 28, 28), LAST: (3, 256, 28, 28)}  # one launch, in which the last program does a second sweep
 FEW = (IMAGES, HELD)  # in float16, and with everything
+INSTANCES = ((1, 2048, 14, 14), (1, 2048, 56, 56))  # instance norm's samples, as channels of one
 EVERYTHING = {"masked": True, "adds": True}
 OPTIONS: dict[str, dict[str, Any]] = {
     "normalize": {"activation": None},
@@ -39,6 +40,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mask, relu": {"masked": True},
     "mask, add, gelu": {"masked": True, "adds": True, "activation": "gelu"},
     "mask, add, silu": {"masked": True, "adds": True, "activation": "silu"},
+    "mask for each channel, relu": {"masked": True, "each": True},
+    "mask for each channel, add, relu": {"masked": True, "each": True, "adds": True},
+    "mask for each channel, add, silu": {"masked": True, "each": True, "adds": True, "activation": "silu"},
+    "mask for each channel, relu, running statistics": {"masked": True, "each": True, "by_batch": False},
     "relu, running statistics": {"by_batch": False},
     "add, relu, running statistics": {"by_batch": False, "adds": True},
     "relu, running statistics, x frozen": {"by_batch": False, "wants_x": False},
@@ -53,6 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "relu, running statistics, float64 parameters": {"by_batch": False, "parameters": torch.float64},
     "moments": {"moments_only": True},
     "mask, moments": {"moments_only": True, "masked": True},
+    "mask for each channel, moments": {"moments_only": True, "masked": True, "each": True},
 }
 ACTIVATED = [name for name in ACTIVATIONS if name is not None]
 # Each kernel in one dtype and layout: with two launches for a piece and three, in a tile, and by the last program.
@@ -125,12 +131,16 @@ def options() -> Iterator[tuple[Name, Asked, Device]]:
     for dtype in DTYPES:
         yield _call(NARROW_HELD, dtype, FIRST, "mask, add, relu", EVERYTHING)
         yield _call((512, 64, 7, 7), dtype, FIRST, "mask, add, relu", EVERYTHING)
+        for size in (NARROW_HELD, *INSTANCES):
+            yield _call(size, dtype, FIRST, "mask for each channel, add, relu", {**EVERYTHING, "each": True})
     for dtype, last, size in OF_KERNELS:
         for feature, how in OPTIONS.items():
             yield _call(size, dtype, last, feature, how)
         for name in ACTIVATED if (dtype, last, size) not in THREE_LAUNCHES else ():
             yield _call(size, dtype, last, f"add, {name}", {"adds": True, "activation": name})
     yield _call((128, 2048), FLOAT32, LAST, "relu", {})
+    whole = DEFAULT._replace(alone=4 << 20)  # the most partial results that the last program may put together
+    yield _call((60, 1, 128, 128), FLOAT32, FIRST, f"relu{_apart(whole)}", {"settings": whole})
     yield _call((4, 32, 8, 28, 28), BFLOAT16, FIRST, "relu", {})
 
 

@@ -99,6 +99,7 @@ def test_every_option_is_there_for_every_kernel_that_has_it() -> None:
     for kernel in KERNELS:
         if not kernel.startswith("finish"):
             wanted: set[tuple[str, Any]] = {("last", False), ("last", True), ("masked", False), ("masked", True)}
+            wanted.add(("each", True))
             if kernel != "gather":
                 wanted |= {(name, value) for name in ("residual", "scaled", "shifted") for value in (False, True)}
                 wanted |= {("scale", dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -1,9 +1,10 @@
 """Pick the implementation for a tensor, and be able to say why.
 
 ``NORMWISE_KERNEL=cpu``, ``aten``, ``two_pass`` or ``triton`` in the environment asks for one by name: it is then used
-for every call, and a call that it cannot serve is an error, never a silent change to another. That is for PyTorch's
-tensors; on JAX, another name than ``cpu`` leaves the call to ``keras.ops``. ``triton`` is used only where it is asked
-for (``choose_triton.py``), and for batch and instance norm only.
+for every call, and a call that it cannot serve is an error, never a silent change to another
+(``tests/kernels/test_asked_by_name.py``). That is for PyTorch's tensors; on JAX, another name than ``cpu`` leaves the
+call to ``keras.ops``. ``triton`` is used only where it is asked for (``choose_triton.py``), and for batch and instance
+norm only. Layers that whiten have one implementation, and ask for none; gradients of gradients are plain operations.
 """
 
 from __future__ import annotations
@@ -213,6 +214,19 @@ def refuse_recorded(name: str) -> None:
         )
 
 
+def refuse_transformed(name: str) -> None:
+    """The compiled kernels are nothing that ``torch.func`` could transform.
+
+    Raises:
+        KernelUnavailable: they were asked for by name.
+    """
+    if name == "cpu":
+        raise KernelUnavailable(
+            f"{VARIABLE}=cpu asks for the compiled kernels, which torch.func does not see through, and a call under "
+            f"one of its transforms was received: unset {VARIABLE}."
+        )
+
+
 def _asked(name: str, call: Call, *, recorded: bool, transformed: bool) -> Choice:
     if name == "triton":
         why = choose_triton.refusal(call, recorded=recorded, transformed=transformed)
@@ -226,19 +240,17 @@ def _asked(name: str, call: Call, *, recorded: bool, transformed: bool) -> Choic
         )
     if recorded:
         refuse_recorded(name)
-    if name == "cpu" and transformed:
-        raise KernelUnavailable(
-            f"{VARIABLE}=cpu asks for the compiled kernels, which torch.func does not see through, and a call under "
-            f"one of its transforms was received: unset {VARIABLE}."
-        )
+    if transformed:
+        refuse_transformed(name)
     if name == "cpu" and not on_cpu:
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the CPU kernels, and a tensor on another device was received: unset {VARIABLE}."
         )
     if name == "cpu" and weights is not None and not _shared(weights):
         raise KernelUnavailable(
-            f"{VARIABLE}=cpu asks for kernels that know masks which all channels share, and sample weights "
-            f"or a mask for each channel were received: unset {VARIABLE} or set it to two_pass."
+            f"{VARIABLE}=cpu asks for kernels that know masks which all channels share, and sample weights or a mask "
+            "for each channel (in instance norm, every mask is one) were received: "
+            f"unset {VARIABLE} or set it to two_pass."
         )
     return Choice(name, f"{VARIABLE} asks for it")
 

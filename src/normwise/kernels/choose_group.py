@@ -56,7 +56,7 @@ def choose_group(
     Raises:
         KernelUnavailable: the one asked for by name cannot do it.
     """
-    asked = _asked(x, masked=masked, recorded=recorded)
+    asked = _asked(x, masked=masked, recorded=recorded, transformed=transformed)
     if asked is not None:
         return asked
     if masked:
@@ -74,24 +74,27 @@ def _large(x: Tensor) -> bool:
     return x.numel() >= max(choose.SMALL, LONG * x.shape[0] * x.shape[1])
 
 
-def choose_layer(x: Tensor, *, masked: bool, recorded: bool = False) -> Choice:
+def choose_layer(x: Tensor, *, masked: bool, recorded: bool = False, transformed: bool = False) -> Choice:
     """The implementation of layer norm for this tensor.
 
     Args:
         x: any shape.
         masked: whether some values do not count.
         recorded: whether a recorder other than the compiler is at work (``kernels.recording``).
+        transformed: whether ``torch.func`` is transforming the call.
 
     Raises:
         KernelUnavailable: the one asked for by name cannot do it.
     """
-    asked = _asked(x, masked=masked, recorded=recorded)
+    asked = _asked(x, masked=masked, recorded=recorded, transformed=transformed)
     if asked is not None:
         return asked
-    return MASKED if masked else ONE_PASS
+    if masked:
+        return MASKED
+    return choose.TRANSFORMED if transformed else ONE_PASS
 
 
-def _asked(x: Tensor, *, masked: bool, recorded: bool) -> Choice | None:
+def _asked(x: Tensor, *, masked: bool, recorded: bool, transformed: bool) -> Choice | None:
     """The implementation that the environment asks for, or None."""
     name = choose._ASKED
     if not name or name == "triton":
@@ -103,6 +106,8 @@ def _asked(x: Tensor, *, masked: bool, recorded: bool) -> Choice | None:
         )
     if recorded:
         choose.refuse_recorded(name)
+    if transformed:
+        choose.refuse_transformed(name)
     if name == "cpu" and x.device.type != "cpu":
         raise KernelUnavailable(
             f"{VARIABLE}=cpu asks for the CPU kernels, and a tensor on another device was received: unset {VARIABLE}."

@@ -49,17 +49,10 @@ def refusal(call: Call, *, recorded: bool, transformed: bool) -> str | None:
         return f"asks for the GPU kernels, and a tensor on the device {x.device} was received"
     if not _narrow(x):
         return f"asks for kernels of float32, bfloat16 and float16, and a tensor of {x.dtype} was received"
-    if call.weights is not None and not _shared(call.weights):
-        return (
-            "asks for kernels that know masks which all channels share, and sample weights or a mask for each channel "
-            "were received"
-        )
+    if call.weights is not None and call.weights.dtype.is_floating_point:
+        return "asks for kernels that know masks, and sample weights were received"
     return None
 
 
 def _narrow(x: Tensor) -> bool:
     return x.dtype.is_floating_point and x.dtype.itemsize in (2, 4)
-
-
-def _shared(weights: Tensor) -> bool:
-    return not weights.dtype.is_floating_point and weights.shape[1] == 1

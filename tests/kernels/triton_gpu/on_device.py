@@ -23,7 +23,8 @@ def _on_device(p: Problem, i: Inputs) -> Outcome:
     if not p.training:
         return Outcome(TritonGpu().forward_running(call).cpu())
     y, batch = TritonGpu().forward_batch(call)
-    return Outcome(y.cpu(), Moments(batch.mean.cpu(), batch.var.cpu(), float(batch.count)))
+    count = torch.as_tensor(batch.count).cpu()
+    return Outcome(y.cpu(), Moments(batch.mean.cpu(), batch.var.cpu(), count))
 
 
 TRITON: dict[str, Callable[[Problem, Inputs], Outcome]] = {"triton": _on_device}

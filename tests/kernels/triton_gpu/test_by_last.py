@@ -100,6 +100,6 @@ def test_no_more_groups_than_counters() -> None:
     from normwise.kernels.triton_gpu.plan import plan, view_of
 
     h200 = Device("NVIDIA H200", 132, 60 << 20)
-    many = view_of((300, MOST_COUNTERS + 1, 3), 4, last=False)
+    many = view_of((300, MOST_COUNTERS + 1, 3), 2, last=False)
     assert not plan(many, h200, Settings(held=0), streams=1).by_last
     assert plan(many._replace(channels=MOST_COUNTERS), h200, Settings(held=0), streams=1).by_last

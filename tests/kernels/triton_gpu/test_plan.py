@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.shapes import RESNET50_LAYERS, Shape
 from normwise.kernels.triton_gpu.plan import (
+    JOINED_LAST,
     LINE,
+    LITTLE,
     MOST_COUNTERS,
     MOST_SPLITS,
+    SMALL,
+    SMALLEST,
     Device,
     Settings,
     parts,
@@ -144,6 +150,21 @@ def test_small_tensors_of_few_channels_are_one_launch_of_many_programs(
 )
 def test_other_tensors_are_not(shape: tuple[int, ...], streams: int, twice: bool) -> None:
     assert not plan(view_of(shape, 4, last=False), H200, Settings(), streams=streams, twice=twice).by_last
+
+
+@pytest.mark.parametrize("streams", [1, 2], ids=["forward", "backward"])
+def test_a_small_tensor_takes_few_launches(streams: int) -> None:
+    """One launch unless one program would go through more than it may; three only for thousands of values."""
+    sizes = product((1, 4, 32, 256), (3, 16, 64, 256, 1280, 2048), (1, 7, 14, 28, 56, 112))
+    small = [(n, c, side, side) for n, c, side in sizes if n * c * side * side * 4 < SMALL and n * side > 1]
+    for shape, last in product(small, (False, True)):
+        view = view_of(shape, 4, last=last)
+        cut = plan(view, H200, Settings(), streams=streams)
+        alone = view.values * view.itemsize * streams * (SMALLEST if last else 1) <= Settings().alone
+        assert not alone or cut.held or cut.by_last, shape
+        assert cut.held or cut.by_last or cut.joins or cut.tiles > JOINED_LAST * LITTLE, shape
+        everything = plan(view, H200, Settings(alone=SMALL * SMALLEST), streams=streams)
+        assert everything.held or everything.by_last, shape
 
 
 def test_what_is_read_once_is_one_piece() -> None:

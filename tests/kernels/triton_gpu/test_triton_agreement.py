@@ -91,6 +91,28 @@ def test_masks_and_residuals(
     )
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((3, 2, 5, 9), "contiguous"), ((3, 2, 5, 9), "channels last"), ((5, 11), "strided"), ((1, 6, 4, 3), "contiguous")],
+    ids=str,
+)
+@pytest.mark.parametrize("how", CUTS)
+def test_a_mask_for_each_channel(
+    how: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype, training: bool, cut: Callable[[str], None]
+) -> None:
+    """Or for whole features; instance norm is batch norm of one sample with a mask for each channel."""
+    cut(how)
+    p = problem(shape, dtype, layout=layout, activation="relu", residual=True, training=training)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(5)) < 0.6
+    mask[0, 0] = True
+    if len(shape) == 2:
+        mask = mask[:1]  # whole features
+        mask[:, 1] = False
+    assert_triton(p._replace(mask=mask))
+
+
 @pytest.mark.parametrize("activation", ["leaky_relu:0.2", "relu6", "gelu", None])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("how", ["three launches", "by the last one"])

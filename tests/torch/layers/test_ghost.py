@@ -214,15 +214,25 @@ def test_every_estimator_gets_one_batch_with_the_total_variance(name: str) -> No
         assert int(layer.running_count) == 30
 
 
-def test_counts_behind_masks_are_those_of_the_values_that_count() -> None:
+@pytest.mark.parametrize("samples", [10, 8, 3])
+def test_counts_behind_masks_are_those_of_the_values_that_count(samples: int) -> None:
+    """With a virtual batch that is left over, without one, and with one alone."""
     layer = made((5,), virtual_batch_size=4, estimator="pooled")
-    x = inputs(10, (5,))[0]
-    mask = torch.rand(10, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    x = inputs(samples, (5,))[0]
+    mask = torch.rand(samples, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     layer(x, mask=mask)
     assert int(layer.running_count) == int(mask.sum())
-    per_channel = torch.rand(10, 3, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    per_channel = torch.rand(samples, 3, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     layer(x, mask=per_channel)
     assert layer.running_count.tolist() == (per_channel.sum((0, 2)) + mask.sum()).tolist()
+
+
+@pytest.mark.parametrize("samples", [10, 8, 3])
+def test_counts_of_weights_are_their_sum(samples: int) -> None:
+    layer = made((5,), virtual_batch_size=4, estimator="pooled")
+    weights = torch.rand(samples, generator=torch.Generator().manual_seed(0), dtype=F64)
+    layer(inputs(samples, (5,))[0], sample_weight=weights)
+    torch.testing.assert_close(layer.running_count, weights.sum() * 5)
 
 
 def test_a_virtual_batch_that_is_masked_altogether_has_no_part_in_the_statistics() -> None:

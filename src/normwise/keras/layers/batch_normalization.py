@@ -18,7 +18,7 @@ from normwise.keras.steps.estimate import enter, estimated, finite, moved, wide
 from normwise.keras.steps.gather import gather
 from normwise.keras.steps.gather_replicas import synchronizing
 from normwise.keras.steps.inputs import Given, given
-from normwise.keras.steps.kernels import kernels_for
+from normwise.keras.steps.kernels import check_asked, kernels_for
 from normwise.keras.steps.normalize import activate, normalize, normalize_by_fixed
 from normwise.keras.steps.normalize_renormalized import composed, corrections, enter_renormalized
 from normwise.keras.steps.normalize_tiny import (
@@ -196,7 +196,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 refuse_single_values(self.name, tuple(inputs.shape))
         fewest = fewest_values_per_channel(inputs, self._channels)
         kernels = self._kernels_for(inputs, mask, fewest, by_batch=True) if self._kernels_gather() else None
-        return self._by_ops(given) if kernels is None else self._by_kernels(kernels, inputs, residual)
+        if kernels is not None:
+            return self._by_kernels(kernels, inputs, residual)
+        check_asked()
+        return self._by_ops(given)
 
     def _by_ops(self, given: Given) -> Any:
         """Training on ``keras.ops``."""
@@ -257,6 +260,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             if fused is None and self.activation is not None:
                 y = self.activation(y)
         else:
+            if 0 not in inputs.shape:
+                check_asked()
             x = ops.cast(inputs, dtype)
             y = normalize_by_fixed(x, mean, var, scale, shift, self.epsilon, self._channels)
             y = activate(y, self.activation, residual)
@@ -267,9 +272,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         serve = (
             values >= 2
             and mask is None
-            and not (self.on_tiny_batch == "renorm" and values < FEW)
-            and not self.renorm
-            and not self._asks_replicas()
+            and not (by_batch and self.on_tiny_batch == "renorm" and values < FEW)
+            and not (by_batch and self.renorm)
+            and not (by_batch and self._asks_replicas())
             and self.epsilon > 0
             and len(inputs.shape) > 1
             and 0 not in inputs.shape

@@ -31,6 +31,18 @@ def kernels_for(inputs: Any, axis: int, *, by_batch: bool) -> Any:
     return None
 
 
+def check_asked() -> None:
+    """Refuse to compute by ``keras.ops`` where a kernel for PyTorch's tensors is asked for by name.
+
+    Raises:
+        KernelUnavailable: it is, and this call is not one for kernels.
+    """
+    if keras.backend.backend() == "torch":
+        from normwise.keras.steps import torch_kernels
+
+        torch_kernels.refuse_asked()
+
+
 def tensorflow_sums() -> Any:
     """The module of sums for XLA where that compiles a TensorFlow function for CPUs, or None."""
     if keras.backend.backend() != "tensorflow":

@@ -9,7 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from normwise.errors import KernelUnavailable
 from normwise.keras.steps.normalize import Normalized
+from normwise.kernels import choose
+from normwise.kernels.choose import VARIABLE
 from normwise.kernels.kernel import Call
 from normwise.torch.steps.call import kernel_for
 from normwise.torch.steps.estimate import move_running
@@ -20,6 +23,21 @@ def serves(x: Tensor, *, by_batch: bool) -> bool:
     """True if the kernels take the call: they take every tensor of floating-point numbers."""
     _ = by_batch
     return x.is_floating_point()
+
+
+def refuse_asked() -> None:
+    """Refuse a call that ``keras.ops`` is to compute, where the environment asks for another kernel than that.
+
+    Raises:
+        KernelUnavailable: it does.
+    """
+    name = choose._ASKED
+    if name and name != "two_pass":
+        raise KernelUnavailable(
+            f"{VARIABLE}={name} asks for kernels that normwise.keras gives plain batches only, and a call with a mask, "
+            "virtual batches, batch renormalization, joined replicas, epsilon=0 or one value per channel was received: "
+            f"unset {VARIABLE} or set it to two_pass."
+        )
 
 
 def by_batch(

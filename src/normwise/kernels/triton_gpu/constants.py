@@ -16,6 +16,7 @@ class Tile(NamedTuple):
     across: int  # columns
     last: bool  # whether the channels come last in memory
     masked: bool  # whether a mask says which values count
+    each: bool = False  # whether each channel has a mask of its own, laid as the tensor is
 
     @property
     def elements(self) -> int:

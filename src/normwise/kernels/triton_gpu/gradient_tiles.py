@@ -64,7 +64,7 @@ def read(given, normal, tile, lies, TILE: tl.constexpr, LINE: tl.constexpr, POLI
         if LINE.residual:
             z += tl.load(given.residual + at, mask=inside, other=0.0, eviction_policy=POLICY).to(tl.float32)
         g *= sloped(z, given.setting, LINE.activation)
-    counts = counted(given.mask, row, column, lies, inside, TILE)
+    counts = counted(given.mask, row, column, at, lies, inside, TILE)
     return tl.where(counts, g, 0.0), tl.where(counts, apart, 0.0), at, inside, counts
 
 

@@ -19,7 +19,7 @@ from normwise.kernels.triton_gpu.gradients import (
     normalize_gradients,
     sum_gradients,
 )
-from normwise.kernels.triton_gpu.layout import bytes_per_value, lies_last, like, number_of_bytes, view
+from normwise.kernels.triton_gpu.layout import bytes_per_value, has_each, lies_last, like, number_of_bytes, view
 from normwise.kernels.triton_gpu.moments import finish, gather
 from normwise.kernels.triton_gpu.normalize import normalize, normalize_by_last, normalize_held
 from normwise.kernels.triton_gpu.plan import Device, Piece, Plan, parts, plan
@@ -66,7 +66,7 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 
     Args:
         x: dense (N, C, *spatial).
-        mask: boolean, (N or 1, 1, *spatial or 1), or None.
+        mask: boolean, (N, C, *spatial) or 1 in place of any of these, or None.
     """
     mean, var = _of_channels(x, torch.float64), _of_channels(x, torch.float64)
     if x.numel():
@@ -99,7 +99,7 @@ def forward(
     Args:
         x: dense (N, C, *spatial), float32, bfloat16 or float16.
         residual: the shape of x, or None.
-        mask: boolean, (N or 1, 1, *spatial or 1), or None.
+        mask: boolean, (N, C, *spatial) or 1 in place of any of these, or None.
         scale: (C,), or None for 1.
         shift: (C,), or None for 0.
         mean: (C,), or None to normalize by the batch.
@@ -134,7 +134,8 @@ def forward(
     grid = how.pieces[0].groups, how.splits
     with _on(x):
         if how.held:
-            normalize_held[grid[:1]](x, residual, flat, *channel, *written, *_matrix(how), **fixed)
+            roomy = ROOMY if fixed["TILE"].each else {}
+            normalize_held[grid[:1]](x, residual, flat, *channel, *written, *_matrix(how), **roomy, **fixed)
         elif how.by_last:
             normalize_by_last[grid](
                 x, residual, flat, _room(4, x, how), counters(x), *channel, *written, *_matrix(how), *_cut(how),
@@ -297,7 +298,8 @@ def _cut(how: Plan) -> tuple[int, int, int, int]:
 
 def _tile(how: Plan, mask: Tensor | None) -> dict[str, Any]:
     """The settings of a plan that are compiled into a kernel."""
-    tile = Tile(how.view.vector, how.down, how.across, how.view.last, mask is not None)
+    each = mask is not None and has_each(mask)
+    tile = Tile(how.view.vector, how.down, how.across, how.view.last, mask is not None, each)
     return {"TILE": tile, "num_warps": how.warps, **FUSING}
 
 

@@ -33,9 +33,20 @@ def like(tensor: Tensor, x: Tensor) -> Tensor:
 
 
 def bytes_per_value(mask: Tensor, x: Tensor) -> Tensor:
-    """A mask that all channels share, with one byte for each value of a channel, samples first."""
-    there = mask.expand(x.shape[0], 1, *x.shape[2:]).contiguous()
-    return (there if there.dtype is torch.bool else there != 0).view(torch.uint8)
+    """The bytes of a mask as the kernels read it.
+
+    Of a mask that all channels share it is one for each value of a channel, samples first; of one for each channel it
+    is one for each value of x, laid as x is.
+    """
+    there = mask if mask.dtype is torch.bool else mask != 0
+    if has_each(mask):
+        return torch.empty_like(x, dtype=torch.bool).copy_(there).view(torch.uint8)
+    return there.expand(x.shape[0], 1, *x.shape[2:]).contiguous().view(torch.uint8)
+
+
+def has_each(mask: Tensor) -> bool:
+    """True for a mask that is not the same for all channels."""
+    return mask.shape[1] > 1
 
 
 def number_of_bytes(shape: Any, *, last: bool) -> Any:

@@ -71,7 +71,7 @@ def gather_part(x, mask, partials, split, per, tiles, splits, lies, TILE: tl.con
         for tile in range(begin, end):
             down, across, at, here = place(tile, lies, TILE)
             value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
-            here = counted(mask, down, across, lies, here, TILE)
+            here = counted(mask, down, across, at, lies, here, TILE)
             reference = tl.where(here & (n == 0), value, reference)
             n = tl.where(here, n + 1.0, n)
             apart = value - reference

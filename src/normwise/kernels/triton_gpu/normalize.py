@@ -77,7 +77,7 @@ def write(x_values, normal, written, tile, lies, TILE: tl.constexpr, LINE: tl.co
         z += tl.load(written.residual + at, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
     value = activated(z, written.setting, LINE.activation)
     if TILE.masked:
-        value = tl.where(counted(written.mask, row, column, lies, inside, TILE), value, 0.0)
+        value = tl.where(counted(written.mask, row, column, at, lies, inside, TILE), value, 0.0)
     tl.store(written.y + at, value.to(written.y.dtype.element_ty), mask=inside, eviction_policy="evict_first")
     if LINE.bits:
         at_byte, exists = bytes_at(tile, row, lies, TILE)
@@ -210,7 +210,7 @@ def normalize_held(
     lies = Lies(tl.program_id(0), rows, channels, vectors * TILE.vector, 1)
     row, column, at, inside = place(0, lies, TILE)
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    counts = counted(mask, row, column, lies, inside, TILE)
+    counts = counted(mask, row, column, at, lies, inside, TILE)
     some = tl.maximum(summed(counts.to(tl.float32), TILE.last), 1.0)
     about = summed(tl.where(counts, values, 0.0), TILE.last) / some
     apart = tl.where(counts, values - along(about, TILE.last), 0.0)

@@ -21,7 +21,8 @@ MOST_SPLITS = 1024
 # Partial results that a kernel is compiled for: few numbers, so that few kernels are compiled.
 PARTS = (8, 32, 128, 512, MOST_SPLITS)
 SMALL = 4 << 20  # bytes of a tensor that one launch may do
-MOST_COUNTERS = 1024  # of a launch: groups whose programs are counted
+LITTLE = 8  # tiles of a small tensor that a program goes through before it pays to put parts together in a third launch
+MOST_COUNTERS = 2048  # of a launch: groups whose programs are counted
 # Threads of a warp, and the most warps of a program that holds a channel. A thread of so many warps has 128 registers:
 # it holds few values, and fewer where it needs an address for each of them, as it does where rows allow no wide loads.
 WARP, HELD_WARPS = 32, 16
@@ -46,7 +47,8 @@ class Settings(NamedTuple):
     share: float = 0.4  # of the cache that the tensors of a piece may take; 0 for one piece
     held: int = 8192  # elements of a tile that may hold a whole channel, so that one launch does all
     # Bytes of a group that its last program may read again alone, so that one launch does all of a small tensor. A
-    # processor takes 64 bytes a clock from the cache, so that these take some 3 microseconds: about what a launch does.
+    # processor takes 64 bytes a clock from the cache at best, which is 3 microseconds for these, about what a launch
+    # takes; 4 MB would take 40. `normwise tune` times none, these, and all of a small tensor.
     alone: int = 256 << 10
     launches: int = 64  # of a forward or a backward, at most; fewer pieces are larger ones
 
@@ -154,12 +156,16 @@ def plan(
         return _swept(view, device, settings, across, (Piece(0, groups),))
     in_group = across if view.last else 1
 
-    def cut(launches: int) -> Plan:
+    def cut(launches: int, most: int = MOST_SPLITS) -> Plan:
         pieces = _pieces(view, groups, in_group, device, settings, streams, settings.launches // launches)
-        return _swept(view, device, settings, across, pieces)
+        return _swept(view, device, settings, across, pieces, most)
 
     two = cut(2)
-    return two if two.joins else cut(3)  # of a piece: a third one only where partial results are put together apart
+    if two.joins:
+        return two
+    few = cut(2, JOINED_LAST if view.last else JOINED)
+    # Of a piece: a third one only where partial results are put together apart.
+    return few if _is_small(view) and few.per <= LITTLE else cut(3)
 
 
 def _swept(
@@ -219,14 +225,19 @@ def _held(view: View, settings: Settings) -> Plan | None:
 def _alone(view: View, settings: Settings, streams: int) -> int | None:
     """The columns of a tile where one program may do a group's second sweep alone, or None."""
     of_column = view.values * view.itemsize * streams
-    if view.values * view.channels * view.itemsize >= SMALL or view.channels > MOST_COUNTERS:
+    if not _is_small(view):
         return None
     across = _across(view)
     if not view.last:
-        return across if of_column <= settings.alone else None
+        return across if of_column <= settings.alone and view.channels <= MOST_COUNTERS else None
     while across * of_column > settings.alone and across > max(SMALLEST, SECTOR // view.itemsize):
         across //= 2
-    return across if across * of_column <= settings.alone else None
+    few = -(-view.channels // across) <= MOST_COUNTERS
+    return across if few and across * of_column <= settings.alone else None
+
+
+def _is_small(view: View) -> bool:
+    return view.values * view.channels * view.itemsize < SMALL
 
 
 def _pieces(

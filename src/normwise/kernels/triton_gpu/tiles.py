@@ -77,10 +77,15 @@ def values_of(tile, lies, TILE: tl.constexpr):
 
 
 @triton.jit
-def counted(mask, row, column, lies, inside, TILE: tl.constexpr):
-    """Which values of a tile count: those that exist, where the mask, one byte per value of a channel, is not 0."""
+def counted(mask, row, column, offset, lies, inside, TILE: tl.constexpr):
+    """Which values of a tile count: those that exist, where the mask is not 0.
+
+    It has one byte for each value of a channel, samples first, or one for each value of the tensor, laid as that is.
+    """
     if TILE.masked:
-        if TILE.last:
+        if TILE.each:
+            at = offset
+        elif TILE.last:
             at = row.to(tl.int64)[:, None] + tl.zeros_like(column)[None, :]
         else:
             at = row.to(tl.int64)[:, None] * lies.width + column[None, :]

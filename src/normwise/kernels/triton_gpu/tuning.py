@@ -34,6 +34,7 @@ CANDIDATES = (
     Settings(held=0),
     Settings(held=0, share=0.0),
     Settings(alone=0),
+    Settings(alone=4 << 20),
     Settings(launches=16),
     Settings(launches=256),
 )

@@ -10,7 +10,6 @@ from normwise.estimators.ema import Ema
 from normwise.kernels.kernel import Call
 from normwise.kernels.recording import traced
 from normwise.kernels.torch_activations import activate
-from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.steps.buffers import readable, transformed
 from normwise.torch.steps.call import ATEN, checked, kernel_for
@@ -117,15 +116,14 @@ def _rows(
     scale, shift = (None if parameter is None else parameter.repeat(samples) for parameter in (weight, bias))
     rows, added = (None if tensor is None else tensor.reshape(shape) for tensor in (x, residual))
     assert rows is not None
-    call = Call(rows, None, None, None, scale, shift, eps, activation, added)
-    if mask is None and traced() and not transformed():
+    weights = None if mask is None else mask.expand(x.shape).reshape(shape)
+    call = Call(rows, weights, None, None, scale, shift, eps, activation, added)
+    kernel = kernel_for(call, by_batch=True)
+    if kernel is ATEN and traced() and not transformed():
         # One operator, which exporters know; so many channels as there are instances, they do not.
         y = activate(F.instance_norm(x, weight=weight, bias=bias, eps=eps), activation, residual)
         return y, ATEN.moments(call)
-    if mask is None:
-        y, found = kernel_for(call, by_batch=True).forward_batch(call)
-    else:
-        y, found = TWO_PASS.forward_batch(call._replace(weights=mask.expand(x.shape).reshape(shape)))
+    y, found = kernel.forward_batch(call)
     return y.view(x.shape), found
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from normwise.kernels.choose import TRANSFORMED, Choice
-from normwise.kernels.choose_group import ONE_PASS, choose_layer
+from normwise.kernels.choose import Choice
+from normwise.kernels.choose_group import choose_layer
 from normwise.kernels.recording import traced
 from normwise.kernels.torch_activations import activate
 from normwise.torch.steps.any_order_layer import differentiable
@@ -85,8 +85,7 @@ def layer_norm(
 
 def choice_for(input: Tensor, *, mask: Tensor | None) -> Choice:
     """The kernel for this call, and why."""
-    choice = choose_layer(input, masked=mask is not None, recorded=traced())
-    return TRANSFORMED if choice is ONE_PASS and transformed() else choice
+    return choose_layer(input, masked=mask is not None, recorded=traced(), transformed=transformed())
 
 
 def check_positions(mask: Tensor | None, input: Tensor) -> Tensor | None:

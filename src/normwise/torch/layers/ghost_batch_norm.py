@@ -136,7 +136,10 @@ class GhostBatchNorm(TrackedBatchNorm):
         if isinstance(count, Tensor) and count.dim():
             count = count.view(groups, channels)
             count = count[:, :1] if shares_mask else count
-        return y, Moments(moments.mean.view(groups, channels), moments.var.view(groups, channels), count).merged()
+        found = Moments(moments.mean.view(groups, channels), moments.var.view(groups, channels), count).merged()
+        if shares_mask and isinstance(found.count, Tensor):
+            return y, Moments(found.mean, found.var, found.count.view(()))
+        return y, found
 
     def _refuse_single_values(self, input: Tensor, size: int, rest: int) -> None:
         """Refuse virtual batches of one value, where possible in PyTorch's words, unless ``on_tiny_batch`` applies."""

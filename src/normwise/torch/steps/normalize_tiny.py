@@ -30,9 +30,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normwise.errors import UnknownName
-from normwise.kernels import two_pass
-from normwise.kernels.kernel import Call
+from normwise.errors import KernelUnavailable, UnknownName
+from normwise.kernels import choose, two_pass
+from normwise.kernels.choose import VARIABLE
+from normwise.kernels.kernel import Call, Kernel
 from normwise.kernels.two_pass import TWO_PASS
 from normwise.moments import Moments
 from normwise.torch.steps.buffers import readable
@@ -72,10 +73,11 @@ def by_running(call: Call, _: StatisticsMet | None = None) -> Normalized | None:
             return Normalized(_running(call), None)
     # In inference, as which torch checks it, one value per channel is enough.
     call = like_torch(call, by_batch=False)
-    y, moments = TWO_PASS.forward_batch(call)
+    kernel = _kernel(call)
+    y, moments = kernel.forward_batch(call)
     along = single.view(1, -1, *[1] * (x.dim() - 2))
     count = moments.count * ~(single if moments.count.dim() else single.all())
-    return Normalized(torch.where(along, TWO_PASS.forward_running(call), y), Moments(moments.mean, moments.var, count))
+    return Normalized(torch.where(along, kernel.forward_running(call), y), Moments(moments.mean, moments.var, count))
 
 
 def renormalized(call: Call, met: StatisticsMet | None = None) -> Normalized | None:
@@ -95,14 +97,18 @@ def renormalized(call: Call, met: StatisticsMet | None = None) -> Normalized | N
     call = like_torch(call, by_batch=False)
     assert call.mean is not None
     assert call.var is not None
-    gathered = two_pass.gather(x, mask)
-    moments = gathered.moments()
+    kernel = _kernel(call)
+    gathered = two_pass.gather(x, mask) if kernel is TWO_PASS else None
+    moments = kernel.moments(call) if gathered is None else gathered.moments()
     with torch.no_grad():
         mean, var = (call.mean, call.var) if met is None else met.of(moments.mean, (call.mean, call.var))
         r, d = corrections(moments, mean, var, call.eps)
         if few is not None:
             r, d = torch.where(few, r, 1), torch.where(few, d, 0)
-    return Normalized(two_pass.normalize(gathered, corrected(call, r, d)), moments)
+    if gathered is not None:
+        return Normalized(two_pass.normalize(gathered, corrected(call, r, d)), moments)
+    r, d = r.to(call.mean.dtype), d.to(call.mean.dtype)
+    return Normalized(kernel.forward_batch(corrected(call, r, d))[0], moments)
 
 
 def corrected(call: Call, r: Tensor, d: Tensor) -> Call:
@@ -134,6 +140,24 @@ def check_policy(name: str, tracks: bool) -> None:
             f"on_tiny_batch={name!r} needs running statistics, received track_running_stats=False: "
             "keep the statistics, or leave it at 'error'."
         )
+
+
+def _kernel(call: Call) -> Kernel:
+    """Plain operations, or what the environment asks for by name.
+
+    Raises:
+        KernelUnavailable: that is PyTorch's operator, which refuses a channel with one value.
+    """
+    if not choose._ASKED:
+        return TWO_PASS
+    kernel = kernel_for(call, by_batch=True)
+    single: Any = call.x.numel() <= call.x.shape[1]
+    if isinstance(kernel, AtenAtAnyOrder) and (isinstance(single, Tensor) or single):
+        raise KernelUnavailable(
+            f"{VARIABLE}=aten asks for PyTorch's operator, which takes no batch of one value per channel, and one was "
+            f"received: unset {VARIABLE} or set it to two_pass."
+        )
+    return kernel
 
 
 def _running(call: Call) -> Tensor:

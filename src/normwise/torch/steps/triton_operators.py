@@ -153,9 +153,15 @@ class TritonGpu:
 
 
 def _count(call: Call) -> int | Tensor:
-    """The number of values of a channel that count; a tensor under a mask, so that the host waits for no device."""
+    """The number of values of a channel that count; a tensor under a mask, so that the host waits for no device.
+
+    Shape () where all channels share the mask, else (C,).
+    """
     x, mask = call.x, call.weights
     per_channel = x.numel() // max(x.shape[1], 1)
     if mask is None:
         return per_channel
-    return mask.sum(dtype=torch.float64) * (per_channel // max(mask.numel(), 1))
+    if mask.shape[1] == 1:
+        return mask.sum(dtype=torch.float64) * (per_channel // max(mask.numel(), 1))
+    of_channels = mask.sum([axis for axis in range(mask.dim()) if axis != 1], dtype=torch.float64)
+    return of_channels * (per_channel // max(mask.numel() // mask.shape[1], 1))
