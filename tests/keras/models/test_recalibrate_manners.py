@@ -198,7 +198,7 @@ def test_frozen_layers_stay_and_are_named() -> None:
     )
     model.trainable = False  # as a whole: nothing learns that it could be frozen against
     assert len(recalibrate(model, x).recalibrated) == 2
-    with pytest.raises(UnknownName, match=r"^unknown batch norm 'on': "):
+    with pytest.raises(UnknownName, match=r"^unknown batch norm 'on'; "):
         recalibrate(model, x, layers=["on"])
 
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_is_refused() -> None:
         recalibrate("resnet", data())
     with pytest.raises(NormwiseError, match=r"^recalibrate received no batches, so there is nothing to estimate from"):
         recalibrate(model, [])
-    with pytest.raises(UnknownName, match=r"^unknown upstream 'above': "):
+    with pytest.raises(UnknownName, match=r"^unknown upstream 'above'; "):
         recalibrate(model, data(), upstream="above")  # type: ignore[arg-type]  # that is the test
     with pytest.raises(NormwiseError, match=r"^tolerance must be a standard error"):
         recalibrate(model, data(), tolerance=-1.0)
