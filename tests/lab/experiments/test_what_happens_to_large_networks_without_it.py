@@ -47,7 +47,7 @@ def test_signals_grow_in_a_residual_network_without_it(outcomes: Outcomes) -> No
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 2 * 4
+    assert len(conclusion.statements) == 2 * 3
     assert len(conclusion.table.rows) == 4
     assert [len(figure.panels) for figure in conclusion.figures] == [1, 1, 1]
     assert len(conclusion.figures[0].panels[0].series) == 2
