@@ -44,7 +44,7 @@ def test_other_images(tmp_path: Path) -> None:
     (new,) = {*kept.iterdir()} - {*before}
     assert re.fullmatch(rf"{NAME}\.mnist-\d+\.json", new.name)
     assert {path: path.read_bytes() for path in before} == before
-    row = f"mnist, {mnist.COUNT} images"
+    row = f"{mnist.TITLE}, {mnist.COUNT} images"
     assert row in generate.claims_page(tmp_path)
     (page,) = [path for path, text in tour.pages(tmp_path).items() if row in text and path.parent == tour.LEARN]
     assert page.name == "scale_and_shift.md"

@@ -80,7 +80,7 @@ def test_results_of_the_first_edition_are_marked_and_have_no_verdict(results: li
 def on_mnist(result: Result, **changes: object) -> Result:
     """The same on other data."""
     settings = {**result.settings, "data": "mnist-5000 (abc)"}
-    return dataclasses.replace(result, data="mnist, 5000 images", settings=settings, **changes)  # type: ignore[arg-type]  # of Result
+    return dataclasses.replace(result, data="MNIST, 5000 images", settings=settings, **changes)  # type: ignore[arg-type]  # of Result
 
 
 def test_other_data_have_a_column_of_their_own(results: list[Result]) -> None:
@@ -90,16 +90,16 @@ def test_other_data_have_a_column_of_their_own(results: list[Result]) -> None:
     title = "### [Do gradients survive depth?](experiments/do_gradients_survive_depth.md)\n"
     assert shown.count("### [Do gradients survive depth?]") == shown.count(title) == 1
     head = (
-        "| claim | who says it | measured on | verdict | first run | second run | on mnist, 5000 images | "
+        "| claim | who says it | measured on | verdict | first run | second run | on MNIST, 5000 images | "
         "neighbouring settings | published |"
     )
     assert head in shown
     numbers = "2.52 powers of ten [2.44 to 2.60]"
     text = first.conclusion.statements[0].text
     (row,) = [line for line in shown.splitlines() if line.startswith(f"| {text}")]
-    assert "| scikit-learn's digits, 8 x 8; mnist, 5000 images; 30 layers of 256 units |" in row
+    assert "| scikit-learn's digits, 8 x 8; MNIST, 5000 images; 30 layers of 256 units |" in row
     assert f"| ✗ contradicted | {numbers} | {numbers} | ✗ contradicted; {numbers}; second run {numbers} |" in row
-    assert shown.splitlines()[2].startswith("Measured on scikit-learn's digits, 8 x 8; mnist, 5000 images; ")
+    assert shown.splitlines()[2].startswith("Measured on scikit-learn's digits, 8 x 8; MNIST, 5000 images; ")
 
 
 def test_a_statement_that_other_data_lack_or_alone_have_leaves_cells_empty(results: list[Result]) -> None:
@@ -117,14 +117,14 @@ def test_a_statement_that_other_data_lack_or_alone_have_leaves_cells_empty(resul
     (lacking,) = [line for line in rows if line.startswith(f"| {two.text}")]
     (alone,) = [line for line in rows if line.startswith("| Only there.")]
     assert "| scikit-learn's digits, 8 x 8; 30 layers of 256 units |" in lacking
-    assert "| mnist, 5000 images; 30 layers of 256 units |  |  |  | · no verdict" in alone
+    assert "| MNIST, 5000 images; 30 layers of 256 units |  |  |  | · no verdict" in alone
     assert lacking.count("|") == alone.count("|") == 10
 
 
 def test_an_experiment_that_was_run_on_other_data_alone_says_so(results: list[Result]) -> None:
     shown = markdown.claims([stamped(on_mnist(results[1]))])
-    assert "(experiments/do_gradients_survive_depth.md) (mnist, 5000 images)\n" in shown
-    assert "| mnist, 5000 images; 30 layers of 256 units |" in shown
+    assert "(experiments/do_gradients_survive_depth.md) (MNIST, 5000 images)\n" in shown
+    assert "| MNIST, 5000 images; 30 layers of 256 units |" in shown
 
 
 def test_kept_runs_on_both_data_come_back_beside_each_other(results: list[Result], tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_kept_runs_on_both_data_come_back_beside_each_other(results: list[Result
     keep([first, again(first), on_mnist(first), on_mnist(again(first))], tmp_path)
     names = {path.name.removeprefix("do_gradients_survive_depth") for path in tmp_path.iterdir()}
     assert names == {".json", ".seeds-1000.json", ".mnist-5000.json", ".mnist-5000.seeds-1000.json"}
-    assert "| on mnist, 5000 images |" in markdown.claims(markdown.kept(tmp_path))
+    assert "| on MNIST, 5000 images |" in markdown.claims(markdown.kept(tmp_path))
 
 
 def test_every_experiment_has_a_row_with_its_verdicts(results: list[Result]) -> None:

@@ -1,7 +1,8 @@
 """Data sets of images that the user has on disk: found by name, read in their original formats, checked.
 
-A member is one file in the folder ``formats`` with ``read(folder) -> Images``; its name is the command line's. One of
-which another package brings images also has ``packaged() -> Path``, the folder with them.
+A member is one file in the folder ``formats`` with ``read(folder) -> Images`` and ``TITLE``, how readers know it; its
+name is the command line's. One of which another package brings images also has ``packaged() -> Path``, the folder with
+them.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class Source:
 
     @property
     def words(self) -> str:
-        """The images in words, for a reader: ``mnist, 5000 images``."""
-        return f"{self.name}, {self.count} images"
+        """The images in words, for a reader: ``MNIST, 5000 images``."""
+        return f"{_format(self.name).TITLE}, {self.count} images"
 
     @property
     def label(self) -> str:

@@ -131,8 +131,8 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "Initial states only. What a network without batch norm does in training also depends on its rate; scales "
             "of the branches that are chosen for it make up for much.",
             "Without batch norm the output is proportional to the weights of a layer, so that weights times gradients "
-            "add up to the same in all layers one behind the other: the shares differ little, whatever signals do. They "
-            "are shown and not judged, because nobody is known to claim anything of them.",
+            "add up to the same in all layers one behind the other: the shares differ little, whatever signals do. "
+            "They are shown and not judged, because nobody is known to claim anything of them.",
             "The images are small ones for these networks, and parts of but two photographs.",
             "In the order in which layers are called, branches stand one behind the other; neighbours in the figures "
             "need not follow on each other in the network.",

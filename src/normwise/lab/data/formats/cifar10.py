@@ -18,6 +18,7 @@ import numpy as np
 
 from normwise.lab.data.images import Images, Part, check, damaged, find
 
+TITLE = "CIFAR-10"
 PER_FILE = 10_000
 SHAPE = (3, 32, 32)
 BELOW = ("cifar-10-batches-bin", "cifar-10-batches-py")

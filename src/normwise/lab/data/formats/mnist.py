@@ -24,6 +24,7 @@ import numpy as np
 from normwise.installation import pip
 from normwise.lab.data.images import Bytes, DataError, Images, Part, check, damaged, find
 
+TITLE = "MNIST"
 COUNTS = {"train": 60_000, "t10k": 10_000}
 SHAPE = (1, 28, 28)
 BELOW = ("MNIST/raw", "raw", "mnist")

@@ -13,6 +13,7 @@ from scipy.io import loadmat
 
 from normwise.lab.data.images import Images, Part, check, damaged, find
 
+TITLE = "SVHN"
 COUNTS = {"train": 73_257, "test": 26_032}
 SHAPE = (3, 32, 32)
 BELOW = ("svhn", "SVHN")
