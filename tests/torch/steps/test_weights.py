@@ -234,5 +234,6 @@ def test_a_kernel_asked_for_by_name_that_does_not_know_them_says_so(monkeypatch:
         batch_norm(tensor(*SHAPE), None, None, training=True, sample_weight=torch.ones(4).double())
     assert str(refused.value) == (
         "NORMWISE_KERNEL=cpu asks for kernels that know masks which all channels share, and sample weights or a mask "
-        "for each channel were received: unset NORMWISE_KERNEL or set it to two_pass."
+        "for each channel (in instance norm, every mask is one) were received: "
+        "unset NORMWISE_KERNEL or set it to two_pass."
     )
