@@ -4,11 +4,11 @@ A process has one of Keras's backends, so the tests that are for Keras run in a 
 ``tests/test_keras.py`` starts the three. To run some of them on one backend, name it in the environment:
 ``KERAS_BACKEND=jax pytest tests/keras``.
 
-``tests/test_families.py`` starts processes that find timm and torchvision, which stand in a folder of their own.
 In the same way a process has Triton's kernels interpreted or compiled. ``tests/test_triton.py`` starts the
 processes in which they are interpreted; by hand, ``TRITON_INTERPRET=1 pytest tests/kernels/triton_gpu``. With a GPU,
 ``make test DEVICE=cuda`` runs the same tests there, compiled. ``tests/test_asked.py`` starts a process for each name
 that ``NORMWISE_KERNEL`` may have; by hand, ``NORMWISE_KERNEL=cpu pytest tests/kernels/test_asked_by_name.py``.
+``tests/test_families.py`` starts processes that find timm and torchvision, which stand in a folder of their own.
 """
 
 import os

@@ -6,8 +6,8 @@ from difflib import get_close_matches
 
 MANY = 12
 """More names than these are not listed in an error."""
-MIN_WORD = 2
-"""A word of so few letters is part of too many names."""
+SHORT = 2
+"""A word of so few letters, or fewer, is part of too many names."""
 
 
 class NormwiseError(Exception):
@@ -57,7 +57,7 @@ class UnknownName(NormwiseError, ValueError):
 def _near(name: str, names: list[str]) -> list[str]:
     """The names that are spelt nearly as this one, then those that contain it, as a user may remember one word only."""
     word = re.sub(r"\W+", "_", name.strip()).strip("_").lower()
-    containing = [each for each in names if len(word) > MIN_WORD and word in each.lower()]
+    containing = [each for each in names if len(word) > SHORT and word in each.lower()]
     return list(dict.fromkeys([*get_close_matches(name, names), *containing]))
 
 

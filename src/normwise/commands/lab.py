@@ -149,9 +149,8 @@ def lab_run(
 ) -> None:
     """Run experiments and write a page with what they found.
 
-    NAME is the name of an experiment, from `normwise lab list`; without a NAME, all experiments
-    run, which takes hours. If a run was interrupted, the same command continues: trials that are finished, in --out,
-    are not run again.
+    NAME is the name of an experiment, from `normwise lab list`; without a NAME, all experiments run, which takes hours.
+    If a run was interrupted, the same command continues: trials that are finished, in --out, are not run again.
     """
     from rich.console import Console
 

@@ -269,12 +269,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _kernels_for(self, inputs: Any, mask: Any, values: int, *, by_batch: bool) -> Any:
         """The module of kernels that serves the call, or None; ``values``: per channel, at least."""
+        few = self.on_tiny_batch == "renorm" and values < FEW
         serve = (
             values >= 2
             and mask is None
-            and not (by_batch and self.on_tiny_batch == "renorm" and values < FEW)
-            and not (by_batch and self.renorm)
-            and not (by_batch and self._asks_replicas())
+            and not (by_batch and (few or self.renorm or self._asks_replicas()))
             and self.epsilon > 0
             and len(inputs.shape) > 1
             and 0 not in inputs.shape
