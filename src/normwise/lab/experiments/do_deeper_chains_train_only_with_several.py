@@ -20,7 +20,9 @@ Settings:
 Verdict:
     "Does not train" is reproduced when the whole interval of the test accuracy is below 20 %, twice that of guessing.
     "Higher" is reproduced from one point on, with an interval of the paired difference above 0. An arm that still rises
-    by more than a point in the last third of its training gives no verdict.
+    by more than a point in the last third of its training gives no verdict, nor does one whose best rate is the
+    smallest or the largest; except on "does not train", where an arm is above 20 %: it has trained, and neither more
+    steps nor other rates take that back.
 
 References:
     - F. Chollet, Deep Learning with Python, Manning, 2017.
@@ -37,6 +39,7 @@ from typing import Any
 from normwise.lab.data.splits import digits
 from normwise.lab.design import (
     GUESSING,
+    Arm,
     Arms,
     Grid,
     SideBySide,
@@ -138,18 +141,23 @@ def _statements(depth: int, arms: Arms) -> Iterator[Statement]:
     none, one, every = (arms[each] for each in ARMS)
     if depth >= DEEP:
         text = f"{depth} layers do not train without batch normalization (test accuracy near chance)."
-        yield judge(
-            text, mean(none.points(), "%"), StaysBelow(CHANCE), obstacle=none.obstacle or plateau.still_learns(none)
-        )
+        yield judge(text, mean(none.points(), "%"), StaysBelow(CHANCE), obstacle=_may_yet_train(none))
     if depth > TOO_DEEP:
         text = f"{depth} layers with batch normalization in each do not train (test accuracy near chance)."
         published = "deeper than about 50 layers untrainable regardless of batch size, CIFAR-10 and MNIST"
         says = "Yang et al. 2019"
-        why = every.obstacle or plateau.still_learns(every)
-        yield judge(text, mean(every.points(), "%"), StaysBelow(CHANCE), published, says, obstacle=why)
+        ends = mean(every.points(), "%")
+        yield judge(text, ends, StaysBelow(CHANCE), published, says, obstacle=_may_yet_train(every))
     text = f"With {depth} layers, batch normalization in every layer ends higher than none."
     yield judge(
         text, gap(every, none), AtLeast(GAIN), obstacle=obstacle(every, none) or plateau.still_learns(every, none)
     )
     text = f"With {depth} layers, batch normalization in every layer ends higher than a single one in the middle."
     yield judge(text, gap(every, one), AtLeast(GAIN), obstacle=obstacle(every, one) or plateau.still_learns(every, one))
+
+
+def _may_yet_train(arm: Arm) -> str:
+    """The obstacle of "does not train": an arm near chance that more steps or other rates might take away from it."""
+    if arm.points().mean() > CHANCE:
+        return ""
+    return arm.obstacle or plateau.still_learns(arm)
