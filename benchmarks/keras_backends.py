@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +24,57 @@ from benchmarks.spread import TOO_BUSY, WIDEST, Spread, geometric_mean
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/speed_with_keras.md"
 XLA = "_xla"
+STEP = "training step"
+"""What the names of rows of training steps begin with."""
 BACKENDS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", f"tensorflow{XLA}": "TensorFlow with XLA"}
 
 PAGE_TEXT = """# Speed with Keras
 
-The time of `keras.layers.BatchNormalization` and a ReLU layer over that of `normwise.keras.BatchNormalization` with the
-ReLU inside: forward and backward with batch statistics, float32, batch 8, channels last, compiled as `fit` compiles it.
-On TensorFlow `fit` uses XLA only where there is another device than the CPU, or where `compile(jit_compile=True)` asks
-for it: hence two columns. Above 1 normwise is faster. Medians of {pairs} pairs in turn, in brackets the smallest and
-the largest; a ratio whose quartiles are further apart than a factor of {widest} in three attempts is not published. The
-mean is geometric, weighted by how many such layers a ResNet-50 has.
+What one gains in Keras by `normwise.keras.BatchNormalization` with the ReLU inside, in the place of
+`keras.layers.BatchNormalization` and a ReLU layer behind it, on the CPU. Numbers are Keras's time over normwise's:
+above 1 normwise is faster.
 
-A training step is `train_on_batch` of six blocks of convolution, batch norm and ReLU, 32 channels each, on 32 images of
-32 x 32. Its row "no norms" is Keras's step over the same step without the norms, with the ReLU layers alone: about what
-a norm that takes no time would come to. (On PyTorch a ReLU layer is a pass of its own, which the ReLU inside saves, so
-that our step can come above that row.) On JAX that row is within some per cent of 1 with 3 x 3 convolutions, because
-XLA's convolutions take nearly all of the time: the layers' gain is there, and small beside them. The aim of 1.1 is out
-of reach in that network, with any layer. With 1 x 1 convolutions a ninth of the work stands between the same norms, and
-about half of what there is to gain arrives. What would gain more on JAX is not in a norm: faster convolutions, or one
-that sums its own output for the norm behind it.
+## Whole training steps
 
-On TensorFlow without XLA the layer calls TensorFlow's own batch normalization, which Keras does not, on values less a
-number near their mean, so that no digits are lost; tensors of fewer than 100 000 elements take fewer operations than
-Keras's. Under XLA the cost of either layer lay in sums of products, which XLA computes channel by channel in strides;
-normwise's products are stored first, and XLA's kernel for sums reads them. At 256 x 256 XLA splits five such arrays of
-normwise's and four of Keras's between threads, and handing over costs more than the work: no gain there.
+{steps}
 
+A step is `train_on_batch` of six blocks of convolution, batch norm and ReLU, with 32 channels each, on 32 images of
+32 x 32. A row "no norms" shows what there is to gain: it is Keras's step over a step without norms, with the ReLU
+layers alone. (On PyTorch a step of normwise's can be faster than that, because its ReLU is no pass of its own.)
+
+* On JAX, XLA's convolutions take nearly all of a step with 3 x 3 convolutions, so that no norm of any kind could make
+  it faster by more than some per cent. With 1 x 1 convolutions, which are a ninth of the work, about half of what there
+  is to gain arrives.
+* TensorFlow has two columns because `fit` uses XLA only on other devices than the CPU, unless `compile` is called with
+  `jit_compile=True`.
+
+## Single layers
+
+Forward and backward with batch statistics, in float32, channels last, compiled as `fit` compiles it. The mean is
+geometric, weighted by how many layers of each shape a ResNet-50 has.
+
+{layers}
+
+Where the difference comes from, and where there is none:
+
+* On TensorFlow without XLA, normwise calls TensorFlow's own batch normalization, which Keras does not. It subtracts a
+  number near their mean from the values first, so that no digits are lost. Below 100 000 elements it uses fewer
+  operations than Keras.
+* Under XLA most of the time of a layer goes into sums of products, which XLA computes channel by channel in strides.
+  normwise stores the products first, so that XLA's kernel for sums can read them.
+* At 256 x 256 with XLA there is no gain: XLA splits five such arrays of normwise's and four of Keras's between threads,
+  and handing them over costs more than the work.
+
+## How it was measured
+
+Each number is the median of {pairs} pairs, measured in turn; in brackets are the smallest and the largest. A ratio
+whose quartiles are further apart than a factor of {widest} in three attempts is not published. It was measured on
 {machine}, {versions}, {date}.
-The load before each backend, by this and other work: {loads}; hand-overs between threads before and after:
-{hand_overs}. `make bench ARGS="--part keras"` writes this page, and
-[the numbers](../benchmarks/results/keras.json) are kept.{notes}
+The load before each backend, by this and other work, was {loads}; hand-overs between threads took
+{hand_overs} before and after.
 
-{table}
+{notes}`make bench ARGS="--part keras"` measures all of this again and writes this page;
+[the numbers](../benchmarks/results/keras.json) are kept.
 
 Read next: [coming from Keras](coming_from_keras.md), [layers for Keras](keras_layers/index.md), [speed](speed.md).
 """
@@ -82,11 +101,14 @@ def mean(rows: list[dict[str, Any]]) -> str:
 
 def page(run: dict[str, Any]) -> str:
     found = {name: run["backends"][name] for name in BACKENDS if name in run["backends"]}
-    names = [row["name"] for row in next(iter(found.values()))["rows"]]
-    lines = [f"| | {' | '.join(BACKENDS[name] for name in found)} |", "|---" * (len(found) + 1) + "|"]
-    lines.append(f"| mean over ResNet-50's layers | {' | '.join(mean(each['rows']) for each in found.values())} |")
-    for n, name in enumerate(names):
-        lines.append(f"| {name} | {' | '.join(cell(each['rows'][n]) for each in found.values())} |")
+    means = {"mean over ResNet-50's layers": [mean(each["rows"]) for each in found.values()]}
+    rows = {
+        row["name"]: [cell(each["rows"][n]) for each in found.values()]
+        for n, row in enumerate(next(iter(found.values()))["rows"])
+    }
+    steps = {name.removeprefix(f"{STEP}, "): cells for name, cells in rows.items() if name.startswith(STEP)}
+    layers = means | {name: cells for name, cells in rows.items() if not name.startswith(STEP)}
+    columns = [BACKENDS[name] for name in found]
     first = next(iter(found.values()))
     machines = [each["machine"] for each in found.values()]
     loads = [machine["load before"] for machine in machines if "load before" in machine]
@@ -99,9 +121,23 @@ def page(run: dict[str, Any]) -> str:
         date=max(each["date"] for each in found.values())[:10],
         loads=between(loads),
         hand_overs=between(hand_overs, " ms"),
-        notes="".join(f" {each['note']}" for each in found.values() if "note" in each),
-        table="\n".join(lines),
+        notes="".join(f"{each['note']}\n\n" for each in found.values() if "note" in each),
+        steps=table(f"a {STEP} with", columns, steps),
+        layers=table("a layer, batch x height x width x channels", columns, layers),
     )
+
+
+def table(head: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table in Markdown.
+
+    >>> print(table("layer", ["JAX"], {"32x64": ["1.34"]}))
+    | layer | JAX |
+    |---|---|
+    | 32x64 | 1.34 |
+    """
+    lines = [[head, *columns], *([name, *cells] for name, cells in rows.items())]
+    first, *others = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([first, "|---" * (len(columns) + 1) + "|", *others])
 
 
 def between(values: Sequence[float], unit: str = "") -> str:
