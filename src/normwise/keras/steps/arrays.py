@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras import ops
+from keras.backend import is_int_dtype, standardize_dtype
 
 
 class Array:
@@ -68,7 +69,9 @@ class Array:
         return Array(ops.power(self.value, _value(other)))
 
     def __rpow__(self, other: Any) -> Array:
-        return Array(ops.power(_value(other), self.value))
+        # as a number of steps, in an integer's dtype, JAX would compile a power anew for each of them outside of jit
+        whole = is_int_dtype(standardize_dtype(self.value.dtype))
+        return Array(ops.power(_value(other), ops.cast(self.value, "float32") if whole else self.value))
 
     def __gt__(self, other: Any) -> Array:
         return Array(ops.greater(self.value, _value(other)))
