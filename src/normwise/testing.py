@@ -38,7 +38,7 @@ def assert_healthy(model: Any, batches: Any, *, allow: Collection[str] = (), **s
         ...     assert_healthy(model, data)
         ... except AssertionError as error:
         ...     print(str(error).splitlines()[1])
-          error    never_updated_statistics: 0
+          error    never_updated_statistics in layer '0'
         >>> report = normwise.recalibrate(model, data)
         >>> assert_healthy(model, data).healthy
         True

@@ -95,7 +95,7 @@ def test_a_stale_one_ends_with_1_names_the_layer_and_writes_a_page(run: object, 
     words = "doctor", "nets.py:stale", "--data", "nets.py:data", "--html", "page.html"
     result: Result = run(*words)  # type: ignore[operator]  # a fixture
     assert result.exit_code == 1
-    assert "error stale_running_statistics: 1" in result.stdout
+    assert "error stale_running_statistics in layer '1'" in result.stdout
     assert "remedy: normwise.recalibrate(model, batches)" in result.stdout
     assert "stale" in (tmp_path / "page.html").read_text("utf-8").lower()
 
@@ -114,7 +114,7 @@ def test_weights_and_data_are_read_as_by_the_other_commands(run: object, tmp_pat
     fine: Result = run(*words, "--weights", "last.ckpt:ema")  # type: ignore[operator]  # a fixture
     assert (fine.exit_code, "stale_running_statistics" in fine.stdout) == (0, False), fine.output
     sick: Result = run(*words, "--weights", "last.ckpt:model")  # type: ignore[operator]  # a fixture
-    assert (sick.exit_code, "stale_running_statistics: 1" in sick.stdout) == (1, True), sick.output
+    assert (sick.exit_code, "stale_running_statistics in layer '1'" in sick.stdout) == (1, True), sick.output
 
 
 def test_json_holds_the_findings(run: object) -> None:

@@ -136,7 +136,7 @@ def test_the_text_has_the_verdict_the_findings_and_what_was_not_checked() -> Non
     diagnosis_text.show(diagnosis, Console(file=out, width=200))
     text = out.getvalue()
     assert text.startswith(diagnosis.verdict())
-    assert "error never_updated_statistics: bn" in text
+    assert "error never_updated_statistics in layer 'bn'" in text
     assert "remedy: normwise.recalibrate(model, batches, layers=['bn'])" in text
 
 

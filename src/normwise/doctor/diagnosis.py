@@ -61,9 +61,7 @@ class Diagnosis:
     def __str__(self) -> str:
         lines = [self.verdict()]
         for finding in self.findings:
-            where = ", ".join(name or "(the model)" for name in finding.layers[:4])
-            more = f" and {len(finding.layers) - 4} more" if len(finding.layers) > 4 else ""
-            lines.append(f"  {finding.severity:<8} {finding.check}: {where}{more}")
+            lines.append(f"  {finding.severity:<8} {finding.headline}")
             lines.append(f"           {finding.message}")
             lines += [f"           {name}: {number}" for name, number in finding.evidence.items()]
             if finding.cost is not None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+MOST_NAMED = 4
+"""The number of layers that a headline names."""
+
 
 class Severity(StrEnum):
     """The severity of a finding: an error makes results wrong, a warning puts them at risk, a note costs little."""
@@ -82,6 +85,23 @@ class Finding:
     evidence: Mapping[str, Number] = field(default_factory=dict)
     remedy: str = ""
     cost: Cost | None = None
+
+    @property
+    def headline(self) -> str:
+        """The check and where it is: of many layers the first few are named.
+
+        Example:
+            >>> from normwise.doctor import Finding, Severity
+            >>> Finding("stale_running_statistics", ("0", "3"), Severity.ERROR, "They are stale.").headline
+            "stale_running_statistics in layers '0', '3'"
+        """
+        if not self.layers:
+            return self.check
+        if self.layers == ("",):
+            return f"{self.check} in the model"
+        named = ", ".join(map(repr, self.layers[:MOST_NAMED]))
+        more = f" and {len(self.layers) - MOST_NAMED} more" if len(self.layers) > MOST_NAMED else ""
+        return f"{self.check} in layer{'s' * (len(self.layers) > 1)} {named}{more}"
 
 
 @dataclass(frozen=True)

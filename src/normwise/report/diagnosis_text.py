@@ -11,7 +11,6 @@ from normwise.doctor.finding import Finding, Severity
 from normwise.report.wording import printable
 
 COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
-MOST_LAYERS = 4
 
 
 def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
@@ -42,9 +41,7 @@ def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
 
 
 def _headline(finding: Finding) -> Text:
-    where = ", ".join(name or "(the model)" for name in finding.layers[:MOST_LAYERS])
-    more = f" and {len(finding.layers) - MOST_LAYERS} more" if len(finding.layers) > MOST_LAYERS else ""
     head = Text(str(finding.severity), style=COLOURS[finding.severity])
     head.append(f" {finding.check}", style="bold")
-    head.append(printable(f": {where}{more}" if where else ""), style="not bold")
+    head.append(printable(finding.headline.removeprefix(finding.check)), style="not bold")
     return head
