@@ -24,7 +24,7 @@ Settings:
 
 Verdict:
     Ratios, paired over seeds; a condition number counts as smaller from 10 times on, and steps as fewer from 5 times
-    on; "as many steps" counts when the whole interval lies between 1/2 and 2, "straight" when the first step is at most
+    on; "as many steps" counts when the whole interval lies between .5 and 2, "straight" when the first step is at most
     10 degrees from the direction of the minimum, and is refuted from 45 degrees on. The paths of the layer and of
     standardized features count as one up to 1e-10 of the largest weight, in float64.
 

@@ -26,9 +26,9 @@ Settings:
 
 Verdict:
     Steps and drift are compared as ratios, paired over seeds (same initial weights, same order of images, same split).
-    "At least three times fewer" counts where the whole interval is; "ends higher" from half a point on. A network that
-    does not get there counts with the number of steps that it was given, so that its ratio is too small rather than too
-    large.
+    "At least three times fewer" counts where the whole interval is; "drifts less" when the interval is above 1; "ends
+    higher" from half a point on. A network that does not get there counts with the number of steps that it was given,
+    so that its ratio is too small rather than too large.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
