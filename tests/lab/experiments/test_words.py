@@ -17,12 +17,15 @@ from normwise.lab.results import EDITION, from_json
 
 every = pytest.mark.parametrize("name", names())
 FOLDER = Path(__file__).parents[3] / "benchmarks/results/claims"
+COUNTED = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen"),
+)
 WORDS = {
-    word: float(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
-    )
-} | {"half": 0.5, "single": 1.0, "once": 1.0, "twice": 2.0, "tenth": 0.1, "tenfold": 10.0, "fifth": 0.2, "double": 2.0}
+    **{word: float(number) for number, word in enumerate(COUNTED)},
+    "half": 0.5, "single": 1.0, "once": 1.0, "twice": 2.0, "double": 2.0,
+    "tenth": 0.1, "tenfold": 10.0, "fifth": 0.2,
+}
 MANY = 6
 """Values of a grid so long that its first, its last and their count are enough."""
 SHOWN = {"growth", "shown"}
