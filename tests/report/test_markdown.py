@@ -53,6 +53,13 @@ def test_what_is_contradicted_has_a_list(results: list[Result]) -> None:
     both = f"{number}, in the second run {number}"
     assert f"## Contradicted\n\n- {text} {both} (Yang et al. 2019, theorem 8; [Do" in found
     assert "## Contradicted\n\nNone so far.\n" in markdown.claims([stamped(results[0])])
+    assert "are taught" not in found
+    said = [dataclasses.replace(each, says="teaching material") for each in results[1].conclusion.statements]
+    taught = dataclasses.replace(
+        results[1], conclusion=dataclasses.replace(results[1].conclusion, statements=tuple(said))
+    )
+    shown = markdown.claims([stamped(each) for each in (taught, again(taught))])
+    assert "\n\n1 of these 1 statements are taught, and no paper is known to make them.\n" in shown
 
 
 def moved(result: Result, *places: int) -> Result:
@@ -103,7 +110,9 @@ def test_what_the_second_run_or_a_neighbour_turns_does_not_count(results: list[R
     wide = dataclasses.replace(wide, conclusion=dataclasses.replace(wide.conclusion, statements=tends))
     shown = markdown.claims([stamped(each) for each in (first, again(first), wide)])
     assert "· no verdict: reproduced, which changes with the width |" in shown
-    assert "| width: ✗ 2.52 powers of ten |" in shown
+    assert "| width: no matter |" in shown  # the very same numbers
+    shown = markdown.claims([stamped(each) for each in (first, again(first), moved(wide, 0))])
+    assert "| width: ✗ 901.0 powers of ten |" in shown
 
 
 def test_results_of_the_first_edition_are_marked_and_have_no_verdict(results: list[Result]) -> None:

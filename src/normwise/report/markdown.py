@@ -14,6 +14,8 @@ _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
 HEADS = ("claim", "who says it", "measured on", "verdict", "first run", "second run")
 """The heads of the columns in front of those for other data."""
 LAST = ("neighbouring settings", "published")
+_UNNAMED = ("teaching material", "textbooks")
+"""The words for who says what is taught without a source that could be named."""
 _COLUMNS = (
     "## How to read a row",
     """\
@@ -22,8 +24,10 @@ _COLUMNS = (
   largest deviation of any seed instead, and in brackets the smallest and the largest.
 - In "0.5 times fewer steps" and the like, a number below 1 means the opposite: twice as many steps.
 - **neighbouring settings**: verdict and mean of a run with other learning rates ("grid"), other looks at the training
-  ("looks") or layers of another width ("width"), some with fewer seeds; empty where there was none.
-- **published**: the number of the source, for the network that it names.""",
+  ("looks") or layers of another width ("width"), some with fewer seeds; "no matter" where the setting cannot change
+  the number, as rates before any training; empty where there was none.
+- **published**: the number of the source, for the network that it names.
+- Points are percentage points of accuracy, on test images where nothing else is said.""",
 )
 
 
@@ -62,10 +66,12 @@ def claims(results: Sequence[Result]) -> str:
         *_findings(runs),
         "## How it was measured",
         "Each statement is measured over several seeds, its arms paired by seed, all with the same number of learning "
-        "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run, at "
-        "seeds that were not used before, has the same, and when no neighbouring setting that was tried (other rates, "
-        "other looks, wider layers) turns it. Seeds draw their own training and test images from one set; the "
-        "intervals are Student's, with the variance that Nadeau and Bengio (2003) give for this. Rules, settings, "
+        "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run at other "
+        "seeds has the same, and when no neighbouring setting that was tried (other rates, other looks, wider layers) "
+        "turns it. Where networks are tested, each seed draws its own training and test images from one set; the "
+        "intervals are Student's, with the variance that Nadeau and Bengio (2003) give for this. Both runs draw from "
+        "the same set, and where a best rate lay at the edge of its grid, the grid was extended and both runs were "
+        "repeated: the second run guards against the chance of seeds, not of images or settings. Rules, settings, "
         "references and what would refute each are on the experiments' pages; `normwise lab run` measures all of it "
         "again and draws the figures.",
         "## The verdicts",
@@ -151,22 +157,25 @@ def _doubts(runs: Sequence[Runs]) -> str:
     if pairs:
         said.append(
             f"Of {pairs} statements with an interval in both runs, {some} have two that share no value; by chance "
-            "alone fewer than 1 in 100 would. An interval holds for the learning rate that its run picked, and the other run "
-            "can pick another one; and running times differ from day to day by more than within one run."
+            "alone fewer than 1 in 100 would. An interval holds for the learning rate that its run picked, and the "
+            "other run can pick another one; and running times differ from day to day by more than within one run."
         )
     return " ".join(said)
 
 
 def _contradicted(runs: Sequence[Runs]) -> list[str]:
     """The statements that do not hold, each with its number; or that there is none."""
-    found = [
-        f"- {_cell(line.first.text)} {_twice(line)} ({_cell(wording.who(line.first, each.first))}; "
-        f"[{wording.title(each.first.experiment)}](experiments/{each.first.experiment}.md))"
-        for each in runs
-        for line in each.lines
-        if line.statement.verdict is Verdict.CONTRADICTED
+    against = [
+        (each.first, line) for each in runs for line in each.lines if line.statement.verdict is Verdict.CONTRADICTED
     ]
-    return ["## Contradicted", "\n".join(found) if found else "None so far."]
+    found = [
+        f"- {_cell(line.first.text)} {_twice(line)} ({_cell(wording.who(line.first, first))}; "
+        f"[{wording.title(first.experiment)}](experiments/{first.experiment}.md))"
+        for first, line in against
+    ]
+    taught = sum(wording.who(line.first, first).startswith(_UNNAMED) for first, line in against)
+    said = f"{taught} of these {len(against)} statements are taught, and no paper is known to make them."
+    return ["## Contradicted", "\n".join(found) if found else "None so far.", *([said] if taught else [])]
 
 
 def _run(results: Sequence[Result]) -> list[str]:
@@ -267,10 +276,11 @@ def _other(line: Line) -> str:
 
 
 def _near(line: Line) -> str:
-    return ", ".join(
-        f"{name}: {wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
-        for name, each in line.neighbours.items()
-    )
+    def said(each: Statement) -> str:
+        same = each.effect == line.first.effect and each.effect.high > each.effect.low
+        return "no matter" if same else f"{wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
+
+    return ", ".join(f"{name}: {said(each)}" for name, each in line.neighbours.items())
 
 
 def _twice(line: Line) -> str:

@@ -113,7 +113,7 @@ def interval(estimate: Estimate) -> str:
 
 
 def _among(estimate: Estimate, shown: float) -> str:
-    """A number of an estimate: with the decimals of all, or, where these are decades apart, with two digits of its own."""
+    """A number of an estimate, with the decimals of all; with two digits of its own where they are decades apart."""
     apart = estimate.low > 0 and estimate.high >= DECADES * estimate.low and math.isfinite(shown)
     return number(shown, max(0, 1 - math.floor(math.log10(shown))) if apart else decimals_for(estimate))
 
