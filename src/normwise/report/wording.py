@@ -24,7 +24,8 @@ SYMBOLS = {
 MEANINGS = {
     Verdict.REPRODUCED: "the whole interval is on the claim's side, and the effect has the size that the rule asks for",
     Verdict.EXACT: "an identity holds in every seed, up to rounding",
-    Verdict.SMALLER: "the effect is there without the size that the rule asks for, or is certainly below that size",
+    Verdict.SMALLER: "there is an effect, smaller than the rule asks for; or the whole interval is below that size, "
+    "so that there may be none",
     Verdict.NOT_VISIBLE: "the interval is too wide to say: neither shown nor refuted",
     Verdict.CONTRADICTED: "the whole interval is against the claim, in 10 seeds or more, and where the claim was made",
     Verdict.ELSEWHERE: "the same for a claim that was made for another kind of network, data or training",

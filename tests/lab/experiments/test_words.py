@@ -23,8 +23,14 @@ COUNTED = (
 )
 WORDS = {
     **{word: float(number) for number, word in enumerate(COUNTED)},
-    "half": 0.5, "single": 1.0, "once": 1.0, "twice": 2.0, "double": 2.0,
-    "tenth": 0.1, "tenfold": 10.0, "fifth": 0.2,
+    "half": 0.5,
+    "single": 1.0,
+    "once": 1.0,
+    "twice": 2.0,
+    "double": 2.0,
+    "tenth": 0.1,
+    "tenfold": 10.0,
+    "fifth": 0.2,
 }
 MANY = 6
 """Values of a grid so long that its first, its last and their count are enough."""
