@@ -41,8 +41,8 @@ LISTED = {
     "lab/experiments": (
         "experiments",
         "Experiments of the lab",
-        "Each experiment tests one claim about batch normalization, which is the *it* of their names. `normwise lab run "
-        "NAME` runs one. The [page of claims](../claims.md) has them by topic, with their verdicts.",
+        "Each experiment tests one claim about batch normalization, which is the *it* of their names. "
+        "`normwise lab run NAME` runs one. The [page of claims](../claims.md) has them by topic, with their verdicts.",
     ),
     "estimators": (
         "estimators",
