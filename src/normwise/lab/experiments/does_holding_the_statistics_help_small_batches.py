@@ -1,4 +1,4 @@
-"""Do networks that were trained by very small batches gain when the statistics stop to change before the end?
+"""Do networks that are trained with very small batches gain when the statistics stop changing before the end?
 
 Question:
     In the last fifth of training, normalization goes over from the statistics of each batch to the running ones, which

@@ -9,9 +9,9 @@ Claim:
     With spectral norm, which divides each weight matrix of the discriminator by its largest singular value, known from
     one power iteration per step, images are of better or equal quality than with earlier ways to stabilize the
     training, and it is robust at high rates and high momentum (Miyato et al. 2018; an inception score of 7.42 on
-    CIFAR-10 with plain convolutional networks, of 8.22 with residual ones). Batch norm belongs into the generator,
-    where it prevents all images from being alike (Radford et al. 2016). Real and made images should be normalized in
-    batches of their own (Chintala et al. 2016).
+    CIFAR-10 with plain convolutional networks, of 8.22 with residual ones). Batch norm belongs in the generator, where
+    it prevents all images from being alike (Radford et al. 2016). Real and made images should be normalized in batches
+    of their own (Chintala et al. 2016).
 
 What would refute it:
     At the best setting of each, images are farther from the real ones with spectral norm than with another; at the high
