@@ -151,8 +151,8 @@ def _doubts(runs: Sequence[Runs]) -> str:
     some, pairs = apart(runs)
     said = [
         "What the first run leaves open stays open, whatever the second run says.",
-        "Statements that repeat the numbers of another one, mostly where two sources claim opposite things or a setting "
-        f"makes no difference by construction: {repeated(runs)}.",
+        "Statements that repeat the numbers of another one, mostly where two sources claim opposite things or a "
+        f"setting makes no difference by construction: {repeated(runs)}.",
     ]
     if pairs:
         said.append(
