@@ -30,9 +30,9 @@ BACKENDS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", f"tens
 
 PAGE_TEXT = """# Speed with Keras
 
-What one gains in Keras by `normwise.keras.BatchNormalization` with the ReLU inside, in the place of
-`keras.layers.BatchNormalization` and a ReLU layer behind it, on the CPU. Numbers are Keras's time over normwise's:
-above 1 normwise is faster.
+The gain in Keras, on the CPU, from `normwise.keras.BatchNormalization` with the ReLU inside, in the place of
+`keras.layers.BatchNormalization` and a ReLU layer behind it. Numbers are Keras's time over normwise's: above 1 normwise
+is faster.
 
 ## Whole training steps
 

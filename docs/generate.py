@@ -41,7 +41,8 @@ LISTED = {
     "lab/experiments": (
         "experiments",
         "Experiments of the lab",
-        "Each experiment tests one claim about batch normalization. `normwise lab run NAME` runs it.",
+        "Each experiment tests one claim about batch normalization, which is the *it* of their names. "
+        "`normwise lab run NAME` runs one. The [page of claims](../claims.md) has them by topic, with their verdicts.",
     ),
     "estimators": (
         "estimators",
@@ -126,10 +127,19 @@ def member_page(source: Path, root: Path) -> str:
     docstring = ast.get_docstring(node)
     if not docstring:
         raise SystemExit(f"{source} has no docstring to make its page from.")
-    page = page_of(docstring, source.stem.replace("_", " ").capitalize(), call, source.relative_to(root))
+    page = page_of(docstring, title_from(source), call, source.relative_to(root))
     if source.parent.name == "experiments":
         return page + found(source, root) * (root / KEPT).is_dir()
     return page + ORIGIN if source.parent.name == "checks" else page
+
+
+def title_from(source: Path) -> str:
+    """The title of a member's page: its name in words, and as the question that it is where that is an experiment."""
+    if source.parent.name != "experiments":
+        return source.stem.replace("_", " ").capitalize()
+    from normwise.report import wording  # only pages of the lab need the package, and only its base install
+
+    return wording.title(source.stem)
 
 
 def page_of(docstring: str, title: str, call: str, source: Path) -> str:

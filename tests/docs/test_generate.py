@@ -83,7 +83,7 @@ def test_an_experiments_page_is_its_modules_docstring(clone: Path) -> None:
     page = generate.pages(clone)[Path("docs/experiments/does_it_help.md")]
     assert page == (
         "<!-- Generated from src/normwise/lab/experiments/does_it_help.py by `make docs`; edit it there. -->\n\n"
-        "# Does it help\n\n`normwise lab run does_it_help`\n\nDoes it help?\n\n"
+        "# Does it help?\n\n`normwise lab run does_it_help`\n\nDoes it help?\n\n"
         "## Question\n\nDoes it help at all?\n\n## What would refute it\n\nNo difference:\n\nnone at all.\n\n"
         "Note: this is text.\n\n"
         "Read next: [all experiments](../experiments/index.md), [all claims](../claims.md), "

@@ -134,6 +134,8 @@ def test_the_page_of_claims_begins_with_data_and_findings(monkeypatch: pytest.Mo
         "[1.90 to 2.10]; second run 1.95 points [1.90 to 2.10]. "
         "([Is it higher?](experiments/is_it_higher.md))\n"
     ) in text
+    named = [made(R, seed, architecture="2 layers of 64") for seed in (0, 1000)]
+    assert "✓ reproduced. On digits; 2 layers of 64: 2.00 points" in markdown.claims(named)
     assert text.index("Measured on") < text.index("What this means") < text.index("## The verdicts")
     assert ADVICE not in markdown.claims([made(R), made(C, 1000)])
     assert "Nothing is settled yet" in markdown.claims([made(R)])

@@ -40,15 +40,58 @@ def test_every_statement_is_there_with_all_that_belongs_to_it(results: list[Resu
     assert "[Do gradients survive depth?](experiments/do_gradients_survive_depth.md)" in shown
     assert "`normwise lab run do_gradients_survive_depth --seeds 5`" in shown
     assert "- Measured at initialization, before any step.\n" in shown
-    assert shown.splitlines()[2].startswith("Measured on scikit-learn's digits, 8 x 8; 2 kinds of small networks.")
+    assert shown.splitlines()[2].startswith(
+        "Measured on scikit-learn's digits, 8 x 8; 2 kinds of networks, most of them "
+    )
     assert "written down before" not in shown
 
 
 def test_what_is_contradicted_has_a_list(results: list[Result]) -> None:
     found = markdown.claims([stamped(result) for result in [*results, *(again(each) for each in results)]])
     text = results[1].conclusion.statements[0].text
-    assert f"## Contradicted\n\n- {text} 2.52 powers of ten [2.44 to 2.60] (Yang et al. 2019, theorem 8; [Do" in found
+    number = "2.52 powers of ten [2.44 to 2.60]"
+    both = f"{number}, in the second run {number}"
+    assert f"## Contradicted\n\n- {text} {both} (Yang et al. 2019, theorem 8; [Do" in found
     assert "## Contradicted\n\nNone so far.\n" in markdown.claims([stamped(results[0])])
+    assert "are taught" not in found
+    said = [dataclasses.replace(each, says="teaching material") for each in results[1].conclusion.statements]
+    taught = dataclasses.replace(
+        results[1], conclusion=dataclasses.replace(results[1].conclusion, statements=tuple(said))
+    )
+    shown = markdown.claims([stamped(each) for each in (taught, again(taught))])
+    assert "\n\n1 of these 1 statements are taught, and no paper is known to make them.\n" in shown
+
+
+def moved(result: Result, *places: int) -> Result:
+    """The same, with the numbers of some statements far away."""
+    said = list(result.conclusion.statements)
+    for place in places:
+        far = dataclasses.replace(said[place].effect, value=901.0, low=900.0, high=902.0)
+        said[place] = dataclasses.replace(said[place], effect=far)
+    return dataclasses.replace(result, conclusion=dataclasses.replace(result.conclusion, statements=tuple(said)))
+
+
+def test_runs_whose_intervals_share_no_value_are_counted(results: list[Result]) -> None:
+    first, again_ = stamped(results[0]), stamped(again(results[0]))
+    pairs = len(first.conclusion.statements)
+    assert f"Of {pairs} statements with an interval in both runs, 0 have two that" in markdown.claims([first, again_])
+    assert f"Of {pairs} statements with an interval in both runs, 1 have two" in markdown.claims(
+        [first, moved(again_, 0)]
+    )
+    assert "with an interval in both runs" not in markdown.claims([first])
+
+
+def test_statements_that_rest_on_the_same_numbers_are_counted(results: list[Result]) -> None:
+    first = stamped(results[0])
+    assert "\n\nWhat the first run leaves open stays open" in markdown.claims([first])
+    assert "makes no difference by construction: 0." in markdown.claims([first])
+    twice = moved(first, 0, 1)
+    assert "makes no difference by construction: 1." in markdown.claims([twice])
+    one, two = twice.conclusion.statements[:2]
+    effect = dataclasses.replace(two.effect, value=-901.0, low=-902.0, high=-900.0)  # the mirror image
+    said = (one, dataclasses.replace(two, effect=effect), *twice.conclusion.statements[2:])
+    mirrored = dataclasses.replace(twice, conclusion=dataclasses.replace(twice.conclusion, statements=said))
+    assert "makes no difference by construction: 1." in markdown.claims([mirrored])
 
 
 def test_without_a_second_run_nothing_counts(results: list[Result]) -> None:
@@ -67,7 +110,9 @@ def test_what_the_second_run_or_a_neighbour_turns_does_not_count(results: list[R
     wide = dataclasses.replace(wide, conclusion=dataclasses.replace(wide.conclusion, statements=tends))
     shown = markdown.claims([stamped(each) for each in (first, again(first), wide)])
     assert "· no verdict: reproduced, which changes with the width |" in shown
-    assert "| width: ✗ 2.52 powers of ten |" in shown
+    assert "| width: no matter |" in shown  # the very same numbers
+    shown = markdown.claims([stamped(each) for each in (first, again(first), moved(wide, 0))])
+    assert "| width: ✗ 901.0 powers of ten |" in shown
 
 
 def test_results_of_the_first_edition_are_marked_and_have_no_verdict(results: list[Result]) -> None:

@@ -37,57 +37,61 @@ class Finding:
 
 FINDINGS = (
     Finding(
-        "Search learning rates well above those of the same network without normalization: the gain is largely there.",
+        "With the layer, search learning rates well above those at which the same network trains without it.",
         "does_it_allow_higher_learning_rates",
         "The largest rate that still trains is at least 5 times higher with batch normalization.",
     ),
     Finding(
-        "Expect most where a network begins badly: from small initial weights it trains in far fewer steps.",
+        "Normalize a network of sigmoid units that begins with small weights: it then takes far fewer steps to the "
+        "same accuracy.",
         "does_it_train_faster",
         "With grey pixels, training to 0.95 of what the network without normalization learns takes at least 3 times "
         "fewer steps, both with the paper's initialization (small Gaussian weights, std 0.1).",
     ),
     Finding(
-        "Spend no time on the scale of initial weights in layers that are normalized.",
+        "Spend no time on the scale of initial weights in front of the layer; spend it on the learning rate.",
         "does_it_make_initialization_less_critical",
         "With batch normalization, the accuracy is within 5 points for initial weights from 0.01 to 30 times He's.",
     ),
     Finding(
-        "Where deep layers must be sigmoids, normalize them: they learn what other activations learn.",
+        "Where deep layers must be sigmoids, normalize them: they then learn about as much as the best network without "
+        "normalization.",
         "does_it_revive_saturating_activations",
         "A network of 10 sigmoid layers learns with batch normalization at least 0.95 of what the best network without "
         "it learns.",
     ),
     Finding(
-        "Do not count on the layer to make very deep plain chains trainable: gradients still grow with depth; use skip "
-        "connections.",
+        "Do not count on the layer alone to make a very deep plain chain trainable: before training its gradients grow "
+        "from layer to layer, for which skip connections are the published remedy.",
         "does_it_cure_vanishing_gradients",
         "With batch normalization and ReLU, the gradient keeps its size over 30 layers.",
         FAILS,
     ),
     Finding(
-        "Switch to inference mode before you use a network: in training mode it is less accurate in small batches.",
+        "Switch to inference mode before you use a network: left in training mode, it is less accurate in small "
+        "batches.",
         "how_much_does_the_batch_change_an_output",
         "Left in training mode, the network is less accurate in batches of 2.",
     ),
     Finding(
-        "Shuffle, so that every batch holds all classes.",
+        "Shuffle before you cut batches: batches of few classes cost a normalized network accuracy.",
         "does_shuffling_help_more_with_it",
         "With batch normalization, batches of few classes cost accuracy.",
     ),
     Finding(
-        "Recalibrate before you judge a network after few steps: a slow moving average still remembers its beginning.",
+        "Recalibrate before you judge a network after few steps: a slow moving average, as Keras's default, still "
+        "remembers its beginning.",
         "which_statistics_at_inference",
         "Rate 0.1, up to 100 steps: a moving average with 0.01 is worse than exact statistics.",
     ),
     Finding(
-        "When contrast changes at inference, give the layers fresh statistics before you train again: a small batch "
-        "without labels does it.",
+        "When contrast changes at inference, give the layers fresh statistics before you train again: a few dozen "
+        "images of all classes do it, without labels.",
         "do_fresh_statistics_repair_drift",
         "Contrast x .3: statistics of 32 images with a prior of 16 make the error smaller.",
     ),
     Finding(
-        "When gain and brightness keep wandering, let the statistics follow.",
+        "When gain and brightness keep changing, let the statistics follow.",
         "do_fresh_statistics_repair_drift",
         "While gain and brightness wander, statistics that follow make fewer errors than fixed ones.",
     ),
@@ -97,17 +101,19 @@ FINDINGS = (
         "A batch of each data set with shared averages is less accurate than one batch of both.",
     ),
     Finding(
-        "Let gradients pass through the batch statistics: a network in which they are held constant is less accurate.",
+        "In a batch norm of your own, let gradients pass through the mean and the variance of the batch: a network in "
+        "which these are constants for the gradient is less accurate.",
         "must_gradients_pass_through_the_statistics",
         "With mean and variance held, the network is less accurate than under the whole gradient.",
     ),
     Finding(
-        "Leave out the bias in front of the layer: it never learns.",
+        "Leave out the bias in front of the layer: while batches are normalized by their own statistics, it never "
+        "learns.",
         "must_gradients_pass_through_the_statistics",
         "Under the whole gradient a bias in front of batch normalization never moves.",
     ),
     Finding(
-        "Fold the layer into the one before it when you ship: no answer changes.",
+        "Fold the layer into the one before it when you ship: no predicted class changes.",
         "does_it_cost_nothing_at_inference",
         "In float32 no test image changes its class by folding.",
     ),
@@ -117,7 +123,7 @@ FINDINGS = (
         "At weights of fixed norm in front of batch normalization, L2 is exactly another learning rate.",
     ),
     Finding(
-        "Reckon with memory that the number of parameters does not show: the layer keeps more for the backward pass.",
+        "Plan for memory that the number of parameters does not show: the layer keeps more for the backward pass.",
         "what_does_it_cost_in_training",
         "ResNet50: with batch norm more is kept for the backward pass than without.",
     ),
@@ -141,6 +147,11 @@ class Shown:
     line: Line
     elsewhere: Mapping[str, Line]
     confirmed: bool
+
+    @property
+    def where(self) -> str:
+        """The experiment's own data, and its network where the result names it."""
+        return "; ".join(part for part in (self.runs.data, self.runs.first.architecture) if part)
 
     @property
     def everywhere(self) -> bool:

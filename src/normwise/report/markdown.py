@@ -8,12 +8,27 @@ from pathlib import Path
 from normwise.lab.results import EDITION, Estimate, Result, Statement, Verdict, from_json
 from normwise.lab.settling import FOUND
 from normwise.report import findings, wording
-from normwise.report.runs import FIRST_EDITION, Line, Runs, by_experiment, count, gathered
+from normwise.report.runs import FIRST_EDITION, Line, Runs, apart, by_experiment, count, gathered, repeated
 
 _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
 HEADS = ("claim", "who says it", "measured on", "verdict", "first run", "second run")
 """The heads of the columns in front of those for other data."""
 LAST = ("neighbouring settings", "published")
+_UNNAMED = ("teaching material", "textbooks")
+"""The words for who says what is taught without a source that could be named."""
+_COLUMNS = (
+    "## How to read a row",
+    """\
+- **verdict**: what both runs and the neighbouring settings bear together.
+- **first run**, **second run**: the mean over seeds, and in brackets its 95 % interval. An exact statement has the
+  largest deviation of any seed instead, and in brackets the smallest and the largest.
+- In "0.5 times fewer steps" and the like, a number below 1 means the opposite: twice as many steps.
+- **neighbouring settings**: verdict and mean of a run with other learning rates ("grid"), other looks at the training
+  ("looks") or layers of another width ("width"), some with fewer seeds; "no matter" where the setting cannot change
+  the number, as rates before any training; empty where there was none.
+- **published**: the number of the source, for the network that it names.
+- Points are percentage points of accuracy, on test images where nothing else is said.""",
+)
 
 
 def kept(folder: Path, experiment: str = "*") -> list[Result]:
@@ -46,19 +61,23 @@ def claims(results: Sequence[Result]) -> str:
     statements = [line.statement for each in runs for line in each.lines]
     parts = [
         "# Batch normalization: which claims hold?",
-        f"Measured on {_all([each.data for each in runs])}; {_architectures(runs)}. What holds here need not hold for "
+        f"Measured on {_data(runs)}; {_architectures(runs)}. What holds here need not hold for "
         "networks of another size: data and network stand in every row.",
         *_findings(runs),
         "## How it was measured",
         "Each statement is measured over several seeds, its arms paired by seed, all with the same number of learning "
-        "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run, at "
-        "seeds that were not used before, has the same, and when no neighbouring setting that was tried (other rates, "
-        "other looks, wider layers) turns it. Seeds draw their own training and test images from one set; the "
-        "intervals are Student's, with the variance that Nadeau and Bengio (2003) give for this. Rules, settings, "
+        "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run at other "
+        "seeds has the same, and when no neighbouring setting that was tried (other rates, other looks, wider layers) "
+        "turns it. Where networks are tested, each seed draws its own training and test images from one set; the "
+        "intervals are Student's, with the variance that Nadeau and Bengio (2003) give for this. Both runs draw from "
+        "the same set, and where a best rate lay at the edge of its grid, the grid was extended and both runs were "
+        "repeated: the second run guards against the chance of seeds, not of images or settings. Rules, settings, "
         "references and what would refute each are on the experiments' pages; `normwise lab run` measures all of it "
         "again and draws the figures.",
         "## The verdicts",
         _verdicts(statements),
+        _doubts(runs),
+        *_COLUMNS,
         *_contradicted(runs),
         *_run(results),
         "## The experiments",
@@ -84,7 +103,7 @@ def _findings(runs: Sequence[Runs]) -> list[str]:
     for place, each in enumerate(findings.shown(runs), start=1):
         name = each.finding.experiment
         first, second = (_numbers(said.effect) for said in (each.line.first, each.line.second) if said)
-        measured = [f"{_cell(each.runs.data)}: {_cell(first)}, in the second run {_cell(second)}"]
+        measured = [f"{_cell(each.where)}: {_cell(first)}, in the second run {_cell(second)}"]
         measured += [f"{_cell(data)}: {_cell(_other(line))}" for data, line in each.elsewhere.items()]
         rows.append(
             f"{place}. **{_cell(each.finding.advice)}** It rests on: {_cell(each.finding.statement)} "
@@ -95,9 +114,14 @@ def _findings(runs: Sequence[Runs]) -> list[str]:
     return ["## What this means for you", "\n".join(rows) if rows else none]
 
 
+def _data(runs: Sequence[Runs]) -> str:
+    """All data, each once; those of older results, which do not name them, only where there are no others."""
+    return _all([each.data for each in runs if not each.outdated] or [each.data for each in runs])
+
+
 def _architectures(runs: Sequence[Runs]) -> str:
     known = [each.first.architecture for each in runs if each.first.architecture]
-    return f"{len(set(known))} kinds of small networks" if known else "with small networks"
+    return f"{len(set(known))} kinds of networks, most of them small" if known else "with small networks"
 
 
 def _verdicts(statements: Sequence[Statement]) -> str:
@@ -122,16 +146,36 @@ def _verdicts(statements: Sequence[Statement]) -> str:
     return "\n".join([*head, *rows]) + f"\n\n{said}"
 
 
+def _doubts(runs: Sequence[Runs]) -> str:
+    """Reasons for which a reader should trust the verdicts less than their intervals, with how often each is met."""
+    some, pairs = apart(runs)
+    said = [
+        "What the first run leaves open stays open, whatever the second run says.",
+        "Statements that repeat the numbers of another one, mostly where two sources claim opposite things or a "
+        f"setting makes no difference by construction: {repeated(runs)}.",
+    ]
+    if pairs:
+        said.append(
+            f"Of {pairs} statements with an interval in both runs, {some} have two that share no value; by chance "
+            "alone fewer than 1 in 100 would. An interval holds for the learning rate that its run picked, and the "
+            "other run can pick another one; and running times differ from day to day by more than within one run."
+        )
+    return " ".join(said)
+
+
 def _contradicted(runs: Sequence[Runs]) -> list[str]:
     """The statements that do not hold, each with its number; or that there is none."""
-    found = [
-        f"- {_cell(line.first.text)} {_numbers(line.first.effect)} ({_cell(wording.who(line.first, each.first))}; "
-        f"[{wording.title(each.first.experiment)}](experiments/{each.first.experiment}.md))"
-        for each in runs
-        for line in each.lines
-        if line.statement.verdict is Verdict.CONTRADICTED
+    against = [
+        (each.first, line) for each in runs for line in each.lines if line.statement.verdict is Verdict.CONTRADICTED
     ]
-    return ["## Contradicted", "\n".join(found) if found else "None so far."]
+    found = [
+        f"- {_cell(line.first.text)} {_twice(line)} ({_cell(wording.who(line.first, first))}; "
+        f"[{wording.title(first.experiment)}](experiments/{first.experiment}.md))"
+        for first, line in against
+    ]
+    taught = sum(wording.who(line.first, first).startswith(_UNNAMED) for first, line in against)
+    said = f"{taught} of these {len(against)} statements are taught, and no paper is known to make them."
+    return ["## Contradicted", "\n".join(found) if found else "None so far.", *([said] if taught else [])]
 
 
 def _run(results: Sequence[Result]) -> list[str]:
@@ -153,7 +197,7 @@ def _run(results: Sequence[Result]) -> list[str]:
             f"- intervals: with Nadeau and Bengio's variance in {sum(share > 0 for share in shares)} of {len(shares)} "
             f"runs, whose seeds draw from one set (what is tested on over all else: {drawn}); Student's alone elsewhere"
         )
-    commits = [str(stamp["commit"]) for stamp in stamps if stamp.get("commit")]
+    commits = [str(stamp["commit"])[:12] for stamp in stamps if stamp.get("commit")]
     if commits:
         said.append(f"- the rules as of commit: {_all(commits)}")
     return ["## The run", "\n".join(said)]
@@ -232,10 +276,17 @@ def _other(line: Line) -> str:
 
 
 def _near(line: Line) -> str:
-    return ", ".join(
-        f"{name}: {wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
-        for name, each in line.neighbours.items()
-    )
+    def said(each: Statement) -> str:
+        same = each.effect == line.first.effect and each.effect.high > each.effect.low
+        return "no matter" if same else f"{wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
+
+    return ", ".join(f"{name}: {said(each)}" for name, each in line.neighbours.items())
+
+
+def _twice(line: Line) -> str:
+    """The numbers of both runs, in a sentence."""
+    again = f", in the second run {_numbers(line.second.effect)}" if line.second else ""
+    return _numbers(line.first.effect) + again
 
 
 def _numbers(effect: Estimate) -> str:

@@ -92,6 +92,27 @@ def gathered(results: Iterable[Result]) -> list[Runs]:
     return found
 
 
+def apart(runs: Iterable[Runs]) -> tuple[int, int]:
+    """The number of statements whose intervals in the two runs have no value in common, and of those with two."""
+    both = [(line.first, line.second) for each in runs for line in each.lines if line.second]
+    pairs = [(first.effect, again.effect) for first, again in both if first.verdict is not Verdict.EXACT]
+    return sum(one.high < other.low or other.high < one.low for one, other in pairs), len(pairs)
+
+
+def repeated(runs: Iterable[Runs]) -> int:
+    """The number of statements that rest on the same interval as one before them, or on its mirror image."""
+    found = 0
+    for each in runs:
+        effects = [line.first.effect for line in each.lines]
+        spans = [
+            tuple(sorted((f"{abs(effect.low):.9g}", f"{abs(effect.high):.9g}")))
+            for effect in effects
+            if effect.high > effect.low  # one without width, as 0, says nothing of where it comes from
+        ]
+        found += len(spans) - len(set(spans))
+    return found
+
+
 def by_experiment(runs: Iterable[Runs]) -> list[list[Runs]]:
     """The runs of each experiment on all data, those on its own data first, in the order in which they came."""
     found: dict[str, list[Runs]] = {}

@@ -24,7 +24,8 @@ SYMBOLS = {
 MEANINGS = {
     Verdict.REPRODUCED: "the whole interval is on the claim's side, and the effect has the size that the rule asks for",
     Verdict.EXACT: "an identity holds in every seed, up to rounding",
-    Verdict.SMALLER: "the effect is there without the size that the rule asks for, or is certainly below that size",
+    Verdict.SMALLER: "there is an effect, smaller than the rule asks for; or the whole interval is below that size, "
+    "so that there may be none",
     Verdict.NOT_VISIBLE: "the interval is too wide to say: neither shown nor refuted",
     Verdict.CONTRADICTED: "the whole interval is against the claim, in 10 seeds or more, and where the claim was made",
     Verdict.ELSEWHERE: "the same for a claim that was made for another kind of network, data or training",
@@ -34,6 +35,10 @@ MEANINGS = {
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BEFORE = {"ratio": "ratio", "log10": "log₁₀"}  # units that are no units and read better in front
 _NARROW_SPACE = "\u202f"
+DECADES = 100.0
+"""An interval whose ends are so many times apart has numbers of different sizes."""
+_NAMES = {"l2": "L2", "gans": "GANs", "inception": "Inception"}
+"""Words of experiments' names that are written otherwise in a sentence."""
 
 
 def power_of_ten(exponent: int) -> str:
@@ -86,7 +91,7 @@ def value(estimate: Estimate) -> str:
         >>> value(Estimate(2.345, 2.1, 2.6, 10, "points")), value(Estimate(4.27, 3.61, 5.02, 10, "ratio"))
         ('2.35 points', 'ratio 4.3')
     """
-    shown = number(estimate.value, decimals_for(estimate))
+    shown = _among(estimate, estimate.value)
     if estimate.unit in _BEFORE:
         return f"{_BEFORE[estimate.unit]} {shown}"
     return f"{shown} {estimate.unit}".rstrip()
@@ -98,13 +103,20 @@ def interval(estimate: Estimate) -> str:
     Example:
         >>> interval(Estimate(2.345, 2.1, 2.6, 10, "points"))
         '2.10 to 2.60'
+        >>> interval(Estimate(0.0072, 2.9e-7, 183.07, 5, "times the size"))
+        '2.9×10⁻⁷ to 183'
         >>> interval(Estimate(10.0, 10.0, 10.0, 5, "ratio"))
         'the same in every seed'
     """
     if math.isclose(estimate.low, estimate.high, rel_tol=1e-9):
         return "the same in every seed"
-    decimals = decimals_for(estimate)
-    return f"{number(estimate.low, decimals)} to {number(estimate.high, decimals)}"
+    return f"{_among(estimate, estimate.low)} to {_among(estimate, estimate.high)}"
+
+
+def _among(estimate: Estimate, shown: float) -> str:
+    """A number of an estimate, with the decimals of all; with two digits of its own where they are decades apart."""
+    apart = estimate.low > 0 and estimate.high >= DECADES * estimate.low and math.isfinite(shown)
+    return number(shown, max(0, 1 - math.floor(math.log10(shown))) if apart else decimals_for(estimate))
 
 
 def minus(text: str) -> str:
@@ -153,8 +165,8 @@ def plural(amount: int, noun: str) -> str:
 
 
 def title(name: str) -> str:
-    """The name of an experiment, which is its question: ``does_it_train`` becomes ``Does it train?``."""
-    words = name.replace("_", " ")
+    """The name of an experiment, which is its question: ``should_l2_be_weaker`` becomes ``Should L2 be weaker?``."""
+    words = " ".join(_NAMES.get(word, word) for word in name.split("_"))
     return words[:1].upper() + words[1:] + "?"
 
 

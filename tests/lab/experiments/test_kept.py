@@ -13,6 +13,12 @@ from normwise.lab.experiment import load
 from normwise.lab.results import EDITION, Result, from_json
 
 FOLDER = Path(__file__).parents[3] / "benchmarks/results/claims"
+AWAITED = {
+    "does_it_train_faster": "a smaller deviation was added",
+    "does_the_batch_leak": "a larger rate was added",
+    "should_gans_use_spectral_norm": "a higher rate of Adam was added",
+}
+"""Experiments whose kept numbers are of other settings than their pages name, until they are measured again."""
 TOO_FAR: dict[str, str] = {}
 """Statements whose best rate lies beyond any grid that could be tried, by their beginnings, and why that is so."""
 
@@ -28,6 +34,13 @@ def kept(name: str) -> list[Result]:
 def test_some_results_are_of_the_present_settings() -> None:
     """A check of no results proves nothing."""
     assert sum(bool(kept(name)) for name in names()) >= 5
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_numbers_are_of_the_settings_that_the_experiments_page_names(name: str) -> None:
+    path = FOLDER / f"{name}.json"
+    if path.is_file() and from_json(path.read_text(encoding="utf-8")).edition == EDITION:
+        assert kept(name) or name in AWAITED
 
 
 @pytest.mark.parametrize("name", names())

@@ -6,11 +6,13 @@ Question:
 Claim:
     Before: "we add the BN transform immediately before the nonlinearity", because Wx + b is "more likely to have a
     symmetric, non-sparse distribution" (Ioffe & Szegedy 2015, section 3.2). After: CaffeNet reached .474 with it before
-    and .499 with it after; GoogLeNet .603 before and .596 after (Mishkin et al., caffenet-benchmark, 2016); "recent
-    code written by Christian applies relu before BN. It is still occasionally a topic of debate" (F. Chollet, 2016).
+    and .499 with it after, both without scale and shift (with them .478 and .493); GoogLeNet .603 before and .596 after
+    (Mishkin et al., caffenet-benchmark, 2016); "recent code written by Christian applies relu before BN. It is still
+    occasionally a topic of debate" (F. Chollet, 2016).
 
 What would refute it:
-    Neither order wins: the interval of the difference contains 0, or the winner changes with the activation.
+    The other order is more accurate, or which is changes with the activation. An interval that contains 0 leaves both
+    open.
 
 Settings:
     Five hidden layers of 64 units, ReLU, tanh and sigmoid, He's initial weights for ReLU and Glorot's for the others,

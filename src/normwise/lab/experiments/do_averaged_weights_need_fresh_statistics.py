@@ -20,9 +20,9 @@ Settings:
     Fresh statistics are exact ones, of all training images in one batch.
 
 Verdict:
-    Kinds of statistics are compared at the rate that is best for the average with fresh ones on validation images, the
-    average and the last network each at its own best rate, as differences of test accuracy, paired over seeds. A loss
-    by old statistics counts from 1 point on, a gain by averaging from .3 points on.
+    Kinds of statistics are compared at the rate that is best for the average with fresh ones on validation images,
+    which favours fresh ones, the average and the last network each at its own best rate, as differences of test
+    accuracy, paired over seeds. A loss by old statistics counts from 1 point on, a gain by averaging from .3 points on.
 
 References:
     - P. Izmailov, D. Podoprikhin, T. Garipov, D. Vetrov and A. G. Wilson, Averaging Weights Leads to Wider Optima and

@@ -13,18 +13,22 @@ Claim:
     2020).
 
 What would refute it:
-    The error falls by less than 30 %.
+    The error falls by less than 30 %, or grows.
 
 Settings:
     scikit-learn's digits, three hidden layers of 64 ReLU units, 600 steps of gradient descent with batches of 60 at the
-    best of the rates 0.03, 0.1, 0.3, 1 and 3 on validation images. The test images: contrast times .3; brightness + .3;
-    normal noise of .3 and .5; a 3 x 3 blur; gain 2 and brightness + .5; inverted. Statistics are adapted to 8, 32, 128
-    or all 450 of them, with a prior of 16 images and without; the whole test set is then classified, the images of the
-    adaptation included, as they would be in use. One class: 32 images of it, mean over the classes. Drift: 40 batches
-    of 32 whose gain and brightness wander (steps of .1 of the logarithm, and .05), classified as they come.
+    best of the rates 0.03, 0.1, 0.3, 1 and 3 on validation images. The test images: contrast times .3, about grey of
+    .5; brightness + .3; normal noise of .3 and .5; a 3 x 3 blur; gain 2 and brightness + .5; inverted. Values beyond 0
+    and 1 stay, so that no pixel saturates as it would in a camera. Statistics are adapted to 8, 32, 128 or all 450 of
+    them, with a prior of 16 images and without; the whole test set is then classified, the images of the adaptation
+    included, as they would be in use. One class: 32 images of it, mean over the classes. Drift: 40 batches of 32 whose
+    gain and brightness wander (steps of .1 of the logarithm, and .05), classified as they come, by the statistics of
+    training or by ones that follow with a memory of 128 images and the prior of 16.
 
 Verdict:
-    Ratios of errors, fixed by fresh, paired over seeds. "Repairs" counts from 1.43 on, which is 30 % less error.
+    Ratios of errors, fixed by fresh, paired over seeds. "Repairs" counts from 1.43 on, which is 30 % less error;
+    between two kinds of fresh statistics, "smaller" counts from 1.05 on. An error below half an image of 450 counts as
+    that, so that no ratio is infinite.
 
 References:
     - Y. Li, N. Wang, J. Shi, J. Liu and X. Hou, Revisiting Batch Normalization For Practical Domain Adaptation, 2016,

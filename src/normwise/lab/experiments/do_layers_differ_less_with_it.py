@@ -24,8 +24,9 @@ Settings:
 
 Verdict:
     Ratios, paired over seeds, by their geometric means. "Changes at least tenfold" is about the size at the last layer
-    over that at the first. "More" is reproduced from 1.5 times on with an interval above 1; "one rate suits all" when
-    the largest best rate is at most ten times the smallest.
+    over that at the first. "Keeps its size" is about the same ratio, between a half and 2. "More" is reproduced from
+    1.5 times on with an interval above 1; "one rate suits all" when the largest best rate is at most ten times the
+    smallest.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate

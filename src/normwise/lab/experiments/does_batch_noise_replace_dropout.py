@@ -1,8 +1,8 @@
 """Does the noise of batch statistics regularize, and does it make dropout superfluous?
 
 Question:
-    On data that a network can learn by heart, does normalizing by smaller parts of the batch give a better test
-    accuracy, and is batch normalization then as good as dropout?
+    On data that a network can memorize, does normalizing by smaller parts of the batch give a better test accuracy, and
+    is batch normalization then as good as dropout?
 
 Claim:
     "A training example is seen in conjunction with other examples in the mini-batch [...] we found this effect to be
@@ -19,9 +19,9 @@ What would refute it:
 Settings:
     Two hidden layers of 100 ReLU units on scikit-learn's digits. "Few": 100 training images, the whole set in each
     step, so that there is no other noise. "Noisy": 600 training images of which 30 % have a random label, 120 per step,
-    which is where overfitting costs most. Normalized together are 120 or 100 images and ever smaller parts of them
-    (ghost batches), at equal batches of the gradient. 600 steps at rates 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3 and
-    10, of which each arm, of one size of parts and one strength of dropout (0, .1, .3, .5), has its own on validation
+    which is where overfitting costs most. Normalized together are all 120 or 100 images, or a 4th, a 10th or a 20th of
+    them (ghost batches), at equal batches of the gradient. 600 steps at rates 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3 and 10,
+    of which each arm, of one size of parts and one strength of dropout (0, .1, .3, .5), has its own on validation
     images; so that every arm has as many to choose from. The noise is also looked at with the same rate for both arms,
     from 0.01 to 1.
 

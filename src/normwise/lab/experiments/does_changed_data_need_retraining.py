@@ -17,9 +17,10 @@ What would refute it:
 Settings:
     scikit-learn's digits, three hidden layers of 64 ReLU units, 600 steps of gradient descent with batches of 32 on 577
     images. Then 32 or 500 other images, all changed in one way, as are the validation and test images: contrast times
-    .3, brightness + .3, gain 2 and offset .5, noise of .5, blur, inverted; or not changed at all. Fresh statistics are
-    those of the new images alone; training further and training from the start take 300 steps. Rates 0.01, 0.03, 0.1,
-    0.3, 1 and 3 for each training, the best of which is picked on validation images, changed ones for the new images.
+    .3 about grey of .5, brightness + .3, gain 2 and offset .5, noise of .5, blur, inverted; or not changed at all.
+    Values beyond 0 and 1 stay, so that no pixel saturates as it would in a camera. Fresh statistics are those of the
+    new images alone; training further and training from the start take 300 steps. Rates 0.01, 0.03, 0.1, 0.3, 1 and 3
+    for each training, the best of which is picked on validation images, changed ones for the new images.
 
 Verdict:
     Differences of test accuracy, paired over seeds. "No worse" counts when the whole interval lies above -1 point,

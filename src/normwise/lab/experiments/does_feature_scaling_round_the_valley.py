@@ -7,7 +7,7 @@ Question:
 Claim:
     Without scaling the loss is a long valley in which the steps zigzag; with scaled features it is round and gradient
     descent goes straight to the minimum; min-max and z-score are two ways to the same end; a batch-norm layer does the
-    same. So it is taught everywhere. What is known of it: the rate that converges is bounded by the largest eigenvalue
+    same. This is in most textbooks. What is known of it: the rate that converges is bounded by the largest eigenvalue
     of the Hessian, and the steps grow with the ratio of the largest to the smallest, to which a mean that is not zero
     adds (LeCun et al. 1998, section 4.3). Standardization does not change how correlated features are.
 
@@ -23,9 +23,10 @@ Settings:
     is 1 % of what it was, at the best of 200 rates up to the largest that converges.
 
 Verdict:
-    Ratios, paired over seeds; "the same end" counts when the whole interval lies between 1/2 and 2, "straight" when the
-    first step is at most 10 degrees from the direction of the minimum. The paths of the layer and of standardized
-    features count as one up to 1e-10 of the largest weight, in float64.
+    Ratios, paired over seeds; a condition number counts as smaller from 10 times on, and steps as fewer from 5 times
+    on; "as many steps" counts when the whole interval lies between .5 and 2, "straight" when the first step is at most
+    10 degrees from the direction of the minimum, and is refuted from 45 degrees on. The paths of the layer and of
+    standardized features count as one up to 1e-10 of the largest weight, in float64.
 
 References:
     - Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, Efficient BackProp, 1998.

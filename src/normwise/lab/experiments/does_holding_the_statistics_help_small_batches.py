@@ -1,8 +1,9 @@
-"""Do networks that were trained by very small batches gain when the statistics stop to change before the end?
+"""Do networks that are trained with very small batches gain when the statistics stop changing before the end?
 
 Question:
     In the last fifth of training, normalization goes over from the statistics of each batch to the running ones, which
-    are then held. Does the network become more accurate, and does that hang on how many images are normalized together?
+    are then held. Does the network become more accurate, and does that depend on how many images are normalized
+    together?
 
 Claim:
     With ResNet-50 on ImageNet, statistics that are held in the last 20 of 100 epochs lower the error where 2 or 4

@@ -14,10 +14,10 @@ What would refute it:
     The folded network's logits differ by more than rounding, or its accuracy at all.
 
 Settings:
-    Three hidden layers of 64 ReLU units with batch normalization, trained for 300 steps of rate 0.1 on scikit-learn's
-    digits; folded by the formula, in float64 and in float32. The time is that of inference for 450 images, one thread,
-    the median of repeated calls. The batch of one is a test image's input to the first normalization, by the formula in
-    float64.
+    Three hidden layers of 64 ReLU units with batch normalization, trained for 300 steps of rate 0.1 with batches of 60
+    of scikit-learn's digits; folded by the formula, in float64 and in float32. The time is that of inference for 1, 10,
+    100 and 450 images, one thread, the median of 50 calls; the statement is about 450. The batch of one is a test
+    image's input to the first normalization, by the formula in float64.
 
 Verdict:
     The identities are exact up to 1e-10 in float64 and 1e-4 in float32, relative to the largest logit; the batch of one

@@ -5,10 +5,11 @@ Question:
     all images of a batch are of few classes, does the network learn to read the batch instead of the image?
 
 Claim:
-    A batch of one in training mode gives the same for every image, and a graph left in training mode answers by the
-    company of an image (Irpan 2017). With batches of 32 in which 16 labels occur twice, batch norm falls to 67.0 %,
-    while with the same batches and their own statistics it reaches 76.5 %; batch renormalization reaches 78.5 %
-    (Ioffe 2017). In detectors the network learns to use the batch; shuffling is the remedy (Wu & Johnson 2021).
+    A batch of one in training mode gives the same for every image, and in a graph that was left in training mode the
+    answer for an image depends on the rest of its batch (Irpan 2017). With batches of 32 in which 16 labels occur
+    twice, batch norm falls to 67.0 %, while with the same batches and their own statistics it reaches 76.5 %; batch
+    renormalization reaches 78.5 % (Ioffe 2017). In detectors the network learns to use the batch; shuffling is the
+    remedy (Wu & Johnson 2021).
 
 What would refute it:
     In inference mode an answer depends on the batch; or batches of few classes cost no accuracy.

@@ -22,8 +22,9 @@ Settings:
     seeds of the baseline's highest validation accuracy, less one point; steps are counted on test images.
 
 Verdict:
-    Steps are compared as ratios, paired over seeds, from 1.5 on; a network that does not get there counts with all its
-    steps. Ends are the accuracies after the last step. "Does not train" is reproduced when the accuracy is below half.
+    Steps are compared as ratios, paired over seeds, "fewer" from 1.5 on, "later" from 1.1 on; a network that does not
+    get there counts with all its steps. Ends are the accuracies after the last step, "higher" from .2 points on. "Does
+    not train" is reproduced when the accuracy is below half.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate

@@ -25,8 +25,10 @@ Settings:
 Verdict:
     Steps to .95 of what the network without batch normalization and noise learns (its test accuracy at the end, less
     guessing, in the same seed, at the rate that ends best on validation images) are compared as ratios, paired over
-    seeds, each arm at the rate that gets there first on validation images; not getting there counts as all steps. "No
-    slower than none" is reproduced when the ratio is at least 1 with an interval above 1, "drifts more" likewise.
+    seeds, each arm at the rate that gets there first on validation images; not getting there counts as all steps.
+    "Fewer steps than none" is reproduced when the ratio is at least 1 with an interval above 1, "about as many steps"
+    when the whole interval lies between a half and 2, "drifts more" likewise; "stops the network from training" when
+    the whole interval of the accuracy is at 50 % or below.
 
 References:
     - S. Santurkar, D. Tsipras, A. Ilyas and A. Madry, How Does Batch Normalization Help Optimization?, 2018,

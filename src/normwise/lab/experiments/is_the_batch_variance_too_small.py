@@ -20,7 +20,7 @@ Settings:
 
 Verdict:
     Each ratio is reproduced when its whole interval over seeds lies within 1 % of what the claim says. "Loses the
-    variance between batches" counts from 10 % on.
+    variance between batches" counts from 10 % on, which leaves at most .9 of it.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate

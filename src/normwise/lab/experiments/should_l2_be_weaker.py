@@ -26,8 +26,8 @@ Verdict:
     normalization only the rate over the squared weights counts, so that L2 and rate trade for each other, as the
     identity says. What can be is whether to weaken L2 helps: test accuracy with a fifth of the L2 that is best without
     batch normalization on validation images, minus that with all of it, each at its best rate, paired over seeds, from
-    half a point on. What L2 does to the size of the weights is seen at one rate for both, because it hangs on the rate,
-    and counts from half the size on. The identity is exact when the logits differ by no more than 1e-9.
+    half a point on. What L2 does to the size of the weights is measured at one rate for both, because it depends on the
+    rate, and counts from half the size on. The identity is exact when the logits differ by no more than 1e-9.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate

@@ -20,8 +20,8 @@ Settings:
     arm, the best of which is picked on validation images of both data sets. Accuracy is the mean of the two data sets'.
 
 Verdict:
-    Differences of test accuracy, paired over seeds. A loss counts from 2 points on; "no worse" counts when the whole
-    interval lies above -1 point.
+    Differences of test accuracy, paired over seeds. A loss counts from 2 points on, a larger spread over seeds from
+    half a point on; "no worse" counts when the whole interval lies above -1 point.
 
 References:
     - A. Irpan, On the Perils of Batch Norm, 2017, alexirpan.com/2017/04/26/perils-batch-norm.html.

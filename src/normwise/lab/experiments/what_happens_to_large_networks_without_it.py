@@ -1,8 +1,8 @@
 """ResNet50, InceptionV3 and Xception without batch norm: signals and gradients at initialization.
 
 Question:
-    The networks that everybody uses have a batch norm behind every convolution. What are the sizes of the signals and
-    of the gradients, layer by layer, in their initial state with it, and what when it is taken out?
+    Three widely used networks have a batch norm behind every convolution. What are the sizes of the signals and of the
+    gradients, layer by layer, in their initial state with it, and what when it is taken out?
 
 Claim:
     Batch normalization keeps signals and gradients of such networks in bounds, and without it they vanish or explode

@@ -23,7 +23,7 @@ class Plan:
         quick: 3 seeds, and smaller settings where an experiment has them.
         full: larger settings where an experiment has them.
         data: the data set in the place of the digits.
-        first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
+        first_seed: where the seeds begin; others than the usual ones show whether verdicts depend on them.
         setting: a neighbouring setting, for the experiments that have it; empty: the experiments' own.
         device: on which trials run, in PyTorch's words.
 

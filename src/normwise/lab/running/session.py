@@ -51,7 +51,7 @@ def run(
         dask: address of a Dask scheduler whose workers take the place of processes here.
         data: name and folder of a data set that takes the digits' place, in the experiments that take one; no folder:
             the images that an installed package brings, which there are of ``mnist``.
-        first_seed: where the seeds begin; others than the usual ones show whether verdicts hang on them.
+        first_seed: where the seeds begin; others than the usual ones show whether verdicts depend on them.
         setting: a neighbouring setting, "grid", "looks" or "width"; experiments that lack it are left out. Empty: the
             experiments' own.
         device: on which the trials run, in PyTorch's words; one process works on a GPU.
