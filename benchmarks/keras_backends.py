@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/speed_with_keras.md"
 XLA = "_xla"
 STEP = "training step"
-"""What the names of rows of training steps begin with."""
+"""The beginning of the names of the rows of training steps."""
 BACKENDS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", f"tensorflow{XLA}": "TensorFlow with XLA"}
 
 PAGE_TEXT = """# Speed with Keras
