@@ -30,6 +30,7 @@ Verdict:
     it is not the theorem's growth to the 30th power.
 
 References:
+    - K. He, X. Zhang, S. Ren and J. Sun, Delving Deep into Rectifiers, 2015, arXiv:1502.01852.
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
       Shift, 2015, arXiv:1502.03167.
     - G. Yang, J. Pennington, V. Rao, J. Sohl-Dickstein and S. S. Schoenholz, A Mean Field Theory of Batch
@@ -151,10 +152,10 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         yield judge(text, factor, rule, f"{FAIR}^{n} = {FAIR**n:.3g}", "teaching material")
     if "relu" in settings.activations:
         text = f"{without} ReLU layers of He's scale keep the gradient's size over {n} layers."
-        yield judge(text, _factor(_log_factor(arms["relu", False, 1.0])), Within(*NEAR_ONE))
+        yield judge(text, _factor(_log_factor(arms["relu", False, 1.0])), Within(*NEAR_ONE), says="He et al. 2015")
     if "sigmoid" in settings.activations:
         text = f"{without} the gradient of a sigmoid network vanishes over {n} layers."
-        yield judge(text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0))
+        yield judge(text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0), says="textbooks")
 
     def changes(batch_norm: bool) -> list[Numbers]:
         """The changes of the factor by larger weights, for each activation."""

@@ -174,7 +174,8 @@ def _statements(settings: Settings, arms: Arms, outcomes: Outcomes) -> Iterator[
         place = best(each)
         gain = gap(arms[each, settings.decays[place]], arms[each, none])
         # Below the smallest weight lies 0, which was tried: the best one is between two others then.
-        yield judge(text, gain, AtLeast(GAIN), obstacle=edge_of(place, settings.decays) or gain.obstacle)
+        edge = edge_of(place, settings.decays) or gain.obstacle
+        yield judge(text, gain, AtLeast(GAIN), says="teaching material", obstacle=edge)
     text = f"With batch normalization, L2 of {strong:g} makes the weights smaller, at the rate that is best without it."
     at, laarhoven = arms[True, none].best, "van Laarhoven 2017"
     large, small = (arms[True, decay].array("norm")[:, at] for decay in (none, strong))

@@ -164,4 +164,4 @@ def _statements(settings: Settings, outcomes: Outcomes, i: int, rate: float) -> 
     text = f"{at}: statistics of the middle of training are better than those of its last quarter."
     yield judge(text, end("middle", "last"), AtLeast(LATE), says="teaching material", regime=Regime.OWN)
     text = f"{at}: {FEW} images through the final network are no worse than all."
-    yield judge(text, end("few", "exact"), no_worse, "32.3 against 32.0 % error, 100 images and more")
+    yield judge(text, end("few", "exact"), no_worse, "1000 to 10 000 images are enough, ImageNet")
