@@ -155,7 +155,9 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         yield judge(text, _factor(_log_factor(arms["relu", False, 1.0])), Within(*NEAR_ONE), says="He et al. 2015")
     if "sigmoid" in settings.activations:
         text = f"{without} the gradient of a sigmoid network vanishes over {n} layers."
-        yield judge(text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0), says="textbooks")
+        yield judge(
+            text, _factor(_log_factor(arms["sigmoid", False, 1.0])), AtMost(GONE, nothing=1.0), says="textbooks"
+        )
 
     def changes(batch_norm: bool) -> list[Numbers]:
         """The changes of the factor by larger weights, for each activation."""
