@@ -47,7 +47,7 @@ from normwise.lab.results import DIGITS, Conclusion, Regime, Statement, Table
 from normwise.lab.training.stacks import both
 from normwise.lab.verdict import AtLeast, judge
 
-SAYS = "before: Ioffe & Szegedy 2015, section 3.2"
+SAYS = "Ioffe & Szegedy 2015, section 3.2"
 TOPIC = "placement"
 DATA = DIGITS
 ARCHITECTURE = "5 hidden layers of 64 units"
@@ -117,9 +117,10 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 def _statements(pair: Arms) -> Iterator[Statement]:
     activation = pair.words["activation"]
     first = activation == "relu"
-    text = f"With {activation}, batch normalization before the activation is more accurate than after it."
+    named = "ReLU" if first else activation
+    text = f"With {named}, batch normalization before the activation is more accurate than after it."
     yield judge(text, gap(pair[False], pair[True]), AtLeast(WINS), PUBLISHED[False] if first else "")
-    text = f"With {activation}, batch normalization after the activation is more accurate than before it."
+    text = f"With {named}, batch normalization after the activation is more accurate than before it."
     says = "Mishkin et al. 2016, CaffeNet"
     yield judge(text, gap(pair[True], pair[False]), AtLeast(WINS), PUBLISHED[True] if first else "", says)
 

@@ -149,7 +149,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
 
 def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
     exact = arms["batch", CLASSES]
-    text = "In inference mode, the answer for an image is the same alone and in company."
+    text = "In inference mode, the answer for an image is the same alone and in a batch."
     yield judge(
         text, largest(exact.array("inference"), "logits"), Exact(ROUNDING), says="Irpan 2017", regime=Regime.OWN
     )
