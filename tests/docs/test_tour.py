@@ -74,14 +74,16 @@ def test_the_answers_of_exercises_are_what_the_changed_programs_print(framework:
         programs[page] = pasted(page)[list(tour.FRAMEWORKS).index(framework)][0]
         for old, new in changes.items():
             programs[page] = programs[page].replace(old, new)
-    he = "    for each in model:\n        if isinstance(each, nn.Linear):\n"
-    he += "            nn.init.kaiming_normal_(each.weight)\n            nn.init.zeros_(each.bias)\n"
-    start = "    model = network(batch_norm)\n"
-    programs["he"] = programs["what_it_buys"].replace(start, start + he if framework == "torch" else start)
+    if framework == "torch":  # with He's initial weights
+        start = "    model = network(batch_norm)\n"
+        he = "    for each in model:\n        if isinstance(each, nn.Linear):\n"
+        he += "            nn.init.kaiming_normal_(each.weight)\n            nn.init.zeros_(each.bias)\n"
+        programs["he"] = programs["what_it_buys"].replace(start, start + he)
     found = tour.run(programs, framework)
     for page, (_, wanted) in EXERCISES.items():
         assert all(words in found[page] for words in wanted[framework]), found[page]
-    assert "plain: learned" in found["he"]
+    if framework == "torch":
+        assert "plain: learned" in found["he"]
 
 
 @pytest.mark.parametrize("page", [*PAGES, "index"])
