@@ -1,4 +1,4 @@
-"""Outside of jit, JAX compiles each operation once: a step that compiles anew each time takes twenty times as long."""
+"""Outside of jit, JAX compiles each operation once: a step that compiles again each time takes twenty times as long."""
 
 from __future__ import annotations
 
