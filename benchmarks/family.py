@@ -171,9 +171,10 @@ of {WIDEST} in {ATTEMPTS} attempts, no number is published. {about["processor"]}
 ## Where it goes
 
 - Batch renormalization normalizes once for the moments and once with the correction that follows from them.
-- Consecutive virtual batches of some size are done one by one and copied together. Interleaved ones are done at once,
-  without a copy, where the channels come first; where they come last, each is copied out and woven back in.
-- A mask is looked at with every value; PyTorch has no such layer.
+- Consecutive virtual batches, unless they are small, are normalized one by one, and the outputs are copied together.
+  Interleaved ones are normalized at once, without a copy, where the channels come first; where they come last, each is
+  copied out and its output copied back.
+- The kernels read a mask for every value; PyTorch has no such layer.
 - In inference batch renormalization, virtual batches and domains are batch norm.
 
 Read next: [speed](speed.md), [all layers](layers/index.md), [GPUs](speed_on_gpus.md).

@@ -25,14 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/speed_with_keras.md"
 XLA = "_xla"
 STEP = "training step"
-"""The beginning of the names of the rows of training steps."""
+"""The first words in the names of rows of training steps."""
 BACKENDS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", f"tensorflow{XLA}": "TensorFlow with XLA"}
 
 PAGE_TEXT = """# Speed with Keras
 
-The gain in Keras, on the CPU, from `normwise.keras.BatchNormalization` with the ReLU inside, in the place of
-`keras.layers.BatchNormalization` and a ReLU layer behind it. Numbers are Keras's time over normwise's: above 1 normwise
-is faster.
+How much faster Keras is on the CPU with `normwise.keras.BatchNormalization` and the ReLU inside it, in the place of
+`keras.layers.BatchNormalization` and a ReLU layer behind it. Numbers are Keras's time divided by normwise's: above 1
+normwise is faster.
 
 ## Whole training steps
 

@@ -51,6 +51,41 @@ def test_every_program_prints_what_stands_under_it(framework: str) -> None:
     assert all(text.strip() for text in found.values())
 
 
+# The exercises that ask for a change of the program: the changes, and what the answer says that is printed then.
+EXERCISES = {
+    "feature_scaling": (
+        {" 30]": " 3000]", " 90]": " 9000]", " 60]": " 6000]", " 120]": " 12000]", "100_000": "10"},
+        {
+            "keras": ("as they are: 2500000", "standardized: 9 5"),
+            "torch": ("as they are: 2500000", "standardized: 9 5"),
+        },
+    ),
+    "what_it_buys": (
+        {"nn.Sigmoid": "nn.ReLU", '"sigmoid"': '"relu"', "(0.1, 1.0)": "(0.1,)"},
+        {"keras": ("plain: learned", "batch norm: learned"), "torch": ("plain: did not learn", "batch norm: learned")},
+    ),
+}
+
+
+@pytest.mark.parametrize("framework", tour.FRAMEWORKS)
+def test_the_answers_of_exercises_are_what_the_changed_programs_print(framework: str) -> None:
+    programs = {}
+    for page, (changes, _) in EXERCISES.items():
+        programs[page] = pasted(page)[list(tour.FRAMEWORKS).index(framework)][0]
+        for old, new in changes.items():
+            programs[page] = programs[page].replace(old, new)
+    if framework == "torch":  # with He's initial weights
+        start = "    model = network(batch_norm)\n"
+        he = "    for each in model:\n        if isinstance(each, nn.Linear):\n"
+        he += "            nn.init.kaiming_normal_(each.weight)\n            nn.init.zeros_(each.bias)\n"
+        programs["he"] = programs["what_it_buys"].replace(start, start + he)
+    found = tour.run(programs, framework)
+    for page, (_, wanted) in EXERCISES.items():
+        assert all(words in found[page] for words in wanted[framework]), found[page]
+    if framework == "torch":
+        assert "plain: learned" in found["he"]
+
+
 @pytest.mark.parametrize("page", [*PAGES, "index"])
 def test_both_languages_have_the_same_programs_headings_and_pictures(page: str) -> None:
     english, chinese = text_of("en", page), text_of("zh_tw", page)
@@ -113,7 +148,7 @@ def test_no_line_of_a_chinese_sentence_is_broken() -> None:
 # Names, and terms that a Chinese textbook leaves in English too.
 ENGLISH_IN_CHINESE = re.compile(
     "English|Keras|PyTorch|(Sync)?BatchNorm|BatchRenorm|PerDomain|(PerDomain)?BatchNormalization|Transformer|MNIST|Hessian"
-    "|scikit-learn|He|Yang|ReLU|sigmoid|tanh|logit|dropout|dx|dy|dL|dz|sqrt|Var|eps|drift|torch|jax|tensorflow|float"
+    "|scikit-learn|He|Ioffe|Szegedy|Yang|ReLU|sigmoid|tanh|logit|dropout|dx|dy|dL|dz|sqrt|Var|eps|drift|torch|jax|tensorflow|float"
     "|internal|covariate|shift|batch|normalization"  # in brackets behind the Chinese term, where it is introduced
     "|normwise|freeze|fold|recalibrate|adapt|adapting|param_groups|accumulate_gradients|convert_to_domains"
 )

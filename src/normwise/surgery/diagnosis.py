@@ -37,24 +37,25 @@ def examine(
 ) -> Diagnosis:
     """Name what normalization does wrong in a PyTorch or Keras model, in which layer, with the number that proves it.
 
-    The model is afterwards as before, byte for byte, also after an error. The data are gone through five times at most,
-    and once more for each layer in question.
+    Afterwards the model is as before, byte for byte, also after an error. The doctor goes through the data five times
+    at most, and once more for each layer that it suspects.
 
     Args:
         model: a ``torch.nn.Module`` or a built ``keras.Model``.
-        batches: as for ``recalibrate``, with targets where there are some: ``(x, y)``.
-        loss: ``loss(outputs, targets)``, a mean over the batch; lets the diagnosis say what a fault costs.
-        metric: the same of a metric, for example an accuracy.
+        batches: as for ``recalibrate``; with targets, if you have some: ``(x, y)``.
+        loss: ``loss(outputs, targets)``, a mean over the batch: the diagnosis then says what a fault costs.
+        metric: ``metric(outputs, targets)``, for example an accuracy: the same for it.
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
         source_model: what this model was derived from (folded, converted, averaged, exported).
         only: names of the only checks to run; None for all that need not be named.
         allow: names of checks not to run.
-        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
-        at_most: use so many batches; None for all.
+        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the first items of a batch are not
+            the model's inputs.
+        at_most: largest number of batches to use; None for all.
         distributed: for PyTorch models. None: this process examines for itself. True, or a process group of
             ``torch.distributed``: every process of it calls ``examine``, and they compare their running statistics and
-            weights before each goes through its own data; a process that does not call is waited for.
+            weights before each goes through its own data; they wait until every process has called it.
 
     Returns:
         findings, the most expensive first, and the checks that could not be carried out.
@@ -62,7 +63,7 @@ def examine(
     Raises:
         UnsuitableModel: not a model of either framework.
         UnknownName: no such check.
-        TypeError: not an iterable of batches; a keyword that there is not.
+        TypeError: not an iterable of batches; a keyword that does not exist.
         CallFailed: the model does not take a batch, or a batch, ``loss``, ``metric`` or ``train_step`` failed.
         NormwiseError: no batches, batches without samples or with values that are not finite; with ``distributed``,
             another process failed or is gone.

@@ -28,9 +28,9 @@ def freeze(
 ) -> FreezeReport:
     """Freeze running statistics, affine parameters, or both, of a PyTorch or Keras model's normalization layers.
 
-    A layer whose statistics are frozen normalizes by them and never changes them, whatever ``train()`` is called on, or
-    ``training=True`` is passed. Affine parameters that are frozen do not learn. The keys of checkpoints are the same,
-    and what is frozen is not a part of them. ``unfreeze`` gives back what was.
+    A layer whose statistics are frozen normalizes by them and never changes them, even if you call ``train()`` or pass
+    ``training=True``. Affine parameters (scale and shift) that are frozen do not learn. The keys of checkpoints stay;
+    a checkpoint does not record which layers are frozen. ``unfreeze`` undoes it.
 
     Args:
         model: a ``torch.nn.Module``, before ``DistributedDataParallel``, or a built Keras model; changed in place. On
@@ -43,9 +43,9 @@ def freeze(
         which layers were frozen, and what of them; which were skipped, and which could not be reached, with the reason.
 
     Raises:
-        UnsuitableModel: not a model of either, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch or Keras model, or one that torch.jit or torch.export compiled.
         UnknownName: ``layers`` names what is no normalization layer of the model.
-        TypeError: ``layers`` is a string; a keyword that there is not.
+        TypeError: ``layers`` is a string; a keyword that does not exist.
         ValueError: neither ``statistics`` nor ``affine``.
         NormwiseError: affine parameters in a ``DistributedDataParallel``, which waits for their gradients.
 
@@ -85,11 +85,12 @@ def unfreeze(
         reason.
 
     Raises:
-        UnsuitableModel: not a model of either, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch or Keras model, or one that torch.jit or torch.export compiled.
         UnknownName: ``layers`` names what is no normalization layer of the model.
-        TypeError: ``layers`` is a string; a keyword that there is not.
+        TypeError: ``layers`` is a string; a keyword that does not exist.
         ValueError: neither ``statistics`` nor ``affine``.
-        NormwiseError: affine parameters in a ``DistributedDataParallel``, which knows no parameters that come now.
+        NormwiseError: affine parameters in a ``DistributedDataParallel``, which does not synchronize
+            parameters that begin to learn after it was made.
 
     Warns:
         NothingChanged: nothing was unfrozen, and why.
@@ -124,19 +125,20 @@ def fold(
         \quad s = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}
 
     For models that are ready to be shipped: they compute the same with fewer layers, and cannot be trained further as
-    they were. A batch norm goes into the convolution (transposed, grouped), linear layer or batch norm in front of it,
+    before. A batch norm goes into the convolution (transposed, grouped), linear layer or batch norm in front of it,
     else into the one behind it where that is exact. Activations stay. New weights are worked out in float64 and rounded
-    once. What is shared, called twice, in training mode, without running statistics, or not directly beside such a
-    layer is left, with the reason. In PyTorch, what other methods than the forward take from between the two layers is
-    not looked at.
+    once. A batch norm that is shared, called twice, in training mode, without running statistics, or not directly
+    beside such a layer is left, and the report says why. In PyTorch, ``fold`` looks at the forward only, not at other
+    methods that use what is computed between the two layers.
 
     Args:
         model: a ``torch.nn.Module`` in inference mode, changed in place; or a functional or sequential Keras model,
             which stays as it is, because Keras cannot take a layer out of a graph.
         batches: data on which the outputs before and after are compared; None to compare nothing.
         layers: the names of the only batch norms to change; None for all.
-        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
-        at_most: use so many batches; None for all.
+        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the first items of a batch are not
+            the model's inputs.
+        at_most: largest number of batches to use; None for all.
         batch_size: for Keras models. Rows per batch of arrays.
 
     Returns:
@@ -144,11 +146,11 @@ def fold(
         largest relative error of an output on the data, and in ``model`` the folded model.
 
     Raises:
-        UnsuitableModel: not a model of either, or one whose calls cannot be followed.
+        UnsuitableModel: not a PyTorch or Keras model, or one whose calls cannot be followed.
         UnknownName: ``layers`` names what is no batch norm of the model.
-        TypeError: not an iterable of batches; ``layers`` is a string; a keyword that there is not, or not for this
+        TypeError: not an iterable of batches; ``layers`` is a string; a keyword that does not exist, or not for this
             framework.
-        NormwiseError: no batches in ``batches``, or ``forward_fn`` or ``at_most`` without any.
+        NormwiseError: ``batches`` is empty; ``forward_fn`` or ``at_most`` is given without ``batches``.
 
     Warns:
         NothingChanged: nothing was folded, and why.

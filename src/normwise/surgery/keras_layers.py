@@ -17,10 +17,11 @@ __all__ = ["convert_from_keras", "convert_to_keras"]
 
 @door(keras=lazy_import_module("normwise.keras.models.conversion", "convert"), moved="layers")
 def convert_from_keras(model: Any) -> Conversion:
-    """Make normwise layers of the ``keras.layers.BatchNormalization`` of a Keras model; ``normwise.keras.convert``.
+    """Turn the batch norms of a Keras model into normwise's; the same as ``normwise.keras.convert``.
 
-    Weights, names, the graph, the optimizer's state and what ``compile`` was given stay: the layers are the same
-    objects. Moving statistics in half precision become float32. A layer of a class derived from Keras's is left.
+    Every ``keras.layers.BatchNormalization`` becomes a ``normwise.keras.BatchNormalization``; a layer of a class
+    derived from Keras's is left. Weights, names, the graph, the optimizer's state and what ``compile`` was given stay:
+    the layers are the same objects. Moving statistics in half precision become float32.
 
     Args:
         model: a ``keras.Model`` or a layer, changed in place.
@@ -45,20 +46,25 @@ def convert_from_keras(model: Any) -> Conversion:
 
 @door(keras=lazy_import_module("normwise.keras.models.conversion", "to_keras"), moved="layers")
 def convert_to_keras(model: Any) -> Conversion:
-    """Make Keras layers of the normwise batch norms in a Keras model, to ship it; ``normwise.keras.to_keras``.
+    """Turn normwise's batch norms in a Keras model into Keras's, to ship it; the same as ``normwise.keras.to_keras``.
 
-    ``on_tiny_batch`` is forgotten, and so is ``synchronized`` outside TensorFlow; both are about training.
+    In place, unless a layer has an activation or is given a residual. A functional or sequential model is then built
+    once more, with an ``Activation`` and an ``Add`` behind the layer, and the model that was given stays as it was.
+
+    ``on_tiny_batch`` is lost, and so is ``synchronized`` outside TensorFlow; both are about training.
 
     Args:
-        model: a ``keras.Model`` or a layer, changed in place.
+        model: a ``keras.Model`` or a layer.
 
     Returns:
-        the model, which layers were converted, and which, of classes derived from normwise's, were left, and why.
+        the model that has Keras's layers; which layers were converted; and which, of classes derived from normwise's,
+        were left, and why.
 
     Raises:
         UnsuitableModel: not a Keras model.
-        NormwiseError: a layer has an activation or an estimator, which Keras's has not, or statistics that the layer's
-            dtype cannot hold. Nothing is changed then.
+        NormwiseError: a layer has an estimator, which Keras's has not (``swap`` converts it), or statistics that the
+            layer's dtype cannot hold; or it has an activation in a model that cannot be built once more. Nothing is
+            changed then.
 
     Warns:
         NothingChanged: there was no layer to convert.

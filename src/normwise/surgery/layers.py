@@ -35,10 +35,10 @@ def fuse(model: nn.Module) -> FuseReport:
     .. math:: f(\mathrm{bn}(x) + r) \quad\text{in one layer instead of three}
 
     The model stays what it is: the same modules under the same names, the same parameters and buffers, ``state_dict``
-    keys, hooks, modes, devices and dtypes. Outputs, gradients and running statistics are the same within rounding. What
-    cannot be followed, as control flow that depends on the data, is left, and so is a module of which others call a
-    part by itself. A forward that had to be rewritten is for the settings that the module and its parts have now, and
-    refuses to run with others; values outside of the model, such as global variables, are taken as they are now.
+    keys, hooks, modes, devices and dtypes. Outputs, gradients and running statistics are the same within rounding. A
+    module is left as it is if ``fuse`` cannot follow its forward (control flow that depends on the data), or if other
+    code calls one of its parts directly. A forward that ``fuse`` rewrote is valid for the settings that the module and
+    its parts have now, and raises an error with others; it keeps the values that global variables have now.
 
     On any error the model is as before.
 
@@ -49,7 +49,7 @@ def fuse(model: nn.Module) -> FuseReport:
         which batch norms were fused, which were only swapped for normwise's own, and which were left, and why.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
 
     Example:
         >>> import torch
@@ -64,25 +64,25 @@ def fuse(model: nn.Module) -> FuseReport:
 def convert_to_domains(
     model: nn.Module, domains: Iterable[str], *, own_affine: bool = False, default: str | None = None
 ) -> DomainConversion:
-    """Give every layer of a PyTorch model with running statistics one set per domain, each a copy of its own.
+    """Give every layer with running statistics in a PyTorch model one set of them per domain, which starts as a copy.
 
-    Modes, hooks, devices and dtypes stay; so do the parameters themselves, unless ``own_affine`` asks for one of each
-    per domain: build the optimizer afterwards then. On any error the model is as before.
+    Modes, hooks, devices and dtypes stay, and so do the parameters, unless ``own_affine`` gives each domain its own: in
+    this case build the optimizer afterwards. On any error the model is as before.
 
     Args:
         model: a ``torch.nn.Module`` with normwise's or PyTorch's layers, changed in place.
-        domains: the names.
+        domains: the names of the domains.
         own_affine: whether every domain also gets a weight and a bias of its own.
-        default: the domain where none is chosen.
+        default: the domain that is used until the program chooses one with ``normwise.torch.domain``.
 
     Returns:
-        the model, or what stands in its place where it was such a layer itself; which layers were replaced; and which
+        the model (if it is itself such a layer, the layer that replaces it); which layers were replaced; and which
         normalization layers were left, and why.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
         NormwiseError: there is no layer to convert.
-        ValueError: no domain, one twice, an empty name or one with a dot.
+        ValueError: no domain, the same domain twice, an empty name or one with a dot.
         TypeError: ``domains`` is a string or holds something else than strings.
 
     Example:
@@ -102,15 +102,15 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
 
     Args:
         model: a ``torch.nn.Module`` with ``PerDomain`` layers, changed in place.
-        domain: one that all of them have.
+        domain: the name of a domain that all of them have.
 
     Returns:
-        the model, or what stands in its place where it was such a layer itself, and which layers were replaced.
+        the model (if it is itself such a layer, the layer that replaces it), and which layers were replaced.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
         UnknownName: a layer does not have the domain.
-        NormwiseError: there is no such layer.
+        NormwiseError: the model has no ``PerDomain`` layer.
 
     Example:
         >>> import torch
@@ -123,21 +123,21 @@ def convert_from_domains(model: nn.Module, domain: str) -> DomainConversion:
 
 @door(torch=lazy_import_module("normwise.torch.models.conversion.synchronized", "convert_to_synchronized"))
 def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> SyncConversion:
-    """Let every plain batch norm of a PyTorch model join the batches of all processes.
+    """Let every plain batch norm of a PyTorch model take its statistics over the batches of all processes.
 
     The layers themselves, their parameters and buffers, modes, hooks, devices and dtypes stay, and so do activations,
     estimators and policies. On any error the model is as before.
 
     Args:
         model: a ``torch.nn.Module``, changed in place; before it is wrapped in ``DistributedDataParallel``.
-        process_group: of ``torch.distributed``, whose batches are taken together; None for all processes, and for what
-            a ``torch.nn.SyncBatchNorm`` has.
+        process_group: the group of ``torch.distributed`` whose batches are taken together. None: all processes, and
+            for a ``torch.nn.SyncBatchNorm`` the group that it has.
 
     Returns:
         the model, which layers were converted, and which were left, and why.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
         NormwiseError: there is no layer to convert.
 
     Example:
@@ -156,14 +156,14 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
 
     Args:
         model: a ``torch.nn.Module`` with normwise's or PyTorch's ``SyncBatchNorm``, changed in place.
-        plain: what the layers become that were never anything else, for example ``normwise.torch.BatchNorm2d``; without
-            it they are left.
+        plain: the class that layers get which were synchronized from the start, for example
+            ``normwise.torch.BatchNorm2d``; without it they are left.
 
     Returns:
         the model, which layers were converted, and which were left, and why.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
         TypeError: ``plain`` is no plain batch norm.
         NormwiseError: there is no layer to convert.
 

@@ -40,9 +40,10 @@ def swap(
 ) -> SwapReport:
     """Put other normalization layers into a PyTorch or Keras model: the framework's own, normwise's, or another kind.
 
-    With the framework's own layers, a model that was trained with normwise is saved, exported and served where normwise
-    is not installed: activations and additions that layers of normwise did go back into the model, as ``fuse`` found
-    them. ``to="normwise"`` is the way there. Scale, shift and mode of a layer stay. On any error nothing is changed.
+    With the framework's own layers you can save, export and serve a model where normwise is not installed: activations
+    and additions that normwise's layers computed go back into the model, to where ``fuse`` found them.
+    ``to="normwise"`` puts normwise's layers in again. Scale, shift and mode of a layer stay. On any error nothing is
+    changed.
 
     Args:
         model: a ``torch.nn.Module``, changed in place; or a Keras model, changed in place where only the classes of
@@ -51,7 +52,7 @@ def swap(
 
             * ``"torch"``, ``"keras"``: the framework's own batch norms for normwise's.
             * ``"normwise"``: normwise's batch norms for the framework's own, without fusing anything.
-            * ``"group"``, ``"layer"``, ``"instance"``: norms of each sample by itself.
+            * ``"group"``, ``"layer"``, ``"instance"``: norms that normalize each sample alone.
             * ``"ghost"``, ``"renorm"``, ``"sync"``: batch norms that train by virtual batches, with renormalization, or
               by the batches of all processes; inference stays as it is.
             * ``"domains"`` with ``domains=``, or a list of names: statistics for each domain.
@@ -59,15 +60,17 @@ def swap(
         calibrate: batches as ``recalibrate`` takes them. The report then says how far the model's output for them
             moved. Layers that normalize in another way than before get the scale and shift with which their output has
             the mean and variance per channel that it had in the model before.
-        at_most: use so many batches; None for all.
-        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the rules do not serve.
-        num_groups: for ``"group"``; the largest number up to it that divides the channels is used. None for 32, or
-            fewer where groups would have one channel.
+        at_most: largest number of batches to use; None for all.
+        forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the first items of a batch are not
+            the model's inputs.
+        num_groups: for ``"group"``: largest number of groups; the layer takes the largest number up to it that divides
+            its channels. None for 32, or fewer where groups would have one channel.
         virtual_batch_size: for ``"ghost"``: samples in a virtual batch. This or ``num_splits`` is given.
         num_splits: for ``"ghost"``: into how many virtual batches to split a batch.
         process_group: for PyTorch models and ``"sync"``: whose batches are taken together; None for all processes.
         domains: for ``"domains"``: their names.
-        domain: whose statistics are kept of a layer with several; for ``"domains"``, the one where none is chosen.
+        domain: the domain whose statistics are kept, if a layer has several; for ``"domains"``, the one that is used
+            until the program chooses another.
         batch_size: for Keras models. Rows per batch of arrays.
 
     Returns:
@@ -75,9 +78,9 @@ def swap(
         output moved.
 
     Raises:
-        UnsuitableModel: not a model of either, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch or Keras model, or one that torch.jit or torch.export compiled.
         UnknownName: ``to``, or a name in ``layers``, does not exist.
-        TypeError: a keyword that there is not, or not for this framework.
+        TypeError: a keyword that does not exist, or not for this framework.
         NormwiseError: a setting that is not for this ``to``, or one that is missing.
 
     Warns:

@@ -29,7 +29,7 @@ def paused_statistics(model: nn.Module) -> AbstractContextManager[None]:
     ``running_mean`` get back what they had.
 
     Args:
-        model: a ``torch.nn.Module`` in whatever mode; a wrapped or compiled one too.
+        model: a ``torch.nn.Module`` in any mode; it may be wrapped or compiled.
 
     Returns:
         a context manager.
@@ -57,8 +57,8 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
 
     with :math:`n_k` for the number of values or batches that process k has seen, as the layer's estimator counts them.
     ``DistributedDataParallel`` averages gradients, not statistics: without this, those of rank 0 are saved. Train with
-    ``forward_sync_buffers=False`` (``broadcast_buffers=False`` in older PyTorch). It is a collective call: every
-    process makes it. Everything but the running mean and variance is as before; on any error, these too.
+    ``forward_sync_buffers=False`` (``broadcast_buffers=False`` in older PyTorch). Every process must call
+    it (a collective call). Everything but the running mean and variance is as before; on any error, these too.
 
     Args:
         model: a ``torch.nn.Module`` with normwise's or PyTorch's layers, changed in place.
@@ -68,7 +68,7 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
         which layers were pooled and how far they moved, in standard deviations; which were skipped and why.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
         NormwiseError: the processes have different layers; statistics that are not finite; a model in
             ``DistributedDataParallel`` whose buffers are synchronized in every forward; another process failed.
 
@@ -87,20 +87,20 @@ def pool_statistics(model: nn.Module, process_group: Any = None) -> PoolReport:
 def statistics_from(model: nn.Module, domain: str) -> AbstractContextManager[None]:
     """Run every ``PerDomain`` layer of a PyTorch model in inference for a block, with the statistics of one domain.
 
-    Whatever the mode of the model is and whatever domain is chosen around a call; afterwards all is as it was. It holds
-    for the model, in all threads.
+    In the block, the mode of the model and the domain that the program chooses do not count; after it, they count
+    again. This holds for the model in all threads.
 
     Args:
         model: a ``torch.nn.Module`` with at least one ``PerDomain`` layer.
-        domain: one that all of them have.
+        domain: the name of a domain that all of them have.
 
     Returns:
         a context manager.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
         UnknownName: a layer does not have the domain; nothing is changed then.
-        NormwiseError: the model has no such layer.
+        NormwiseError: the model has no ``PerDomain`` layer.
 
     Example:
         >>> import torch

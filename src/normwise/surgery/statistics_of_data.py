@@ -48,35 +48,36 @@ def recalibrate(
         \text{ over all data, as it comes in at inference}
 
     For a model whose weights were averaged, changed, pruned or quantized, and for one that was trained with small
-    batches. The model runs in inference mode, without gradients. Everything else about it, and the random state, is
-    afterwards as before, byte for byte; on any error, everything. Frozen layers stay frozen.
+    batches. The model runs in inference mode, without gradients. Only the statistics change: everything else about it,
+    and the random state, is afterwards as before, byte for byte. After an error nothing has changed. Frozen layers keep
+    their statistics.
 
     Args:
         model: a ``torch.nn.Module`` or a built ``keras.Model``, changed in place.
         batches: a ``DataLoader`` or any iterable of batches of the model's inputs, with or without labels; for Keras
-            also arrays, a ``tf.data.Dataset`` or a ``keras.utils.PyDataset``. A generator is kept in memory, if it has
-            to be gone through again.
+            also arrays, a ``tf.data.Dataset`` or a ``keras.utils.PyDataset``. The batches of a generator
+            are kept in memory, if the data are needed more than once.
         estimator: ``"pooled"``, the exact moments of all values; ``"cumulative"``, the mean of the batches' means and
             unbiased variances, as the original paper has it; or any other of ``normwise.estimators``.
         upstream: what earlier layers normalize with while a layer collects its statistics. ``"inference"``: their new
-            running statistics, which holds for any data; how often the data are gone through, see ``memory``.
-            ``"batch"``: the
-            statistics of each batch, in one pass; cheaper, and close for large shuffled batches.
+            running statistics, which is right for any data; ``memory`` says how many passes that takes. ``"batch"``:
+            the statistics of each batch, in one pass; cheaper, and close for large shuffled batches.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, if the first items of a batch are not
             the model's inputs.
-        at_most: use so many batches; None for all.
-        tolerance: stop when the standard error of 95 % of the channels of every layer is below so many standard
-            deviations; for shuffled data only. 0 for all data. None for 0.01 where a PyTorch loader is known to
-            shuffle, and for 0 elsewhere.
+        at_most: largest number of batches to use; None for all.
+        tolerance: stop when the standard error of 95 % of the channels of every layer is below this many
+            standard deviations; for shuffled data only. 0: use all data. None: 0.01 where a PyTorch loader is known to
+            shuffle, 0 elsewhere.
         layers: the names of the only layers to be recalibrated; None for all that are not frozen.
         distributed: for PyTorch models. True: if ``torch.distributed`` is in use, every process brings its own share
             of the data, all of them call this, and each gets the statistics of all data. False: this process alone. Or
             a process group.
-        memory: how much the batches may hold that go through the model side by side, with one forward for each: bytes;
-            up to 1, a share of what is free on the model's device; None for a quarter of that. Where they need more,
-            what waiting PyTorch batches hold on a GPU lies in the host's memory meanwhile, in up to a quarter of
-            what is free there; beyond that, and in the cases that the report names, the layers are done one by one,
-            which takes half as many forwards as there are layers. The statistics are the same. 0 to do so at once.
+        memory: how much memory the batches may hold while they go through the model side by side, with one forward for
+            each. A number above 1 is in bytes; up to 1, it is a share of what is free on the model's device; None for
+            a quarter of that. If the batches need more and the model is a PyTorch model on a GPU, what waiting batches
+            hold lies in the host's memory meanwhile, in up to a quarter of what is free there. Beyond that, and in the
+            cases that the report names, the layers are done one by one, which takes about half as many forwards of
+            each batch as there are layers. The statistics are the same. 0: one by one from the start.
         batch_size: for Keras models. Rows per batch of arrays.
 
     Returns:
@@ -84,8 +85,8 @@ def recalibrate(
         which no batch reached.
 
     Raises:
-        UnsuitableModel: not a model of either, or one that torch.jit or torch.export made.
-        TypeError: not an iterable of batches; a keyword that there is not, or not for this framework.
+        UnsuitableModel: not a PyTorch or Keras model, or one that torch.jit or torch.export compiled.
+        TypeError: not an iterable of batches; a keyword that does not exist, or not for this framework.
         NormwiseError: no batches, layers that are not built yet, a name or setting that does not exist, statistics that
             do not fit the layer's dtype, or another process that failed.
 
@@ -132,30 +133,31 @@ def adapt(
         \sigma^2 = \frac{N_0 \sigma_s^2 + n \sigma_t^2}{N_0 + n} + \frac{N_0 n}{(N_0 + n)^2} (\mu_t - \mu_s)^2
 
     with s for the source, the statistics that the model has, and t for the target, the moments of the n samples given,
-    as each layer sees them in production, behind layers that are adapted already. No labels are needed. Everything else
-    about the model, and the random state, is as before, byte for byte; on any error, everything.
+    as each layer sees them in production, behind layers that are adapted already. No labels are needed. Only the
+    statistics change: everything else about the model, and the random state, is as before, byte for byte. After an
+    error nothing has changed.
 
     Args:
         model: a ``torch.nn.Module`` or a built ``keras.Model``, changed in place.
-        batches: as for ``recalibrate``; labels are not looked at.
+        batches: as for ``recalibrate``; labels are not used.
         prior: :math:`N_0`, the weight of the current statistics, in samples (images, not pixels). 0 for the statistics
             of the data alone, ``math.inf`` to change nothing.
         upstream: what earlier layers normalize with while a layer collects, as for ``recalibrate``.
         forward_fn: ``forward_fn(model, batch)``, how a batch enters the model, as for ``recalibrate``.
-        at_most: use so many batches; None for all.
+        at_most: largest number of batches to use; None for all.
         layers: the names of the only layers to be adapted; None for all that are not frozen.
-        domain: of a model with statistics per domain, whose statistics to adapt; None for the domain that is chosen.
+        domain: for a model with statistics per domain: the domain to adapt; None for the one that is chosen.
         distributed: for PyTorch models, as for ``recalibrate``.
         memory: as for ``recalibrate``.
         batch_size: for Keras models. Rows per batch of arrays.
 
     Returns:
         which batch norms were adapted and how far they moved, in standard deviations; which were skipped and why; which
-        no batch reached. Its ``undo()`` gives the statistics before back; ``with adapt(...):`` does so at the end.
+        no batch reached. Its ``undo()`` restores the earlier statistics; ``with adapt(...):`` does so at the end.
 
     Raises:
-        UnsuitableModel: not a model of either, or one that torch.jit or torch.export made.
-        TypeError: not an iterable of batches; a keyword that there is not, or not for this framework.
+        UnsuitableModel: not a PyTorch or Keras model, or one that torch.jit or torch.export compiled.
+        TypeError: not an iterable of batches; a keyword that does not exist, or not for this framework.
         UnknownName: no such domain or layer.
         NormwiseError: no batches, layers that are not built yet, a prior that is no number of samples, a domain for a
             model without any, statistics that do not fit the layer's dtype, or another process that failed.
@@ -188,9 +190,9 @@ def adapting(
     .. math:: n \leftarrow n e^{-b/m} + b, \quad \mu = \frac{N_0 \mu_0 + n \mu_1}{N_0 + n}, \quad
         v = \frac{N_0 v_0 + n v_1}{N_0 + n} + \frac{N_0 n}{(N_0 + n)^2} (\mu_1 - \mu_0)^2
 
-    for a batch of b samples, :math:`\mu_1, v_1` being the moments of the samples so far, in which one of m samples ago
-    has the weight 1/e. For data that go on drifting, or come one by one. The prior is not forgotten: when the drift
-    comes back, so do the statistics.
+    for a batch of b samples. :math:`\mu_1, v_1` are the moments of the samples so far, in which a sample that came m
+    samples earlier has the weight 1/e. For data that go on drifting, or come one by one. The prior keeps its weight:
+    when the data are as before again, the statistics return.
 
     Args:
         model: a ``torch.nn.Module`` in inference mode; at the end of the block it is as before, unless ``keep`` was
@@ -203,9 +205,9 @@ def adapting(
         a context manager with ``keep``, ``reset`` and ``report``.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export made.
-        NormwiseError: a prior or memory that is no number of samples; and from the call of a layer that is in training
-            mode.
+        UnsuitableModel: not a PyTorch model, or one that torch.jit or torch.export compiled.
+        NormwiseError: a prior or memory that is no number of samples; also raised later, by the call of a layer that
+            is in training mode.
         UnknownName: there is no such layer.
 
     Example:

@@ -34,21 +34,21 @@ def accumulate_gradients(
 
     .. math:: \nabla_\theta \sum_k \frac{n_k}{n} L\big(f_\theta(x_k \mid x_1 \dots x_K)\big)
 
-    In the place of the loop over ``loss_fn(model, micro_batch).backward()``; the optimizer step follows as ever. The
-    parts meet at every batch norm, so that each is normalized as a part of all; running statistics are updated once, as
-    by the whole batch. What autograd keeps of all parts is kept until the backward, as for the whole batch; with
-    ``offload`` in the host's memory.
+    It replaces the loop over ``loss_fn(model, micro_batch).backward()``; the optimizer step follows as before. The
+    parts meet at every batch norm, which normalizes them with the statistics of all; running statistics are updated
+    once, as by the whole batch. Until the backward, autograd keeps as much as for the whole batch: if a GPU has no room
+    for it, ``offload`` keeps it in the host's memory.
 
     Args:
-        model: a ``torch.nn.Module`` in training mode; layers in inference mode stay as they are. Without
-            ``torch.utils.checkpoint`` inside.
+        model: a ``torch.nn.Module`` in training mode; layers in inference mode stay as they are. It may not use
+            ``torch.utils.checkpoint``.
         micro_batches: the parts of the batch, of any structure and any sizes; of different image sizes too. Tensors are
             moved to the model's device when their part's turn comes.
         loss_fn: ``loss_fn(model, micro_batch)``, the mean loss of one part, a scalar.
-        weights: how much each part's loss counts; None for its share of the samples. For losses that are sums, 1 for
-            each.
-        offload: keep what the backward needs in the host's memory meanwhile, for models on other devices.
-        backward: what is done with the sum, as ``lambda loss: scaler.scale(loss).backward()``; None for
+        weights: how much each part's loss counts; None for its share of the samples. If ``loss_fn`` gives sums, pass 1
+            for each part.
+        offload: whether to keep what the backward needs in the host's memory; for models on other devices.
+        backward: what to do with the summed loss, for example ``lambda loss: scaler.scale(loss).backward()``; None for
             ``loss.backward()``.
         batch_layers: classes besides batch norms whose output depends on the whole batch: they are called once for all,
             with every argument that is a tensor joined along its first axis.
@@ -57,11 +57,11 @@ def accumulate_gradients(
         the loss of the whole batch, without a graph.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one with batch norms that torch.jit or torch.export made code of.
-        TypeError: ``loss_fn`` gives something else than a tensor.
-        NormwiseError: no micro-batches, no scalar loss, as many weights as micro-batches are not; parts that take
-            different ways through the model, or a model with checkpoints. On any error before the backward the model
-            is as before.
+        UnsuitableModel: not a PyTorch model, or one with batch norms that torch.jit or torch.export compiled.
+        TypeError: ``loss_fn`` returns something else than a tensor.
+        NormwiseError: no micro-batches; a loss that is no scalar; more or fewer weights than micro-batches; parts that
+            take different ways through the model; or a model with checkpoints. On any error before the backward the
+            model is as before.
 
     Example:
         >>> import torch
@@ -89,17 +89,17 @@ def forward_together(
     Args:
         model: as in ``accumulate_gradients``.
         micro_batches: as in ``accumulate_gradients``.
-        forward_fn: ``forward_fn(model, micro_batch)``, how one enters the model, if its first items are not the model's
-            inputs.
+        forward_fn: ``forward_fn(model, micro_batch)``, how a part enters the model, if its first items are not the
+            model's inputs.
         offload: as in ``accumulate_gradients``.
         batch_layers: as in ``accumulate_gradients``.
 
     Returns:
-        what the model or ``forward_fn`` returns for each, with a graph. Call ``backward`` once, on what all of them
-        have a part in.
+        what the model or ``forward_fn`` returns for each part, with a graph. Call ``backward`` once, on a loss that
+        depends on all of them.
 
     Raises:
-        UnsuitableModel: not a PyTorch model, or one with batch norms that torch.jit or torch.export made code of.
+        UnsuitableModel: not a PyTorch model, or one with batch norms that torch.jit or torch.export compiled.
         NormwiseError: no micro-batches; parts that take different ways through the model, or a model with checkpoints.
 
     Example:
@@ -122,24 +122,24 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Make groups for a PyTorch optimizer, in which the scale and shift of normalization layers do not decay.
 
-    Every parameter of the model is in exactly one group, and in the model's order in it; one that is shared counts
-    once, and does not decay if one of its places says so.
+    Every parameter of the model is in exactly one group, in the model's order. A shared parameter counts once, and does
+    not decay if it should not in one of its places.
 
     Args:
         model: a ``torch.nn.Module``.
         weight_decay: for the parameters that decay, 0 or more.
-        decay_norm: whether those of normalization layers do.
-        decay_bias: whether what is called ``bias`` elsewhere does.
-        norm_types: classes that are normalization layers too. Known are PyTorch's and normwise's, what is derived from
-            them, and every class whose name ends in ``Norm``, ``Norm2d`` or the like.
+        decay_norm: whether the scale and shift of normalization layers decay.
+        decay_bias: whether parameters that are called ``bias`` in other layers decay.
+        norm_types: classes that are normalization layers too. The function knows PyTorch's and normwise's, classes
+            derived from them, and every class whose name ends in ``Norm``, ``Norm2d`` or the like.
 
     Returns:
-        one or two groups, of which none is empty: with ``params``, ``weight_decay``, and a ``name``: ``"decayed"`` or
+        one or two groups, none of them empty. Each has ``params``, ``weight_decay`` and a ``name``, ``"decayed"`` or
         ``"not decayed"``.
 
     Raises:
         UnsuitableModel: not a PyTorch model, or one in whose code normalization cannot be told from the rest.
-        NormwiseError: a weight decay that is none, or a model without parameters.
+        NormwiseError: ``weight_decay`` is not a number of 0 or more; or the model has no parameters.
 
     Example:
         >>> import torch
@@ -160,24 +160,25 @@ def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
     .. math:: y = f\Big(\gamma \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\Big)
 
     A network keeps the input x of a batch norm and its output y, which the next layer saves. From now on y is freed
-    behind the forward, and where the backward asks for it, it is made again from x with the statistics that the
-    forward used: one elementwise pass by the kernel that made it. With PyTorch, call ``normwise.fuse`` first, because
-    of a batch norm with its activation in another layer, what the next layer saves is the activation's.
+    after the forward, and when the backward asks for it, it is made again from x with the statistics that the forward
+    used: one elementwise pass by the kernel that made it. With PyTorch, call ``normwise.fuse`` first: behind an
+    activation that is a layer of its own, the next layer saves the activation's output, which stays.
 
-    Running statistics and random layers do as before. Of outputs to which residuals are added one after the other,
-    every second is made again. An output that is changed in place is noticed, by the same error as without. It works
-    with autocast, ``DistributedDataParallel``, ``fully_shard``, ``torch.utils.checkpoint``, ``create_graph=True`` and
-    other hooks on saved tensors; what ``torch.compile`` compiles is left to it.
+    Running statistics and random layers work as before. In a row of outputs, each with the one before as its residual,
+    every second output is made again. If something changes an output in place, autograd raises the same error as
+    without ``save_memory``. It works with autocast, ``DistributedDataParallel``, ``fully_shard``,
+    ``torch.utils.checkpoint``, ``create_graph=True`` and other hooks on saved tensors; it leaves alone what
+    ``torch.compile`` compiles.
 
-    Of a Keras model on the torch backend it reaches normwise's layers, which ``normwise.convert_from_keras`` makes of
-    Keras's, in ``fit`` too, and what Keras's own layers make of their outputs: activations, padding, and the copies in
-    another layout that its convolutions save. Such a copy is not kept beside a tensor that is kept anyway. JAX and
-    TensorFlow keep what their compilers decide; ``keras.RematScope`` runs the forwards of whole blocks again there.
+    In a Keras model on the torch backend it reaches normwise's layers (``normwise.convert_from_keras`` puts them in),
+    in ``fit`` too, and what Keras's own layers make of their outputs: activations, padding, and the copies in another
+    layout that its convolutions save. Such a copy is not kept beside a tensor that is kept anyway. On JAX and
+    TensorFlow the compiler decides what is kept; there, ``keras.RematScope`` runs the forwards of whole blocks again.
 
     Args:
-        model: a ``torch.nn.Module`` on any device; on meta, the report is of a model for which there is no memory. Or a
-            built ``keras.Model`` on the torch backend. It gets forward hooks, and forwards of the model count, not
-            calls of its parts from outside.
+        model: a ``torch.nn.Module`` on any device; on the meta device, it reports on a model that is too large for this
+            machine. Or a built ``keras.Model`` on the torch backend. The model gets forward hooks: calls of the model
+            count, not calls of its parts from outside.
         example: a batch, as ``recalibrate`` takes them. With it, two forwards that leave the model as it is measure the
             bytes and find out what becomes of each layer.
 
@@ -186,8 +187,8 @@ def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
         context manager too: at the end of a ``with`` block all is as before.
 
     Raises:
-        UnsuitableModel: neither a PyTorch nor a Keras model, one that torch.jit or torch.export made, or a Keras model
-            on JAX or TensorFlow.
+        UnsuitableModel: neither a PyTorch nor a Keras model, one that torch.jit or torch.export compiled, or a Keras
+            model on JAX or TensorFlow.
         NormwiseError: a Keras model that is not built.
 
     References:

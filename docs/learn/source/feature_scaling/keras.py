@@ -9,7 +9,7 @@ price = np.array([40.0, 110, 90, 160])
 def steps(x):
     x, y = x - x.mean(axis=0), price - price.mean()
     curvature = np.linalg.eigvalsh(x.T @ x / len(x))
-    rate = 1 / curvature[-1]  # twice this rate diverges
+    rate = 1 / curvature[-1]  # above twice this, it diverges
     w = np.zeros(2)
     for step in range(100_000):
         error = x @ w - y

@@ -8,7 +8,7 @@ price = torch.tensor([40.0, 110, 90, 160])
 def steps(x):
     x, y = x - x.mean(dim=0), price - price.mean()
     curvature = torch.linalg.eigvalsh(x.T @ x / len(x))
-    rate = 1 / curvature[-1]  # twice this rate diverges
+    rate = 1 / curvature[-1]  # above twice this, it diverges
     w = torch.zeros(2)
     for step in range(100_000):
         error = x @ w - y

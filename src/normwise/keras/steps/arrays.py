@@ -69,7 +69,7 @@ class Array:
         return Array(ops.power(self.value, _value(other)))
 
     def __rpow__(self, other: Any) -> Array:
-        # outside of jit, JAX compiles another power for each whole number of an integer's dtype
+        # outside of jit, JAX would compile the power again for each exponent of an integer's dtype (a number of steps)
         whole = is_int_dtype(standardize_dtype(self.value.dtype))
         return Array(ops.power(_value(other), ops.cast(self.value, "float32") if whole else self.value))
 
