@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples/cases"
 NUMBER = re.compile(r"(?<![\w'])\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-LAYERS = re.compile(r"^( +(?:error|warning|note) +\w+:).*$", re.MULTILINE)
+LAYERS = re.compile(r"^( +(?:error|warning|note) +\w+) in .*$", re.MULTILINE)
 EVERY = {"2", "5", "9", "digits/low", "digits/middle", "digits/high"}
 EVERY |= {"8", *(f"{block}.inner.{place}" for block in range(2, 8) for place in (0, 3))}  # of the residual network
 
