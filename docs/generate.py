@@ -16,11 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeGuard
 
-import click
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script finds its own folder only
-from docs import diagnosis_page, read_next, same_arguments, tour  # noqa: E402 - the line above is for them
+# The line above is for these:
+from docs import command_page, diagnosis_page, read_next, same_arguments, tour  # noqa: E402
 from docs.tour import KEPT, NOTICE  # noqa: E402
 
 SECTION = re.compile(r"^([A-Z][^:.]*):$")
@@ -81,7 +80,7 @@ def pages(root: Path) -> dict[Path, str]:
         wanted |= layer_pages(root, room)
     wanted |= package_pages(root)
     if (root / "src/normwise/cli.py").exists():
-        wanted[Path("docs/command_line.md")] = command_line_page()
+        wanted[Path("docs/command_line.md")] = command_page.page()
         wanted |= diagnosis_page.diagnosis_pages(root)
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
@@ -339,34 +338,6 @@ def claims_page(root: Path) -> str:
 
     source = f"the results in {KEPT.as_posix()}/, which `normwise lab run --keep {KEPT.as_posix()}` writes,"
     return NOTICE.format(source=source).replace("; edit it there", "") + markdown.claims(markdown.kept(root / KEPT))
-
-
-def command_line_page() -> str:
-    """The exit codes, and the `--help` of every command, in the order in which `--help` names them."""
-    from normwise.cli import main  # only this page needs the package installed
-    from normwise.commands.program import EXIT_CODES, NO_COMMANDS
-
-    notice = NOTICE.format(source="src/normwise/cli.py and commands/")
-    codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
-    table = (
-        "\n## Exit codes\n\nA command prints an error as one sentence to standard error, and its results to standard "
-        "output.\n\n"
-        f"| code | meaning |\n|---|---|\n{codes}"
-    )
-    table += "\n## Operations without a command\n\n"
-    table += "".join(f"* `{name}`: {why}\n" for name, why in NO_COMMANDS.items())
-    return f"{notice}# Command line\n{table}" + "".join(command_sections(main, "normwise", None))
-
-
-def command_sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
-    """A heading and the help of a command, then those of its subcommands."""
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
-    yield f"\n## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
-    if isinstance(command, click.Group):
-        for child_name in command.list_commands(context):
-            child = command.get_command(context, child_name)
-            if child is not None and not child.hidden:
-                yield from command_sections(child, child_name, context)
 
 
 def troubles(root: Path, wanted: dict[Path, str]) -> list[str]:

@@ -7,6 +7,7 @@ from types import ModuleType
 import click
 import pytest
 
+from docs import command_page
 from normwise.lab.results import Conclusion, Estimate, Result, Statement, Table, Verdict
 from normwise.lab.running.store import keep
 
@@ -173,7 +174,7 @@ def test_every_subcommand_is_on_the_command_lines_page() -> None:
     def deed() -> None:
         """A deed."""
 
-    page = "".join(generate.command_sections(main, "normwise", None))
+    page = "".join(command_page.sections(main, "normwise", None))
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## normwise",
         "## normwise part",
