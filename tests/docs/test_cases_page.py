@@ -23,7 +23,7 @@ def test_a_row_names_the_check_and_the_numbers_of_the_text() -> None:
         (name,), (check,) = re.findall(r"\[(\w+)\.py\]", row), re.findall(r"\(checks/(\w+)\.md\)", row)
         text = (FOLDER / f"{name}.txt").read_text("utf-8")
         first = next(line for line in text.splitlines() if re.match(r"  (error|warning) ", line))
-        assert first.split()[1] == f"{check}:"
+        assert first.split()[1] == check
         before, after = re.findall(r"\| (\d\.\d\d), (\d\.\d\d) \|", row)[0]
         assert before in text.split("\n\n", maxsplit=1)[0]
         assert text.endswith(f"with the remedy: {after}\n")
