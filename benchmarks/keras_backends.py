@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import parts
+from benchmarks import markdown, parts
 from benchmarks.kept import HAND_OVER, RESULTS, Conditions
 from benchmarks.spread import TOO_BUSY, WIDEST, Spread, geometric_mean
 
@@ -109,6 +109,10 @@ def page(run: dict[str, Any]) -> str:
     steps = {name.removeprefix(f"{STEP}, "): cells for name, cells in rows.items() if name.startswith(STEP)}
     layers = means | {name: cells for name, cells in rows.items() if not name.startswith(STEP)}
     columns = [BACKENDS[name] for name in found]
+
+    def shown(head: str, cells: Mapping[str, Sequence[str]]) -> str:
+        return markdown.table([head, *columns], [[name, *each] for name, each in cells.items()])
+
     first = next(iter(found.values()))
     machines = [each["machine"] for each in found.values()]
     loads = [machine["load before"] for machine in machines if "load before" in machine]
@@ -122,22 +126,9 @@ def page(run: dict[str, Any]) -> str:
         loads=between(loads),
         hand_overs=between(hand_overs, " ms"),
         notes="".join(f"{each['note']}\n\n" for each in found.values() if "note" in each),
-        steps=table(f"a {STEP} with", columns, steps),
-        layers=table("a layer, batch x height x width x channels", columns, layers),
+        steps=shown(f"a {STEP} with", steps),
+        layers=shown("a layer, batch x height x width x channels", layers),
     )
-
-
-def table(head: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """A table in Markdown.
-
-    >>> print(table("layer", ["JAX"], {"32x64": ["1.34"]}))
-    | layer | JAX |
-    |---|---|
-    | 32x64 | 1.34 |
-    """
-    lines = [[head, *columns], *([name, *cells] for name, cells in rows.items())]
-    first, *others = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([first, "|---" * (len(columns) + 1) + "|", *others])
 
 
 def between(values: Sequence[float], unit: str = "") -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.zoo import summary
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -47,7 +48,7 @@ def page(
         operations: the framework -> the names of its operations, in the order of their columns.
     """
     tried = {name: result for name, result in results.items() if "operations" in result}
-    wrong = [line for name, result in tried.items() for line in _wrong(name, result)]
+    wrong = wrong_of(results)
     parts = ["# The zoo", _opening(len(tried), len(wrong))]
     if wrong:
         parts += ["## What differs", _list(wrong)]
@@ -129,12 +130,11 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _table(rows: Results, operations: Sequence[str]) -> str:
-    lines = [["architecture", "side", "norms", *operations]]
-    lines.append(["---"] * len(lines[0]))
+    lines = []
     for name, result in rows.items():
         cells = [_operation(result["operations"].get(operation)) for operation in operations]
         lines.append([f"`{name}`", str(result["size"]), str(result["norms"]), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown.table(["architecture", "side", "norms", *operations], lines)
 
 
 def _operation(found: Mapping[str, Any] | None) -> str:

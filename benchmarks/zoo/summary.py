@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import markdown
+
 Results = Mapping[str, Mapping[str, Any]]
 STATUSES = ("same", "refused", "differs", "crashed")
 BEYOND = 10
@@ -28,7 +30,7 @@ def status(found: Mapping[str, Any]) -> str:
 def table(rows: Results, operations: Sequence[str]) -> str:
     """A line for each operation."""
     head = ["operation", "tried", *STATUSES, "layers", "largest difference", "time, after over before", "of"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for operation in operations:
         found = [row["operations"][operation] for row in rows.values() if operation in row["operations"]]
         counted = Counter(status(each) for each in found)
@@ -36,7 +38,7 @@ def table(rows: Results, operations: Sequence[str]) -> str:
         share = f"{done} of {of} ({100 * done / of:.1f} %)" if of else "0"
         counts = [str(len(found)), *[str(counted[each]) for each in STATUSES]]
         lines.append([operation, *counts, share, _largest(found), *_time(found)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown.table(head, lines)
 
 
 def sentences(rows: Results) -> list[str]:
@@ -101,13 +103,13 @@ def reasons(rows: Results, operation: str) -> str:
     if not layers:
         return ""
     head = ["layers", "architectures", "why", "for example"]
-    lines = [head, ["---"] * len(head)]
-    for why, number in layers.most_common(MOST):
-        lines.append([str(number), str(len(where[why])), why.replace("|", "\\|"), f"`{where[why][0]}`"])
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [
+        [str(number), str(len(where[why])), why.replace("|", "\\|"), f"`{where[why][0]}`"]
+        for why, number in layers.most_common(MOST)
+    ]
     rest = layers.most_common()[MOST:]
     more = f"\n\n{sum(number for _, number in rest)} layers more for {len(rest)} other reasons." if rest else ""
-    return text + more
+    return markdown.table(head, lines) + more
 
 
 def left_out(surveyed: Mapping[str, Any], results: Results, listed: int) -> list[str]:
