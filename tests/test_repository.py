@@ -113,36 +113,37 @@ def test_before_a_commit_runs_what_make_check_runs_but_the_types() -> None:
     assert [each.removesuffix(" --force-exclude") for each in hooks] == [each for each in checks if each != "mypy"]
 
 
-def fragments(folder: Path) -> list[Path]:
-    return [path for path in (folder / "changes").glob("*.md") if path.name != "template.md"]
+SECTIONS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["towncrier"]["section"]
 
 
-def test_a_fragment_is_one_line() -> None:
-    assert [path.name for path in fragments(ROOT) if len(path.read_text("utf-8").strip().splitlines()) != 1] == []
+def test_a_fragment_of_the_changelog_is_one_line_in_a_section() -> None:
+    files = {path.relative_to(ROOT / "changes") for path in (ROOT / "changes").rglob("*.md")} - {Path("template.md")}
+    assert {str(path.parent) for path in files} <= {section["path"] for section in SECTIONS}
+    assert [path for path in files if len((ROOT / "changes" / path).read_text("utf-8").strip().splitlines()) != 1] == []
 
 
-def test_a_release_takes_every_fragment_into_the_changelog_under_a_topic(tmp_path: Path) -> None:
-    """As CONTRIBUTING.md says, in a copy; the day after a release there is no fragment, and the next has one."""
-    for name in ("pyproject.toml", "CHANGELOG.md", "changes"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
-    (tmp_path / "changes/18.added.999.md").write_text("A release.\n")
+def test_a_release_takes_every_fragment_into_the_changelog(tmp_path: Path) -> None:
+    """As CONTRIBUTING.md says, in a copy with one fragment of each section."""
+    for name in ("pyproject.toml", "CHANGELOG.md", "changes/template.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for section in SECTIONS:
+        folder = tmp_path / "changes" / section["path"]
+        folder.mkdir()
+        (folder / "18.added.md").write_text(f"Something in {section['path']}.\n")
+    (tmp_path / "changes" / SECTIONS[-1]["path"] / "19.fixed.md").write_text("A repair.\n")
     before = (tmp_path / "CHANGELOG.md").read_text("utf-8")
-    entries = {path.read_text("utf-8") for path in fragments(tmp_path)}
     command = [sys.executable, "-m", "towncrier", "build", "--keep", "--version", "9.9.9", "--date", "2030-01-01"]
     subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=True)
     after = (tmp_path / "CHANGELOG.md").read_text("utf-8")
     start, mark, end = before.partition("<!-- towncrier release notes start -->\n")
-    assert mark
-    assert after.startswith(start + mark)
-    assert after.endswith(end)
-    assert after.rpartition("\n\n")[2].startswith("Read next: ")  # a paragraph of its own, and no end of the last entry
-    new = after.removeprefix(start + mark).removesuffix(end).splitlines()
-    assert new[:2] == ["", "## 9.9.9 (2030-01-01)"]
-    assert sum(line.startswith("- ") for line in new) == len(entries)
-    topics = [line for line in new if line.startswith("### ")]
-    assert 1 <= len(topics) == len(set(topics)) <= 10
-    assert new[new.index("### Documentation and development") + 2] == "Added:"
+    new = "\n".join(f"### {each['name']}\n\nAdded:\n\n- Something in {each['path']}.\n" for each in SECTIONS)
+    assert after == f"{start}{mark}\n## 9.9.9 (2030-01-01)\n\n{new}\nFixed:\n\n- A repair.\n{end}"
+
+
+def test_the_changelog_has_the_version_that_is_declared() -> None:
+    (version,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
+    assert f"## {version} (" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_every_dependency_says_what_it_is_for() -> None:
