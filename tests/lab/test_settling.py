@@ -72,6 +72,14 @@ def test_what_is_undecided_stays_so_without_a_second_run() -> None:
     assert unsure.verdict is Verdict.NOT_VISIBLE
 
 
+def test_the_order_of_two_runs_does_not_matter() -> None:
+    sure, unsure, edge = settle(found(2.0)), settle(found(1.0, spread=9.0)), settle(found(2.0, obstacle="no plateau"))
+    for first, second in ((sure, unsure), (unsure, sure), (sure, edge), (edge, sure), (unsure, edge), (edge, unsure)):
+        assert agreed(first, second, {}).verdict is Verdict.OPEN
+    assert agreed(unsure, sure, {}).why == "not visible at this scale at first, then reproduced"
+    assert agreed(unsure, unsure, {"grid": sure}) == unsure
+
+
 def test_a_neighbouring_setting_that_turns_a_verdict_takes_it_away() -> None:
     first, again = settle(found(2.0)), settle(found(2.1))
     turned = agreed(first, again, {"grid": settle(found(2.0)), "width": settle(found(0.2))})

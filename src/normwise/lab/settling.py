@@ -24,7 +24,7 @@ FEW = 5
 MANY = 10
 """Seeds that it takes to contradict a claim."""
 DECIDED = (Verdict.REPRODUCED, Verdict.EXACT, Verdict.SMALLER, Verdict.CONTRADICTED, Verdict.ELSEWHERE)
-"""Verdicts that two runs can disagree on; "not visible" is none of them."""
+"""Verdicts that take a second run, and that a neighbouring setting can turn; "not visible" claims nothing."""
 FOUND = (Verdict.REPRODUCED, Verdict.EXACT, Verdict.CONTRADICTED, Verdict.ELSEWHERE)
 """Verdicts that chance alone can give, where many statements are judged."""
 LEVEL = 0.05
@@ -67,13 +67,15 @@ def agreed(
         neighbours: the same one at neighbouring settings, by the name of the setting.
         stated: the neighbouring settings that the experiment has, all of which it takes to contradict a claim.
     """
-    if first.verdict not in DECIDED:
+    if first.verdict is Verdict.OPEN or (second is None and first.verdict not in DECIDED):
         return first
     if second is None:
         return replace(first, verdict=Verdict.OPEN, why="not yet confirmed: no second run at other seeds")
     if second.verdict is not first.verdict:
         told = second.why or second.verdict.value
         return replace(first, verdict=Verdict.OPEN, why=f"{first.verdict.value} at first, then {told}")
+    if first.verdict not in DECIDED:
+        return first
     turned = [name for name, each in neighbours.items() if not stable(first, each)]
     if turned:
         words = " and ".join(turned)

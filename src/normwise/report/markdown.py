@@ -150,7 +150,6 @@ def _doubts(runs: Sequence[Runs]) -> str:
     """Reasons for which a reader should trust the verdicts less than their intervals, with how often each is met."""
     some, pairs = apart(runs)
     said = [
-        "What the first run leaves open stays open, whatever the second run says.",
         "Statements that repeat the numbers of another one, mostly where two sources claim opposite things or a "
         f"setting makes no difference by construction: {repeated(runs)}.",
     ]
