@@ -84,6 +84,8 @@ def pages(root: Path) -> dict[Path, str]:
         wanted |= diagnosis_page.diagnosis_pages(root)
     if (root / KEPT).is_dir():
         wanted[Path("docs/claims.md")] = claims_page(root)
+    if (root / "CHANGELOG.md").exists():
+        wanted[Path("docs/changelog.md")] = changelog_page(root)
     return {page: text + read_next.line(page) for page, text in wanted.items()} | tour.pages(root)
 
 
@@ -338,6 +340,13 @@ def claims_page(root: Path) -> str:
 
     source = f"the results in {KEPT.as_posix()}/, which `normwise lab run --keep {KEPT.as_posix()}` writes,"
     return NOTICE.format(source=source).replace("; edit it there", "") + markdown.claims(markdown.kept(root / KEPT))
+
+
+def changelog_page(root: Path) -> str:
+    """CHANGELOG.md, which the site has too: without the marks for towncrier and its own last line."""
+    text = (root / "CHANGELOG.md").read_text("utf-8").rpartition("\n\nRead next: ")[0] + "\n"
+    text = re.sub(r"<!--.*?-->\n+", "", text).replace("](docs/", "](")
+    return NOTICE.format(source="CHANGELOG.md") + text
 
 
 def troubles(root: Path, wanted: dict[Path, str]) -> list[str]:

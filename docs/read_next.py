@@ -40,6 +40,7 @@ NEXT = {
         TOUR,
         "[comparing on your own model]({up}comparing.md)",
     ),
+    "changelog.md": ("[names that will go]({up}deprecations.md)", "[all pages]({up}index.md)"),
     "command_line.md": (DOORS, CASES, "[the doctor's JSON]({up}diagnosis_json.md)"),
     "diagnosis_json.md": (CHECKS, CASES, "[examine]({up}doors/examine.md)"),
 }

@@ -69,7 +69,7 @@ NAVIGATION = {
     "Callbacks": ["callbacks/lightning/", "callbacks/keras/"],
     "Lab": ["claims", "experiments/", "comparing"],
     "Speed": ["speed", "speed_of_the_family", "speed_with_keras", "speed_on_gpus", "zoo"],
-    "For developers": ["architecture", "recipes", "deprecations"],
+    "For developers": ["architecture", "recipes", "changelog", "deprecations"],
 }
 
 

@@ -129,13 +129,13 @@ def test_the_page_of_claims_begins_with_data_and_findings(monkeypatch: pytest.Mo
     mnist = [made(R, seed, "mnist", value=1.95) for seed in (0, 1000)]
     text = markdown.claims([made(R), made(R, 1000, value=2.05), *mnist])
     assert (
-        f"## What this means for you\n\n1. **{ADVICE}** It rests on: {TEXT} ✓ reproduced. On digits: 2.00 points "
-        "[1.90 to 2.10], in the second run 2.05 points [1.90 to 2.10]. On mnist: ✓ reproduced; 1.95 points "
-        "[1.90 to 2.10]; second run 1.95 points [1.90 to 2.10]. "
-        "([Is it higher?](experiments/is_it_higher.md))\n"
+        f"## What this means for you\n\n1. **{ADVICE}**\n"
+        f"   - {TEXT} ([Is it higher?](experiments/is_it_higher.md))\n"
+        "   - digits: ✓ reproduced; 2.00 points [1.90 to 2.10]; second run 2.05 points [1.90 to 2.10]\n"
+        "   - mnist: ✓ reproduced; 1.95 points [1.90 to 2.10]; second run 1.95 points [1.90 to 2.10]\n"
     ) in text
     named = [made(R, seed, architecture="2 layers of 64") for seed in (0, 1000)]
-    assert "✓ reproduced. On digits; 2 layers of 64: 2.00 points" in markdown.claims(named)
+    assert "- digits; 2 layers of 64: ✓ reproduced; 2.00 points" in markdown.claims(named)
     assert text.index("Measured on") < text.index("What this means") < text.index("## The verdicts")
     assert ADVICE not in markdown.claims([made(R), made(C, 1000)])
     assert "Nothing is settled yet" in markdown.claims([made(R)])

@@ -103,13 +103,12 @@ def _findings(runs: Sequence[Runs]) -> list[str]:
     for place, each in enumerate(findings.shown(runs), start=1):
         name = each.finding.experiment
         first, second = (_numbers(said.effect) for said in (each.line.first, each.line.second) if said)
-        measured = [f"{_cell(each.where)}: {_cell(first)}, in the second run {_cell(second)}"]
-        measured += [f"{_cell(data)}: {_cell(_other(line))}" for data, line in each.elsewhere.items()]
-        rows.append(
-            f"{place}. **{_cell(each.finding.advice)}** It rests on: {_cell(each.finding.statement)} "
-            f"{_cell(_verdict(each.line.statement))}. On {'. On '.join(measured)}. "
-            f"([{wording.title(name)}](experiments/{name}.md))"
+        said = (
+            f"{_cell(each.finding.statement)} ([{wording.title(name)}](experiments/{name}.md))",
+            f"{_cell(each.where)}: {_cell(_verdict(each.line.statement))}; {_cell(first)}; second run {_cell(second)}",
+            *(f"{_cell(data)}: {_cell(_other(line))}" for data, line in each.elsewhere.items()),
         )
+        rows.append("\n   - ".join((f"{place}. **{_cell(each.finding.advice)}**", *said)))
     none = "Nothing is settled yet: a finding takes a verdict that two runs at different seeds agree on."
     return ["## What this means for you", "\n".join(rows) if rows else none]
 
