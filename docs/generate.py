@@ -344,9 +344,9 @@ def claims_page(root: Path) -> str:
 
 def changelog_page(root: Path) -> str:
     """CHANGELOG.md, which the site has too: without the marks for towncrier and its own last line."""
-    text = (root / "CHANGELOG.md").read_text("utf-8").rpartition("\n\nRead next: ")[0] + "\n"
+    text = (root / "CHANGELOG.md").read_text("utf-8").rpartition("\nRead next: ")[0]
     text = re.sub(r"<!--.*?-->\n+", "", text).replace("](docs/", "](")
-    return NOTICE.format(source="CHANGELOG.md") + text
+    return NOTICE.format(source="CHANGELOG.md") + text.rstrip() + "\n"
 
 
 def troubles(root: Path, wanted: dict[Path, str]) -> list[str]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from normwise.doctor.diagnosis import Diagnosis
+from normwise.doctor.finding import MOST_NAMED
 from normwise.errors import MissingExtra
 from normwise.loading import write_text_whole
 from normwise.report.diagnosis_plots import plots, strip
@@ -46,4 +47,5 @@ def render(diagnosis: Diagnosis, *, title: str) -> str:
         drawings=drawings,
         strip=strip(diagnosis.facts, diagnosis.findings),
         title=title,
+        most_named=MOST_NAMED,
     )
