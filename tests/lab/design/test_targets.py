@@ -126,11 +126,10 @@ def test_initial_weights_that_are_best_at_the_edge_of_their_grid_bear_no_verdict
     curves = [(quick if each.deviation == good else slow) if each.rate == 0.3 else NEVER for each in trials]
     runs = Outcomes(trials, [{"validation": curve, "test": curve} for curve in curves])
     sweeps = Sweeps({True: runs, False: runs}, deviations, RATES, AT)
-    for arm in (sweeps.fastest(True), sweeps.highest(True)):
-        assert (arm.values["deviation"], arm.rate) == (good, "0.3")
-        words = (
-            f"the best deviation of the initial weights lies at the edge of its grid (with batch norm, std {good:g})"
-        )
-        assert arm.obstacle == ("" if place == 1 else words)
-        assert sweeps.target.obstacle(arm).startswith("" if place == 1 else "the best deviation")
+    edges = {False: (0, 2), True: (2,)}  # in front of batch normalization the scale of small weights cancels
+    for each, network in ((False, "without"), (True, "with")):
+        words = f"the best deviation of the initial weights lies at the edge of its grid ({network} batch norm, std "
+        for arm in (sweeps.fastest(each), sweeps.highest(each)):
+            assert (arm.values["deviation"], arm.rate) == (good, "0.3")
+            assert arm.obstacle == (f"{words}{good:g})" if place in edges[each] else "")
     assert sweeps.fastest(True, [good]).obstacle == ""  # given, not picked

@@ -16,7 +16,9 @@ class Sweeps:
     """Runs of two arms over initial weights and rates, and which of them to pick on validation images.
 
     The target is of what the arm without batch normalization learns, with the weights and the rate that end highest.
-    Initial weights are picked as rates are: at the edge of their grid they are no result.
+    Initial weights are picked as rates are: at the edge of their grid they are no result. But the smallest ones are no
+    edge in front of batch normalization: their scale a cancels in the output and divides the gradient, so that a layer's
+    training depends on rate / a^2 alone, and larger values of that were tried at a higher rate.
 
     Args:
         runs: of each arm; trials have a ``deviation`` and a ``rate``.
@@ -44,12 +46,13 @@ class Sweeps:
         every = self.arms(arm, deviations or self.deviations, self.target.fastest)
         steps = [np.log(self.target.steps(each, "validation")).mean() for each in every]
         # the end decides where steps are equal, as when no rate gets there
-        return _picked(every, [-each + 1e-6 * _end(one) for each, one in zip(steps, every, strict=True)], A_LOOK)
+        scores = [-each + 1e-6 * _end(one) for each, one in zip(steps, every, strict=True)]
+        return _picked(every, scores, A_LOOK, cancels=arm)
 
     def highest(self, arm: bool) -> Arm:
         """The one that ends highest on validation images."""
         every = self.arms(arm, self.deviations, ends_best)
-        return _picked(every, [_end(each) for each in every], TIE)
+        return _picked(every, [_end(each) for each in every], TIE, cancels=arm)
 
     def arms(self, arm: bool, deviations: Sequence[float], choose: Callable[[Arm], int]) -> list[Arm]:
         """One for each deviation, which picks its rate."""
@@ -61,11 +64,15 @@ class Sweeps:
         ]
 
 
-def _picked(every: Sequence[Arm], scores: Sequence[float], tie: float) -> Arm:
-    """The arm of the highest score, by the rule for rates; one at the edge of the deviations bears no verdict."""
+def _picked(every: Sequence[Arm], scores: Sequence[float], tie: float, *, cancels: bool) -> Arm:
+    """The arm of the highest score, by the rule for rates; one at the edge of the deviations bears no verdict.
+
+    Where the scale of the weights cancels, the smallest deviation is no edge.
+    """
     place = pick(np.array(scores), tie, np.array([_end(each) for each in every]))
     found = every[place]
-    if len(every) > 1 and place in (0, len(every) - 1) and found.trained:
+    edges = {len(every) - 1} if cancels else {0, len(every) - 1}
+    if len(every) > 1 and place in edges and found.trained:
         words = ", ".join(found.words.values())
         found.hindered = f"the best deviation of the initial weights lies at the edge of its grid ({words})"
     return found

@@ -21,9 +21,10 @@ Settings:
     the rate that end highest on validation images; of grey and of binary pixels separately. Initial standard deviation
     .03, .1 (the small one of the statements), .3, which suits sigmoids, 1 and 3, which saturate them; rates 0.025,
     0.1, 0.4, 1.6, 6.4 and 25.6; rate and deviation are picked for each arm on validation images, steps and accuracies
-    counted on test images. Drift of a unit: range of its median input over training, divided by the mean width over
-    time between its 15th and 85th percentiles; over validation images, in inference mode; the median over units is
-    reported.
+    counted on test images. At an edge of the grid they are no result; but .03 is no edge with batch normalization,
+    where only rate / deviation^2 counts. Drift of a unit: range of its median input over training, divided by the mean
+    width over time between its 15th and 85th percentiles; over validation images, in inference mode; the median over
+    units is reported.
 
 Verdict:
     Steps and drift are compared as ratios, paired over seeds (same initial weights, same order of images, same split).
