@@ -173,3 +173,16 @@ def test_the_weights_that_were_chosen_are_said_on_standard_error() -> None:
         "normwise: read from 'old.pt' the weights under 'model_ema', without the prefix 'module.' of their names.\n",
     )
     assert done.stdout.startswith("{")
+
+
+@pytest.mark.parametrize("command", ["recalibrate", "adapt", "swap --to torch", "fold"])
+def test_the_file_of_the_weights_is_not_replaced_by_the_result(command: str) -> None:
+    """It can hold an optimizer, or a second set of weights, which the result lacks."""
+    torch.save({"model": torch.nn.BatchNorm1d(3).state_dict(), "epoch": 7}, "last.pt")
+    np.savez("rows.npz", pixels=PIXELS.astype("float32"))
+    before = Path("last.pt").read_bytes()
+    words = ["data_nets.py:Norm", "--weights", "last.pt:model", "--data", "rows.npz", "--out", "./last.pt"]
+    done = CliRunner().invoke(main, [*command.split(), *words])
+    assert done.exit_code == 2
+    assert "--out 'last.pt' is the file that --weights reads, and what else it holds would be lost" in done.stderr
+    assert Path("last.pt").read_bytes() == before

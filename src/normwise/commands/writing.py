@@ -17,7 +17,7 @@ from normwise.commands import keras_backend, streams
 from normwise.commands.inputs import Inputs
 from normwise.commands.values import File, allowed
 from normwise.errors import NothingChanged
-from normwise.loading import WEIGHTS, attempt, check_suffix, check_target
+from normwise.loading import WEIGHTS, attempt, check_suffix, check_target, split_key
 
 OUT = click.option(
     "--out",
@@ -76,6 +76,7 @@ def write(task: Task) -> None:
 def _of_torch(task: Task) -> tuple[Any, str]:
     """The report, and what was written."""
     allowed(lambda: check_suffix(task.out, WEIGHTS, "a file of weights"))
+    _keep_checkpoint(task)
     check_target(task.out)
     network, source, _ = task.inputs.load()
     keys = [*network.state_dict()]
@@ -90,6 +91,18 @@ def _of_torch(task: Task) -> tuple[Any, str]:
     if task.fits is not None and [*network.state_dict()] != keys:
         words += f"\nTo load them, build the model with {task.fits(task.inputs.model.rpartition(':')[2])}."
     return found, words
+
+
+def _keep_checkpoint(task: Task) -> None:
+    """Refuse to replace the file that the weights come from: it can hold more, as an optimizer or other weights."""
+    if task.inputs.weights is None:
+        return
+    weights, _ = split_key(task.inputs.weights)
+    if weights.resolve() == task.out.resolve():
+        raise click.UsageError(
+            f"--out {str(task.out)!r} is the file that --weights reads, and what else it holds would be lost: name "
+            "another file with --out."
+        )
 
 
 def _of_keras(task: Task) -> tuple[Any, str]:
