@@ -17,8 +17,8 @@ class Sweeps:
 
     The target is of what the arm without batch normalization learns, with the weights and the rate that end highest.
     Initial weights are picked as rates are: at the edge of their grid they are no result. But the smallest ones are no
-    edge in front of batch normalization: their scale a cancels in the output and divides the gradient, so that a layer's
-    training depends on rate / a^2 alone, and larger values of that were tried at a higher rate.
+    edge in front of batch normalization: their scale a cancels in the output and divides the gradient, so that the
+    training of a layer depends on rate / a^2 alone, and larger values of that were tried at a higher rate.
 
     Args:
         runs: of each arm; trials have a ``deviation`` and a ``rate``.
