@@ -23,6 +23,7 @@ class Case(NamedTuple):
 
 CASES = {
     "rows": Case((7, 5), -1),
+    "columns": Case((5, 7), 0),
     "one channel": Case((9, 1), -1),
     "a sequence": Case((3, 5, 4), -1),
     "images": Case((2, 5, 3, 4), -1),
@@ -30,6 +31,7 @@ CASES = {
     "channels first": Case((2, 4, 5, 3), 1),
     "channels first, a sequence": Case((3, 4, 6), 1),
     "an axis in the middle": Case((2, 3, 4, 5), 2),
+    "the first axis": Case((4, 3, 2, 5), 0),
     "many, for the compiled kernels": Case((8, 9, 8, 64), -1),
     "many, channels first": Case((8, 64, 9, 8), 1),
 }

@@ -9,7 +9,8 @@ from pathlib import Path
 
 SENTENCE = (
     "this model has normwise's layers: write `import normwise.keras` before keras.models.load_model where you load it, "
-    "or call normwise.keras.to_keras(model) before saving it; normwise says this once per process."
+    "or call normwise.keras.to_keras(model) before saving it. A model of your own class makes its layers itself when "
+    "it is loaded: call normwise.keras.convert(model) again then. normwise says this once per process."
 )
 MODEL = """
 import sys, keras

@@ -15,8 +15,8 @@ class Examine(AfterTrainingBatches):
 
     The logs get ``normalization_errors`` and ``normalization_warnings``, how many findings of each kind there were the
     last time, NaN before it. ``History`` has them, and every callback behind it in the list: ``CSVLogger``,
-    ``TensorBoard``, ``EarlyStopping(monitor="normalization_errors")``. The model, its optimizer and metrics, and the
-    random state stay as they are.
+    ``TensorBoard``, ``EarlyStopping(monitor="normalization_errors", mode="min")``. The model, its optimizer and
+    metrics, and the random state stay as they are.
 
     It sees the moving averages as they are at its place in the list; behind ``RecalibrateStatistics``, what that made
     of them.

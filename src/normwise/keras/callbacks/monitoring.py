@@ -27,7 +27,7 @@ class MonitorStatistics(AfterTrainingBatches):
 
     The logs get for each layer ``<path>/drift``, ``<path>/variance_ratio`` and ``<path>/dead``, the share of its
     channels; and ``drift``, the largest of all layers, and ``dead_channels``, the share of all channels. ``History``
-    has them, and every callback behind it in the list: ``CSVLogger``, ``EarlyStopping(monitor="drift")``,
+    has them, and every callback behind it in the list: ``CSVLogger``, ``EarlyStopping(monitor="drift", mode="min")``,
     ``TensorBoard``, which writes them as ``epoch_drift`` and so on.
 
     They are measured after the epoch's last training batch. Before ``RecalibrateStatistics`` in the list, it sees the

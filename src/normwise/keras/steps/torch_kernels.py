@@ -108,12 +108,16 @@ def channels_second(x: Tensor, residual: Tensor | None, axis: int) -> tuple[Tens
 
     Where the channels come last and all is dense, the other axes become one: rows of channels, whatever the rank.
     """
-    if axis % x.dim() == x.dim() - 1 and x.is_contiguous():
+    if _are_rows(x, axis):
         flat = (-1, x.shape[-1])
         return x.view(flat), None if residual is None else residual.reshape(flat)
     return x.movedim(axis, 1), None if residual is None else residual.movedim(axis, 1)
 
 
 def _back(y: Tensor, like: Tensor, axis: int) -> Tensor:
-    """The inverse of ``channels_second``."""
-    return y.view(like.shape) if y.dim() == 2 else y.movedim(1, axis)
+    """The inverse of ``channels_second``, whose input was ``like``."""
+    return y.view(like.shape) if _are_rows(like, axis) else y.movedim(1, axis)
+
+
+def _are_rows(x: Tensor, axis: int) -> bool:
+    return axis % x.dim() == x.dim() - 1 and x.is_contiguous()
