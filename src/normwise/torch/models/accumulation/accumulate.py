@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normwise.errors import NormwiseError
+from normwise.recalibration.asked import as_number, check_forward_fn
 from normwise.torch.models.accumulation.joining import joint_call
 from normwise.torch.models.accumulation.lockstep import in_lockstep
 from normwise.torch.models.accumulation.offloading import offloaded
@@ -166,6 +167,7 @@ def forward_together(
         [-1.0, 1.0]
     """
     check_model(model, called="forward_together")
+    check_forward_fn(forward_fn)
     with _kept_on_error(_layers_that_meet(model, batch_layers)):
         return _together(model, list(micro_batches), forward_fn, offload, batch_layers, called="forward_together")
 
@@ -235,7 +237,7 @@ def _unborn(tensor: Tensor) -> bool:
 def _shares(parts: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
     if weights is not None:
         several = isinstance(weights, Iterable) and not isinstance(weights, str)
-        numbers = [_number(weight) for weight in weights] if several else [math.nan]
+        numbers = [as_number(weight) for weight in weights] if several else [math.nan]
         if not all(math.isfinite(number) for number in numbers):
             raise NormwiseError(
                 f"weights must hold finite numbers, received {weights!r}: pass the share of each micro-batch in the "
@@ -252,13 +254,3 @@ def _shares(parts: Sequence[Any], weights: Sequence[float] | None) -> list[float
             "a micro-batch holds no tensor to count its samples by: pass weights, the share of each in the loss."
         )
     return [number / sum(samples) for number in samples]
-
-
-def _number(weight: object) -> float:
-    """A weight as a float; NaN where it is no number."""
-    if isinstance(weight, str | bytes | bool):
-        return math.nan
-    try:
-        return float(weight)  # type: ignore[arg-type]  # whatever it is: PyTorch's and NumPy's scalars are numbers too
-    except (TypeError, ValueError, RuntimeError):
-        return math.nan

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from normwise.errors import UnknownName
 from normwise.frameworks import with_article
+from normwise.recalibration.asked import names_asked
 from normwise.reports.swap_report import Swap, SwapReport
 from normwise.swap_settings import APPLY, KINDS, checked
 from normwise.torch.layers.counterparts import (
@@ -153,9 +153,7 @@ def swap(
     inner = unwrapped(model)
     skipped = out_of_reach(model, ALL_NORMS)
     norms = _norms(model)
-    for name in layers or ():
-        if name not in norms:
-            raise UnknownName("normalization layer", name, norms)
+    layers = names_asked(layers, norms, "normalization layer")
     wanted: dict[str, nn.Module] = {}
     fixed = why_fixed(model, replaced=False)
     for name, norm in norms.items():
