@@ -185,7 +185,8 @@ def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
 
     Returns:
         a report of what is saved and kept, and why, with the bytes before and after, and with ``undo()``. It is a
-        context manager too: at the end of a ``with`` block all is as before.
+        context manager too: at the end of a ``with`` block all is as before. Copies of the model have the hooks
+        too: ``normwise.save_memory(copy).undo()`` takes them away there.
 
     Raises:
         UnsuitableModel: neither a PyTorch nor a Keras model, one that torch.jit or torch.export compiled, or a Keras

@@ -77,6 +77,10 @@ def swap(
       needed; if the forward is not the same in training and in inference, such a file needs normwise, and the report
       says so. Files of the ``state_dict``, ``torch.export``, ``torch.jit.trace`` and ONNX never do.
 
+    * ``save_memory`` is undone on the layers, because its hooks need normwise.
+    * What ``fold`` has left of the layers of a fused model, and the forwards that ``fuse`` wrote for it, become
+      PyTorch's modules and the class's own forward.
+
     ``swap(model, to="normwise")`` undoes it: the keys, the outputs and the gradients are the same, and ``fuse``
     makes one layer of three again.
 

@@ -118,7 +118,8 @@ def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
     * Only forwards of the model itself count, not calls of its parts from outside.
 
     Args:
-        model: any module on any device, on meta too. It gets forward hooks, which copies of it and pickles have too.
+        model: any module on any device, on meta too. It gets forward hooks, which copies of it and pickles have too;
+            ``save_memory(copy).undo()`` takes them away from a copy.
         example: a batch, as ``recalibrate`` takes them. With it two forwards are run, which leave the model and the
             random state as they are, and the report says the bytes and what becomes of each layer.
 
