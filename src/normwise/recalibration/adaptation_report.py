@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from normwise.errors import NormwiseError
-from normwise.recalibration.report import Movement, clause, counted, finite, layer_lines
+from normwise.recalibration.report import Movement, clause, counted, finite, layer_lines, left_out
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class AdaptReport:
         if total == 0:
             return "nothing adapted: the model has no batch norm"
         first = f"{len(self.adapted)} of {total} batch norms adapted to {counted(self.samples, self.batches)}"
+        first += left_out(self.adapted, self.batches)
         lines = layer_lines("adapted", self.adapted, self.skipped, self.not_reached)
         return "\n".join([f"{first}, with a prior of {self.prior:g}", *lines])
 

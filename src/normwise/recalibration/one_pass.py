@@ -12,6 +12,7 @@ from normwise.errors import NormwiseError, UnknownName
 from normwise.estimators import Estimator
 from normwise.estimators.cumulative import Cumulative
 from normwise.estimators.pooled import Pooled
+from normwise.recalibration.asked import as_number
 
 CHECK_EVERY = 8
 """Batches between two checks of the standard error, each of which waits for the device."""
@@ -107,9 +108,9 @@ def limit_of(tolerance: float | None, estimator: Estimator | str, *, shuffled: b
     averages = estimator in ("pooled", "cumulative") or isinstance(estimator, Pooled | Cumulative)
     if tolerance is None:
         return GOOD_ENOUGH if averages and shuffled else 0.0
-    if not 0 <= tolerance < float("inf"):
+    if not 0 <= as_number(tolerance) < float("inf"):
         raise NormwiseError(
-            f"tolerance must be a standard error in standard deviations, received {tolerance}: "
+            f"tolerance must be a standard error in standard deviations, received {tolerance!r}: "
             "pass for example 0.01, or 0 to use all data."
         )
     if tolerance and not averages:

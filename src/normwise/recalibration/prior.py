@@ -6,6 +6,7 @@ from typing import Any
 
 from normwise.errors import NormwiseError
 from normwise.moments import Moments, where
+from normwise.recalibration.asked import as_number
 
 Array = Any  # NumPy's or PyTorch's, in float64
 
@@ -17,11 +18,11 @@ def check_prior(prior: float, *, called: str) -> None:
     """Refuse what is no number of samples.
 
     Raises:
-        NormwiseError: a negative number or NaN.
+        NormwiseError: a negative number, NaN, or no number.
     """
-    if not prior >= 0:
+    if not as_number(prior) >= 0:
         raise NormwiseError(
-            f"{called} needs a prior of 0 samples or more, received {prior}: "
+            f"{called} needs a prior of 0 samples or more, received {prior!r}: "
             "pass for example 16, or math.inf for the statistics that the model has."
         )
 

@@ -42,6 +42,23 @@ def counted(samples: int, batches: int) -> str:
     return f"{samples} sample{'s' * (samples != 1)} in {batches} batch{'es' * (batches != 1)}"
 
 
+def left_out(moved: Mapping[str, Movement], batches: int) -> str:
+    """How many of the batches did not enter a layer's statistics, as the end of a sentence; empty where all did.
+
+    Args:
+        moved: the layer's name -> how far its statistics moved.
+        batches: how many there were.
+
+    Example:
+        >>> left_out({"bn1": Movement(0.5, 1.25, 1), "bn2": Movement(0.5, 1.25)}, 5)
+        ', 1 of which held NaN or infinity and did not enter wherever it did'
+        >>> left_out({"bn1": Movement(0.5, 1.25)}, 5)
+        ''
+    """
+    number = min(max((movement.not_finite for movement in moved.values()), default=0), batches)
+    return f", {number} of which held NaN or infinity and did not enter wherever it did" if number else ""
+
+
 def layer_lines(
     deed: str, moved: Mapping[str, Movement], skipped: Mapping[str, str], not_reached: Sequence[str]
 ) -> list[str]:
@@ -147,7 +164,7 @@ class RecalibrateReport:
         return json.dumps(finite({**asdict(self), "tolerance_reached": self.tolerance_reached}))
 
     def _data(self) -> str:
-        words = counted(self.samples, self.batches)
+        words = counted(self.samples, self.batches) + left_out(self.recalibrated, self.batches)
         if self.stopped_early:
             words += f", stopped early at a standard error of {self.standard_error:.2g} standard deviations"
         elif self.tolerance_reached is False:

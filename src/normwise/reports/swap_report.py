@@ -44,6 +44,8 @@ class SwapReport:
         uncalibrated_change: the same before the swapped-in layers were calibrated; NaN where none was.
         to: what the layers were to become.
         model: the model that is swapped: the one that was given wherever that is possible.
+        also: what else was changed, so that the model no longer needs normwise: what ``fold`` had left of fused layers,
+            and the hooks of ``save_memory``.
 
     Example:
         >>> print(SwapReport({"bn1": Swap("BatchNorm2d", "GroupNorm")}, {"bn2": "it is lazy"}, (), 0.25, 0.5, "group"))
@@ -60,18 +62,21 @@ class SwapReport:
     uncalibrated_change: float = float("nan")
     to: str = ""
     model: Any = field(default=None, compare=False, repr=False)
+    also: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = len(self.swapped) + len(self.skipped)
-        if total == 0:
+        if total == 0 and not self.also:
             return "nothing swapped: the model has no normalization layer"
         first = f"{len(self.swapped)} of {total} normalization layers swapped"
+        first = "the model has no normalization layer" if total == 0 else first
         first += f", {len(self.skipped)} skipped" * bool(self.skipped)
         first += f", {len(self.not_reached)} not reached" * bool(self.not_reached)
         lines = [first]
         lines += [f"  swapped      {name or '(the model)'}: {swap}" for name, swap in self.swapped.items()]
         lines += [f"  skipped      {name or '(the model)'}: {why}" for name, why in self.skipped.items()]
         lines += [f"  not reached  {name or '(the model)'}: it starts uncalibrated" for name in self.not_reached]
+        lines += [f"  also         {what}" for what in self.also]
         if not math.isnan(self.output_change):
             last = f"the model's output changed by {_percent(self.output_change)} of its size"
             if not math.isnan(self.uncalibrated_change):
@@ -88,6 +93,7 @@ class SwapReport:
         """
         swapped = {name: asdict(swap) for name, swap in self.swapped.items()}
         found = {"swapped": swapped, "skipped": dict(self.skipped), "not_reached": list(self.not_reached)}
+        found["also"] = list(self.also)
         changes = {"output_change": self.output_change, "uncalibrated_change": self.uncalibrated_change}
         numbers = {name: value if math.isfinite(value) else None for name, value in changes.items()}
         return json.dumps({**found, **numbers, "to": self.to})

@@ -93,7 +93,7 @@ def door(
                     raise _of_another(operation, name, framework, rooms)
                 del bound.arguments[name]
             report: Given = behind(*bound.args, **bound.kwargs)
-            if moved is not None and not getattr(report, moved):
+            if moved is not None and not getattr(report, moved) and not getattr(report, "also", ()):
                 # A warning reaches users who do not look at the report.
                 warnings.warn(str(report), NothingChanged, stacklevel=2)
             return report

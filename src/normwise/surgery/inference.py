@@ -131,6 +131,9 @@ def fold(
     beside such a layer is left, and the report says why. In PyTorch, ``fold`` looks at the forward only, not at other
     methods that use what is computed between the two layers.
 
+    For a file that is read without normwise, call ``normwise.swap(model)`` too, before ``fold`` or after it. ``fold``
+    follows most forwards best before ``fuse``, or after ``swap`` has undone that.
+
     Args:
         model: a ``torch.nn.Module`` in inference mode, changed in place; or a functional or sequential Keras model,
             which stays as it is, because Keras cannot take a layer out of a graph.

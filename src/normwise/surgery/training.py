@@ -59,9 +59,10 @@ def accumulate_gradients(
     Raises:
         UnsuitableModel: not a PyTorch model, or one with batch norms that torch.jit or torch.export compiled.
         TypeError: ``loss_fn`` returns something else than a tensor.
-        NormwiseError: no micro-batches; a loss that is no scalar; more or fewer weights than micro-batches; parts that
-            take different ways through the model; or a model with checkpoints. On any error before the backward the
-            model is as before.
+        NormwiseError: no micro-batches; a loss that is no scalar or has no gradient; weights that are not one finite
+            number for each micro-batch; parts that take different ways through the model; or a model with checkpoints.
+            On any error the running statistics are as before; an error in the backward itself may leave a part of the
+            gradients added.
 
     Example:
         >>> import torch
@@ -184,7 +185,8 @@ def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
 
     Returns:
         a report of what is saved and kept, and why, with the bytes before and after, and with ``undo()``. It is a
-        context manager too: at the end of a ``with`` block all is as before.
+        context manager too: at the end of a ``with`` block all is as before. Copies of the model have the hooks
+        too: ``normwise.save_memory(copy).undo()`` takes them away there.
 
     Raises:
         UnsuitableModel: neither a PyTorch nor a Keras model, one that torch.jit or torch.export compiled, or a Keras

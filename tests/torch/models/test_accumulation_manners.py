@@ -211,3 +211,51 @@ def test_arguments_that_cannot_be_joined() -> None:
     assert refusal(layer, masks, loss_fn=lambda f, part: (f(*part) if part[1] is None else f(part[0])).sum()) == (
         "the micro-batches call BatchNorm1d with different arguments: let all give it the same ones."
     )
+
+
+def without_graph(model: nn.Module, part: Tensor) -> Tensor:
+    with torch.no_grad():
+        return loss_of(model, part)
+
+
+def fails_behind(loss: Tensor) -> None:
+    loss.backward()
+    raise ValueError("no more")
+
+
+LATE: list[tuple[str, dict[str, Any]]] = [
+    ("loss_fn must give a loss with a gradient", {"loss_fn": lambda f, part: loss_of(f, part).detach()}),
+    ("loss_fn must give a loss with a gradient", {"loss_fn": without_graph}),
+    ("loss_fn must give a scalar", {"loss_fn": lambda f, part: f(part)}),
+    ("weights must hold finite numbers, received", {"weights": ["a", 1.0]}),
+    ("weights must hold finite numbers, received", {"weights": [1.0, float("nan")]}),
+    ("weights must hold finite numbers, received", {"weights": [1.0, None]}),
+    ("weights must hold finite numbers, received", {"weights": "ab"}),
+    ("weights must hold finite numbers, received", {"weights": 3}),
+    ("weights must hold one number for each", {"weights": [1.0]}),
+    ("no more", {"backward": fails_behind}),
+]
+
+
+@pytest.mark.parametrize(("words", "given"), LATE)
+def test_whatever_fails_and_however_late_no_running_statistic_moves(words: str, given: dict[str, Any]) -> None:
+    model = network()
+    before = everything(model)["bytes"]
+    with pytest.raises(ValueError if words == "no more" else NormwiseError, match=f"^{words}"):
+        accumulate_gradients(model, [torch.randn(4, 3)] * 2, **{"loss_fn": loss_of, **given})
+    assert everything(model)["bytes"] == before
+
+
+@pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])
+def test_a_call_without_autograd_is_refused_before_anything_runs(block: Any) -> None:
+    model = network()
+    before = everything(model)
+    with block(), pytest.raises(NormwiseError, match=r"^accumulate_gradients needs autograd, received a call inside"):
+        accumulate_gradients(model, [torch.randn(4, 3)] * 2, loss_of)
+    assert everything(model) == before
+
+
+def test_weights_may_be_numbers_of_any_library() -> None:
+    model = network()
+    accumulate_gradients(model, [torch.randn(4, 3)] * 2, loss_of, weights=torch.tensor([0.5, 0.5]))  # type: ignore[arg-type]
+    assert model[0].weight.grad is not None

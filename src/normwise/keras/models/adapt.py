@@ -84,7 +84,7 @@ def adapt(
         >>> float(layer.moving_mean.value[0]), float(layer.moving_variance.value[0])
         (0.0, 1.0)
     """
-    check_model(model, upstream, called="adapt")
+    check_model(model, upstream, forward_fn, called="adapt")
     check_prior(prior, called="adapt")
     check_memory(memory, called="adapt")
     items = batches_of(batches, batch_size, at_most=at_most, called="adapt")

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from normwise.errors import NormwiseError, UnknownName
+from normwise.errors import NormwiseError
 from normwise.estimators.pooled import Pooled
 from normwise.keras.models.feeding import ForwardFn, call
+from normwise.keras.models.freeze import chosen_of
 from normwise.keras.models.keras_layer import F64, KerasLayer, cover, moments
 from normwise.keras.models.sites import norms_of
 from normwise.keras.models.transaction import unchanged
@@ -45,10 +46,7 @@ def drift_of(
         NormwiseError: no batch.
     """
     norms = norms_of(model)
-    for name in layers or ():
-        if name not in norms and all(name != layer.name for layer in norms.values()):
-            raise UnknownName("batch norm", name, norms)
-    wanted = {path: layer for path, layer in norms.items() if layers is None or path in layers or layer.name in layers}
+    wanted = chosen_of(norms, layers, "batch norm")
     probes = [_Probe(path, layer) for path, layer in wanted.items()]
     seen = 0
     with unchanged(model), _observing(probes):

@@ -64,8 +64,8 @@ class Rows:
     """
 
     def __init__(self, data: Any, size: int, *, called: str) -> None:
-        if size < 1:
-            raise NormwiseError(f"{called} needs batches of 1 sample or more, received batch_size={size}: pass 32.")
+        if not hasattr(size, "__index__") or size < 1:
+            raise NormwiseError(f"{called} needs batches of 1 sample or more, received batch_size={size!r}: pass 32.")
         lengths = {len(each) for each in tree.flatten(dict(data) if isinstance(data, Mapping) else data)}
         if len(lengths) > 1:
             raise NormwiseError(

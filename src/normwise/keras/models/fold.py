@@ -18,6 +18,7 @@ from normwise.keras.models.fold_weights import Weights, weights_of
 from normwise.keras.models.freeze import check_keras_model, chosen_of, named_layers
 from normwise.keras.models.learning import carry_learning
 from normwise.keras.models.rebuilding import again
+from normwise.recalibration.asked import check_forward_fn
 from normwise.recalibration.batches import Batches
 from normwise.reports.fold_report import Folded, FoldReport
 
@@ -84,6 +85,7 @@ def fold(
         )
     if batches is None and (forward_fn is not None or at_most is not None):
         raise NormwiseError("fold was told how to use batches, and received none: pass batches too.")
+    check_forward_fn(forward_fn)
     norms = named_layers(model, (keras.layers.BatchNormalization,))
     chosen = chosen_of(norms, layers, "batch norm")
     names = {id(layer): layer.path or layer.name for layer in model._flatten_layers()}

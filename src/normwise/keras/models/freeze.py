@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 
-from normwise.errors import UnknownName, UnsuitableModel
+from normwise.errors import UnsuitableModel
 from normwise.frameworks import with_article
 from normwise.keras.models.conversion import trace_again
 from normwise.keras.models.learning import BEFORE
 from normwise.keras.models.transaction import Snapshot
+from normwise.recalibration.asked import names_asked
 from normwise.reports.freeze_report import AFFINE, STATISTICS, FreezeReport
 
 KINDS = (
@@ -131,11 +132,7 @@ def chosen_of(norms: dict[str, Any], layers: Collection[str] | None, kind: str) 
         UnknownName: one of the names is of none.
         TypeError: ``layers`` is a string.
     """
-    if isinstance(layers, str):
-        raise TypeError(f"layers must be a list of names, received {layers!r}: pass [{layers!r}].")
-    for name in layers or ():
-        if name not in norms and all(name != layer.name for layer in norms.values()):
-            raise UnknownName(kind, name, norms)
+    layers = names_asked(layers, norms, kind, also=[layer.name for layer in norms.values()])
     return {path: each for path, each in norms.items() if layers is None or path in layers or each.name in layers}
 
 

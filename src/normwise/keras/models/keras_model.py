@@ -11,6 +11,7 @@ import keras
 from normwise.errors import NormwiseError
 from normwise.keras.models.feeding import ForwardFn, call, samples_in
 from normwise.keras.models.transaction import Snapshot, unchanged
+from normwise.recalibration.asked import check_forward_fn
 from normwise.recalibration.one_pass import Pass, check_upstream
 from normwise.recalibration.site import Site
 
@@ -56,16 +57,17 @@ class KerasModel:
         return [work()]
 
 
-def check_model(model: Any, upstream: str, *, called: str) -> None:
+def check_model(model: Any, upstream: str, forward_fn: ForwardFn | None, *, called: str) -> None:
     """Refuse what has no statistics to be estimated.
 
     Raises:
         TypeError: no Keras model.
-        NormwiseError: it has no values yet, or there is no such ``upstream``.
+        NormwiseError: it has no values yet, there is no such ``upstream``, or ``forward_fn`` is no function.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"{called} needs a Keras model, received {type(model).__name__}: pass the model itself.")
     check_upstream(upstream)
+    check_forward_fn(forward_fn)
     if not model.built:
         raise NormwiseError(
             f"{called} needs a model that is built, and {model.name!r} has no variables yet: "

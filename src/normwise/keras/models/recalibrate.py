@@ -96,7 +96,7 @@ def recalibrate(
         >>> keras.ops.convert_to_numpy(model.get_layer("bn").moving_mean.value).tolist()
         [2.0, 6.0]
     """
-    check_model(model, upstream, called="recalibrate")
+    check_model(model, upstream, forward_fn, called="recalibrate")
     check_memory(memory, called="recalibrate")
     limit = limit_of(tolerance, estimator, shuffled=False)
     found, skipped = survey(model, layers)

@@ -19,6 +19,7 @@ from normwise.keras.models.freeze import chosen_of, named_layers
 from normwise.keras.models.rebuilding import Rebuilding, Replacement, adds, keras_twin, why_not_rebuilt
 from normwise.keras.models.swap_calibration import Calibration
 from normwise.kernels.reference_group import number_of_groups
+from normwise.recalibration.asked import check_forward_fn
 from normwise.reports.swap_report import Swap, SwapReport
 from normwise.swap_settings import APPLY, KINDS, checked
 
@@ -111,6 +112,7 @@ def swap(
     target, settings = checked("keras" if to is None else to, given, TARGETS, _FOR)
     if not isinstance(model, keras.Layer):
         raise UnsuitableModel(refusal("swap", "a keras.Model", model))
+    check_forward_fn(forward_fn)
     norms = named_layers(model, _NORMS)
     wanted = chosen_of(norms, layers, "normalization layer")
     skipped = {path: "it is not among the layers that were asked for" for path in norms if path not in wanted}

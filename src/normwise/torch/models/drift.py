@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normwise.errors import NormwiseError, UnknownName
+from normwise.errors import NormwiseError
 from normwise.estimators.pooled import Pooled
 from normwise.moments import Moments
+from normwise.recalibration.asked import names_asked
 from normwise.recalibration.batches import Batches
 from normwise.recalibration.drift import F64, LayerDrift, drift_between
 from normwise.recalibration.site import Site
@@ -55,9 +56,7 @@ def drift_of(
     check_runnable(model, forward_fn, called=batches.called)
     inner = unwrapped(model)
     norms = {name: module for name, module in inner.named_modules() if _keeps_channels(module)}
-    for name in layers or ():
-        if name not in norms:
-            raise UnknownName("batch norm", name, norms)
+    layers = names_asked(layers, norms, "batch norm")
     probes = [_Probe(name, norm) for name, norm in norms.items() if layers is None or name in layers]
     seen = 0
     with unchanged(model), uncompiled(), ExitStack() as ends:

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from normwise.errors import UnsuitableModel
 from normwise.frameworks import framework_of, instead_of, refusal, with_article
+from normwise.recalibration.asked import check_forward_fn
 from normwise.torch.models.feeding import unwrapped
 from normwise.torch.models.transaction import sharded_parts
 
@@ -75,7 +76,9 @@ def check_runnable(model: nn.Module, forward_fn: object, *, called: str) -> None
 
     Raises:
         UnsuitableModel: it has no forward, or a part that torch.export made.
+        NormwiseError: a ``forward_fn`` that is no function.
     """
+    check_forward_fn(forward_fn)
     inner = unwrapped(model)
     if forward_fn is None and not has_forward(inner):
         kind = type(inner).__name__

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normwise.errors import NormwiseError
+from normwise.recalibration.asked import as_number
 from normwise.torch.models.model_checks import ALL_NORMS, check_model, check_reach
 
 TORCHS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -65,8 +66,8 @@ def param_groups(
     """
     check_model(model, called="param_groups", code=True)
     check_reach(model, called="param_groups", kinds=ALL_NORMS)
-    if not 0 <= weight_decay < math.inf:
-        raise NormwiseError(f"weight_decay must be 0 or more, received {weight_decay}: pass for example 5e-4.")
+    if not 0 <= as_number(weight_decay) < math.inf:
+        raise NormwiseError(f"weight_decay must be 0 or more, received {weight_decay!r}: pass for example 5e-4.")
     spared: dict[int, bool] = {}
     for of_norm, name, parameter in _places(model, (*TORCHS, *norm_types)):
         here = not decay_norm if of_norm else name == "bias" and not decay_bias

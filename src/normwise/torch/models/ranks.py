@@ -23,6 +23,9 @@ class Ranks:
         asked: True for all that ``torch.distributed`` knows, if it is in use; a process group; False for this one.
         called: the operation, for the errors.
 
+    Raises:
+        NormwiseError: it is none of these.
+
     Example:
         >>> Ranks(True, called="recalibrate").several
         False
@@ -30,7 +33,13 @@ class Ranks:
 
     def __init__(self, asked: Any, *, called: str) -> None:
         self._called = called
-        ready = distributed.is_available() and distributed.is_initialized()
+        there = distributed.is_available()
+        if not (asked is None or isinstance(asked, bool) or (there and _is_group(asked))):
+            raise NormwiseError(
+                f"{called} needs to know which processes work together, received {asked!r}: pass True for all, False "
+                "for this one alone, or a process group of torch.distributed."
+            )
+        ready = there and distributed.is_initialized()
         self._group = None if asked is True else asked
         self.own = 0
         self.several = ready and asked is not False and distributed.get_world_size(self._group) > 1
@@ -120,3 +129,8 @@ _JOINED: dict[type[Estimator], Callable[[RunningStatistics, RunningStatistics], 
     Pooled: _joined_values,
     Cumulative: _joined_batches,
 }
+
+
+def _is_group(asked: Any) -> bool:
+    """True for a process group, and for what ``new_group`` gives to a process that is in none."""
+    return isinstance(asked, distributed.ProcessGroup) or asked is distributed.GroupMember.NON_GROUP_MEMBER

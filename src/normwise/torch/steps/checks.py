@@ -31,6 +31,11 @@ def check_activation(activation: str | None) -> None:
     """Refuse an activation that does not exist, naming the nearest one."""
     if activation is None or activation in ACTIVATIONS:
         return
+    if not isinstance(activation, str):
+        kind = activation if isinstance(activation, type) else getattr(activation, "__name__", type(activation))
+        word = getattr(kind, "__name__", str(kind)).lower()
+        name = next((each for each in ACTIVATIONS if each and each.replace("_", "") == word.replace("_", "")), "relu")
+        raise NormwiseError(f"activation must be a name, received {activation!r}: pass for example {name!r}.")
     try:
         parted(activation)
     except (ValueError, AttributeError):  # no such name, or no string

@@ -14,8 +14,9 @@ same backwards: a network with L batch norms needs about 2 L sweeps, 106 for a R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normwise.errors import NormwiseError
+from normwise.recalibration.asked import as_number, check_forward_fn
 from normwise.torch.models.accumulation.joining import joint_call
 from normwise.torch.models.accumulation.lockstep import in_lockstep
 from normwise.torch.models.accumulation.offloading import offloaded
@@ -81,9 +83,10 @@ def accumulate_gradients(
     Raises:
         UnsuitableModel: not a ``torch.nn.Module``, or one with batch norms that torch.jit or torch.export made code of.
         TypeError: ``loss_fn`` gives something else than a tensor.
-        NormwiseError: no micro-batches, no scalar loss, as many weights as micro-batches are not; parts that take
-            different ways through the model, or a model with checkpoints. On any error before the backward the model
-            is as before.
+        NormwiseError: no micro-batches; no scalar loss, or one without a gradient; weights that are not one finite
+            number for each micro-batch; parts that take different ways through the model, or a model with checkpoints.
+            On any error the running statistics are as before; an error in the backward itself may leave a part of the
+            gradients added.
 
     References:
         Ioffe and Szegedy, Batch normalization, 2015, section 3 (the gradient through the moments).
@@ -102,8 +105,14 @@ def accumulate_gradients(
         >>> model[1].num_batches_tracked  # one for the micro-batches, one for the whole batch
         tensor(2)
     """
+    check_model(model, called="accumulate_gradients")
     parts = list(micro_batches)
     shares = _shares(parts, weights)
+    if not torch.is_grad_enabled():
+        raise NormwiseError(
+            "accumulate_gradients needs autograd, received a call inside torch.no_grad() or torch.inference_mode(): "
+            "call it outside of that block."
+        )
 
     def loss_of(model: nn.Module, part: Any) -> Tensor:
         loss = loss_fn(model, part)
@@ -116,9 +125,15 @@ def accumulate_gradients(
             )
         return loss
 
-    losses = _together(model, parts, loss_of, offload, batch_layers, called="accumulate_gradients")
-    total = torch.stack([loss.reshape(()) * share for loss, share in zip(losses, shares, strict=True)]).sum()
-    (backward or Tensor.backward)(total)
+    with _kept_on_error(_layers_that_meet(model, batch_layers)):
+        losses = _together(model, parts, loss_of, offload, batch_layers, called="accumulate_gradients")
+        total = torch.stack([loss.reshape(()) * share for loss, share in zip(losses, shares, strict=True)]).sum()
+        if not total.requires_grad:
+            raise NormwiseError(
+                "loss_fn must give a loss with a gradient, received losses that do not require grad: return the loss "
+                "without .detach() or torch.no_grad(), and let a parameter of the model require a gradient."
+            )
+        (backward or Tensor.backward)(total)
     return total.detach()
 
 
@@ -151,7 +166,10 @@ def forward_together(
         >>> [y.round().item() for y in forward_together(model, [torch.tensor([[1.0]]), torch.tensor([[3.0]])])]
         [-1.0, 1.0]
     """
-    return _together(model, list(micro_batches), forward_fn, offload, batch_layers, called="forward_together")
+    check_model(model, called="forward_together")
+    check_forward_fn(forward_fn)
+    with _kept_on_error(_layers_that_meet(model, batch_layers)):
+        return _together(model, list(micro_batches), forward_fn, offload, batch_layers, called="forward_together")
 
 
 def _together(
@@ -163,16 +181,11 @@ def _together(
     *,
     called: str,
 ) -> list[Any]:
-    check_model(model, called=called)
     check_reach(model, called=called)
     if not parts:
         raise NormwiseError("there are no micro-batches, so there is no gradient: pass at least one.")
     device = device_of(model)
-    layers = {
-        module: name
-        for name, module in model.named_modules()
-        if isinstance(module, batch_layers) or _depends_on_the_batch(module)
-    }
+    layers = _layers_that_meet(model, batch_layers)
 
     def forward(part: Any) -> Any:
         part = moved(part, device)
@@ -182,17 +195,31 @@ def _together(
         return model(*positional, **named)
 
     works = [lambda part=part: forward(part) for part in parts]
-    kept = [(buffer, buffer.detach().clone()) for layer in layers for buffer in layer.buffers() if not _unborn(buffer)]
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
         if offload:
             stack.enter_context(offloaded([*model.parameters(), *model.buffers()]))
-        try:
-            return in_lockstep(works, layers, joint_call)
-        except BaseException:
-            for buffer, before in kept:
-                write(buffer, before)
-            raise
+        return in_lockstep(works, layers, joint_call)
+
+
+def _layers_that_meet(model: nn.Module, batch_layers: tuple[type[nn.Module], ...]) -> dict[nn.Module, str]:
+    return {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, batch_layers) or _depends_on_the_batch(module)
+    }
+
+
+@contextmanager
+def _kept_on_error(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """On any error in the block the buffers of these layers are as before it."""
+    kept = [(buffer, buffer.detach().clone()) for layer in layers for buffer in layer.buffers() if not _unborn(buffer)]
+    try:
+        yield
+    except BaseException:
+        for buffer, before in kept:
+            write(buffer, before)
+        raise
 
 
 def _depends_on_the_batch(module: nn.Module) -> bool:
@@ -209,11 +236,18 @@ def _unborn(tensor: Tensor) -> bool:
 
 def _shares(parts: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
     if weights is not None:
-        if len(weights) != len(parts):
+        several = isinstance(weights, Iterable) and not isinstance(weights, str)
+        numbers = [as_number(weight) for weight in weights] if several else [math.nan]
+        if not all(math.isfinite(number) for number in numbers):
             raise NormwiseError(
-                f"weights must hold one number for each of the {len(parts)} micro-batches, received {len(weights)}."
+                f"weights must hold finite numbers, received {weights!r}: pass the share of each micro-batch in the "
+                "loss, as 0.25, or leave weights out."
             )
-        return [float(weight) for weight in weights]
+        if len(numbers) != len(parts):
+            raise NormwiseError(
+                f"weights must hold one number for each of the {len(parts)} micro-batches, received {len(numbers)}."
+            )
+        return numbers
     samples = [samples_in(part) for part in parts]
     if parts and not all(samples):
         raise NormwiseError(

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normwise.errors import NormwiseError, UnknownName
+from normwise.errors import NormwiseError
+from normwise.recalibration.asked import names_asked
 from normwise.reports.fold_report import Folded, FoldReport
 from normwise.torch.layers.activation import Activation
 from normwise.torch.models.conversion.fold_plan import Plan, Planned, named_norms
@@ -86,12 +87,8 @@ def fold(
         ('0', True, Identity())
     """
     check_model(model, called="fold")
-    if isinstance(layers, str):
-        raise TypeError(f"layers must be a list of names, received {layers!r}: pass [{layers!r}].")
     norms = named_norms(model)
-    for name in layers or ():
-        if name not in norms:
-            raise UnknownName("batch norm", name, norms)
+    layers = names_asked(layers, norms, "batch norm")
     if batches is None and (forward_fn is not None or at_most is not None):
         raise NormwiseError("fold was told how to use batches, and received none: pass batches too.")
     inner, names = unwrapped(model), {id(module): name for name, module in model.named_modules()}

@@ -34,6 +34,7 @@ from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.sources import adjacent
 from normwise.torch.models.fusion.subclass_change import inside_kept, why_not_as_fused
 from normwise.torch.models.fusion.subclasses import Inside, inside_of
+from normwise.torch.models.memory.save_memory import saves_memory
 from normwise.torch.models.model_checks import why_fixed
 
 Span = tuple[int, int, str]
@@ -195,6 +196,11 @@ class Plan:
             return "it is called more than once"
         if "forward" in vars(layer):
             return "its forward was replaced on the instance"
+        if saves_memory(layer):
+            return (
+                "save_memory has put its hooks on it: take them away before by undo() of its report, or, of a copy of "
+                "the model, by normwise.save_memory(model).undo()"
+            )
         if hooked(layer):
             return "it has hooks"
         tensors = [each for each in (*layer.parameters(), *layer.buffers()) if each is not None]

@@ -9,7 +9,8 @@ from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from normwise.errors import NormwiseError, UnknownName
+from normwise.errors import NormwiseError
+from normwise.recalibration.asked import names_asked
 from normwise.reports.freeze_report import AFFINE, STATISTICS, FreezeReport
 from normwise.torch.layers.frozen import FrozenStatistics, freeze_statistics, is_frozen, unfreeze_statistics
 from normwise.torch.layers.per_domain import PerDomain
@@ -119,14 +120,10 @@ class _Change:
         check_model(model, called=called)
         if not statistics and not affine:
             raise ValueError(f"{called} was asked for nothing: pass statistics=True, affine=True, or both.")
-        if isinstance(layers, str):
-            raise TypeError(f"layers must be a list of names, received {layers!r}: pass [{layers!r}].")
         self.model, self.freezes = model, called == "freeze"
         self.asked = {STATISTICS: statistics, AFFINE: affine}
         self.norms = norms_of(model)
-        for name in layers or ():
-            if name not in self.norms:
-                raise UnknownName("normalization layer", name, self.norms)
+        layers = names_asked(layers, self.norms, "normalization layer")
         self.chosen = {name: norm for name, norm in self.norms.items() if layers is None or name in layers}
         self.fixed = why_fixed(model, replaced=False)
         self.holders = _holders(model)

@@ -162,7 +162,11 @@ class Neighbours:
         try:
             graph = _graph_of(module)
         except CannotFollow as why:
-            return self._visit_source(module, str(why))
+            # A forward that ``fuse`` wrote for several ways is not followed in all of them; the user's own may be.
+            hint = "; fuse wrote it: fold before fuse, or normwise.swap(model) before fold" * hasattr(
+                type(module), FUSED
+            )
+            return self._visit_source(module, f"{why}{hint}")
         self._parts.note(module, title, followed=True)
         return self._visit_graph(module, graph)
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from normwise.errors import UnknownName
 from normwise.frameworks import with_article
+from normwise.recalibration.asked import names_asked
 from normwise.reports.swap_report import Swap, SwapReport
 from normwise.swap_settings import APPLY, KINDS, checked
 from normwise.torch.layers.counterparts import (
@@ -28,9 +28,11 @@ from normwise.torch.models.conversion.swap_calibration import Calibration
 from normwise.torch.models.conversion.swap_norms import Change, NotPossible, Settings, change_to, moments_differ
 from normwise.torch.models.conversion.swap_out import carry_out, plan, restore_forwards
 from normwise.torch.models.conversion.swap_places import Places
+from normwise.torch.models.conversion.swap_rests import put_back, rests_in, stands_by_itself
 from normwise.torch.models.feeding import ForwardFn, unwrapped
 from normwise.torch.models.fusion.subclass_change import become_both, become_own, own_class
 from normwise.torch.models.fusion.subclasses import inside_of
+from normwise.torch.models.memory.save_memory import stop_saving
 from normwise.torch.models.model_checks import ALL_NORMS, check_model, check_runnable, out_of_reach, why_fixed
 from normwise.torch.models.transaction import transaction
 
@@ -74,6 +76,10 @@ def swap(
       model (``torch.save(model)``) it is a ``torch.fx.GraphModule``, for which neither normwise nor that class is
       needed; if the forward is not the same in training and in inference, such a file needs normwise, and the report
       says so. Files of the ``state_dict``, ``torch.export``, ``torch.jit.trace`` and ONNX never do.
+
+    * ``save_memory`` is undone on the layers, because its hooks need normwise.
+    * What ``fold`` has left of the layers of a fused model, and the forwards that ``fuse`` wrote for it, become
+      PyTorch's modules and the class's own forward.
 
     ``swap(model, to="normwise")`` undoes it: the keys, the outputs and the gradients are the same, and ``fuse``
     makes one layer of three again.
@@ -153,9 +159,7 @@ def swap(
     inner = unwrapped(model)
     skipped = out_of_reach(model, ALL_NORMS)
     norms = _norms(model)
-    for name in layers or ():
-        if name not in norms:
-            raise UnknownName("normalization layer", name, norms)
+    layers = names_asked(layers, norms, "normalization layer")
     wanted: dict[str, nn.Module] = {}
     fixed = why_fixed(model, replaced=False)
     for name, norm in norms.items():
@@ -168,11 +172,14 @@ def swap(
         else:
             wanted[name] = norm
     calibration = Calibration(inner, calibrate, at_most, forward_fn)
+    also: list[str] = []
     with transaction(model):
+        if target == "torch" and stop_saving(model, norms.values() if layers is None else wanted.values()):
+            also.append("save_memory is undone: its hooks are normwise's; call it again to have it back")
         calibration.before({name: norm for name, norm in wanted.items() if moments_differ(target)})
         before = {name: _class_name(norm) for name, norm in wanted.items()}
         if target == "torch":
-            words = _to_torch(inner, wanted, domain, skipped)
+            words = _to_torch(inner, wanted, domain, skipped, also if layers is None else None)
         elif target == "normwise":
             words = _to_normwise(wanted, skipped)
         else:
@@ -189,6 +196,7 @@ def swap(
         calibration.uncalibrated_change,
         target,
         model,
+        tuple(also),
     )
 
 
@@ -204,9 +212,17 @@ def _norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _to_torch(
-    model: nn.Module, wanted: dict[str, nn.Module], domain: str | None, skipped: dict[str, str]
+    model: nn.Module, wanted: dict[str, nn.Module], domain: str | None, skipped: dict[str, str], also: list[str] | None
 ) -> dict[str, str]:
-    """Everything of normwise becomes torch's; what is to be known of each."""
+    """Everything of normwise becomes torch's; what is to be known of each.
+
+    Args:
+        model: without what is wrapped around it.
+        wanted: the layers by name.
+        domain: as in ``swap``.
+        skipped: gets the layers that stay, with the reason.
+        also: gets what became of the modules that ``fold`` made; None to leave them as they are.
+    """
     names = {norm: name for name, norm in wanted.items()}
     words: dict[str, str] = {}
     for name, norm in wanted.items():
@@ -229,12 +245,24 @@ def _to_torch(
         elif (why := reason_against_torch(norm)) is not None:
             skipped[name] = why
     left = {norm for name, norm in wanted.items() if name not in skipped and _is_ours(norm)}
-    restored, refused = restore_forwards(model, left)
+    rests = {} if also is None else rests_in(model)
+    restored, refused = restore_forwards(model, left | {*rests})
     left -= {*refused}
-    places = Places(model, left)
-    made = plan(places, [norm for norm in wanted.values() if norm in left], restored)
-    skipped |= {names[norm]: why for norm, why in {**refused, **made.refused}.items()}
+    places = Places(model, left | {*rests})
+    itself = {rest for rest in rests if rest not in restored and stands_by_itself(rest, places)}
+    around = [rest for rest in rests if rest not in itself and rest not in refused]
+    made = plan(places, [*(norm for norm in wanted.values() if norm in left), *around], restored)
+    refused |= made.refused
+    skipped |= {names[norm]: why for norm, why in refused.items() if norm in names}
     bound = carry_out(made, places)
+    for rest, name in rests.items():
+        if rest in refused and rest not in itself:
+            said = f"it stays, and needs normwise: {refused[rest]}"
+        else:
+            said = _joined(f"now {put_back(model, rest, itself=rest in itself)}", made.words.get(rest, ""))
+            said = _joined(said, NOT_ALONE if rest in bound else "")
+        also = [] if also is None else also
+        also.append(f"{name}, which fold left of a batch norm: {said}")
     for name, norm in wanted.items():
         if name in skipped:
             continue

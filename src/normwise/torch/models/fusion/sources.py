@@ -55,7 +55,9 @@ def sources_of(
             raise CannotFollow(f"is decorated, or calls what is ({function.__qualname__})")
         tree = _tree(function)
         if (name := _other_name_for_self(function, tree, module, first=not found)) is not None:
-            raise CannotFollow(f"calls the module {name!r}, and not self, in {function.__qualname__}")
+            raise CannotFollow(
+                f"calls the module {name!r}, and not self, in {function.__qualname__} (let it say self in all places)"
+            )
         found.append((function, tree))
         calls = [node.func for node in nodes_of(tree) if isinstance(node, ast.Call)]
         waiting += [called_by(call, function, module) for call in calls]  # what is no function is passed over above

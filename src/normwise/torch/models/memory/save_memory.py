@@ -118,7 +118,8 @@ def save_memory(model: nn.Module, example: Any = None) -> SaveMemoryReport:
     * Only forwards of the model itself count, not calls of its parts from outside.
 
     Args:
-        model: any module on any device, on meta too. It gets forward hooks, which copies of it and pickles have too.
+        model: any module on any device, on meta too. It gets forward hooks, which copies of it and pickles have too;
+            ``save_memory(copy).undo()`` takes them away from a copy.
         example: a batch, as ``recalibrate`` takes them. With it two forwards are run, which leave the model and the
             random state as they are, and the report says the bytes and what becomes of each layer.
 
@@ -201,6 +202,36 @@ def _add(model: nn.Module, norms: Any) -> None:
 
 def _remove(model: nn.Module) -> None:
     remove_hooks(model.modules(), (_enter, _before, _after, _leave))
+
+
+def saves_memory(module: nn.Module) -> bool:
+    """True if ``save_memory`` has its hooks on this very module.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2))
+        >>> with save_memory(model):
+        ...     saves_memory(model[0])
+        True
+        >>> saves_memory(model[0])
+        False
+    """
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(hook in (_enter, _before, _after, _leave) for hook in hooks)
+
+
+def stop_saving(model: nn.Module, norms: Iterable[nn.Module]) -> bool:
+    """Undo ``save_memory`` on some layers of a model, and on all around them if no other layer is left; whether it was.
+
+    Args:
+        model: a model that may have its hooks, with what is wrapped around it.
+        norms: the layers.
+    """
+    layers = [part for norm in norms for part in norm.modules() if saves_memory(part)]
+    remove_hooks(layers, (_before, _after))
+    left = any(hook is _before for module in model.modules() for hook in module._forward_pre_hooks.values())
+    around = [] if left else [module for module in model.modules() if saves_memory(module)]
+    remove_hooks(around, (_enter, _leave))
+    return bool(layers or around)
 
 
 def remove_hooks(modules: Iterable[nn.Module], ours: tuple[Callable[..., Any], ...]) -> None:

@@ -105,8 +105,8 @@ def adapt(
     check_values(model, upstream, called="adapt")
     check_prior(prior, called="adapt")
     check_memory(memory, called="adapt")
-    elsewhere = _of_other_domains(model, domain, layers)
     found, skipped = survey(model, layers)
+    elsewhere = _of_other_domains(model, domain, layers)
     skipped |= {layer.name: elsewhere[layer.name] for layer in found if layer.name in elsewhere}
     network = TorchModel(model, forward_fn, Ranks(distributed, called="adapt"))
     source = Batches(batches, at_most=at_most, called="adapt")

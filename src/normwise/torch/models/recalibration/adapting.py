@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normwise.errors import NormwiseError
 from normwise.moments import Moments
 from normwise.recalibration.adaptation_report import AdaptReport
+from normwise.recalibration.asked import as_number
 from normwise.recalibration.prior import PRIOR, check_prior, held
 from normwise.recalibration.report import Movement
 from normwise.recalibration.site import of_finite_channels
@@ -78,9 +79,9 @@ def adapting(
     check_model(model, called="adapting")
     check_values(model, "inference", called="adapting")
     check_prior(prior, called="adapting")
-    if not memory > 0:
+    if not as_number(memory) > 0:
         raise NormwiseError(
-            f"adapting needs a memory of more than 0 samples, received {memory}: "
+            f"adapting needs a memory of more than 0 samples, received {memory!r}: "
             "pass for example 1000, or leave it out to forget nothing."
         )
     return Adaptation(model, prior, memory, layers)

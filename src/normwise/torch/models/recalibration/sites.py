@@ -7,9 +7,9 @@ from collections.abc import Collection
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normwise.errors import UnknownName
 from normwise.estimators import Estimator, estimator_class, named
 from normwise.estimators.cumulative import Cumulative
+from normwise.recalibration.asked import names_asked
 from normwise.torch.layers.frozen import FrozenStatistics
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.feeding import unwrapped
@@ -29,11 +29,10 @@ def survey(
 
     Raises:
         UnknownName: ``layers`` names what is no batch norm of the model.
+        TypeError: ``layers`` is a string.
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    for name in layers or ():
-        if name not in norms:
-            raise UnknownName("batch norm", name, norms)
+    layers = names_asked(layers, norms, "batch norm")
     found, skipped = [], out_of_reach(model)
     for name, norm in norms.items():
         why = _reason_to_skip(norm, model, None if layers is None else name in layers, covariances)
