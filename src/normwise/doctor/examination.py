@@ -39,7 +39,8 @@ def examine(
     Args:
         model: a ``torch.nn.Module`` or a built ``keras.Model``.
         batches: as for ``recalibrate``, with targets where there are some: ``(x, y)``.
-        loss: ``loss(outputs, targets)``, a mean over the batch; lets the diagnosis say what a fault costs.
+        loss: ``loss(outputs, targets)``, a mean over the batch, or a loss of Keras; lets the diagnosis say what a fault
+            costs.
         metric: the same of a metric, for example an accuracy.
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
@@ -81,7 +82,8 @@ def examine(
         raise UnsuitableModel(refusal("examine, for source_model,", needed, source_model))
     processes = _processes(model, distributed, subject)
     source = Batches(_given(batches, at_most, subject), at_most=at_most, called="examine")
-    facts = Gathering(subject, source, loss, metric).facts(train_step, source_model)
+    told = (None if each is None else subject.outputs_first(each) for each in (loss, metric))
+    facts = Gathering(subject, source, *told).facts(train_step, source_model)
     if isinstance(processes, str):
         facts = replace(facts, missing={**facts.missing, "processes": processes})
     elif processes is not None:

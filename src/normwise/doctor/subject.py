@@ -75,6 +75,9 @@ class Subject(Protocol):
     def labels(self, targets: Any) -> Any:
         """The targets as a NumPy array of one number per sample, or None where they are none."""
 
+    def outputs_first(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """A loss or metric as a function of outputs and targets, in this order."""
+
     def number(self, value: Any) -> float:
         """A loss or metric as a number."""
 

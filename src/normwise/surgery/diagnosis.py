@@ -43,8 +43,9 @@ def examine(
     Args:
         model: a ``torch.nn.Module`` or a built ``keras.Model``.
         batches: as for ``recalibrate``; with targets, if you have some: ``(x, y)``.
-        loss: ``loss(outputs, targets)``, a mean over the batch: the diagnosis then says what a fault costs.
-        metric: ``metric(outputs, targets)``, for example an accuracy: the same for it.
+        loss: ``loss(outputs, targets)``, a mean over the batch, or a loss of Keras, which takes the targets first: the
+            diagnosis then says what a fault costs.
+        metric: ``metric(outputs, targets)``, for example an accuracy, or a metric of Keras: the same for it.
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
         source_model: what this model was derived from (folded, converted, averaged, exported).

@@ -329,6 +329,23 @@ def test_a_loss_without_gradients_is_measured_all_the_same() -> None:
     assert facts.missing["gradients"].startswith("the loss could not be differentiated (")
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.metrics.SparseCategoricalCrossentropy(from_logits=True),
+        functools.partial(keras.losses.sparse_categorical_crossentropy, from_logits=True),
+    ],
+    ids=["loss", "metric", "partial"],
+)
+def test_losses_and_metrics_of_keras_take_the_targets_first(own: Any) -> None:
+    theirs, ours = (examine(trained(), (X, LABELS), loss=loss, metric=loss).facts for loss in (own, cross_entropy))
+    assert theirs.stored is not None
+    assert ours.stored is not None
+    assert theirs.stored.loss == pytest.approx(ours.stored.loss, rel=1e-5)
+    assert theirs.stored.metric == pytest.approx(ours.stored.metric, rel=1e-5)
+
+
 def test_a_model_is_compared_with_its_source() -> None:
     source, model = trained(), trained()
     same = KerasSubject(model, None).compared(source, [X[:32]])

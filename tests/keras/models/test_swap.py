@@ -195,6 +195,17 @@ def test_other_ways_of_training_leave_inference_as_it_is(to: Any, settings: dict
         )
 
 
+def test_the_domain_that_is_chosen_first_is_the_callers() -> None:
+    model = network()
+    before = whole_of(model)
+    with pytest.raises(NormwiseError, match="unknown domain 'dusk'"):
+        swap(model, ["day", "night"], domain="dusk")
+    assert_unchanged(model, before)
+    swapped = swap(model, ["day", "night"], domain="night").model
+    assert {swapped.get_layer(name).domain for name in ("bn1", "bn2", "bn3", "bn5")} == {"night"}
+    assert swap(model, ["day", "night"]).model.get_layer("bn1").domain == "day"
+
+
 class Subclassed(keras.Model):
     def __init__(self) -> None:
         super().__init__(name="own")

@@ -22,7 +22,7 @@ from normwise.keras.models.keras_model import check_model
 from normwise.keras.models.neighbours import neighbours, weighted
 from normwise.keras.models.sites import norms_of, survey
 from normwise.keras.models.sources import compared
-from normwise.keras.models.targets import labels_in, outputs_in, part_of, targets_of
+from normwise.keras.models.targets import labels_in, outputs_first, outputs_in, part_of, targets_of
 from normwise.keras.models.training_steps import steps_of
 from normwise.keras.models.transaction import unchanged
 from normwise.observed_input import LOOKED_AT, input_of
@@ -46,7 +46,7 @@ class KerasSubject:
     framework, averaged = "keras", False
 
     def __init__(self, model: Any, forward_fn: ForwardFn | None, *, called: str = "examine") -> None:
-        check_model(model, "inference", called=called)
+        check_model(model, "inference", forward_fn, called=called)
         self.model, self.forward_fn = model, forward_fn
         self.norms = norms_of(model)
         self.layers = [KerasLayer(path, norm) for path, norm in self.norms.items() if norm.built]
@@ -120,6 +120,10 @@ class KerasSubject:
     def labels(self, targets: Any) -> NDArray[np.float64] | None:
         """The targets as one number per sample, of one-hot rows the classes; None where they are no such numbers."""
         return labels_in(targets)
+
+    def outputs_first(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """The function, of outputs and targets; Keras's own losses and metrics take the targets first."""
+        return outputs_first(function)
 
     def number(self, value: Any) -> float:
         """The mean of a loss or metric: Keras's plain functions give one number for each sample."""

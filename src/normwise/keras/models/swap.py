@@ -24,7 +24,7 @@ from normwise.reports.swap_report import Swap, SwapReport
 from normwise.swap_settings import APPLY, KINDS, checked
 
 TARGETS = ("keras", "normwise", *KINDS)
-_FOR = {**APPLY, "domain": ("keras", "group", "layer", "instance")}
+_FOR = {**APPLY, "domain": ("keras", "group", "layer", "instance", "domains")}
 _Theirs = keras.layers.BatchNormalization
 _OURS = (BatchNormalization, GhostBatchNormalization, PerDomainBatchNormalization)
 _NORMS = (_Theirs, keras.layers.GroupNormalization, keras.layers.LayerNormalization)
@@ -81,7 +81,8 @@ def swap(
         virtual_batch_size: for ``"ghost"``: samples in a virtual batch. This or ``num_splits`` is given.
         num_splits: for ``"ghost"``: into how many virtual batches to split a batch.
         domains: for ``"domains"``: their names.
-        domain: whose statistics are kept of a layer with several; None for the one that is chosen.
+        domain: for ``"domains"``: the one that is chosen at first, None for the first of them; else whose statistics
+            are kept of a layer with several, None for the one that is chosen.
 
     Returns:
         which layers were swapped for what, which were skipped and why, which no batch reached, and how far the model's
@@ -188,6 +189,8 @@ def _replacement(layer: Any, to: str, settings: Mapping[str, Any]) -> tuple[Repl
         domains = list(settings["domains"])
         ours = {name: value for name, value in ours.items() if name != "estimator"}
         made = PerDomainBatchNormalization.from_config({**ours, "domains": domains})
+        if settings["domain"] is not None:
+            made.choose(settings["domain"])
         return Replacement(made), f"{', '.join(domains)}, which start from the same statistics"
     if to == "ghost":
         ours.pop("synchronized", None)

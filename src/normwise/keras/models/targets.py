@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -41,6 +42,27 @@ def targets_of(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
     number = 1 if forward_fn is not None or nested else number_of_inputs(model)
     taken = number if len(batch) >= number else 1
     return _tensors(batch[taken]) if len(batch) > taken else None
+
+
+def outputs_first(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A loss or metric as a function of outputs and targets, from Keras's own, which take the targets first.
+
+    Args:
+        function: an object of ``keras.losses.Loss`` or ``keras.metrics.Metric``, which gathers nothing then; a function
+            of Keras; or a function of outputs and targets, which is given back.
+
+    Example:
+        >>> loss = outputs_first(keras.losses.MeanAbsolutePercentageError())
+        >>> float(loss(np.array([[1.0]]), np.array([[2.0]])))  # 1 away from 2
+        50.0
+    """
+    if isinstance(function, keras.metrics.Metric):
+        kind, config = type(function), function.get_config()
+        return lambda outputs, targets: kind.from_config(config)(targets, outputs)
+    own = function.func if isinstance(function, partial) else function
+    if isinstance(own, keras.losses.Loss) or str(getattr(own, "__module__", "")).startswith("keras."):
+        return lambda outputs, targets: function(targets, outputs)
+    return function
 
 
 def labels_in(targets: Any) -> NDArray[np.float64] | None:

@@ -145,6 +145,10 @@ class TorchSubject:
         found: NDArray[np.float64] = targets.detach().double().cpu().reshape(-1).numpy()
         return found
 
+    def outputs_first(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """The function as it is: PyTorch's losses take the outputs first."""
+        return function
+
     def number(self, value: Any) -> float:
         """A loss or metric as a number."""
         return float(value)
