@@ -101,3 +101,15 @@ def test_what_would_fail_later_is_refused_at_once() -> None:
     )
     with pytest.raises(NormwiseError, match=r"^Examine goes through its data in every epoch, received generator"):
         Examine(x for x in X)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"), [(None, {}), (X[:, :3], {}), (X, {"at_mots": 1}), ((X, Y), {"loss": "mse"})]
+)
+def test_a_mistake_costs_no_epoch(data: Any, settings: Any) -> None:
+    model = model_of()
+    before = [values(weight) for weight in model.weights]
+    with pytest.raises((NormwiseError, TypeError, ValueError)):
+        fit(model, Examine(data, every=9, **settings), epochs=9)
+    for weight, kept in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(values(weight), kept)

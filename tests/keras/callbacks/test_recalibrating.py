@@ -154,3 +154,24 @@ def test_refusals_say_what_to_do() -> None:
     with pytest.raises(NormwiseError) as error:
         RecalibrateStatistics(X, every=0)
     assert str(error.value) == "every is a number of epochs, 1 or more, received 0: pass 1 for every epoch."
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"),
+    [
+        (None, {}),
+        (X[:, :3], {}),
+        (X, {"estimator": "foo"}),
+        (X, {"layers": ["foo"]}),
+        (X, {"at_mots": 1}),
+        (X, {"at_most": "3"}),
+        (X, {"forward_fn": "call"}),
+    ],
+)
+def test_a_mistake_costs_no_epoch(data: Any, settings: Any) -> None:
+    model = model_of()
+    before = [values(weight) for weight in model.weights]
+    with pytest.raises((NormwiseError, TypeError, ValueError)):
+        fit(model, RecalibrateStatistics(data, every=9, **settings), epochs=9)
+    for weight, kept in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(values(weight), kept)

@@ -32,7 +32,8 @@ class Examine(AfterTrainingBatches):
         diagnosis: the last one, or None.
 
     Raises:
-        NormwiseError: an iterator for ``data``, no whole number of epochs, or a ``train_step``.
+        NormwiseError: an iterator for ``data``, no whole number of epochs, or a ``train_step``. Data and settings that
+            do not fit the model raise before the first epoch, what ``examine`` raises.
         UnknownName: no such check.
 
     Warns:
@@ -57,6 +58,10 @@ class Examine(AfterTrainingBatches):
         self.every, self.settings = every, settings
         self.diagnosis = None
         self._numbers = dict(UNKNOWN)
+
+    def rehearse(self) -> None:
+        """Examine one batch, and say nothing of it."""
+        examine(self.model, self.data, **{"at_most": 1, **self.settings})
 
     def after_training_batches(self, epoch: int) -> None:
         """Examine, if it is the epoch for it; the logs come later."""

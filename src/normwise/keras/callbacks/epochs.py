@@ -34,6 +34,11 @@ class AfterTrainingBatches(keras.callbacks.Callback):
         self.data = data
         self._epoch: int | None = None
 
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
+        """Rehearse with one batch, so that a mistake in data or settings costs no epochs."""
+        if self.model.built:  # else Keras builds it at the first batch
+            self.rehearse()
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """An epoch in which the callback has not acted yet."""
         self._epoch = epoch
@@ -45,6 +50,9 @@ class AfterTrainingBatches(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """There was no validation, or it was acted on."""
         self._act()
+
+    def rehearse(self) -> None:
+        """Do what epochs end with, and leave the model as it is."""
 
     def after_training_batches(self, epoch: int) -> None:
         """The action of the callback, which each subclass defines."""

@@ -12,6 +12,7 @@ from normwise.errors import NormwiseError
 from normwise.keras.callbacks.epochs import AfterTrainingBatches
 from normwise.keras.models.recalibrate import recalibrate
 from normwise.keras.models.sites import norms_of
+from normwise.keras.models.transaction import unchanged
 from normwise.recalibration.report import RecalibrateReport
 
 
@@ -40,7 +41,8 @@ class RecalibrateStatistics(AfterTrainingBatches):
         report: what the last recalibration did, or None.
 
     Raises:
-        NormwiseError: an iterator for ``data``, or no whole number of epochs.
+        NormwiseError: an iterator for ``data``, or no whole number of epochs. Data and settings that do not fit the
+            model raise before the first epoch, what ``recalibrate`` raises.
 
     References:
         Ioffe and Szegedy, Batch normalization, 2015, algorithm 2. Wu and Johnson, Rethinking "batch" in batch
@@ -72,9 +74,15 @@ class RecalibrateStatistics(AfterTrainingBatches):
         self.report = None
         self._after: list[NDArray[Any]] | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
+    def on_train_begin(self, logs: Any = None) -> None:
         """Forget the recalibration of an earlier ``fit``."""
+        super().on_train_begin(logs)
         self._after = None
+
+    def rehearse(self) -> None:
+        """Recalibrate with one batch, and undo it."""
+        with unchanged(self.model):
+            recalibrate(self.model, self.data, **{"at_most": 1, **self.settings})
 
     def after_training_batches(self, epoch: int) -> None:
         """Recalibrate, if it is the epoch for it."""
