@@ -51,7 +51,7 @@ class This(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
-    def forward(this, x: Tensor) -> Tensor:  # noqa: N805  # the point
+    def forward(this, x: Tensor) -> Tensor:  # the point
         return F.relu(this.norm(this.conv(x)))
 
 
