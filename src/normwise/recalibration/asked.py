@@ -1,4 +1,4 @@
-"""What a caller asked an operation on a whole model for: names of layers, numbers, a function; checked in one way."""
+"""Checks of what a caller asked an operation on a whole model for: names of layers, numbers, a function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from normwise.errors import NormwiseError, UnknownName
 def names_asked(
     layers: Collection[str] | None, known: Iterable[str], kind: str, also: Iterable[str] = ()
 ) -> tuple[str, ...] | None:
-    """The names of the only layers that are meant, all of which exist.
+    """The names of the only layers to work on, all of which exist.
 
     Args:
         layers: the caller's ``layers``; None for all.
@@ -51,7 +51,7 @@ def names_asked(
 
 
 def as_number(value: object) -> float:
-    """What a caller gave for a number, as a float; NaN where it is none.
+    """A number from a caller as a float; NaN where it is none.
 
     Example:
         >>> as_number(3), as_number("3"), as_number(True), as_number(None)

@@ -43,7 +43,7 @@ def counted(samples: int, batches: int) -> str:
 
 
 def left_out(moved: Mapping[str, Movement], batches: int) -> str:
-    """How many of the batches did not enter a layer's statistics, as the end of a sentence; empty where all did.
+    """The number of batches that did not enter a layer's statistics, as the end of a sentence; empty where all did.
 
     Args:
         moved: the layer's name -> how far its statistics moved.

@@ -1,4 +1,4 @@
-"""What the doors are asked for, on Keras: names of layers, numbers and functions that are none, by listing."""
+"""Every door by listing, on Keras: names of layers, numbers and functions that are none are refused in a sentence."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from normwise.torch.models.memory.save_memory import save_memory, saves_memory
 from tests.torch import networks_to_fuse, networks_to_swap
 from tests.torch.models.test_fold_fused import Branch, OwnBranch, Residual
 from tests.torch.models.test_swap import prepared
-from tests.torch.models.test_swap_served import images, packed, served
+from tests.torch.models.test_swap_served import packed, served
+from tests.torch.networks_to_swap import images
 
 NETWORKS: dict[str, Callable[[], Any]] = {
     **{name: getattr(networks_to_fuse, name) for name in ("resnet18", "densenet")},

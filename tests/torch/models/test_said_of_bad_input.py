@@ -1,4 +1,4 @@
-"""What reports and errors say to a user whose data, activation or forward is not as it should be."""
+"""Reports and errors for a user whose data, activation or forward is not as it should be."""
 
 from __future__ import annotations
 

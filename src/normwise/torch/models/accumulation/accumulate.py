@@ -212,7 +212,7 @@ def _layers_that_meet(model: nn.Module, batch_layers: tuple[type[nn.Module], ...
 
 @contextmanager
 def _kept_on_error(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """On any error in the block the buffers of these layers are as before it."""
+    """Give these layers the buffers that they had before the block back, on any error in it."""
     kept = [(buffer, buffer.detach().clone()) for layer in layers for buffer in layer.buffers() if not _unborn(buffer)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""What ``fold`` has left of the layers of a fused model, back as PyTorch's own modules and forwards."""
+"""PyTorch's own modules and forwards in the place of what ``fold`` has left of the layers of a fused model."""
 
 from __future__ import annotations
 
