@@ -6,12 +6,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from normwise.cli import main
 
 pytest.importorskip("torch", reason="the models here are PyTorch's")
+
+import torch
+from torch import nn
 
 LATER = """
 import torch
@@ -126,3 +130,17 @@ def test_what_is_installed_below_an_earlier_folder_stays_imported(folder: Path) 
     result = doctor("nets.py:net", "nets.py:batches", "--source", "v2/nets.py:net")
     assert result.exit_code == 0, result.output
     assert sys.modules["installed_here"] is installed
+
+
+def test_only_what_can_be_chosen_is_listed_and_targets_need_a_row_for_each_sample(folder: Path) -> None:
+    write(folder, {"nets.py": FIRST.format(block="block"), "block.py": BLOCK.format(eps=1e-5)})
+    torch.save(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).state_dict(), "net.pt")
+    np.savez("rows.npz", x=np.ones((32, 3), np.float32), y=np.arange(10))
+    words = "recalibrate", "nets.py:net", "--data", "nets.py:batches", "--out", "new.pt", "--estimator", "poled"
+    estimators = CliRunner().invoke(main, [*words]).stderr
+    assert "did you mean 'pooled'?" in estimators
+    assert "window" not in estimators
+    assert "'net.pt' holds one set of weights and no key 'ema': leave out the key" in (
+        doctor("nets.py:net", "nets.py:batches", "--weights", "net.pt:ema").stderr
+    )
+    assert "must have one row per sample, received {'x': 32, 'y': 10}" in doctor("nets.py:net", "rows.npz").stderr
