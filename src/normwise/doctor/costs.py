@@ -30,7 +30,7 @@ def not_told(facts: ModelFacts, given: Iterable[str], *, with_targets: bool) -> 
         given: ``"loss"``, ``"metric"`` or both.
         with_targets: whether some batch has targets.
     """
-    found = {}
+    found: dict[str, str] = {}
     for name in given:
         if not with_targets:
             found[name] = f"the batches have no targets, so that {name} was not called"
