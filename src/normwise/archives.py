@@ -33,7 +33,8 @@ def arrays_of(path: Path, names: Collection[str], tell: Callable[[str], None]) -
     chosen = [name for name in held if name in names] or held[:1]
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: _array(archive, name, path) for name in chosen}
-    lengths = {name: len(array) for name, array in arrays.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        lengths |= {name: len(_array(archive, name, path)) for name in held if name in TARGETS and name not in chosen}
     if len({*lengths.values()}) > 1:
         raise NormwiseError(
             f"the arrays of {str(path)!r} must have one row per sample, received {lengths}: "
@@ -46,6 +47,10 @@ def arrays_of(path: Path, names: Collection[str], tell: Callable[[str], None]) -
             f"another, give it the name of an input of the model ({known or 'which this one has not'})."
         )
     return arrays
+
+
+TARGETS = ("y", "labels", "label", "targets", "target")
+"""The usual names of targets, which have a row for each sample though no model takes them."""
 
 
 class Cast:

@@ -26,6 +26,8 @@ WEIGHTS = (".safetensors", ".pt", ".pth")
 """The names that files of a PyTorch model's weights end in."""
 READABLE = (*WEIGHTS, ".ckpt", ".bin", ".tar")
 """Those of files that weights are read from: Lightning's, Hugging Face's and ``.pth.tar`` too."""
+_folders: set[str] = set()
+"""The folders of the files that were imported."""
 _INSTEAD = {
     b"version https://git-lfs": "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`.",
     b"<!doctype html": "is a web page, as a failed download leaves one: download the file again.",
@@ -105,10 +107,18 @@ def check_source(place: str) -> None:
 
 
 def _imported(source: str) -> ModuleType:
-    """A file's module, which may import what lies beside it; or a module, here or where Python finds it."""
+    """A file's module, which may import what lies beside it, now and later; or a module, here or where Python finds it.
+
+    The folder stays the first of ``sys.path``, as Python leaves it for a script: functions, datasets and ``forward``
+    import what they need when they are called.
+    """
     check_source(f"{source}:")
     file = Path(source)
     beside = str(file.resolve().parent) if file.suffix == ".py" else str(Path.cwd())
+    _forget_namesakes(beside)
+    _folders.add(beside)
+    if beside in sys.path:
+        sys.path.remove(beside)
     sys.path.insert(0, beside)
     try:
         if file.suffix != ".py":
@@ -135,8 +145,26 @@ def _imported(source: str) -> ModuleType:
         raise NormwiseError(f"{source} could not be imported: {sentence(error)}.") from error
     else:
         return module
-    finally:
-        sys.path.remove(beside)
+
+
+def _forget_namesakes(folder: str) -> None:
+    """Drop the modules of earlier files' folders that this folder has too, so that its files import its own.
+
+    Who imported them keeps them. What is installed somewhere below such a folder stays.
+    """
+    own = {each.stem for each in Path(folder).iterdir() if each.suffix == ".py" or each.is_dir()}
+    others = [each for each in _folders if each != folder]
+    for name in [each for each in sys.modules if others and each.partition(".")[0] in own]:
+        module = sys.modules[name]
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        if place and any(_is_of(each, name.partition(".")[0], Path(place).resolve()) for each in others):
+            del sys.modules[name]
+
+
+def _is_of(folder: str, top: str, place: Path) -> bool:
+    """True if a module's place is the file or the package of that name in a folder."""
+    package = Path(folder, top)
+    return place == Path(folder, f"{top}.py") or place == package or package in place.parents
 
 
 def called(found: Any, place: str) -> Any:

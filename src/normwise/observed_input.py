@@ -39,11 +39,13 @@ def input_of(some: NDArray[Any], shape: tuple[int, ...], axis: int, largest: flo
     tails = _constant(np.flip(x, along), along)
     inside = np.arange(length) < (length - tails)[:, None]
     mask = inside.reshape(len(x), *(length if each == along else 1 for each in range(1, x.ndim)))
-    return Input(
-        shape, axis, largest, dtype, tails / length, _constant(x, along) / length,
-        _moments(x, np.ones_like(x), axis), _moments(x, np.broadcast_to(mask, x.shape) * 1.0, axis),
-        tuple(_between(x, each) for each in range(x.ndim)),
-    )  # fmt: skip
+    # Infinity makes NaN here, and examine says in a sentence of its own where infinite values came in.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return Input(
+            shape, axis, largest, dtype, tails / length, _constant(x, along) / length,
+            _moments(x, np.ones_like(x), axis), _moments(x, np.broadcast_to(mask, x.shape) * 1.0, axis),
+            tuple(_between(x, each) for each in range(x.ndim)),
+        )  # fmt: skip
 
 
 def _constant(x: Array, axis: int) -> Array:

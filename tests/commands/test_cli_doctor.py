@@ -112,9 +112,22 @@ def test_weights_and_data_are_read_as_by_the_other_commands(run: object, tmp_pat
     np.savez(tmp_path / "rows.npz", x=pixels.numpy())
     words = "doctor", "nets.py:healthy", "--data", "rows.npz", "--scale", "1/255"
     fine: Result = run(*words, "--weights", "last.ckpt:ema")  # type: ignore[operator]  # a fixture
-    assert (fine.exit_code, "stale_running_statistics" in fine.stdout) == (0, False), fine.output
+    assert (fine.exit_code, "error stale_running_statistics" in fine.stdout) == (0, False), fine.output
     sick: Result = run(*words, "--weights", "last.ckpt:model")  # type: ignore[operator]  # a fixture
     assert (sick.exit_code, "stale_running_statistics in layer '1'" in sick.stdout) == (1, True), sick.output
+
+
+def test_the_page_and_the_text_name_once_what_the_command_line_does_not_have(run: object, tmp_path: Path) -> None:
+    words = "doctor", "nets.py:healthy", "--data", "nets.py:data"
+    result: Result = run(*words, "--html", "page.html")  # type: ignore[operator]  # a fixture
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count("no --source was given") == 1
+    needs_loss = "as a whole, where no single layer is far off, because only normwise.examine in Python takes a loss"
+    for text in (page, " ".join(result.stdout.split())):
+        assert needs_loss in text
+        assert not any(word in text for word in ("source_model", "no loss was given", "no train_step was given"))
+    assert "Not measured: source" not in page
+    assert "Not measured: steps" not in page
 
 
 def test_json_holds_the_findings(run: object) -> None:

@@ -294,3 +294,17 @@ def test_a_model_that_takes_whole_batches_only_is_examined_all_the_same() -> Non
     assert diagnosis.facts.missing["company"].startswith(
         "the model does not take a part of a batch (RuntimeError in line"
     )
+
+
+def test_arrays_of_numpy_are_named_as_such() -> None:
+    arrays = [(x.numpy(), y.numpy()) for x, y in pairs()]
+    assert str(refused(net(), arrays)) == (
+        "examine could not run the model on batch 1, which holds NumPy arrays, a tuple (a float32 array of shape "
+        "(64, 8), an int64 array of shape (64,)): give tensors, for example torch.from_numpy(array)."
+    )
+
+
+def test_infinity_is_one_sentence_without_a_warning() -> None:
+    x = torch.randn(8, 3, 8, 8)
+    x[2, 1, 3, 3] = torch.inf
+    assert "NaN or infinite values in batch 1" in str(refused(convolutional(), [x]))  # warnings are errors

@@ -171,7 +171,8 @@ def _as_options(diagnosis: Diagnosis) -> Diagnosis:
         "no train_step was given": "only normwise.examine in Python takes a train_step",
     }
     skipped = tuple(replace(each, reason=words.get(each.reason, each.reason)) for each in diagnosis.skipped)
-    return replace(diagnosis, skipped=skipped)
+    missing = {what: words.get(why, why) for what, why in diagnosis.facts.missing.items()}
+    return replace(diagnosis, skipped=skipped, facts=replace(diagnosis.facts, missing=missing))
 
 
 def _print(diagnosis: Diagnosis) -> None:

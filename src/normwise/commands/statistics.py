@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 def _estimators() -> Collection[str]:
     from normwise import estimators
 
-    return estimators.names()
+    return [name for name in estimators.names() if not _settings(name)]
+
+
+class EstimatorName(Name):
+    """The name of an estimator; those that the command line cannot set are known, and refused with their reason."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name."""
+        from normwise import estimators
+
+        return str(value) if value in estimators.names() else super().convert(value, param, ctx)
 
 
 def _upstreams() -> Collection[str]:
@@ -46,7 +56,7 @@ _DATA = options(_UPSTREAM, *BATCHES, JSON)
 @_PLACES
 @click.option(
     "--estimator",
-    type=Name("estimator", _estimators),
+    type=EstimatorName("estimator", _estimators),
     default="pooled",
     show_default=True,
     help="Rule by which the statistics of the batches are combined: pooled (each sample has the same weight), "
@@ -84,12 +94,16 @@ def recalibrate(
     write(task(work, lambda found: bool(found.recalibrated), model=model, **given))
 
 
-def _check_settings(estimator: str) -> None:
-    """Refuse an estimator with settings that no option is for."""
+def _settings(estimator: str) -> set[str]:
+    """The settings of an estimator that no option is for."""
     from normwise import estimators
 
-    settings = {each.name for each in fields(estimators.estimator_class(estimator))} - {"weight_of_new"}  # type: ignore[arg-type]  # every estimator is a dataclass
-    if settings:
+    return {each.name for each in fields(estimators.estimator_class(estimator))} - {"weight_of_new"}  # type: ignore[arg-type]  # every estimator is a dataclass
+
+
+def _check_settings(estimator: str) -> None:
+    """Refuse an estimator with settings that no option is for."""
+    if settings := _settings(estimator):
         raise click.UsageError(
             f"estimator {estimator!r} needs settings ({', '.join(sorted(settings))}) that the command line does not "
             "have: choose another estimator, or call normwise.recalibrate in Python."

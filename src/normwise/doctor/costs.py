@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,23 @@ def cost_of(facts: ModelFacts) -> Cost | None:
         if now is not None and then is not None:
             return Cost(of, now, then)
     return None
+
+
+def not_told(facts: ModelFacts, given: Iterable[str], *, with_targets: bool) -> dict[str, str]:
+    """The loss and the metric that were given, and of which no number is known -> why.
+
+    Args:
+        facts: what was observed.
+        given: ``"loss"``, ``"metric"`` or both.
+        with_targets: whether some batch has targets.
+    """
+    found: dict[str, str] = {}
+    for name in given:
+        if not with_targets:
+            found[name] = f"the batches have no targets, so that {name} was not called"
+        elif facts.stored is not None and getattr(facts.stored, name) is None:
+            found[name] = f"the {name} is NaN or infinite, whatever the statistics are"
+    return found
 
 
 def without_what_is_no_number(facts: ModelFacts) -> ModelFacts:

@@ -38,7 +38,32 @@ class Diagnosis:
     @property
     def idle(self) -> bool:
         """True where every check was skipped, so that nothing is known about the model."""
-        return not self.findings and {*self.checked} <= {each.check for each in self.skipped}
+        return not self.findings and {*self.checked} <= self._left_out
+
+    @property
+    def carried_out(self) -> int:
+        """The number of checks that were carried out, in part or whole."""
+        return len({*self.checked} - self._left_out)
+
+    @property
+    def _left_out(self) -> set[str]:
+        return {each.check for each in self.skipped if not each.part}
+
+    @property
+    def not_measured(self) -> dict[str, str]:
+        """What could not be measured -> why, each reason once; without what a skipped check's says already."""
+        said = {each.reason for each in self.skipped}
+        found: dict[str, str] = {}
+        for what, why in self.facts.missing.items():
+            if why not in said:
+                found[what] = why
+                said.add(why)
+        return found
+
+    @property
+    def unused(self) -> dict[str, str]:
+        """Those of them that were given and not called -> why."""
+        return {what: why for what, why in self.not_measured.items() if what in ("loss", "metric")}
 
     @property
     def sick(self) -> bool:
@@ -71,8 +96,13 @@ class Diagnosis:
                     "\n" if "\n" in finding.remedy else " "
                 )  # several lines begin at the left: an indent is no Python
                 lines.append(f"           remedy:{begin}{finding.remedy}")
-        lines += [f"  skipped  {each.check}: {each.reason}" for each in self.skipped]
+        lines += [f"  skipped  {each.what}: {each.reason}" for each in self.skipped]
+        lines += [f"  unused   {what}: {why}" for what, why in self.unused.items()]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """The counts: the fields hold every number that was measured."""
+        return f"<Diagnosis: {self.verdict()}, {len(self.skipped)} skipped>"
 
     def _repr_html_(self) -> str:
         """The HTML that a notebook shows."""
@@ -99,6 +129,7 @@ class Diagnosis:
             "healthy": self.healthy,
             "findings": [asdict(finding) for finding in self.findings],
             "skipped": [asdict(each) for each in self.skipped],
+            "not_measured": self.not_measured,
             "checked": list(self.checked),
             "layers": [layer.name for layer in self.facts.layers],
             "batches": self.facts.batches,

@@ -106,12 +106,25 @@ class Finding:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A check that could not be carried out.
+    """A check that could not be carried out, or a part of one.
 
     Args:
         check: its name.
         reason: one clause.
+        part: what of the check was not carried out, after its name; empty for all of it.
     """
 
     check: str
     reason: str
+    part: str = ""
+
+    @property
+    def what(self) -> str:
+        """The check, and its part where the rest was carried out.
+
+        Example:
+            >>> from normwise.doctor import Skipped
+            >>> Skipped("stale_running_statistics", "no loss was given", "in the model as a whole").what
+            'stale_running_statistics in the model as a whole'
+        """
+        return f"{self.check} {self.part}".rstrip()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from normwise.doctor.costs import without_what_is_no_number
+from normwise.doctor.costs import not_told, without_what_is_no_number
 from normwise.doctor.distances import COMPANY, FEW_BATCHES, HARM, in_question
 from normwise.doctor.received import described, finite, measured, numbered, run, stepping
 from normwise.doctor.subject import Subject
@@ -50,6 +50,7 @@ class Gathering:
         self.subject, self.batches, self.loss, self.metric = subject, batches, loss, metric
         self.samples: list[float] = []
         self.labels: list[Array] | None = []
+        self.with_targets = False  # whether some batch has any
         self.inputs: dict[str, Input] = {}
         self.places: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
@@ -101,12 +102,14 @@ class Gathering:
             missing["source"] = "no source_model was given"
         else:
             facts = replace(facts, source=self._compared(source, first))
+        given = [name for name in ("loss", "metric") if getattr(self, name) is not None]
+        missing |= not_told(facts, given, with_targets=self.with_targets)
         if self.loss is None:
             missing["gradients"] = "no loss was given"
+        elif "loss" in missing:
+            missing["gradients"] = missing["loss"]
         elif subject.targets(first[0]) is None:
-            missing["gradients"] = "the batches have no targets"
-        elif facts.stored is not None and facts.stored.loss is None:
-            missing["gradients"] = "the loss is NaN or infinite, whatever the statistics are"
+            missing["gradients"] = "the first batch has no targets"
         else:
             facts = replace(facts, gradients=subject.gradients(self.loss, first[0]))
         if not self.labels:
@@ -327,7 +330,7 @@ class _Outcomes:
         self.outputs: list[Array] = []
         self.sums = {"loss": 0.0, "metric": 0.0}
         self.losses: list[float] = []
-        self.samples = 0
+        self.samples = 0  # of the batches with targets: what no function was called for counts in no mean
 
     def add(self, result: Any, batch: Any, place: int) -> None:
         """Add the result of the model for the batch at a place, counted from 1."""
@@ -335,11 +338,14 @@ class _Outcomes:
         outputs = subject.outputs(result)
         if outputs is not None and sum(map(len, self.outputs)) < KEPT_OUTPUTS:
             self.outputs.append(outputs[:KEPT_OUTPUTS])
+        targets = subject.targets(batch)
+        if targets is None:
+            return
+        self.gathering.with_targets = True
         number = subject.samples_in(batch)
         self.samples += number
-        targets = subject.targets(batch)
         for name, function in (("loss", self.gathering.loss), ("metric", self.gathering.metric)):
-            if function is not None and targets is not None:
+            if function is not None:
                 found = measured(subject, name, function, result, targets, place)
                 self.sums[name] += found * number
                 if name == "loss":

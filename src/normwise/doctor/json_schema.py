@@ -71,8 +71,9 @@ def schema() -> dict[str, Any]:
         cost={**cost, "type": ["object", "null"], "description": "of it; null where it could not be measured"},
     )
     skipped = _object(
-        check=_text("the name of a check that could not be carried out"),
+        check=_text("the name of a check that could not be carried out, or of which a part could not"),
         reason=_text("why, in a clause"),
+        part=_text("what of the check was not carried out, in words; empty where all of it was not"),
     )
     top = _object(
         schema={"const": VERSION, "description": "the version of this schema"},
@@ -83,6 +84,11 @@ def schema() -> dict[str, Any]:
         },
         findings={"type": "array", "items": finding, "description": "the most expensive first"},
         skipped={"type": "array", "items": skipped, "description": "what could not be checked"},
+        not_measured={
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "what else could not be measured -> why, in a clause; a loss that was never called too",
+        },
         checked=_texts("the names of the checks that were asked for, those that were skipped too"),
         layers=_texts("the normalization layers that were examined, in the order of their calls"),
         batches={"type": "integer", "minimum": 0, "description": "how many batches were gone through"},

@@ -84,6 +84,11 @@ def run(subject: Subject, batch: Any, number: int) -> Any:
     try:
         return subject.forward(batch)
     except Exception as error:
+        if subject.framework == "torch" and (arrays := _arrays(batch)) and isinstance(arrays[0], np.ndarray):
+            raise CallFailed(
+                f"examine could not run the model on batch {number}, which holds NumPy arrays, {described(batch)}: "
+                "give tensors, for example torch.from_numpy(array)."
+            ) from error
         said = _in_layer(subject, error) + (_entered(error) if isinstance(batch, tuple | list | Mapping) else "")
         raise CallFailed(
             f"examine could not run the model on batch {number}, {described(batch)}: {said}; give the "

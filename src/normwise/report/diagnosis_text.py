@@ -34,10 +34,12 @@ def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
             lines = [printable(line) for line in finding.remedy.splitlines()]
             code = f" {lines[0]}" if len(lines) == 1 else "\n".join(["", *lines])  # from the left, or it has an indent
             console.print(Text.assemble(("  remedy:", "bold"), code), soft_wrap=True)  # wrapped it could not be pasted
-    if diagnosis.skipped:
+    left = [f"not checked: {each.what}, because {each.reason}" for each in diagnosis.skipped]
+    left += [f"not measured: {what}, because {why}" for what, why in diagnosis.unused.items()]
+    if left:
         console.print()
-        for each in diagnosis.skipped:
-            console.print(Text(printable(f"not checked: {each.check}, because {each.reason}"), style="dim"))
+        for line in left:
+            console.print(Text(printable(line), style="dim"))
 
 
 def _headline(finding: Finding) -> Text:

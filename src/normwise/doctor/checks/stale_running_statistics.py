@@ -15,9 +15,10 @@ How it is measured:
     more than three standard errors, which the spread between batches gives. Then the doctor runs the model with the
     statistics of these data in all layers, and in one layer at a time: the share of the change of the output that
     one layer causes says how much that layer contributes. If no layer alone is far off, the losses decide: with the
-    running statistics, the loss must be as low as with statistics of every second other batch. A model and data
-    alone do not show whether the statistics are stale or the data have drifted: if these are the data that the
-    model was trained on, the statistics are stale.
+    running statistics, the loss must be as low as with statistics of every second other batch. This part needs
+    ``examine(..., loss=...)`` and batches with targets; without them, the diagnosis names it among what it skipped.
+    A model and data alone do not show whether the statistics are stale or the data have drifted: if these are the
+    data that the model was trained on, the statistics are stale.
 
 What to do:
     Call ``normwise.recalibrate(model, batches)`` with data like those that the model will meet.
@@ -81,6 +82,8 @@ LIMITS = {
 HIDES = ()
 ON = True
 PROOF = "statistics"
+PART = "in the model as a whole, where no single layer is far off"
+"""What of it needs a loss."""
 REMEDY = "normwise.recalibrate(model, batches)"
 
 
@@ -94,6 +97,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     if not names and known and not behind and not any(map(_other_cause, layers.values())):
         names = _together(facts, done or 0.0)
     if not names:
+        if facts.stored is not None and facts.stored.loss is None and "gradients" in facts.missing and layers:
+            yield Skipped("stale_running_statistics", facts.missing["gradients"], PART)  # both need the loss
         return
     names += [
         name for name, share in facts.shares.items()

@@ -208,8 +208,11 @@ def _nearest(held: list[_Weights], wanted: _Wanted, path: Path, key: str) -> _Ch
     found = [*_choices(held, wanted, key)]
     if not found:
         labels = {each.label for each in _choices(held, wanted, "")} - {""}
-        roots = {name.split(".")[0] for weights in held for name in weights.names if "." in name}
-        raise UnknownName("key of weights", key, labels or roots, place=f"in {str(path)!r}")
+        if not labels:
+            raise NormwiseError(
+                f"{str(path)!r} holds one set of weights and no key {key!r}: leave out the key, and give {str(path)!r}."
+            )
+        raise UnknownName("key of weights", key, labels, place=f"in {str(path)!r}")
     return max(found, key=lambda each: len(wanted.own.keys() & each.state.keys()))
 
 
