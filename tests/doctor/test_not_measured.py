@@ -1,4 +1,4 @@
-"""What a diagnosis could not measure: it says so once, in text, JSON and page, and makes no number of it."""
+"""A diagnosis says once what it could not measure, in text, JSON and page, and makes no number of it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Diagnosis:
 
     @property
     def not_measured(self) -> dict[str, str]:
-        """What could not be measured -> why, each reason once; without what a skipped check's says already."""
+        """The facts that could not be measured -> why, each reason once; without what a skipped check's says already."""
         said = {each.reason for each in self.skipped}
         found: dict[str, str] = {}
         for what, why in self.facts.missing.items():

@@ -83,7 +83,7 @@ HIDES = ()
 ON = True
 PROOF = "statistics"
 PART = "in the model as a whole, where no single layer is far off"
-"""What of it needs a loss."""
+"""The part of it that needs a loss."""
 REMEDY = "normwise.recalibrate(model, batches)"
 
 
