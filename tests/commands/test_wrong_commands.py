@@ -7,7 +7,6 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
-from normwise import estimators
 from normwise.cli import main
 from normwise.lab import names
 
@@ -218,7 +217,7 @@ WRONG: list[tuple[str, str]] = [
      + ": save the array with numpy.savez."),
     # settings of recalibrate and adapt
     (f"{RECALIBRATE} --estimator poled", "unknown estimator 'poled': did you mean 'pooled'? Known: "
-                                         f"{', '.join(estimators.names())}."),
+                                         "cumulative, debiased_ema, ema, pooled."),
     (f"{RECALIBRATE} --estimator window", "estimator 'window' needs settings (start, stop) that the command line "
      "does not have: choose another estimator, or call normwise.recalibrate in Python."),
     (f"{RECALIBRATE} --estimator ema --tolerance 0.1", "tolerance needs an estimator that knows more with every batch, "

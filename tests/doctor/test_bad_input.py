@@ -109,17 +109,12 @@ def ran(model: nn.Module, batches: Any, **given: Any) -> Diagnosis:
             "RuntimeError in layer '0' (Conv2d): Input type (unsigned char) and bias type (float) should be the same",
         ),
         (
-            net, [torch.ones(64, 8).numpy()], "batch 1, a float32 array of shape (64, 8)",
-            "TypeError in layer '0' (Linear): linear(): argument 'input' (position 1) must be Tensor, not "
-            "numpy.ndarray",
-        ),
-        (
             net, [{"x": torch.ones(4, 8)}], "batch 1, a dict ('x': a float32 tensor of shape (4, 8))",
             "TypeError in layer '0' (Linear): linear(): argument 'input' (position 1) must be Tensor, not dict; the "
             "batch is a dict, and Sequential was called with (dict)",
         ),
     ],
-    ids=["width", "second", "labelled", "channels last", "integers", "pixels", "arrays", "dict"],
+    ids=["width", "second", "labelled", "channels last", "integers", "pixels", "dict"],
 )  # fmt: skip
 def test_a_batch_that_the_model_does_not_take(made: Callable[[], Any], batches: Any, what: str, said: str) -> None:
     error = refused(made(), batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,11 @@ from normwise.report import diagnosis_text
 from tests.doctor.test_bad_input import data, net, pairs, ran
 
 WHOLE = "stale_running_statistics in the model as a whole, where no single layer is far off"
-ONLY_X = {"tensors": data, "tuples": lambda: [(x,) for x in data()], "mappings": lambda: [{"input": x} for x in data()]}
+ONLY_X: dict[str, Callable[[], list[Any]]] = {
+    "tensors": data,
+    "tuples": lambda: [(x,) for x in data()],
+    "mappings": lambda: [{"input": x} for x in data()],
+}
 
 
 def never(*_: Any) -> Any:

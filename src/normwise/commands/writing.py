@@ -76,9 +76,9 @@ def write(task: Task) -> None:
 def _of_torch(task: Task) -> tuple[Any, str]:
     """The report, and what was written."""
     allowed(lambda: check_suffix(task.out, WEIGHTS, "a file of weights"))
-    _keep_checkpoint(task)
     check_target(task.out)
     network, source, _ = task.inputs.load()
+    _keep_checkpoint(task)
     keys = [*network.state_dict()]
     found = _worked(task, network, source)
     network = getattr(found, "model", None) or network
@@ -94,11 +94,13 @@ def _of_torch(task: Task) -> tuple[Any, str]:
 
 
 def _keep_checkpoint(task: Task) -> None:
-    """Refuse to replace the file that the weights come from: it can hold more, as an optimizer or other weights."""
+    """Refuse to replace the file that the weights come from, if it holds more: an optimizer, other weights."""
     if task.inputs.weights is None:
         return
+    from normwise.torch.models.checkpoints import holds_more
+
     weights, _ = split_key(task.inputs.weights)
-    if weights.resolve() == task.out.resolve():
+    if weights.resolve() == task.out.resolve() and holds_more(weights):
         raise click.UsageError(
             f"--out {str(task.out)!r} is the file that --weights reads, and what else it holds would be lost: name "
             "another file with --out."

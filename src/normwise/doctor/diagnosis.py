@@ -51,7 +51,7 @@ class Diagnosis:
 
     @property
     def not_measured(self) -> dict[str, str]:
-        """The facts that could not be measured -> why, each reason once; without what a skipped check's says already."""
+        """The facts that could not be measured -> why, each reason once and none that a skipped check has."""
         said = {each.reason for each in self.skipped}
         found: dict[str, str] = {}
         for what, why in self.facts.missing.items():

@@ -78,6 +78,19 @@ def load_weights(model: nn.Module, place: Path, tell: Tell) -> None:
         tell(_said(chosen, path, others))
 
 
+def holds_more(path: Path) -> bool:
+    """True if a file holds something besides one ``state_dict``: an optimizer's state, a second set of weights.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp(), "last.pt")
+        >>> torch.save({"model": nn.Linear(2, 2).state_dict(), "epoch": 7}, path)
+        >>> holds_more(path)
+        True
+    """
+    return not all(isinstance(value, Tensor) for value in held_by(path).values())
+
+
 class _Weights(NamedTuple):
     """A mapping of names to tensors, and where in the file it stands: ``ema.state_dict``."""
 
