@@ -178,7 +178,8 @@ def test_the_weights_that_were_chosen_are_said_on_standard_error() -> None:
 @pytest.mark.parametrize("command", ["recalibrate", "adapt", "swap --to torch", "fold"])
 def test_the_file_of_the_weights_is_not_replaced_by_the_result(command: str) -> None:
     """It can hold an optimizer, or a second set of weights, which the result lacks."""
-    torch.save({"model": torch.nn.BatchNorm1d(3).state_dict(), "epoch": 7}, "last.pt")
+    state = {f"norm.{name}": value for name, value in torch.nn.BatchNorm1d(3).state_dict().items()}
+    torch.save({"model": state, "epoch": 7}, "last.pt")
     np.savez("rows.npz", pixels=PIXELS.astype("float32"))
     before = Path("last.pt").read_bytes()
     words = ["data_nets.py:Norm", "--weights", "last.pt:model", "--data", "rows.npz", "--out", "./last.pt"]
