@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import shlex
+import sys
 import warnings
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -277,3 +280,17 @@ def test_a_file_may_be_replaced_by_what_is_made_of_it() -> None:
     Path("own.pt").unlink()
     assert (done.exit_code, done.stderr) == (0, "")
     assert bool((state["1.running_mean"] != 0).all())
+
+
+def test_a_keras_model_from_a_function_is_told_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = SimpleNamespace(Layer=type("Layer", (), {}))
+    monkeypatch.setitem(sys.modules, "keras", keras)  # without its seconds and its backend
+    monkeypatch.chdir(tmp_path)
+    Path("of_keras.py").write_text("import sys\n\n\ndef net():\n    return sys.modules['keras'].Layer()\n", "utf-8")
+    np.savez("rows.npz", x=np.zeros((4, 3), "float32"))
+    done = CliRunner().invoke(main, ["doctor", "of_keras.py:net", "--data", "rows.npz"])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "normwise: of_keras.py:net must return a torch.nn.Module, received Layer: save a Keras model to a .keras file "
+        "and give that, or call normwise from Python.\n",
+    )

@@ -118,7 +118,10 @@ def to_keras(model: Any) -> Conversion:
         if type(layer) is BatchNormalization:
             found.append((name, layer))
         elif isinstance(layer, BatchNormalization):
-            left[name] = f"{type(layer).__name__} has no counterpart in Keras"
+            left[name] = (
+                f"{type(layer).__name__} has no counterpart in Keras; normwise.swap(model, to='keras') puts Keras's "
+                "layer in its place"
+            )
     for name, layer in found:
         if layer.estimator is not None:
             raise NormwiseError(

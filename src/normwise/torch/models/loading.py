@@ -15,6 +15,7 @@ from torch import nn
 from normwise.archives import Cast, arrays_of
 from normwise.errors import NormwiseError
 from normwise.failures import first_words
+from normwise.frameworks import framework_of
 from normwise.loading import WEIGHTS, called, check_suffix, check_target, named_object, write_whole
 from normwise.torch.models.checkpoint_files import safetensors
 from normwise.torch.models.checkpoints import load_weights
@@ -40,9 +41,10 @@ def load_model(place: str, weights: Path | None = None, *, tell: Tell = lambda _
     found = named_object(place, "MODEL")
     model = found if isinstance(found, nn.Module) else called(found, place)
     if not isinstance(model, nn.Module):
-        raise NormwiseError(
-            f"{place} must return a torch.nn.Module, received {type(model).__name__}: return the model itself."
-        )
+        remedy = "return the model itself"
+        if framework_of(model) == "keras":
+            remedy = "save a Keras model to a .keras file and give that, or call normwise from Python"
+        raise NormwiseError(f"{place} must return a torch.nn.Module, received {type(model).__name__}: {remedy}.")
     if weights is not None:
         load_weights(model, weights, tell)
     return model
