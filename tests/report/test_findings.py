@@ -130,9 +130,9 @@ def test_the_page_of_claims_begins_with_data_and_findings(monkeypatch: pytest.Mo
     text = markdown.claims([made(R), made(R, 1000, value=2.05), *mnist])
     assert (
         f"## What this means for you\n\n1. **{ADVICE}**\n"
-        f"   - {TEXT} ([Is it higher?](experiments/is_it_higher.md))\n"
-        "   - digits: ✓ reproduced; 2.00 points [1.90 to 2.10]; second run 2.05 points [1.90 to 2.10]\n"
-        "   - mnist: ✓ reproduced; 1.95 points [1.90 to 2.10]; second run 1.95 points [1.90 to 2.10]\n"
+        f"    - {TEXT} ([Is it higher?](experiments/is_it_higher.md))\n"
+        "    - digits: ✓ reproduced; 2.00 points [1.90 to 2.10]; second run 2.05 points [1.90 to 2.10]\n"
+        "    - mnist: ✓ reproduced; 1.95 points [1.90 to 2.10]; second run 1.95 points [1.90 to 2.10]\n"
     ) in text
     named = [made(R, seed, architecture="2 layers of 64") for seed in (0, 1000)]
     assert "- digits; 2 layers of 64: ✓ reproduced; 2.00 points" in markdown.claims(named)

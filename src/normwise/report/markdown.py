@@ -108,7 +108,7 @@ def _findings(runs: Sequence[Runs]) -> list[str]:
             f"{_cell(each.where)}: {_cell(_verdict(each.line.statement))}; {_cell(first)}; second run {_cell(second)}",
             *(f"{_cell(data)}: {_cell(_other(line))}" for data, line in each.elsewhere.items()),
         )
-        rows.append("\n   - ".join((f"{place}. **{_cell(each.finding.advice)}**", *said)))
+        rows.append("\n    - ".join((f"{place}. **{_cell(each.finding.advice)}**", *said)))
     none = "Nothing is settled yet: a finding takes a verdict that two runs at different seeds agree on."
     return ["## What this means for you", "\n".join(rows) if rows else none]
 
