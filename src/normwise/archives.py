@@ -17,6 +17,9 @@ from normwise.errors import NormwiseError
 from normwise.failures import first_words
 from normwise.loading import check_file
 
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""The usual names of targets, which have a row for each sample though no model takes them."""
+
 
 def arrays_of(path: Path, names: Collection[str], tell: Callable[[str], None]) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of an ``.npz`` that have one of these names; if none has, the first one.
@@ -47,10 +50,6 @@ def arrays_of(path: Path, names: Collection[str], tell: Callable[[str], None]) -
             f"another, give it the name of an input of the model ({known or 'which this one has not'})."
         )
     return arrays
-
-
-TARGETS = ("y", "labels", "label", "targets", "target")
-"""The usual names of targets, which have a row for each sample though no model takes them."""
 
 
 class Cast:

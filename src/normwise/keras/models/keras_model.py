@@ -57,7 +57,7 @@ class KerasModel:
         return [work()]
 
 
-def check_model(model: Any, upstream: str, forward_fn: ForwardFn | None = None, *, called: str) -> None:
+def check_model(model: Any, upstream: str, forward_fn: ForwardFn | None, *, called: str) -> None:
     """Refuse what has no statistics to be estimated.
 
     Raises:

@@ -11,10 +11,8 @@ import numpy as np
 from keras import ops, tree
 from numpy.typing import NDArray
 
+from normwise.archives import TARGETS
 from normwise.keras.models.feeding import ForwardFn, as_this_backends, number_of_inputs, samples_in
-
-NAMES = ("labels", "label", "targets", "target", "y")
-"""The usual names of targets in a mapping."""
 
 
 def targets_of(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
@@ -35,7 +33,7 @@ def targets_of(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
         ('labels', None)
     """
     if isinstance(batch, Mapping):
-        return _tensors(next((batch[name] for name in NAMES if name in batch), None))
+        return _tensors(next((batch[name] for name in TARGETS if name in batch), None))
     if not isinstance(batch, tuple | list):
         return None
     nested = bool(batch) and isinstance(batch[0], tuple | list | Mapping)

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import AveragedModel
 
+from normwise.archives import TARGETS
 from normwise.errors import NormwiseError
 from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
 from normwise.failures import sentence
@@ -131,7 +132,7 @@ class TorchSubject:
     def targets(self, batch: Any) -> Any:
         """The items of a tuple that ``forward`` does not take, or a mapping's labels by their usual names; or None."""
         if isinstance(batch, Mapping):
-            return next((batch[name] for name in ("labels", "label", "targets", "target", "y") if name in batch), None)
+            return next((batch[name] for name in TARGETS if name in batch), None)
         if isinstance(batch, tuple | list) and len(batch) > 1:
             taken = 1 if self.forward_fn is not None else len(arguments(self.inner, batch)[0]) or 1
             rest = batch[taken:]

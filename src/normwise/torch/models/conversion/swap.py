@@ -179,7 +179,7 @@ def swap(
         calibration.before({name: norm for name, norm in wanted.items() if moments_differ(target)})
         before = {name: _class_name(norm) for name, norm in wanted.items()}
         if target == "torch":
-            words = _to_torch(inner, wanted, domain, skipped, also if layers is None else None)
+            words = _to_torch(inner, wanted, domain, skipped, also, rests_in(inner) if layers is None else {})
         elif target == "normwise":
             words = _to_normwise(wanted, skipped)
         else:
@@ -212,7 +212,12 @@ def _norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _to_torch(
-    model: nn.Module, wanted: dict[str, nn.Module], domain: str | None, skipped: dict[str, str], also: list[str] | None
+    model: nn.Module,
+    wanted: dict[str, nn.Module],
+    domain: str | None,
+    skipped: dict[str, str],
+    also: list[str],
+    rests: dict[nn.Module, str],
 ) -> dict[str, str]:
     """Everything of normwise becomes torch's; what is to be known of each.
 
@@ -221,7 +226,8 @@ def _to_torch(
         wanted: the layers by name.
         domain: as in ``swap``.
         skipped: gets the layers that stay, with the reason.
-        also: gets what became of the modules that ``fold`` made; None to leave them as they are.
+        also: gets what became of the rests.
+        rests: the modules that ``fold`` made, with their names; none to leave them as they are.
     """
     names = {norm: name for name, norm in wanted.items()}
     words: dict[str, str] = {}
@@ -245,7 +251,6 @@ def _to_torch(
         elif (why := reason_against_torch(norm)) is not None:
             skipped[name] = why
     left = {norm for name, norm in wanted.items() if name not in skipped and _is_ours(norm)}
-    rests = {} if also is None else rests_in(model)
     restored, refused = restore_forwards(model, left | {*rests})
     left -= {*refused}
     places = Places(model, left | {*rests})
@@ -261,7 +266,6 @@ def _to_torch(
         else:
             said = _joined(f"now {put_back(model, rest, itself=rest in itself)}", made.words.get(rest, ""))
             said = _joined(said, NOT_ALONE if rest in bound else "")
-        also = [] if also is None else also
         also.append(f"{name}, which fold left of a batch norm: {said}")
     for name, norm in wanted.items():
         if name in skipped:
