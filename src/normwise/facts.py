@@ -207,8 +207,10 @@ class Outcome:
     def apart(self, other: Outcome) -> float:
         """The distance of the outputs, relative to how much the other's differ from sample to sample.
 
-        Infinite where one of them is not finite.
+        Infinite where one of them is not finite, or where they have other shapes.
         """
+        if self.outputs.shape != other.outputs.shape:
+            return float("inf")
         spread = np.linalg.norm(other.outputs - other.outputs.mean(0)) or np.linalg.norm(other.outputs) or 1.0
         apart = float(np.linalg.norm(self.outputs - other.outputs) / spread)
         return apart if np.isfinite(apart) else float("inf")
@@ -263,6 +265,8 @@ class Source:
         weights_apart: how far the weights are from its, as a share of theirs.
         statistics_apart: the layer's name -> how far its statistics are from those there, in standard deviations.
         norms: how many norms it has.
+        apart_alike: the same as ``apart``, while the model has the running statistics of the source; None where they
+            are the same anyway, or where the layers of the two do not match.
     """
 
     apart: float
@@ -270,6 +274,7 @@ class Source:
     weights_apart: float
     statistics_apart: Mapping[str, float]
     norms: int
+    apart_alike: float | None = None
 
 
 @dataclass(frozen=True)

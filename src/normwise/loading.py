@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from normwise.entering import noted
 from normwise.errors import NormwiseError, UnknownName
 from normwise.failures import sentence
 from normwise.frameworks import with_article
@@ -40,7 +41,7 @@ def check_place(place: str, what: str, *, file: bool = True) -> None:
 
     Args:
         place: ``file.py:name`` or ``package.module:name``.
-        what: what the command line calls it, ``"MODEL"`` or ``"DATA"``.
+        what: what the command line calls it, for example ``"MODEL"``.
         file: whether a ``.keras`` or ``.npz`` file may be given as well.
 
     Raises:
@@ -49,15 +50,16 @@ def check_place(place: str, what: str, *, file: bool = True) -> None:
     Example:
         >>> check_place("nets.py:net", "MODEL")
     """
-    suffix = _FILES[what].split()[1]
-    if file and place.endswith(suffix) and place != suffix:
+    file = file and what in _FILES
+    if file and place.endswith(suffix := _FILES[what].split()[1]) and place != suffix:
         return
     source, _, name = place.rpartition(":")
     if name.isidentifier() and (Path(source).suffix == ".py" or all(map(str.isidentifier, source.split(".")))):
         return
     kinds = "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
     kinds = f"FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or as {_FILES[what]} file" if file else kinds
-    remedy = f"write FILE.py:FUNCTION, for example {_EXAMPLES[what]}"
+    example = _EXAMPLES.get(what) or "nets.py:" + what.removeprefix("--").replace("-", "_")
+    remedy = f"write FILE.py:FUNCTION, for example {example}"
     if what == "MODEL" and place.endswith(READABLE):
         remedy = "that is a file of weights; write FILE.py:FUNCTION for the model, and give the file with --weights"
     elif file and what == "MODEL" and place.endswith((".h5", ".hdf5")):
@@ -86,7 +88,7 @@ def named_object(place: str, what: str) -> Any:
     """
     check_place(place, what, file=False)
     source, _, name = place.rpartition(":")
-    module = _imported(source)
+    module = imported(source)
     if not hasattr(module, name):
         known = [
             each for each, it in vars(module).items() if not each.startswith("_") and not isinstance(it, ModuleType)
@@ -106,11 +108,21 @@ def check_source(place: str) -> None:
         check_file(Path(source), "the file with the function in it")
 
 
-def _imported(source: str) -> ModuleType:
+def imported(source: str) -> ModuleType:
     """A file's module, which may import what lies beside it, now and later; or a module, here or where Python finds it.
 
     The folder stays the first of ``sys.path``, as Python leaves it for a script: functions, datasets and ``forward``
     import what they need when they are called.
+
+    Args:
+        source: ``file.py`` or ``package.module``.
+
+    Raises:
+        NormwiseError: it is not there, or running it failed.
+
+    Example:
+        >>> imported("math").pi
+        3.141592653589793
     """
     check_source(f"{source}:")
     file = Path(source)
@@ -222,14 +234,11 @@ def attempt(work: Callable[[], Result], place: str, layer_of: Callable[[BaseExce
 
 def _given(error: Exception) -> str:
     """The part of a batch that the model was given when it failed."""
-    for note in getattr(error, "__notes__", ()):
-        what, rule, _ = note.partition(": pass forward_fn=")
-        if rule:
-            return (
-                f"; {what[0].lower()}{what[1:]}: let DATA give batches as the model takes them, or call normwise from "
-                "Python, with a forward_fn"
-            )
-    return ""
+    called, batch, remedy = noted(error)
+    if not called:
+        return ""
+    otherwise = "let DATA give batches as the model takes them, or call normwise from Python, with a forward_fn"
+    return f"; {called}, of a batch that is {batch}: {remedy or otherwise}"
 
 
 def check_file(path: Path, what: str) -> None:

@@ -49,6 +49,9 @@ def items():
 def pairs():
     return [(torch.ones(4, 2), torch.ones(4))]
 """
+IMAGES = "a dict ('image': a float32 tensor of shape (4, 3), 'label': a float32 tensor of shape (4,))"
+PAIRS = "a tuple (a float32 tensor of shape (4, 2), a float32 tensor of shape (4,))"
+ROWS = "a dict ('pixels': a float32 tensor of shape (4, 2))"
 PIXELS = np.random.default_rng(0).integers(0, 256, (70, 3))
 PIXELS[0], PIXELS[1] = 0, 255
 
@@ -154,12 +157,12 @@ def test_batches_that_the_model_does_not_take_get_a_hint() -> None:
     done = call("Norm", "data_nets.py:items")
     assert done.exit_code == 3
     assert done.stderr.startswith("normwise: data_nets.py:Norm on data_nets.py:items failed: AttributeError in line ")
-    assert done.stderr.endswith(f"; the batch is a dict, and Norm was called with (dict): {HINT}")
+    assert done.stderr.endswith(f"; Norm was called with (dict), of a batch that is {IMAGES}: {HINT}")
     done = call("Norm", "data_nets.py:pairs")
-    assert done.stderr.endswith(f"; the batch is a tuple, and Norm was called with (Tensor): {HINT}")
+    assert done.stderr.endswith(f"; Norm was called with (Tensor), of a batch that is {PAIRS}: {HINT}")
     np.savez("rows.npz", pixels=np.zeros((4, 2), "float32"))
     done = call("Norm", "rows.npz")
-    assert done.stderr.endswith(f"; the batch is a dict, and Norm was called with (pixels=Tensor): {HINT}")
+    assert done.stderr.endswith(f"; Norm was called with (pixels=Tensor), of a batch that is {ROWS}: {HINT}")
 
 
 def test_the_weights_that_were_chosen_are_said_on_standard_error() -> None:

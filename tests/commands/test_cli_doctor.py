@@ -50,6 +50,19 @@ def raising():
 def empty():
     return []
 
+def pairs():
+    model = healthy().eval()
+    return [(x, model(x).detach()) for x in data()]
+
+def agreement(outputs, targets):
+    return (outputs.argmax(1) == targets.argmax(1)).float().mean()
+
+def step_twice(model, batch):
+    for _ in range(2):  # a forward too many, before the one of the step
+        y = model(batch[0])
+    nn.functional.mse_loss(y, batch[1]).backward()
+    torch.optim.SGD(model.parameters(), 0.01).step()
+
 def narrow():
     return [(torch.ones(4, 5), torch.zeros(4))]
 
@@ -117,17 +130,30 @@ def test_weights_and_data_are_read_as_by_the_other_commands(run: object, tmp_pat
     assert (sick.exit_code, "stale_running_statistics in layer '1'" in sick.stdout) == (1, True), sick.output
 
 
-def test_the_page_and_the_text_name_once_what_the_command_line_does_not_have(run: object, tmp_path: Path) -> None:
+def test_the_page_and_the_text_name_once_the_options_that_were_not_given(run: object, tmp_path: Path) -> None:
     words = "doctor", "nets.py:healthy", "--data", "nets.py:data"
     result: Result = run(*words, "--html", "page.html")  # type: ignore[operator]  # a fixture
     page = (tmp_path / "page.html").read_text("utf-8")
     assert page.count("no --source was given") == 1
-    needs_loss = "as a whole, where no single layer is far off, because only normwise.examine in Python takes a loss"
+    needs_loss = "as a whole, where no single layer is far off, because no --loss was given"
     for text in (page, " ".join(result.stdout.split())):
         assert needs_loss in text
         assert not any(word in text for word in ("source_model", "no loss was given", "no train_step was given"))
     assert "Not measured: source" not in page
     assert "Not measured: steps" not in page
+
+
+def test_a_loss_a_metric_and_a_step_of_training_are_named_like_the_model(run: object) -> None:
+    words = "doctor", "nets.py:stale", "--data", "nets.py:pairs", "--json"
+    more = "--loss", "torch.nn.functional:mse_loss", "--metric", "nets.py:agreement", "--train-step"
+    result: Result = run(*words, *more, "nets.py:step_twice")  # type: ignore[operator]  # as above
+    told = json.loads(result.stdout)
+    found = {each["check"]: each for each in told["findings"]}
+    cost = found["stale_running_statistics"]["cost"]
+    assert (cost["of"], cost["remedied"]) == ("metric", 1.0)
+    assert cost["now"] < 1
+    assert "repeated_updates" in found
+    assert not [each for each in told["skipped"] if "was given" in each["reason"] and "--source" not in each["reason"]]
 
 
 def test_json_holds_the_findings(run: object) -> None:
@@ -168,8 +194,7 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             2,
             "normwise: nets.py:healthy on nets.py:narrow: examine could not run the model on batch 1, a tuple (a "
             "float32 tensor of shape (4, 5), a float32 tensor of shape (4,)): RuntimeError in layer '0' (Linear): "
-            "mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); the batch is a tuple, and Sequential was called "
-            "with (Tensor); " + TAKES,
+            "mat1 and mat2 shapes cannot be multiplied (4x5 and 8x16); Sequential was called with (Tensor); " + TAKES,
         ),
         (
             ("nets.py:healthy", "--data", "wrong.npz"),
@@ -258,6 +283,32 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             2,
             "normwise: allow leaves out all checks, received ",
         ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--train-step", "step"),
+            2,
+            "normwise: --train-step is written FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, received 'step': write "
+            "FILE.py:FUNCTION, for example nets.py:train_step.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--loss", "netz.py:loss"),
+            2,
+            "normwise: there is no file 'netz.py': did you mean 'nets.py'?",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:data", "--loss", "nets.py:los"),
+            2,
+            "normwise: unknown name 'los' in nets.py",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:pairs", "--loss", "math:pi"),
+            2,
+            "normwise: math:pi must be a function, received a float: write the name of one.",
+        ),
+        (
+            ("nets.py:healthy", "--data", "nets.py:pairs", "--loss", "torch:sub"),
+            2,
+            "loss must return one number for a batch, received a float32 tensor of shape ",
+        ),
         *(
             (
                 ("nets.py:healthy", "--data", "nets.py:data", "--only", name),
@@ -265,9 +316,9 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
                 f"normwise: no check could be carried out: {name}, because {reason}.",
             )
             for name, reason in {
-                "gradients_lost_in_depth": "only normwise.examine in Python takes a loss",
-                "missing_updates": "only normwise.examine in Python takes a train_step",
-                "repeated_updates": "only normwise.examine in Python takes a train_step",
+                "gradients_lost_in_depth": "no --loss was given",
+                "missing_updates": "no --train-step was given",
+                "repeated_updates": "no --train-step was given",
                 "differing_derived_model": "no --source was given",
             }.items()
         ),

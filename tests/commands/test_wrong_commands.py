@@ -12,11 +12,11 @@ from normwise.lab import names
 
 EXPERIMENTS = len(names())
 KNOWN = "Known: adapt, doctor, explain, fold, info, lab, recalibrate, swap, tune."
-OF_RECALIBRATE = (
-    "Known: --batch-size, --batches, --data, --device, --estimator, --help, --json, --out, --scale, --tolerance, "
-    "--upstream, --weights."
+OF_RECALIBRATE = "`normwise recalibrate --help` shows all 13."
+OF_ADAPT = (
+    "Known: --batch-size, --batches, --classes, --data, --device, --help, --json, --out, --prior, --scale, --upstream, "
+    "--weights."
 )
-OF_ADAPT = OF_RECALIBRATE.replace("--estimator, ", "").replace("--scale, --tolerance", "--prior, --scale")
 OF_RUN = "`normwise lab run --help` shows all 14."
 OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
 OF_COMPARE = (
@@ -256,6 +256,10 @@ WRONG: list[tuple[str, str]] = [
      "--scale is for an .npz file, and nets.py:batches makes its own batches: leave out --scale."),
     ("recalibrate net.keras --data rows.npz --out new.pt", "the name of a file of a Keras model must end in .keras, "
      "received 'new.pt': give such a name."),
+    ("doctor nets.py:net --data rows.npz --classes nets.py", "--classes is for .keras files, received 'nets.py' with "
+        "nets.py:net: leave out --classes."),
+    ("fold net.keras --out new.keras --classes no-module", "--classes must be a Python file or a module, for example "
+        "nets.py, received 'no-module'."),
     ("recalibrate net.keras --data rows.npz --out new.keras --weights a.pt", "--weights is for PyTorch models, "
      "received 'a.pt' with net.keras: leave out --weights."),
     ("adapt net.keras --data rows.npz --out new.keras --device cpu", "--device is for PyTorch models, received 'cpu' "

@@ -69,8 +69,8 @@ MODELS: list[tuple[str, str]] = [
                        "instead."),
     ("torch.nn:Identity", "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing was written."),
     ("nets.py:Narrow", "nets.py:Narrow on rows.npz failed: RuntimeError in line 24 of nets.py: shape '[7, 30]' is "
-                       "invalid for input of size 192; the batch is a Tensor of shape (64, 3), and Narrow was called "
-                       "with (Tensor): let DATA give batches as the model takes them, or call normwise from Python, "
+                       "invalid for input of size 192; Narrow was called with (Tensor), of a batch that is a float32 "
+                       "tensor of shape (64, 3): let DATA give batches as the model takes them, or call normwise from Python, "
                        "with a forward_fn."),
 ]  # fmt: skip
 KERAS_MODELS: list[tuple[str, str]] = [

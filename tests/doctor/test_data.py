@@ -191,6 +191,18 @@ def test_a_wrong_fold_is_found_and_a_right_one_is_healthy() -> None:
     assert serious(examined(wrong, source_model=source)) == [("differing_derived_model", ())]
 
 
+def test_statistics_that_fit_these_data_better_are_no_fault_of_a_derived_model_and_another_fault_is() -> None:
+    source = trained().eval()
+    brighter = [(3 * x + 1, y) for x, y in held_out()]
+    recalibrated = copy.deepcopy(source)
+    normwise.recalibrate(recalibrated, [x for x, _ in brighter])
+    assert serious(examined(recalibrated, brighter, source_model=source)) == []
+    assert serious(examined(recalibrated, source_model=source))[0][0] == "statistics_of_other_weights"
+    recalibrated[3] = nn.Identity()  # a converter forgot the activation
+    normwise.recalibrate(recalibrated, [x for x, _ in brighter])
+    assert serious(examined(recalibrated, brighter, source_model=source)) == [("differing_derived_model", ())]
+
+
 def test_gradients_that_vanish_over_depth_are_found_and_norms_cure_them() -> None:
     torch.manual_seed(0)
     deep = nn.Sequential(nn.Linear(64, 32), *[nn.Sequential(nn.Sigmoid(), nn.Linear(32, 32)) for _ in range(12)])

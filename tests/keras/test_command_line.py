@@ -17,6 +17,7 @@ from click.testing import Result as Outcome
 
 import normwise.keras as nk
 from normwise.cli import main
+from normwise.loading import imported
 from tests.keras.calls import values
 
 TAKEN = (
@@ -189,3 +190,53 @@ def test_values_are_cast_to_the_dtype_of_the_input(
     assert done.stderr.count("\n") == 1
     moved = values(keras.saving.load_model("new.keras").get_layer("bn").moving_mean)
     np.testing.assert_allclose(moved, rows.astype("float64").mean(0) * factor, rtol=1e-5)
+
+
+OWN = """import keras
+
+class Doubling(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+@keras.saving.register_keras_serializable("nets")
+class Net(keras.Model):
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.norm, self.doubling = keras.layers.BatchNormalization(name="bn"), Doubling()
+
+    def call(self, x, training=None):
+        return self.doubling(self.norm(x, training=training))
+"""
+
+
+def test_a_model_with_classes_of_the_users_own_is_loaded_with_their_file() -> None:
+    Path("own_nets.py").write_text(OWN, encoding="utf-8")
+    own = imported("own_nets.py")
+    keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(), own.Doubling()]).save("layer.keras")
+    net = own.Net()
+    net(X)
+    net.save("own.keras")
+    Path("others.py").write_text("", encoding="utf-8")
+    for name, lacking in (("layer", "Doubling"), ("own", "Net")):
+        keras.saving.get_custom_objects().clear()
+        sys.modules.pop("own_nets", None)  # as in a new process
+        command = ["recalibrate", f"{name}.keras", "--data", "rows.npz", "--out", "new.keras"]
+        without = call(*command)
+        assert (without.exit_code, without.stderr) == (
+            3,
+            f"normwise: '{name}.keras' needs '{lacking}', which is not in Keras: name the Python file that defines it "
+            "with --classes.\n",
+        )
+        wrong = call(*command, "--classes", "others.py")
+        assert f"needs '{lacking}', which is neither in Keras nor in others.py: " in wrong.stderr
+        assert not Path("new.keras").exists()
+        assert call(*command, "--classes", "own_nets.py").exit_code == 0
+        written = keras.saving.load_model("new.keras", vars(own))
+        assert np.allclose(values(written.layers[0].moving_mean), X.mean(0), atol=1e-5)
+        Path("new.keras").unlink()
+
+
+def test_a_file_of_classes_that_is_not_there_is_named() -> None:
+    done = call("doctor", "net.keras", "--data", "rows.npz", "--classes", "netz.py")
+    sentence = "normwise: there is no file 'netz.py': give the path of the file with the classes in it.\n"
+    assert (done.exit_code, done.stderr) == (2, sentence)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normwise.commands import streams
-from normwise.commands.inputs import BATCHES, DATA, MODEL, WEIGHTS, Inputs, options
+from normwise.commands.inputs import BATCHES, DATA, MODEL, PARTS, Inputs, options
 from normwise.commands.program import WRONG, Command
 from normwise.commands.values import File, Name, Place, allowed
 from normwise.errors import CallFailed, NormwiseError
-from normwise.loading import attempt, check_place, check_suffix, check_target
+from normwise.frameworks import with_article
+from normwise.loading import attempt, check_place, check_source, check_suffix, check_target, named_object
 
 if TYPE_CHECKING:
     from normwise.doctor.diagnosis import Diagnosis
@@ -70,17 +71,42 @@ def _about(words: str) -> list[str]:
     return sorted(found, key=lambda name: not pattern.search(texts[name].partition("\n")[0]))[:3]
 
 
+def _function(option: str) -> Place:
+    """The type of an option that names a function."""
+    return Place(lambda place: check_place(place, option, file=False))
+
+
 CHECK = CheckName("check", _checks, all_of_them="`normwise explain --help`")
 
 
 @click.command(cls=Verdict, epilog="Example: normwise doctor nets.py:net --data data.npz --weights net.pt")
-@options(MODEL, DATA, WEIGHTS)
+@options(MODEL, DATA, PARTS)
 @click.option(
     "--source",
     type=Place(lambda place: check_place(place, "MODEL")),
     metavar="MODEL",
     help="The model that MODEL was made from, by folding, averaging or converting; the doctor compares the two. "
     "Default: no comparison",
+)
+@click.option(
+    "--loss",
+    type=_function("--loss"),
+    metavar="FUNCTION",
+    help="Function of the outputs and targets of a batch that returns its loss, for example nets.py:loss or "
+    "torch.nn.functional:cross_entropy; the doctor then says what a fault costs. Default: no loss",
+)
+@click.option(
+    "--metric",
+    type=_function("--metric"),
+    metavar="FUNCTION",
+    help="The same for a metric, for example an accuracy. Default: no metric",
+)
+@click.option(
+    "--train-step",
+    type=_function("--train-step"),
+    metavar="FUNCTION",
+    help="Function of the model and a batch that does one step of training with an optimizer of its own; the doctor "
+    "then runs three steps on a copy and watches the statistics. Default: no steps",
 )
 @click.option("--html", type=File(), help="File to write the diagnosis to as a page, ending in .html. Default: no page")
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON instead of text.")
@@ -104,6 +130,9 @@ def doctor(
     ctx: click.Context,
     /,
     source: str | None,
+    loss: str | None,
+    metric: str | None,
+    train_step: str | None,
     html: Path | None,
     as_json: bool,
     only: tuple[str, ...],
@@ -128,18 +157,24 @@ def doctor(
     if html is not None:
         allowed(lambda: check_suffix(html, (".html", ".htm"), "a page"))
         check_target(html)
+    functions = {"loss": loss, "metric": metric, "train_step": train_step}
+    for place in functions.values():
+        check_source(place or ":")
     with redirect_stdout(sys.stderr):  # what the user's own code prints
         network, data, origin = given.load([] if source is None else [source])
         if given.of_keras:
             from normwise.keras.models.feeding import batches_of
 
             data = batches_of(data, given.batch_size, at_most=batches, called="doctor")
+        told = {name: _named(place, name) for name, place in functions.items() if place is not None}
         from normwise.doctor.examination import examine
 
         def work() -> Any:
             before = origin[0] if origin else None
             try:
-                return examine(network, data, source_model=before, only=only or None, allow=allow, at_most=batches)
+                return examine(
+                    network, data, source_model=before, only=only or None, allow=allow, at_most=batches, **told
+                )
             except CallFailed as error:
                 raise NormwiseError(f"{given.model} on {given.data}: {error}") from error
 
@@ -163,12 +198,21 @@ def doctor(
     ctx.exit(1 if diagnosis.sick else 0)
 
 
+def _named(place: str, name: str) -> Any:
+    """The function of an option."""
+    found = named_object(place, f"--{name.replace('_', '-')}")
+    if not callable(found):
+        kind = with_article(type(found).__name__)
+        raise NormwiseError(f"{place} must be a function, received {kind}: write the name of one.")
+    return found
+
+
 def _as_options(diagnosis: Diagnosis) -> Diagnosis:
     """The same with the reasons of skipped checks in words of the command line: what to give, or where."""
     words = {
         "no source_model was given": "no --source was given",
-        "no loss was given": "only normwise.examine in Python takes a loss",
-        "no train_step was given": "only normwise.examine in Python takes a train_step",
+        "no loss was given": "no --loss was given",
+        "no train_step was given": "no --train-step was given",
     }
     skipped = tuple(replace(each, reason=words.get(each.reason, each.reason)) for each in diagnosis.skipped)
     missing = {what: words.get(why, why) for what, why in diagnosis.facts.missing.items()}

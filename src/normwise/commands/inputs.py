@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from normwise.commands import keras_backend, streams
-from normwise.commands.values import Factor, File, Place, Several, Whole, allowed, check_data
+from normwise.commands.values import Factor, File, Place, Several, Source, Whole, allowed, check_data
 from normwise.errors import MissingExtra, NormwiseError
 from normwise.frameworks import installed_version
 from normwise.loading import READABLE, attempt, check_file, check_place, check_source, check_suffix, split_key
@@ -31,13 +31,6 @@ DATA: Option = click.option(
     metavar="DATA",
     help="Where the data are: FILE.py:FUNCTION, a function that returns batches (a DataLoader, or a list), or the path "
     "of an .npz file whose arrays have one row per sample.",
-)
-WEIGHTS: Option = click.option(
-    "--weights",
-    type=File(),
-    metavar="FILE[:KEY]",
-    help="File with the weights to load into a PyTorch model first: .safetensors, .pt, .pth, .ckpt, .bin or .tar. Add "
-    "a KEY if the file holds several sets of weights, for example last.ckpt:ema. Default: the weights that MODEL has",
 )
 OPTIONAL_DATA: Option = click.option(
     "--data",
@@ -73,6 +66,21 @@ BATCHES: tuple[Option, ...] = (
     ),
 )
 
+_WEIGHTS: Option = click.option(
+    "--weights",
+    type=File(),
+    metavar="FILE[:KEY]",
+    help="File with the weights to load into a PyTorch model first: .safetensors, .pt, .pth, .ckpt, .bin or .tar. Add "
+    "a KEY if the file holds several sets of weights, for example last.ckpt:ema. Default: the weights that MODEL has",
+)
+_CLASSES: Option = click.option(
+    "--classes",
+    type=Source(),
+    metavar="FILE.py",
+    help="Python file or module with the layers and other classes of your own that a .keras file needs; it is run. "
+    "Default: only the classes of Keras and normwise",
+)
+
 _ALIKE = "name two functions that return PyTorch models, or two .keras files"
 _BOTH = "MODEL and --source must be of one framework"
 
@@ -88,6 +96,10 @@ def options(*every: Option) -> Option:
     return decorate
 
 
+PARTS = options(_WEIGHTS, _CLASSES)
+"""What belongs to MODEL and lies in other files."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """A model and data, as the command line names them.
@@ -96,6 +108,7 @@ class Inputs:
         model: MODEL.
         data: DATA, or None where the command needs none and none is given.
         weights: of a PyTorch model, or None.
+        classes: the file or module with the classes of a Keras model, or None.
         batch_size: rows per batch of an ``.npz``.
         scale: what its values are multiplied by, or None.
         device: where a PyTorch model is to run, or None.
@@ -104,6 +117,7 @@ class Inputs:
     model: str
     data: str | None
     weights: Path | None
+    classes: str | None
     batch_size: int
     scale: float | None
     device: str | None
@@ -127,6 +141,10 @@ class Inputs:
 
     def _of_torch(self, others: Sequence[str]) -> tuple[Any, Any, list[Any]]:
         given = _is_given("batch_size")
+        if self.classes is not None:
+            raise click.UsageError(
+                f"--classes is for .keras files, received {self.classes!r} with {self.model}: leave out --classes."
+            )
         self._refuse_without_data()
         self._refuse_for_own_batches("--batch-size", given=given)
         self._refuse_for_own_batches("--scale", given=self.scale is not None)
@@ -174,13 +192,15 @@ class Inputs:
                 raise click.UsageError(f"{_BOTH}, received {self.model} and {place!r}: {_ALIKE}.")
         for place in (self.model, *others):
             check_keras(Path(place))
+        if self.classes is not None and Path(self.classes).suffix == ".py":
+            check_file(Path(self.classes), "the file with the classes in it")
         if self.data is not None:
             check_data(self.data)
         keras_backend.check()
         with keras_backend.quiet():
             loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
-        network = loading.load_model(self.model)
-        more = [loading.load_model(place) for place in others]
+        network = loading.load_model(self.model, self.classes)
+        more = [loading.load_model(place, self.classes) for place in others]
         if self.data is None:
             return network, None, more
         return network, loading.load_batches(self.data, network, scale=self.scale, tell=_tell), more

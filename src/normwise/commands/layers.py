@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normwise.commands import keras_backend
-from normwise.commands.inputs import BATCHES, LAYERS, MODEL, OPTIONAL_DATA, WEIGHTS, options
+from normwise.commands.inputs import BATCHES, LAYERS, MODEL, OPTIONAL_DATA, PARTS, options
 from normwise.commands.program import Command
 from normwise.commands.values import Name, Several, Whole
 from normwise.commands.writing import JSON, OUT, task, write
@@ -31,7 +31,7 @@ _DATA = options(OPTIONAL_DATA, *BATCHES, JSON)
     help="Kind of the new layers: torch or keras (the framework's own), normwise, group, layer, instance, ghost, "
     "renorm, sync or domains.",
 )
-@options(WEIGHTS, LAYERS)
+@options(PARTS, LAYERS)
 @click.option(
     "--num-groups",
     type=Whole(1),
@@ -107,7 +107,7 @@ def _check_target(to: str, settings: dict[str, Any], own: str, model: str) -> No
 
 
 @click.command(cls=Command, epilog="Example: normwise fold nets.py:net --weights net.pt --out folded.safetensors")
-@options(MODEL, OUT, WEIGHTS, LAYERS)
+@options(MODEL, OUT, PARTS, LAYERS)
 @_DATA
 def fold(model: str, layers: list[str] | None, batches: int | None, **given: Any) -> None:
     """Fold a model's batch norms into the layers beside them.

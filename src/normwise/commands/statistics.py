@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normwise.commands.inputs import BATCHES, DATA, MODEL, WEIGHTS, options
+from normwise.commands.inputs import BATCHES, DATA, MODEL, PARTS, options
 from normwise.commands.program import Command
 from normwise.commands.values import Name, Number, allowed
 from normwise.commands.writing import JSON, OUT, task, write
@@ -48,7 +48,7 @@ _UPSTREAM = click.option(
     help="Statistics by which earlier layers normalize while those of a later layer are collected: inference (their "
     "running statistics) or batch (those of each batch).",
 )
-_PLACES = options(MODEL, DATA, OUT, WEIGHTS)
+_PLACES = options(MODEL, DATA, OUT, PARTS)
 _DATA = options(_UPSTREAM, *BATCHES, JSON)
 
 

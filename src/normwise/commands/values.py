@@ -133,6 +133,18 @@ class Place(_Type):
         return str(value)
 
 
+class Source(_Type):
+    """A Python file, or a module as an import statement names it."""
+
+    name = "FILE.py"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        """The file or module as it was given."""
+        if Path(value).suffix != ".py" and not all(map(str.isidentifier, str(value).split("."))):
+            refuse(param, "a Python file or a module, for example nets.py", value)
+        return str(value)
+
+
 class Address(_Type):
     """The address of a Dask scheduler."""
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from normwise.doctor.costs import not_told, without_what_is_no_number
 from normwise.doctor.distances import COMPANY, FEW_BATCHES, HARM, in_question
-from normwise.doctor.received import described, finite, measured, numbered, run, stepping
+from normwise.doctor.received import finite, measured, numbered, run, stepping
 from normwise.doctor.subject import Subject
+from normwise.entering import described
 from normwise.errors import CallFailed, NormwiseError
 from normwise.estimators.pooled import Pooled
 from normwise.facts import Array, Company, Input, LayerFacts, ModelFacts, Outcome, Seen, Source

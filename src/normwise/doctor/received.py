@@ -8,41 +8,11 @@ from typing import Any
 import numpy as np
 
 from normwise.doctor.subject import Subject
+from normwise.entering import described, is_array, noted
 from normwise.errors import CallFailed, NormwiseError
 from normwise.failures import sentence
-from normwise.frameworks import with_article
-
-SHOWN = 4
-"""Items of a batch that are described, at most."""
 
 Function = Callable[[Any, Any], Any]
-
-
-def described(thing: Any, depth: int = 2) -> str:
-    """The description of a thing, with shape and dtype where it has them.
-
-    Args:
-        thing: a batch, or what a function returned.
-        depth: how many tuples or dicts deep.
-
-    Example:
-        >>> described((np.zeros((4, 2)), np.zeros(4, dtype="int64"), {"id": "a"}))
-        "a tuple (a float64 array of shape (4, 2), an int64 array of shape (4,), a dict ('id': a str))"
-    """
-    kind = type(thing)
-    if _is_array(thing):
-        dtype = getattr(thing.dtype, "name", str(thing.dtype).removeprefix("torch."))
-        noun = "array" if kind.__module__.partition(".")[0] in ("numpy", "jax", "jaxlib") else "tensor"
-        article = "a" if dtype.startswith("u") else with_article(dtype).partition(" ")[0]
-        return f"{article} {dtype} {noun} of shape {tuple(thing.shape)}"
-    if depth and thing and isinstance(thing, tuple | list):
-        inside = [described(item, depth - 1) for item in thing[:SHOWN]]
-    elif depth and thing and isinstance(thing, Mapping):
-        inside = [f"{key!r}: {described(item, depth - 1)}" for key, item in [*thing.items()][:SHOWN]]
-    else:
-        return "None" if thing is None else with_article(kind.__name__)
-    more = ", ..." if len(thing) > SHOWN else ""
-    return f"{with_article(kind.__name__)} ({', '.join(inside)}{more})"
 
 
 def numbered(batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
@@ -84,16 +54,15 @@ def run(subject: Subject, batch: Any, number: int) -> Any:
     try:
         return subject.forward(batch)
     except Exception as error:
-        if subject.framework == "torch" and (arrays := _arrays(batch)) and isinstance(arrays[0], np.ndarray):
-            raise CallFailed(
-                f"examine could not run the model on batch {number}, which holds NumPy arrays, {described(batch)}: "
-                "give tensors, for example torch.from_numpy(array)."
-            ) from error
-        said = _in_layer(subject, error) + (_entered(error) if isinstance(batch, tuple | list | Mapping) else "")
+        called, _, remedy = noted(error)
+        called = f"; {called}" if called and isinstance(batch, tuple | list | Mapping) else ""
+        remedy = remedy or (
+            f"give the model {subject.takes()}: change the batches, or pass forward_fn to normwise.examine, a function "
+            "of the model and a batch"
+        )
         raise CallFailed(
-            f"examine could not run the model on batch {number}, {described(batch)}: {said}; give the "
-            f"model {subject.takes()}: change the batches, or pass forward_fn to normwise.examine, a function of the "
-            "model and a batch."
+            f"examine could not run the model on batch {number}, {described(batch)}: {_in_layer(subject, error)}"
+            f"{called}; {remedy}."
         ) from error
 
 
@@ -121,7 +90,7 @@ def measured(subject: Subject, name: str, function: Function, result: Any, targe
     try:
         return subject.number(value)
     except Exception as error:
-        remedy = "take the mean over the batch" if _is_array(value) else "return one number"
+        remedy = "take the mean over the batch" if is_array(value) else "return one number"
         raise CallFailed(
             f"{name} must return one number for a batch, received {described(value)}: {remedy}."
         ) from error
@@ -178,14 +147,10 @@ def _values(array: Any) -> Any:
 
 def _arrays(batch: Any) -> list[Any]:
     """The arrays of numbers in a batch, in order."""
-    if _is_array(batch):
+    if is_array(batch):
         return [batch] if any(kind in str(batch.dtype) for kind in ("float", "int", "bool")) else []
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
     return [array for item in items for array in _arrays(item)]
-
-
-def _is_array(thing: Any) -> bool:
-    return hasattr(thing, "dtype") and hasattr(thing, "shape") and not callable(thing.shape)
 
 
 def _in_layer(subject: Subject, error: Exception) -> str:
@@ -193,12 +158,3 @@ def _in_layer(subject: Subject, error: Exception) -> str:
     said, layer, kind = sentence(error), subject.place_of(error), type(error).__name__
     _, colon, words = said.partition(": ")
     return f"{kind} in {layer}: {words}" if layer and colon and said.startswith(kind) else said
-
-
-def _entered(error: Exception) -> str:
-    """The part of a batch that the model was given, as noted by the rule that chose it."""
-    for note in getattr(error, "__notes__", ()):
-        what, rule, _ = note.partition(": pass forward_fn=")
-        if rule:
-            return f"; {what[0].lower()}{what[1:]}"
-    return ""

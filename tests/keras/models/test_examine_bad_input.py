@@ -91,7 +91,7 @@ def ran(model: Any, batches: Any, **given: Any) -> Diagnosis:
         (own, [X, X[:4, :5]], "batch 2, a float32 array of shape (4, 5)", "'dense'", "input with shape (4, 5)"),
         (
             own, (X[:, :5], Y), "batch 1, a tuple (a float32 array of shape (32, 5), an int64 array of shape (32,))",
-            "'dense'", "received input with shape (32, 5); the batch is a tuple, and Own was called with a ndarray",
+            "'dense'", "received input with shape (32, 5); Own was called with a ndarray",
         ),
         (
             images, np.zeros((4, 3, 8, 8), "float32"), "batch 1, a float32 array of shape (4, 3, 8, 8)", "'conv'",
@@ -122,8 +122,7 @@ def test_a_batch_that_is_a_dict_without_the_names_of_the_inputs() -> None:
         "examine could not run the model on batch 1, a dict ('x': a float32 array of shape (128, 8)): ValueError in "
     )
     assert error.endswith(
-        "The structure of `inputs` doesn't match the expected structure; the batch is a dict, and Sequential was "
-        f"called with a dict; {TAKES}"
+        f"The structure of `inputs` doesn't match the expected structure; Sequential was called with a dict; {TAKES}"
     )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from normwise.doctor import Diagnosis, examine, names
+import normwise
+from normwise.doctor import Diagnosis, Severity, examine, names
 from normwise.doctor.not_in_keras import NOT_IN_KERAS
 from tests.keras.calls import values
 
@@ -260,6 +261,19 @@ def test_every_check_is_tried_on_keras_or_cannot_be() -> None:
 def test_a_check_finds_its_fault_in_a_keras_model(name: str) -> None:
     diagnosis = SICK[name]()
     assert name in [finding.check for finding in diagnosis.findings], str(diagnosis)
+
+
+def test_statistics_that_fit_these_data_better_are_no_fault_of_a_derived_model_and_another_fault_is() -> None:
+    x, recalibrated = 3 * data() + 1, dense()
+    normwise.recalibrate(recalibrated, x)
+    assert serious(examine(recalibrated, x, source_model=dense())) == []
+    assert "statistics_of_other_weights" in serious(examine(recalibrated, data(), source_model=dense()))
+    recalibrated.layers[2].negative_slope = 1.0  # as if a converter had forgotten the activation
+    assert serious(examine(recalibrated, x, source_model=dense())) == ["differing_derived_model"]
+
+
+def serious(diagnosis: Diagnosis) -> list[str]:
+    return [finding.check for finding in diagnosis.findings if finding.severity is not Severity.NOTE]
 
 
 def test_what_keras_cannot_show_is_skipped_with_the_reason() -> None:

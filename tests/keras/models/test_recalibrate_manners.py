@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import normwise
 import normwise.keras as nk
 from normwise.errors import NormwiseError, UnknownName
 from normwise.keras.models.recalibrate import recalibrate
@@ -124,8 +125,18 @@ def test_an_error_in_the_middle_leaves_every_byte() -> None:
         recalibrate(model, [(data(), 0), (np.ones((4, 9), "float32"), 0)])
     assert everything(model) == before
     assert attributes(model) == held
-    assert failed.value.__notes__[-1].startswith("The batch is a tuple, and Sequential was called with a ")
+    assert failed.value.__notes__[-1].startswith("Sequential was called with a ")
     assert failed.value.__notes__[-1].endswith("... if the model takes something else.")
+
+
+@pytest.mark.parametrize("operation", [recalibrate, normwise.adapt, normwise.examine])
+def test_a_data_set_that_nobody_batched_is_refused_with_what_to_do(operation: Any) -> None:
+    samples = [(np.ones(3, "float32"), 1)] * 4
+    with pytest.raises(Exception) as failed:  # noqa: PT011  # the framework's own, or normwise's
+        operation(network(), samples)
+    told = "\n".join([str(failed.value), *getattr(failed.value, "__notes__", ())])
+    assert "batch the data first, for example dataset.batch(32)" in told, told
+    assert "a float32 array of shape (3,)" in told
 
 
 def test_a_statistic_that_does_not_fit_is_refused_before_anything_is_written() -> None:

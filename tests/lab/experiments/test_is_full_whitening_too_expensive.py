@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from normwise.lab.experiments import is_full_whitening_too_expensive as experiment
@@ -25,6 +27,13 @@ def test_all_arms_learn_and_take_some_time(outcomes: Outcomes) -> None:
     for _, found in outcomes:
         assert max(found["test"][1]) > 0.3
         assert min(found["seconds"]) > 0
+
+
+@pytest.mark.parametrize("arm", ["zca", "newton"])
+def test_a_network_of_another_width_is_whitened_in_groups_that_fit_it(arm: str) -> None:
+    wider = replace(SETTINGS, width=24, steps=2)
+    found = experiment.run(experiment.Trial(arm, 0), wider)
+    assert len(found["test"]) == len(wider.rates)
 
 
 def test_price_and_steps_are_judged_on_hand_made_numbers() -> None:

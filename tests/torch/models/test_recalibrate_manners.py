@@ -116,8 +116,18 @@ def test_an_error_in_the_middle_leaves_every_byte() -> None:
         recalibrate(model, batches)
     assert_same(everything(model), before, set())
     assert failed.value.__notes__ == [
-        "The batch is a tuple, and Sequential was called with (Tensor): pass forward_fn=lambda model, batch: ... if "
-        "the model takes something else."
+        "Sequential was called with (Tensor), of a batch that is a tuple (a float32 tensor of shape (4, 9), an int), "
+        "and layer '0' (Linear) failed; what to do: pass forward_fn=lambda model, batch: ... if the model takes "
+        "something else."
+    ]
+
+
+def test_arrays_of_numpy_are_refused_with_what_to_do() -> None:
+    with pytest.raises(TypeError) as failed:
+        recalibrate(network(), [np.ones((4, 3), "float32")])
+    assert failed.value.__notes__ == [
+        "Sequential was called with (ndarray), of a batch that is a float32 array of shape (4, 3), and layer '0' "
+        "(Linear) failed; what to do: give tensors, for example torch.from_numpy(array)."
     ]
 
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from normwise.entering import add_note
 from normwise.errors import NormwiseError
 from normwise.frameworks import with_article
 
@@ -175,13 +176,21 @@ def forward(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
             return model(*inputs, training=False)
         return model(inputs, training=False)
     except Exception as error:
-        shape = f" of shape {tuple(batch.shape)}" if hasattr(batch, "shape") else ""
-        error.add_note(
-            f"The batch is {with_article(type(batch).__name__)}{shape}, and {type(model).__name__} was called with "
-            f"{with_article(type(inputs).__name__)}: pass forward_fn=lambda model, batch: ... if the model takes "
-            "something else."
-        )
+        called = f"{type(model).__name__} was called with {with_article(type(inputs).__name__)}"
+        remedy = "batch the data first, for example dataset.batch(32)" if _unbatched(model, inputs) else ""
+        add_note(error, called, batch, layer_of(model, error), remedy)
         raise
+
+
+def _unbatched(model: Any, inputs: Any) -> bool:
+    """True if every input has the shape of one sample, as those of a dataset have that nobody has batched."""
+    wanted, given = _inputs(model), tree.flatten(inputs)
+    return len(wanted) == len(given) > 0 and all(
+        len(want.shape) > 1
+        and len(getattr(have, "shape", ())) == len(want.shape) - 1
+        and all(size in (None, had) for size, had in zip(want.shape[1:], have.shape, strict=True))
+        for want, have in zip(wanted, given, strict=True)
+    )
 
 
 def as_this_backends(batch: Any) -> Any:

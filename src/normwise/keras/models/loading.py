@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,39 @@ import keras
 from normwise.archives import Cast, arrays_of, check_keras
 from normwise.errors import NormwiseError
 from normwise.keras.layers.saving import say_nothing
-from normwise.loading import attempt, called, check_suffix, check_target, named_object, write_whole
+from normwise.loading import attempt, called, check_suffix, check_target, imported, named_object, write_whole
 
 SUFFIX = ".keras"
 Tell = Callable[[str], None]
 
 
-def load_model(place: str) -> Any:
+def load_model(place: str, classes: str | None = None) -> Any:
     """The model in a file, with its optimizer; code that the file brings with it is not run.
 
     Args:
         place: a path that ends in ``.keras``.
+        classes: ``file.py`` or ``package.module`` with what the file names and Keras does not have; it is run.
 
     Raises:
-        NormwiseError: there is no such file, or Keras refuses it, as it does with code in it (``Lambda`` layers).
+        NormwiseError: there is no such file, it needs classes that are not there, or Keras refuses it, as it does with
+            code in it (``Lambda`` layers).
     """
     check_keras(Path(place))
+    own = {} if classes is None else {name: it for name, it in vars(imported(classes)).items() if callable(it)}
     try:
-        return attempt(lambda: keras.saving.load_model(place, safe_mode=True), f"loading {place}")
+        return attempt(lambda: keras.saving.load_model(place, own, safe_mode=True), f"loading {place}")
     except NormwiseError as error:
         # Keras's own words go on with how to let the code run.
         if any(word in str(error) for word in ("safe_mode", "unsafe_deserialization")):
             raise NormwiseError(
                 f"{place!r} holds Python code, as a Lambda layer does, and code in it is not run: put a layer of a "
                 "class of your own, or an operation of keras.ops, in its place and save the model again."
+            ) from error
+        if lacking := re.search(r"Could not locate (?:class|function) '(\w+)'", str(error.__cause__)):
+            where = "not in Keras" if classes is None else f"neither in Keras nor in {classes}"
+            raise NormwiseError(
+                f"{place!r} needs {lacking[1]!r}, which is {where}: name the Python file that defines it with "
+                "--classes."
             ) from error
         raise
 

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
+from normwise.facts import Input, LayerFacts, Neighbours, Outcome, Source, Steps
 from normwise.failures import sentence
 from normwise.keras.models.feeding import ForwardFn, call, forward, layer_of, samples_in
 from normwise.keras.models.input_gradients import input_gradients
@@ -21,7 +21,7 @@ from normwise.keras.models.keras_layer import KerasLayer, cover
 from normwise.keras.models.keras_model import check_model
 from normwise.keras.models.neighbours import neighbours, weighted
 from normwise.keras.models.sites import norms_of, survey
-from normwise.keras.models.sources import compared
+from normwise.keras.models.sources import pairs, weights_apart
 from normwise.keras.models.targets import labels_in, outputs_first, outputs_in, part_of, targets_of
 from normwise.keras.models.training_steps import steps_of
 from normwise.keras.models.transaction import unchanged
@@ -166,11 +166,31 @@ class KerasSubject:
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
         """The differences of the model from the one that it was derived from, on the same batches."""
         other = KerasSubject(source, self.forward_fn, called="examine, for source_model,")
-        outputs = []
-        for subject in (self, other):
-            with subject.unchanged():
-                outputs.append([outputs_in(subject.forward(batch)) for batch in batches])
-        return compared((self.model, self.layers, outputs[0]), (source, other.layers, outputs[1]))
+        both = pairs((self.model, self.layers), (source, other.layers))
+        far = {}
+        for layer, of_source in both:
+            if layer.channels == of_source.channels:
+                far[layer.name] = float(of_source.moved(layer.read(), of_source.read()).max())
+        with other.unchanged():
+            theirs = other._outcome(batches)
+        with self.unchanged():
+            mine, alike = self._outcome(batches), None
+            if any(far.values()) and len(far) == len(self.layers) == len(other.layers):
+                for layer, of_source in both:
+                    layer.write(*of_source.read())
+                alike = self._outcome(batches)
+        return Source(
+            mine.apart(theirs),
+            {layer.name: of_source.eps for layer, of_source in both},
+            weights_apart(self.model, source),
+            far,
+            len(other.layers),
+            None if alike is None else alike.apart(theirs),
+        )
+
+    def _outcome(self, batches: Sequence[Any]) -> Outcome:
+        found = [outputs_in(self.forward(batch)) for batch in batches]
+        return Outcome(np.concatenate([np.zeros((0, 1)) if each is None else each for each in found]))
 
     def _listen(self, hear: Callable[[KerasLayer, Any, bool], object]) -> Callable[[], None]:
         """Call ``hear`` with a layer, its input, and whether a mask came with it, before each of its calls."""

@@ -7,40 +7,18 @@ from typing import Any
 
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
-from normwise.facts import Source
 from normwise.keras.models.keras_layer import KerasLayer
-from normwise.recalibration.standard_error import distance
 
-F64 = NDArray[np.float64]
-Side = tuple[Any, Sequence[KerasLayer], Sequence[F64 | None]]
-"""A model, its batch norms, and what it gives for some batches."""
+Side = tuple[Any, Sequence[KerasLayer]]
+"""A model and its batch norms."""
 
 
-def compared(mine: Side, theirs: Side) -> Source:
-    """The distances of outputs, weights and statistics; layers are told by their paths, or else by their order.
+def pairs(mine: Side, theirs: Side) -> list[tuple[KerasLayer, KerasLayer]]:
+    """The layers of a model with those of its source, told by their paths, or else by their order.
 
-    Args:
-        mine: the model.
-        theirs: what it was derived from.
+    Keras counts names up, so that layers of two models made alike are called differently.
     """
-    both = _pairs(mine, theirs)
-    one, other = (np.concatenate([np.zeros((0, 1)) if y is None else y for y in side[2]]) for side in (mine, theirs))
-    spread = np.linalg.norm(other - other.mean(0)) or 1.0
-    with np.errstate(all="ignore"):
-        far = {a.name: distance(*a.read(), *b.read(), b.eps) for a, b in both if a.channels == b.channels}
-    return Source(
-        float(np.linalg.norm(one - other) / spread) if one.shape == other.shape else float("inf"),
-        {a.name: b.eps for a, b in both},
-        _weights_apart(mine[0], theirs[0]),
-        {name: float(each.max()) for name, each in far.items()},
-        len(theirs[1]),
-    )
-
-
-def _pairs(mine: Side, theirs: Side) -> list[tuple[KerasLayer, KerasLayer]]:
-    """Keras counts names up, so that layers of two models made alike are called differently."""
     names = {_inside(layer.name, theirs[0]): layer for layer in theirs[1]}
     by_name = [(layer, names[inside]) for layer in mine[1] if (inside := _inside(layer.name, mine[0])) in names]
     in_order = list(zip(mine[1], theirs[1], strict=False))
@@ -52,7 +30,7 @@ def _inside(path: str, model: Any) -> str:
     return path.removeprefix(f"{model.name}/")
 
 
-def _weights_apart(mine: Any, theirs: Any) -> float:
+def weights_apart(mine: Any, theirs: Any) -> float:
     """The distance of the weights that both have, in their order where there are as many, or else by their paths."""
     sides = [{_inside(each.path, model): each for each in model.trainable_variables} for model in (mine, theirs)]
     if [v.shape for v in sides[0].values()] == [v.shape for v in sides[1].values()]:

@@ -38,6 +38,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,7 @@ ARMS: dict[str, Make] = {
 """A layer of so many channels, whitened in groups of so many."""
 WORDS = {"batch_norm": "batch norm", "zca": "whitened by eigenvectors", "newton": "whitened by Newton steps"}
 TRAINED = {"batch_norm": 1, "zca": 16, "newton": 64}
-"""In what groups of units the networks are whitened."""
+"""In what groups of units the networks are whitened; in the largest that divide a layer whose width they do not."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ trials = GRID.trials
 def run(trial: Trial, settings: Settings) -> dict[str, Any]:
     """Time the layer, train networks of it, and count the rank of covariances."""
     data = digits(trial.seed)
-    group = min(TRAINED[trial.arm], settings.width)
+    group = math.gcd(TRAINED[trial.arm], settings.width)  # no group may reach into the network beside
     stack = settings.stack(trial.seed, lambda channels: ARMS[trial.arm](channels, group))
     curves = Curves(stack, data)
     settings.train(stack, data.train, trial.seed, look=curves, look_at=settings.looks())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.frameworks import with_article
+from normwise.entering import add_note
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -141,11 +141,10 @@ def call(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -> A
         except Exception as error:
             given = [type(item).__name__ for item in positional]
             given += [f"{name}={type(item).__name__}" for name, item in named.items()]
-            shape = f" of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else ""
-            error.add_note(
-                f"The batch is {with_article(type(batch).__name__)}{shape}, and {type(model).__name__} was called with "
-                f"({', '.join(given)}): pass forward_fn=lambda model, batch: ... if the model takes something else."
-            )
+            called = f"{type(model).__name__} was called with ({', '.join(given)})"
+            of_numpy = any(type(item).__module__ == "numpy" for item in (*positional, *named.values()))
+            remedy = "give tensors, for example torch.from_numpy(array)" if of_numpy else ""
+            add_note(error, called, batch, layer_of(model, error), remedy)
             raise
 
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from normwise.archives import TARGETS
 from normwise.errors import NormwiseError
-from normwise.facts import Input, LayerFacts, Neighbours, Source, Steps
+from normwise.facts import Input, LayerFacts, Neighbours, Outcome, Source, Steps
 from normwise.failures import sentence
 from normwise.torch.layers.whitening import Whitening
 from normwise.torch.models.feeding import (
@@ -191,21 +191,28 @@ class TorchSubject:
     def compared(self, source: Any, batches: Sequence[Any]) -> Source:
         """The differences of the model from the one that it was derived from: outputs, eps, weights and statistics."""
         other = TorchSubject(source, self.forward_fn, called="examine, for source_model,")
-        outputs = []
-        for subject in (self, other):
-            with subject.unchanged():
-                outputs.append(np.concatenate([_rows(subject.outputs(subject.forward(batch))) for batch in batches]))
-        mine, theirs = outputs
-        fits = mine.shape == theirs.shape
-        spread = np.linalg.norm(theirs - theirs.mean(0)) or 1.0
-        both = [name for name in self.norms if name in other.norms]
+        names = [name for name in self.norms if name in other.norms]
+        pairs = {name: (self.norms[name], other.norms[name]) for name in names}
+        far = {name: apart for name, pair in pairs.items() if (apart := _statistics_apart(*pair)) is not None}
+        with other.unchanged():
+            theirs = other._outcome(batches)
+        with self.unchanged():
+            mine, alike = self._outcome(batches), None
+            if any(far.values()) and len(far) == len(self.norms) == len(other.norms):
+                for norm, of_source in pairs.values():
+                    TorchLayer("", norm).write(*TorchLayer("", of_source).read())
+                alike = self._outcome(batches)
         return Source(
-            float(np.linalg.norm(mine - theirs) / spread) if fits else float("inf"),
-            {name: other.norms[name].eps for name in both},
+            mine.apart(theirs),
+            {name: of_source.eps for name, (_, of_source) in pairs.items()},
             _weights_apart(self.inner, other.inner),
-            {name: far for name in both if (far := _statistics_apart(self.norms[name], other.norms[name])) is not None},
+            far,
             len(other.norms),
+            None if alike is None else alike.apart(theirs),
         )
+
+    def _outcome(self, batches: Sequence[Any]) -> Outcome:
+        return Outcome(np.concatenate([_rows(self.outputs(self.forward(batch))) for batch in batches]))
 
     def _facts_of(self, name: str, norm: _BatchNorm) -> LayerFacts:
         keeps = _keeps_channels(norm)
