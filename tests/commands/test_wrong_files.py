@@ -25,7 +25,7 @@ from torch import nn
 
 IN_THE_NETWORK = "nets.py:net on {} failed: "
 ITERABLE = (
-    IN_THE_NETWORK + "recalibrate needs an iterable of batches, received {}: pass a DataLoader, or a list with one "
+    IN_THE_NETWORK + "recalibrate needs an iterable of batches, received {}: pass a data loader, or a list with one "
     "batch in it."
 )
 MORE = (
@@ -70,8 +70,8 @@ MODELS: list[tuple[str, str]] = [
     ("torch.nn:Identity", "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing was written."),
     ("nets.py:Narrow", "nets.py:Narrow on rows.npz failed: RuntimeError in line 24 of nets.py: shape '[7, 30]' is "
                        "invalid for input of size 192; Narrow was called with (Tensor), of a batch that is a float32 "
-                       "tensor of shape (64, 3): let DATA give batches as the model takes them, or call normwise from Python, "
-                       "with a forward_fn."),
+                       "tensor of shape (64, 3): let DATA give batches as the model takes them, or call normwise "
+                       "from Python, with a forward_fn."),
 ]  # fmt: skip
 KERAS_MODELS: list[tuple[str, str]] = [
     ("no.keras", "there is no file 'no.keras': give the path of the model."),

@@ -10,6 +10,7 @@ from normwise.doctor.check import chosen
 from normwise.doctor.diagnosis import Diagnosis
 from normwise.doctor.finding import Severity
 from normwise.errors import NormwiseError, UnhealthyModel
+from normwise.recalibration.asked import check_every
 
 UNKNOWN = {"normalization_errors": float("nan"), "normalization_warnings": float("nan")}
 """The numbers in the logs before the first examination."""
@@ -39,16 +40,6 @@ def check_settings(settings: Mapping[str, Any], every: object) -> None:
             "before or after the training."
         )
     chosen(settings.get("only"), settings.get("allow", ()))
-
-
-def check_every(every: object) -> None:
-    """Refuse what is no number of epochs.
-
-    Raises:
-        NormwiseError: the message says what was received.
-    """
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise NormwiseError(f"every is a number of epochs, 1 or more, received {every!r}: pass 1 for every epoch.")
 
 
 def numbers_in(diagnosis: Diagnosis) -> dict[str, float]:

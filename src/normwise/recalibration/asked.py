@@ -65,6 +65,22 @@ def as_number(value: object) -> float:
         return math.nan
 
 
+def check_every(every: object) -> None:
+    """Refuse what is no number of epochs.
+
+    Raises:
+        NormwiseError: the message says what was received.
+
+    Example:
+        >>> check_every(0)
+        Traceback (most recent call last):
+            ...
+        normwise.errors.NormwiseError: every is a number of epochs, 1 or more, received 0: pass 1 for every epoch.
+    """
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise NormwiseError(f"every is a number of epochs, 1 or more, received {every!r}: pass 1 for every epoch.")
+
+
 def check_forward_fn(forward_fn: object) -> None:
     """Refuse what cannot be called.
 

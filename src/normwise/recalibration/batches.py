@@ -38,7 +38,7 @@ class Batches:
         if not iterable or hasattr(batches, "shape") or isinstance(batches, Mapping | str | bytes):
             raise TypeError(
                 f"{called} needs an iterable of batches, received {type(batches).__name__}: "
-                "pass a DataLoader, or a list with one batch in it."
+                "pass a data loader, or a list with one batch in it."
             )
         if at_most is not None and (not hasattr(at_most, "__index__") or at_most < 1):
             raise NormwiseError(f"{called} needs at least one batch, received {at_most!r}: state how many, or None.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -43,18 +44,22 @@ def drift_between(before: tuple[F64, F64], seen: tuple[F64, F64], eps: float, de
     return LayerDrift(float(np.sqrt(np.mean(offset**2))), float(np.exp(np.mean(ratio))), dead)
 
 
-def as_logs(found: dict[str, LayerDrift], *, per_layer: bool) -> dict[str, float]:
+def as_logs(found: dict[str, LayerDrift], *, per_layer: bool, called: str) -> dict[str, float]:
     """The numbers for the logs: of the model, and of each layer too.
 
     Args:
         found: the layers by their paths.
         per_layer: whether the logs have each layer.
+        called: the callback, which warns where there is nothing to log.
 
     Example:
-        >>> as_logs({"bn": LayerDrift(0.5, 2.0, np.array([True, False]))}, per_layer=False)
+        >>> as_logs({"bn": LayerDrift(0.5, 2.0, np.array([True, False]))}, per_layer=False, called="MonitorStatistics")
         {'drift': 0.5, 'dead_channels': 0.5}
     """
     if not found:
+        warnings.warn(
+            f"{called} has nothing to log: no batch norm of the model got finite numbers from the data.", stacklevel=2
+        )
         return {}
     dead = np.concatenate([layer.dead for layer in found.values()])
     logs = {"drift": max(layer.drift for layer in found.values()), "dead_channels": float(dead.mean())}

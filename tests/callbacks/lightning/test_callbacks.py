@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from normwise.errors import NormwiseError, UnhealthyModel, UnknownName
+from normwise.errors import NormwiseError, NothingChanged, UnhealthyModel, UnknownName
 
 pytest.importorskip("lightning", reason="Lightning is not installed; the extra `lightning` brings it")
 
@@ -140,6 +140,14 @@ def test_the_logger_gets_the_drift(tmp_path: Path) -> None:
     fit(Model(), tmp_path / "b", RecalibrateStatistics(loader()), MonitorStatistics(loader(), per_layer=False))
     assert logged(tmp_path / "b", "drift") == pytest.approx([0.0] * 3, abs=1e-5)
     assert logged(tmp_path / "b", "net.0/drift") == []
+
+
+def test_data_that_are_not_finite_are_said(tmp_path: Path) -> None:
+    nothing = [X * torch.nan]
+    with pytest.warns(UserWarning, match="^MonitorStatistics has nothing to log: "):
+        fit(Model(), tmp_path / "a", MonitorStatistics(nothing))
+    with pytest.warns(NothingChanged, match="all its inputs were NaN or inf"):
+        fit(Model(), tmp_path / "b", RecalibrateStatistics(nothing))
 
 
 @pytest.mark.parametrize("validate", [True, False])

@@ -193,3 +193,10 @@ def test_refusals_say_what_to_do() -> None:
     )
     with pytest.raises(UnknownName, match="'frist'"):
         fit(model_of(), MonitorStatistics(X, layers=["frist"]))
+
+
+def test_nothing_to_log_is_said() -> None:
+    said = "^MonitorStatistics has nothing to log: no batch norm of the model got finite numbers from the data\\.$"
+    with pytest.warns(UserWarning, match=said):
+        history = fit(model_of(), MonitorStatistics(X * np.nan))
+    assert [*history] == ["loss"]

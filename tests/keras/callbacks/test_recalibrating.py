@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from normwise.errors import NormwiseError
+from normwise.errors import NormwiseError, NothingChanged
 from normwise.keras import BatchNormalization, RecalibrateStatistics
 from tests.keras.calls import values
 
@@ -175,3 +176,22 @@ def test_a_mistake_costs_no_epoch(data: Any, settings: Any) -> None:
         fit(model, RecalibrateStatistics(data, every=9, **settings), epochs=9)
     for weight, kept in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(values(weight), kept)
+
+
+def test_data_that_recalibrate_nothing_are_said_once_before_the_first_epoch() -> None:
+    heard: list[int] = []
+    start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: heard.append(epoch))  # noqa: ARG005
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        fit(model_of(), RecalibrateStatistics([X * np.nan]), start, epochs=2)
+    said = [str(each.message) for each in caught if each.category is NothingChanged]
+    assert len(said) == 1
+    assert said[0].startswith("RecalibrateStatistics: 0 of 2 batch norms recalibrated with 96 samples in 1 batch\n")
+    assert "first: all its inputs were NaN or inf" in said[0]
+    with pytest.warns(NothingChanged):  # before any epoch, though nothing is due before the ninth
+        RecalibrateStatistics.rehearse(_ready(RecalibrateStatistics([X * np.nan], every=9)))
+
+
+def _ready(callback: Any) -> Any:
+    callback.set_model(model_of())
+    return callback

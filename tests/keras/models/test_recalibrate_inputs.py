@@ -129,7 +129,7 @@ def test_at_most_so_many_batches_of_data_without_an_end() -> None:
     with pytest.raises(NormwiseError) as refused:
         recalibrate(model_of_one(), Endless())
     assert str(refused.value) == (
-        "recalibrate received batches without an end (Endless): state with at_most how many to use."
+        "recalibrate received batches without an end (Endless): state how many to use, with at_most or --batches."
     )
     with pytest.raises(NormwiseError, match=r"^recalibrate received batches without an end \(_RepeatDataset\)"):
         recalibrate(model_of_one(), dataset().repeat())

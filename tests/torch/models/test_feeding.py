@@ -192,7 +192,7 @@ def test_what_holds_no_batches_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError) as refused:
         Batches(wrong, called="adapt")
     assert str(refused.value) == (
-        f"adapt needs an iterable of batches, received {type(wrong).__name__}: pass a DataLoader, or a list with one "
+        f"adapt needs an iterable of batches, received {type(wrong).__name__}: pass a data loader, or a list with one "
         "batch in it."
     )
 

@@ -348,7 +348,7 @@ def test_wrong_arguments() -> None:
         (
             TypeError,
             lambda: fold(model, torch.ones(2, 3, 5, 5)),
-            "fold needs an iterable of batches, received Tensor: pass a DataLoader, or a list with one batch in it.",
+            "fold needs an iterable of batches, received Tensor: pass a data loader, or a list with one batch in it.",
         ),
         (
             UnsuitableModel,

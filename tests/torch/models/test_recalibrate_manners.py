@@ -226,11 +226,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"batches": torch.zeros(2, 1)},
-        "recalibrate needs an iterable of batches, received Tensor: pass a DataLoader, or a list with one batch in it.",
+        "recalibrate needs an iterable of batches, received Tensor: pass a data loader, or a list with one batch in "
+        "it.",
     ),
     (
         {"batches": 3},
-        "recalibrate needs an iterable of batches, received int: pass a DataLoader, or a list with one batch in it.",
+        "recalibrate needs an iterable of batches, received int: pass a data loader, or a list with one batch in it.",
     ),
     (
         {"batches": []},

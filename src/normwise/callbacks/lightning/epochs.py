@@ -8,8 +8,8 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 
-from normwise.callbacks.alarm import check_every
 from normwise.errors import NormwiseError
+from normwise.recalibration.asked import check_every
 
 
 class AfterTrainingBatches(lightning.Callback):

@@ -74,7 +74,7 @@ class MonitorStatistics(AfterTrainingBatches):
             forward_fn=self.forward_fn,
             flat_below=self.flat_below,
         )
-        self._found = as_logs(found, per_layer=self.per_layer)
+        self._found = as_logs(found, per_layer=self.per_layer, called=type(self).__name__)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Put the measured values into the logs."""

@@ -89,7 +89,7 @@ class MonitorStatistics(AfterTrainingBatches):
             forward_fn=self.forward_fn,
             flat_below=self.flat_below,
         )
-        self._found = as_logs(found, per_layer=self.per_layer)
+        self._found = as_logs(found, per_layer=self.per_layer, called=type(self).__name__)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Put the measured values into the logs that the callbacks behind this one get."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from normwise.errors import NormwiseError
+from normwise.errors import NothingChanged
 from normwise.keras.callbacks.epochs import AfterTrainingBatches
 from normwise.keras.models.recalibrate import recalibrate
 from normwise.keras.models.sites import norms_of
 from normwise.keras.models.transaction import unchanged
+from normwise.recalibration.asked import check_every
 from normwise.recalibration.report import RecalibrateReport
 
 
@@ -44,6 +46,9 @@ class RecalibrateStatistics(AfterTrainingBatches):
         NormwiseError: an iterator for ``data``, or no whole number of epochs. Data and settings that do not fit the
             model raise before the first epoch, what ``recalibrate`` raises.
 
+    Warns:
+        NothingChanged: nothing was recalibrated, and why: the model has no batch norm, or its inputs were not finite.
+
     References:
         Ioffe and Szegedy, Batch normalization, 2015, algorithm 2. Wu and Johnson, Rethinking "batch" in batch
         normalization, 2021, arXiv:2105.07576.
@@ -68,8 +73,7 @@ class RecalibrateStatistics(AfterTrainingBatches):
 
     def __init__(self, data: Any, *, every: int = 1, **settings: Any) -> None:
         super().__init__(data)
-        if not isinstance(every, int) or every < 1:
-            raise NormwiseError(f"every is a number of epochs, 1 or more, received {every!r}: pass 1 for every epoch.")
+        check_every(every)
         self.every, self.settings = every, settings
         self.report = None
         self._after: list[NDArray[Any]] | None = None
@@ -82,7 +86,7 @@ class RecalibrateStatistics(AfterTrainingBatches):
     def rehearse(self) -> None:
         """Recalibrate with one batch, and undo it."""
         with unchanged(self.model):
-            recalibrate(self.model, self.data, **{"at_most": 1, **self.settings})
+            _warn_of_nothing(recalibrate(self.model, self.data, **{"at_most": 1, **self.settings}))
 
     def after_training_batches(self, epoch: int) -> None:
         """Recalibrate, if it is the epoch for it."""
@@ -97,7 +101,13 @@ class RecalibrateStatistics(AfterTrainingBatches):
 
     def _recalibrate(self) -> None:
         self.report = recalibrate(self.model, self.data, **self.settings)
+        _warn_of_nothing(self.report)
         self._after = _statistics(self.model)
+
+
+def _warn_of_nothing(report: RecalibrateReport) -> None:
+    if not report.recalibrated:
+        warnings.warn(f"RecalibrateStatistics: {report}", NothingChanged, stacklevel=1)  # one line, once
 
 
 def _statistics(model: Any) -> list[NDArray[Any]]:

@@ -47,7 +47,8 @@ def batches_of(data: Any, batch_size: int, *, at_most: int | None, called: str) 
         return Rows(data, batch_size, called=called)
     if at_most is None and _endless(data):
         raise NormwiseError(
-            f"{called} received batches without an end ({type(data).__name__}): state with at_most how many to use."
+            f"{called} received batches without an end ({type(data).__name__}): state how many to use, with at_most or "
+            "--batches."
         )
     return data  # type: ignore[no-any-return]  # whether it is one is asked where it is gone through
 
