@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ WEIGHTS = (".safetensors", ".pt", ".pth")
 """The names that files of a PyTorch model's weights end in."""
 READABLE = (*WEIGHTS, ".ckpt", ".bin", ".tar")
 """Those of files that weights are read from: Lightning's, Hugging Face's and ``.pth.tar`` too."""
+FULL = 1 << 20
+"""Bytes; a device with fewer free ones, while a part of a file lies there, has no space for the rest."""
 _folders: set[str] = set()
 """The folders of the files that were imported."""
 _INSTEAD = {
@@ -354,8 +357,11 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
         Path(name).chmod(path.stat().st_mode if path.exists() else 0o666 & ~mask)  # mkstemp's files are private
         Path(name).replace(path)
     except Exception as error:
+        # Libraries say in words of their own that a device is full, or only that a write failed.
+        full = "No space left" in str(error) or shutil.disk_usage(path.parent).free < FULL
         Path(name).unlink(missing_ok=True)
         words = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error)
+        words = "no space is left on its device: free some, or name another folder" if full else words
         raise NormwiseError(f"{str(path)!r} could not be written: {words}.") from error
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,18 +137,32 @@ def test_arrays_are_given_by_the_names_of_the_parameters() -> None:
     torch.testing.assert_close(torch.load("new.pt", weights_only=True)["norm.running_mean"], values().mean(0))
 
 
-def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (OSError(28, "No space left on device"), 1 << 30),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), 1 << 30),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), 0),
+    ],
+    ids=["system", "safetensors", "torch"],
+)
+def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(
+    error: Exception, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("new.pt").write_bytes(b"old")
     Path("new.pt").chmod(0o640)
 
     def full(_: Any, path: Any) -> None:
         Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
         done = call("nets.py:Named", "--data", "named.npz", "--out", "new.pt")
-    sentence = "normwise: 'new.pt' could not be written: No space left on device.\n"
+    sentence = (
+        "normwise: 'new.pt' could not be written: no space is left on its device: free some, or name another folder.\n"
+    )
     assert (done.exit_code, done.stderr) == (3, sentence)
     assert Path("new.pt").read_bytes() == b"old"
     assert not [*Path().glob(".new*")]

@@ -50,6 +50,17 @@ def test_swap_to_keras_leaves_layers_of_keras_only() -> None:
     np.testing.assert_allclose(answers("new.keras"), answers("net.keras"), rtol=1e-5, atol=1e-5)
 
 
+def test_a_file_that_needs_an_import_from_now_on_says_so() -> None:
+    call("swap", "net.keras", "--to", "keras", "--out", "plain.keras")
+    done = call("swap", "plain.keras", "--to", "normwise", "--out", "new.keras")
+    assert done.stdout.splitlines()[-2:] == [
+        f"The model: {Path('new.keras').resolve()}",
+        "To load it, write `import normwise.keras` before keras.saving.load_model.",
+    ]
+    again = call("recalibrate", "new.keras", "--data", "rows.npz", "--out", "new.keras")  # whose author knows it
+    assert again.stdout.splitlines()[-1] == f"The model: {Path('new.keras').resolve()}"
+
+
 @pytest.mark.parametrize("file", ["net.keras", "plain.keras"])
 def test_fold_leaves_no_batch_norm(file: str) -> None:
     """Of normwise's layer with an activation, which stays, and of Keras's own, in whose place nothing is done."""

@@ -113,13 +113,18 @@ def _of_keras(task: Task) -> tuple[Any, str]:
     check_target(task.out)
     network, source, _ = task.inputs.load()
     more = {} if source is None else {"batch_size": task.inputs.batch_size}
-    found = _worked(task, network, source, **more)
-    model = getattr(found, "model", None)
     from normwise.keras.models import loading
 
+    needed_us = loading.needs_normwise(network)
+    found = _worked(task, network, source, **more)
+    model = getattr(found, "model", None)
+    model = network if model is None else model
     with keras_backend.quiet():
-        loading.save_model(network if model is None else model, task.out)
-    return found, f"The model: {task.out.resolve()}"
+        loading.save_model(model, task.out)
+    words = f"The model: {task.out.resolve()}"
+    if loading.needs_normwise(model) and not needed_us:
+        words += "\nTo load it, write `import normwise.keras` before keras.saving.load_model."
+    return found, words
 
 
 def _worked(task: Task, network: Any, source: Any, **more: Any) -> Any:

@@ -94,6 +94,11 @@ def check_name(path: Path) -> None:
     check_target(path)
 
 
+def needs_normwise(model: Any) -> bool:
+    """True if a file of the model can be loaded only where normwise was imported."""
+    return any(type(layer).__module__.startswith("normwise.") for layer in model._flatten_layers())
+
+
 def save_model(model: Any, path: Path) -> None:
     """Write the whole model; the file is there with all of it, or is as it was.
 
