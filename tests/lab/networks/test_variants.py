@@ -34,7 +34,7 @@ def test_the_noise_has_the_papers_moments_and_is_there_when_asked_for() -> None:
 
 def test_held_statistics_give_the_same_output_and_running_statistics() -> None:
     x = torch.randn(20, 4, dtype=torch.float64)
-    plain, held = BatchNorm1d(4, dtype=torch.float64), HeldBatchNorm(4, "both")
+    plain, held = BatchNorm1d(4, dtype=torch.float64), HeldBatchNorm(4, "both", torch.float64)
     torch.testing.assert_close(held(x), plain(x))
     torch.testing.assert_close(held.layer.running_var, plain.running_var)
     plain.eval()
@@ -45,7 +45,7 @@ def test_held_statistics_give_the_same_output_and_running_statistics() -> None:
 def test_the_gradient_of_held_statistics_is_that_of_a_constant_factor() -> None:
     x = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(20, 4, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((HeldBatchNorm(4, "both")(x) * weights).sum(), x)
+    (gradient,) = torch.autograd.grad((HeldBatchNorm(4, "both", torch.float64)(x) * weights).sum(), x)
     torch.testing.assert_close(gradient, weights / (x.var(dim=0, correction=0).detach() + 1e-5).sqrt())
 
 

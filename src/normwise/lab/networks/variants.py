@@ -88,23 +88,26 @@ class HeldBatchNorm(nn.Module):
     """Batch normalization whose gradient takes the mean, or mean and variance, for constants.
 
     Args:
-        features: units of the layer.
+        features: units of the layer, or channels of a stack.
         held: "mean" or "both".
+        dtype: of the parameters.
     """
 
-    def __init__(self, features: int, held: str) -> None:
+    def __init__(self, features: int, held: str, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.held = held
-        self.layer = BatchNorm1d(features, dtype=torch.float64)
+        self.layer = BatchNorm1d(features, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (n, features) in and out; the same numbers as batch normalization, with another gradient."""
+        """Shape (n, features), or (1, features, n), in and out; batch normalization's numbers, another gradient."""
         if self.training:
             with torch.no_grad():
                 self.layer(x)  # for its running statistics
-            mean, var = x.mean(dim=0).detach(), x.var(dim=0, correction=0)
+            over, shape = (0, *range(2, x.dim())), (-1, *(1,) * (x.dim() - 2))
+            mean, var = x.mean(dim=over, keepdim=True).detach(), x.var(dim=over, correction=0, keepdim=True)
             var = var.detach() if self.held == "both" else var
-            return (x - mean) / (var + self.layer.eps).sqrt() * self.layer.weight + self.layer.bias
+            y = (x - mean) / (var + self.layer.eps).sqrt()
+            return y * self.layer.weight.view(shape) + self.layer.bias.view(shape)
         out: Tensor = self.layer(x)
         return out
 
