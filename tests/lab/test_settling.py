@@ -59,11 +59,22 @@ def test_a_verdict_counts_where_both_runs_have_it() -> None:
     assert agreed(first, settle(found(2.1)), {}).verdict is Verdict.REPRODUCED
     alone = agreed(first, None, {})
     assert (alone.verdict, alone.why) == (Verdict.OPEN, "not yet confirmed: no second run at other seeds")
-    for other, words in ((0.5, "smaller than required"), (-2.0, "contradicted")):
+    for other, words in ((0.5, "not as large as required"), (-2.0, "contradicted")):
         apart = agreed(first, settle(found(other)), {})
         assert (apart.verdict, apart.why) == (Verdict.OPEN, f"reproduced at first, then {words}")
     short = agreed(first, settle(found(2.0, 3)), {})
     assert short.why == "reproduced at first, then preliminary: 3 seeds, and a verdict takes 5"
+
+
+def test_two_sides_that_are_the_same_in_every_seed_compare_nothing() -> None:
+    same = settle(found(0.0, spread=0.0))
+    given = agreed(same, same, {})
+    assert (same.verdict, given.verdict) == (Verdict.SMALLER, Verdict.OPEN)
+    assert given.why == "both sides are the same in every seed"
+    one = replace(same, effect=replace(same.effect, value=1.0, low=1.0, high=1.0, log=True))
+    assert agreed(one, one, {}).why == given.why
+    identity = settle(judge("It is.", mean(np.zeros(10), "points"), Exact(0.0)))
+    assert agreed(identity, identity, {}).verdict is Verdict.EXACT
 
 
 def test_what_is_undecided_stays_so_without_a_second_run() -> None:

@@ -115,6 +115,28 @@ def test_advice_can_follow_from_a_claim_that_does_not_hold() -> None:
     assert seen(made(C), made(C, 1000), made(R, data="m"), made(R, 1000, data="m"), findings=against) == []
 
 
+def test_another_statement_stands_beside_the_finding_whatever_its_verdict() -> None:
+    tuned = Statement("Tuned.", Estimate(0.5, 0.4, 0.625, 10, "times fewer", log=True), "", S, tends=S)
+    runs = [made(R), made(R, 1000)]
+    for place, run in enumerate(runs):
+        both = (*run.conclusion.statements, tuned)
+        runs[place] = dataclasses.replace(run, conclusion=dataclasses.replace(run.conclusion, statements=both))
+    (found,) = shown(gathered(runs), findings=(Finding(ADVICE, "is_it_higher", TEXT, beside=("Tuned.",)),))
+    ((data, line),) = found.beside
+    assert (data, line.first.text, line.statement.verdict) == ("digits", "Tuned.", S)
+
+
+def test_settings_that_were_not_run_and_intervals_that_share_no_value_are_said() -> None:
+    first, second = made(R, neighbours=("grid", "width")), made(R, 1000, neighbours=("grid", "width"))
+    far = dataclasses.replace(second.conclusion.statements[0].effect, value=9.0, low=8.9, high=9.1)
+    said = dataclasses.replace(second.conclusion.statements[0], effect=far)
+    second = dataclasses.replace(second, conclusion=dataclasses.replace(second.conclusion, statements=(said,)))
+    text = markdown.claims([first, second, made(R, setting="width")])
+    assert (
+        "9.00 points [8.90 to 9.10], which shares no value with the first | width: no matter, grid: not tried |" in text
+    )
+
+
 def test_those_that_hold_on_all_data_come_first_and_there_are_ten() -> None:
     many = tuple(Finding(f"Do {n}.", f"experiment_{n}", TEXT) for n in range(SHOWN + 2))
     results = [made(R, seed, experiment=each.experiment) for each in many for seed in (0, 1000)]

@@ -51,7 +51,8 @@ def test_what_is_contradicted_has_a_list(results: list[Result]) -> None:
     text = results[1].conclusion.statements[0].text
     number = "2.52 powers of ten [2.44 to 2.60]"
     both = f"{number}, in the second run {number}"
-    assert f"## Contradicted\n\n- {text} {both} (Yang et al. 2019, theorem 8; [Do" in found
+    assert f"## Contradicted\n\n- {text} (Yang et al. 2019, theorem 8; [Do gradients" in found
+    assert f"(experiments/do_gradients_survive_depth.md)) {results[1].data}: {both}.\n" in found
     assert "## Contradicted\n\nNone so far.\n" in markdown.claims([stamped(results[0])])
     assert "are taught" not in found
     said = [dataclasses.replace(each, says="teaching material") for each in results[1].conclusion.statements]
@@ -60,6 +61,22 @@ def test_what_is_contradicted_has_a_list(results: list[Result]) -> None:
     )
     shown = markdown.claims([stamped(each) for each in (taught, again(taught))])
     assert "\n\n1 of these 1 statements are taught, and no paper is known to make them.\n" in shown
+
+
+def test_what_is_contradicted_on_two_data_sets_is_one_item_and_what_falls_is_marked(results: list[Result]) -> None:
+    first = stamped(results[1])
+    weak = dataclasses.replace(first.conclusion.statements[0], p=0.9)
+    weak_run = dataclasses.replace(first, conclusion=dataclasses.replace(first.conclusion, statements=(weak,)))
+    other = [
+        dataclasses.replace(each, settings={**each.settings, "data": "mnist (abc)"}, data="MNIST")
+        for each in (weak_run, again(weak_run))
+    ]
+    found = markdown.claims([first, stamped(again(first)), *other])
+    (item,) = [line for line in found.splitlines() if line.startswith(f"- {weak.text}")]
+    assert f" {first.data}: 2.52 powers of ten" in item
+    assert item.endswith("[2.44 to 2.60], which falls after the correction.")
+    assert "; MNIST: 2.52 powers of ten" in item
+    assert item.count("which falls") == 1
 
 
 def moved(result: Result, *places: int) -> Result:
@@ -182,7 +199,7 @@ def test_kept_runs_on_both_data_come_back_beside_each_other(results: list[Result
 def test_every_experiment_has_a_row_with_its_verdicts(results: list[Result]) -> None:
     shown = markdown.claims([stamped(result) for result in [*results, *(again(each) for each in results)]])
     assert (
-        "| | ✓ reproduced | = exact | < smaller than required | ? not visible at this scale | ✗ contradicted | "
+        "| | ✓ reproduced | = exact | < not as large as required | ? not visible at this scale | ✗ contradicted | "
         "○ not seen in this regime | · no verdict |"
     ) in shown
     link = "[Do gradients survive depth?](experiments/do_gradients_survive_depth.md)"

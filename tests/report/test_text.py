@@ -28,7 +28,7 @@ def test_statements_verdicts_effects_and_tables_are_there(results: list[Result])
     assert "ratio 4.3" in shown
     assert "−0.1 to 0.7, n = 10" in shown
     assert shown.rstrip().endswith(
-        "4 statements: 2 ✓ reproduced, 0 = exact, 0 < smaller than required, 1 ? not visible at this scale, "
+        "4 statements: 2 ✓ reproduced, 0 = exact, 0 < not as large as required, 1 ? not visible at this scale, "
         "1 ✗ contradicted, 0 ○ not seen in this regime, 0 · no verdict\n"
         "These are the verdicts of one run. A verdict counts if a run with other seeds (--first-seed 1000) gives the "
         "same."

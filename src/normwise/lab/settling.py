@@ -69,6 +69,8 @@ def agreed(
     """
     if first.verdict is Verdict.OPEN or (second is None and first.verdict not in DECIDED):
         return first
+    if _compares_nothing(first):
+        return replace(first, verdict=Verdict.OPEN, why="both sides are the same in every seed")
     if second is None:
         return replace(first, verdict=Verdict.OPEN, why="not yet confirmed: no second run at other seeds")
     if second.verdict is not first.verdict:
@@ -85,6 +87,12 @@ def agreed(
         why = f"against the claim in both runs, and not yet tried with another {' and '.join(untried)}"
         return replace(first, verdict=Verdict.OPEN, why=why)
     return replace(first, p=max(first.p, second.p))
+
+
+def _compares_nothing(statement: Statement) -> bool:
+    """True if no seed shows a difference, as between two networks that learn all there is to learn."""
+    effect, same = statement.effect, 1.0 if statement.effect.log else 0.0
+    return statement.verdict is not Verdict.EXACT and effect.low == effect.value == effect.high == same
 
 
 def stable(first: Statement, neighbour: Statement) -> bool:

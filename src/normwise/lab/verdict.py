@@ -17,9 +17,9 @@ from normwise.lab.results import Estimate, Regime, Statement, Verdict
 class AtLeast:
     """The rule for "the effect is there", where effects below some size are of no interest.
 
-    *Reproduced*: the interval lies wholly above ``nothing``, and the estimate is at least ``size``. *Smaller than
-    required*: the interval lies wholly above ``nothing`` and the estimate is below ``size``, or the whole interval is
-    below ``size``. *Contradicted*: the interval lies wholly below ``nothing``. *Not visible*: otherwise, or NaN.
+    *Reproduced*: the interval lies wholly above ``nothing``, and the estimate is at least ``size``. *Not as large
+    as required*: the interval lies wholly above ``nothing`` and the estimate is below ``size``, or the whole interval
+    is below ``size``. *Contradicted*: the interval lies wholly below ``nothing``. *Not visible*: otherwise, or NaN.
 
     Args:
         size: the least effect that counts, in the unit of the estimate.

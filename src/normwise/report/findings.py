@@ -27,12 +27,14 @@ class Finding:
         experiment: its name.
         statement: its text.
         bears: the verdicts from which the advice follows.
+        beside: texts of other statements of the experiment, without which the number would say too much.
     """
 
     advice: str
     experiment: str
     statement: str
     bears: tuple[Verdict, ...] = HOLDS
+    beside: tuple[str, ...] = ()
 
 
 FINDINGS = (
@@ -47,6 +49,10 @@ FINDINGS = (
         "does_it_train_faster",
         "With grey pixels, training to 0.95 of what the network without normalization learns takes at least 3 times "
         "fewer steps, both with the paper's initialization (small Gaussian weights, std 0.1).",
+        beside=(
+            "With grey pixels, training to 0.95 of what the network without normalization learns takes at least 3 "
+            "times fewer steps, each with the initialization tuned for it.",
+        ),
     ),
     Finding(
         "Spend no time on the scale of initial weights in front of the layer; spend it on the learning rate.",
@@ -61,8 +67,8 @@ FINDINGS = (
         "it learns.",
     ),
     Finding(
-        "Do not count on the layer alone to make a very deep plain chain trainable: before training its gradients grow "
-        "from layer to layer, for which skip connections are the published remedy.",
+        "Do not count on the layer alone to keep the gradients of a very deep plain chain at one size: before training "
+        "they grow from the last layer to the first; skip connections are the published remedy.",
         "does_it_cure_vanishing_gradients",
         "With batch normalization and ReLU, the gradient keeps its size over 30 layers.",
         FAILS,
@@ -85,8 +91,8 @@ FINDINGS = (
         "Rate 0.1, up to 100 steps: a moving average with 0.01 is worse than exact statistics.",
     ),
     Finding(
-        "When contrast changes at inference, give the layers fresh statistics before you train again: a few dozen "
-        "images of all classes do it, without labels.",
+        "When contrast changes at inference, give the layers fresh statistics before you train again: images of all "
+        "classes make far fewer errors then, and need no labels.",
         "do_fresh_statistics_repair_drift",
         "Contrast x .3: statistics of 32 images with a prior of 16 make the error smaller.",
     ),
@@ -104,21 +110,23 @@ FINDINGS = (
         "In a batch norm of your own, let gradients pass through the mean and the variance of the batch: a network in "
         "which these are constants for the gradient is less accurate.",
         "must_gradients_pass_through_the_statistics",
-        "With mean and variance held, the network is less accurate than under the whole gradient.",
+        "With mean and variance held, the network is less accurate than under the whole gradient, each at its best "
+        "rate.",
     ),
     Finding(
-        "Leave out the bias in front of the layer: while batches are normalized by their own statistics, it never "
-        "learns.",
+        "Leave out the bias in front of the layer: while batches are normalized by their own statistics, it changes no "
+        "output.",
         "must_gradients_pass_through_the_statistics",
         "Under the whole gradient a bias in front of batch normalization never moves.",
     ),
     Finding(
-        "Fold the layer into the one before it when you ship: no predicted class changes.",
+        "Fold the layer into the one before it when you ship: the outputs stay the same up to rounding.",
         "does_it_cost_nothing_at_inference",
         "In float32 no test image changes its class by folding.",
     ),
     Finding(
-        "Tune L2 and the learning rate together: in front of the layer, L2 acts as another learning rate.",
+        "Tune L2 and the learning rate together: in front of the layer, as long as the weights keep their size, L2 "
+        "acts as another learning rate.",
         "should_l2_be_weaker",
         "At weights of fixed norm in front of batch normalization, L2 is exactly another learning rate.",
     ),
@@ -140,6 +148,7 @@ class Shown:
         line: of the statement, on the experiment's own data.
         elsewhere: the same on other data, by their words.
         confirmed: a second run at other seeds has the same verdict.
+        beside: the other statements that belong to it, each with the words for its data.
     """
 
     finding: Finding
@@ -147,6 +156,7 @@ class Shown:
     line: Line
     elsewhere: Mapping[str, Line]
     confirmed: bool
+    beside: Sequence[tuple[str, Line]] = ()
 
     @property
     def where(self) -> str:
@@ -185,4 +195,5 @@ def _shown(finding: Finding, group: Sequence[Runs], one_run: bool) -> Shown | No
     said = [each.first.verdict if alone else each.statement.verdict for _, each in others]
     if verdict not in finding.bears or any(each in contrary for each in said):
         return None
-    return Shown(finding, own, line, {runs.data: each for runs, each in others}, not alone)
+    beside = [(runs.data, line) for runs in group for line in runs.lines if line.first.text in finding.beside]
+    return Shown(finding, own, line, {runs.data: each for runs, each in others}, not alone, beside)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from normwise.lab.results import EDITION, Estimate, Result, Statement, Verdict, from_json
-from normwise.lab.settling import FOUND
+from normwise.lab.settling import DECIDED, FOUND, discoveries
 from normwise.report import findings, wording
 from normwise.report.runs import FIRST_EDITION, Line, Runs, apart, by_experiment, count, gathered, repeated
 
@@ -22,10 +22,16 @@ _COLUMNS = (
 - **verdict**: what both runs and the neighbouring settings bear together.
 - **first run**, **second run**: the mean over seeds, and in brackets its 95 % interval. An exact statement has the
   largest deviation of any seed instead, and in brackets the smallest and the largest.
-- In "0.5 times fewer steps" and the like, a number below 1 means the opposite: twice as many steps.
+- In the interval of a ratio, a number below 1 means the opposite: "2 times fewer steps [0.8 to 5]" reaches to 1 / 0.8
+  times more.
+- "Shares no value": the intervals of the two runs do not overlap, mostly because the runs picked other rates. Then the
+  direction is what both bear, and not the size.
 - **neighbouring settings**: verdict and mean of a run with other learning rates ("grid"), other looks at the training
   ("looks") or layers of another width ("width"), some with fewer seeds; "no matter" where the setting cannot change
-  the number, as rates before any training; empty where there was none.
+  the number, as rates before any training; "not tried" where an experiment has such a setting that was not run yet.
+- "Up to 100 steps" and the like is the mean over the looks at the training until then.
+- "Held" means: a constant for the gradient. "Recalibrated" and "exact" statistics are those of the whole training set,
+  layer by layer. "A prior of 16" counts the statistics of training like 16 images beside the new ones.
 - **published**: the number of the source, for the network that it names.
 - Points are percentage points of accuracy, on test images where nothing else is said.""",
 )
@@ -65,15 +71,16 @@ def claims(results: Sequence[Result]) -> str:
         "networks of another size: data and network stand in every row.",
         *_findings(runs),
         "## How it was measured",
-        "Each statement is measured over several seeds, its arms paired by seed, all with the same number of learning "
-        "rates to choose from, on validation images, and judged by a rule. A verdict counts when a second run at other "
-        "seeds has the same, and when no neighbouring setting that was tried (other rates, other looks, wider layers) "
-        "turns it. Where networks are tested, each seed draws its own training and test images from one set; the "
-        "intervals are Student's, with the variance that Nadeau and Bengio (2003) give for this. Both runs draw from "
-        "the same set, and where a best rate lay at the edge of its grid, the grid was extended and both runs were "
-        "repeated: the second run guards against the chance of seeds, not of images or settings. Rules, settings, "
-        "references and what would refute each are on the experiments' pages; `normwise lab run` measures all of it "
-        "again and draws the figures.",
+        "Each statement is measured over several seeds, its arms paired by seed, and judged by a rule. Where an arm "
+        "chooses its learning rate, all have the same number to choose from, on validation images. A verdict counts "
+        "when a second run at other seeds has the same, and when no neighbouring setting that was tried (other rates, "
+        "other looks, wider layers) turns it. Where networks are tested, each seed draws its own training and test "
+        "images from one set; the intervals are Student's, with the variance that Nadeau and Bengio (2003) give for "
+        "this. Both runs draw from the same set. Where a best rate lay at the edge of its grid, or a reader found a "
+        "fault in a rule, the experiment was changed and both runs were repeated at the same seeds: the second run "
+        "guards against the chance of seeds, not of images, settings or rules. Rules, settings, references and what "
+        "would refute each are on the experiments' pages; `normwise lab run` measures all of it again and draws the "
+        "figures.",
         "## The verdicts",
         _verdicts(statements),
         _doubts(runs),
@@ -107,10 +114,16 @@ def _findings(runs: Sequence[Runs]) -> list[str]:
             f"{_cell(each.finding.statement)} ([{wording.title(name)}](experiments/{name}.md))",
             f"{_cell(each.where)}: {_cell(_verdict(each.line.statement))}; {_cell(first)}; second run {_cell(second)}",
             *(f"{_cell(data)}: {_cell(_other(line))}" for data, line in each.elsewhere.items()),
+            *(_beside(data, line) for data, line in each.beside),
         )
         rows.append("\n    - ".join((f"{place}. **{_cell(each.finding.advice)}**", *said)))
     none = "Nothing is settled yet: a finding takes a verdict that two runs at different seeds agree on."
     return ["## What this means for you", "\n".join(rows) if rows else none]
+
+
+def _beside(data: str, line: Line) -> str:
+    """Another statement that belongs to a finding, with its numbers."""
+    return f"{_cell(line.first.text)} {_cell(data)}: {_cell(_other(line))}"
 
 
 def _data(runs: Sequence[Runs]) -> str:
@@ -162,16 +175,22 @@ def _doubts(runs: Sequence[Runs]) -> str:
 
 
 def _contradicted(runs: Sequence[Runs]) -> list[str]:
-    """The statements that do not hold, each with its number; or that there is none."""
-    against = [
-        (each.first, line) for each in runs for line in each.lines if line.statement.verdict is Verdict.CONTRADICTED
-    ]
-    found = [
-        f"- {_cell(line.first.text)} {_twice(line)} ({_cell(wording.who(line.first, first))}; "
-        f"[{wording.title(first.experiment)}](experiments/{first.experiment}.md))"
-        for first, line in against
-    ]
-    taught = sum(wording.who(line.first, first).startswith(_UNNAMED) for first, line in against)
+    """The statements that do not hold, each with its numbers on all data; or that there is none."""
+    lines = [(each, line) for each in runs for line in each.lines]
+    left = discoveries([line.statement for _, line in lines])
+    against: dict[tuple[str, str], list[tuple[Runs, Line, bool]]] = {}
+    for place, (each, line) in enumerate(lines):
+        if line.statement.verdict is Verdict.CONTRADICTED:
+            against.setdefault((each.first.experiment, line.first.text), []).append((each, line, place in left))
+    found = []
+    for (name, text), members in against.items():
+        who = _cell(wording.who(members[0][1].first, members[0][0].first))
+        numbers = "; ".join(
+            f"{_cell(each.data)}: {_twice(line)}{'' if kept else ', which falls after the correction'}"
+            for each, line, kept in members
+        )
+        found.append(f"- {_cell(text)} ({who}; [{wording.title(name)}](experiments/{name}.md)) {numbers}.")
+    taught = sum(wording.who(line.first, each.first).startswith(_UNNAMED) for (each, line, _), *_ in against.values())
     said = f"{taught} of these {len(against)} statements are taught, and no paper is known to make them."
     return ["## Contradicted", "\n".join(found) if found else "None so far.", *([said] if taught else [])]
 
@@ -254,7 +273,7 @@ def _row(line: Line | None, beside: Sequence[Line | None], group: Sequence[Runs]
         "; ".join(part for part in (*(each.data for each in measured), measured[0].first.architecture) if part),
         _verdict(line.statement) if line else "",
         _numbers(line.first.effect) if line else "",
-        _numbers(line.second.effect) if line and line.second else "",
+        _second(line) if line else "",
         *(_other(each) if each else "" for each in beside),
         _near(line) if line else "",
         shown.statement.published,
@@ -269,8 +288,16 @@ def _verdict(statement: Statement) -> str:
 
 def _other(line: Line) -> str:
     """Verdict, first run and second run on other data, in one cell."""
-    again = f"; second run {_numbers(line.second.effect)}" if line.second else ""
-    return f"{_verdict(line.statement)}; {_numbers(line.first.effect)}{again}"
+    again = f"; second run {_second(line)}" if line.second else ""
+    near = f"; {_near(line)}" if _near(line) else ""
+    return f"{_verdict(line.statement)}; {_numbers(line.first.effect)}{again}{near}"
+
+
+def _second(line: Line) -> str:
+    """The number of the second run, and whether it shares a value with the first."""
+    if line.second is None:
+        return ""
+    return _numbers(line.second.effect) + (", which shares no value with the first" if line.apart else "")
 
 
 def _near(line: Line) -> str:
@@ -278,12 +305,15 @@ def _near(line: Line) -> str:
         same = each.effect == line.first.effect and each.effect.high > each.effect.low
         return "no matter" if same else f"{wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
 
-    return ", ".join(f"{name}: {said(each)}" for name, each in line.neighbours.items())
+    tried = [f"{name}: {said(each)}" for name, each in line.neighbours.items()]
+    if line.statement.verdict in DECIDED:
+        tried += [f"{name}: not tried" for name in line.untried]
+    return ", ".join(tried)
 
 
 def _twice(line: Line) -> str:
     """The numbers of both runs, in a sentence."""
-    again = f", in the second run {_numbers(line.second.effect)}" if line.second else ""
+    again = f", in the second run {_second(line)}" if line.second else ""
     return _numbers(line.first.effect) + again
 
 

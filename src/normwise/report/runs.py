@@ -21,12 +21,27 @@ class Line:
         statement: of the first run, with the verdict that all of them bear.
         first, second: what a run alone says; the second is None where there was none.
         neighbours: the same at neighbouring settings, by their names.
+        untried: neighbouring settings that the experiment has, and that were not run.
     """
 
     statement: Statement
     first: Statement
     second: Statement | None
     neighbours: Mapping[str, Statement]
+    untried: Sequence[str] = ()
+
+    @property
+    def compared(self) -> bool:
+        """True if both runs have an interval of seeds, as an identity has not."""
+        return self.second is not None and self.first.verdict is not Verdict.EXACT
+
+    @property
+    def apart(self) -> bool:
+        """True if the intervals of the two runs have no value in common."""
+        if self.second is None or not self.compared:
+            return False
+        one, other = self.first.effect, self.second.effect
+        return one.high < other.low or other.high < one.low
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,8 @@ class Runs:
             # a setting that was run and lacks the statement, as one about a rate that it does not have, is no setting
             stated = [name for name in self.first.neighbours if name in near or name not in neighbours]
             again = second.get(first.text)
-            found.append(Line(agreed(first, again, near, stated), first, again, near))
+            untried = [name for name in stated if name not in near]
+            found.append(Line(agreed(first, again, near, stated), first, again, near, untried))
         return found
 
 
@@ -94,9 +110,8 @@ def gathered(results: Iterable[Result]) -> list[Runs]:
 
 def apart(runs: Iterable[Runs]) -> tuple[int, int]:
     """The number of statements whose intervals in the two runs have no value in common, and of those with two."""
-    both = [(line.first, line.second) for each in runs for line in each.lines if line.second]
-    pairs = [(first.effect, again.effect) for first, again in both if first.verdict is not Verdict.EXACT]
-    return sum(one.high < other.low or other.high < one.low for one, other in pairs), len(pairs)
+    lines = [line for each in runs for line in each.lines if line.compared]
+    return sum(line.apart for line in lines), len(lines)
 
 
 def repeated(runs: Iterable[Runs]) -> int:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -24,8 +25,8 @@ SYMBOLS = {
 MEANINGS = {
     Verdict.REPRODUCED: "the whole interval is on the claim's side, and the effect has the size that the rule asks for",
     Verdict.EXACT: "an identity holds in every seed, up to rounding",
-    Verdict.SMALLER: "there is an effect, smaller than the rule asks for; or the whole interval is below that size, "
-    "so that there may be none",
+    Verdict.SMALLER: "the effect is smaller than the rule asks for, or there is none: the whole interval lies below "
+    "that size, or the mean does and the interval above no effect",
     Verdict.NOT_VISIBLE: "the interval is too wide to say: neither shown nor refuted",
     Verdict.CONTRADICTED: "the whole interval is against the claim, in 10 seeds or more, and where the claim was made",
     Verdict.ELSEWHERE: "the same for a claim that was made for another kind of network, data or training",
@@ -34,6 +35,16 @@ MEANINGS = {
 """The meaning of each verdict on a statement."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BEFORE = {"ratio": "ratio", "log10": "log₁₀"}  # units that are no units and read better in front
+_OPPOSITES = {
+    "fewer": "more",
+    "less": "more",
+    "more": "less",
+    "smaller": "larger",
+    "higher": "lower",
+    "lower": "higher",
+    "faster": "slower",
+    "further": "nearer",
+}
 _NARROW_SPACE = "\u202f"
 DECADES = 100.0
 """An interval whose ends are so many times apart has numbers of different sizes."""
@@ -76,7 +87,7 @@ def decimals_for(estimate: Estimate) -> int:
     half = (estimate.high - estimate.low) / 2
     if not (math.isfinite(half) and half > 0):
         size = abs(estimate.value)
-        return 2 if not math.isfinite(size) or size == 0 else max(0, 2 - math.floor(math.log10(size)))
+        return 0 if not math.isfinite(size) or size == 0 else max(0, 2 - math.floor(math.log10(size)))
     decimals = max(0, -math.floor(math.log10(half / 3)))
     if estimate.low * estimate.high > 0:
         smallest = min(abs(estimate.low), abs(estimate.high))
@@ -85,12 +96,15 @@ def decimals_for(estimate: Estimate) -> int:
 
 
 def value(estimate: Estimate) -> str:
-    """The estimate with its unit.
+    """The estimate with its unit; of a ratio below 1, the inverse with the opposite word.
 
     Example:
         >>> value(Estimate(2.345, 2.1, 2.6, 10, "points")), value(Estimate(4.27, 3.61, 5.02, 10, "ratio"))
         ('2.35 points', 'ratio 4.3')
+        >>> value(Estimate(0.5, 0.4, 0.625, 10, "times fewer steps", log=True))
+        '2.0 times more steps'
     """
+    estimate = _turned(estimate)
     shown = _among(estimate, estimate.value)
     if estimate.unit in _BEFORE:
         return f"{_BEFORE[estimate.unit]} {shown}"
@@ -107,10 +121,23 @@ def interval(estimate: Estimate) -> str:
         '2.9×10⁻⁷ to 183'
         >>> interval(Estimate(10.0, 10.0, 10.0, 5, "ratio"))
         'the same in every seed'
+        >>> interval(Estimate(0.5, 0.4, 0.625, 10, "times fewer steps", log=True))
+        '1.6 to 2.5'
     """
     if math.isclose(estimate.low, estimate.high, rel_tol=1e-9):
         return "the same in every seed"
+    estimate = _turned(estimate)
     return f"{_among(estimate, estimate.low)} to {_among(estimate, estimate.high)}"
+
+
+def _turned(estimate: Estimate) -> Estimate:
+    """A ratio that is 1 or more: "2 times more steps" in the place of "0.5 times fewer steps"."""
+    word, _, rest = estimate.unit.removeprefix("times ").partition(" ")
+    if not (estimate.log and 0 < estimate.value < 1 and estimate.low > 0 and word in _OPPOSITES):
+        return estimate
+    opposite = "fewer" if word == "more" and rest.endswith("s") else _OPPOSITES[word]
+    low, high = 1 / estimate.high, 1 / estimate.low
+    return replace(estimate, value=1 / estimate.value, low=low, high=high, unit=f"times {opposite} {rest}".rstrip())
 
 
 def _among(estimate: Estimate, shown: float) -> str:

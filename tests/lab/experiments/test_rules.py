@@ -111,7 +111,7 @@ def test_somebody_says_every_statement(ran: Run, name: str) -> None:
 
 @every
 def test_a_size_that_a_name_holds_is_what_the_rule_asks_for(ran: Run, name: str) -> None:
-    """A statement of "at least so much" is refuted by less, and not merely smaller than required."""
+    """A statement of "at least so much" is refuted by less, and not merely not as large as required."""
     for statement in ran(name).conclusion.statements:
         if re.search(r"at least (\d|a |ten|half)|at most (\d|a |half)|reach(es)? 0?\.\d", statement.text):
             assert re.match(r"(reproduced: the 95 % interval|exact)", statement.rule), statement.text
