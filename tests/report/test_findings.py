@@ -133,7 +133,7 @@ def test_settings_that_were_not_run_and_intervals_that_share_no_value_are_said()
     second = dataclasses.replace(second, conclusion=dataclasses.replace(second.conclusion, statements=(said,)))
     text = markdown.claims([first, second, made(R, setting="width")])
     assert (
-        "9.00 points [8.90 to 9.10], which shares no value with the first | width: no matter, grid: not tried |" in text
+        "9.00 points [8.90 to 9.10], which shares no value with the first | width: no matter, not tried: grid |" in text
     )
 
 

@@ -306,8 +306,8 @@ def _near(line: Line) -> str:
         return "no matter" if same else f"{wording.SYMBOLS[each.verdict]} {wording.value(each.effect)}"
 
     tried = [f"{name}: {said(each)}" for name, each in line.neighbours.items()]
-    if line.statement.verdict in DECIDED:
-        tried += [f"{name}: not tried" for name in line.untried]
+    if line.untried and line.statement.verdict in DECIDED:
+        tried.append(f"not tried: {' and '.join(line.untried)}")
     return ", ".join(tried)
 
 
