@@ -43,6 +43,8 @@ class Language:
     following: str
     sentence: str
     colon: str
+    semicolon: str
+    brackets: Sequence[str]
     words: Sequence[tuple[str, str]]
     drawn: Sequence[tuple[str, str]]
     relatives: Sequence[str]
@@ -154,7 +156,8 @@ def measured(page: dict[str, Any], runs: Sequence[Runs], language: Language) -> 
 def verdict(line: Line, language: Language) -> str:
     """The verdict of all runs together on a statement, with the reason where they have none."""
     statement = line.statement
-    why = f" ({language.said(statement.why)})" if statement.why else ""
+    before, behind = language.brackets
+    why = f"{before}{language.said(statement.why)}{behind}" if statement.why else ""
     return cell(f"{wording.SYMBOLS[statement.verdict]} {language.said(statement.verdict.value)}{why}")
 
 
@@ -162,7 +165,7 @@ def numbers(line: Line, language: Language) -> str:
     """The result of the first run and, behind a semicolon, that of the second one."""
     effects = [each.effect for each in (line.first, line.second) if each]
     both = (f"{language.said(wording.value(each))} [{language.said(wording.interval(each))}]" for each in effects)
-    return cell("; ".join(both))
+    return cell(language.semicolon.join(both))
 
 
 def lines_of(claim: dict[str, str], runs: Sequence[Runs]) -> list[tuple[str, Line]]:
