@@ -25,7 +25,7 @@ Verdict:
     Each seed's best strength is the mean of those that are at most a point below the highest accuracy on its validation
     images. "Weaker" is reproduced when the strengths differ by at least 0.1 with an interval above 0; that dropout can
     be removed, or reduced to .1, when the whole interval of the difference to the strength that is best in the mean is
-    above -0.5 points. "Underfits" is reproduced when, with batch normalization and at one rate for both, the training
+    above -0.5 points. "Underfits" is reproduced when, with batch normalization and each at its best rate, the training
     accuracy at a dropout of .5 is at least a point below that without dropout, and when the test accuracy is at least
     half a point below that of the best strength; where .5 is the best strength, there is no verdict on this.
 
@@ -124,11 +124,9 @@ def run(trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
     """Compare the best strengths, and what strong dropout does to the fit."""
-    arms, alike = GRID.arms(settings, outcomes), GRID.arms(settings, outcomes, at=len(settings.rates) // 2)
+    arms = GRID.arms(settings, outcomes)
     return Conclusion(
-        statements=tuple(
-            text for task in TASKS for text in _statements(task, arms.where(task=task), alike.where(task=task))
-        ),
+        statements=tuple(text for task in TASKS for text in _statements(task, arms.where(task=task))),
         table=table(
             f"Accuracy in % after {settings.steps} steps, and the best strength of dropout",
             arms,
@@ -168,7 +166,7 @@ def _best(arms: Arms) -> Arm:
     return max(arms, key=lambda arm: float(arm.numbers("validation").mean()))
 
 
-def _statements(task: str, arms: Arms, alike: Arms) -> Iterator[Statement]:
+def _statements(task: str, arms: Arms) -> Iterator[Statement]:
     where, normalized, plain = TASKS[task], arms.where(batch_norm=True), arms.where(batch_norm=False)
     edge = obstacle(*arms)
     less: Estimate = difference(best_strengths(plain), best_strengths(normalized), "of the units less")
@@ -185,11 +183,10 @@ def _statements(task: str, arms: Arms, alike: Arms) -> Iterator[Statement]:
     yield judge(text, lead, AtLeast(GAIN), published, says, obstacle=edge)
     says, own = "teaching material", Regime.OWN
     both_ = f"batch normalization and dropout of {STRONG:g} together"
-    together, rate = alike[True, STRONG], "at the same rate, in the middle of the grid"
-    text = f"{where}, {rate}: {both_} have a lower training accuracy than batch normalization alone."
-    yield judge(text, gap(together, alike[True, 0.0], "train"), AtMost(-FIT), says=says, regime=own)
-    text = f"{where}: {both_} are less accurate on test images than with the best dropout."
     strong, best = normalized[STRONG], _best(normalized)
+    text = f"{where}: {both_} have a lower training accuracy than batch normalization alone, each at its best rate."
+    yield judge(text, gap(strong, normalized[0.0], "train"), AtMost(-FIT), says=says, regime=own)
+    text = f"{where}: {both_} are less accurate on test images than with the best dropout."
     why = edge or (ITSELF if best is strong else "")
     yield judge(text, gap(strong, best), AtMost(-GAIN), says=says, regime=own, obstacle=why)
 
