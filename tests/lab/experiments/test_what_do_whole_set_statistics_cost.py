@@ -55,7 +55,7 @@ def test_the_mean_of_an_epoch_comes_from_its_batches_alone() -> None:
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 3 * len(SETTINGS.rates) + 5
+    assert len(conclusion.statements) == 3 * len(SETTINGS.rates) + 4
     assert conclusion.statements[-1].verdict is Verdict.EXACT
     assert len(conclusion.table.rows) == 3 * 3 + 3 + 3 + 2 + 2
     ((*panels,),) = (figure.panels for figure in conclusion.figures)

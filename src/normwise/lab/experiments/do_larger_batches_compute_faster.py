@@ -21,7 +21,8 @@ Settings:
 
 Verdict:
     Ratios of times within a seed, geometric means over seeds. "Less time for each image" counts from 1.5 times less on;
-    what names a size, by its whole interval.
+    what names a size, by its whole interval. The claim is about images that a GPU computes side by side; here one
+    thread of a CPU computes them, so that every statement is tried in another regime than the claim's.
 
 References:
     - P. Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017, arXiv:1706.02677.
@@ -53,7 +54,7 @@ SAYS = "teaching material"
 TOPIC = "batch size and alternatives"
 DATA = DIGITS
 ARCHITECTURE = "3 hidden layers of 256 ReLU units; 3 convolutions"
-REGIME = Regime.OWN
+REGIME = Regime.ANOTHER
 TAKES_DATA = True
 TIMES = True
 LESS = AtLeast(1.5, nothing=1.0)
@@ -151,4 +152,4 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
             yield judge(text, ratio(each[:, low], each[:, high], "times less time"), LESS)
         text = f"{network}: a step on {sizes[-1]} images takes at most twice as long as one on {sizes[0]}."
         longer = ratio(seconds[:, -1], seconds[:, 0], "times the time")
-        yield judge(text, longer, HARDLY, "about the same for 1 and 1000 images, a GPU", regime=Regime.ANOTHER)
+        yield judge(text, longer, HARDLY, "about the same for 1 and 1000 images, a GPU")

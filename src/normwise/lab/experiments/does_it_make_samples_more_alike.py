@@ -11,8 +11,10 @@ Claim:
     apart (Daneshmand et al. 2020).
 
 What would refute it:
-    The mean cosine between the activations of two images is lower with batch normalization; or the network with it is
-    no more accurate on test images and loses as much between training images and these.
+    The network with batch normalization is no more accurate on test images and loses as much between training images
+    and these. That it makes samples more similar is refuted by no number here, because the source does not say by which
+    measure. Daneshmand et al.'s: the mean cosine between the activations of two images, before training, is no lower
+    with batch normalization.
 
 Settings:
     3 and 10 hidden layers of 64 ReLU units, He's initial weights, 200 of scikit-learn's digits, batches of 50, 600
@@ -22,8 +24,9 @@ Settings:
     after it by the running ones.
 
 Verdict:
-    Differences are paired over seeds. "More alike" and "less alike" are reproduced from a cosine of 0.05 on, with an
-    interval on the claim's side of 0. "More accurate" and "loses less" are reproduced from half a point on.
+    Differences are paired over seeds. "Less alike" is reproduced from a cosine of 0.05 on, with an interval on the
+    claim's side of 0. "More alike" has no verdict: the source does not say by which measure, and the cosine behind ReLU
+    is this lab's choice. "More accurate" and "loses less" are reproduced from half a point on.
 
 References:
     - F. Chollet, Deep Learning with Python, Manning, 2017.
@@ -68,6 +71,8 @@ TAKES_DATA = True
 ALIKE = 0.05
 GAIN = 0.5
 DANESHMAND = "Daneshmand et al. 2020"
+UNSAID = "the source does not say by which measure"
+"""The obstacle of "more alike": by another measure than the cosine, it may come out otherwise."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def _statements(depth: int, arms: Arms) -> Iterator[Statement]:
     after = [arm.numbers("after")[:, -1] for arm in (normalized, plain)]
     for words, (ours, theirs), why in (("before", before, ""), ("after", after, edge)):
         text = f"{of}, {words} training: two images are more alike to the last layer with batch normalization."
-        yield judge(text, difference(ours, theirs, "of cosine"), AtLeast(ALIKE), obstacle=why)
+        yield judge(text, difference(ours, theirs, "of cosine"), AtLeast(ALIKE), obstacle=why or UNSAID)
     text = f"{of}, before training: two images are less alike to the last layer with batch normalization."
     less = difference(before[1], before[0], "of cosine")
     yield judge(text, less, AtLeast(ALIKE), "ranks stay of the order of the root of the width", DANESHMAND)

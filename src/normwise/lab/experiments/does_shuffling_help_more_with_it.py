@@ -118,8 +118,7 @@ def conclude(settings: Settings, outcomes: Outcomes) -> Conclusion:
             "The paper compared shards that were read in the same order with shards that were shuffled within, on "
             "ImageNet; here the batches are fixed altogether, which is more.",
             "In inference the running statistics are an average over all batches; with sorted batches they lack the "
-            "variance between the batches, which is the larger part of what sorted batches cost with batch "
-            "normalization.",
+            "variance between the batches.",
         ),
     )
 
