@@ -33,6 +33,8 @@ class UnknownName(NormwiseError, ValueError):
         unknown name 'ney' in nets.py: did you mean 'net'? Known: net.
         >>> print(UnknownName("check", "stale", ["stale_statistics", "wrong_axis"]))
         unknown check 'stale': did you mean 'stale_statistics'? Known: stale_statistics, wrong_axis.
+        >>> print(UnknownName("activation", "Relu", ["elu", "relu"]))
+        unknown activation 'Relu': did you mean 'relu'? Known: elu, relu.
         >>> print(UnknownName("month", "x", ["june", "july"]))
         unknown month 'x'; known: july, june.
     """
@@ -58,7 +60,9 @@ def _near(name: str, names: list[str]) -> list[str]:
     """The names that are spelt nearly as this one, then those that contain it, as a user may remember one word only."""
     word = re.sub(r"\W+", "_", name.strip()).strip("_").lower()
     containing = [each for each in names if len(word) > SHORT and word in each.lower()]
-    return list(dict.fromkeys([*get_close_matches(name, names), *containing]))
+    written = {each.lower(): each for each in names}  # "Relu" is nearer to "relu" than to "elu"
+    close = [written[each] for each in get_close_matches(name.lower(), written)]
+    return list(dict.fromkeys([*close, *containing]))
 
 
 class MissingExtra(NormwiseError, ImportError):

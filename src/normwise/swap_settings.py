@@ -34,6 +34,7 @@ def checked(
     Raises:
         UnknownName: there is no such target.
         NormwiseError: a setting that the target does not know, lacks, or cannot use.
+        TypeError: no name and no names, such as a class.
 
     Example:
         >>> given = {"num_groups": None, "virtual_batch_size": None, "num_splits": None, "domains": None}
@@ -42,6 +43,9 @@ def checked(
     """
     settings = dict(given)
     if not isinstance(to, str):
+        if isinstance(to, type) or not isinstance(to, Iterable):
+            what = f"the class {to.__name__}" if isinstance(to, type) else repr(to)
+            raise TypeError(f"to must be the name of a target of swap, received {what}: pass for example 'group'.")
         if settings["domains"] is not None:
             raise NormwiseError("swap was given domains twice, as to= and as domains=: give them once.")
         to, settings["domains"] = "domains", list(to)

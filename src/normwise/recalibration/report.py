@@ -10,6 +10,8 @@ from typing import Any
 
 FEW = 12
 """The number of layers that are printed at most, those that moved furthest first."""
+ALIKE = 2
+"""More layers than these, all left for the same reason, are named by the first of them."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +189,19 @@ def clause(report: str, skipped: Mapping[str, str], not_reached: Sequence[str]) 
     Example:
         >>> clause("nothing adapted", {}, ("a", "b"))
         "nothing adapted; layer 'a' not reached by any batch; layer 'b' not reached by any batch"
+        >>> clause("nothing adapted", dict.fromkeys("abc", "frozen"), ())
+        "nothing adapted; layer 'a' and 2 more skipped: frozen"
     """
     named = [*skipped.items(), *((name, None) for name in not_reached)]
-    parts = []
+    parts, (first, *_) = [], report.splitlines() or [""]
+    reasons = {why for _, why in named}
+    if len(named) > ALIKE and len(reasons) == 1 and None not in reasons:
+        return f"{first}; layer {named[0][0]!r} and {len(named) - 1} more skipped: {reasons.pop()}"
     for name, why in named[:FEW]:
         layer = f"layer {name!r}" if name else "the model itself"
         parts.append(f"{layer} skipped: {why}" if why else f"{layer} not reached by any batch")
     parts += [f"{len(named) - FEW} more"] * (len(named) > FEW)
-    return "; ".join([report.partition("\n")[0], *parts])
+    return "; ".join([first, *parts])
 
 
 def finite(value: Any) -> Any:

@@ -349,6 +349,15 @@ def test_an_error_in_the_middle_leaves_every_byte(to: str, name: str, monkeypatc
     assert whole_of(model) == before
 
 
+def test_a_class_in_the_place_of_a_target_is_refused() -> None:
+    for wrong, what in ((nn.GroupNorm, "the class GroupNorm"), (3, "3")):
+        with pytest.raises(TypeError) as caught:
+            swap(nn.Sequential(nn.BatchNorm1d(2)), to=wrong)  # type: ignore[arg-type]  # as a user may
+        assert str(caught.value) == (
+            f"to must be the name of a target of swap, received {what}: pass for example 'group'."
+        )
+
+
 def test_wrong_calls_are_refused_in_one_sentence() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3))
     for settings, message in [

@@ -343,3 +343,23 @@ def test_quantization_can_set_its_attribute() -> None:
     del layer.qconfig
     assert not hasattr(layer, "qconfig")
     assert isinstance(nt.BatchNorm2d.qconfig, QConfig)
+
+
+def test_a_reason_that_many_layers_have_is_said_once_and_a_report_does_not_print_the_model() -> None:
+    class Own(nn.BatchNorm1d):
+        """Of a package that normwise does not know."""
+
+    with pytest.raises(NormwiseError) as caught:
+        normwise.convert_to_synchronized(nn.Sequential(*(Own(2) for _ in range(5))))
+    assert str(caught.value).startswith("Sequential has no batch norm to synchronize (0 and 4 more: it is a")
+    assert str(caught.value).count("Own") == 1
+    found = normwise.convert_to_synchronized(nn.Sequential(nn.BatchNorm1d(2), Own(2)))
+    assert str(found).startswith("1 batch norms converted, 1 left (1: it is a")
+
+
+@pytest.mark.parametrize("group", ["all", [0, 1]])
+def test_what_is_no_group_of_processes_is_refused_and_nothing_changes(group: Any) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    with pytest.raises(TypeError, match=r"^process_group must be a group of torch\.distributed, .*, received "):
+        normwise.convert_to_synchronized(model, process_group=group)
+    assert type(model[0]) is nn.BatchNorm1d

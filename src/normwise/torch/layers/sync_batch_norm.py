@@ -112,6 +112,11 @@ class SyncBatchNorm(TrackedBatchNorm):
 
     @process_group.setter
     def process_group(self, group: Any) -> None:
+        if isinstance(group, str | list | tuple):
+            raise TypeError(
+                f"process_group must be a group of torch.distributed, as new_group makes it, received {group!r}: leave "
+                "it out for all processes."
+            )
         self._group = _Group(group)
 
     def forward(

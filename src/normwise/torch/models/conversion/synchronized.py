@@ -27,6 +27,10 @@ class SyncConversion(NamedTuple):
     layers: list[str]
     left: dict[str, str]
 
+    def __str__(self) -> str:
+        """The numbers of layers and the reasons, without the model."""
+        return f"{len(self.layers)} batch norms converted, {len(self.left)} left{_why(self.left)}"
+
 
 def convert_to_synchronized(model: nn.Module, process_group: Any = None) -> SyncConversion:
     """Let every plain batch norm of a model, normwise's or torch's, take the batches of all processes for one.
@@ -130,7 +134,12 @@ def convert_from_synchronized(model: nn.Module, *, plain: Kind | None = None) ->
 
 
 def _why(left: dict[str, str]) -> str:
-    return "".join(f" ({name or 'itself'}: {reason})" for name, reason in left.items())
+    """Each reason once, with the layers that it is for, the first of them by name."""
+    names: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        names.setdefault(reason, []).append(name or "itself")
+    more = {reason: f" and {len(those) - 1} more" * (len(those) > 1) for reason, those in names.items()}
+    return "".join(f" ({those[0]}{more[reason]}: {reason})" for reason, those in names.items())
 
 
 SyncBatchNorm._convert = staticmethod(synchronized)
