@@ -97,7 +97,7 @@ def options(*every: Option) -> Option:
 
 
 PARTS = options(_WEIGHTS, _CLASSES)
-"""What belongs to MODEL and lies in other files."""
+"""Parts of MODEL that lie in other files."""
 
 
 @dataclass(frozen=True)

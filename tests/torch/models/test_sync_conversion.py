@@ -347,7 +347,7 @@ def test_quantization_can_set_its_attribute() -> None:
 
 def test_a_reason_that_many_layers_have_is_said_once_and_a_report_does_not_print_the_model() -> None:
     class Own(nn.BatchNorm1d):
-        """Of a package that normwise does not know."""
+        """A layer of a package that normwise does not know."""
 
     with pytest.raises(NormwiseError) as caught:
         normwise.convert_to_synchronized(nn.Sequential(*(Own(2) for _ in range(5))))
