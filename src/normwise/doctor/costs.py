@@ -70,8 +70,8 @@ def _no_cost(facts: ModelFacts) -> str:
     if metric_change(now.metric, then.metric) <= METRIC:
         less = f"the metric only from {now.metric:.3g} to {then.metric:.3g}, which is less than {METRIC:.0%}"
         return ", and ".join(filter(None, [less, loss(LOSS_CLEARLY)]))
-    clearly = metric_change(now.metric, then.metric) >= METRIC_CLEARLY
-    return f"{loss(LOSS_AGREES if clearly else LOSS)}, though the metric changes from {now.metric:.3g} to {then.metric:.3g}"
+    limit = LOSS_AGREES if metric_change(now.metric, then.metric) >= METRIC_CLEARLY else LOSS
+    return f"{loss(limit)}, though the metric changes from {now.metric:.3g} to {then.metric:.3g}"
 
 
 def not_told(facts: ModelFacts, given: Iterable[str], *, with_targets: bool) -> dict[str, str]:
