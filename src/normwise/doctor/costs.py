@@ -33,7 +33,7 @@ def cost_of(facts: ModelFacts) -> Cost | None:
 
 
 def not_a_fault(check: str, names: Sequence[str], facts: ModelFacts) -> Skipped:
-    """What a check says of layers whose statistics are off, where the loss or metric decides that it costs nothing.
+    """Say for a check that statistics of layers are off, where the loss or metric decides that it costs nothing.
 
     Args:
         check: its name.
