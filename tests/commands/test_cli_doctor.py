@@ -305,6 +305,21 @@ def test_a_model_without_normalization_says_so(run: object) -> None:
             "normwise: math:pi must be a function, received a float: write the name of one.",
         ),
         (
+            ("nets.py:healthy", "--data", "nets.py:pairs", "--loss", "torch.nn:CrossEntropyLoss"),
+            2,
+            "normwise: --loss must name a function, received the class CrossEntropyLoss: write loss = "
+            "CrossEntropyLoss() in a file of yours, and give --loss FILE.py:loss.",
+        ),
+        *(
+            (
+                ("nets.py:fails", "--data", "wrong.npz", option, "nets.py:agreement"),
+                2,
+                f"normwise: {option} needs targets, and an .npz file holds inputs only: give --data FILE.py:FUNCTION, "
+                "whose batches are (inputs, targets).",
+            )
+            for option in ("--loss", "--metric", "--train-step")
+        ),
+        (
             ("nets.py:healthy", "--data", "nets.py:pairs", "--loss", "torch:sub"),
             2,
             "loss must return one number for a batch, received a float32 tensor of shape ",

@@ -96,6 +96,22 @@ def test_steps_of_a_model_that_cannot_be_copied_are_left_out() -> None:
             "function itself.",
         ),
         (
+            {"loss": nn.CrossEntropyLoss},
+            "loss must be a function of outputs and targets, received the class CrossEntropyLoss: pass an instance, "
+            "CrossEntropyLoss().",
+        ),
+        (
+            {"metric": nn.L1Loss},
+            "metric must be a function of outputs and targets, received the class L1Loss: pass an instance, L1Loss().",
+        ),
+        *(
+            (
+                {name: torch.optim.SGD},
+                f"{name} must be a function of the model and a batch, received the class SGD: pass an instance, SGD().",
+            )
+            for name in ("train_step", "forward_fn")
+        ),
+        (
             {"only": ["stale_statistics"]},
             "unknown check 'stale_statistics': did you mean 'stale_running_statistics', 'non_finite_statistics' or "
             f"'low_precision_statistics'? normwise.doctor.names() shows all {len(names())}.",

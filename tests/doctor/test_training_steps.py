@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from normwise.doctor import Severity
-from tests.doctor.digits import Batches, dense, examined, held_out, serious, step, train, trained
+from tests.doctor.digits import Batches, dense, examined, held_out, images, serious, step, train, trained
 
 
 def frozen_by_gradient(model: Any) -> Any:
@@ -128,3 +129,92 @@ def test_decay_that_kills_scales_is_found() -> None:
     torch.manual_seed(0)
     model = train(dense(), epochs=10, decay=0.3)
     assert "decayed_scales" in [check for check, _ in serious(examined(model))]
+
+
+def nothing(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    """A step that does nothing."""
+
+
+def of_another_optimizer(model: nn.Module) -> Any:
+    """A step whose optimizer holds the parameters of the model that was there before the copy."""
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+
+    def loop(given: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        optimizer.zero_grad()
+        cross_entropy(given(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+    return loop
+
+
+def of_another_model(model: nn.Module) -> Any:
+    """A step that trains the model that was there before the copy, which it ought to leave alone."""
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+
+    def loop(_: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        optimizer.zero_grad(set_to_none=False)
+        cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+    return loop
+
+
+NOT_CALLED = "train_step did not call the model that it was given"
+NOT_TRAINED = "no parameter of the model that train_step was given changed: build the optimizer from that model"
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("with_gradients", [True, False])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(lambda _: nothing, NOT_CALLED), (of_another_model, NOT_CALLED), (of_another_optimizer, NOT_TRAINED)],
+    ids=["nothing", "another model", "another optimizer"],
+)
+def test_steps_that_train_nothing_are_no_healthy_ones(
+    make: Any, reason: str, with_gradients: bool, training: bool
+) -> None:
+    model = trained("dense").train(training)
+    if with_gradients:
+        cross_entropy(model(images()[0][:64]), images()[1][:64]).backward()
+    grads = [each.grad for each in model.parameters()]
+    before = [
+        *(each.detach().clone() for each in model.state_dict().values()),
+        *(each.clone() for each in grads if each is not None),
+    ]
+    found = examined(model, train_step=make(model), only=["missing_updates", "repeated_updates"])
+    assert found.idle
+    assert not found.healthy
+    assert [(each.check, each.reason) for each in found.skipped] == [
+        ("missing_updates", reason),
+        ("repeated_updates", reason),
+    ]
+    assert all(one.grad is other for one, other in zip(model.parameters(), grads, strict=True))
+    after = [*model.state_dict().values(), *(each for each in grads if each is not None)]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_step_of_parts_of_the_model_or_of_one_that_learns_nothing_was_done() -> None:
+    assert examined(trained().train(), train_step=checkpointing).facts.steps is not None
+    model = trained("dense").train().requires_grad_(False)
+
+    def forward(given: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        given(batch[0])
+
+    steps = examined(model, train_step=forward).facts.steps
+    assert steps is not None
+    assert steps.statistics_moved == {"1", "5"}
+
+
+def test_an_optimizer_that_the_first_step_builds_once_trains_the_model_in_inference_mode() -> None:
+    optimizers: list[Any] = []
+
+    def loop(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        if not optimizers:
+            optimizers.append(torch.optim.SGD(model.parameters(), 0.01))
+        optimizers[0].zero_grad()
+        cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizers[0].step()
+
+    found = examined(trained("dense").eval(), train_step=loop)
+    assert found.facts.steps is not None
+    assert serious(found) == []

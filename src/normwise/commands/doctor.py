@@ -93,20 +93,21 @@ CHECK = CheckName("check", _checks, all_of_them="`normwise explain --help`")
     type=_function("--loss"),
     metavar="FUNCTION",
     help="Function of the outputs and targets of a batch that returns its loss, for example nets.py:loss or "
-    "torch.nn.functional:cross_entropy; the doctor then says what a fault costs. Default: no loss",
+    "torch.nn.functional:cross_entropy; the doctor then says what a fault costs. Not with an .npz file, which has no "
+    "targets. Default: no loss",
 )
 @click.option(
     "--metric",
     type=_function("--metric"),
     metavar="FUNCTION",
-    help="The same for a metric, for example an accuracy. Default: no metric",
+    help="The same for a metric, for example an accuracy; not with an .npz file. Default: no metric",
 )
 @click.option(
     "--train-step",
     type=_function("--train-step"),
     metavar="FUNCTION",
     help="Function of the model and a batch that does one step of training with an optimizer of its own; the doctor "
-    "then runs three steps on a copy and watches the statistics. Default: no steps",
+    "then runs three steps on a copy and watches the statistics. Not with an .npz file. Default: no steps",
 )
 @click.option("--html", type=File(), help="File to write the diagnosis to as a page, ending in .html. Default: no page")
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON instead of text.")
@@ -158,6 +159,12 @@ def doctor(
         allowed(lambda: check_suffix(html, (".html", ".htm"), "a page"))
         check_target(html)
     functions = {"loss": loss, "metric": metric, "train_step": train_step}
+    for name, place in functions.items():
+        if place is not None and str(given.data).endswith(".npz"):
+            raise click.UsageError(
+                f"{_option(name)} needs targets, and an .npz file holds inputs only: give --data FILE.py:FUNCTION, "
+                "whose batches are (inputs, targets)."
+            )
     for place in functions.values():
         check_source(place or ":")
     with redirect_stdout(sys.stderr):  # what the user's own code prints
@@ -198,9 +205,20 @@ def doctor(
     ctx.exit(1 if diagnosis.sick else 0)
 
 
+def _option(name: str) -> str:
+    """The option of a keyword of ``examine``."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _named(place: str, name: str) -> Any:
     """The function of an option."""
-    found = named_object(place, f"--{name.replace('_', '-')}")
+    found = named_object(place, _option(name))
+    if isinstance(found, type):
+        kind = found.__name__
+        raise NormwiseError(
+            f"{_option(name)} must name a function, received the class {kind}: write {name} = {kind}() in a "
+            f"file of yours, and give {_option(name)} FILE.py:{name}."
+        )
     if not callable(found):
         kind = with_article(type(found).__name__)
         raise NormwiseError(f"{place} must be a function, received {kind}: write the name of one.")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from normwise.doctor.finding import Cost
+from normwise.doctor.distances import (
+    LOSS,
+    LOSS_AGREES,
+    LOSS_ALONE,
+    LOSS_CLEARLY,
+    METRIC,
+    METRIC_CLEARLY,
+    harm,
+    metric_change,
+)
+from normwise.doctor.finding import Cost, Skipped, named
 from normwise.facts import ModelFacts
 
 
@@ -20,6 +30,48 @@ def cost_of(facts: ModelFacts) -> Cost | None:
         if now is not None and then is not None:
             return Cost(of, now, then)
     return None
+
+
+def not_a_fault(check: str, names: Sequence[str], facts: ModelFacts) -> Skipped:
+    """Say for a check that statistics of layers are off, where the loss or metric decides that it costs nothing.
+
+    Args:
+        check: its name.
+        names: of the layers, as ``normwise.doctor.distances.without_cost`` gives them.
+        facts: with a loss or a metric.
+    """
+    done = harm(facts)
+    assert done is not None  # or nothing was taken away
+    change = (
+        f"changes by {done:.2g} of its spread" if np.isfinite(done) else "changes from or to NaN or infinite values"
+    )
+    return Skipped(
+        check,
+        f"the output {change} with the statistics of these data, but {_no_cost(facts)}",
+        f"as a fault of {named(names)}",
+    )
+
+
+def _no_cost(facts: ModelFacts) -> str:
+    """The clause about the numbers by which ``normwise.doctor.distances.costs`` says that there is no cost."""
+    now, then = facts.stored, facts.recalibrated
+    assert now is not None  # or nothing was decided
+    assert then is not None
+
+    def loss(limit: float) -> str:
+        if now.loss is None or then.loss is None:
+            return ""
+        if not then.loss <= now.loss:
+            return f"the loss grows from {now.loss:.3g} to {then.loss:.3g}"
+        return f"the loss only from {now.loss:.3g} to {then.loss:.3g}, which is less than {limit:g} times"
+
+    if now.metric is None or then.metric is None:
+        return loss(LOSS_ALONE)
+    if metric_change(now.metric, then.metric) <= METRIC:
+        less = f"the metric only from {now.metric:.3g} to {then.metric:.3g}, which is less than {METRIC:.0%}"
+        return ", and ".join(filter(None, [less, loss(LOSS_CLEARLY)]))
+    limit = LOSS_AGREES if metric_change(now.metric, then.metric) >= METRIC_CLEARLY else LOSS
+    return f"{loss(limit)}, though the metric changes from {now.metric:.3g} to {then.metric:.3g}"
 
 
 def not_told(facts: ModelFacts, given: Iterable[str], *, with_targets: bool) -> dict[str, str]:

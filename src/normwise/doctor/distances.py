@@ -31,6 +31,14 @@ LOSS_CLEARLY = 3.0
 """The same whatever the metric says."""
 METRIC = 0.12
 """The change of a metric, as a share of the larger value, that goes with harm; healthy models stay below 0.1."""
+METRIC_CLEARLY = 0.5
+"""The same from which a metric is enough where the loss agrees; broken models have 0.67 after a few steps."""
+LOSS_AGREES = 1.1
+"""The loss is so many times what it is with other statistics, or more, where it agrees with such a metric.
+
+After a few steps of training, broken models have 1.17 or more: a loss near that of chance hardly depends on the
+statistics. A model whose scales a decay shrinks has 1.06 and 1.09; its statistics lag behind, and are not the cause.
+"""
 OUTDONE = 1.15
 """The loss is so many times what it is with the statistics of other batches of the same data, or more.
 
@@ -147,6 +155,14 @@ def stale(facts: ModelFacts) -> list[str]:
     return found if found and off_at_inference(facts) and (done is None or harmful(facts)) else []
 
 
+def without_cost(facts: ModelFacts) -> list[str]:
+    """The names that ``stale`` would give if neither the loss nor the metric said that there is no harm; else none."""
+    found, done = suspects(facts.tracked()), harm(facts)
+    if not found or done is None or not done > HARM or costs(facts) is not False or not off_at_inference(facts):
+        return []
+    return found
+
+
 def lagging(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> list[str]:
     """The names of the layers to name where statistics of other batches do better, though no layer alone is far off.
 
@@ -195,7 +211,10 @@ def outdone(facts: ModelFacts, errors: float = OUTDONE_CLEARLY) -> float | None:
 
 
 def costs(facts: ModelFacts) -> bool | None:
-    """True if the loss or the metric says that the stored statistics do harm; None where there is neither."""
+    """True if the loss or the metric says that the stored statistics do harm; None where there is neither.
+
+    The direction in which a metric is good is not known, so that the loss, where there is one, must agree with it.
+    """
     now, then = facts.stored, facts.recalibrated
     if now is None or then is None:
         return None
@@ -204,8 +223,17 @@ def costs(facts: ModelFacts) -> bool | None:
         ratio = now.loss / max(then.loss, 1e-12) if np.isfinite(now.loss) else np.inf
     if now.metric is None or then.metric is None:
         return None if ratio is None else bool(ratio > LOSS_ALONE)
-    changed = not abs(now.metric - then.metric) <= METRIC * (max(abs(now.metric), abs(then.metric)) or 1.0)
-    return changed if ratio is None else bool(ratio > LOSS_CLEARLY or (changed and ratio > LOSS))
+    change = metric_change(now.metric, then.metric)
+    changed = not change <= METRIC
+    if ratio is None:
+        return changed
+    clearly = change >= METRIC_CLEARLY and ratio >= LOSS_AGREES
+    return bool(ratio > LOSS_CLEARLY or (changed and ratio > LOSS) or clearly)
+
+
+def metric_change(now: float, then: float) -> float:
+    """The change of a metric as a share of the larger value; NaN where one of them is no finite number."""
+    return float(abs(now - then) / (max(abs(now), abs(then)) or 1.0))
 
 
 def _finite(values: Iterable[float]) -> list[float]:

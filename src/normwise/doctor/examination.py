@@ -40,8 +40,10 @@ def examine(
         model: a ``torch.nn.Module`` or a built ``keras.Model``.
         batches: as for ``recalibrate``, with targets where there are some: ``(x, y)``.
         loss: ``loss(outputs, targets)``, a mean over the batch, or a loss of Keras; lets the diagnosis say what a fault
-            costs.
-        metric: the same of a metric, for example an accuracy.
+            costs. A loss or metric decides whether running statistics that are off cost anything, and can take a
+            finding away; ``skipped`` lists what was taken away, with the numbers.
+        metric: the same of a metric, for example an accuracy. With both, a metric that changes by 50 % or more is
+            enough, if the loss agrees with it.
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
         source_model: what this model was derived from (folded, converted, averaged, exported).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -64,6 +64,20 @@ class Cost:
         return f"{self.of} {self.now:.4g}, with the remedy {self.remedied:.4g}"
 
 
+def named(layers: Sequence[str]) -> str:
+    """Layers by their names, of many the first few; the model, where it is the only layer.
+
+    Example:
+        >>> named(["bn1"]), named(["a", "b", "c", "d", "e"])
+        ("layer 'bn1'", "layers 'a', 'b', 'c', 'd' and 1 more")
+    """
+    if [*layers] == [""]:
+        return "the model"
+    first = ", ".join(map(repr, layers[:MOST_NAMED]))
+    more = f" and {len(layers) - MOST_NAMED} more" if len(layers) > MOST_NAMED else ""
+    return f"layer{'s' * (len(layers) > 1)} {first}{more}"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong.
@@ -97,11 +111,7 @@ class Finding:
         """
         if not self.layers:
             return self.check
-        if self.layers == ("",):
-            return f"{self.check} in the model"
-        named = ", ".join(map(repr, self.layers[:MOST_NAMED]))
-        more = f" and {len(self.layers) - MOST_NAMED} more" if len(self.layers) > MOST_NAMED else ""
-        return f"{self.check} in layer{'s' * (len(self.layers) > 1)} {named}{more}"
+        return f"{self.check} in {named(self.layers)}"
 
 
 @dataclass(frozen=True)

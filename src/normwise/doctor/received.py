@@ -118,7 +118,7 @@ def stepping(train_step: Function, batches: list[Any]) -> Callable[[Any, Any], N
 
 
 def check_functions(**given: Any) -> None:
-    """Refuse what is given for a function and cannot be called.
+    """Refuse what is given for a function and cannot be called, or is a class, whose call gives an instance.
 
     Args:
         given: by the names of the keywords; None where nothing was given.
@@ -128,12 +128,15 @@ def check_functions(**given: Any) -> None:
     """
     of = {"loss": "outputs and targets", "metric": "outputs and targets"}
     for name, thing in given.items():
+        what_of = of.get(name, "the model and a batch")
+        if isinstance(thing, type):
+            kind = thing.__name__
+            raise NormwiseError(
+                f"{name} must be a function of {what_of}, received the class {kind}: pass an instance, {kind}()."
+            )
         if thing is not None and not callable(thing):
             what = repr(thing) if isinstance(thing, str | int | float) else described(thing)
-            raise NormwiseError(
-                f"{name} must be a function of {of.get(name, 'the model and a batch')}, received {what}: "
-                "pass the function itself."
-            )
+            raise NormwiseError(f"{name} must be a function of {what_of}, received {what}: pass the function itself.")
 
 
 def finite(batch: Any) -> bool:

@@ -44,8 +44,11 @@ def examine(
         model: a ``torch.nn.Module`` or a built ``keras.Model``.
         batches: as for ``recalibrate``; with targets, if you have some: ``(x, y)``.
         loss: ``loss(outputs, targets)``, a mean over the batch, or a loss of Keras, which takes the targets first: the
-            diagnosis then says what a fault costs.
-        metric: ``metric(outputs, targets)``, for example an accuracy, or a metric of Keras: the same for it.
+            diagnosis then says what a fault costs. A loss or metric also decides whether running statistics that are
+            off cost anything, and can take a finding away; ``skipped`` lists what was taken away, with the numbers.
+            ``normwise explain stale_running_statistics`` states the rule.
+        metric: ``metric(outputs, targets)``, for example an accuracy, or a metric of Keras: the same for it. With both,
+            a metric that changes by 50 % or more is enough, if the loss agrees with it.
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
         source_model: what this model was derived from (folded, converted, averaged, exported).

@@ -14,9 +14,18 @@ How it is measured:
     by more than the limit in standard deviations, or its variance by more than the limit in powers of 2, each by
     more than three standard errors, which the spread between batches gives. Then the doctor runs the model with the
     statistics of these data in all layers, and in one layer at a time: the share of the change of the output that
-    one layer causes says how much that layer contributes. If no layer alone is far off, the losses decide: with the
-    running statistics, the loss must be as low as with statistics of every second other batch. This part needs
-    ``examine(..., loss=...)`` and batches with targets; without them, the diagnosis names it among what it skipped.
+    one layer causes says how much that layer contributes.
+
+    A loss or metric decides whether the layers that are off cost anything, however much the output changes, and can
+    take a finding away. The loss must be more than 2 times what it is with the statistics of these data. With a
+    metric too, 3 times; or 1.3 times if the metric changes by more than 12 %; or 1.1 times if the metric changes by
+    50 % or more. A metric alone must change by more than 12 %. The diagnosis lists what was taken away, with the
+    numbers.
+
+    If no layer alone is far off, the losses decide: with the running statistics, the loss must be as low as with
+    statistics of every second other batch. This part needs ``examine(..., loss=...)`` and batches with targets;
+    without them, the diagnosis names it among what it skipped.
+
     A model and data alone do not show whether the statistics are stale or the data have drifted: if these are the
     data that the model was trained on, the statistics are stale.
 
@@ -35,7 +44,7 @@ import numpy as np
 
 from normwise.doctor.batches_apart import clustered, drawn_alike
 from normwise.doctor.channels import DECAYED_SHARE, decayed_share, exploding
-from normwise.doctor.costs import cost_of
+from normwise.doctor.costs import cost_of, not_a_fault
 from normwise.doctor.distances import (
     CHANNELS,
     FAR,
@@ -54,6 +63,7 @@ from normwise.doctor.distances import (
     shifted_by_dropout,
     stale,
     typical,
+    without_cost,
 )
 from normwise.doctor.examples import layer, model
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
@@ -92,11 +102,14 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     layers = {each.name: each for each in facts.tracked()}
     behind = _behind_another_gain(facts) | _behind_shrinking_scales(facts)
     names = [name for name in stale(facts) if not _other_cause(layers[name]) and name not in behind]
+    free = [name for name in without_cost(facts) if not _other_cause(layers[name]) and name not in behind]
     done = harm(facts)
     known = done is not None and np.isfinite(done)
     if not names and known and not behind and not any(map(_other_cause, layers.values())):
         names = _together(facts, done or 0.0)
     if not names:
+        if free:
+            yield not_a_fault("stale_running_statistics", free, facts)
         if facts.stored is not None and facts.stored.loss is None and "gradients" in facts.missing and layers:
             yield Skipped("stale_running_statistics", facts.missing["gradients"], PART)  # both need the loss
         return

@@ -10,7 +10,8 @@ Why it is bad:
 
 How it is measured:
     The share is (1 - w)^k for k updates with weight w. It counts only if the statistics are off on these data, and
-    if they become at least twice as close without that share.
+    if they become at least twice as close without that share. A loss or metric decides whether they cost anything, by
+    the rule of ``stale_running_statistics``, and can take a finding away; the diagnosis lists what was taken away.
 
 What to do:
     Call ``normwise.recalibrate(model, batches)``; or train further; or use ``estimator="debiased_ema"``, which has
@@ -25,8 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from normwise.doctor.costs import cost_of
-from normwise.doctor.distances import FAR, gap, stale, typical
+from normwise.doctor.costs import cost_of, not_a_fault
+from normwise.doctor.distances import FAR, gap, stale, typical, without_cost
 from normwise.doctor.examples import layer, model, seen
 from normwise.doctor.finding import Finding, Number, Severity, Skipped
 from normwise.doctor.wording import these
@@ -48,6 +49,8 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
     layers = {each.name: each for each in facts.tracked()}
     off = [name for name in stale(facts) if _closer(layers[name]) < LIMITS["closer"][0]]
     if not off:
+        if free := [name for name in without_cost(facts) if _closer(layers[name]) < LIMITS["closer"][0]]:
+            yield not_a_fault("unfinished_warm_up", free, facts)
         if "updates" in facts.missing and any(layers[name].updates is None for name in stale(facts)):
             yield Skipped("unfinished_warm_up", facts.missing["updates"])
         return

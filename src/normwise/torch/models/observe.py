@@ -30,7 +30,7 @@ from normwise.torch.models.feeding import (
 from normwise.torch.models.model_checks import check_model, check_runnable, out_of_reach
 from normwise.torch.models.neighbours import neighbours
 from normwise.torch.models.observed_input import input_of
-from normwise.torch.models.observed_training import gradients, steps
+from normwise.torch.models.observed_training import gradients, gradients_kept, steps
 from normwise.torch.models.recalibration.sites import survey
 from normwise.torch.models.recalibration.torch_layer import TorchLayer
 from normwise.torch.models.recalibration.torch_model import check_values
@@ -169,10 +169,14 @@ class TorchSubject:
         return neighbours(self.inner, self.norms, lambda: self.forward(batch))
 
     def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
-        """The effects of some steps of training on a copy; None, with the reason, where the model cannot be copied."""
-        with unchanged(self.model):
+        """The effects of some steps of training on a copy; None, with the reason, where there is none to tell of."""
+        with gradients_kept(self.model), unchanged(self.model):  # a step may train the model itself by mistake
             try:
-                return steps(self.model, train_step, batches)
+                found = steps(self.model, train_step, batches)
+                if isinstance(found, Steps):
+                    return found
+                self.missing["steps"] = found
+                return None
             except NormwiseError:  # the step failed
                 raise
             except Exception as error:  # not every model can be copied

@@ -3,35 +3,93 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from normwise.facts import Steps
 from normwise.torch.models.feeding import ForwardFn, arguments, device_of, moved, unwrapped
+from normwise.torch.models.transaction import write
 
 STATISTICS = ("running_mean", "running_var", "running_covariance")
 
 
-def steps(model: nn.Module, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
-    """The effect of some steps of training, as ``normwise.doctor.subject.Subject.steps`` says it.
+def steps(model: nn.Module, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | str:
+    """The effect of some steps of training, as ``normwise.doctor.subject.Subject.steps`` says it; or why there is none.
 
     Args:
         model: with all that is wrapped around it; copies of it are trained.
         train_step: of a model and a batch.
         batches: one for each step.
     """
-    found, left = _steps(copy.deepcopy(model), train_step, batches)
+    started = copy.deepcopy(model)
+    before = _learning(started)
+    with _calls_of(started) as called:
+        found, left = _steps(started, train_step, batches)
+    if before and _learning(started, before) == before:
+        if not called:
+            return "train_step did not call the model that it was given"
+        return "no parameter of the model that train_step was given changed: build the optimizer from that model"
     if left.training or not any(isinstance(module, _BatchNorm) for module in left.modules()):
         return found
     started = copy.deepcopy(model)
     unwrapped(started).train()
     found, left = _steps(started, train_step, batches)
-    return replace(found, assumed=True) if left.training else None
+    return replace(found, assumed=True) if left.training else "the steps ran in inference mode"
+
+
+@contextmanager
+def gradients_kept(model: nn.Module) -> Iterator[None]:
+    """Keep gradients: after the block the ``grad`` of each parameter is the tensor that it was, with its bytes, or None."""
+    before = [
+        (each, each.grad, None if each.grad is None else each.grad.detach().clone()) for each in model.parameters()
+    ]
+    try:
+        yield
+    finally:
+        for parameter, grad, values in before:
+            if parameter.grad is not grad:
+                parameter.grad = grad
+            if grad is not None and values is not None:
+                write(grad, values)
+
+
+@contextmanager
+def _calls_of(model: nn.Module) -> Iterator[list[str]]:
+    """A list that has something in it as soon as any module of the model is called; no hook is put on the modules."""
+    modules = {id(module) for module in model.modules()}
+    called: list[str] = []
+
+    def hear(module: nn.Module, _: Any) -> None:
+        if not called and id(module) in modules:
+            called.append(type(module).__name__)
+
+    handle = register_module_forward_pre_hook(hear)
+    try:
+        yield called
+    finally:
+        handle.remove()
+
+
+def _learning(model: nn.Module, names: Container[str] | None = None) -> dict[str, int]:
+    """The hash of the bytes of each parameter that learns, or of those with these names."""
+    return {
+        name: _hash(parameter)
+        for name, parameter in model.named_parameters()
+        if (parameter.requires_grad if names is None else name in names)
+    }
+
+
+def _hash(tensor: Tensor) -> int:
+    own = tensor.detach()
+    own = own.to_local() if hasattr(own, "to_local") else own  # a part of a tensor that several processes share
+    return hash(own.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _steps(
