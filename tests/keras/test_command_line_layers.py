@@ -149,6 +149,27 @@ def test_a_layer_inside_of_another_that_writes_it_is_swapped_in_the_file() -> No
     assert type(keras.saving.load_model("new.keras").layers[0].layer) is nk.BatchNormalization
 
 
+@pytest.mark.parametrize("command", [("fold",), ("swap", "--to", "group")], ids=["fold", "swap"])
+def test_a_model_with_a_function_of_its_authors_is_made_again(command: tuple[str, ...]) -> None:
+    Path("own.py").write_text("import keras\n\ndef bent(x):\n    return keras.ops.tanh(x) * 3\n", encoding="utf-8")
+    bent = imported("own.py").bent
+    keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, activation=bent),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(),
+            keras.layers.Activation(bent),
+        ]
+    ).save("own.keras")
+    done = call(*command, "own.keras", "--classes", "own.py", "--out", "new.keras")
+    assert done.exit_code == 0, done.stderr
+    new = keras.saving.load_model("new.keras", {"bent": bent})
+    if command == ("fold",):
+        old = keras.saving.load_model("own.keras", {"bent": bent})
+        np.testing.assert_allclose(values(new(X)), values(old(X)), rtol=1e-5, atol=1e-5)
+
+
 def test_a_class_that_makes_its_own_layers_stays_where_others_are_folded() -> None:
     """The layers that it makes have other names in each copy of it, and are no new layers."""
     Path("own.py").write_text(OWN.replace("LAYER", "keras.layers.BatchNormalization()"), encoding="utf-8")
