@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import keras
@@ -12,6 +13,7 @@ from click.testing import Result as Outcome
 
 import normwise.keras as nk
 from normwise.cli import main
+from normwise.loading import imported
 from tests.keras.calls import values
 
 X = np.random.default_rng(0).normal(4, 2, (70, 3)).astype("float32")
@@ -82,3 +84,99 @@ def test_what_changes_nothing_writes_nothing() -> None:
         "Keras's own already; nothing was written.\n"
     )
     assert not Path("new.keras").exists()
+
+
+OWN = """
+import keras
+
+class Net(keras.Model):
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.dense, self.bn = keras.layers.Dense(4), LAYER
+
+    def call(self, x, training=False):
+        return self.bn(self.dense(x), training=training)
+
+class Block(keras.layers.Layer):
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.bn = LAYER
+
+    def build(self, shape):
+        self.bn.build(shape)
+
+    def call(self, x, training=False):
+        return self.bn(x, training=training)
+"""
+MAKES = (
+    ", which makes its layers itself when it is loaded, so a file cannot hold other ones: call normwise.swap(model, "
+)
+
+
+@pytest.mark.parametrize("to", ["normwise", "keras"])
+@pytest.mark.parametrize("inside", ["Net", "Net in a functional model", "Block"])
+def test_a_file_that_could_not_hold_the_new_layers_is_not_written(to: str, inside: str) -> None:
+    """A class that makes its layers in its constructor makes the old ones when the file is loaded."""
+    layer = "normwise.keras.BatchNormalization()" if to == "keras" else "keras.layers.BatchNormalization()"
+    Path("own.py").write_text("import normwise.keras\n" + OWN.replace("LAYER", layer), encoding="utf-8")
+    kinds = imported("own.py")
+    if inside == "Net":
+        model = kinds.Net()
+        model(X)
+        what = "is a model of a class of its own, Net"
+    else:
+        part = getattr(kinds, inside.partition(" ")[0])()
+        model = keras.Sequential([keras.Input((3,)), part])
+        what = f"holds 'part', a {type(part).__name__}, a class of its own"
+    model.save("own.keras")
+    done = call("swap", "own.keras", "--to", to, "--classes", "own.py", "--out", "new.keras")
+    otherwise = "" if inside == "Net" else ", or name the other layers with --layers"
+    assert (done.exit_code, done.stdout) == (3, "")
+    found = re.sub(r"holds '\w+'", "holds 'part'", done.stderr)  # which Keras numbers anew
+    assert found == (f"normwise: 'own.keras' {what}{MAKES}to='{to}') in the program, after loading{otherwise}.\n")
+    assert not Path("new.keras").exists()
+    np.savez("rows.npz", X)  # what changes the statistics only is in the file
+    done = call("recalibrate", "own.keras", "--classes", "own.py", "--data", "rows.npz", "--out", "new.keras")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_layer_inside_of_another_that_writes_it_is_swapped_in_the_file() -> None:
+    keras.Sequential(
+        [keras.Input((5, 3)), keras.layers.TimeDistributed(keras.layers.BatchNormalization(name="bn"))]
+    ).save("own.keras")
+    done = call("swap", "own.keras", "--to", "normwise", "--out", "new.keras")
+    assert done.exit_code == 0, done.stderr
+    assert type(keras.saving.load_model("new.keras").layers[0].layer) is nk.BatchNormalization
+
+
+@pytest.mark.parametrize("command", [("fold",), ("swap", "--to", "group")], ids=["fold", "swap"])
+def test_a_model_with_a_function_of_its_authors_is_made_again(command: tuple[str, ...]) -> None:
+    Path("own.py").write_text("import keras\n\ndef bent(x):\n    return keras.ops.tanh(x) * 3\n", encoding="utf-8")
+    bent = imported("own.py").bent
+    keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, activation=bent),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(),
+            keras.layers.Activation(bent),
+        ]
+    ).save("own.keras")
+    done = call(*command, "own.keras", "--classes", "own.py", "--out", "new.keras")
+    assert done.exit_code == 0, done.stderr
+    new = keras.saving.load_model("new.keras", {"bent": bent})
+    if command == ("fold",):
+        old = keras.saving.load_model("own.keras", {"bent": bent})
+        np.testing.assert_allclose(values(new(X)), values(old(X)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_that_makes_its_own_layers_stays_where_others_are_folded() -> None:
+    """The layers that it makes have other names in each copy of it, and are no new layers."""
+    Path("own.py").write_text(OWN.replace("LAYER", "keras.layers.BatchNormalization()"), encoding="utf-8")
+    part = imported("own.py").Net()
+    keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(3), keras.layers.BatchNormalization(name="outer"), part]
+    ).save("own.keras")
+    for command in (("fold",), ("swap", "--to", "group", "--layers", "outer")):
+        done = call(*command, "own.keras", "--classes", "own.py", "--out", "new.keras")
+        assert (done.exit_code, done.stdout[:6]) == (0, "1 of 2"), done.stderr

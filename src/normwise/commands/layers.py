@@ -86,7 +86,7 @@ def swap(model: str, to: str, layers: list[str] | None, batches: int | None, **g
     words = "".join(
         f", {name}={value!r}" for name, value in {"layers": layers, **settings}.items() if value is not None
     )
-    fits = lambda name: f"normwise.swap({name}(), to={to!r}{words})"  # noqa: E731 - a line of Python as it is typed
+    fits = lambda built: f"normwise.swap({built}, to={to!r}{words})"  # noqa: E731 - a line of Python as it is typed
     write(task(work, lambda found: bool(found.swapped), model=model, fits=fits, **given))
 
 
@@ -131,7 +131,8 @@ def fold(model: str, layers: list[str] | None, batches: int | None, **given: Any
         return normwise.fold(network, source, layers=layers, **_at_most(source, batches), **more)
 
     words = "" if layers is None else f", layers={layers!r}"
-    fits = lambda name: f"normwise.fold({name}().eval(){words}).model"  # noqa: E731 - a line of Python as it is typed
+    mode = "" if of_keras else ".eval()"
+    fits = lambda built: f"normwise.fold({built}{mode}{words}).model"  # noqa: E731 - a line of Python as it is typed
     write(task(work, lambda found: bool(found.folded), model=model, fits=fits, **given))
 
 

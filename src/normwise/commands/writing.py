@@ -38,8 +38,8 @@ class Task(NamedTuple):
         changed: whether a report is of work that changed something.
         out: the file to be written.
         as_json: whether the report is printed as JSON.
-        fits: of a PyTorch model: given the name of the function, how to build what the written weights fit; None where
-            that is MODEL.
+        fits: given an expression of the model as it was, the line of Python that makes what is written fit; None where
+            the work changes no layers.
     """
 
     inputs: Inputs
@@ -89,7 +89,7 @@ def _of_torch(task: Task) -> tuple[Any, str]:
     loading.save_weights(network, task.out)
     words = f"The weights: {task.out.resolve()}"
     if task.fits is not None and [*network.state_dict()] != keys:
-        words += f"\nTo load them, build the model with {task.fits(task.inputs.model.rpartition(':')[2])}."
+        words += f"\nTo load them, build the model with {task.fits(task.inputs.model.rpartition(':')[2] + '()')}."
     return found, words
 
 
@@ -116,9 +116,12 @@ def _of_keras(task: Task) -> tuple[Any, str]:
     from normwise.keras.models import loading
 
     needed_us = loading.needs_normwise(network)
+    hidden = None if task.fits is None else loading.not_in_a_file(network)
     found = _worked(task, network, source, **more)
     model = getattr(found, "model", None)
     model = network if model is None else model
+    if task.fits is not None and hidden is not None:
+        loading.check_held(model, hidden, task.inputs.model, task.fits("model"))
     with keras_backend.quiet():
         loading.save_model(model, task.out)
     words = f"The model: {task.out.resolve()}"

@@ -229,3 +229,80 @@ def test_functions_between_layers_stay(operation: str, make: Callable[[], Any]) 
     report = OPERATIONS[operation](model)
     assert report.folded if operation == "fold" else report.swapped
     np.testing.assert_allclose(outputs(report.model), outputs(model), rtol=1e-4, atol=1e-5)
+
+
+def _threefold(x: Any) -> Any:
+    return 3 * keras.ops.tanh(x)
+
+
+def _named_as_keras_names_one(x: Any) -> Any:
+    return -3 * keras.ops.tanh(x)
+
+
+_named_as_keras_names_one.__name__ = "relu"
+
+
+class _Halves(keras.initializers.Initializer):
+    def __call__(self, shape: Any, dtype: Any = None, **_: Any) -> Any:
+        return keras.ops.full(shape, 0.5, dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+def _rebuilt_by_swap(model: Any) -> Any:
+    return swap(model, "ghost", num_splits=1).model
+
+
+def _folded(model: Any) -> Any:
+    return fold(model).model
+
+
+@pytest.mark.parametrize("operation", [_folded, _rebuilt_by_swap])
+@pytest.mark.parametrize("function", [_threefold, _named_as_keras_names_one])
+def test_functions_and_classes_that_are_not_registered_are_taken_from_the_layers(operation: Any, function: Any) -> None:
+    """Keras writes them by name, and finds only what is registered; or, of the same name, a function of its own."""
+    model = filled(
+        keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(4, activation=function, kernel_initializer=_Halves()),
+                layers.Dense(4),
+                BatchNormalization(activation=function, gamma_initializer=_Halves()),
+                layers.Activation(function),
+                layers.Reshape((2, 2)),
+                layers.TimeDistributed(layers.Dense(3, activation=function)),
+            ]
+        )
+    )
+    np.testing.assert_allclose(outputs(operation(model)), outputs(model), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["group", "renorm", "domains", "keras"])
+def test_swap_makes_a_layer_with_functions_and_classes_that_are_not_registered(to: str) -> None:
+    norm = BatchNormalization(activation=_threefold, gamma_initializer=_Halves())
+    model = filled(keras.Sequential([keras.Input((6,)), layers.Dense(4), norm]))
+    assert len(swap(model, to, **({"domains": ["day"]} if to == "domains" else {})).swapped) == 1
+
+
+@pytest.mark.parametrize("operation", [_folded, _rebuilt_by_swap])
+def test_what_keras_does_not_find_is_named_with_the_decorator(operation: Any) -> None:
+    """Of two functions of one name in one layer, none can be told from the other."""
+
+    def times(number: float) -> Any:
+        def bent(x: Any) -> Any:
+            return number * x
+
+        return bent
+
+    recurrent = layers.LSTM(3, activation=times(1), recurrent_activation=times(2), name="memory")
+    model = keras.Sequential([keras.Input((5, 6)), layers.Dense(4), BatchNormalization(), recurrent])
+    with pytest.raises(
+        UnsuitableModel,
+        match="'memory', a LSTM, names the function 'bent', which Keras does not know: "
+        r"put the decorator @keras.saving.register_keras_serializable\(\) above the definition of",
+    ):
+        operation(model)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4), BatchNormalization(), layers.Activation(lambda x: x)])
+    with pytest.raises(UnsuitableModel, match="holds a lambda, which Keras does not read: give it a function that is "):
+        operation(model)

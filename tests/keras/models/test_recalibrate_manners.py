@@ -139,6 +139,28 @@ def test_a_data_set_that_nobody_batched_is_refused_with_what_to_do(operation: An
     assert "a float32 array of shape (3,)" in told
 
 
+@pytest.mark.parametrize("operation", [recalibrate, normwise.adapt, normwise.examine])
+def test_a_list_of_the_inputs_of_a_model_is_refused_with_what_to_do(operation: Any) -> None:
+    """Keras's ``predict`` takes ``[x1, x2]``; here a list holds batches."""
+    first, second = keras.Input((3,)), keras.Input((3,))
+    added = keras.layers.Add()([first, second])
+    model = keras.Model([first, second], keras.layers.BatchNormalization()(added))
+    with pytest.raises(Exception) as failed:  # noqa: PT011  # the framework's own, or normwise's
+        operation(model, [data(), data()])
+    told = "\n".join([str(failed.value), *getattr(failed.value, "__notes__", ())])
+    assert "the model has 2 inputs: pass a tuple (x1, x2), because a list is read as batches" in told, told
+    operation(model, (data(), data()))
+
+
+@pytest.mark.parametrize("operation", [recalibrate, normwise.adapt, normwise.examine])
+@pytest.mark.parametrize("kind", ["model", "layer"])
+def test_what_is_not_built_is_called_what_it_is(operation: Any, kind: str) -> None:
+    layer = keras.layers.BatchNormalization(name="own")
+    thing = keras.Sequential([layer], name="own") if kind == "model" else layer
+    with pytest.raises(NormwiseError, match=f"needs a {kind} that is built, .* run one batch through the {kind} first"):
+        operation(thing, data())
+
+
 def test_a_statistic_that_does_not_fit_is_refused_before_anything_is_written() -> None:
     layers = [keras.layers.BatchNormalization(dtype="float16", name=name) for name in ("one", "two")]
     model = keras.Sequential([keras.Input((1,), dtype="float16"), *layers], name="half")

@@ -179,6 +179,7 @@ def forward(model: Any, batch: Any, forward_fn: ForwardFn | None) -> Any:
     except Exception as error:
         called = f"{type(model).__name__} was called with {with_article(type(inputs).__name__)}"
         remedy = "batch the data first, for example dataset.batch(32)" if _unbatched(model, inputs) else ""
+        remedy = remedy or _one_of_several(model, inputs)
         add_note(error, called, batch, layer_of(model, error), remedy)
         raise
 
@@ -191,6 +192,17 @@ def _unbatched(model: Any, inputs: Any) -> bool:
         and len(getattr(have, "shape", ())) == len(want.shape) - 1
         and all(size in (None, had) for size, had in zip(want.shape[1:], have.shape, strict=True))
         for want, have in zip(wanted, given, strict=True)
+    )
+
+
+def _one_of_several(model: Any, inputs: Any) -> str:
+    """What to do where a model of several inputs got one array, as it does if a list of its inputs is gone through."""
+    number = len(_inputs(model))
+    if number < 2 or not _is_array(inputs):
+        return ""
+    names = ", ".join(f"x{position}" for position in range(1, number + 1))
+    return (
+        f"the model has {number} inputs: pass a tuple ({names}), because a list is read as batches, one after another"
     )
 
 

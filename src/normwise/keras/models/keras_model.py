@@ -69,7 +69,18 @@ def check_model(model: Any, upstream: str, forward_fn: ForwardFn | None, *, call
     check_upstream(upstream)
     check_forward_fn(forward_fn)
     if not model.built:
-        raise NormwiseError(
-            f"{called} needs a model that is built, and {model.name!r} has no variables yet: "
-            "run one batch through the model first."
-        )
+        raise NormwiseError(not_built(model, called))
+
+
+def not_built(model: Any, called: str) -> str:
+    """The sentence about a model, or a single layer, that has no variables yet.
+
+    Example:
+        >>> not_built(keras.layers.Dense(3, name="head"), "adapt")
+        "adapt needs a layer that is built, and 'head' has no variables yet: run one batch through the layer first."
+    """
+    kind = "model" if isinstance(model, keras.Model) else "layer"
+    return (
+        f"{called} needs a {kind} that is built, and {model.name!r} has no variables yet: run one batch through the "
+        f"{kind} first."
+    )

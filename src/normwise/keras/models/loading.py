@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from normwise.archives import Cast, arrays_of, check_keras
-from normwise.errors import NormwiseError
+from normwise.errors import NormwiseError, UnsuitableModel
+from normwise.frameworks import with_article
 from normwise.keras.layers.saving import say_nothing
 from normwise.loading import attempt, called, check_suffix, check_target, imported, named_object, write_whole
 
@@ -97,6 +99,63 @@ def check_name(path: Path) -> None:
 def needs_normwise(model: Any) -> bool:
     """True if a file of the model can be loaded only where normwise was imported."""
     return any(type(layer).__module__.startswith("normwise.") for layer in model._flatten_layers())
+
+
+def not_in_a_file(model: Any) -> Counter[str]:
+    """The classes of the layers that a file of the model does not hold, each with the number of such layers.
+
+    These are the layers that a class of the user's makes in its constructor: it makes them again when a file is loaded.
+
+    Example:
+        >>> not_in_a_file(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]))
+        Counter()
+    """
+    written = Counter(_classes_in(attempt(lambda: keras.saving.serialize_keras_object(model), "writing the model")))
+    return _classes_of(model) - written
+
+
+def check_held(model: Any, before: Counter[str], place: str, call: str) -> None:
+    """Refuse a model whose file would not hold its new layers, because a class of the user's makes other ones.
+
+    Args:
+        model: changed since it was loaded.
+        before: what ``not_in_a_file`` returned then.
+        place: the file it was loaded from.
+        call: the line of Python that does the same work in a program.
+
+    Raises:
+        UnsuitableModel: it is, or contains, such a model or layer.
+    """
+    lost = not_in_a_file(model) - before
+    if not lost:
+        return
+    owners = [each for each in model._flatten_layers() if not type(each).__module__.startswith(("keras.", "normwise."))]
+    owner = next((each for each in owners if _classes_of(each) & lost), model)
+    kind, otherwise = type(owner).__name__, ""
+    what = f"is a model of a class of its own, {kind}"
+    if owner is not model:
+        what = f"holds {owner.name!r}, {with_article(kind)}, a class of its own"
+        otherwise = ", or name the other layers with --layers"
+    raise UnsuitableModel(
+        f"{place!r} {what}, which makes its layers itself when it is loaded, so a file cannot hold other ones: call "
+        f"{call} in the program, after loading{otherwise}."
+    )
+
+
+def _classes_of(model: Any) -> Counter[str]:
+    return Counter(keras.saving.get_registered_name(type(each)) for each in model._flatten_layers())
+
+
+def _classes_in(config: Any) -> Iterator[str]:
+    """The class of each thing in a config, at any depth."""
+    if isinstance(config, list | tuple):
+        for item in config:
+            yield from _classes_in(item)
+    elif isinstance(config, dict):
+        if "class_name" in config:
+            yield config.get("registered_name") or config["class_name"]
+        for item in config.values():
+            yield from _classes_in(item)
 
 
 def save_model(model: Any, path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import keras
@@ -234,14 +237,75 @@ def again(layer: Any, config: Callable[[], dict[str, Any]], called: str) -> Any:
         UnsuitableModel: its class cannot be made from one.
     """
     try:
-        with SafeModeScope(safe_mode=False):
-            return type(layer).from_config(config())
+        with SafeModeScope(safe_mode=False), own_objects(layer):
+            made = type(layer).from_config(config())
     except Exception as error:
+        failed = f"{called} makes the model again from the configs of its layers, and the one of {layer.name!r}, "
+        failed += with_article(type(layer).__name__)
+        if lacking := re.search(r"Could not locate (class|function) '([^']+)'", str(error)):
+            raise UnsuitableModel(
+                f"{failed}, names the {lacking[1]} {lacking[2]!r}, which Keras does not know: put the decorator "
+                f"@keras.saving.register_keras_serializable() above the definition of {lacking[2]!r}."
+            ) from error
+        if any(function.__name__ == "<lambda>" for function in _functions(layer).values()):
+            raise UnsuitableModel(
+                f"{failed}, holds a lambda, which Keras does not read: give it a function that is written with def."
+            ) from error
         raise UnsuitableModel(
-            f"{called} makes the model again from the configs of its layers, and the one of {layer.name!r}, "
-            f"{with_article(type(layer).__name__)}, does not serve ({type(error).__name__}): give its class a "
-            "get_config with all arguments of its constructor."
+            f"{failed}, does not serve ({type(error).__name__}): give its class a get_config with all arguments of its "
+            "constructor."
         ) from error
+    put_back(layer, made)
+    return made
+
+
+def put_back(old: Any, new: Any) -> None:
+    """Give a layer made from the config of another one, and the layers inside it, the very functions of the other.
+
+    Of a function of the user's that is named as one of Keras's, a config has the name only, and Keras takes its own.
+
+    Args:
+        old: the layer that is there.
+        new: made from its config.
+    """
+    both = isinstance(old, keras.Layer) and isinstance(new, keras.Layer)
+    pairs = zip(old._flatten_layers(), new._flatten_layers(), strict=False) if both else [(old, new)]
+    for one, other in pairs:
+        for name, function in _functions(one).items():
+            if getattr(getattr(other, name, None), "__name__", None) == function.__name__:
+                setattr(other, name, function)
+
+
+def own_objects(layer: Any) -> AbstractContextManager[Any]:
+    """A context in which Keras finds the functions and classes of the user's that a layer, or one inside it, holds.
+
+    Keras writes them into a config by name, and finds them by name only where they are registered.
+
+    Args:
+        layer: of the model that is there; where two things in it have one name, Keras finds neither.
+    """
+    found: dict[str, Any] = {}
+    layers = layer._flatten_layers() if isinstance(layer, keras.Layer) else [layer]
+    for each in layers:
+        kinds = {type(value) for value in [each, *vars(each).values()] if hasattr(value, "get_config")}
+        named = [(keras.saving.get_registered_name(kind), kind) for kind in kinds if not _of_keras(kind)]
+        named += [(function.__name__, function) for function in _functions(each).values()]
+        for name, thing in named:
+            found[name] = thing if found.get(name, thing) is thing else None
+    return keras.saving.custom_object_scope({name: thing for name, thing in found.items() if thing is not None})
+
+
+def _functions(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer that are functions of the user's; Keras keeps methods of its own in a layer too."""
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if isinstance(value, FunctionType) and not hasattr(type(layer), name) and not _of_keras(value)
+    }
+
+
+def _of_keras(thing: Any) -> bool:
+    return thing.__module__.partition(".")[0] in ("keras", "normwise")
 
 
 def keras_twin(layer: Any) -> Any:

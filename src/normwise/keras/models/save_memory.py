@@ -8,6 +8,7 @@ import keras
 
 from normwise.errors import NormwiseError, UnsuitableModel
 from normwise.keras.models.freeze import check_keras_model
+from normwise.keras.models.keras_model import not_built
 from normwise.keras.models.sites import norms_of
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ def save_memory(model: Any, example: Any = None) -> SaveMemoryReport:
             "keras.RematScope, which runs their forwards again in the backward."
         )
     if not model.built:
-        raise NormwiseError(
-            f"save_memory needs a model that is built, and {model.name!r} has no variables yet: run one batch through "
-            "the model first."
-        )
+        raise NormwiseError(not_built(model, "save_memory"))
     from normwise.keras.models.save_memory_hooks import watched
 
     return watched(model, norms_of(model), example)

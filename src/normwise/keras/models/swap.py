@@ -16,7 +16,15 @@ from normwise.keras.layers.ghost import GhostBatchNormalization
 from normwise.keras.models.conversion import become_keras, become_ours, check_that_they_fit, trace_again
 from normwise.keras.models.feeding import ForwardFn, batches_of
 from normwise.keras.models.freeze import chosen_of, named_layers
-from normwise.keras.models.rebuilding import Rebuilding, Replacement, adds, keras_twin, why_not_rebuilt
+from normwise.keras.models.rebuilding import (
+    Rebuilding,
+    Replacement,
+    adds,
+    keras_twin,
+    own_objects,
+    put_back,
+    why_not_rebuilt,
+)
 from normwise.keras.models.swap_calibration import Calibration
 from normwise.kernels.reference_group import number_of_groups
 from normwise.recalibration.asked import check_forward_fn
@@ -124,7 +132,9 @@ def swap(
     words: dict[str, str] = {}
     for path, layer in wanted.items():
         try:
-            made[path], words[path] = _replacement(layer, target, settings)
+            with own_objects(layer):
+                made[path], words[path] = _replacement(layer, target, settings)
+            put_back(layer, made[path].layer)
         except _NotPossible as why:
             skipped[path] = str(why)
     calibration = Calibration(batches, at_most, forward_fn)

@@ -13,6 +13,7 @@ from keras import ops, tree
 from normwise.errors import NormwiseError
 from normwise.keras.models.feeding import ForwardFn, call
 from normwise.keras.models.keras_layer import moments
+from normwise.keras.models.keras_model import not_built
 from normwise.keras.models.transaction import unchanged
 from normwise.moments import Moments
 from normwise.recalibration.batches import Batches
@@ -49,10 +50,7 @@ class Calibration:
         if self._batches is None:
             return
         if not model.built:
-            raise NormwiseError(
-                f"swap needs a model that is built to calibrate it, and {model.name!r} has no variables yet: run one "
-                "batch through the model first."
-            )
+            raise NormwiseError(not_built(model, "swap with calibrate="))
         inputs, self._outputs = self._pass(model, norms, of_inputs=True)
         if not self._outputs:
             raise NormwiseError("swap got no batches to calibrate with: pass at least one.")
