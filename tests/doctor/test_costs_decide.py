@@ -35,7 +35,7 @@ def measured(check: str = "stale_running_statistics", **numbers: tuple[float, fl
     facts = load(check).sick()
     assert facts.stored is not None
     assert facts.recalibrated is not None
-    now, then = ({of: pair[place] for of, pair in numbers.items()} for place in (0, 1))
+    now, then = (dict[str, Any]((of, pair[place]) for of, pair in numbers.items()) for place in (0, 1))
     return replace(facts, stored=replace(facts.stored, **now), recalibrated=replace(facts.recalibrated, **then))
 
 

@@ -46,7 +46,7 @@ def steps(model: nn.Module, train_step: Callable[[Any, Any], object], batches: S
 
 @contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[None]:
-    """Keep gradients: after the block the ``grad`` of each parameter is the tensor that it was, with its bytes, or None."""
+    """Keep gradients: after the block each parameter's ``grad`` is the tensor that it was, with its bytes, or None."""
     before = [
         (each, each.grad, None if each.grad is None else each.grad.detach().clone()) for each in model.parameters()
     ]
