@@ -132,7 +132,7 @@ def test_a_file_that_could_not_hold_the_new_layers_is_not_written(to: str, insid
     done = call("swap", "own.keras", "--to", to, "--classes", "own.py", "--out", "new.keras")
     otherwise = "" if inside == "Net" else ", or name the other layers with --layers"
     assert (done.exit_code, done.stdout) == (3, "")
-    found = re.sub(r"holds '\w+'", "holds 'part'", done.stderr)  # which Keras numbers anew
+    found = re.sub(r"holds '\w+'", "holds 'part'", done.stderr)  # which Keras numbers again
     assert found == (f"normwise: 'own.keras' {what}{MAKES}to='{to}') in the program, after loading{otherwise}.\n")
     assert not Path("new.keras").exists()
     np.savez("rows.npz", X)  # what changes the statistics only is in the file

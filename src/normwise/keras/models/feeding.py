@@ -196,7 +196,7 @@ def _unbatched(model: Any, inputs: Any) -> bool:
 
 
 def _one_of_several(model: Any, inputs: Any) -> str:
-    """What to do where a model of several inputs got one array, as it does if a list of its inputs is gone through."""
+    """The remedy where a model of several inputs got one array, as it does if a list of its inputs is gone through."""
     number = len(_inputs(model))
     if number < 2 or not _is_array(inputs):
         return ""

@@ -292,7 +292,9 @@ def own_objects(layer: Any) -> AbstractContextManager[Any]:
         named += [(function.__name__, function) for function in _functions(each).values()]
         for name, thing in named:
             found[name] = thing if found.get(name, thing) is thing else None
-    return keras.saving.custom_object_scope({name: thing for name, thing in found.items() if thing is not None})
+    known = {name: thing for name, thing in found.items() if thing is not None}
+    scope: AbstractContextManager[Any] = keras.saving.custom_object_scope(known)
+    return scope
 
 
 def _functions(layer: Any) -> dict[str, Any]:
