@@ -168,6 +168,16 @@ def steps_of(model: Any, step: Callable[[Any, Any], object]) -> Steps:
     return steps
 
 
+def test_a_step_that_trains_another_model_or_none_is_no_healthy_one() -> None:
+    model, other = trained(), trained()
+    for step in (lambda model, batch: None, lambda _, batch: other.train_on_batch(*batch)):  # noqa: ARG005
+        diagnosis = examine(model, (X, LABELS), train_step=step, only=["missing_updates", "repeated_updates"])
+        assert {each.check: each.reason for each in diagnosis.skipped} == dict.fromkeys(
+            ("missing_updates", "repeated_updates"),
+            "no weight of the model that train_step was given changed: let it train that model",
+        )
+
+
 @pytest.mark.parametrize("norm", [keras.layers.BatchNormalization, BatchNormalization], ids=["keras", "normwise"])
 def test_steps_of_training_tell_what_moves(norm: Any) -> None:
     model = trained(norm)

@@ -143,9 +143,13 @@ class KerasSubject:
         """The surroundings of the layers, as far as a run of the batch in inference mode shows them."""
         return neighbours(self.model, self.layers, lambda: self.forward(batch))
 
-    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps:
+    def steps(self, train_step: Callable[[Any, Any], object], batches: Sequence[Any]) -> Steps | None:
         """The effects of some steps on the model itself, which is put back; not every Keras model can be copied."""
-        return steps_of(self.model, self.norms, train_step, batches)
+        found = steps_of(self.model, self.norms, train_step, batches)
+        if isinstance(found, Steps):
+            return found
+        self.missing["steps"] = found
+        return None
 
     def gradients(self, loss: Callable[[Any, Any], Any], batch: Any) -> Mapping[str, float]:
         """The gradients on the model, which is put back: with batch statistics, as in training, and dropout off."""

@@ -19,8 +19,8 @@ from normwise.keras.models.transaction import unchanged
 
 def steps_of(
     model: Any, norms: Mapping[str, Any], train_step: Callable[[Any, Any], object], batches: Sequence[Any]
-) -> Steps:
-    """Train, look, and take it back.
+) -> Steps | str:
+    """Train, look, and take it back; or why there is nothing to tell of.
 
     On the model itself, because not every model can be copied, and because the user's step may know this one only. The
     functions that ``train_on_batch`` and ``fit`` compiled are put aside, and except on JAX the model runs eagerly, so
@@ -36,6 +36,7 @@ def steps_of(
     changes = dict.fromkeys(norms, 0)
     with unchanged(model), ExitStack() as ends:
         _put_aside(model)
+        weights = _weights(model)
         started = {name: (_statistics(norm), _affine(norm)) for name, norm in norms.items()}
         watches = [_Watch(norm) for norm in norms.values()]
         for watch in watches:
@@ -44,6 +45,8 @@ def steps_of(
             train_step(model, batch)
             for name, watch in zip(norms, watches, strict=True):
                 changes[name] += watch.updates_in_this_step()
+        if weights and _weights(model) == weights:
+            return "no weight of the model that train_step was given changed: let it train that model"
         return Steps(
             len(batches),
             {name: change / len(batches) for name, change in changes.items()},
@@ -51,6 +54,10 @@ def steps_of(
             frozenset(name for name, norm in norms.items() if _affine(norm) != started[name][1]),
             {name: watch.count for name, watch in zip(norms, watches, strict=True) if watch.count is not None},
         )
+
+
+def _weights(model: Any) -> list[bytes]:
+    return [ops.convert_to_numpy(variable.value).tobytes() for variable in model.trainable_variables]
 
 
 class _Watch:
