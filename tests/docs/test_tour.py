@@ -149,6 +149,8 @@ def test_no_line_of_a_chinese_sentence_is_broken() -> None:
 ENGLISH_IN_CHINESE = re.compile(
     "English|Keras|PyTorch|(Sync)?BatchNorm|BatchRenorm|PerDomain|(PerDomain)?BatchNormalization|Transformer|MNIST|Hessian"
     "|scikit-learn|He|Ioffe|Szegedy|Yang|ReLU|sigmoid|tanh|logit|dropout|dx|dy|dL|dz|sqrt|Var|eps|drift|torch|jax|tensorflow|float"
+    "|Glorot|epoch|condition|number|skip|connection|regularization|renormalization|domain|ghost|whitening"
+    "|layer|group|instance|norm"
     "|internal|covariate|shift|batch|normalization"  # in brackets behind the Chinese term, where it is introduced
     "|normwise|freeze|fold|recalibrate|adapt|adapting|param_groups|accumulate_gradients|convert_to_domains"
 )

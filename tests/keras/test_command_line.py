@@ -218,7 +218,8 @@ def test_a_model_with_classes_of_the_users_own_is_loaded_with_their_file() -> No
     net.save("own.keras")
     Path("others.py").write_text("", encoding="utf-8")
     for name, lacking in (("layer", "Doubling"), ("own", "Net")):
-        keras.saving.get_custom_objects().clear()
+        for mine in [each for each in keras.saving.get_custom_objects() if each.endswith(("Doubling", "nets>Net"))]:
+            del keras.saving.get_custom_objects()[mine]
         sys.modules.pop("own_nets", None)  # as in a new process
         command = ["recalibrate", f"{name}.keras", "--data", "rows.npz", "--out", "new.keras"]
         without = call(*command)

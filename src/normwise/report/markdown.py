@@ -275,7 +275,11 @@ def _row(line: Line | None, beside: Sequence[Line | None], group: Sequence[Runs]
         _numbers(line.first.effect) if line else "",
         _second(line) if line else "",
         *(_other(each) if each else "" for each in beside),
-        _near(line) if line else "",
+        "; ".join(
+            f"on {runs.data}: {near}" if runs.first.settings.get("data") else near
+            for runs, each in zip(group, (line, *beside), strict=True)
+            if each and (near := _near(each))
+        ),
         shown.statement.published,
     )
     return "| " + " | ".join(_cell(each) for each in cells) + " |"
@@ -289,8 +293,7 @@ def _verdict(statement: Statement) -> str:
 def _other(line: Line) -> str:
     """Verdict, first run and second run on other data, in one cell."""
     again = f"; second run {_second(line)}" if line.second else ""
-    near = f"; {_near(line)}" if _near(line) else ""
-    return f"{_verdict(line.statement)}; {_numbers(line.first.effect)}{again}{near}"
+    return f"{_verdict(line.statement)}; {_numbers(line.first.effect)}{again}"
 
 
 def _second(line: Line) -> str:

@@ -25,8 +25,7 @@ SYMBOLS = {
 MEANINGS = {
     Verdict.REPRODUCED: "the whole interval is on the claim's side, and the effect has the size that the rule asks for",
     Verdict.EXACT: "an identity holds in every seed, up to rounding",
-    Verdict.SMALLER: "the effect is smaller than the rule asks for, or there is none: the whole interval lies below "
-    "that size, or the mean does and the interval above no effect",
+    Verdict.SMALLER: "the effect is smaller than the rule asks for, or there is none",
     Verdict.NOT_VISIBLE: "the interval is too wide to say: neither shown nor refuted",
     Verdict.CONTRADICTED: "the whole interval is against the claim, in 10 seeds or more, and where the claim was made",
     Verdict.ELSEWHERE: "the same for a claim that was made for another kind of network, data or training",

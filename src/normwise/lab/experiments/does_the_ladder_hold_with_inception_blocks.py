@@ -24,7 +24,7 @@ Settings:
 Verdict:
     Steps are compared as ratios, paired over seeds, "fewer" from 1.5 on, "later" from 1.1 on; a network that does not
     get there counts with all its steps. Ends are the accuracies after the last step, "higher" from .2 points on. "Does
-    not train" is reproduced when the accuracy is below half.
+    not train" is reproduced when the whole interval is at 50 % or below, "trains" when the mean is at least 90 %.
 
 References:
     - S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
