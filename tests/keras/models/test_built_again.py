@@ -282,7 +282,7 @@ def test_functions_and_classes_that_are_not_registered_are_taken_from_the_layers
 def test_swap_makes_a_layer_with_functions_and_classes_that_are_not_registered(to: str) -> None:
     norm = BatchNormalization(activation=_threefold, gamma_initializer=_Halves())
     model = filled(keras.Sequential([keras.Input((6,)), layers.Dense(4), norm]))
-    assert len(swap(model, to, **({"domains": ["day"]} if to == "domains" else {})).swapped) == 1
+    assert len(swap(model, to, domains=["day"] if to == "domains" else None).swapped) == 1
 
 
 @pytest.mark.parametrize("operation", [_folded, _rebuilt_by_swap])
