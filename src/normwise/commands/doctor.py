@@ -158,22 +158,23 @@ def doctor(
     if html is not None:
         allowed(lambda: check_suffix(html, (".html", ".htm"), "a page"))
         check_target(html)
-    functions = {"loss": loss, "metric": metric, "train_step": train_step}
-    for name, place in functions.items():
-        if place is not None and str(given.data).endswith(".npz"):
+    functions = {"loss": loss, "metric": metric, "train_step": train_step}.items()
+    named = {name: place for name, place in functions if place is not None}
+    for name in named:
+        if str(given.data).endswith(".npz"):
             raise click.UsageError(
                 f"{_option(name)} needs targets, and an .npz file holds inputs only: give --data FILE.py:FUNCTION, "
                 "whose batches are (inputs, targets)."
             )
-    for place in functions.values():
-        check_source(place or ":")
+    for place in named.values():
+        check_source(place)
     with redirect_stdout(sys.stderr):  # what the user's own code prints
         network, data, origin = given.load([] if source is None else [source])
         if given.of_keras:
             from normwise.keras.models.feeding import batches_of
 
             data = batches_of(data, given.batch_size, at_most=batches, called="doctor")
-        told = {name: _named(place, name) for name, place in functions.items() if place is not None}
+        told = {name: _named(place, name) for name, place in named.items()}
         from normwise.doctor.examination import examine
 
         def work() -> Any:

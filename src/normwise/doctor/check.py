@@ -17,8 +17,7 @@ from normwise.facts import ModelFacts
 FOLDER = Path(__file__).parent / "checks"
 MEASURED = (
     "`python -m benchmarks.doctor limits` measures healthy models; docs/evidence_of_the_doctor.md says how often a "
-    "check is "
-    "right"
+    "check is right"
 )
 """The origin of the limits."""
 

@@ -63,8 +63,7 @@ def check(facts: ModelFacts) -> Iterator[Finding | Skipped]:
         tuple(names),
         Severity.ERROR,
         f"{several} a running mean of exactly 0 and a running variance of exactly 1, as at the start, and an input "
-        f"with "
-        "other statistics: at inference nothing is normalized.",
+        "with other statistics: at inference nothing is normalized.",
         evidence,
         REMEDY.format(layers=names),
         cost_of(facts),
