@@ -240,7 +240,7 @@ def _given(error: Exception) -> str:
     called, batch, remedy = noted(error)
     if not called:
         return ""
-    otherwise = "let DATA give batches as the model takes them, or call normwise from Python, with a forward_fn"
+    otherwise = "let DATA give batches as the model takes them, or give --forward a function of the model and a batch"
     return f"; {called}, of a batch that is {batch}: {remedy or otherwise}"
 
 

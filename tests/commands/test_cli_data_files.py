@@ -48,6 +48,9 @@ def items():
 
 def pairs():
     return [(torch.ones(4, 2), torch.ones(4))]
+
+def by_name(model, batch):
+    return model(3 * batch["image"])
 """
 IMAGES = "a dict ('image': a float32 tensor of shape (4, 3), 'label': a float32 tensor of shape (4,))"
 PAIRS = "a tuple (a float32 tensor of shape (4, 2), a float32 tensor of shape (4,))"
@@ -150,7 +153,7 @@ def test_the_first_array_is_taken_where_none_has_the_name_of_an_input() -> None:
     )
 
 
-HINT = "let DATA give batches as the model takes them, or call normwise from Python, with a forward_fn.\n"
+HINT = "let DATA give batches as the model takes them, or give --forward a function of the model and a batch.\n"
 
 
 def test_batches_that_the_model_does_not_take_get_a_hint() -> None:
@@ -163,6 +166,40 @@ def test_batches_that_the_model_does_not_take_get_a_hint() -> None:
     np.savez("rows.npz", pixels=np.zeros((4, 2), "float32"))
     done = call("Norm", "rows.npz")
     assert done.stderr.endswith(f"; Norm was called with (pixels=Tensor), of a batch that is {ROWS}: {HINT}")
+
+
+def test_a_function_of_the_users_brings_such_batches_into_the_model() -> None:
+    done = call("Norm", "data_nets.py:items", "--forward", "data_nets.py:by_name")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert mean().tolist() == [3.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("command", ["adapt", "swap --to layer", "doctor"])
+def test_every_command_with_data_takes_such_a_function(command: str) -> None:
+    """A model without it fails in its first batch."""
+    line = [*command.split(), "data_nets.py:Norm", "--data", "data_nets.py:items"]
+    line += [] if command == "doctor" else ["--out", "new.pt"]
+    without = CliRunner().invoke(main, line, prog_name="normwise")
+    assert without.stderr.endswith(" give --forward a function of the model and a batch.\n")
+    done = CliRunner().invoke(main, [*line, "--forward", "data_nets.py:by_name"], prog_name="normwise")
+    assert done.stderr == ""
+    assert done.exit_code == (1 if command == "doctor" else 0), done.output  # statistics that were never updated
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        ("by_name", 2, "--forward is written FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, received 'by_name': write "),
+        ("data_nets.py:by_nam", 3, "unknown name 'by_nam' in data_nets.py: did you mean 'by_name'?"),
+        ("data_nets.py:nn", 3, "data_nets.py:nn must be a function, received a module: write the name of one."),
+        ("other.py:by_name", 3, "there is no file 'other.py': "),
+    ],
+)
+def test_a_wrong_function_for_forward(given: str, code: int, words: str) -> None:
+    done = call("Norm", "data_nets.py:items", "--forward", given)
+    assert done.exit_code == code
+    assert done.stderr.startswith(f"normwise: {words}")
+    assert not Path("new.pt").exists()
 
 
 def test_the_weights_that_were_chosen_are_said_on_standard_error() -> None:

@@ -70,8 +70,8 @@ MODELS: list[tuple[str, str]] = [
     ("torch.nn:Identity", "torch.nn:Identity: nothing recalibrated: the model has no batch norm; nothing was written."),
     ("nets.py:Narrow", "nets.py:Narrow on rows.npz failed: RuntimeError in line 24 of nets.py: shape '[7, 30]' is "
                        "invalid for input of size 192; Narrow was called with (Tensor), of a batch that is a float32 "
-                       "tensor of shape (64, 3): let DATA give batches as the model takes them, or call normwise "
-                       "from Python, with a forward_fn."),
+                       "tensor of shape (64, 3): let DATA give batches as the model takes them, or give "
+                       "--forward a function of the model and a batch."),
 ]  # fmt: skip
 KERAS_MODELS: list[tuple[str, str]] = [
     ("no.keras", "there is no file 'no.keras': give the path of the model."),

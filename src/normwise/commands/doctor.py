@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normwise.commands import streams
+from normwise.commands.functions import Function, named_function
 from normwise.commands.inputs import BATCHES, DATA, MODEL, PARTS, Inputs, options
 from normwise.commands.program import WRONG, Command
 from normwise.commands.values import File, Name, Place, allowed
 from normwise.errors import CallFailed, NormwiseError
-from normwise.frameworks import with_article
-from normwise.loading import attempt, check_place, check_source, check_suffix, check_target, named_object
+from normwise.loading import attempt, check_place, check_source, check_suffix, check_target
 
 if TYPE_CHECKING:
     from normwise.doctor.diagnosis import Diagnosis
@@ -71,11 +71,6 @@ def _about(words: str) -> list[str]:
     return sorted(found, key=lambda name: not pattern.search(texts[name].partition("\n")[0]))[:3]
 
 
-def _function(option: str) -> Place:
-    """The type of an option that names a function."""
-    return Place(lambda place: check_place(place, option, file=False))
-
-
 CHECK = CheckName("check", _checks, all_of_them="`normwise explain --help`")
 
 
@@ -90,22 +85,19 @@ CHECK = CheckName("check", _checks, all_of_them="`normwise explain --help`")
 )
 @click.option(
     "--loss",
-    type=_function("--loss"),
-    metavar="FUNCTION",
+    type=Function("--loss"),
     help="Function of the outputs and targets of a batch that returns its loss, for example nets.py:loss or "
     "torch.nn.functional:cross_entropy; the doctor then says what a fault costs. Not with an .npz file, which has no "
     "targets. Default: no loss",
 )
 @click.option(
     "--metric",
-    type=_function("--metric"),
-    metavar="FUNCTION",
+    type=Function("--metric"),
     help="The same for a metric, for example an accuracy; not with an .npz file. Default: no metric",
 )
 @click.option(
     "--train-step",
-    type=_function("--train-step"),
-    metavar="FUNCTION",
+    type=Function("--train-step"),
     help="Function of the model and a batch that does one step of training with an optimizer of its own; the doctor "
     "then runs three steps on a copy and watches the statistics. Not with an .npz file. Default: no steps",
 )
@@ -174,17 +166,26 @@ def doctor(
             from normwise.keras.models.feeding import batches_of
 
             data = batches_of(data, given.batch_size, at_most=batches, called="doctor")
-        told = {name: _named(place, name) for name, place in named.items()}
+        told = {name: named_function(place, _option(name)) for name, place in named.items()}
         from normwise.doctor.examination import examine
+        from normwise.doctor.received import FORWARD
 
         def work() -> Any:
             before = origin[0] if origin else None
             try:
                 return examine(
-                    network, data, source_model=before, only=only or None, allow=allow, at_most=batches, **told
+                    network,
+                    data,
+                    source_model=before,
+                    only=only or None,
+                    allow=allow,
+                    at_most=batches,
+                    **told,
+                    **given.forwarding(),
                 )
             except CallFailed as error:
-                raise NormwiseError(f"{given.model} on {given.data}: {error}") from error
+                words = str(error).replace(FORWARD, "give --forward a function of the model and a batch")
+                raise NormwiseError(f"{given.model} on {given.data}: {words}") from error
 
         diagnosis = _as_options(attempt(work, f"{given.model} on {given.data}"))
     if diagnosis.idle:
@@ -209,21 +210,6 @@ def doctor(
 def _option(name: str) -> str:
     """The option of a keyword of ``examine``."""
     return f"--{name.replace('_', '-')}"
-
-
-def _named(place: str, name: str) -> Any:
-    """The function of an option."""
-    found = named_object(place, _option(name))
-    if isinstance(found, type):
-        kind = found.__name__
-        raise NormwiseError(
-            f"{_option(name)} must name a function, received the class {kind}: write {name} = {kind}() in a "
-            f"file of yours, and give {_option(name)} FILE.py:{name}."
-        )
-    if not callable(found):
-        kind = with_article(type(found).__name__)
-        raise NormwiseError(f"{place} must be a function, received {kind}: write the name of one.")
-    return found
 
 
 def _as_options(diagnosis: Diagnosis) -> Diagnosis:

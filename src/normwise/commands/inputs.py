@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from normwise.commands import keras_backend, streams
+from normwise.commands.functions import Function, named_function
 from normwise.commands.values import Factor, File, Place, Several, Source, Whole, allowed, check_data
 from normwise.errors import MissingExtra, NormwiseError
 from normwise.frameworks import installed_version
@@ -63,6 +64,12 @@ BATCHES: tuple[Option, ...] = (
         "--device",
         metavar="NAME",
         help="PyTorch device to run on, for example cuda. Default: the device that MODEL is on",
+    ),
+    click.option(
+        "--forward",
+        type=Function("--forward"),
+        help="Function of the model and a batch that runs the batch through the model, for models that take something "
+        "else than the first items of a batch. Default: model(inputs)",
     ),
 )
 
@@ -112,6 +119,7 @@ class Inputs:
         batch_size: rows per batch of an ``.npz``.
         scale: what its values are multiplied by, or None.
         device: where a PyTorch model is to run, or None.
+        forward: the function by which a batch enters the model, or None.
     """
 
     model: str
@@ -121,6 +129,7 @@ class Inputs:
     batch_size: int
     scale: float | None
     device: str | None
+    forward: str | None
 
     @property
     def of_keras(self) -> bool:
@@ -138,6 +147,14 @@ class Inputs:
         if isinstance(found[1], list | tuple) and not found[1]:
             raise NormwiseError(f"{self.data} holds no batches: give it at least one.")
         return found
+
+    def forwarding(self) -> dict[str, Any]:
+        """The keyword of an operation that --forward is for; nothing where it is not given.
+
+        Raises:
+            NormwiseError: it names no function.
+        """
+        return {} if self.forward is None else {"forward_fn": named_function(self.forward, "--forward")}
 
     def _of_torch(self, others: Sequence[str]) -> tuple[Any, Any, list[Any]]:
         given = _is_given("batch_size")
@@ -159,6 +176,8 @@ class Inputs:
             check_source(place)
         if self.data is not None:
             check_data(self.data)
+        if self.forward is not None:
+            check_source(self.forward)
         if installed_version("torch") is None:
             raise MissingExtra("torch", extra="torch")
         from normwise.torch.models import loading
@@ -196,6 +215,8 @@ class Inputs:
             check_file(Path(self.classes), "the file with the classes in it")
         if self.data is not None:
             check_data(self.data)
+        if self.forward is not None:
+            check_source(self.forward)
         keras_backend.check()
         with keras_backend.quiet():
             loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
@@ -206,7 +227,7 @@ class Inputs:
         return network, loading.load_batches(self.data, network, scale=self.scale, tell=_tell), more
 
     def _refuse_without_data(self) -> None:
-        for name in ("batches", "batch_size", "scale", "device"):
+        for name in ("batches", "batch_size", "scale", "device", "forward"):
             if self.data is None and _is_given(name):
                 option = "--" + name.replace("_", "-")
                 raise click.UsageError(

@@ -34,7 +34,8 @@ class Task(NamedTuple):
 
     Args:
         inputs: the model and the data.
-        work: given the two, does it and returns the report; for Keras, with ``batch_size`` where there are data.
+        work: given the two, does it and returns the report; with ``forward_fn`` where that is given and, for Keras,
+            with ``batch_size`` where there are data.
         changed: whether a report is of work that changed something.
         out: the file to be written.
         as_json: whether the report is printed as JSON.
@@ -135,7 +136,7 @@ def _worked(task: Task, network: Any, source: Any, **more: Any) -> Any:
     model, data = task.inputs.model, task.inputs.data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingChanged)  # which is an error of a command, and no warning too
-        work = partial(task.work, network, source, **more)
+        work = partial(task.work, network, source, **more, **task.inputs.forwarding())
         feeding = import_module(f"normwise.{'keras' if task.inputs.of_keras else 'torch'}.models.feeding")
         place = model if data is None else f"{model} on {data}"
         found = attempt(work, place, partial(feeding.layer_of, network))

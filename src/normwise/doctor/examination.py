@@ -21,8 +21,8 @@ def examine(
     model: Any,
     batches: Any,
     *,
-    loss: Callable[[Any, Any], Any] | None = None,
-    metric: Callable[[Any, Any], Any] | None = None,
+    loss: Callable[[Any, Any], Any] | str | None = None,
+    metric: Callable[[Any, Any], Any] | str | None = None,
     train_step: Callable[[Any, Any], object] | None = None,
     source_model: Any = None,
     only: Collection[str] | None = None,
@@ -39,9 +39,10 @@ def examine(
     Args:
         model: a ``torch.nn.Module`` or a built ``keras.Model``.
         batches: as for ``recalibrate``, with targets where there are some: ``(x, y)``.
-        loss: ``loss(outputs, targets)``, a mean over the batch, or a loss of Keras; lets the diagnosis say what a fault
-            costs. A loss or metric decides whether running statistics that are off cost anything, and can take a
-            finding away; ``skipped`` lists what was taken away, with the numbers.
+        loss: ``loss(outputs, targets)``, a mean over the batch, or, for a Keras model, a loss of Keras or the name of
+            one, as ``compile`` takes it; lets the diagnosis say what a fault costs. A loss or metric decides whether
+            running statistics that are off cost anything, and can take a finding away; ``skipped`` lists what was
+            taken away, with the numbers.
         metric: the same of a metric, for example an accuracy. With both, a metric that changes by 50 % or more is
             enough, if the loss agrees with it.
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
@@ -60,7 +61,7 @@ def examine(
 
     Raises:
         UnsuitableModel: not a model of either framework.
-        UnknownName: no such check.
+        UnknownName: no such check, or no loss or metric of this name in Keras.
         CallFailed: the model does not take a batch, or a batch, ``loss``, ``metric`` or ``train_step`` failed.
         NormwiseError: no batches, batches without samples or with values that are not finite, or ``only`` and
             ``allow`` leave no check; with ``distributed``, another process failed or is gone.
@@ -75,8 +76,14 @@ def examine(
         ('never_updated_statistics', ('0',))
     """
     wanted = chosen(only, allow)
-    check_functions(loss=loss, metric=metric, train_step=train_step, forward_fn=forward_fn)
+    check_functions(train_step=train_step, forward_fn=forward_fn)
     subject = _subject(model, forward_fn)
+    told: dict[str, Any] = {"loss": loss, "metric": metric}
+    if subject.framework == "keras":
+        from normwise.keras.models.targets import by_name
+
+        told = {name: by_name(function, name) for name, function in told.items()}
+    check_functions(**told)
     if source_model is not None and framework_of(source_model) != subject.framework:
         needed = (
             "a torch.nn.Module, as the model is" if subject.framework == "torch" else "a Keras model, as the model is"
@@ -84,8 +91,8 @@ def examine(
         raise UnsuitableModel(refusal("examine, for source_model,", needed, source_model))
     processes = _processes(model, distributed, subject)
     source = Batches(_given(batches, at_most, subject), at_most=at_most, called="examine")
-    told = (None if each is None else subject.outputs_first(each) for each in (loss, metric))
-    facts = Gathering(subject, source, *told).facts(train_step, source_model)
+    functions = (None if each is None else subject.outputs_first(each) for each in told.values())
+    facts = Gathering(subject, source, *functions).facts(train_step, source_model)
     if isinstance(processes, str):
         facts = replace(facts, missing={**facts.missing, "processes": processes})
     elif processes is not None:

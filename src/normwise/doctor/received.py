@@ -14,6 +14,9 @@ from normwise.failures import sentence
 
 Function = Callable[[Any, Any], Any]
 
+FORWARD = "pass forward_fn to normwise.examine, a function of the model and a batch"
+"""The remedy for batches that a model does not take; the command line has an option in its place."""
+
 
 def numbered(batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """Batches with their numbers from 1.
@@ -56,10 +59,7 @@ def run(subject: Subject, batch: Any, number: int) -> Any:
     except Exception as error:
         called, _, remedy = noted(error)
         called = f"; {called}" if called and isinstance(batch, tuple | list | Mapping) else ""
-        remedy = remedy or (
-            f"give the model {subject.takes()}: change the batches, or pass forward_fn to normwise.examine, a function "
-            "of the model and a batch"
-        )
+        remedy = remedy or (f"give the model {subject.takes()}: change the batches, or {FORWARD}")
         raise CallFailed(
             f"examine could not run the model on batch {number}, {described(batch)}: {_in_layer(subject, error)}"
             f"{called}; {remedy}."

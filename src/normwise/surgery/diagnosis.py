@@ -25,8 +25,8 @@ def examine(
     model: Any,
     batches: Any,
     *,
-    loss: Callable[[Any, Any], Any] | None = None,
-    metric: Callable[[Any, Any], Any] | None = None,
+    loss: Callable[[Any, Any], Any] | str | None = None,
+    metric: Callable[[Any, Any], Any] | str | None = None,
     train_step: Callable[[Any, Any], object] | None = None,
     source_model: Any = None,
     only: Collection[str] | None = None,
@@ -43,11 +43,13 @@ def examine(
     Args:
         model: a ``torch.nn.Module`` or a built ``keras.Model``.
         batches: as for ``recalibrate``; with targets, if you have some: ``(x, y)``.
-        loss: ``loss(outputs, targets)``, a mean over the batch, or a loss of Keras, which takes the targets first: the
-            diagnosis then says what a fault costs. A loss or metric also decides whether running statistics that are
+        loss: ``loss(outputs, targets)``, a mean over the batch; for a Keras model also a loss of Keras, which takes
+            the targets first, or its name, so that ``model.loss`` serves after ``compile(loss="mse")``. The diagnosis
+            then says what a fault costs. A loss or metric also decides whether running statistics that are
             off cost anything, and can take a finding away; ``skipped`` lists what was taken away, with the numbers.
             ``normwise explain stale_running_statistics`` states the rule.
-        metric: ``metric(outputs, targets)``, for example an accuracy, or a metric of Keras: the same for it. With both,
+        metric: ``metric(outputs, targets)``, for example an accuracy; for a Keras model also a metric of Keras or its
+            name, for example ``"accuracy"``: the same for it. With both,
             a metric that changes by 50 % or more is enough, if the loss agrees with it.
         train_step: ``train_step(model, batch)``, one step of the optimizer as your loop does it, with its own optimizer
             on the model that it is given; three steps on a copy show updates per step and frozen layers that move.
@@ -66,7 +68,7 @@ def examine(
 
     Raises:
         UnsuitableModel: not a model of either framework.
-        UnknownName: no such check.
+        UnknownName: no such check, or no loss or metric of this name in Keras.
         TypeError: not an iterable of batches; a keyword that does not exist.
         CallFailed: the model does not take a batch, or a batch, ``loss``, ``metric`` or ``train_step`` failed.
         NormwiseError: no batches, batches without samples or with values that are not finite; with ``distributed``,

@@ -188,9 +188,13 @@ def test_a_loss_or_metric_that_fails(name: str) -> None:
     for value, what in ((None, "None"), ("good", "a str")):
         error = refused(net(), (X, Y), **{name: lambda *_, value=value: value})
         assert str(error) == f"{name} must return one number for a batch, received {what}: return one number."
-    error = refused(net(), (X, Y), **{name: name})
-    what = f"{name} must be a function of outputs and targets, received {name!r}"
+    error = refused(net(), (X, Y), **{name: 3})
+    what = f"{name} must be a function of outputs and targets, received 3"
     assert str(error) == f"{what}: pass the function itself."
+    error = refused(net(), (X, Y), **{name: "categorical_crossentropie"})
+    assert str(error).startswith(
+        f"unknown {name} of Keras 'categorical_crossentropie': did you mean 'categorical_crosse"
+    )
 
 
 def test_a_metric_may_return_a_tensor_and_a_loss_one_number_for_each_sample() -> None:

@@ -324,3 +324,30 @@ def test_a_layer_that_is_called_twice_in_a_forward_moves_twice_and_is_healthy() 
     diagnosis = examine(model, (data(), labels()), train_step=fit)
     assert diagnosis.facts.layers[0].calls == 2
     assert "repeated_updates" not in [finding.check for finding in diagnosis.findings]
+
+
+def test_losses_and_metrics_have_the_names_that_compile_takes() -> None:
+    """The accuracy of a name is the one that Keras chooses by the shapes."""
+    given = (data(), labels())
+    one_hot = (given[0], np.eye(2, dtype="float32")[given[1]])
+    found = examine(dense(), given, loss=keras.losses.SparseCategoricalCrossentropy(), metric="accuracy").facts.stored
+    named = examine(dense(), given, loss="sparse_categorical_crossentropy", metric="ACC").facts.stored
+    rows = examine(dense(), one_hot, loss="categorical_crossentropy", metric="categorical_accuracy").facts.stored
+    assert found is not None
+    assert named is not None
+    assert named.loss == pytest.approx(found.loss, rel=1e-5)
+    assert named.metric == found.metric
+    assert rows is not None
+    assert rows.metric == examine(dense(), one_hot, metric="accuracy").facts.stored.metric  # type: ignore[union-attr]  # it was given
+    assert rows.metric == pytest.approx(found.metric)
+    guessed = values(dense()(given[0])).argmax(1)
+    assert found.metric == pytest.approx((guessed == given[1]).mean())
+
+
+def test_an_accuracy_of_one_output_is_that_of_its_sign() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization(), keras.layers.Dense(1, "sigmoid")])
+    given = (data(), labels()[:, None])
+    stored = examine(model, given, loss="binary_crossentropy", metric="accuracy").facts.stored
+    assert stored is not None
+    assert stored.metric == pytest.approx(((values(model(given[0])) > 0.5) == given[1]).mean())

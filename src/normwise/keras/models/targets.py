@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from keras import ops, tree
 from numpy.typing import NDArray
 
 from normwise.archives import TARGETS
+from normwise.errors import UnknownName
 from normwise.keras.models.feeding import ForwardFn, as_this_backends, number_of_inputs, samples_in
 
 
@@ -61,6 +63,41 @@ def outputs_first(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
     if isinstance(own, keras.losses.Loss) or str(getattr(own, "__module__", "")).startswith("keras."):
         return lambda outputs, targets: function(targets, outputs)
     return function
+
+
+def by_name(function: Any, kind: str) -> Any:
+    """A loss or metric of Keras by its name; what is no name is given back.
+
+    Args:
+        function: for a metric, ``"accuracy"`` and ``"acc"`` are that of the shapes, as in ``compile``.
+        kind: ``"loss"`` or ``"metric"``.
+
+    Raises:
+        UnknownName: Keras has none of this name.
+
+    Example:
+        >>> by_name("mse", "loss").__name__, by_name(len, "loss").__name__
+        ('mean_squared_error', 'len')
+    """
+    if not isinstance(function, str):
+        return function
+    if kind == "metric" and function.lower() in ("accuracy", "acc"):
+        return _accuracy
+    room = keras.losses if kind == "loss" else keras.metrics
+    try:
+        return room.get(function)
+    except ValueError as error:
+        known = {name for name, each in vars(room).items() if name.islower() and inspect.isfunction(each)}
+        raise UnknownName(f"{kind} of Keras", function, sorted(known - {"deserialize", "get", "serialize"})) from error
+
+
+def _accuracy(outputs: Any, targets: Any) -> Any:
+    """The accuracy that Keras chooses by the shapes: of one output, of one-hot targets, or of classes."""
+    if outputs.shape[-1] == 1:
+        return keras.metrics.binary_accuracy(targets, outputs)
+    if tuple(targets.shape) == tuple(outputs.shape):
+        return keras.metrics.categorical_accuracy(targets, outputs)
+    return keras.metrics.sparse_categorical_accuracy(targets, outputs)
 
 
 def labels_in(targets: Any) -> NDArray[np.float64] | None:
