@@ -77,6 +77,20 @@ def test_two_sides_that_are_the_same_in_every_seed_compare_nothing() -> None:
     assert agreed(identity, identity, {}).verdict is Verdict.EXACT
 
 
+def test_only_a_published_claim_is_contradicted() -> None:
+    """What is taught without a source was made measurable by the lab alone."""
+    against = settle(found(-2.0))
+    assert agreed(against, against, {}, says="Yang et al. 2019").verdict is Verdict.CONTRADICTED
+    for own, of_the_experiment in (("", "teaching material"), ("textbooks", "Yang et al. 2019")):
+        given = agreed(replace(against, says=own), against, {}, says=of_the_experiment)
+        assert (given.verdict, given.p) == (Verdict.OPEN, against.p)
+        assert given.why == "against what is taught in both runs, and no published source was found that claims it"
+    named = replace(against, says="Chollet 2017")
+    assert agreed(named, against, {}, says="teaching material").verdict is Verdict.CONTRADICTED
+    held = settle(found(2.0))
+    assert agreed(held, held, {}, says="teaching material").verdict is Verdict.REPRODUCED
+
+
 def test_what_is_undecided_stays_so_without_a_second_run() -> None:
     unsure = settle(found(1.0, spread=9.0))
     assert agreed(unsure, None, {}) == unsure

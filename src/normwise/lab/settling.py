@@ -3,7 +3,8 @@
 Within one run (``settled``): fewer than ``FEW`` seeds give no verdict, nor does an estimate with an obstacle, as a rate
 that was picked at the edge of its grid; nothing is contradicted by fewer than ``MANY`` seeds, nor outside the regime
 in which it was claimed. Over runs (``agreed``): a verdict counts when the run at other seeds has the same, and when no
-neighbouring setting, of the rates, the looks or the width, turns it. Over a page (``discoveries``): how many verdicts
+neighbouring setting, of the rates, the looks or the width, turns it; and only a claim with a published source is
+contradicted, because the lab chose how to measure what has none. Over a page (``discoveries``): how many verdicts
 are left at a rate of false ones of 5 %, by the procedure of Benjamini and Hochberg.
 
 References:
@@ -28,6 +29,8 @@ DECIDED = (Verdict.REPRODUCED, Verdict.EXACT, Verdict.SMALLER, Verdict.CONTRADIC
 FOUND = (Verdict.REPRODUCED, Verdict.EXACT, Verdict.CONTRADICTED, Verdict.ELSEWHERE)
 """Verdicts that chance alone can give, where many statements are judged."""
 LEVEL = 0.05
+TAUGHT = ("teaching material", "textbooks")
+"""The sources, by their first words, of what is taught and of which no publication is known that claims it."""
 
 
 def settled(conclusion: Conclusion, regime: Regime) -> Conclusion:
@@ -57,7 +60,11 @@ def _settled(statement: Statement, regime: Regime) -> Statement:
 
 
 def agreed(
-    first: Statement, second: Statement | None, neighbours: Mapping[str, Statement], stated: Collection[str] = ()
+    first: Statement,
+    second: Statement | None,
+    neighbours: Mapping[str, Statement],
+    stated: Collection[str] = (),
+    says: str = "",
 ) -> Statement:
     """The statement of the first run with the verdict that all runs bear.
 
@@ -66,6 +73,7 @@ def agreed(
         second: the same one at other seeds; None where there was no such run.
         neighbours: the same one at neighbouring settings, by the name of the setting.
         stated: the neighbouring settings that the experiment has, all of which it takes to contradict a claim.
+        says: the source of a statement that names none of its own.
     """
     if first.verdict is Verdict.OPEN or (second is None and first.verdict not in DECIDED):
         return first
@@ -85,6 +93,9 @@ def agreed(
     untried = [name for name in stated if name not in neighbours]
     if first.verdict is Verdict.CONTRADICTED and untried:
         why = f"against the claim in both runs, and not yet tried with another {' and '.join(untried)}"
+        return replace(first, verdict=Verdict.OPEN, why=why)
+    if first.verdict is Verdict.CONTRADICTED and (first.says or says).startswith(TAUGHT):
+        why = "against what is taught in both runs, and no published source was found that claims it"
         return replace(first, verdict=Verdict.OPEN, why=why)
     return replace(first, p=max(first.p, second.p))
 

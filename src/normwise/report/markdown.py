@@ -14,8 +14,6 @@ _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
 HEADS = ("claim", "who says it", "measured on", "verdict", "first run", "second run")
 """The heads of the columns in front of those for other data."""
 LAST = ("neighbouring settings", "published")
-_UNNAMED = ("teaching material", "textbooks")
-"""The words for who says what is taught without a source that could be named."""
 _COLUMNS = (
     "## How to read a row",
     """\
@@ -190,9 +188,7 @@ def _contradicted(runs: Sequence[Runs]) -> list[str]:
             for each, line, kept in members
         )
         found.append(f"- {_cell(text)} ({who}; [{wording.title(name)}](experiments/{name}.md)) {numbers}.")
-    taught = sum(wording.who(line.first, each.first).startswith(_UNNAMED) for (each, line, _), *_ in against.values())
-    said = f"{taught} of these {len(against)} statements are taught, and no paper is known to make them."
-    return ["## Contradicted", "\n".join(found) if found else "None so far.", *([said] if taught else [])]
+    return ["## Contradicted", "\n".join(found) if found else "None so far."]
 
 
 def _run(results: Sequence[Result]) -> list[str]:

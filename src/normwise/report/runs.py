@@ -76,7 +76,7 @@ class Runs:
             stated = [name for name in self.first.neighbours if name in near or name not in neighbours]
             again = second.get(first.text)
             untried = [name for name in stated if name not in near]
-            found.append(Line(agreed(first, again, near, stated), first, again, near, untried))
+            found.append(Line(agreed(first, again, near, stated, self.first.says), first, again, near, untried))
         return found
 
 

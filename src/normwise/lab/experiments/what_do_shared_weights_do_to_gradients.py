@@ -7,9 +7,9 @@ Question:
 Claim:
     The largest eigenvalue of W decides: what is below 1 vanishes, what is above 1 explodes, as its n-th power
     (Goodfellow et al. 2016, section 10.7). Batch normalization makes the gradient that a layer passes down independent
-    of the scale of its weights (Ioffe & Szegedy 2015, section 3.3), from which teaching material concludes that it
-    keeps the size of gradients. In a recurrent network of tanh units a scale of 1 makes them vanish, and .1 does not
-    (Cooijmans et al. 2016, section 4).
+    of the scale of its weights, and may bring the singular values of its Jacobian close to 1 (conjectured in Ioffe &
+    Szegedy 2015, section 3.3), from which teaching material concludes that it keeps the size of gradients. In a
+    recurrent network of tanh units a scale of 1 makes them vanish, and .1 does not (Cooijmans et al. 2016, section 4).
 
 What would refute it:
     The gradient of a linear chain does not change by the largest eigenvalue per step; with batch normalization it
@@ -170,7 +170,7 @@ def _statements(settings: Settings, arms: Arms) -> Iterator[Statement]:
         yield judge(text, _factor(change, "times another factor per step"), Within(*SAME), says=IOFFE)
         text = f"{of}: the gradient keeps its size over {n} steps."
         kept = _factor(_log_factor(arms[name, 1.0, True, smallest]))
-        yield judge(text, kept, Within(*NEAR_ONE), says="teaching material")
+        yield judge(text, kept, Within(*NEAR_ONE), says=f"conjectured in {IOFFE}")
     weak, full = (_log_factor(arms["tanh", scale, True, smallest]) for scale in (0.1, 1.0))
     text = f"Tanh, the same W: the gradient vanishes faster over {n} steps with a scale of 1 than with one of .1."
     smaller = _factor(weak - full, "times smaller")
