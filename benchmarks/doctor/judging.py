@@ -43,14 +43,14 @@ class Part(NamedTuple):
 DEVELOPMENT = (Part("digits", (*KINDS, *judged_before.KINDS, *keras_cases.DEVELOPMENT), (31, 32)),)
 """The cases that limits and rules may be chosen on."""
 JUDGING = (
-    Part("digits", ("tapered", "keras wide"), (40,)),
-    Part("digits", ("bottlenecks",), (41,)),
-    Part("digits", ("pooled",), (42,)),
-    Part("digits", ("columns", "keras separable"), (43,)),
-    Part("mnist", ("pooled",), (44,)),
-    Part("mnist", ("columns", "keras separable"), (45,)),
-    Part("mnist", ("tapered", "keras wide"), (46,)),
-    Part("mnist", ("bottlenecks",), (47,)),
+    Part("digits", ("tapered", "keras wide"), (50,)),
+    Part("digits", ("bottlenecks",), (51,)),
+    Part("digits", ("pooled",), (52,)),
+    Part("digits", ("columns", "keras separable"), (53,)),
+    Part("mnist", ("pooled",), (54,)),
+    Part("mnist", ("columns", "keras separable"), (55,)),
+    Part("mnist", ("tapered", "keras wide"), (56,)),
+    Part("mnist", ("bottlenecks",), (57,)),
 )
 """The cases that nothing is chosen on. After a change of a rule, these seeds are used up.
 
