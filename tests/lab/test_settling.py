@@ -78,7 +78,7 @@ def test_two_sides_that_are_the_same_in_every_seed_compare_nothing() -> None:
 
 
 def test_only_a_published_claim_is_contradicted() -> None:
-    """What is taught without a source was made measurable by the lab alone."""
+    """The lab alone made measurable what is taught without a source."""
     against = settle(found(-2.0))
     assert agreed(against, against, {}, says="Yang et al. 2019").verdict is Verdict.CONTRADICTED
     for own, of_the_experiment in (("", "teaching material"), ("textbooks", "Yang et al. 2019")):
