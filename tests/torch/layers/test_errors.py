@@ -165,6 +165,21 @@ def test_an_activation_that_does_not_exist(module: Any) -> None:
     assert issubclass(UnknownName, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("leaky_relu:a", "must be a finite number other than 0, received 'a': write for example 'leaky_relu:0.2'."),
+        ("leaky_relu:", "must be a finite number other than 0, received '': write for example 'leaky_relu:0.2'."),
+        ("elu:0", "must be a finite number other than 0, received '0': write for example 'elu:0.2'."),
+        ("relu:0.1", "takes no setting, received 'relu:0.1': write 'relu'; only elu and leaky_relu take one."),
+    ],
+)
+def test_an_activation_with_a_wrong_setting(name: str, words: str) -> None:
+    kind, said = refusal(lambda: nt.BatchNorm1d(3, activation=name))
+    assert kind is NormwiseError
+    assert f"the activation {name.partition(':')[0]!r} {words}" in said
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("training", [True, False])
 def test_an_activation_set_later_that_does_not_exist(path: str, training: bool) -> None:

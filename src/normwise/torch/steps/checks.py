@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from normwise.errors import NormwiseError, UnknownName
-from normwise.kernels.activation_numbers import parted
+from normwise.kernels.activation_numbers import WITH_SETTING, parted
 from normwise.kernels.kernel import Call
 from normwise.kernels.torch_activations import ACTIVATIONS
 from normwise.torch.steps.buffers import is_wide
@@ -38,8 +38,20 @@ def check_activation(activation: str | None) -> None:
         raise NormwiseError(f"activation must be a name, received {activation!r}: pass for example {name!r}.")
     try:
         parted(activation)
-    except (ValueError, AttributeError):  # no such name, or no string
-        raise UnknownName("activation", activation, ACTIVATIONS) from None
+    except ValueError:
+        kind, colon, setting = activation.partition(":")
+        if not colon or kind not in ACTIVATIONS:
+            raise UnknownName("activation", activation, ACTIVATIONS) from None
+        if kind in WITH_SETTING:
+            raise NormwiseError(
+                f"the setting of the activation {kind!r} must be a finite number other than 0, received {setting!r}: "
+                f"write for example '{kind}:0.2'."
+            ) from None
+        settable = " and ".join(sorted(WITH_SETTING))
+        raise NormwiseError(
+            f"the activation {kind!r} takes no setting, received {activation!r}: write {kind!r}; only {settable} take "
+            "one."
+        ) from None
 
 
 def check_dense(input: Tensor) -> None:
