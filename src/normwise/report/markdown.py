@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ _VERSIONS = ("normwise", "python", "torch", "numpy", "sklearn")
 HEADS = ("claim", "who says it", "measured on", "verdict", "first run", "second run")
 """The heads of the columns in front of those for other data."""
 LAST = ("neighbouring settings", "published")
+NAMED = 2
+"""Sets of data that the page names in its first sentence."""
 _COLUMNS = (
     "## How to read a row",
     """\
@@ -125,8 +128,11 @@ def _beside(data: str, line: Line) -> str:
 
 
 def _data(runs: Sequence[Runs]) -> str:
-    """All data, each once; those of older results, which do not name them, only where there are no others."""
-    return _all([each.data for each in runs if not each.outdated] or [each.data for each in runs])
+    """The data that most experiments use, and the number of others; results that name theirs come before older ones."""
+    named = [each.data for each in runs if not each.outdated] or [each.data for each in runs]
+    most = [data for data, _ in Counter(named).most_common(NAMED)]
+    others = len({*named} - {*most})
+    return "; ".join([*most, *([f"and {wording.plural(others, 'other set')} of data"] if others else [])])
 
 
 def _architectures(runs: Sequence[Runs]) -> str:
