@@ -117,13 +117,19 @@ def _corpus(
         "development": [part._asdict() for part in DEVELOPMENT],
     }
     ills = [(case, result) for function, case, result in done if function is examine_sick]
+    well = [result for function, _, result in done if function is examine_healthy]
     seen = [result for function, _, result in done if function is examine_network]
+    trainings = sorted({(case.data, case.kind, case.seed, unhealthy) for case, unhealthy in well if unhealthy})
     return page.Corpus(
         tuple(result for _, result in ills if result is not None),
         tuple(case for case, result in ills if result is None),
-        tuple(result for function, _, result in done if function is examine_healthy),
+        tuple(case for case, unhealthy in well if not unhealthy),
         tuple(case for case, unhealthy in seen if not unhealthy),
-        (*([why] if why else []), *(_left_out(case, unhealthy) for case, unhealthy in seen if unhealthy)),
+        (
+            *([why] if why else []),
+            *(_training_left_out(each, [case for case, _ in well]) for each in trainings),
+            *(_left_out(case, unhealthy) for case, unhealthy in seen if unhealthy),
+        ),
         about,
     )
 
@@ -145,6 +151,16 @@ def _networks() -> tuple[list[tuple[str, str]], str]:
 def _left_out(case: Examined, why: str) -> str:
     words = ", ".join(check for check, _, _ in case.said) or "nothing"
     return f"{case.name} is left out: {why}; said: {words}."
+
+
+def _training_left_out(training: tuple[str, str, int, str], cases: Sequence[Examined]) -> str:
+    data, kind, seed, why = training
+    states = [case for case in cases if (case.data, case.kind, case.seed) == (data, kind, seed)]
+    flagged = sum(bool(case.said) for case in states)
+    return (
+        f"The {len(states)} states of {kind} on {data}, seed {seed}, are left out, because their training left no "
+        f"healthy model: {why}; the doctor said something of {flagged} of them."
+    )
 
 
 def frozen() -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from benchmarks.doctor.digits import Batches, held_out
@@ -107,6 +109,27 @@ def loss_harm(
 def does_harm(loss: float, before: float, lost: float) -> bool:
     """True if a loss after another one, and the share of the answers that is lost, are harm."""
     return not loss <= WORSE_LOSS * before or (loss >= WORSE_LOSS_TOO * before and lost >= WORSE_ACCURACY)
+
+
+def behind(model: nn.Module, batches: Batches, learned: Batches) -> str:
+    """Say why a trained model is not healthy: its training left the statistics behind its weights; or "".
+
+    PyTorch estimates the statistics once more with the weights as they are, which is no measurement of the doctor's.
+    Where that helps as much as the corpus calls harm, they were not those of the weights.
+
+    Args:
+        model: is not changed.
+        batches: held-out ones.
+        learned: those that it learned from.
+    """
+    right = copy.deepcopy(model)
+    torch.optim.swa_utils.update_bn(learned, right)
+    return in_words(loss_harm(model, right, batches))
+
+
+def in_words(harm: Harm) -> str:
+    """The harm of statistics that were left behind, as a clause; empty where there is none."""
+    return f"its loss is {harm.value:.1f} {harm.what} with statistics estimated once more" if harm.done else ""
 
 
 def faults(only: str | None) -> Iterator[Fault]:

@@ -5,7 +5,6 @@ One sentence says so where timm and torchvision are not installed.
 
 from __future__ import annotations
 
-import copy
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from benchmarks.doctor import keras_zoo
-from benchmarks.doctor.case import loss_harm
+from benchmarks.doctor.case import behind
 from benchmarks.doctor.digits import Batches, held_out, to_learn
 from benchmarks.doctor.healthy import Healthy
 from benchmarks.doctor.training import once
@@ -124,15 +123,8 @@ def _train(model: nn.Module) -> None:
 
 
 def why_unhealthy(case: Healthy) -> str:
-    """Why the network is not healthy after so short a training, by a measurement that is none of the doctor's; or "".
-
-    PyTorch estimates the statistics once more with the weights as they are. Where that helps as much as the corpus
-    calls harm, they were not those of the weights: some networks have a momentum for far longer trainings.
-    """
-    right = copy.deepcopy(case.model)
-    torch.optim.swa_utils.update_bn(larger(to_learn(0)), right)
-    harm = loss_harm(case.model, right, case.batches)
-    return f"its loss is {harm.value:.1f} {harm.what} with statistics estimated once more" if harm.done else ""
+    """Why the network is not healthy after so short a training, or ""; some have a momentum for far longer ones."""
+    return behind(case.model, case.batches, larger(to_learn(0)))
 
 
 def names() -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import nn
 from benchmarks.doctor import __main__ as program
 from benchmarks.doctor import judged, page, training
 from benchmarks.doctor.__main__ import command, frozen
-from benchmarks.doctor.case import FAULTS, Fault, Patient, does_harm, loss_harm
+from benchmarks.doctor.case import FAULTS, Fault, Patient, behind, does_harm, loss_harm
 from benchmarks.doctor.digits import held_out, to_learn
 from benchmarks.doctor.faults.derivation import folded
 from benchmarks.doctor.judging import (
@@ -124,7 +125,28 @@ def test_a_fault_is_examined_and_its_twin_is_healthy() -> None:
     found = examine_sick("digits", "loaded_without_buffers", "dense", 1)
     assert found is not None
     assert (found.found, found.right_layer, found.without_cause(), found.problem) == (True, True, [], "")
-    assert examine_healthy("digits", "as_trained", "dense", 1).said == ()
+    twin, why = examine_healthy("digits", "as_trained", "dense", 1)
+    assert (twin.said, why) == ((), "")
+
+
+def test_a_training_that_leaves_its_statistics_behind_leaves_no_healthy_model() -> None:
+    """PyTorch's own estimate of the statistics says so, and not the doctor."""
+    model = training.trained("dense", 1)
+    assert behind(model, held_out(), to_learn(1)) == ""
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm1d))
+    assert norm.running_mean is not None
+    norm.running_mean += 3
+    before = values(model)
+    why = behind(model, held_out(), to_learn(1))
+    found = re.fullmatch(r"its loss is (.*) times the twin's loss; accuracy .* estimated once more", why)
+    assert found is not None
+    assert float(found[1]) > 2
+    assert values(model) == before
+    cases = [examined("as_trained", "", said) for said in (("stale_running_statistics",), ())]
+    assert program._training_left_out(("digits", "dense", 2, why), cases) == (
+        "The 2 states of dense on digits, seed 2, are left out, because their training left no healthy model: "
+        f"{why}; the doctor said something of 1 of them."
+    )
 
 
 def test_an_examination_that_fails_counts_with_its_reason() -> None:
