@@ -35,8 +35,9 @@ class Verdict(StrEnum):
     *Reproduced*: the interval excludes "no effect" on the claim's side, and the effect has at least the size that the
     rule asks for. *Exact*: an identity that was checked to rounding. *Not as large as required*: there is an effect on
     the claim's side without that size, or the whole interval is below it. *Not visible at this scale*: the interval is
-    too wide to say. *Contradicted*: it excludes what is claimed, in the claim's own regime, in 10 seeds or more. *Not
-    seen in this regime*: the same, where what was claimed was claimed for another kind of network, data or training.
+    too wide to say. *Contradicted*: it excludes what is claimed, in the claim's own regime, in 10 seeds or more; over
+    several runs, only what a publication claims is contradicted. *Not seen in this regime*: the same, where what was
+    claimed was claimed for another kind of network, data or training.
     *No verdict*: the run cannot decide, and the statement says why: fewer than 5 seeds, a rate at the edge of its grid,
     or two runs that do not agree.
     """

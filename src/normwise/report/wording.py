@@ -27,7 +27,7 @@ MEANINGS = {
     Verdict.EXACT: "an identity holds in every seed, up to rounding",
     Verdict.SMALLER: "the effect is smaller than the rule asks for, or there is none",
     Verdict.NOT_VISIBLE: "the interval is too wide to say: neither shown nor refuted",
-    Verdict.CONTRADICTED: "the whole interval is against the claim, in 10 seeds or more, and where the claim was made",
+    Verdict.CONTRADICTED: "the whole interval is against a published claim, in 10 seeds or more, and where it was made",
     Verdict.ELSEWHERE: "the same for a claim that was made for another kind of network, data or training",
     Verdict.OPEN: "the runs cannot decide, and the row says why",
 }
