@@ -59,7 +59,7 @@ def run(subject: Subject, batch: Any, number: int) -> Any:
     except Exception as error:
         called, _, remedy = noted(error)
         called = f"; {called}" if called and isinstance(batch, tuple | list | Mapping) else ""
-        remedy = remedy or (f"give the model {subject.takes()}: change the batches, or {FORWARD}")
+        remedy = remedy or f"give the model {subject.takes()}: change the batches, or {FORWARD}"
         raise CallFailed(
             f"examine could not run the model on batch {number}, {described(batch)}: {_in_layer(subject, error)}"
             f"{called}; {remedy}."
