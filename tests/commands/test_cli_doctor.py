@@ -83,7 +83,7 @@ def fails():
 """
 TAKES = (
     "give the model tensors of the shape and dtype that it needs (its weights are float32): change the batches, or "
-    "pass forward_fn to normwise.examine, a function of the model and a batch."
+    "give --forward a function of the model and a batch."
 )
 
 

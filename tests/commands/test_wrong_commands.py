@@ -12,11 +12,8 @@ from normwise.lab import names
 
 EXPERIMENTS = len(names())
 KNOWN = "Known: adapt, doctor, explain, fold, info, lab, recalibrate, swap, tune."
-OF_RECALIBRATE = "`normwise recalibrate --help` shows all 13."
-OF_ADAPT = (
-    "Known: --batch-size, --batches, --classes, --data, --device, --help, --json, --out, --prior, --scale, --upstream, "
-    "--weights."
-)
+OF_RECALIBRATE = "`normwise recalibrate --help` shows all 14."
+OF_ADAPT = "`normwise adapt --help` shows all 13."
 OF_RUN = "`normwise lab run --help` shows all 14."
 OF_INFO = "Known: --channels-last, --dtype, --help, --inference, --json, --mask, --why."
 OF_COMPARE = (

@@ -104,7 +104,7 @@ def test_what_would_fail_later_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "settings"), [(None, {}), (X[:, :3], {}), (X, {"at_mots": 1}), ((X, Y), {"loss": "mse"})]
+    ("data", "settings"), [(None, {}), (X[:, :3], {}), (X, {"at_mots": 1}), ((X, Y), {"loss": "msee"})]
 )
 def test_a_mistake_costs_no_epoch(data: Any, settings: Any) -> None:
     model = model_of()

@@ -328,19 +328,20 @@ def test_a_layer_that_is_called_twice_in_a_forward_moves_twice_and_is_healthy() 
 
 def test_losses_and_metrics_have_the_names_that_compile_takes() -> None:
     """The accuracy of a name is the one that Keras chooses by the shapes."""
+    sure = keras.Sequential([dense(), keras.layers.Softmax()])  # whose outputs are what losses by name take
     given = (data(), labels())
     one_hot = (given[0], np.eye(2, dtype="float32")[given[1]])
-    found = examine(dense(), given, loss=keras.losses.SparseCategoricalCrossentropy(), metric="accuracy").facts.stored
-    named = examine(dense(), given, loss="sparse_categorical_crossentropy", metric="ACC").facts.stored
-    rows = examine(dense(), one_hot, loss="categorical_crossentropy", metric="categorical_accuracy").facts.stored
+    found = examine(sure, given, loss=keras.losses.SparseCategoricalCrossentropy(), metric="accuracy").facts.stored
+    named = examine(sure, given, loss="sparse_categorical_crossentropy", metric="ACC").facts.stored
+    rows = examine(sure, one_hot, loss="categorical_crossentropy", metric="categorical_accuracy").facts.stored
     assert found is not None
     assert named is not None
     assert named.loss == pytest.approx(found.loss, rel=1e-5)
     assert named.metric == found.metric
     assert rows is not None
-    assert rows.metric == examine(dense(), one_hot, metric="accuracy").facts.stored.metric  # type: ignore[union-attr]  # it was given
+    assert rows.metric == examine(sure, one_hot, metric="accuracy").facts.stored.metric  # type: ignore[union-attr]  # it was given
     assert rows.metric == pytest.approx(found.metric)
-    guessed = values(dense()(given[0])).argmax(1)
+    guessed = values(sure(given[0])).argmax(1)
     assert found.metric == pytest.approx((guessed == given[1]).mean())
 
 

@@ -28,7 +28,7 @@ Verdict:
     Differences of test accuracy, paired over seeds: "no worse" counts when the whole interval lies above -1 point,
     "worse" from 5 points on. A network that still rises by more than a point in the last third of its training gives no
     verdict. The ratio is l times a constant for the l-th block, if what is claimed holds; it counts when ratio / l of
-    the last block is within a factor of 2 of that of the fifth.
+    the last block is between half and twice that of the fifth, and without batch norm when it is half or less.
 
 References:
     - S. De and S. Smith, Batch Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks,
