@@ -14,7 +14,6 @@ from normwise.lab.results import EDITION, Result, from_json
 
 FOLDER = Path(__file__).parents[3] / "benchmarks/results/claims"
 AWAITED = {
-    "does_the_batch_leak": "a larger rate was added",
     "should_gans_use_spectral_norm": "a higher rate of Adam was added",
 }
 """Experiments whose kept numbers are of other settings than their pages name, until they are measured again."""
