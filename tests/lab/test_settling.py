@@ -85,8 +85,9 @@ def test_only_a_published_claim_is_contradicted() -> None:
         given = agreed(replace(against, says=own), against, {}, says=of_the_experiment)
         assert (given.verdict, given.p) == (Verdict.OPEN, against.p)
         assert given.why == "against what is taught in both runs, and no published source was found that claims it"
-    named = replace(against, says="Chollet 2017")
-    assert agreed(named, against, {}, says="teaching material").verdict is Verdict.CONTRADICTED
+    for source in ("Chollet 2017", "textbooks; LeCun et al. 1998, section 4.3"):
+        named = replace(against, says=source)
+        assert agreed(named, against, {}, says="teaching material").verdict is Verdict.CONTRADICTED
     held = settle(found(2.0))
     assert agreed(held, held, {}, says="teaching material").verdict is Verdict.REPRODUCED
 

@@ -30,7 +30,7 @@ FOUND = (Verdict.REPRODUCED, Verdict.EXACT, Verdict.CONTRADICTED, Verdict.ELSEWH
 """Verdicts that chance alone can give, where many statements are judged."""
 LEVEL = 0.05
 TAUGHT = ("teaching material", "textbooks")
-"""The sources, by their first words, of what is taught and of which no publication is known that claims it."""
+"""The sources of what is taught and of which no publication is known that claims it."""
 
 
 def settled(conclusion: Conclusion, regime: Regime) -> Conclusion:
@@ -94,7 +94,7 @@ def agreed(
     if first.verdict is Verdict.CONTRADICTED and untried:
         why = f"against the claim in both runs, and not yet tried with another {' and '.join(untried)}"
         return replace(first, verdict=Verdict.OPEN, why=why)
-    if first.verdict is Verdict.CONTRADICTED and (first.says or says).startswith(TAUGHT):
+    if first.verdict is Verdict.CONTRADICTED and (first.says or says) in TAUGHT:
         why = "against what is taught in both runs, and no published source was found that claims it"
         return replace(first, verdict=Verdict.OPEN, why=why)
     return replace(first, p=max(first.p, second.p))
