@@ -28,6 +28,8 @@ WEIGHTS = (".safetensors", ".pt", ".pth")
 """The names that files of a PyTorch model's weights end in."""
 READABLE = (*WEIGHTS, ".ckpt", ".bin", ".tar")
 """Those of files that weights are read from: Lightning's, Hugging Face's and ``.pth.tar`` too."""
+FORWARD = "give --forward a function of the model and a batch"
+"""The remedy, on the command line, for batches that a model does not take."""
 FULL = 1 << 20
 """Bytes; a device with fewer free ones, while a part of a file lies there, has no space for the rest."""
 _folders: set[str] = set()
@@ -240,7 +242,7 @@ def _given(error: Exception) -> str:
     called, batch, remedy = noted(error)
     if not called:
         return ""
-    otherwise = "let DATA give batches as the model takes them, or give --forward a function of the model and a batch"
+    otherwise = f"let DATA give batches as the model takes them, or {FORWARD}"
     return f"; {called}, of a batch that is {batch}: {remedy or otherwise}"
 
 

@@ -17,7 +17,7 @@ from normwise.commands.inputs import BATCHES, DATA, MODEL, PARTS, Inputs, option
 from normwise.commands.program import WRONG, Command
 from normwise.commands.values import File, Name, Place, allowed
 from normwise.errors import CallFailed, NormwiseError
-from normwise.loading import attempt, check_place, check_source, check_suffix, check_target
+from normwise.loading import FORWARD, attempt, check_place, check_source, check_suffix, check_target
 
 if TYPE_CHECKING:
     from normwise.doctor.diagnosis import Diagnosis
@@ -167,8 +167,8 @@ def doctor(
 
             data = batches_of(data, given.batch_size, at_most=batches, called="doctor")
         told = {name: named_function(place, _option(name)) for name, place in named.items()}
+        from normwise.doctor import received
         from normwise.doctor.examination import examine
-        from normwise.doctor.received import FORWARD
 
         def work() -> Any:
             before = origin[0] if origin else None
@@ -184,7 +184,7 @@ def doctor(
                     **given.forwarding(),
                 )
             except CallFailed as error:
-                words = str(error).replace(FORWARD, "give --forward a function of the model and a batch")
+                words = str(error).replace(received.FORWARD, FORWARD)
                 raise NormwiseError(f"{given.model} on {given.data}: {words}") from error
 
         diagnosis = _as_options(attempt(work, f"{given.model} on {given.data}"))

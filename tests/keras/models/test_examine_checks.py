@@ -345,7 +345,7 @@ def test_losses_and_metrics_have_the_names_that_compile_takes() -> None:
     assert found.metric == pytest.approx((guessed == given[1]).mean())
 
 
-def test_an_accuracy_of_one_output_is_that_of_its_sign() -> None:
+def test_an_accuracy_of_one_output_asks_whether_it_is_above_a_half() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization(), keras.layers.Dense(1, "sigmoid")])
     given = (data(), labels()[:, None])
