@@ -40,8 +40,9 @@ def fuse(model: nn.Module) -> FuseReport:
     code calls one of its parts directly. A forward that ``fuse`` rewrote is valid for the settings that the module and
     its parts have now, and raises an error with others; it keeps the values that global variables have now.
 
-    An activation that the batch norm does is an ``Identity`` afterwards. What replaces one of the two, calls a part of
-    the model, or hooks into the batch norm gets the fused layer: change the model first, and fuse then.
+    An activation that the batch norm does is an ``Identity`` afterwards. An assignment to one of the two places by
+    which the model would lose the activation, or do another one too, is an error. What calls a part of the model, or
+    hooks into the batch norm, gets the fused layer: change the model first, and fuse then.
 
     On any error the model is as before.
 

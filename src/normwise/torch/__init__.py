@@ -27,6 +27,7 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
 
 from normwise.kernels.choose import built
 from normwise.torch import functional
+from normwise.torch.layers import replacement_guard
 from normwise.torch.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normwise.torch.layers.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from normwise.torch.layers.decorrelated_batch_norm import (
@@ -68,6 +69,7 @@ if built():
     operators.register()
     graph_operators.register()
 triton_operators.register()
+replacement_guard.register()
 
 __all__ = [
     "BatchNorm1d",

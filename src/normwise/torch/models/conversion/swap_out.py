@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
+from normwise.torch.layers.replacement_guard import STOOD_HERE
 from normwise.torch.models.conversion.swap_modes import dropout_as_modules
 from normwise.torch.models.conversion.swap_places import Place, Places, identities_behind
 from normwise.torch.models.fusion.activation_calls import module_of
@@ -236,7 +237,7 @@ def _filled(owner: nn.Module, slot: str, norm: nn.Module, activation: str, made:
     parent, _, child = slot.rpartition(".")
     around = owner.get_submodule(parent)
     identity = around._modules[child]
-    (stood_here,) = vars(identity).get("_stood_here", (None,))
+    (stood_here,) = vars(identity).get(STOOD_HERE, (None,))
     module = _module(activation, norm) if stood_here is None else stood_here
 
     def fill() -> None:
@@ -249,7 +250,7 @@ def _filled(owner: nn.Module, slot: str, norm: nn.Module, activation: str, made:
 
 def _marked_first(owner: nn.Module, names: list[str]) -> list[str]:
     """Those that stand where ``fuse`` has found an activation before others."""
-    return sorted(names, key=lambda name: "_stood_here" not in vars(owner.get_submodule(name)))
+    return sorted(names, key=lambda name: STOOD_HERE not in vars(owner.get_submodule(name)))
 
 
 def _identity_behind(place: Place, places: Places) -> str | None:

@@ -10,7 +10,8 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from normwise.kernels.activation_numbers import WITH_SETTING, parted
-from normwise.torch.models.fusion.questions import hidden_path
+from normwise.torch.models.fusion.questions import hidden_path, settings_read
+from normwise.torch.models.fusion.settings import Settings, setting_now
 from normwise.torch.models.fusion.sources import CannotFollow
 from normwise.torch.models.fusion.tracing import followed
 
@@ -121,6 +122,19 @@ def activation_of(module: nn.Module) -> str | None:
     found = {_alone(graph.output_node()) for graph in graphs}
     name = found.pop() if len(found) == 1 else None
     return None if name is None or hidden_path(module) is not None else name
+
+
+def settings_of(owner: nn.Module, name: str) -> Settings:
+    """The settings that an activation inside of a module has now, each under its name in that module.
+
+    Example:
+        >>> settings_of(nn.Sequential(nn.LeakyReLU(0.2)), "0")
+        (('0.negative_slope', 0.2),)
+    """
+    activation = owner.get_submodule(name)
+    kind = MODULES.get(type(activation))
+    names = SETTINGS.get(kind, {}) if kind is not None else dict(settings_read(activation))
+    return tuple((f"{name}.{each}", setting_now(activation, each)) for each in names)
 
 
 NOTHING = "no activation that normwise's layers do"

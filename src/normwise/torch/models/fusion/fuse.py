@@ -11,8 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 
 from normwise.torch.layers.class_change import OURS, PLAIN, become_ours
 from normwise.torch.layers.frozen import FrozenStatistics
+from normwise.torch.layers.replacement_guard import STOOD_HERE
 from normwise.torch.layers.tracked import TrackedBatchNorm
 from normwise.torch.models.feeding import unwrapped
+from normwise.torch.models.fusion.activation_calls import settings_of
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.questions import settings_read
 from normwise.torch.models.fusion.rewriting import (
@@ -97,12 +99,13 @@ def fuse(model: nn.Module) -> FuseReport:
     * Where batch norm and activation are modules that are called one behind the other, and the activation is used
       nowhere else, an ``nn.Identity`` takes the activation's place.
     * Else (an activation that is a function or is shared, an addition) the forward of the module around them is
-      rewritten from its ``torch.fx`` graph; its children stay calls, so hooks and later replacements of them
-      work. The module's class becomes a subclass of its own with the same name. The new forward is for the settings
-      that the module and its parts have now (``self.training`` is followed): it refuses to run with others. Values
-      outside of them, such as global variables, are taken as they are now. Other methods that call the layers do what
-      they did, in threads that share the model too. Where nobody can tell their calls from the forward's (in a
-      generator, a property, a function that runs later, a checkpoint), the layer is left.
+      rewritten from its ``torch.fx`` graph; its children stay calls, so hooks and later replacements of them work
+      (those by which an activation would be lost, or done twice, are errors). The module's class becomes a subclass of
+      its own with the same name. The new forward is for the settings that the module and its parts have now
+      (``self.training`` is followed): it refuses to run with others. Values outside of them, such as global variables,
+      are taken as they are now. Other methods that call the layers do what they did, in threads that share the model
+      too. Where nobody can tell their calls from the forward's (in a generator, a property, a function that runs
+      later, a checkpoint), the layer is left.
 
     Where a batch norm's output is its module's, the activation may stand in the forward that calls the module, with or
     without an addition before it: the module then returns the activation's output, and takes ``residual=`` too. (Not so
@@ -228,8 +231,13 @@ def _rewritten(what: Rewriting, survey: Survey) -> type[nn.Module]:
             pass_on(graph, child, is_norm=is_norm)
     layers = (*(site.layer for site in what.sites), *(layer for *_, layer in passing), *what.guarded)
     others = tuple(sorted(set[str]().union(*map(survey.methods_too, what.sites))))
+    targets = {pattern.activation_target for site in what.sites for pattern in site.patterns if pattern is not None}
+    taken_over = tuple(sorted(filter(None, targets)))
     settings = settings_read(owner, guarded=True)
-    return class_with_forwards(owner, ways.graphs, settings, asked=ways.asked, fused=layers, others=others)
+    settings += tuple(setting for name in taken_over for setting in settings_of(owner, name))
+    return class_with_forwards(
+        owner, ways.graphs, settings, asked=ways.asked, fused=layers, others=others, taken_over=taken_over
+    )
 
 
 def _apply(
@@ -247,7 +255,7 @@ def _apply(
             replaced = parent._modules[child]
             identity = nn.Identity()
             identity.training = replaced is None or replaced.training
-            identity._stood_here = (replaced,)  # type: ignore[assignment]  # a tuple, or it would be a child
+            setattr(identity, STOOD_HERE, (replaced,))
             parent._modules[child] = identity
         for owner, made in classes:
             owner.__class__ = made

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from normwise.torch.layers.left_away import LEFT, with_activation, without_activation
+from normwise.torch.layers.replacement_guard import TAKEN_OVER
 from normwise.torch.models.fusion.patterns import Pattern
 from normwise.torch.models.fusion.settings import Settings, changed_setting
 
@@ -138,6 +139,7 @@ def class_with_forwards(
     asked: Asked = (),
     fused: tuple[str, ...] = (),
     others: tuple[str, ...] = (),
+    taken_over: tuple[str, ...] = (),
 ) -> type[nn.Module]:
     """The module's class with these forwards in training and in inference.
 
@@ -151,6 +153,7 @@ def class_with_forwards(
             same: as a ``torch.fx.GraphModule``.
         others: the methods that call the same layers. They do as before, by the layers' normalization alone; ``alone``,
             where the layers do no more than that, they are errors.
+        taken_over: the activations, by their names in the module, of which the layers do a call at least.
     """
     codes = [graph.python_code("self") for graph in graphs]
     sources = tuple(code.src for code in codes)
@@ -159,7 +162,7 @@ def class_with_forwards(
     names = {name: value for code in codes for name, value in code.globals.items()}
     used = sorted(name for name in names if any(re.search(rf"\b{name}\b", source) for source in sources))
     kept = tuple((name, names[name]) for name in used)
-    made = _class(type(module), sources, kept, settings, alone, asked, fused, others)
+    made = _class(type(module), sources, kept, settings, alone, asked, fused, others, taken_over)
     if alone and len(sources) == 1 and "__deepcopy__" not in vars(made):
         made.__reduce_ex__ = _reduced_by(graphs[0])  # type: ignore[method-assign, assignment]  # a class of ours
         # Copies are of the class, only files are not.
@@ -221,6 +224,7 @@ def _class(
     asked: Asked = (),
     fused: tuple[str, ...] = (),
     others: tuple[str, ...] = (),
+    taken_over: tuple[str, ...] = (),
 ) -> type[nn.Module]:
     """One class for all modules whose forwards read the same, so that ``torch.compile`` compiles them once."""
     key = (
@@ -232,6 +236,7 @@ def _class(
         asked,
         fused,
         others,
+        taken_over,
     )
     found = _classes.get(key)
     if found is not None:
@@ -243,7 +248,7 @@ def _class(
         forward = _with_activation(forward, fused)
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:  # noqa: ARG001  # pickle's signature
-        made_of = (base, sources, _by_reference(names), settings, alone, asked, fused, others)
+        made_of = (base, sources, _by_reference(names), settings, alone, asked, fused, others, taken_over)
         return _blank, made_of, self.__getstate__()
 
     body = {
@@ -254,6 +259,7 @@ def _class(
         "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
         "_asks": bool(asked),
         "forward": forward,
+        TAKEN_OVER: taken_over,
         **({} if alone else {"_fused_from": base, "_fused_layers": fused, "_left_to_methods": bool(others)}),
         **{name: _refusing(name, base) if alone else _as_before(name, base, fused) for name in others},
     }
@@ -345,8 +351,9 @@ def _blank(
     asked: Asked = (),
     fused: tuple[str, ...] = (),
     others: tuple[str, ...] = (),
+    taken_over: tuple[str, ...] = (),
 ) -> nn.Module:
     """A module without any state, for pickle and for deepcopy to fill."""
     values = tuple((name, import_module(value) if isinstance(value, _Module) else value) for name, value in names)
-    made = _class(base, sources, values, settings, alone, asked, fused, others)
+    made = _class(base, sources, values, settings, alone, asked, fused, others, taken_over)
     return made.__new__(made)
