@@ -5,7 +5,14 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.sessions import session
+from tests.sessions import ROOT, session
+
+# JAX compiles small programs for most of its session, many of them the same: kept, each is compiled once.
+KEPT_BY_JAX = {
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / "build/jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
@@ -20,5 +27,6 @@ def test_all_that_is_for_keras_passes_on(backend: str) -> None:
         seconds=3600,
         KERAS_BACKEND=backend,
         TF_CPP_MIN_LOG_LEVEL="2",
+        **KEPT_BY_JAX,
     )
     assert found.returncode == 0, f"{found.stdout[-20000:]}\n{found.stderr[-5000:]}"
