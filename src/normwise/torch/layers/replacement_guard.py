@@ -50,7 +50,7 @@ def check_replacement(owner: nn.Module, name: str, new: nn.Module | None) -> Non
     if name not in owner._modules or (old := owner._modules[name]) is None:
         return
     loss = _loss(owner, name, old, new)
-    if loss is None or new is old or (new is not None and any(part is old for part in new.modules())):
+    if loss is None or (new is not None and any(part is old for part in new.modules())):
         return
     raise NormwiseError(
         f"{name!r} of this {type(owner).__name__} {loss}: replace it in the model as it was before `fuse`, which "
