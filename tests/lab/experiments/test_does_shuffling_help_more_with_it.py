@@ -51,10 +51,19 @@ def test_a_gain_is_judged_by_its_size() -> None:
         {"validation": [0.9, 0.8], "test": [high[trial.order] if trial.batch_norm else 0.9, 0.0]} for trial in trials
     ]
     verdicts = [each.verdict for each in experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements]
-    assert verdicts == [Verdict.REPRODUCED] * 2
+    assert verdicts == [Verdict.REPRODUCED] * 3
+
+
+def test_what_costs_every_network_the_same_is_not_the_layers_doing() -> None:
+    trials = experiment.trials(SETTINGS, range(3))
+    costs = {"shuffled": 0.97, "fixed": 0.97, "sorted": 0.90}
+    made_up = [{"validation": [0.9, 0.8], "test": [costs[trial.order], 0.0]} for trial in trials]
+    cost, more = experiment.conclude(SETTINGS, Outcomes(trials, made_up)).statements[1:]
+    assert (cost.verdict, more.verdict) == (Verdict.REPRODUCED, Verdict.SMALLER)
+    assert more.effect.value == 0
 
 
 def test_everything_shown_has_its_place(conclusion: Conclusion) -> None:
-    assert len(conclusion.statements) == 2
+    assert len(conclusion.statements) == 3
     assert len(conclusion.table.rows) == 6
     assert [[len(panel.series) for panel in figure.panels] for figure in conclusion.figures] == [[3, 3]]
