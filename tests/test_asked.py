@@ -14,6 +14,8 @@ def test_it_serves_every_call_or_refuses_it(name: str) -> None:
         pytest.skip("Triton is not installed; the extra `dev` has it on Linux")
     if name == "cpu" and not built():
         pytest.skip("the compiled kernels are not built")
-    interpreted = {"TRITON_INTERPRET": "1"} if name == "triton" else {}
-    found = session("tests/kernels/test_asked_by_name.py", seconds=1800, NORMWISE_KERNEL=name, **interpreted)
+    environment, faster = {"NORMWISE_KERNEL": name}, []
+    if name == "triton":
+        environment["TRITON_INTERPRET"], faster = "1", ["-p", "tests.kernels.triton_gpu.interpreted"]
+    found = session(*faster, "tests/kernels/test_asked_by_name.py", seconds=1800, **environment)
     assert found.returncode == 0, f"{found.stdout[-20000:]}\n{found.stderr[-5000:]}"
