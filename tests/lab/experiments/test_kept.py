@@ -13,10 +13,6 @@ from normwise.lab.experiment import load
 from normwise.lab.results import EDITION, Result, from_json
 
 FOLDER = Path(__file__).parents[3] / "benchmarks/results/claims"
-AWAITED = {
-    "should_gans_use_spectral_norm": "a higher rate of Adam was added",
-}
-"""Experiments whose kept numbers are of other settings than their pages name, until they are measured again."""
 TOO_FAR = {
     "20 blocks: with neither, the network is worse": "at smaller rates 400 steps move its weights less and less",
 }
@@ -40,7 +36,7 @@ def test_some_results_are_of_the_present_settings() -> None:
 def test_the_numbers_are_of_the_settings_that_the_experiments_page_names(name: str) -> None:
     path = FOLDER / f"{name}.json"
     if path.is_file() and from_json(path.read_text(encoding="utf-8")).edition == EDITION:
-        assert kept(name) or name in AWAITED
+        assert kept(name)
 
 
 @pytest.mark.parametrize("name", names())
