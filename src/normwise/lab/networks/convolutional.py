@@ -12,6 +12,9 @@ from normwise.lab.data.changes import with_contrasts
 from normwise.lab.data.splits import CLASSES, Split, shape
 from normwise.lab.networks.dense import ACTIVATIONS, Norm, Place, draw, he
 
+LAYOUT = torch.channels_last
+"""On a CPU, a step on images of 28 x 28 takes less time in it, and one on 8 x 8 about the same."""
+
 
 class Unit(nn.Module):
     """activate(normalize(convolution(x))), of the same height and width; no bias in front of a normalization.
@@ -99,10 +102,11 @@ class Convolutional(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 draw(layer, he(layer.weight[0].numel()), generator)
+        self.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # PyTorch's types leave the keyword out
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of shape (n, classes) from images of shape (n, pixels)."""
-        x = self.first(images.view(len(images), *shape()))
+        x = self.first(images.view(len(images), *shape()).contiguous(memory_format=LAYOUT))
         for place, block in enumerate(self.blocks):
             x = block(x)
             if place == 0:
@@ -145,10 +149,11 @@ class Chain(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 draw(layer, std(layer.weight[0].numel()), generator)
+        self.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # PyTorch's types leave the keyword out
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of shape (n, classes) from images of shape (n, pixels)."""
-        x = images.view(len(images), *shape())
+        x = images.view(len(images), *shape()).contiguous(memory_format=LAYOUT)
         for place, unit in enumerate(self.units):
             x = unit(x)
             x = nn.functional.max_pool2d(x, 2) if place == 0 else x
