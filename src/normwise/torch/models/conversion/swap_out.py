@@ -17,7 +17,13 @@ from normwise.torch.models.conversion.swap_places import Place, Places, identiti
 from normwise.torch.models.fusion.activation_calls import module_of
 from normwise.torch.models.fusion.patterns import Pattern, what_follows
 from normwise.torch.models.fusion.questions import settings_read
-from normwise.torch.models.fusion.rewriting import class_with_forwards, fused_from, layers_fused_in, stands_alone
+from normwise.torch.models.fusion.rewriting import (
+    Terms,
+    class_with_forwards,
+    fused_from,
+    layers_fused_in,
+    stands_alone,
+)
 from normwise.torch.models.fusion.sources import CannotFollow
 from normwise.torch.models.fusion.subclass_change import inside_kept
 from normwise.torch.models.fusion.tracing import followed_ways
@@ -321,7 +327,7 @@ def carry_out(made: Plan, places: Places) -> set[nn.Module]:
                 node.type = None  # the annotations, which may be names that mean something elsewhere only
             graph.lint()
         settings, others = settings_read(owner, guarded=True), tuple(sorted(made.others[owner]))
-        owner.__class__ = class_with_forwards(owner, graphs, settings, alone=True, others=others)
+        owner.__class__ = class_with_forwards(owner, graphs, Terms(settings, alone=True, others=others))
         if not stands_alone(type(owner)):
             bound |= {owner.get_submodule(str(node.target)) for node, _ in calls}
     return bound

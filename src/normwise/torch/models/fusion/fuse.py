@@ -18,6 +18,7 @@ from normwise.torch.models.fusion.activation_calls import settings_of
 from normwise.torch.models.fusion.patterns import hooked
 from normwise.torch.models.fusion.questions import settings_read
 from normwise.torch.models.fusion.rewriting import (
+    Terms,
     class_with_forwards,
     pass_on,
     rewrite,
@@ -235,9 +236,8 @@ def _rewritten(what: Rewriting, survey: Survey) -> type[nn.Module]:
     taken_over = tuple(sorted(filter(None, targets)))
     settings = settings_read(owner, guarded=True)
     settings += tuple(setting for name in taken_over for setting in settings_of(owner, name))
-    return class_with_forwards(
-        owner, ways.graphs, settings, asked=ways.asked, fused=layers, others=others, taken_over=taken_over
-    )
+    terms = Terms(settings, asked=ways.asked, fused=layers, others=others, taken_over=taken_over)
+    return class_with_forwards(owner, ways.graphs, terms)
 
 
 def _apply(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -25,6 +25,29 @@ from normwise.torch.models.fusion.settings import Settings, changed_setting
 
 Names = tuple[tuple[str, Any], ...]
 Asked = tuple[tuple[int, str], ...]
+
+
+class Terms(NamedTuple):
+    """The terms on which a class has other forwards than the module's own.
+
+    Args:
+        settings: what the forwards were traced for; a call with other values of the module's attributes is an error.
+        alone: whether pickles of it are to be read where normwise is not, which they can be if the forwards for
+            training and for inference read the same: as a ``torch.fx.GraphModule``.
+        asked: as in ``normwise.torch.models.fusion.tracing.Ways``.
+        fused: the layers, by their names in the module, whose activation the forwards leave to them.
+        others: the methods that call the same layers. They do as before, by the layers' normalization alone; ``alone``,
+            where the layers do no more than that, they are errors.
+        taken_over: the activations, by their names in the module, of which the layers do a call at least.
+    """
+
+    settings: Settings = ()
+    alone: bool = False
+    asked: Asked = ()
+    fused: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    taken_over: tuple[str, ...] = ()
+
 
 _numbers = itertools.count()
 _classes: WeakValueDictionary[tuple[object, ...], type[nn.Module]] = WeakValueDictionary()
@@ -127,43 +150,26 @@ def sequence_that_passes_on(sequence: nn.Module, child: str, *, is_norm: bool, l
         "def forward(self, input, residual=None):\n"
         f"    return in_order(self, input, residual, {child!r}, {is_norm})\n"
     )  # fmt: skip
-    return _class(type(sequence), (source,), (("in_order", in_order),), (), fused=(layer,))
+    return _class(type(sequence), (source,), (("in_order", in_order),), Terms(fused=(layer,)))
 
 
-def class_with_forwards(
-    module: nn.Module,
-    graphs: tuple[Graph, ...],
-    settings: Settings,
-    *,
-    alone: bool = False,
-    asked: Asked = (),
-    fused: tuple[str, ...] = (),
-    others: tuple[str, ...] = (),
-    taken_over: tuple[str, ...] = (),
-) -> type[nn.Module]:
+def class_with_forwards(module: nn.Module, graphs: tuple[Graph, ...], terms: Terms) -> type[nn.Module]:
     """The module's class with these forwards in training and in inference.
 
     Args:
         module: whose children the graphs call.
-        graphs: for training and for inference, in each of the ways of ``asked``.
-        settings: what the graphs were traced for; a call with other values of the module's attributes is an error.
-        asked: as in ``normwise.torch.models.fusion.tracing.Ways``.
-        fused: the layers, by their names in the module, whose activation the graphs leave to them.
-        alone: whether pickles of it are to be read where normwise is not, which they can be if both graphs read the
-            same: as a ``torch.fx.GraphModule``.
-        others: the methods that call the same layers. They do as before, by the layers' normalization alone; ``alone``,
-            where the layers do no more than that, they are errors.
-        taken_over: the activations, by their names in the module, of which the layers do a call at least.
+        graphs: for training and for inference, in each of the ways that the terms ask for.
+        terms: what they hold for.
     """
     codes = [graph.python_code("self") for graph in graphs]
     sources = tuple(code.src for code in codes)
-    if not asked:
+    if not terms.asked:
         sources = tuple(dict.fromkeys(sources))
     names = {name: value for code in codes for name, value in code.globals.items()}
     used = sorted(name for name in names if any(re.search(rf"\b{name}\b", source) for source in sources))
     kept = tuple((name, names[name]) for name in used)
-    made = _class(type(module), sources, kept, settings, alone, asked, fused, others, taken_over)
-    if alone and len(sources) == 1 and "__deepcopy__" not in vars(made):
+    made = _class(type(module), sources, kept, terms)
+    if terms.alone and len(sources) == 1 and "__deepcopy__" not in vars(made):
         made.__reduce_ex__ = _reduced_by(graphs[0])  # type: ignore[method-assign, assignment]  # a class of ours
         # Copies are of the class, only files are not.
         made.__deepcopy__ = _copied  # type: ignore[attr-defined]  # mypy knows only what the class statement says
@@ -215,53 +221,40 @@ def _copied(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return twin
 
 
-def _class(
-    base: type[nn.Module],
-    sources: tuple[str, ...],
-    names: Names,
-    settings: Settings,
-    alone: bool = False,
-    asked: Asked = (),
-    fused: tuple[str, ...] = (),
-    others: tuple[str, ...] = (),
-    taken_over: tuple[str, ...] = (),
-) -> type[nn.Module]:
+def _class(base: type[nn.Module], sources: tuple[str, ...], names: Names, terms: Terms) -> type[nn.Module]:
     """One class for all modules whose forwards read the same, so that ``torch.compile`` compiles them once."""
     key = (
         base,
         sources,
         tuple((name, value if isinstance(value, float) else id(value)) for name, value in names),
-        settings,
-        alone,
-        asked,
-        fused,
-        others,
-        taken_over,
+        terms,
     )
     found = _classes.get(key)
     if found is not None:
         return found
     compiled = {source: _compiled(source, dict(names)) for source in dict.fromkeys(sources)}
     forwards = [compiled[source] for source in sources]
-    forward = forwards[0] if len(forwards) == 1 and not settings else _chosen(forwards, settings, asked)
-    if others and not alone:
-        forward = _with_activation(forward, fused)
+    forward = forwards[0] if len(forwards) == 1 and not terms.settings else _chosen(forwards, terms)
+    if terms.others and not terms.alone:
+        forward = _with_activation(forward, terms.fused)
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:  # noqa: ARG001  # pickle's signature
-        made_of = (base, sources, _by_reference(names), settings, alone, asked, fused, others, taken_over)
-        return _blank, made_of, self.__getstate__()
+        return _blank, (base, sources, _by_reference(names), *terms), self.__getstate__()
 
+    refers = {"_fused_from": base, "_fused_layers": terms.fused, "_left_to_methods": bool(terms.others)}
     body = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": reduce,
-        "_in_inference": forwards[1 if asked else -1],  # for what follows it once more
-        "_asks": bool(asked),
+        "_in_inference": forwards[1 if terms.asked else -1],  # for what follows it once more
+        "_asks": bool(terms.asked),
         "forward": forward,
-        TAKEN_OVER: taken_over,
-        **({} if alone else {"_fused_from": base, "_fused_layers": fused, "_left_to_methods": bool(others)}),
-        **{name: _refusing(name, base) if alone else _as_before(name, base, fused) for name in others},
+        TAKEN_OVER: terms.taken_over,
+        **({} if terms.alone else refers),
+        **{
+            name: _refusing(name, base) if terms.alone else _as_before(name, base, terms.fused) for name in terms.others
+        },
     }
     made: type[nn.Module] = type(base.__name__, (base,), body)
     _classes[key] = made
@@ -277,8 +270,9 @@ def _compiled(source: str, names: dict[str, Any]) -> Callable[..., Any]:
     return forward
 
 
-def _chosen(forwards: list[Callable[..., Any]], settings: Settings, asked: Asked) -> Callable[..., Any]:
+def _chosen(forwards: list[Callable[..., Any]], terms: Terms) -> Callable[..., Any]:
     """A forward that takes the one for the mode and the arguments, and refuses settings that none was made for."""
+    settings, asked = terms.settings, terms.asked
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if settings and (changed := changed_setting(self, settings)) is not None:
@@ -342,18 +336,8 @@ class _Module(str):
     __slots__ = ()
 
 
-def _blank(
-    base: type[nn.Module],
-    sources: tuple[str, ...],
-    names: Names,
-    settings: Settings,
-    alone: bool = False,
-    asked: Asked = (),
-    fused: tuple[str, ...] = (),
-    others: tuple[str, ...] = (),
-    taken_over: tuple[str, ...] = (),
-) -> nn.Module:
+def _blank(base: type[nn.Module], sources: tuple[str, ...], names: Names, *terms: Any) -> nn.Module:
     """A module without any state, for pickle and for deepcopy to fill."""
     values = tuple((name, import_module(value) if isinstance(value, _Module) else value) for name, value in names)
-    made = _class(base, sources, values, settings, alone, asked, fused, others, taken_over)
+    made = _class(base, sources, values, Terms(*terms))
     return made.__new__(made)
