@@ -1,4 +1,4 @@
-"""What makes Triton's interpreter fast holds for every test of the kernels."""
+"""Fixtures that make Triton's interpreter fast, for every test of the kernels."""
 
 from tests.kernels.triton_gpu.interpreted import (
     a_dtype_is_looked_up_once,

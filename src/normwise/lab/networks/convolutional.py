@@ -13,7 +13,7 @@ from normwise.lab.data.splits import CLASSES, Split, shape
 from normwise.lab.networks.dense import ACTIVATIONS, Norm, Place, draw, he
 
 LAYOUT = torch.channels_last
-"""On a CPU, a step on images of 28 x 28 takes less time in it, and one on 8 x 8 about the same."""
+"""Layout of the images: on a CPU, a step on 28 x 28 pixels takes less time in it, and one on 8 x 8 about the same."""
 
 
 class Unit(nn.Module):
