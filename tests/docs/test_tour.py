@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs import tour, tour_figures
+from normwise.lab.settling import DECIDED
 from normwise.report import markdown, wording
 from normwise.report.runs import gathered
 
@@ -171,6 +172,28 @@ def test_a_chinese_page_is_chinese(page: str) -> None:
     if page != "index":
         words = ET.fromstring(picture_of("zh_tw", page)).iter("{http://www.w3.org/2000/svg}text")
         assert english(" ".join("".join(word.itertext()) for word in words)) == set()
+
+
+SIDES = ("grid", "looks", "width", "grid and looks", "grid and width", "looks and width", "grid and looks and width")
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        *(f"{verdict.value}, which changes with the {side}" for verdict in DECIDED for side in SIDES),
+        *(f"against the claim in both runs, and not yet tried with another {side}" for side in SIDES),
+        *(f"{one.value} at first, then {other.value}" for one in DECIDED for other in DECIDED if one is not other),
+        "reproduced at first, then both sides are the same in every seed",
+        "both sides are the same in every seed",
+        "preliminary: 3 seeds, and a verdict takes 5",
+        "against the claim in 5 seeds, and to contradict takes 10",
+        "not yet confirmed: no second run at other seeds",
+    ],
+)
+def test_whatever_the_lab_gives_as_a_reason_is_said_in_chinese(why: str) -> None:
+    """A new result must not bring a reason into the pages that has no words there yet."""
+    (chinese,) = (each for each in tour.languages(ROOT) if each.name == "zh_tw")
+    assert english(chinese.said(why)) == set()
 
 
 def picture_of(language: str, page: str) -> str:
