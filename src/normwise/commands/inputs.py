@@ -174,10 +174,7 @@ class Inputs:
                 raise click.UsageError(f"{_BOTH}, received {self.model} and {place!r}: {_ALIKE}.")
         for place in (self.model, *others):
             check_source(place)
-        if self.data is not None:
-            check_data(self.data)
-        if self.forward is not None:
-            check_source(self.forward)
+        self._check_batches()
         if installed_version("torch") is None:
             raise MissingExtra("torch", extra="torch")
         from normwise.torch.models import loading
@@ -213,10 +210,7 @@ class Inputs:
             check_keras(Path(place))
         if self.classes is not None and Path(self.classes).suffix == ".py":
             check_file(Path(self.classes), "the file with the classes in it")
-        if self.data is not None:
-            check_data(self.data)
-        if self.forward is not None:
-            check_source(self.forward)
+        self._check_batches()
         keras_backend.check()
         with keras_backend.quiet():
             loading = attempt(lambda: import_module("normwise.keras.models.loading"), "importing Keras")
@@ -225,6 +219,13 @@ class Inputs:
         if self.data is None:
             return network, None, more
         return network, loading.load_batches(self.data, network, scale=self.scale, tell=_tell), more
+
+    def _check_batches(self) -> None:
+        """See that the files of the data and of the function by which they enter the model are there."""
+        if self.data is not None:
+            check_data(self.data)
+        if self.forward is not None:
+            check_source(self.forward)
 
     def _refuse_without_data(self) -> None:
         for name in ("batches", "batch_size", "scale", "device", "forward"):

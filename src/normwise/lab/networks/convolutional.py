@@ -98,15 +98,11 @@ class Convolutional(nn.Module):
             Inception(width if place == 0 else 4 * width, width, activation, norm) for place in range(blocks)
         )
         self.readout = nn.Linear(4 * width if blocks else width, CLASSES)
-        generator = torch.Generator().manual_seed(seed)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                draw(layer, he(layer.weight[0].numel()), generator)
-        self.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # PyTorch's types leave the keyword out
+        _begin(self, he, seed)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of shape (n, classes) from images of shape (n, pixels)."""
-        x = self.first(images.view(len(images), *shape()).contiguous(memory_format=LAYOUT))
+        x = self.first(_laid_out(images))
         for place, block in enumerate(self.blocks):
             x = block(x)
             if place == 0:
@@ -145,21 +141,31 @@ class Chain(nn.Module):
         )
         self.behind = nn.ModuleList(behind() if behind else nn.Identity() for _ in range(len(widths) - 1))
         self.readout = nn.Linear(widths[-1], CLASSES)
-        generator = torch.Generator().manual_seed(seed)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                draw(layer, std(layer.weight[0].numel()), generator)
-        self.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # PyTorch's types leave the keyword out
+        _begin(self, std, seed)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of shape (n, classes) from images of shape (n, pixels)."""
-        x = images.view(len(images), *shape()).contiguous(memory_format=LAYOUT)
+        x = _laid_out(images)
         for place, unit in enumerate(self.units):
             x = unit(x)
             x = nn.functional.max_pool2d(x, 2) if place == 0 else x
             x = self.behind[place](x) if place < len(self.behind) else x
         logits: torch.Tensor = self.readout(x.mean(dim=(2, 3)))
         return logits
+
+
+def _begin(network: nn.Module, std: Callable[[int], float], seed: int) -> None:
+    """Draw the weights, and lay them out as the images are."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            draw(layer, std(layer.weight[0].numel()), generator)
+    network.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # PyTorch's types leave the keyword out
+
+
+def _laid_out(images: torch.Tensor) -> torch.Tensor:
+    """Images of shape (n, pixels) as what a convolution reads, of shape (n, channels, height, width)."""
+    return images.view(len(images), *shape()).contiguous(memory_format=LAYOUT)
 
 
 def changed_behind(model: Chain, images: torch.Tensor) -> float:
