@@ -28,9 +28,21 @@ class Scope(NamedTuple):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def the_language_is_replaced_once_for_a_launch() -> Iterator[None]:
+def interpreted_fast() -> Iterator[None]:
+    """Spare the interpreter what it does for every function, every operation and every sum of integers."""
+    builder = interpreter.interpreter_builder
+    assert not builder.options.debug
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", once_a_launch(interpreter._patch_lang))
+        patch.setattr(interpreter, "_get_np_dtype", kept_by_dtype(interpreter._get_np_dtype))
+        # The search for overflow, a quarter of the time: without ``debug`` nothing reads what it finds.
+        patch.setattr(builder, "options", replace(builder.options, sanitize_overflow=False))
+        yield
+
+
+def once_a_launch(replace_language: Callable[[Any], Any]) -> Callable[[Any], Scope]:
     """Replace the language once a launch: for every function it takes more than half of the interpreter's time."""
-    patch, done = interpreter._patch_lang, set[frozenset[int]]()
+    done: set[frozenset[int]] = set()
     seen: dict[int, frozenset[int]] = {}
 
     def once(function: Any) -> Scope:
@@ -42,34 +54,17 @@ def the_language_is_replaced_once_for_a_launch() -> Iterator[None]:
             return Scope(None, lambda: None)
         forget = (lambda: done.discard(key)) if done else done.clear
         done.add(key)
-        return Scope(patch(function), forget)
+        return Scope(replace_language(function), forget)
 
-    interpreter._patch_lang = once
-    yield
-    interpreter._patch_lang = patch
+    return once
 
 
-@pytest.fixture(autouse=True, scope="session")
-def a_dtype_is_looked_up_once() -> Iterator[None]:
+def kept_by_dtype(look_up: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Keep NumPy's dtype for each of Triton's: the interpreter builds a table of all of them for every operation."""
-    look_up = interpreter._get_np_dtype
     kept = cache(look_up)
 
     def once(given: Any) -> Any:
         of_one = given.element_ty if isinstance(given, tl.block_type) else given
         return kept(of_one) if type(of_one) is tl.dtype else look_up(of_one)
 
-    interpreter._get_np_dtype = once
-    yield
-    interpreter._get_np_dtype = look_up
-
-
-@pytest.fixture(autouse=True, scope="session")
-def sums_of_integers_are_not_made_twice() -> Iterator[None]:
-    """Leave out the search for overflow, a quarter of the time: without ``debug`` nothing reads what it finds."""
-    builder = interpreter.interpreter_builder
-    options = builder.options
-    assert not options.debug
-    builder.options = replace(options, sanitize_overflow=False)
-    yield
-    builder.options = options
+    return once
